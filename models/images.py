@@ -1,0 +1,169 @@
+"""Bytes to tensor: the one preprocessing that training, serving and export share.
+
+``decode`` turns untrusted bytes into a canonical uint8 image (what a store keeps as the sample), ``fit_to_side`` brings
+a canonical image to a net's input size, ``normalise`` makes the float input; ``prepare`` is the last two in a row.
+Every step looks at one image alone and is a fixed function of it, so a kept sample can be prepared again years later
+without a decoder. This module refuses to know where bytes come from, what a class is and which net will see the result.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from models.errors import ImageCorrupt, ImageRejected, InvalidRecipe
+from models.image_decoding import CANONICAL_SIDE, DEFAULT_LIMITS, DecodeLimits, decode
+
+__all__ = [
+    "CANONICAL_SIDE",
+    "DEFAULT_LIMITS",
+    "PREPROCESSING_VERSION",
+    "DecodeLimits",
+    "ImageSpec",
+    "decode",
+    "fit_to_side",
+    "load",
+    "normalise",
+    "prepare",
+]
+
+PREPROCESSING_VERSION = 1
+
+_REC601_LUMA = (0.299, 0.587, 0.114)
+_CONTRAST_SIGMA_OF_SIDE = 1 / 8
+_CONTRAST_FLOOR = 0.005
+_CONTRAST_FLOOR_OF_IMAGE = 0.2
+_CONTRAST_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """What a net wants to see.
+
+    Attributes:
+        channels: 1 (grey) or 3 (colour).
+        side: height and width in pixels, 16 to 256; images are stretched to the square.
+        contrast: "none" leaves values in [0, 1]; "local" subtracts a Gaussian local mean and divides by the local
+            deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), within [-5, 5].
+    """
+
+    channels: int
+    side: int
+    contrast: Literal["none", "local"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise InvalidRecipe(f"ImageSpec.channels is {self.channels!r}; 1 (grey) and 3 (colour) are allowed")
+        if not 16 <= self.side <= CANONICAL_SIDE:
+            raise InvalidRecipe(
+                f"ImageSpec.side is {self.side!r}; whole numbers from 16 to {CANONICAL_SIDE} are allowed"
+            )
+        if self.contrast not in ("none", "local"):
+            raise InvalidRecipe(f'ImageSpec.contrast is {self.contrast!r}; "none" and "local" are allowed')
+
+
+def load(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
+    """Reads one image file: uint8 (1 or 3, height, width), as ``decode``; errors name the path."""
+    try:
+        return decode(path.read_bytes(), limits)
+    except ImageRejected as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def fit_to_side(image: Tensor, spec: ImageSpec) -> Tensor:
+    """Converts a canonical image to the spec's channels and stretches it to its side with antialiasing.
+
+    Args:
+        image: uint8 (1 or 3, height, width).
+        spec: channels and side to reach.
+
+    Returns:
+        uint8 (channels, side, side).
+    """
+    if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
+        raise ImageCorrupt(
+            f"an image of type {image.dtype} and shape {tuple(image.shape)} came; "
+            "uint8 (1 or 3, height, width) is allowed: decode it first"
+        )
+    if image.shape[0] == spec.channels and image.shape[1:] == (spec.side, spec.side):
+        return image
+    values = image.to(torch.float32)  # (1|3, height, width)
+    if spec.channels == 1 and image.shape[0] == 3:
+        red, green, blue = values.unbind(0)
+        values = (_REC601_LUMA[0] * red + _REC601_LUMA[1] * green + _REC601_LUMA[2] * blue)[None]
+    if values.shape[1:] != (spec.side, spec.side):
+        size = (spec.side, spec.side)
+        values = torch.nn.functional.interpolate(
+            values[None], size, mode="bilinear", align_corners=False, antialias=True
+        )[0]
+    fitted = values.round().clamp(0, 255).to(torch.uint8)
+    return fitted.expand(spec.channels, -1, -1).contiguous()  # (channels, side, side)
+
+
+def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
+    """The second half of ``prepare``: uint8 at the spec's size to the net's float input, on the images' own device.
+
+    Each image is computed from itself alone. Over a batch the sums may run in another order than for one image, so
+    values agree with ``prepare`` to about 1e-6, not to the last bit.
+
+    Args:
+        images: uint8 (count, channels, side, side).
+        spec: what the images were fitted to, and the contrast to apply.
+
+    Returns:
+        float32 of the same shape; in [0, 1] for contrast "none", within [-5, 5] for "local".
+    """
+    if images.dtype != torch.uint8 or images.shape[1:] != (spec.channels, spec.side, spec.side):
+        raise ImageCorrupt(
+            f"images of type {images.dtype} and shape {tuple(images.shape)} came; uint8 (count, {spec.channels}, "
+            f"{spec.side}, {spec.side}) is allowed: use fit_to_side first"
+        )
+    values = images.to(torch.float32) / 255.0  # (count, channels, side, side)
+    return _local_contrast(values) if spec.contrast == "local" else values
+
+
+def prepare(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
+    """Canonical images to a net's input; every image goes through alone, so its bits never depend on its neighbours.
+
+    Args:
+        images: canonical images, uint8 (1 or 3, height, width) each.
+        spec: what the net wants to see.
+
+    Returns:
+        float32 (count, channels, side, side).
+    """
+    if not images:
+        return torch.empty(0, spec.channels, spec.side, spec.side)
+    return torch.cat([normalise(fit_to_side(image, spec)[None], spec) for image in images])
+
+
+def _local_contrast(values: Tensor) -> Tensor:
+    """Subtracts the local mean over the channels, divides by the local deviation; flat regions stay near zero."""
+    blur = _blur_matrix(values.shape[-1]).to(values.device)  # (side, side)
+    grey = values.mean(dim=1, keepdim=True)  # (count, 1, side, side)
+    centred = values - blur @ grey @ blur.T  # (count, channels, side, side)
+    power = centred.square().mean(dim=1, keepdim=True)  # (count, 1, side, side)
+    floor = _CONTRAST_FLOOR**2 + _CONTRAST_FLOOR_OF_IMAGE**2 * power.mean(dim=(2, 3), keepdim=True)
+    deviation = (blur @ power @ blur.T + floor).sqrt()
+    return (centred / deviation).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
+
+
+@functools.lru_cache(maxsize=8)
+def _blur_matrix(side: int) -> Tensor:
+    """Gaussian blur along one axis with replicated borders, as a matrix: float32 (side, side), rows sum to 1."""
+    sigma = side * _CONTRAST_SIGMA_OF_SIDE
+    radius = math.ceil(3 * sigma)
+    offsets = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (offsets.to(torch.float64) / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    columns = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)  # (side, taps)
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    matrix.scatter_add_(1, columns, kernel.expand(side, -1))
+    return matrix.to(torch.float32)
