@@ -1,0 +1,66 @@
+# Everything one types in this project. `make help` lists it; `.ci/install` holds how installing works.
+#
+#   PORT     where `make run` listens                        (8000)
+#   DATA     where the store of `make run` lies              (./data)
+#   PYTHON   the interpreter that the environment is made of (the first of python3, python3.14 ... python3.11 that will do)
+#   PIPARGS  further arguments for pip, such as --extra-index-url and an index of CPU builds of torch
+#   ARGS     further arguments for pytest, such as -k prediction
+#
+# PORT and DATA, where they are given, reach the tests too: PORT is the port that a test serves on instead of a free
+# one, and what the tests write goes to DATA/test-runs instead of the system's folder for temporary files.
+
+ifneq ($(filter command line environment,$(origin PORT)),)
+  TEST_PORT := $(PORT)
+endif
+ifneq ($(filter command line environment,$(origin DATA)),)
+  TEST_DATA := $(DATA)/test-runs
+endif
+PORT ?= 8000
+DATA ?= ./data
+PYTHON ?=
+PIPARGS ?=
+ARGS ?=
+
+BIN := .venv/bin
+CODE := models service tests benchmarks
+
+export PYTHON PIPARGS
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format lock image-test clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@printf '\nPORT=%s DATA=%s   also PYTHON=, PIPARGS=, ARGS=: see the head of the Makefile\n' '$(PORT)' '$(DATA)'
+
+run: ## install what is missing and serve on 127.0.0.1:PORT with the store under DATA
+	@.ci/install run
+	@exec $(BIN)/anole serve --host 127.0.0.1 --port '$(PORT)' --data '$(DATA)'
+
+test: ## install what the tests need and run all of them
+	@.ci/install test
+	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
+	ANOLE_TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
+
+check: ## ruff, mypy and the rules about who may import whom
+	@.ci/install dev
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports --no-cache
+
+format: ## put the code into its canonical form
+	@.ci/install dev
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+lock: ## resolve constraints.txt afresh from pyproject.toml
+	@.ci/install dev
+	@.ci/lock
+
+image-test: ## build the container image without a daemon, start it as its user, adapt and predict (root, Debian)
+	@.ci/image-test
+
+clean: ## remove the environment and the caches; the store stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
