@@ -1,8 +1,8 @@
 """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1623 characters of 50 alphabets, each drawn by 20 people.
 
 Read from the original archives ``images_background.zip`` and ``images_evaluation.zip``, from folders unpacked from
-them, or fetched into the cache. What is read is verified by content, so a re-zipped archive is as good as the original. This
-module refuses to know episodes and nets; it hands out one class for each character.
+them, or fetched into the cache. What is read is verified by content, so a re-zipped archive is as good as the original.
+This module refuses to know episodes and nets; it hands out one class for each character.
 """
 
 from __future__ import annotations
