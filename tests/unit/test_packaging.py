@@ -1,0 +1,111 @@
+"""What pyproject.toml and constraints.txt promise about each other, about the code and about the built package."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+DISTRIBUTION_OF = {"PIL": "pillow", "multipart": "python-multipart"}
+OUR_OWN = {"models", "service", "tests", "benchmarks"}
+
+
+def declared(*extras: str) -> dict[str, Requirement]:
+    lines = [*PROJECT["dependencies"]]
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    requirements = [Requirement(line) for line in lines]
+    return {canonicalize_name(requirement.name): requirement for requirement in requirements}
+
+
+def pinned() -> dict[str, list[Requirement]]:
+    pins: dict[str, list[Requirement]] = {}
+    for line in CONSTRAINTS.splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            pins.setdefault(canonicalize_name(pin.name), []).append(pin)
+    return pins
+
+
+def distributions_imported(*trees: str) -> set[str]:
+    names: set[str] = set()
+    for path in (path for tree in trees for path in (ROOT / tree).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    third_party = names - OUR_OWN - set(sys.stdlib_module_names)
+    return {canonicalize_name(DISTRIBUTION_OF.get(name, name)) for name in third_party}
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    (built,) = WheelBuilder(str(ROOT)).build(directory=str(folder), versions=["standard"])
+    return zipfile.ZipFile(built).namelist()
+
+
+def test_everything_the_product_imports_is_declared() -> None:
+    assert distributions_imported("models", "service") <= declared().keys()
+
+
+def test_everything_the_tests_and_benchmarks_import_is_declared() -> None:
+    allowed = declared("test", "plot").keys() | {"packaging"}  # pytest brings packaging
+    assert distributions_imported("tests", "benchmarks") <= allowed
+
+
+def test_every_declared_dependency_is_pinned_within_its_range() -> None:
+    pins = pinned()
+    for name, requirement in declared("test", "dev", "plot").items():
+        assert name in pins, f"{name} is not pinned: run make lock"
+        for pin in pins[name]:
+            (specifier,) = pin.specifier
+            assert requirement.specifier.contains(specifier.version, prereleases=True), (
+                f"{pin} is outside {requirement}"
+            )
+
+
+def test_every_constraint_is_one_exact_version() -> None:
+    for pins in pinned().values():
+        for pin in pins:
+            assert [specifier.operator for specifier in pin.specifier] == ["=="], str(pin)
+            assert pin.url is None, str(pin)
+
+
+def test_torch_is_held() -> None:
+    assert [str(pin) for pin in pinned()["torch"]] == ["torch==2.13.0"]
+
+
+def test_the_constraints_hold_no_address_and_no_option() -> None:
+    assert "://" not in CONSTRAINTS
+    assert not re.search(r"^\s*-", CONSTRAINTS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"models/pretrained/.+\.safetensors", r"service/store/migrations/versions/.+\.py", r".+/entry_points\.txt"],
+)
+def test_the_built_package_carries_what_serving_needs(wheel_names: list[str], pattern: str) -> None:
+    assert [name for name in wheel_names if re.fullmatch(pattern, name)]
+
+
+def test_the_built_package_carries_the_code_for_data_sets_but_no_data(wheel_names: list[str]) -> None:
+    assert "models/data/__init__.py" in wheel_names
+    assert not [name for name in wheel_names if name.endswith((".zip", ".png", ".npy", ".sqlite"))]
+
+
+def test_the_built_package_has_no_tests_in_it(wheel_names: list[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert tops == {"models", "service", f"anole-{PROJECT['version']}.dist-info"}
