@@ -39,12 +39,12 @@ class ImageClasses(ABC):
         """
         return 0
 
-    def origins(self, class_index: int) -> tuple[int, ...]:
-        """For each image of a class, a number that it shares with images cut from the same source image.
+    def origins(self, class_index: int) -> tuple[str, ...]:
+        """For each image of a class, a name that it shares with all images, of any class, cut from the same source.
 
         An honest split keeps images of one origin on one side. Without such knowledge every image is its own origin.
         """
-        return tuple(range(self.count(class_index)))
+        return tuple(f"{class_index}/{index}" for index in range(self.count(class_index)))
 
 
 class ArrayClasses(ImageClasses):
@@ -93,7 +93,7 @@ class ClassSubset(ImageClasses):
         """The parent's product line."""
         return self._parent.product_line(self._class_indexes[class_index])
 
-    def origins(self, class_index: int) -> tuple[int, ...]:
+    def origins(self, class_index: int) -> tuple[str, ...]:
         """The parent's origins."""
         return self._parent.origins(self._class_indexes[class_index])
 
@@ -122,6 +122,6 @@ class QuarterTurns(ImageClasses):
         """The parent's product line."""
         return self._parent.product_line(class_index // 4)
 
-    def origins(self, class_index: int) -> tuple[int, ...]:
+    def origins(self, class_index: int) -> tuple[str, ...]:
         """The parent's origins."""
         return self._parent.origins(class_index // 4)

@@ -77,7 +77,7 @@ class Textures(ImageClasses):
         if not image_indexes:
             return torch.empty(0, self.channels, self.side, self.side, dtype=torch.uint8)
         seeds = [np.random.SeedSequence((self.seed, _IMAGE, class_index, index)) for index in image_indexes]
-        draws = Draws([np.random.Generator(np.random.SFC64(seed)) for seed in seeds])
+        draws = Draws([np.random.Generator(np.random.PCG64(seed)) for seed in seeds])
         return torch.from_numpy(picture(self.part(class_index), draws, self.side, self.channels))
 
     def part(self, class_index: int) -> Part:
