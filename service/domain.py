@@ -1,0 +1,272 @@
+"""What the service talks about: clients, samples, versions, aliases. Plain frozen values; no I/O, no torch, no HTTP."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from service.errors import InvalidName, InvalidRequest
+
+LIVE: Final = "live"
+"""The alias that ``/predict`` uses unless told otherwise."""
+
+MAX_LABEL_CODE_POINTS: Final = 64
+
+MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 255
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_NAME_RULE = "1 to 64 of a-z, 0-9, '.', '_' and '-', starting with a letter or a digit"
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def client_name(text: str) -> str:
+    """Return `text` if it is a valid client name.
+
+    Raises:
+        InvalidName: it is not.
+    """
+    return _name("client", text)
+
+
+def alias_name(text: str) -> str:
+    """Return `text` if it is a valid alias name: the client's rule, and not a number (that would name a version).
+
+    Raises:
+        InvalidName: it is not.
+    """
+    name = _name("alias", text)
+    if name.isdigit():
+        raise InvalidName(f"alias {name!r}: digits alone name a version; use a name with a letter in it")
+    return name
+
+
+def label_name(text: str) -> str:
+    """Return a class label in Unicode NFC, stripped of surrounding blanks.
+
+    Raises:
+        InvalidName: empty, longer than 64 code points, or with control, bidirectional or unassigned characters.
+    """
+    label = unicodedata.normalize("NFC", text).strip()
+    if not label:
+        raise InvalidName("a label is empty; give every sample the name of its class")
+    if len(label) > MAX_LABEL_CODE_POINTS:
+        raise InvalidName(f"a label has {len(label)} characters; at most {MAX_LABEL_CODE_POINTS} are allowed")
+    if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in label):
+        raise InvalidName(f"label {label!r} holds a control, formatting or unassigned character; use plain text")
+    return label
+
+
+def idempotency_key(text: str) -> str:
+    """Return `text` if it can be an idempotency key: 1 to 255 visible ASCII characters.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    visible = text.isascii() and text.isprintable() and " " not in text
+    if not visible or not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
+        raise InvalidRequest(
+            f"an Idempotency-Key of {len(text)} characters was sent; use 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} "
+            "visible ASCII characters without blanks, such as a UUID"
+        )
+    return text
+
+
+def _name(kind: str, text: str) -> str:
+    if not _NAME.fullmatch(text):
+        shown = text if len(text) <= 80 else text[:80] + "…"
+        raise InvalidName(f"{kind} name {shown!r} is not allowed; use {_NAME_RULE}")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """One labelled image that a version was adapted on.
+
+    Attributes:
+        digest: SHA-256 (hex) of the stored canonical image.
+        label: name of its class.
+        name: what the sender called it; shown, never used as a path.
+    """
+
+    digest: str
+    label: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class VersionDraft:
+    """Everything a version records except what the catalog gives it: its number and the time.
+
+    Attributes:
+        client: client name.
+        parent: the version whose samples it extends, or None.
+        classes: class names, in the order of the head's rows.
+        samples: what it was adapted on, in order; retrieval order is part of the version.
+        meta_model: name of the meta-trained checkpoint.
+        meta_model_digest: SHA-256 (hex) of the checkpoint's weights and settings.
+        recipe: the inner loop's settings as JSON data.
+        seed: of the inner loop's random draws.
+        weights_digest: SHA-256 (hex), address of the stored weights blob.
+        weights_bytes: size of that blob in bytes.
+        device: where it ran, e.g. "cpu".
+        batched_with: how many other inner loops ran in the same batch; 0 means a re-run is bit-identical.
+        report: what /adapt answered about it, as JSON data.
+    """
+
+    client: str
+    parent: int | None
+    classes: tuple[str, ...]
+    samples: tuple[SampleRef, ...]
+    meta_model: str
+    meta_model_digest: str
+    recipe: Mapping[str, Any]
+    seed: int
+    weights_digest: str
+    weights_bytes: int
+    device: str
+    batched_with: int
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An immutable version: a draft that has been given its number.
+
+    Attributes:
+        number: 1, 2, 3 … without gaps within a client.
+        created_at: UTC.
+        draft: what it records.
+        deleted_at: when its samples and weights were let go (the number stays taken), else None.
+    """
+
+    number: int
+    created_at: datetime
+    draft: VersionDraft
+    deleted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """One row of the append-only alias log.
+
+    Attributes:
+        client: client name.
+        alias: alias name.
+        revision: 1, 2, 3 … within client and alias; what `If-Match` compares.
+        version: where the alias points from now on.
+        previous: where it pointed before, or None.
+        moved_at: UTC.
+        reason: "adapt", "set" or "rollback".
+        restores: for a rollback, the revision whose state it brought back; else None.
+    """
+
+    client: str
+    alias: str
+    revision: int
+    version: int
+    previous: int | None
+    moved_at: datetime
+    reason: str
+    restores: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSummary:
+    """A client as a listing shows it.
+
+    Attributes:
+        name: client name.
+        created_at: UTC.
+        versions: how many versions it has (deleted ones not counted).
+        latest: highest version number ever given, 0 if none.
+        aliases: alias name -> its latest move.
+    """
+
+    name: str
+    created_at: datetime
+    versions: int
+    latest: int
+    aliases: Mapping[str, AliasMove]
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """How a repeated request is recognised.
+
+    Attributes:
+        key: the sender's key, unique within a client; see `idempotency_key`.
+        body_digest: SHA-256 (hex) of everything that the request asks for.
+    """
+
+    key: str
+    body_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What one publishing transaction did; the same again, `replayed` apart, when its request is repeated.
+
+    Attributes:
+        version: the new version; a repeated request gets it even after its deletion, then without samples.
+        moves: the alias moves made with it, empty if it was only held.
+        live: the version that the alias `live` pointed at right after, or None.
+        replayed: True if an earlier request with the same idempotency key had published it.
+    """
+
+    version: Version
+    moves: tuple[AliasMove, ...]
+    live: int | None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CollectReport:
+    """What a collection removed and kept.
+
+    Attributes:
+        removed: blobs that no row needed.
+        removed_bytes: their size together.
+        leftovers: files of writes that were cut off.
+        kept: blobs that remain, needed or too young to judge.
+    """
+
+    removed: int
+    removed_bytes: int
+    leftovers: int
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One blob that is missing or not what its digest says, and the version that needs it."""
+
+    client: str
+    version: int
+    digest: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What a check of the whole store read and found.
+
+    Attributes:
+        versions: how many were looked at.
+        blobs: how many different blobs they need.
+        damages: blobs missing or damaged.
+        catalog_problems: what the database says about its own consistency; empty if whole.
+    """
+
+    versions: int
+    blobs: int
+    damages: tuple[Damage, ...]
+    catalog_problems: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        """True if nothing is missing or damaged."""
+        return not self.damages and not self.catalog_problems

@@ -1,0 +1,134 @@
+"""The error tree of the serving half; one class a problem, no HTTP here (``api/problems.py`` maps classes to statuses).
+
+::
+
+    AnoleError (models.errors)
+    └── ServiceError
+        ├── InvalidName             a client, alias or label that breaks its rule
+        ├── InvalidRequest          a request whose parts do not fit together; the subclasses name the common cases
+        │   ├── NoSamples
+        │   ├── TooManySamples
+        │   ├── LabelCountMismatch  not one label a sample
+        │   ├── TooFewClasses       fewer than two, once joined with the samples kept before
+        │   └── TooManyClasses
+        ├── InvalidSettings         a setting outside its range
+        ├── UnknownClient / UnknownVersion / UnknownAlias / UnknownMetaModel
+        ├── NothingLive             the client exists, but its alias points at no version
+        ├── NothingToRollBackTo     no earlier version in the alias log
+        ├── AliasConflict           If-Match did not match: somebody moved the alias first
+        ├── VersionInUse            a version that an alias points at cannot be deleted
+        ├── VersionCorrupt          stored content does not match its digest
+        ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
+        ├── Overloaded              a queue is full; carries retry_after_s
+        └── StoreUnavailable        the disk or the catalog failed; nothing was acknowledged
+            ├── StoreFull           no space left; reads go on
+            └── StoreIncompatible   a catalog that this release cannot read: newer, or not one of ours
+"""
+
+from __future__ import annotations
+
+from models.errors import AnoleError
+
+
+class ServiceError(AnoleError):
+    """Root of the serving half's errors."""
+
+
+class InvalidName(ServiceError, ValueError):
+    """A client, alias or class name outside its rule."""
+
+
+class InvalidRequest(ServiceError, ValueError):
+    """A request whose parts do not fit together."""
+
+
+class NoSamples(InvalidRequest):
+    """A request to adapt that brings no sample."""
+
+
+class TooManySamples(InvalidRequest):
+    """More samples in one request than the limits allow."""
+
+
+class LabelCountMismatch(InvalidRequest):
+    """The number of labels is not the number of samples."""
+
+
+class TooFewClasses(InvalidRequest):
+    """Fewer than two classes, once the new samples are joined with those kept before."""
+
+
+class TooManyClasses(InvalidRequest):
+    """More classes than the limits allow."""
+
+
+class InvalidSettings(ServiceError, ValueError):
+    """A setting outside its range, or one that does not exist."""
+
+
+class UnknownClient(ServiceError, LookupError):
+    """No client of that name."""
+
+
+class UnknownVersion(ServiceError, LookupError):
+    """The client has no version of that number (or it was deleted)."""
+
+
+class UnknownAlias(ServiceError, LookupError):
+    """The client has no alias of that name."""
+
+
+class UnknownMetaModel(ServiceError, LookupError):
+    """No checkpoint of that name or path."""
+
+
+class NothingLive(ServiceError):
+    """The client has versions, but none of them is live."""
+
+
+class NothingToRollBackTo(ServiceError):
+    """The alias has no earlier version to go back to."""
+
+
+class AliasConflict(ServiceError):
+    """The alias was moved by somebody else since the caller read it."""
+
+
+class VersionInUse(ServiceError):
+    """The version is the target of an alias and can therefore not be deleted."""
+
+
+class VersionCorrupt(ServiceError):
+    """Stored weights or samples that do not match the digest they are named by."""
+
+
+class IdempotencyMismatch(ServiceError):
+    """The client has used that idempotency key before, with another request body."""
+
+
+class IdempotencyInFlight(ServiceError):
+    """An earlier request with the same idempotency key is still being worked on."""
+
+
+class Overloaded(ServiceError):
+    """The queue for this kind of work is full.
+
+    Attributes:
+        retry_after_s: when to try again, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class StoreUnavailable(ServiceError):
+    """The disk or the catalog failed; nothing that was not acknowledged has happened."""
+
+
+class StoreFull(StoreUnavailable):
+    """No space is left for a new version; reading goes on."""
+
+
+class StoreIncompatible(StoreUnavailable):
+    """The catalog was written by a newer release, or the file is not a catalog of this project."""

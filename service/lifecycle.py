@@ -1,0 +1,143 @@
+"""Use case: what happens to versions after they are made. Look up, move, roll back, hand out, delete, collect, check.
+
+Knows no HTTP, no SQL and no net; what completes a version's weights is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from torch import Tensor
+
+from service.domain import (
+    LIVE,
+    AliasMove,
+    CheckReport,
+    ClientSummary,
+    CollectReport,
+    Version,
+    alias_name,
+    client_name,
+)
+from service.errors import InvalidRequest
+from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
+from service.store.weight_store import GRACE_S, WeightStore
+
+
+class Lifecycle:
+    """The life of clients, versions and aliases.
+
+    Args:
+        store: where they are kept.
+        meta_weights: gives the weights of the meta-model that a version started from, by name; it raises
+            UnknownMetaModel where that one is not at hand. Without it `weights` hands out what is stored.
+    """
+
+    def __init__(
+        self, store: WeightStore, meta_weights: Callable[[Version], Mapping[str, Tensor]] | None = None
+    ) -> None:
+        self._store = store
+        self._meta_weights = meta_weights
+
+    def clients(self) -> tuple[ClientSummary, ...]:
+        """All clients, by name."""
+        return self._store.clients()
+
+    def client(self, client: str) -> ClientSummary:
+        """One client. Raises InvalidName, UnknownClient."""
+        return self._store.client(client_name(client))
+
+    def versions(self, client: str) -> tuple[Version, ...]:
+        """Its versions that are not deleted, oldest first. Raises InvalidName, UnknownClient."""
+        return self._store.versions(client_name(client))
+
+    def version(self, client: str, number: int) -> Version:
+        """One version. Raises InvalidName, UnknownClient, UnknownVersion (also for a deleted one)."""
+        return self._store.version(client_name(client), number)
+
+    def history(self, client: str, at: datetime | None = None) -> tuple[AliasMove, ...]:
+        """The alias log, oldest first; with `at` only what had been logged by then.
+
+        Raises:
+            InvalidName, UnknownClient.
+            InvalidRequest: `at` has no time zone.
+        """
+        return self._store.history(client_name(client), at=None if at is None else _with_zone(at))
+
+    def live_at(self, client: str, at: datetime, alias: str = LIVE) -> AliasMove | None:
+        """The move that the alias stood at then: its `version` judged at that time; None before its first move.
+
+        Raises:
+            InvalidName, UnknownClient.
+            InvalidRequest: `at` has no time zone.
+        """
+        moves = [move for move in self.history(client, at) if move.alias == alias_name(alias)]
+        return moves[-1] if moves else None
+
+    def alias(self, client: str, alias: str) -> AliasMove:
+        """Where the alias points: its latest move. Raises InvalidName, UnknownClient, UnknownAlias."""
+        return self._store.alias(client_name(client), alias_name(alias))
+
+    def move_alias(self, client: str, alias: str, version: int, expected_revision: int | None) -> AliasMove:
+        """Point the alias at a version; with `expected_revision` only if nobody moved it since.
+
+        `expected_revision=0` means that the alias must not exist yet; None means unconditionally.
+
+        Raises:
+            InvalidName, UnknownClient, UnknownVersion, AliasConflict.
+        """
+        return self._store.move_alias(
+            client_name(client), alias_name(alias), version, expected_revision=expected_revision
+        )
+
+    def rollback(self, client: str, alias: str = LIVE, expected_revision: int | None = None) -> AliasMove:
+        """Point the alias at the version it pointed at before the current one.
+
+        Twice in a row goes further back, not to and fro; deleted versions are passed over.
+
+        Raises:
+            InvalidName, UnknownClient, UnknownAlias, NothingToRollBackTo.
+            AliasConflict: the alias is no longer at `expected_revision`.
+        """
+        return self._store.roll_back(client_name(client), alias_name(alias), expected_revision=expected_revision)
+
+    def weights(self, client: str, number: int) -> bytes:
+        """A version's weights as safetensors bytes: all of them if `meta_weights` was given, else what is stored.
+
+        Stored is only what differs from the meta-model; tensors of the same name replace the meta-model's.
+
+        Raises:
+            InvalidName, UnknownClient, UnknownVersion, UnknownMetaModel, VersionCorrupt.
+        """
+        version, content = self._store.weights_content(client_name(client), number)
+        if self._meta_weights is None:
+            return content
+        return to_bytes({**self._meta_weights(version), **from_bytes(content)}, metadata_of(content))
+
+    def delete_version(self, client: str, number: int) -> None:
+        """Delete a version and what is stored for it alone; its number is not used again.
+
+        Raises:
+            InvalidName, UnknownClient, UnknownVersion.
+            VersionInUse: an alias points at it.
+        """
+        self._store.delete_version(client_name(client), number)
+
+    def delete_client(self, client: str) -> None:
+        """Erase a client: versions, aliases, log, samples and weights. Raises InvalidName, UnknownClient."""
+        self._store.delete_client(client_name(client))
+
+    def collect(self, grace_s: float = GRACE_S) -> CollectReport:
+        """Remove what is stored and needed by no version, if older than `grace_s` seconds."""
+        return self._store.collect(grace_s=grace_s)
+
+    def check(self) -> CheckReport:
+        """Read and verify everything that a version needs."""
+        return self._store.check()
+
+
+def _with_zone(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise InvalidRequest(f"the time {at.isoformat()} has no zone; add one, such as {at.isoformat()}Z")
+    return at

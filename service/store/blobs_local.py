@@ -1,0 +1,217 @@
+"""Blobs as files: ``<root>/<space>/<digest>``. Knows no rows, no weights format and nothing of what it stores.
+
+A blob comes into being by a rename of a finished, synced file, so under its name there is the whole of it or nothing:
+write to a temporary file in the same folder, fsync it, rename it, fsync the folder; fsync the root too, because the
+space may be new. Within a space there is no fan-out: a client has thousands of blobs, not millions.
+
+After a failed fsync the kernel may drop the unwritten pages and let the next fsync succeed, so a failure is final:
+this adapter then takes no more writes until the service is started anew. Reads go on.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from service.domain import client_name
+from service.errors import InvalidName, StoreFull, StoreUnavailable, VersionCorrupt
+from service.store.ports import BlobEntry, Blobs
+
+_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
+_UNFINISHED: Final = ".unfinished-"
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class LocalBlobs(Blobs):
+    """Blobs under a folder, shared by any number of threads and processes of one machine.
+
+    Args:
+        root: the folder; it must be there.
+        sync: False trades durability for speed: a power loss may lose blobs. For measurements only.
+    """
+
+    def __init__(self, root: Path, *, sync: bool = True) -> None:
+        self._root = root
+        self._sync = sync
+        self._sync_failure: str | None = None
+
+    def put(self, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
+        """See `Blobs.put`."""
+        folder = self._folder(space)
+        digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
+        staged: dict[str, Path] = {}
+        with self._translated(f"storing in {space!r}"):
+            self._refuse_after_sync_failure()
+            folder.mkdir(mode=0o700, exist_ok=True)
+            try:
+                for digest, content in zip(digests, contents, strict=True):
+                    if digest not in staged and not _whole(folder / digest, digest):
+                        staged[digest] = self._stage(folder, content)
+                for digest, unfinished in staged.items():
+                    unfinished.replace(folder / digest)
+            finally:
+                for unfinished in staged.values():
+                    unfinished.unlink(missing_ok=True)
+            # Also where nothing was staged: another process may have renamed what is there and not synced it yet.
+            self._sync_folder(folder)
+            self._sync_folder(self._root)
+        return digests
+
+    def get(self, space: str, digest: str) -> bytes:
+        """See `Blobs.get`."""
+        path = self._path(space, digest)
+        with self._translated(f"reading {digest} of {space!r}"):
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError as error:
+                raise VersionCorrupt(f"blob {digest} of {space!r} is missing; restore it from a backup") from error
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise VersionCorrupt(
+                f"blob {digest} of {space!r} is damaged: its {len(content)} bytes do not match its digest; "
+                "restore it from a backup"
+            )
+        return content
+
+    def missing(self, space: str, digests: Collection[str]) -> frozenset[str]:
+        """See `Blobs.missing`."""
+        return frozenset(digest for digest in digests if not self._path(space, digest).is_file())
+
+    def delete(self, space: str, digests: Collection[str]) -> None:
+        """See `Blobs.delete`."""
+        folder = self._folder(space)
+        paths = [self._path(space, digest) for digest in digests]
+        with self._translated(f"deleting in {space!r}"):
+            if not folder.is_dir():
+                return
+            for path in paths:
+                path.unlink(missing_ok=True)
+            self._sync_folder(folder)
+
+    def sweep(self, space: str, *, older_than_s: float) -> int:
+        """See `Blobs.sweep`."""
+        folder = self._folder(space)
+        removed = 0
+        with self._translated(f"sweeping {space!r}"):
+            if not folder.is_dir():
+                return 0
+            for path in sorted(folder.glob(f"{_UNFINISHED}*")):
+                if _age_s(path) >= older_than_s:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+            if _age_s(folder) >= older_than_s and not any(folder.iterdir()):
+                with suppress(FileNotFoundError):
+                    folder.rmdir()
+                self._sync_folder(self._root)
+        return removed
+
+    def spaces(self) -> Iterator[str]:
+        """See `Blobs.spaces`."""
+        with self._translated("listing"):
+            names = sorted(path.name for path in self._root.iterdir() if path.is_dir())
+        yield from (name for name in names if _is_space(name))
+
+    def entries(self, space: str) -> Iterator[BlobEntry]:
+        """See `Blobs.entries`."""
+        folder = self._folder(space)
+        with self._translated(f"listing {space!r}"):
+            paths = sorted(folder.iterdir()) if folder.is_dir() else []
+            found = [_entry(path) for path in paths if _DIGEST.fullmatch(path.name)]
+        yield from (entry for entry in found if entry is not None)
+
+    def ping(self) -> None:
+        """See `Blobs.ping`."""
+        self._refuse_after_sync_failure()
+        if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+            raise StoreUnavailable(f"the folder of the blobs {self._root} cannot be written; check it and its owner")
+
+    def _folder(self, space: str) -> Path:
+        return self._root / client_name(space)
+
+    def _path(self, space: str, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise VersionCorrupt(f"{digest[:80]!r} is not a SHA-256 in hexadecimal; the row that names it is damaged")
+        return self._folder(space) / digest
+
+    def _stage(self, folder: Path, content: bytes) -> Path:
+        """Write `content`, durable, under a temporary name in `folder`."""
+        handle, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                self._fsync(file.fileno())
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return Path(name)
+
+    def _sync_folder(self, folder: Path) -> None:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._fsync(handle)
+        finally:
+            os.close(handle)
+
+    def _fsync(self, handle: int) -> None:
+        if not self._sync:
+            return
+        try:
+            os.fsync(handle)
+        except OSError as error:
+            self._sync_failure = str(error)
+            raise
+
+    def _refuse_after_sync_failure(self) -> None:
+        if self._sync_failure is not None:
+            raise StoreUnavailable(
+                f"an earlier write under {self._root} could not be made durable ({self._sync_failure}), so what "
+                "followed it could not be trusted; check the disk, then start the service anew"
+            )
+
+    @contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise StoreUnavailable(f"{error.filename} was deleted meanwhile ({doing}); try again") from error
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise StoreFull(f"no space left under {self._root} ({doing}); free some; reading goes on") from error
+            raise StoreUnavailable(f"the disk failed under {self._root} ({doing}): {error}") from error
+
+
+def _whole(path: Path, digest: str) -> bool:
+    """True if the blob is there and undamaged; its age then starts anew."""
+    try:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            return False
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _entry(path: Path) -> BlobEntry | None:
+    try:
+        return BlobEntry(path.name, path.stat().st_size, _age_s(path))
+    except FileNotFoundError:  # removed since the folder was listed
+        return None
+
+
+def _is_space(name: str) -> bool:
+    try:
+        return client_name(name) == name
+    except InvalidName:  # not ours, such as lost+found
+        return False
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime

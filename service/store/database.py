@@ -1,0 +1,37 @@
+"""What the catalog needs of a database: transactions to read and to write in. Knows no table and no product."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+
+class Database(Protocol):
+    """Transactions. Leaving a context commits and an exception undoes; database errors come out as StoreUnavailable."""
+
+    def reading(self) -> AbstractContextManager[Connection]:
+        """One consistent snapshot of everything committed before it.
+
+        Raises:
+            StoreUnavailable: busy for too long, or not readable.
+        """
+        ...
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """A transaction that no other writer overlaps; what it reads stays true until it commits.
+
+        Raises:
+            StoreFull: no space left.
+            StoreUnavailable: busy for too long, or not writable.
+        """
+        ...
+
+    def problems(self) -> tuple[str, ...]:
+        """What the database finds wrong with its own files and references; empty if it is whole."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        ...

@@ -1,0 +1,152 @@
+"""SQLite as the catalog's database: journal, locks and errors. Knows no table of the catalog.
+
+Decisions, with their reasons:
+
+* **Journal.** SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode when several connections write and checkpoint
+  (the "WAL-reset" bug, fixed in 3.51.3). From 3.51.3 on WAL is used; before, the rollback journal, truncated rather
+  than unlinked after each commit. Python brings its own SQLite, so the version is looked at when the file is opened.
+* **Durability.** ``synchronous=EXTRA``: a commit returns when journal and database are on the disk.
+* **Locks.** Writers begin IMMEDIATE, so no reader is ever upgraded and two writers cannot deadlock. Threads of one
+  process queue at a lock of ours, processes at SQLite's; either wait ends after `busy_timeout_s`.
+* **Erasure.** ``secure_delete``: deleted rows are overwritten, because deleting a client means its data is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, create_engine, event
+from sqlalchemy import exc as sql_errors
+
+from service.errors import StoreFull, StoreUnavailable
+from service.store.database import Database
+
+FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
+CONNECTIONS_KEPT: Final = 8
+CONNECTIONS_AT_MOST: Final = 32
+
+
+def journal_mode(sqlite_version: tuple[int, ...]) -> str:
+    """The journal that is safe with several connections in that version of SQLite: "wal" or "truncate"."""
+    return "wal" if sqlite_version >= FIRST_VERSION_SAFE_WITH_WAL else "truncate"
+
+
+class SqliteDatabase(Database):
+    """A database file, opened by any number of threads and processes of one machine.
+
+    Args:
+        path: the file; made if it is not there, its folder must be.
+        sync: False trades durability for speed: a power loss may lose or damage the catalog. For measurements only.
+        busy_timeout_s: how long to wait for other writers, in seconds.
+    """
+
+    def __init__(self, path: Path, *, sync: bool = True, busy_timeout_s: float = 5.0) -> None:
+        self._path = path
+        self._sync = sync
+        self._busy_timeout_s = busy_timeout_s
+        self._gate = threading.Lock()
+        self._engine = create_engine(
+            URL.create("sqlite+pysqlite", database=str(path)),
+            connect_args={"timeout": busy_timeout_s},
+            pool_size=CONNECTIONS_KEPT,
+            max_overflow=CONNECTIONS_AT_MOST - CONNECTIONS_KEPT,
+            pool_timeout=busy_timeout_s,
+            json_serializer=_strict_json,
+        )
+        event.listen(self._engine, "connect", self._prepare)
+        event.listen(self._engine, "begin", _begin)
+        self._writer = self._engine.execution_options(anole_begin="BEGIN IMMEDIATE")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See `Database.reading`."""
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """See `Database.writing`."""
+        if not self._gate.acquire(timeout=self._busy_timeout_s):
+            raise self._busy()
+        try:
+            with self._translated(), self._writer.begin() as connection:
+                yield connection
+        finally:
+            self._gate.release()
+
+    def problems(self) -> tuple[str, ...]:
+        """See `Database.problems`."""
+        with self.reading() as connection:
+            structure = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
+            references = [
+                f"table {row[0]}: row {row[1]} refers to a row of {row[2]} that is not there"
+                for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
+            ]
+        return tuple([line for line in structure if line != "ok"] + references)
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        self._engine.dispose()
+
+    def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
+        """Set up a fresh connection; the pragmas hold for that connection alone."""
+        connection.isolation_level = None  # the driver must not begin or commit anything by itself: see _begin
+        wanted = journal_mode(sqlite3.sqlite_version_info)
+        found = str(connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0])
+        if found != wanted:
+            connection.close()
+            raise StoreUnavailable(
+                f"the catalog {self._path} uses the journal {found!r} and SQLite {sqlite3.sqlite_version} needs "
+                f"{wanted!r}; stop the other processes that have it open (they run another SQLite), then try again"
+            )
+        connection.execute(f"PRAGMA synchronous={'EXTRA' if self._sync else 'OFF'}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the database's errors into the store's; see `_translate`."""
+        try:
+            yield
+        except sql_errors.TimeoutError as error:
+            raise self._busy() from error
+        except sql_errors.DBAPIError as error:
+            raise self._translate(error.orig) from error
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: BaseException | None) -> Exception:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; extended ones tell where it happened
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return self._busy()
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFull(f"no space left for the catalog {self._path}; nothing was recorded; free some space")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreUnavailable(
+                f"the catalog {self._path} is damaged ({name}: {error}); stop the service and restore a backup"
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return StoreUnavailable(f"the catalog {self._path} cannot be used ({name}: {error}); nothing was recorded")
+        return error if isinstance(error, Exception) else StoreUnavailable(f"the catalog {self._path} failed: {error}")
+
+    def _busy(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the catalog {self._path} was locked by other writers for more than {self._busy_timeout_s:g} s; "
+            "nothing was recorded; try again"
+        )
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("anole_begin", "BEGIN"))
+
+
+def _strict_json(value: Any) -> str:
+    """JSON that every database takes: no NaN, no infinity; keys stay in their order."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

@@ -1,0 +1,61 @@
+"""Opens the store that needs nothing but a folder: SQLite for the catalog, files for the blobs. Reads no settings."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from service.errors import StoreUnavailable
+from service.store.blobs_local import LocalBlobs
+from service.store.catalog_sql import SqlCatalog
+from service.store.database_sqlite import SqliteDatabase
+from service.store.migrate import upgrade
+from service.store.weight_store import WeightStore
+
+CATALOG_FILE: Final = "catalog.sqlite3"
+BLOBS_FOLDER: Final = "blobs"
+
+
+def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
+    """Open the store in `folder`, made and brought to this release's tables where needed; several may have it open.
+
+    Args:
+        folder: a folder on a local disk; network file systems do not keep SQLite's locks.
+        sync: False trades durability for speed; for measurements and throw-away stores only.
+
+    Raises:
+        StoreUnavailable: the folder cannot be made or written, or the catalog is damaged.
+        StoreIncompatible: a newer release wrote the catalog, or it is not one of this project.
+    """
+    blobs = folder / BLOBS_FOLDER
+    try:
+        blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for writable in (folder, blobs):
+            with tempfile.TemporaryFile(dir=writable):
+                continue
+        if sync:
+            _make_durable(folder)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store cannot be kept in {folder.absolute()}: {error}; it must be a folder on a local disk that the "
+            f"user {os.geteuid()} of this process may write to; name another one, or change its owner"
+        ) from error
+    database = SqliteDatabase(folder / CATALOG_FILE, sync=sync)
+    try:
+        upgrade(database)
+    except BaseException:
+        database.close()
+        raise
+    return WeightStore(SqlCatalog(database), LocalBlobs(blobs, sync=sync))
+
+
+def _make_durable(folder: Path) -> None:
+    """Sync the folder and the one it is named in: both may be new."""
+    for path in (folder, folder.absolute().parent):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

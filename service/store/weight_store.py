@@ -1,0 +1,262 @@
+"""The store: samples and weights as blobs, versions and aliases as rows, and the order in which they are written.
+
+Blobs first, each durable; then, in one transaction, a look that they are all still there, the version's row and its
+aliases. A kill at any point leaves blobs that nothing needs and never a row without its blobs; `collect` removes them.
+Removal goes the other way round: rows first, durable, then what no row needs, while no publish can commit.
+
+Knows no SQL, no file system, no net and no recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Final, Self
+
+from torch import Tensor
+
+from service.domain import (
+    AliasMove,
+    CheckReport,
+    ClientSummary,
+    CollectReport,
+    Damage,
+    Idempotency,
+    Publication,
+    Version,
+    VersionDraft,
+)
+from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
+from service.store.ports import Blobs, Catalog
+from service.store.tensor_bytes import from_bytes, to_bytes
+
+GRACE_S: Final = 3600.0
+"""How long an unneeded blob is kept: its publish may be between blob and row."""
+
+_IMAGE: Final = "image"
+
+
+class WeightStore:
+    """A catalog and its blobs. Safe from any number of threads; what it returned from is durable."""
+
+    def __init__(self, catalog: Catalog, blobs: Blobs) -> None:
+        self._catalog = catalog
+        self._blobs = blobs
+
+    def put_samples(self, client: str, images: Sequence[Tensor]) -> tuple[str, ...]:
+        """Store canonical images, each uint8 (channels, height, width), and return their digests in order.
+
+        Raises:
+            StoreFull, StoreUnavailable: see `Blobs.put`.
+        """
+        return self._blobs.put(client, [to_bytes({_IMAGE: image}) for image in images])
+
+    def put_sample(self, client: str, image: Tensor) -> str:
+        """Store one image; see `put_samples`, which is faster for several."""
+        return self.put_samples(client, [image])[0]
+
+    def sample(self, client: str, digest: str) -> Tensor:
+        """A stored image, uint8 (channels, height, width).
+
+        Raises:
+            VersionCorrupt: missing or damaged.
+            StoreUnavailable: it could not be read.
+        """
+        tensors = from_bytes(self._blobs.get(client, digest))
+        if _IMAGE not in tensors:
+            raise VersionCorrupt(f"blob {digest} of {client!r} holds no image but {', '.join(sorted(tensors))}")
+        return tensors[_IMAGE]
+
+    def put_weights(self, client: str, delta: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
+        """Store what differs from the meta-model; the same delta and metadata give the same bytes.
+
+        Returns:
+            The blob's digest and its size in bytes.
+
+        Raises:
+            StoreFull, StoreUnavailable: see `Blobs.put`.
+        """
+        content = to_bytes(delta, metadata)
+        return self._blobs.put(client, [content])[0], len(content)
+
+    def weights(self, client: str, digest: str) -> dict[str, Tensor]:
+        """The stored delta, by name, on the CPU. Raises as `sample` does."""
+        return from_bytes(self._blobs.get(client, digest))
+
+    def weights_content(self, client: str, number: int) -> tuple[Version, bytes]:
+        """A version and its stored weights as they are, safetensors bytes.
+
+        Raises:
+            UnknownClient, UnknownVersion: also where it is deleted while it is being read.
+            VersionCorrupt: missing or damaged.
+        """
+        version = self._catalog.version(client, number)
+        try:
+            return version, self._blobs.get(client, version.draft.weights_digest)
+        except VersionCorrupt:
+            self._catalog.version(client, number)  # deleted since: then its weights are rightly gone
+            raise
+
+    def publish(
+        self, draft: VersionDraft, aliases: Sequence[str], idempotency: Idempotency | None = None
+    ) -> Publication:
+        """Record a version whose blobs are stored, and move `aliases` to it; see `Catalog.publish`.
+
+        Raises:
+            IdempotencyMismatch: the key is recorded with another body.
+            StoreUnavailable: nothing was recorded; also where a blob was deleted since it was stored.
+        """
+
+        def guard() -> None:
+            lost = self._blobs.missing(draft.client, _needed_by(draft))
+            if lost:
+                raise StoreUnavailable(
+                    f"{len(lost)} stored samples or weights of {draft.client!r} were deleted while the version was "
+                    "being made; nothing was recorded; send the request again"
+                )
+
+        return self._catalog.publish(draft, aliases, guard=guard, idempotency=idempotency)
+
+    def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
+        """See `Catalog.recall`."""
+        return self._catalog.recall(client, idempotency)
+
+    def clients(self) -> tuple[ClientSummary, ...]:
+        """See `Catalog.clients`."""
+        return self._catalog.clients()
+
+    def client(self, client: str) -> ClientSummary:
+        """See `Catalog.client`."""
+        return self._catalog.client(client)
+
+    def version(self, client: str, number: int) -> Version:
+        """See `Catalog.version`."""
+        return self._catalog.version(client, number)
+
+    def versions(self, client: str) -> tuple[Version, ...]:
+        """See `Catalog.versions`."""
+        return self._catalog.versions(client)
+
+    def latest(self, client: str) -> Version | None:
+        """See `Catalog.latest`."""
+        return self._catalog.latest(client)
+
+    def alias(self, client: str, alias: str) -> AliasMove:
+        """See `Catalog.alias`."""
+        return self._catalog.alias(client, alias)
+
+    def history(self, client: str, *, at: datetime | None = None) -> tuple[AliasMove, ...]:
+        """See `Catalog.history`."""
+        return self._catalog.history(client, at=at)
+
+    def move_alias(self, client: str, alias: str, version: int, *, expected_revision: int | None) -> AliasMove:
+        """See `Catalog.move_alias`; the reason is "set"."""
+        return self._catalog.move_alias(client, alias, version, expected_revision=expected_revision, reason="set")
+
+    def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
+        """See `Catalog.roll_back`."""
+        return self._catalog.roll_back(client, alias, expected_revision=expected_revision)
+
+    def delete_version(self, client: str, number: int) -> None:
+        """Delete a version and, at once, its samples and weights that no other version of the client needs.
+
+        An adaptation that was about to publish with one of them fails with StoreUnavailable and can be repeated.
+
+        Raises:
+            UnknownClient, UnknownVersion, VersionInUse.
+        """
+        version = self._catalog.delete_version(client, number)
+        with self._catalog.holding(client) as needed:
+            self._blobs.delete(client, _needed_by(version.draft) - needed)
+
+    def delete_client(self, client: str) -> None:
+        """Delete a client: its rows, then at once everything stored for it, finished or not.
+
+        Raises:
+            UnknownClient.
+        """
+        self._catalog.delete_client(client)
+        self._collect_space(client, grace_s=0.0)
+
+    def collect(self, *, grace_s: float = GRACE_S) -> CollectReport:
+        """Remove the blobs that no row needs and what cut-off writes left, both if older than `grace_s` seconds."""
+        reports = [self._collect_space(space, grace_s=grace_s) for space in self._blobs.spaces()]
+        return CollectReport(
+            removed=sum(report.removed for report in reports),
+            removed_bytes=sum(report.removed_bytes for report in reports),
+            leftovers=sum(report.leftovers for report in reports),
+            kept=sum(report.kept for report in reports),
+        )
+
+    def _collect_space(self, space: str, *, grace_s: float) -> CollectReport:
+        with self._catalog.holding(space) as needed:
+            entries = list(self._blobs.entries(space))
+            removed = [entry for entry in entries if entry.digest not in needed and entry.age_s >= grace_s]
+            self._blobs.delete(space, [entry.digest for entry in removed])
+            leftovers = self._blobs.sweep(space, older_than_s=grace_s)
+        size_bytes = sum(entry.size_bytes for entry in removed)
+        return CollectReport(len(removed), size_bytes, leftovers, len(entries) - len(removed))
+
+    def check(self) -> CheckReport:
+        """Read and verify every blob that a version needs, and ask the catalog for its own problems."""
+        versions = 0
+        seen: dict[tuple[str, str], str | None] = {}
+        damages: list[Damage] = []
+        for client in self._catalog.clients():
+            for version in self._versions_now(client.name):
+                versions += 1
+                damages.extend(self._damages(version, seen))
+        return CheckReport(versions, len(seen), tuple(damages), self._catalog.problems())
+
+    def _versions_now(self, client: str) -> Iterable[Version]:
+        try:
+            return self._catalog.versions(client)
+        except UnknownClient:  # deleted since it was listed
+            return ()
+
+    def _damages(self, version: Version, seen: dict[tuple[str, str], str | None]) -> list[Damage]:
+        """What is wrong with the version's blobs; `seen` remembers what was read before."""
+        client = version.draft.client
+        found = []
+        for digest in sorted(_needed_by(version.draft)):
+            if (client, digest) not in seen:
+                seen[client, digest] = self._problem(client, digest)
+            problem = seen[client, digest]
+            if problem is not None:
+                found.append(Damage(client, version.number, digest, problem))
+        return found if found and self._still_there(version) else []
+
+    def _problem(self, client: str, digest: str) -> str | None:
+        try:
+            self._blobs.get(client, digest)
+        except (VersionCorrupt, StoreUnavailable) as error:
+            return str(error)
+        return None
+
+    def _still_there(self, version: Version) -> bool:
+        try:
+            return self._catalog.version(version.draft.client, version.number).created_at == version.created_at
+        except (UnknownClient, UnknownVersion):
+            return False
+
+    def ping(self) -> None:
+        """Raises StoreUnavailable unless catalog and blobs can be used."""
+        self._catalog.ping()
+        self._blobs.ping()
+
+    def close(self) -> None:
+        """Let go of the catalog's connections; the store is not used afterwards."""
+        self._catalog.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _needed_by(draft: VersionDraft) -> frozenset[str]:
+    return frozenset({draft.weights_digest, *(sample.digest for sample in draft.samples)})
