@@ -40,7 +40,7 @@ run: ## install what is missing and serve on 127.0.0.1:PORT with the store under
 test: ## install what the tests need and run all of them
 	@.ci/install test
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
-	ANOLE_TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
+	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
 
 check: ## ruff, mypy and the rules about who may import whom
 	@.ci/install dev
@@ -61,6 +61,6 @@ lock: ## resolve constraints.txt afresh from pyproject.toml
 image-test: ## build the container image without a daemon, start it as its user, adapt and predict (root, Debian)
 	@.ci/image-test
 
-clean: ## remove the environment and the caches; the store stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+clean: ## remove the environment and all caches; the store stays
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
