@@ -15,7 +15,8 @@ from models.data.textures.canvas import Draws
 from models.data.textures.defects import DEFECTS
 from models.data.textures.family import Look
 from models.data.textures.finish import Camera, Tone
-from models.data.textures.lines import Flaw, Part, Pose, picture
+from models.data.textures.flaws import Flaw
+from models.data.textures.lines import Chance, Part, Pose, picture
 from models.data.textures.surfaces import SURFACES
 
 SIDE = 128
@@ -74,12 +75,13 @@ def _parts() -> dict[str, Part]:
     layers = ((Look(surface, _SURFACE), 1.0),)
     tone = Tone(level=0.55, contrast=0.035, tint=_GREY)
     pose = Pose(angle=0.0, stray=0.1, zoom_stray=0.1)
-    camera = Camera(gradient=0.12, exposure=0.1, blur_units=0.4, noise=0.012)
-    parts = {"clean": Part("clean", layers, tone, None, pose, camera)}
+    camera = Camera(gradient=0.12, exposure=0.1, blur_units=0.4, noise=0.012, light_angle=0.0)
+    chance = Chance(mottle=0.5, contrast_spread=0.1)
+    parts = {"clean": Part("clean", layers, tone, None, chance, pose, camera)}
     for label, (family_name, depth, point) in _FLAWS.items():
         family = next(family for family in DEFECTS if family.name == family_name)
-        flaw = Flaw(Look(family, point), Tone(tone.level, depth, _GREY))
-        parts[label] = Part(label, layers, tone, flaw, pose, camera)
+        flaw = Flaw(Look(family, point), depth)
+        parts[label] = Part(label, layers, tone, flaw, chance, pose, camera)
     return parts
 
 

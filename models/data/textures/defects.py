@@ -131,6 +131,18 @@ def _streaks(canvas: Canvas, p: Parameters) -> Field:
     return above(stripe, p["level"], p["softness"])
 
 
+def _drawn_lines(canvas: Canvas, p: Parameters) -> Field:
+    """Thin lines along the surface's direction, from end to end, now stronger, now weaker."""
+    wave = p["wave"] * smooth(canvas, 20 * _one(p))
+    fading = np.clip(1.0 + p["fading"] * noise(canvas, _one(p), 30 * _one(p), _one(p), 8 * _one(p)), 0, 1.5)
+    mark = np.zeros_like(canvas.u)
+    for item in range(3):
+        _, across = _place(canvas)
+        line = np.exp(-(((across + wave) / p["width"]) ** 2))
+        mark = np.maximum(mark, line * _present(canvas, p["number"], item))
+    return np.asarray(mark * fading, dtype=np.float32)
+
+
 def _cluster(canvas: Canvas, p: Parameters) -> Field:
     """Many specks in one region."""
     along, across = _place(canvas, 18.0)
@@ -241,6 +253,14 @@ DEFECTS: tuple[Family[Field], ...] = (
         width=Range(0.3, 2, log=True),
         level=Range(0.6, 2),
         softness=Range(0.1, 0.5),
+    ),
+    _family(
+        "drawn line",
+        _drawn_lines,
+        wave=Range(0, 1.5),
+        fading=Range(0, 1),
+        width=Range(0.3, 1.2, log=True),
+        number=_NUMBER,
     ),
     _family(
         "cluster",

@@ -6,6 +6,7 @@ recogniser has to see through. This module refuses to know surfaces and defects 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,11 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tone:
-    """How a surface or a defect looks apart from its shape.
+    """How a surface looks apart from its shape.
 
     Attributes:
         level: mean brightness, 0 black to 1 white.
-        contrast: deviation of the surface around it; for a defect, how far it departs, with sign.
+        contrast: deviation of the surface around it.
         tint: factors for red, green and blue, mean 1; used for colour images alone.
     """
 
@@ -40,17 +41,19 @@ class Camera:
         exposure: departure of gain and gamma from 1.
         blur_units: Gaussian sigma of defocus at most.
         noise: deviation of sensor noise at most, full scale 1.
+        light_angle: radians; from where raised marks are lit, the same for all images.
     """
 
     gradient: float
     exposure: float
     blur_units: float
     noise: float
+    light_angle: float
 
 
 def new_tone(generator: np.random.Generator) -> Tone:
     """Draws a surface's tone: many real surfaces hardly vary, so contrast is even in its logarithm."""
-    level, contrast = generator.uniform(0.2, 0.8), np.exp(generator.uniform(np.log(0.02), np.log(0.2)))
+    level, contrast = generator.uniform(0.2, 0.8), np.exp(generator.uniform(np.log(0.012), np.log(0.18)))
     return Tone(float(level), float(contrast), new_tint(generator))
 
 
@@ -68,7 +71,8 @@ def new_camera(generator: np.random.Generator) -> Camera:
         gradient=float(generator.uniform(0.02, 0.35)),
         exposure=float(generator.uniform(0.03, 0.25)),
         blur_units=float(generator.uniform(0.2, 0.9)),
-        noise=float(np.exp(generator.uniform(np.log(0.003), np.log(0.03)))),
+        noise=float(np.exp(generator.uniform(np.log(0.003), np.log(0.025)))),
+        light_angle=float(generator.uniform(-math.pi, math.pi)),
     )
 
 
@@ -110,8 +114,20 @@ def _light(canvas: Canvas, camera: Camera) -> Field:
 
 def _focused(canvas: Canvas, brightness: Field, camera: Camera) -> Field:
     """Defocus as a Gaussian blur with replicated borders, each image its own."""
-    sigma = canvas.draws.uniform(0.1, camera.blur_units) * canvas.side / UNITS  # (images, 1, 1) pixels
-    offsets = np.arange(canvas.side, dtype=np.float32)
-    weights = np.exp(-0.5 * ((offsets[:, None] - offsets[None, :]) / sigma) ** 2)  # (images, side, side)
-    weights = (weights / weights.sum(axis=2, keepdims=True)).astype(np.float32)
-    return np.asarray(weights @ brightness @ weights.transpose(0, 2, 1), dtype=np.float32)
+    pixels_a_unit = canvas.side / UNITS
+    sigma = canvas.draws.uniform(0.1, camera.blur_units) * pixels_a_unit  # (images, 1, 1) pixels
+    radius = math.ceil(2.5 * camera.blur_units * pixels_a_unit)
+    weights = np.exp(-0.5 * (np.arange(radius + 1, dtype=np.float32) / sigma) ** 2)  # (images, 1, radius + 1)
+    weights /= 2.0 * weights.sum(axis=2, keepdims=True) - weights[:, :, :1]
+    return _blurred_down(_blurred_down(brightness, weights).swapaxes(1, 2), weights).swapaxes(1, 2)
+
+
+def _blurred_down(field: Field, weights: Field) -> Field:
+    """Blurs along the rows' axis by shifted sums: no matrix library, so every machine makes the same image."""
+    radius, side = weights.shape[2] - 1, field.shape[1]
+    padded = np.pad(field, ((0, 0), (radius, radius), (0, 0)), mode="edge")
+    blurred = weights[:, :, :1] * field
+    for step in range(1, radius + 1):
+        pair = padded[:, radius - step : radius - step + side] + padded[:, radius + step : radius + step + side]
+        blurred = blurred + weights[:, :, step : step + 1] * pair
+    return np.asarray(blurred, dtype=np.float32)

@@ -1,31 +1,27 @@
 """Product lines: which classes belong together and what each of them looks like.
 
 A line is one of three kinds. On a *defects* line all classes share one surface and differ in the defect; on a *grades*
-line they share the family of surface and differ in its measures; on a *surfaces* line they differ in everything. This
-module refuses to know pixels beyond putting the parts together.
+line they share the family of surface and differ in its measures; on a *surfaces* line they differ in everything but
+camera and pose. This module refuses to know pixels beyond putting the parts together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.data.textures.canvas import Draws, Field, new_canvas
+from models.data.textures.canvas import Canvas, Draws, Field, new_canvas
 from models.data.textures.defects import DEFECTS
 from models.data.textures.family import Look, new_look
+from models.data.textures.fields import noise
 from models.data.textures.finish import Bytes, Camera, Tone, new_camera, new_tint, new_tone, photograph
-from models.data.textures.surfaces import SURFACES
+from models.data.textures.flaws import Flaw, clutter, draw_flaw, new_flaw
+from models.data.textures.surfaces import QUIET, SURFACES
 
-JITTER = 0.035
-
-
-@dataclass(frozen=True)
-class Flaw:
-    """A defect and how it stands out: ``tone.contrast`` is its depth with sign."""
-
-    look: Look[Field]
-    tone: Tone
+_KINDS = ("defects", "grades", "surfaces")
+_KIND_SHARES = (0.6, 0.13, 0.27)
+_SURFACE_JITTER = 0.035
 
 
 @dataclass(frozen=True)
@@ -38,13 +34,41 @@ class Pose:
 
 
 @dataclass(frozen=True)
+class Chance:
+    """What differs from part to part of one line and means nothing.
+
+    Attributes:
+        mottle: strength of a cloud of random size over the surface, in the surface's contrasts, at most.
+        contrast_spread: deviation of the logarithm of the surface's contrast.
+        clutter: a faint mark that some parts carry, if any.
+        clutter_share: how many do.
+    """
+
+    mottle: float
+    contrast_spread: float
+    clutter: Flaw | None = None
+    clutter_share: float = 0.0
+
+
+@dataclass(frozen=True)
 class Part:
-    """What one class looks like: layers of surface with weights, a tone, perhaps a flaw, and how it is pictured."""
+    """What one class looks like.
+
+    Attributes:
+        name: a plain word for it.
+        layers: surfaces laid over each other, with weights of unit power.
+        tone: brightness, contrast and tint of the surface.
+        flaw: the defect, if any.
+        chance: what differs from part to part.
+        pose: how it lies.
+        camera: how it is pictured.
+    """
 
     name: str
     layers: tuple[tuple[Look[Field], float], ...]
     tone: Tone
     flaw: Flaw | None
+    chance: Chance
     pose: Pose
     camera: Camera
 
@@ -56,10 +80,11 @@ def product_line(generator: np.random.Generator, classes: int) -> tuple[Part, ..
         generator: of this line alone.
         classes: how many classes it has.
     """
-    kind = generator.choice(("defects", "grades", "surfaces"), p=(0.45, 0.2, 0.35))
-    pose = _new_pose(generator)
-    camera = new_camera(generator)
-    base = Part("sound", _new_layers(generator), new_tone(generator), None, pose, camera)
+    kind = generator.choice(_KINDS, p=_KIND_SHARES)
+    tone = new_tone(generator)
+    layers = _new_layers(generator, quiet=kind == "defects")
+    pose, camera = _new_pose(generator), new_camera(generator)
+    base = Part("sound", layers, tone, None, _new_chance(tone, generator), pose, camera)
     if kind == "defects":
         return _defects_line(base, generator, classes)
     if kind == "grades":
@@ -69,19 +94,30 @@ def product_line(generator: np.random.Generator, classes: int) -> tuple[Part, ..
 
 def picture(part: Part, draws: Draws, side: int, channels: int) -> Bytes:
     """Makes images of a class: uint8 (images, channels, side, side), one for each generator in ``draws``."""
-    pose = part.pose
+    pose, chance = part.pose, part.chance
     angle = pose.angle + draws.uniform(-pose.stray, pose.stray)
     zoom = np.exp(draws.uniform(-pose.zoom_stray, pose.zoom_stray))
     canvas = new_canvas(draws, side, angle, zoom)
-    surface = sum(weight * look.draw(canvas, JITTER) for look, weight in part.layers)
-    brightness = part.tone.level + part.tone.contrast * np.asarray(surface, dtype=np.float32)
+    surface = sum(weight * look.draw(canvas, _SURFACE_JITTER) for look, weight in part.layers)
+    surface = surface * np.exp(draws.normal(chance.contrast_spread)) + _mottle(canvas, chance)
+    brightness = np.asarray(part.tone.level + part.tone.contrast * surface, dtype=np.float32)
+    if chance.clutter is not None:
+        stray, _ = draw_flaw(chance.clutter, canvas, part.camera.light_angle)
+        brightness += stray * (draws.uniform(0, 1) < chance.clutter_share)
     tints = np.asarray(part.tone.tint, dtype=np.float32)[None, :, None, None]
     if part.flaw is not None:
-        mark = part.flaw.look.draw(canvas, JITTER) * draws.uniform(0.8, 1.2)
-        brightness = brightness + part.flaw.tone.contrast * mark
-        cover = np.clip(np.abs(mark), 0, 1)[:, None]  # (images, 1, side, side)
-        tints = tints * (1 - cover) + np.asarray(part.flaw.tone.tint, dtype=np.float32)[None, :, None, None] * cover
+        change, cover = draw_flaw(part.flaw, canvas, part.camera.light_angle)
+        brightness += change
+        tints = tints + (np.asarray(part.flaw.tint, dtype=np.float32)[None, :, None, None] - tints) * cover[:, None]
     return photograph(canvas, brightness, tints, part.camera, channels)
+
+
+def _mottle(canvas: Canvas, chance: Chance) -> Field:
+    """A cloud whose size and strength are each image's own: (images, side, side), in contrasts."""
+    coarse = np.asarray(np.exp(canvas.draws.uniform(1.4, 4.1)), dtype=np.float32)  # 4 to 60 units
+    fine = np.asarray(coarse / 16, dtype=np.float32)
+    cloud = noise(canvas, canvas.draws.uniform(0.5, 2.5), coarse, fine, canvas.draws.uniform(1, 4))
+    return np.asarray(cloud * canvas.draws.uniform(0, chance.mottle), dtype=np.float32)
 
 
 def _new_pose(generator: np.random.Generator) -> Pose:
@@ -90,21 +126,23 @@ def _new_pose(generator: np.random.Generator) -> Pose:
     return Pose(float(angle), float(stray), float(generator.uniform(0.03, 0.2)))
 
 
-def _new_layers(generator: np.random.Generator) -> tuple[tuple[Look[Field], float], ...]:
-    """One to three surfaces laid over each other, the first the strongest; weights of unit power."""
+def _new_chance(tone: Tone, generator: np.random.Generator) -> Chance:
+    return Chance(
+        mottle=float(generator.uniform(0.0, 1.0)),
+        contrast_spread=float(generator.uniform(0.05, 0.3)),
+        clutter=clutter(DEFECTS, tone, generator) if generator.uniform() < 0.5 else None,
+        clutter_share=float(generator.uniform(0.1, 0.6)),
+    )
+
+
+def _new_layers(generator: np.random.Generator, *, quiet: bool) -> tuple[tuple[Look[Field], float], ...]:
+    """One to three surfaces laid over each other, the first the strongest; quiet ones come first where asked for."""
     count = int(generator.choice((1, 2, 3), p=(0.45, 0.4, 0.15)))
     weights = np.array([1.0, *generator.uniform(0.2, 0.8, count - 1)])
     weights /= np.sqrt((weights**2).sum())
-    looks = [new_look(SURFACES[int(generator.integers(len(SURFACES)))], generator) for _ in range(count)]
+    families = QUIET if quiet and generator.uniform() < 0.6 else SURFACES
+    looks = [new_look(families[int(generator.integers(len(families)))], generator) for _ in range(count)]
     return tuple((look, float(weight)) for look, weight in zip(looks, weights, strict=True))
-
-
-def _new_flaw(look: Look[Field], surface: Tone, generator: np.random.Generator) -> Flaw:
-    """A defect's depth is drawn against the surface's own contrast, so that it can be seen but need not shout."""
-    depth = generator.uniform(1.0, 4.0) * max(surface.contrast, 0.03)
-    room = 1.0 - surface.level if (sign := generator.choice((-1, 1), p=(0.65, 0.35))) > 0 else surface.level
-    tint = surface.tint if generator.uniform() < 0.5 else new_tint(generator)
-    return Flaw(look, Tone(surface.level, float(sign * min(depth, 0.85 * room)), tint))
 
 
 def _defects_line(base: Part, generator: np.random.Generator, classes: int) -> tuple[Part, ...]:
@@ -118,8 +156,7 @@ def _defects_line(base: Part, generator: np.random.Generator, classes: int) -> t
         else:
             look = new_look(DEFECTS[int(order[len(looks) % len(order)])], generator)
         looks.append(look)
-        flaw = _new_flaw(look, base.tone, generator)
-        parts.append(Part(look.family.name, base.layers, base.tone, flaw, base.pose, base.camera))
+        parts.append(replace(base, name=look.family.name, flaw=new_flaw(look, base.tone, generator)))
     return tuple(parts)
 
 
@@ -127,20 +164,19 @@ def _grade(base: Part, generator: np.random.Generator) -> Part:
     """The base's surface with other measures, and often another tone."""
     layers = tuple((look.moved(generator, 0.25), weight) for look, weight in base.layers)
     tone = base.tone if generator.uniform() < 0.4 else _shifted(base.tone, generator)
-    return Part(layers[0][0].family.name, layers, tone, None, base.pose, base.camera)
+    return replace(base, name=layers[0][0].family.name, layers=layers, tone=tone)
 
 
 def _other_surface(base: Part, generator: np.random.Generator) -> Part:
     """Another surface and tone, sometimes with a defect; only camera and pose are shared."""
-    layers, tone = _new_layers(generator), _shifted(base.tone, generator)
+    layers, tone = _new_layers(generator, quiet=False), _shifted(base.tone, generator)
     flaw = None
     if generator.uniform() < 0.35:
-        look = new_look(DEFECTS[int(generator.integers(len(DEFECTS)))], generator)
-        flaw = _new_flaw(look, tone, generator)
-    return Part(layers[0][0].family.name, layers, tone, flaw, base.pose, base.camera)
+        flaw = new_flaw(new_look(DEFECTS[int(generator.integers(len(DEFECTS)))], generator), tone, generator)
+    return replace(base, name=layers[0][0].family.name, layers=layers, tone=tone, flaw=flaw)
 
 
 def _shifted(tone: Tone, generator: np.random.Generator) -> Tone:
     level = float(np.clip(tone.level + generator.normal(0, 0.1), 0.15, 0.85))
-    contrast = float(np.clip(tone.contrast * np.exp(generator.normal(0, 0.4)), 0.015, 0.25))
+    contrast = float(np.clip(tone.contrast * np.exp(generator.normal(0, 0.4)), 0.01, 0.25))
     return Tone(level, contrast, tone.tint if generator.uniform() < 0.5 else new_tint(generator))

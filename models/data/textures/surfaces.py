@@ -32,10 +32,6 @@ def _mottled(canvas: Canvas, p: Parameters) -> Field:
     return noise(canvas, p["slope"], p["coarse"], p["fine"], p["stretch"])
 
 
-def _brushed(canvas: Canvas, p: Parameters) -> Field:
-    return noise(canvas, p["slope"], p["coarse"], p["fine"], p["stretch"])
-
-
 def _cast(canvas: Canvas, p: Parameters) -> Field:
     """Skewed noise: few deep hollows or few high crests."""
     field = noise(canvas, p["slope"], p["coarse"], p["fine"], _one(p))
@@ -176,7 +172,7 @@ _GRAIN = Range(0.0, 0.5)
 SURFACES: tuple[Family[Field], ...] = (
     _family("mottled", _mottled, slope=Range(0.3, 3), coarse=_COARSE, fine=_FINE, stretch=Range(1, 3, log=True)),
     _family("rolled", _mottled, slope=Range(0.3, 2), coarse=_COARSE, fine=_FINE, stretch=Range(3, 14, log=True)),
-    _family("brushed", _brushed, slope=Range(0, 1.5), coarse=_COARSE, fine=_FINE, stretch=Range(14, 80, log=True)),
+    _family("brushed", _mottled, slope=Range(0, 1.5), coarse=_COARSE, fine=_FINE, stretch=Range(14, 80, log=True)),
     _family("cast", _cast, slope=Range(0.2, 2), coarse=Range(3, 20, log=True), fine=_FINE, skew=Range(-1, 1)),
     _family(
         "ridged",
@@ -297,4 +293,8 @@ SURFACES: tuple[Family[Field], ...] = (
         wobble=Range(0, 0.15),
         grain=_GRAIN,
     ),
+)
+
+QUIET = tuple(
+    family for family in SURFACES if family.name in ("mottled", "rolled", "brushed", "cast", "patched", "granular")
 )
