@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,6 +44,8 @@ CANONICAL_SIDE = 256
 
 _BACKGROUND_GREY = 128
 _ORIENTATION_TAG = 0x0112
+_TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 0x0142, 0x0143
+_PILLOW_MUTED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as the warnings module keeps it
 
 _OPENERS: dict[str, tuple[tuple[bytes, ...], Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
     "JPEG": ((b"\xff\xd8\xff",), JpegImageFile),
@@ -101,17 +105,28 @@ def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
     """
     _check_size(content, limits)
     format_name = _format_of(content, limits)
+    _mute_pillow()
     try:
         with _OPENERS[format_name][1](io.BytesIO(content)) as image:
             _check_header(image, limits)
             return _canonical(image)
     except ImageRejected:
         raise
-    except Exception as error:  # a decoder fed with hostile bytes raises whatever it likes, up to its own warnings
+    except Exception as error:  # a decoder fed with hostile bytes raises whatever it likes
         raise ImageCorrupt(
             f"the content begins like {format_name} but cannot be decoded ({type(error).__name__}: {error}); "
             "send the complete, undamaged file"
         ) from error
+
+
+def _mute_pillow() -> None:
+    """Keeps Pillow's remarks on odd metadata off the console; what matters in them is checked here.
+
+    Warning filters belong to the process, so this adds one for Pillow's modules alone instead of changing them around a
+    call, which would reach into other threads.
+    """
+    if _PILLOW_MUTED not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_PILLOW_MUTED[3].pattern)
 
 
 def _check_size(content: bytes, limits: DecodeLimits) -> None:
@@ -143,9 +158,20 @@ def _check_header(image: ImageFile.ImageFile, limits: DecodeLimits) -> None:
         )
     if min(width, height) < limits.min_side:
         raise ImageTooSmall(f"the image is {width} x {height} pixels; each side needs at least {limits.min_side}")
+    if isinstance(image, TiffImageFile):
+        _check_tiles(image, limits)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise ImageFormatUnsupported(f"the file holds {frames} frames or pages; send each as an image of its own")
+
+
+def _check_tiles(image: TiffImageFile, limits: DecodeLimits) -> None:
+    """A small TIFF may claim huge tiles, each of which is decoded whole."""
+    sides = [image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH_TAG, _TILE_LENGTH_TAG)]
+    if not all(isinstance(side, int) and 0 < side <= limits.max_side for side in sides):
+        raise ImageTooLarge(f"the image comes in tiles of {sides} pixels; at most {limits.max_side} a side are allowed")
+    if sides[0] * sides[1] > limits.max_pixels:
+        raise ImageTooLarge(f"the image comes in tiles of {sides} pixels; at most {limits.max_pixels} are allowed")
 
 
 def _canonical(image: ImageFile.ImageFile) -> Tensor:

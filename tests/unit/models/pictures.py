@@ -1,0 +1,38 @@
+"""Pictures that the tests make for themselves, good and bad."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    target = io.BytesIO()
+    image.save(target, format=file_format, **options)
+    return target.getvalue()
+
+
+def scene(width: int = 40, height: int = 24, seed: int = 0) -> NDArray[np.uint8]:
+    """A colour picture without symmetry: uint8 (height, width, 3)."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def planes(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_claiming(width: int, height: int, rows: bytes = b"") -> bytes:
+    """A grey PNG whose header claims a size, with as little behind it as wanted."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
