@@ -12,7 +12,7 @@ from PIL import Image
 
 from models.errors import ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageRejected, ImageTooLarge, ImageTooSmall
 from models.images import CANONICAL_SIDE, DecodeLimits, decode
-from tests.unit.models.pictures import encoded, planes, png_claiming, scene
+from tests.unit.models.pictures import encoded, planes, png_claiming, scene, tiff_in_tiles
 
 ORIENTATION_TAG = 0x0112
 
@@ -84,9 +84,12 @@ def test_a_bomb_is_refused_from_its_header(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("tile", [(6_000, 6_000), (16, 100_000)])
 def test_a_small_image_in_huge_tiles_is_refused(tile: tuple[int, int]) -> None:
-    content = encoded(Image.fromarray(scene()), "TIFF", tiffinfo={0x0142: tile[0], 0x0143: tile[1]})
     with pytest.raises(ImageTooLarge, match="tiles"):
-        decode(content)
+        decode(tiff_in_tiles(*tile))
+
+
+def test_an_image_in_tiles_of_its_own_size_is_read() -> None:
+    assert decode(tiff_in_tiles(16, 16)).shape == (1, 16, 16)
 
 
 def test_more_bytes_than_allowed_are_refused() -> None:
