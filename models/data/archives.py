@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -55,8 +56,8 @@ def is_litter(path: PurePosixPath) -> bool:
 
 
 def _folder_paths(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in paths if not is_litter(PurePosixPath(path.relative_to(folder).as_posix())))
+    inside = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return [inside[name] for name in sorted(inside) if not is_litter(PurePosixPath(name))]
 
 
 def _folder_files(folder: Path, max_file_bytes: int) -> Iterator[tuple[str, bytes]]:
@@ -74,7 +75,7 @@ def _zip_files(archive: Path, max_file_bytes: int) -> Iterator[tuple[str, bytes]
                     continue
                 _check_size(f"{archive}: {entry.filename}", entry.file_size, max_file_bytes)
                 yield entry.filename, opened.read(entry)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
         raise DataSetUnavailable(f"{archive} cannot be read as a .zip ({error}); give an undamaged one") from error
 
 

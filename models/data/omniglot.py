@@ -12,6 +12,8 @@ import io
 import tempfile
 import urllib.error
 import urllib.request
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from models.data.archives import archive_key, read_files
 from models.data.image_classes import ArrayClasses, ClassSubset, ImageClasses, QuarterTurns
-from models.errors import DataSetUnavailable
+from models.errors import DataSetUnavailable, ImageRejected
 from models.images import PREPROCESSING_VERSION, ImageSpec, decode, fit_to_side
 
 TRAIN_CHARACTERS = 1200
@@ -143,14 +145,30 @@ def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageS
     """Class names and uint8 (characters, drawings, channels, side, side), from the cache where it has them."""
     kind = f"p{PREPROCESSING_VERSION}-c{spec.channels}-s{spec.side}"
     path = cache_folder / f"{part.name}-{archive_key(location)}-{kind}.npz"
-    if path.exists():
-        with np.load(path, allow_pickle=False) as stored:
-            return [str(name) for name in stored["class_names"]], torch.from_numpy(stored["images"])
-    names, images = _read(part, location, spec)
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    try:
+        names, images = _read(part, location, spec)
+    except DataSetUnavailable:
+        if location.parent == cache_folder:  # a bad download must not stand in the way of the next one
+            location.unlink()
+        raise
     arrays = io.BytesIO()
     np.savez_compressed(arrays, class_names=np.array(names), images=images.numpy())
     _write_whole(path, arrays.getvalue())
     return names, images
+
+
+def _kept(path: Path) -> tuple[list[str], Tensor] | None:
+    """What an earlier run left in the cache; a damaged file counts as none."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return [str(name) for name in stored["class_names"]], torch.from_numpy(stored["images"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def _read(part: OmniglotPart, location: Path, spec: ImageSpec) -> tuple[list[str], Tensor]:
@@ -160,9 +178,16 @@ def _read(part: OmniglotPart, location: Path, spec: ImageSpec) -> tuple[list[str
         inside = path.removeprefix(f"{part.name}/")
         digest.update(f"{inside}\0{hashlib.sha256(content).hexdigest()}\n".encode())
         character = f"{part.name}/{inside.rpartition('/')[0]}"
-        drawings.setdefault(character, []).append(fit_to_side(decode(content), spec))
+        drawings.setdefault(character, []).append(_drawing(f"{location}: {path}", content, spec))
     _verify(part, location, drawings, digest.hexdigest())
     return list(drawings), torch.stack([torch.stack(images) for images in drawings.values()])
+
+
+def _drawing(name: str, content: bytes, spec: ImageSpec) -> Tensor:
+    try:
+        return fit_to_side(decode(content), spec)
+    except ImageRejected as error:
+        raise DataSetUnavailable(f"{name} is not one of Omniglot's drawings: {error}") from error
 
 
 def _verify(part: OmniglotPart, location: Path, drawings: dict[str, list[Tensor]], digest: str) -> None:
