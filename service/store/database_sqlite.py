@@ -8,6 +8,7 @@ Decisions, with their reasons:
 * **Durability.** ``synchronous=EXTRA``: a commit returns when journal and database are on the disk.
 * **Locks.** Writers begin IMMEDIATE, so no reader is ever upgraded and two writers cannot deadlock. Threads of one
   process queue at a lock of ours, processes at SQLite's; either wait ends after `busy_timeout_s`.
+* **Failed syncs.** After one, the kernel may report the next as done though pages were lost; no more is written then.
 * **Erasure.** ``secure_delete``: deleted rows are overwritten, because deleting a client means its data is gone.
 """
 
@@ -31,6 +32,9 @@ FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
 CONNECTIONS_KEPT: Final = 8
 CONNECTIONS_AT_MOST: Final = 32
 
+_JOURNAL_ATTEMPTS: Final = 20
+_FAILED_SYNCS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
+
 
 def journal_mode(sqlite_version: tuple[int, ...]) -> str:
     """The journal that is safe with several connections in that version of SQLite: "wal" or "truncate"."""
@@ -51,6 +55,7 @@ class SqliteDatabase(Database):
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
         self._gate = threading.Lock()
+        self._sync_failure: str | None = None
         self._engine = create_engine(
             URL.create("sqlite+pysqlite", database=str(path)),
             connect_args={"timeout": busy_timeout_s},
@@ -72,6 +77,11 @@ class SqliteDatabase(Database):
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """See `Database.writing`."""
+        if self._sync_failure is not None:
+            raise StoreUnavailable(
+                f"an earlier write of the catalog {self._path} could not be made durable ({self._sync_failure}); "
+                "check the disk, then start the service anew; reading goes on"
+            )
         if not self._gate.acquire(timeout=self._busy_timeout_s):
             raise self._busy()
         try:
@@ -97,17 +107,27 @@ class SqliteDatabase(Database):
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         """Set up a fresh connection; the pragmas hold for that connection alone."""
         connection.isolation_level = None  # the driver must not begin or commit anything by itself: see _begin
-        wanted = journal_mode(sqlite3.sqlite_version_info)
-        found = str(connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0])
-        if found != wanted:
-            connection.close()
-            raise StoreUnavailable(
-                f"the catalog {self._path} uses the journal {found!r} and SQLite {sqlite3.sqlite_version} needs "
-                f"{wanted!r}; stop the other processes that have it open (they run another SQLite), then try again"
-            )
+        self._set_journal(connection, journal_mode(sqlite3.sqlite_version_info))
         connection.execute(f"PRAGMA synchronous={'EXTRA' if self._sync else 'OFF'}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")
+
+    def _set_journal(self, connection: sqlite3.Connection, wanted: str) -> None:
+        """Set the journal; to or from WAL that is a change of the file, for which SQLite does not wait its turn."""
+        for _ in range(_JOURNAL_ATTEMPTS):
+            try:
+                if connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0] == wanted:
+                    return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            connection.execute("BEGIN IMMEDIATE")  # waits for whoever is at it
+            connection.execute("COMMIT")
+        connection.close()
+        raise StoreUnavailable(
+            f"the catalog {self._path} cannot be given the journal {wanted!r} that SQLite {sqlite3.sqlite_version} "
+            "needs while others have it open; stop the other processes (they run another SQLite), then try again"
+        )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -124,6 +144,8 @@ class SqliteDatabase(Database):
     def _translate(self, error: BaseException | None) -> Exception:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; extended ones tell where it happened
         name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if name in _FAILED_SYNCS:
+            self._sync_failure = name
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return self._busy()
         if code == sqlite3.SQLITE_FULL:

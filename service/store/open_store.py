@@ -31,12 +31,10 @@ def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
     """
     blobs = folder / BLOBS_FOLDER
     try:
-        blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make(blobs, sync=sync)
         for writable in (folder, blobs):
             with tempfile.TemporaryFile(dir=writable):
                 continue
-        if sync:
-            _make_durable(folder)
     except OSError as error:
         raise StoreUnavailable(
             f"the store cannot be kept in {folder.absolute()}: {error}; it must be a folder on a local disk that the "
@@ -51,11 +49,18 @@ def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
     return WeightStore(SqlCatalog(database), LocalBlobs(blobs, sync=sync))
 
 
-def _make_durable(folder: Path) -> None:
-    """Sync the folder and the one it is named in: both may be new."""
-    for path in (folder, folder.absolute().parent):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def _make(folder: Path, *, sync: bool) -> None:
+    """Make the folder and those above it, for this user alone, each durable in the one that names it."""
+    new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    for path in reversed(new):
+        path.mkdir(mode=0o700, exist_ok=True)
+        if sync:
+            _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

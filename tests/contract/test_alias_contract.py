@@ -1,0 +1,239 @@
+"""What every adapter of `Catalog` must do with aliases: moves, If-Match revisions, roll-back, history."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.domain import LIVE
+from service.errors import AliasConflict, NothingToRollBackTo, ServiceError, UnknownAlias
+from service.store.ports import Catalog
+from tests.contract.values import CLIENT, a_draft
+
+
+@pytest.fixture
+def three(catalog: Catalog) -> Catalog:
+    """A catalog with versions 1 to 3, each of which went live."""
+    for _ in range(3):
+        catalog.publish(a_draft(), [LIVE])
+    return catalog
+
+
+def set_to(catalog: Catalog, version: int, *, revision: int | None = None, alias: str = LIVE) -> None:
+    catalog.move_alias(CLIENT, alias, version, expected_revision=revision, reason="set")
+
+
+def test_a_move_says_where_from_and_where_to(three: Catalog) -> None:
+    move = three.move_alias(CLIENT, LIVE, 1, expected_revision=3, reason="set")
+    assert (move.revision, move.version, move.previous, move.reason, move.restores) == (4, 1, 3, "set", None)
+    assert three.alias(CLIENT, LIVE) == move
+
+
+def test_only_the_expected_revision_is_moved(three: Catalog) -> None:
+    for stale in (0, 2, 4):
+        with pytest.raises(AliasConflict, match="revision 3"):
+            set_to(three, 1, revision=stale)
+    assert three.alias(CLIENT, LIVE).revision == 3
+    set_to(three, 1, revision=3)
+
+
+def test_revision_zero_means_that_the_alias_is_new(three: Catalog) -> None:
+    set_to(three, 2, revision=0, alias="canary")
+    with pytest.raises(AliasConflict):
+        set_to(three, 2, revision=0, alias="canary")
+    with pytest.raises(AliasConflict, match="revision 0, not 1"):
+        set_to(three, 2, revision=1, alias="other")
+
+
+def test_of_two_racing_moves_from_one_revision_exactly_one_wins(three: Catalog) -> None:
+    for revision in range(3, 23):
+        together = threading.Barrier(2)
+
+        def move(version: int, revision: int = revision, together: threading.Barrier = together) -> bool:
+            together.wait()
+            try:
+                set_to(three, version, revision=revision)
+            except AliasConflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            won = list(pool.map(move, (1, 2)))
+        assert sorted(won) == [False, True]
+        assert three.alias(CLIENT, LIVE).version == won.index(True) + 1
+
+
+def test_a_read_is_never_older_than_an_acknowledged_move(three: Catalog) -> None:
+    acknowledged = 3
+    stop = threading.Event()
+    stale: list[int] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            least = acknowledged
+            found = three.alias(CLIENT, LIVE).revision
+            if found < least:
+                stale.append(found)
+
+    with ThreadPoolExecutor(3) as pool:
+        readers = [pool.submit(read) for _ in range(3)]
+        try:
+            for i in range(40):
+                acknowledged = three.move_alias(CLIENT, LIVE, i % 3 + 1, expected_revision=None, reason="set").revision
+        finally:
+            stop.set()
+        for reader in readers:
+            reader.result()
+    assert stale == []
+
+
+def test_rolling_back_twice_goes_further_back_and_not_to_and_fro(three: Catalog) -> None:
+    first = three.roll_back(CLIENT, LIVE)
+    assert (first.version, first.previous, first.reason, first.restores) == (2, 3, "rollback", 2)
+    second = three.roll_back(CLIENT, LIVE)
+    assert (second.version, second.previous, second.restores) == (1, 2, 1)
+    with pytest.raises(NothingToRollBackTo, match="version 1"):
+        three.roll_back(CLIENT, LIVE)
+    assert three.alias(CLIENT, LIVE) == second
+
+
+def test_after_a_roll_back_a_new_version_rolls_back_to_what_was_live_before_it(three: Catalog) -> None:
+    three.roll_back(CLIENT, LIVE)
+    three.publish(a_draft(), [LIVE])
+    assert [three.roll_back(CLIENT, LIVE).version for _ in range(2)] == [2, 1]
+
+
+def test_rolling_back_passes_over_deleted_versions(three: Catalog) -> None:
+    three.delete_version(CLIENT, 2)
+    assert three.roll_back(CLIENT, LIVE).version == 1
+
+
+def test_rolling_back_passes_over_moves_that_changed_nothing(three: Catalog) -> None:
+    set_to(three, 3)
+    set_to(three, 3)
+    assert three.roll_back(CLIENT, LIVE).version == 2
+
+
+def test_rolling_back_leaves_other_aliases_alone(three: Catalog) -> None:
+    set_to(three, 1, alias="canary")
+    set_to(three, 2, alias="canary")
+    three.roll_back(CLIENT, LIVE)
+    assert three.alias(CLIENT, "canary").version == 2
+    assert three.roll_back(CLIENT, "canary").version == 1
+
+
+def test_rolling_back_can_ask_for_a_revision(three: Catalog) -> None:
+    with pytest.raises(AliasConflict):
+        three.roll_back(CLIENT, LIVE, expected_revision=2)
+    assert three.roll_back(CLIENT, LIVE, expected_revision=3).version == 2
+
+
+def test_an_alias_that_was_never_set_is_unknown(three: Catalog) -> None:
+    with pytest.raises(UnknownAlias, match="canary"):
+        three.alias(CLIENT, "canary")
+    with pytest.raises(UnknownAlias, match="canary"):
+        three.roll_back(CLIENT, "canary")
+
+
+def test_the_history_is_every_move_oldest_first(three: Catalog) -> None:
+    three.roll_back(CLIENT, LIVE)
+    set_to(three, 1, alias="canary")
+    moves = three.history(CLIENT)
+    assert [(move.alias, move.revision, move.version, move.reason) for move in moves] == [
+        (LIVE, 1, 1, "adapt"),
+        (LIVE, 2, 2, "adapt"),
+        (LIVE, 3, 3, "adapt"),
+        (LIVE, 4, 2, "rollback"),
+        ("canary", 1, 1, "set"),
+    ]
+
+
+def test_the_history_up_to_a_time_ends_there(three: Catalog) -> None:
+    moves = three.history(CLIENT)
+    for i, move in enumerate(moves):
+        assert three.history(CLIENT, at=move.moved_at) == moves[: i + 1]
+        assert three.history(CLIENT, at=move.moved_at - timedelta(microseconds=1)) == moves[:i]
+    elsewhere = moves[1].moved_at.astimezone(tz=None) - timedelta(0)
+    assert three.history(CLIENT, at=elsewhere) == moves[:2]
+    assert three.history(CLIENT, at=datetime(2000, 1, 1, tzinfo=UTC)) == ()
+
+
+class Pile:
+    """What an alias should do, told as a pile of versions: a move puts one on top, a roll-back takes some off."""
+
+    def __init__(self) -> None:
+        self.versions = 0
+        self.deleted: set[int] = set()
+        self.pile: list[int] = []
+
+    def publish(self) -> None:
+        self.versions += 1
+        self.pile.append(self.versions)
+
+    def move(self, version: int) -> bool:
+        if not 1 <= version <= self.versions or version in self.deleted:
+            return False
+        self.pile.append(version)
+        return True
+
+    def roll_back(self, _version: int = 0) -> bool:
+        below = [i for i, version in enumerate(self.pile[:-1]) if version not in self.deleted | {self.pile[-1]}]
+        if not below:
+            return False
+        del self.pile[below[-1] + 1 :]
+        return True
+
+    def delete(self, version: int) -> bool:
+        if not 1 <= version <= self.versions or version in self.deleted or version == self.pile[-1]:
+            return False
+        self.deleted.add(version)
+        return True
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.just(("publish", 0)),
+        st.tuples(st.sampled_from(["move", "delete"]), st.integers(1, 6)),
+        st.just(("roll back", 0)),
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_aliases_behave_like_a_pile_of_versions(catalog: Catalog, steps: list[tuple[str, int]]) -> None:
+    client = f"client-{len(catalog.clients())}"
+    pile = Pile()
+    catalog.publish(a_draft(client), [LIVE])
+    pile.publish()
+    for step, version in steps:
+        done, expected = _both(catalog, pile, client, step, version)
+        assert done == expected
+        assert catalog.alias(client, LIVE).version == pile.pile[-1]
+
+
+def _both(catalog: Catalog, pile: Pile, client: str, step: str, version: int) -> tuple[bool, bool]:
+    """Do one step to the catalog and to the pile, and say for each whether it was done."""
+    if step == "publish":
+        catalog.publish(a_draft(client), [LIVE])
+        pile.publish()
+        return True, True
+    try:
+        if step == "move":
+            catalog.move_alias(client, LIVE, version, expected_revision=None, reason="set")
+        elif step == "delete":
+            catalog.delete_version(client, version)
+        else:
+            catalog.roll_back(client, LIVE)
+        done = True
+    except ServiceError:
+        done = False
+    expected: dict[str, Callable[[int], bool]] = {"move": pile.move, "delete": pile.delete, "roll back": pile.roll_back}
+    return done, expected[step](version)

@@ -1,0 +1,280 @@
+"""What every adapter of `Catalog` must do, tried on each of them: versions, deletion, listing, holding, idempotency."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from service.domain import LIVE, Idempotency
+from service.errors import (
+    IdempotencyMismatch,
+    StoreUnavailable,
+    UnknownAlias,
+    UnknownClient,
+    UnknownVersion,
+    VersionInUse,
+)
+from service.store.ports import Catalog
+from tests.contract.values import CLIENT, a_draft, digest_of
+
+
+def test_a_version_comes_back_as_it_was_published(catalog: Catalog) -> None:
+    draft = a_draft(report={"b": [1, 2.5, None], "a": {"ü": "Kratzer"}, "gate": {"reasons": []}})
+    before = datetime.now(UTC)
+    made = catalog.publish(draft, [LIVE])
+    assert made.version.draft == draft
+    assert made.version.number == 1
+    assert before <= made.version.created_at <= datetime.now(UTC)
+    assert catalog.version(CLIENT, 1) == made.version
+    assert list(catalog.version(CLIENT, 1).draft.report) == ["b", "a", "gate"]
+
+
+def test_samples_keep_their_order(catalog: Catalog) -> None:
+    names = [f"dent-{i}" for i in (3, 11, 2, 1, 30)]
+    catalog.publish(a_draft(samples=names), [])
+    assert [sample.name for sample in catalog.version(CLIENT, 1).draft.samples] == [f"{name}.png" for name in names]
+
+
+def test_names_and_labels_are_data_and_never_statements(catalog: Catalog) -> None:
+    nasty = "'; DROP TABLE versions; --"
+    draft = a_draft()
+    draft = replace(draft, samples=(replace(draft.samples[0], label=nasty, name="../\u202e%s'\""),), classes=(nasty,))
+    assert catalog.publish(draft, []).version.draft == draft
+    assert catalog.version(CLIENT, 1).draft == draft
+
+
+def test_numbers_count_up_within_a_client(catalog: Catalog) -> None:
+    numbers = [catalog.publish(a_draft(client), []).version.number for client in ("a", "b", "a", "a", "b")]
+    assert numbers == [1, 1, 2, 3, 2]
+    assert [version.number for version in catalog.versions("a")] == [1, 2, 3]
+
+
+def test_racing_publishes_get_distinct_numbers_without_gaps(catalog: Catalog) -> None:
+    def publish(i: int) -> tuple[int, int]:
+        made = catalog.publish(a_draft(weights=f"w{i}"), [LIVE])
+        return made.version.number, made.moves[0].revision
+
+    with ThreadPoolExecutor(8) as pool:
+        made = sorted(pool.map(publish, range(40)))
+    assert made == [(i, i) for i in range(1, 41)]
+    assert catalog.alias(CLIENT, LIVE).version == 40
+
+
+def test_a_failed_guard_undoes_everything_and_takes_no_number(catalog: Catalog) -> None:
+    def guard() -> None:
+        raise StoreUnavailable("a blob is gone")
+
+    with pytest.raises(StoreUnavailable, match="a blob is gone"):
+        catalog.publish(a_draft(), [LIVE], guard=guard)
+    assert catalog.clients() == ()
+    assert catalog.publish(a_draft(), [LIVE]).version.number == 1
+
+
+def test_published_but_held_moves_no_alias(catalog: Catalog) -> None:
+    made = catalog.publish(a_draft(), [])
+    assert (made.moves, made.live) == ((), None)
+    with pytest.raises(UnknownAlias):
+        catalog.alias(CLIENT, LIVE)
+    catalog.publish(a_draft(), [LIVE])
+    assert catalog.publish(a_draft(), []).live == 2
+
+
+def test_one_publish_can_move_several_aliases(catalog: Catalog) -> None:
+    made = catalog.publish(a_draft(), [LIVE, "canary"])
+    assert [(move.alias, move.version, move.revision, move.reason) for move in made.moves] == [
+        (LIVE, 1, 1, "adapt"),
+        ("canary", 1, 1, "adapt"),
+    ]
+    assert made.live == 1
+
+
+def test_the_latest_version_is_the_newest_that_is_left(catalog: Catalog) -> None:
+    assert catalog.latest(CLIENT) is None
+    for _ in range(3):
+        catalog.publish(a_draft(), [])
+    catalog.delete_version(CLIENT, 3)
+    latest = catalog.latest(CLIENT)
+    assert latest is not None
+    assert latest.number == 2
+    catalog.delete_version(CLIENT, 2)
+    catalog.delete_version(CLIENT, 1)
+    assert catalog.latest(CLIENT) is None
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda catalog: catalog.client("nobody"),
+        lambda catalog: catalog.versions("nobody"),
+        lambda catalog: catalog.version("nobody", 1),
+        lambda catalog: catalog.alias("nobody", LIVE),
+        lambda catalog: catalog.history("nobody"),
+        lambda catalog: catalog.move_alias("nobody", LIVE, 1, expected_revision=None, reason="set"),
+        lambda catalog: catalog.roll_back("nobody", LIVE),
+        lambda catalog: catalog.delete_version("nobody", 1),
+        lambda catalog: catalog.delete_client("nobody"),
+    ],
+)
+def test_an_unknown_client_is_said_to_be_unknown(catalog: Catalog, ask: Callable[[Catalog], object]) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    with pytest.raises(UnknownClient, match="nobody"):
+        ask(catalog)
+
+
+@pytest.mark.parametrize("number", [0, -1, 2, 10**12])
+def test_an_unknown_version_is_said_to_be_unknown(catalog: Catalog, number: int) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    with pytest.raises(UnknownVersion):
+        catalog.version(CLIENT, number)
+    with pytest.raises(UnknownVersion):
+        catalog.delete_version(CLIENT, number)
+    with pytest.raises(UnknownVersion):
+        catalog.move_alias(CLIENT, LIVE, number, expected_revision=None, reason="set")
+    assert catalog.alias(CLIENT, LIVE).revision == 1
+
+
+def test_a_deleted_version_is_gone_and_its_number_stays_taken(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [])
+    made = catalog.publish(a_draft(weights="second"), [])
+    assert catalog.delete_version(CLIENT, 2) == made.version
+    with pytest.raises(UnknownVersion, match="deleted"):
+        catalog.version(CLIENT, 2)
+    with pytest.raises(UnknownVersion, match="deleted"):
+        catalog.delete_version(CLIENT, 2)
+    with pytest.raises(UnknownVersion, match="deleted"):
+        catalog.move_alias(CLIENT, LIVE, 2, expected_revision=None, reason="set")
+    assert [version.number for version in catalog.versions(CLIENT)] == [1]
+    assert catalog.publish(a_draft(), []).version.number == 3
+
+
+def test_a_version_that_an_alias_points_at_is_not_deleted(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE, "canary"])
+    catalog.publish(a_draft(), [LIVE])
+    with pytest.raises(VersionInUse, match="canary"):
+        catalog.delete_version(CLIENT, 1)
+    with pytest.raises(VersionInUse, match="live"):
+        catalog.delete_version(CLIENT, 2)
+    assert len(catalog.versions(CLIENT)) == 2
+
+
+def test_a_deleted_client_leaves_nothing_and_may_start_anew(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+    catalog.publish(a_draft(), [LIVE], idempotency=key)
+    catalog.publish(a_draft("line-2"), [LIVE])
+    catalog.delete_client(CLIENT)
+    assert [client.name for client in catalog.clients()] == ["line-2"]
+    assert catalog.recall(CLIENT, key) is None
+    with catalog.holding(CLIENT) as needed:
+        assert needed == frozenset()
+    made = catalog.publish(a_draft(), [LIVE], idempotency=key)
+    assert (made.version.number, made.moves[0].revision, made.replayed) == (1, 1, False)
+
+
+def test_a_listing_tells_versions_and_aliases(catalog: Catalog) -> None:
+    assert catalog.clients() == ()
+    catalog.publish(a_draft("b"), [LIVE])
+    catalog.publish(a_draft("a"), [LIVE])
+    moved = catalog.publish(a_draft("a"), [LIVE, "canary"]).moves
+    catalog.publish(a_draft("a"), [])
+    catalog.delete_version("a", 3)
+    a, b = catalog.clients()
+    assert (a.name, a.versions, a.latest) == ("a", 2, 3)
+    assert a.aliases == {move.alias: move for move in moved}
+    assert (b.name, b.versions, b.latest, list(b.aliases)) == ("b", 1, 1, [LIVE])
+    assert catalog.client("a") == a
+
+
+def test_holding_tells_what_the_clients_rows_need(catalog: Catalog) -> None:
+    catalog.publish(a_draft(weights="w1", samples=["dent-1", "dent-2"]), [])
+    catalog.publish(a_draft(weights="w2", samples=["dent-2", "dent-3"]), [])
+    catalog.publish(a_draft("line-2", weights="w3", samples=["dent-4"]), [])
+    with catalog.holding(CLIENT) as needed:
+        assert needed == {digest_of(name) for name in ("w1", "w2", "dent-1", "dent-2", "dent-3")}
+    catalog.delete_version(CLIENT, 1)
+    with catalog.holding(CLIENT) as needed:
+        assert needed == {digest_of(name) for name in ("w2", "dent-2", "dent-3")}
+    with catalog.holding("nobody") as needed:
+        assert needed == frozenset()
+
+
+def test_no_publish_commits_while_the_client_is_held(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [])
+    guarded = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        with catalog.holding(CLIENT):
+            racing = pool.submit(catalog.publish, a_draft(), [LIVE], guard=guarded.set)
+            assert not guarded.wait(0.05)
+        assert racing.result().version.number == 2
+    assert guarded.is_set()
+
+
+def test_a_repeated_request_gets_the_first_publication(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+    assert catalog.recall(CLIENT, key) is None
+    first = catalog.publish(a_draft(weights="first"), [LIVE], idempotency=key)
+    assert not first.replayed
+    catalog.publish(a_draft(weights="later"), [LIVE])
+    for again in (catalog.publish(a_draft(weights="again"), [LIVE], idempotency=key), catalog.recall(CLIENT, key)):
+        assert again == replace(first, replayed=True)
+    assert len(catalog.versions(CLIENT)) == 2
+    assert catalog.alias(CLIENT, LIVE).version == 2
+
+
+def test_a_key_is_not_used_for_two_requests(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE], idempotency=Idempotency("key-1", digest_of("body")))
+    other = Idempotency("key-1", digest_of("another body"))
+    with pytest.raises(IdempotencyMismatch, match="key-1"):
+        catalog.recall(CLIENT, other)
+    with pytest.raises(IdempotencyMismatch, match="version 1"):
+        catalog.publish(a_draft(), [LIVE], idempotency=other)
+    assert len(catalog.versions(CLIENT)) == 1
+
+
+def test_clients_do_not_share_keys(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+    catalog.publish(a_draft(), [LIVE], idempotency=key)
+    assert catalog.recall("line-2", key) is None
+    assert not catalog.publish(a_draft("line-2"), [LIVE], idempotency=key).replayed
+
+
+def test_a_failed_publish_is_not_remembered(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+
+    def guard() -> None:
+        raise StoreUnavailable("a blob is gone")
+
+    with pytest.raises(StoreUnavailable):
+        catalog.publish(a_draft(), [LIVE], guard=guard, idempotency=key)
+    assert catalog.recall(CLIENT, key) is None
+    assert not catalog.publish(a_draft(), [LIVE], idempotency=key).replayed
+
+
+def test_a_replay_outlives_its_version(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+    first = catalog.publish(a_draft(), [], idempotency=key)
+    catalog.delete_version(CLIENT, 1)
+    again = catalog.recall(CLIENT, key)
+    assert again is not None
+    assert again.version.number == 1
+    assert again.version.deleted_at is not None
+    assert again.version.draft == replace(first.version.draft, samples=())
+
+
+def test_of_racing_requests_with_one_key_one_publishes(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda i: catalog.publish(a_draft(weights=f"w{i}"), [LIVE], idempotency=key), range(16)))
+    assert sum(not publication.replayed for publication in made) == 1
+    assert len({publication.version.draft.weights_digest for publication in made}) == 1
+    assert len(catalog.versions(CLIENT)) == 1
+
+
+def test_a_whole_catalog_reports_no_problem(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    assert catalog.problems() == ()
+    catalog.ping()
