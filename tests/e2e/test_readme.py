@@ -1,0 +1,111 @@
+"""Does what README.md says, in its order, against a service of its own; knows nothing of what the commands do.
+
+Blocks marked ``sh`` and ``python`` are executed in one scratch folder. Lines that make, clone or change into the
+checkout are looked at, not executed: the service that `make run` would start is running already. A block under the
+comment ``<!-- not executed: why -->`` is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Served, clean_environment
+
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
+BLOCK = re.compile(
+    r"(?:<!-- not executed: (?P<reason>.+?) -->\s*\n)?^```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$", re.S | re.M
+)
+OF_THE_CHECKOUT = re.compile(r"^\s*(make|git|cd|bash \.ci/\w+)\b")
+LIMIT_S = 600
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of the README and the line it starts in."""
+
+    line: int
+    language: str
+    text: str
+    reason: str | None
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.text.strip().splitlines()[0][:60]}"
+
+
+def blocks() -> list[Block]:
+    return [
+        Block(TEXT.count("\n", 0, found.start()) + 1, found["language"], found["text"], found["reason"])
+        for found in BLOCK.finditer(TEXT)
+        if found["text"].strip()
+    ]
+
+
+EXECUTED = [block for block in blocks() if block.language in ("sh", "python") and not block.reason]
+
+
+@pytest.fixture(scope="session")
+def execute(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], str]:
+    """Executes a block in the scratch folder against the running service and returns what it printed."""
+    scratch = tmp_path_factory.mktemp("readme")
+    programs = Path(sys.executable).parent
+    environment = clean_environment() | {
+        "ANOLE_URL": served.url,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "120",
+    }
+
+    def run(block: Block) -> str:
+        text = block.text.replace("http://127.0.0.1:8000", served.url).replace(".venv/bin/", f"{programs}/")
+        if block.language == "sh":
+            text = "\n".join(line for line in text.splitlines() if not OF_THE_CHECKOUT.match(line))
+        program = ["bash", "-euo", "pipefail", "-c"] if block.language == "sh" else [sys.executable, "-c"]
+        done = subprocess.run(
+            [*program, text], cwd=scratch, env=environment, text=True, timeout=LIMIT_S, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if done.returncode:
+            pytest.fail(f"README.md, {block}\nended with {done.returncode}:\n{done.stdout}", pytrace=False)
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize("block", EXECUTED, ids=str)
+def test_what_the_readme_says_to_type_works(block: Block, execute: Callable[[Block], str]) -> None:
+    if re.search(r"^\s*curl\b", block.text, re.M) and not shutil.which("curl"):
+        pytest.skip("this machine has no curl")
+    execute(block)
+
+
+def test_the_readme_is_more_than_unexecuted_blocks() -> None:
+    assert len(EXECUTED) >= 3
+    assert len(EXECUTED) >= len([block for block in blocks() if block.reason])
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", TEXT, re.M))))
+def test_every_make_target_of_the_readme_exists(target: str) -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", target], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_file_the_readme_links_to_exists() -> None:
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", TEXT)
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_nothing_the_readme_says_to_type_holds_an_address_of_another_machine() -> None:
+    lines = [line for block in EXECUTED for line in block.text.splitlines() if not OF_THE_CHECKOUT.match(line)]
+    addresses = [address for line in lines for address in re.findall(r"https?://[^\s/\"']+", line)]
+    assert [address for address in addresses if "127.0.0.1" not in address] == []
