@@ -27,7 +27,7 @@ DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multino
 NUMPY_RANDOM_ALLOWED = {"Generator", "default_rng", "SeedSequence", "PCG64", "Philox", "BitGenerator"}
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
 ENVIRONMENT_READER = Path("service/settings.py")
-ARGUMENT_PER_OPTION = ("service/cli",)
+ARGUMENT_PER_OPTION = ("service/cli", "service/commands/")
 FORBIDDEN_WORDS = re.compile(r"(^|_)(tenants?|mgr|manager|utils?|helpers?|misc)(_|$)", re.IGNORECASE)
 BARE_MODEL = re.compile(r"^_?models?$|(?<!meta)_model$")
 
