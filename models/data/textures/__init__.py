@@ -5,6 +5,6 @@ beside it draw: ``canvas`` and ``fields`` the means, ``surfaces`` and ``defects`
 camera, ``lines`` what belongs together.
 """
 
-from models.data.textures.classes import Textures
+from models.data.textures.classes import TEXTURES_VERSION, Textures
 
-__all__ = ["Textures"]
+__all__ = ["TEXTURES_VERSION", "Textures"]

@@ -18,6 +18,9 @@ from models.data.textures.canvas import Draws
 from models.data.textures.lines import Part, picture, product_line
 from models.errors import DataSetUnavailable
 
+TEXTURES_VERSION = 1
+"""Raised whenever the same seed would give other images; belongs in the record of what was trained on them."""
+
 CLASSES_PER_LINE = 8
 _LINE, _IMAGE = 1, 2  # what a seed is for, so that no two purposes share a stream
 
@@ -76,9 +79,10 @@ class Textures(ImageClasses):
         """Any images of a class, from its endless row: uint8 (count, channels, side, side), drawn anew every time."""
         if not image_indexes:
             return torch.empty(0, self.channels, self.side, self.side, dtype=torch.uint8)
+        part = self.part(class_index)
         seeds = [np.random.SeedSequence((self.seed, _IMAGE, class_index, index)) for index in image_indexes]
         draws = Draws([np.random.Generator(np.random.PCG64(seed)) for seed in seeds])
-        return torch.from_numpy(picture(self.part(class_index), draws, self.side, self.channels))
+        return torch.from_numpy(picture(part, draws, self.side, self.channels))
 
     def part(self, class_index: int) -> Part:
         """What the class looks like, in words and measures."""

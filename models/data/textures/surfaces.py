@@ -52,8 +52,9 @@ def _patched(canvas: Canvas, p: Parameters) -> Field:
 
 
 def _granular(canvas: Canvas, p: Parameters) -> Field:
-    light = grains(canvas, p["density"], p["size"], _one(p))
-    dark = grains(canvas, p["density"] * p["balance"], p["size"] * p["ratio"], _one(p))
+    density = p["cover"] / (4 * p["size"] ** 2)
+    light = grains(canvas, density, p["size"], _one(p))
+    dark = grains(canvas, density * p["balance"] / p["ratio"] ** 2, p["size"] * p["ratio"], _one(p))
     return _standardised(np.minimum(light, 1.2) - np.minimum(dark, 1.2))
 
 
@@ -175,15 +176,6 @@ SURFACES: tuple[Family[Field], ...] = (
     _family("brushed", _mottled, slope=Range(0, 1.5), coarse=_COARSE, fine=_FINE, stretch=Range(14, 80, log=True)),
     _family("cast", _cast, slope=Range(0.2, 2), coarse=Range(3, 20, log=True), fine=_FINE, skew=Range(-1, 1)),
     _family(
-        "ridged",
-        _ridged,
-        slope=Range(0.8, 2.5),
-        coarse=Range(5, 30, log=True),
-        fine=_FINE,
-        stretch=Range(1, 4, log=True),
-        sign=Range(0.5, 1),
-    ),
-    _family(
         "patched",
         _patched,
         slope=Range(0.8, 3),
@@ -197,10 +189,19 @@ SURFACES: tuple[Family[Field], ...] = (
     _family(
         "granular",
         _granular,
-        density=Range(0.03, 0.6, log=True),
+        cover=Range(0.06, 0.7, log=True),
         size=Range(0.4, 1.6, log=True),
         balance=Range(0, 1),
         ratio=Range(0.5, 1.5),
+    ),
+    _family(
+        "ridged",
+        _ridged,
+        slope=Range(0.8, 2.5),
+        coarse=Range(5, 30, log=True),
+        fine=_FINE,
+        stretch=Range(1, 4, log=True),
+        sign=Range(0.5, 1),
     ),
     _family(
         "fibrous",
@@ -295,6 +296,4 @@ SURFACES: tuple[Family[Field], ...] = (
     ),
 )
 
-QUIET = tuple(
-    family for family in SURFACES if family.name in ("mottled", "rolled", "brushed", "cast", "patched", "granular")
-)
+QUIET = SURFACES[:6]  # what bare metal, plaster, plastic and castings look like
