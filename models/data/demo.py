@@ -13,7 +13,7 @@ from PIL import Image
 
 from models.data.textures.canvas import Draws
 from models.data.textures.defects import DEFECTS
-from models.data.textures.family import Look
+from models.data.textures.family import steady_look
 from models.data.textures.finish import Camera, Tone
 from models.data.textures.flaws import Flaw
 from models.data.textures.lines import Chance, Part, Pose, picture
@@ -72,16 +72,16 @@ def demo_samples(seed: int = 0, n_shot: int = 10, n_query: int = 3) -> Demo:
 def _parts() -> dict[str, Part]:
     """The four classes: one rolled surface under one camera, sound or with a flaw."""
     surface = next(family for family in SURFACES if family.name == "rolled")
-    layers = ((Look(surface, _SURFACE), 1.0),)
+    layers = ((steady_look(surface, _SURFACE), 1.0),)
     tone = Tone(level=0.55, contrast=0.035, tint=_GREY)
     pose = Pose(angle=0.0, stray=0.1, zoom_stray=0.1)
     camera = Camera(gradient=0.12, exposure=0.1, blur_units=0.4, noise=0.012, light_angle=0.0)
     chance = Chance(mottle=0.5, contrast_spread=0.1)
-    parts = {"clean": Part("clean", layers, tone, None, chance, pose, camera)}
+    parts = {"clean": Part("clean", layers, tone, (), chance, pose, camera)}
     for label, (family_name, depth, point) in _FLAWS.items():
         family = next(family for family in DEFECTS if family.name == family_name)
-        flaw = Flaw(Look(family, point), depth)
-        parts[label] = Part(label, layers, tone, flaw, chance, pose, camera)
+        flaw = Flaw(steady_look(family, point), depth)
+        parts[label] = Part(label, layers, tone, (flaw,), chance, pose, camera)
     return parts
 
 

@@ -18,7 +18,7 @@ from models.data.textures.canvas import Draws
 from models.data.textures.lines import Part, picture, product_line
 from models.errors import DataSetUnavailable
 
-TEXTURES_VERSION = 1
+TEXTURES_VERSION = 2
 """Raised whenever the same seed would give other images; belongs in the record of what was trained on them."""
 
 CLASSES_PER_LINE = 8

@@ -1,11 +1,11 @@
-"""A family of looks as a box of parameters: a class is a point in the unit cube, an image a little jitter around it.
+"""A family of looks as a box of parameters: a class is a region of the unit cube, an image a point in it.
 
 This module refuses to know what any family draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -15,6 +15,9 @@ from models.data.textures.canvas import Canvas, Draws, Field
 
 Drawn = TypeVar("Drawn")
 Parameters = Mapping[str, Field]
+
+STEADY = 0.035
+"""Deviation, in the unit cube, of a parameter that is meant to hold still."""
 
 
 @dataclass(frozen=True)
@@ -52,33 +55,46 @@ class Family(Generic[Drawn]):
 
 @dataclass(frozen=True)
 class Look(Generic[Drawn]):
-    """A member of a family: a point in its unit cube.
+    """A member of a family: a region of its unit cube.
 
     Attributes:
         family: what is drawn.
-        point: a position in [0, 1] for each parameter.
+        point: the middle of the region, a position in [0, 1] for each parameter.
+        jitter: how far each parameter strays from image to image, as a deviation in the unit cube. A parameter that
+            strays far means nothing in this class; one that holds still is what makes it.
     """
 
     family: Family[Drawn]
     point: Mapping[str, float]
+    jitter: Mapping[str, float]
 
     def moved(self, generator: np.random.Generator, distance: float) -> Look[Drawn]:
         """Another member of the family, each parameter about ``distance`` away, reflected at the cube's walls."""
         shift = {name: distance * generator.uniform(0.5, 1.5) * generator.choice((-1, 1)) for name in self.point}
         return replace(self, point={name: _reflect(self.point[name] + shift[name]) for name in self.point})
 
-    def draw(self, canvas: Canvas, jitter: float) -> Drawn:
-        """Draws the look with every parameter jittered from image to image."""
-        return self.family.draw(canvas, self._parameters(canvas.draws, jitter))
+    def draw(self, canvas: Canvas) -> Drawn:
+        """Draws the look, every parameter straying from image to image."""
+        return self.family.draw(canvas, self._parameters(canvas.draws))
 
-    def _parameters(self, draws: Draws, jitter: float) -> Parameters:
-        ranges = self.family.ranges
-        return {name: ranges[name].at(position + draws.normal(jitter)) for name, position in self.point.items()}
+    def _parameters(self, draws: Draws) -> Parameters:
+        return {
+            name: values.at(self.point[name] + draws.normal(self.jitter[name]))
+            for name, values in self.family.ranges.items()
+        }
 
 
-def new_look(family: Family[Drawn], generator: np.random.Generator) -> Look[Drawn]:
-    """Draws a member of a family."""
-    return Look(family, {name: float(generator.uniform()) for name in family.ranges})
+def steady_look(family: Family[Drawn], point: Mapping[str, float], jitter: float = STEADY) -> Look[Drawn]:
+    """A look whose parameters all stray equally little."""
+    return Look(family, point, dict.fromkeys(point, jitter))
+
+
+def new_look(
+    family: Family[Drawn], generator: np.random.Generator, jitters: Sequence[float] = (STEADY,)
+) -> Look[Drawn]:
+    """Draws a member of a family; how far each parameter strays is drawn from ``jitters``."""
+    point = {name: float(generator.uniform()) for name in family.ranges}
+    return Look(family, point, {name: float(generator.choice(jitters)) for name in family.ranges})
 
 
 def _reflect(position: float) -> float:

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.data.textures.canvas import UNITS, Canvas, Field
-from models.data.textures.family import Family, Look, new_look
+from models.data.textures.family import STEADY, Family, Look, new_look
 from models.data.textures.fields import smooth
 from models.data.textures.finish import Tone, new_tint
 
 _LEAST_CONTRAST = 0.02
+_BOTH_SIGNS_SHARE = 0.15
+_MARK_JITTERS = (STEADY, STEADY, 0.08, 0.15, 0.35)  # each parameter of a defect draws one of these
+_CLUTTER_JITTERS = (0.1, 0.3)
 _SLOPE_UNITS = 2.0  # how far a raised mark throws its light and shadow
 
 
@@ -29,7 +32,7 @@ class Flaw:
         roughness: 0 is even, 1 is torn up inside.
         grain_units: size of the roughness.
         spread: deviation, from image to image, of the logarithm of the depth.
-        jitter: deviation, from image to image, of the look's parameters.
+        both_signs: whether the mark is dark in some images and bright in others.
         tint: colour of the mark; used for colour images alone.
     """
 
@@ -39,8 +42,13 @@ class Flaw:
     roughness: float = 0.0
     grain_units: float = 1.0
     spread: float = 0.1
-    jitter: float = 0.035
+    both_signs: bool = False
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def new_mark(family: Family[Field], generator: np.random.Generator) -> Look[Field]:
+    """Draws a defect of a family: some of its measures make the class, others are anything."""
+    return new_look(family, generator, _MARK_JITTERS)
 
 
 def new_flaw(look: Look[Field], surface: Tone, generator: np.random.Generator) -> Flaw:
@@ -55,16 +63,16 @@ def new_flaw(look: Look[Field], surface: Tone, generator: np.random.Generator) -
         roughness=float(generator.choice((0.0, generator.uniform(0.2, 1.0)))),
         grain_units=float(np.exp(generator.uniform(np.log(0.4), np.log(2.5)))),
         spread=float(generator.uniform(0.1, 0.4)),
-        jitter=float(generator.uniform(0.03, 0.14)),
+        both_signs=bool(generator.uniform() < _BOTH_SIGNS_SHARE),
         tint=surface.tint if generator.uniform() < 0.5 else new_tint(generator),
     )
 
 
 def clutter(families: tuple[Family[Field], ...], surface: Tone, generator: np.random.Generator) -> Flaw:
     """A faint mark that any part of a line may carry and that means nothing: dust, drops, wear."""
-    look = new_look(families[int(generator.integers(len(families)))], generator)
+    look = new_look(families[int(generator.integers(len(families)))], generator, _CLUTTER_JITTERS)
     depth = generator.uniform(0.4, 1.2) * max(surface.contrast, _LEAST_CONTRAST) * generator.choice((-1, 1))
-    return Flaw(look, float(depth), roughness=0.3, spread=0.5, jitter=0.25, tint=surface.tint)
+    return Flaw(look, float(depth), roughness=0.3, spread=0.5, both_signs=True, tint=surface.tint)
 
 
 def draw_flaw(flaw: Flaw, canvas: Canvas, light_angle: float) -> tuple[Field, Field]:
@@ -78,7 +86,7 @@ def draw_flaw(flaw: Flaw, canvas: Canvas, light_angle: float) -> tuple[Field, Fi
     Returns:
         Change of brightness (images, side, side), and how far its tint covers the surface's, 0 to 1, of the same shape.
     """
-    mark = flaw.look.draw(canvas, flaw.jitter)
+    mark = flaw.look.draw(canvas)
     cover = np.clip(np.abs(mark), 0.0, 1.0)
     if flaw.roughness > 0:
         grain = smooth(canvas, np.full_like(canvas.angle, flaw.grain_units))
@@ -86,6 +94,8 @@ def draw_flaw(flaw: Flaw, canvas: Canvas, light_angle: float) -> tuple[Field, Fi
     if flaw.relief > 0:
         mark = (1.0 - flaw.relief) * mark + flaw.relief * _flanks(mark, light_angle)
     depth = flaw.depth * np.exp(canvas.draws.normal(flaw.spread))
+    if flaw.both_signs:
+        depth = depth * np.sign(canvas.draws.uniform(-1, 1))
     return np.asarray(depth * mark, dtype=np.float32), np.asarray(cover, dtype=np.float32)
 
 

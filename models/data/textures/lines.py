@@ -13,15 +13,15 @@ import numpy as np
 
 from models.data.textures.canvas import Canvas, Draws, Field, new_canvas
 from models.data.textures.defects import DEFECTS
-from models.data.textures.family import Look, new_look
+from models.data.textures.family import STEADY, Family, Look, new_look
 from models.data.textures.fields import noise
 from models.data.textures.finish import Bytes, Camera, Tone, new_camera, new_tint, new_tone, photograph
-from models.data.textures.flaws import Flaw, clutter, draw_flaw, new_flaw
+from models.data.textures.flaws import Flaw, clutter, draw_flaw, new_flaw, new_mark
 from models.data.textures.surfaces import QUIET, SURFACES
 
 _KINDS = ("defects", "grades", "surfaces")
 _KIND_SHARES = (0.6, 0.13, 0.27)
-_SURFACE_JITTER = 0.035
+_PAIR_SHARE = 0.2  # defects that come with another, fainter one
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Part:
         name: a plain word for it.
         layers: surfaces laid over each other, with weights of unit power.
         tone: brightness, contrast and tint of the surface.
-        flaw: the defect, if any.
+        flaws: the defect, or two that come together, or none.
         chance: what differs from part to part.
         pose: how it lies.
         camera: how it is pictured.
@@ -67,7 +67,7 @@ class Part:
     name: str
     layers: tuple[tuple[Look[Field], float], ...]
     tone: Tone
-    flaw: Flaw | None
+    flaws: tuple[Flaw, ...]
     chance: Chance
     pose: Pose
     camera: Camera
@@ -84,7 +84,7 @@ def product_line(generator: np.random.Generator, classes: int) -> tuple[Part, ..
     tone = new_tone(generator)
     layers = _new_layers(generator, quiet=kind == "defects")
     pose, camera = _new_pose(generator), new_camera(generator)
-    base = Part("sound", layers, tone, None, _new_chance(tone, generator), pose, camera)
+    base = Part("sound", layers, tone, (), _new_chance(tone, generator), pose, camera)
     if kind == "defects":
         return _defects_line(base, generator, classes)
     if kind == "grades":
@@ -98,17 +98,17 @@ def picture(part: Part, draws: Draws, side: int, channels: int) -> Bytes:
     angle = pose.angle + draws.uniform(-pose.stray, pose.stray)
     zoom = np.exp(draws.uniform(-pose.zoom_stray, pose.zoom_stray))
     canvas = new_canvas(draws, side, angle, zoom)
-    surface = sum(weight * look.draw(canvas, _SURFACE_JITTER) for look, weight in part.layers)
+    surface = sum(weight * look.draw(canvas) for look, weight in part.layers)
     surface = surface * np.exp(draws.normal(chance.contrast_spread)) + _mottle(canvas, chance)
     brightness = np.asarray(part.tone.level + part.tone.contrast * surface, dtype=np.float32)
     if chance.clutter is not None:
         stray, _ = draw_flaw(chance.clutter, canvas, part.camera.light_angle)
         brightness += stray * (draws.uniform(0, 1) < chance.clutter_share)
     tints = np.asarray(part.tone.tint, dtype=np.float32)[None, :, None, None]
-    if part.flaw is not None:
-        change, cover = draw_flaw(part.flaw, canvas, part.camera.light_angle)
+    for flaw in part.flaws:
+        change, cover = draw_flaw(flaw, canvas, part.camera.light_angle)
         brightness += change
-        tints = tints + (np.asarray(part.flaw.tint, dtype=np.float32)[None, :, None, None] - tints) * cover[:, None]
+        tints = tints + (np.asarray(flaw.tint, dtype=np.float32)[None, :, None, None] - tints) * cover[:, None]
     return photograph(canvas, brightness, tints, part.camera, channels)
 
 
@@ -141,7 +141,8 @@ def _new_layers(generator: np.random.Generator, *, quiet: bool) -> tuple[tuple[L
     weights = np.array([1.0, *generator.uniform(0.2, 0.8, count - 1)])
     weights /= np.sqrt((weights**2).sum())
     families = QUIET if quiet and generator.uniform() < 0.6 else SURFACES
-    looks = [new_look(families[int(generator.integers(len(families)))], generator) for _ in range(count)]
+    jitters = (STEADY, float(generator.choice((STEADY, 0.1, 0.2)))) if quiet else (STEADY,)
+    looks = [new_look(families[int(generator.integers(len(families)))], generator, jitters) for _ in range(count)]
     return tuple((look, float(weight)) for look, weight in zip(looks, weights, strict=True))
 
 
@@ -154,9 +155,9 @@ def _defects_line(base: Part, generator: np.random.Generator, classes: int) -> t
         if looks and generator.uniform() < 0.2:
             look = looks[int(generator.integers(len(looks)))].moved(generator, 0.4)
         else:
-            look = new_look(DEFECTS[int(order[len(looks) % len(order)])], generator)
+            look = new_mark(DEFECTS[int(order[len(looks) % len(order)])], generator)
         looks.append(look)
-        parts.append(replace(base, name=look.family.name, flaw=new_flaw(look, base.tone, generator)))
+        parts.append(replace(base, name=look.family.name, flaws=_with_companion(look, base.tone, generator)))
     return tuple(parts)
 
 
@@ -170,10 +171,23 @@ def _grade(base: Part, generator: np.random.Generator) -> Part:
 def _other_surface(base: Part, generator: np.random.Generator) -> Part:
     """Another surface and tone, sometimes with a defect; only camera and pose are shared."""
     layers, tone = _new_layers(generator, quiet=False), _shifted(base.tone, generator)
-    flaw = None
+    flaws: tuple[Flaw, ...] = ()
     if generator.uniform() < 0.35:
-        flaw = new_flaw(new_look(DEFECTS[int(generator.integers(len(DEFECTS)))], generator), tone, generator)
-    return replace(base, name=layers[0][0].family.name, layers=layers, tone=tone, flaw=flaw)
+        flaws = _with_companion(new_mark(_any_defect(generator), generator), tone, generator)
+    return replace(base, name=layers[0][0].family.name, layers=layers, tone=tone, flaws=flaws)
+
+
+def _with_companion(look: Look[Field], tone: Tone, generator: np.random.Generator) -> tuple[Flaw, ...]:
+    """The defect, and sometimes a second one that always comes with it."""
+    flaw = new_flaw(look, tone, generator)
+    if generator.uniform() >= _PAIR_SHARE:
+        return (flaw,)
+    companion = new_flaw(new_mark(_any_defect(generator), generator), tone, generator)
+    return (replace(companion, depth=0.6 * companion.depth), flaw)
+
+
+def _any_defect(generator: np.random.Generator) -> Family[Field]:
+    return DEFECTS[int(generator.integers(len(DEFECTS)))]
 
 
 def _shifted(tone: Tone, generator: np.random.Generator) -> Tone:
