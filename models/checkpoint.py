@@ -1,0 +1,158 @@
+"""Checkpoints: a meta-trained start with everything needed to use it, in one safetensors file.
+
+The file's metadata hold the net's spec, the recipe and the training's record as JSON, and a digest over all of it and
+over the weights' bits; loading computes the digest again. Nothing is unpickled, ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from models import weights as algebra
+from models.errors import CheckpointInvalid, InvalidRecipe
+from models.images import PREPROCESSING_VERSION
+from models.nets import Net, build
+from models.optimiser import Moments
+from models.recipe import InnerLoop, NetSpec
+from models.weights import Weights
+
+FORMAT = "anole-checkpoint-1"
+SHIPPED = Path(__file__).parent / "pretrained"
+
+_MOMENT_PREFIX = "moments."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A meta-trained start.
+
+    Attributes:
+        name: what it is called, e.g. "surfaces".
+        net_spec: the net it belongs to.
+        recipe: the inner loop it was trained for and is served with.
+        weights: name -> tensor.
+        moments: Adam's second moments, for recipes that carry them.
+        training: JSON data: how it was trained, and where an unfinished training stands.
+    """
+
+    name: str
+    net_spec: NetSpec
+    recipe: InnerLoop
+    weights: Weights
+    moments: Moments | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over weights, net, recipe, moments and the preprocessing's version; names do not count."""
+        return algebra.digest(self.tensors(), json.dumps(self.settings(), sort_keys=True))
+
+    def build_net(self) -> Net:
+        """Build its net; the net's own parameters are not the checkpoint's and are not used."""
+        return build(self.net_spec)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but tensors that decides what an adaptation gives, as JSON data."""
+        return {
+            "format": FORMAT,
+            "preprocessing": PREPROCESSING_VERSION,
+            "net": self.net_spec.to_json(),
+            "recipe": json.loads(json.dumps(self.recipe.to_json())),
+            "moment_steps": self.moments.steps if self.moments else None,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that is written, on the CPU; the moments' names carry a prefix."""
+        second = self.moments.second if self.moments else {}
+        tensors = {**self.weights, **{_MOMENT_PREFIX + name: tensor for name, tensor in second.items()}}
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the checkpoint so that `path` holds either what it held or all of the new one, also after a power loss."""
+    metadata = {
+        "settings": json.dumps(checkpoint.settings(), sort_keys=True),
+        "training": json.dumps(dict(checkpoint.training), sort_keys=True),
+        "digest": checkpoint.digest,
+    }
+    content = save_tensors(checkpoint.tensors(), metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """Load a shipped checkpoint by its name, or any by its path.
+
+    Raises:
+        CheckpointInvalid: no such file, not a checkpoint, of another format, or its digest does not match.
+    """
+    path = find_checkpoint(name_or_path)
+    content = path.read_bytes()
+    try:
+        tensors = load_tensors(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = header["__metadata__"]
+        settings = json.loads(metadata["settings"])
+        checkpoint = _assemble(path.stem, settings, tensors, json.loads(metadata["training"]))
+    except (SafetensorError, KeyError, ValueError, TypeError, InvalidRecipe) as error:
+        raise CheckpointInvalid(f"{path} is not a checkpoint of this version of Anole: {error}") from error
+    if checkpoint.digest != metadata["digest"]:
+        raise CheckpointInvalid(
+            f"{path} is damaged: its content has digest {checkpoint.digest[:12]}…, "
+            f"it was written with {str(metadata['digest'])[:12]}…; fetch the file again"
+        )
+    return checkpoint
+
+
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The file of a shipped name or a path; raises CheckpointInvalid if there is none."""
+    shipped = SHIPPED / f"{name_or_path}.safetensors"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(shipped_names()) or "none"
+        raise CheckpointInvalid(
+            f"no checkpoint {str(name_or_path)!r}; give a path to a file, or a shipped name: {names}"
+        )
+    return path
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints that come with the project."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def _assemble(
+    name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], training: Mapping[str, Any]
+) -> Checkpoint:
+    if settings["format"] != FORMAT or settings["preprocessing"] != PREPROCESSING_VERSION:
+        raise ValueError(
+            f"format {settings['format']!r} with preprocessing {settings['preprocessing']!r}; "
+            f"this version reads {FORMAT!r} with {PREPROCESSING_VERSION}"
+        )
+    steps = settings["moment_steps"]
+    kept = [key for key in tensors if key.startswith(_MOMENT_PREFIX)]
+    second = {key.removeprefix(_MOMENT_PREFIX): tensors[key] for key in kept}
+    return Checkpoint(
+        name=name,
+        net_spec=NetSpec.from_json(settings["net"]),
+        recipe=InnerLoop.from_json(settings["recipe"]),
+        weights={key: value for key, value in tensors.items() if key not in kept},
+        moments=None if steps is None else Moments(second, steps),
+        training=training,
+    )

@@ -1,0 +1,266 @@
+"""The inner loop: adapt K tasks together. One function for meta-training, one client, forty clients and folds alike.
+
+Each task starts from the same weights or from its own; each inner step draws a batch of one fixed size from each task's
+support, so supports of different sizes run together without padding, and a mask on the head lets different numbers of
+classes do so. Tasks share no arithmetic: no loss, gradient, statistic or random draw of one depends on its batch mates.
+Nothing passed in is changed. It refuses to know where the start comes from and what becomes of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models import weights as algebra
+from models.errors import AdaptationDiverged, InvalidRecipe
+from models.nets import heads
+from models.nets.net import Net, grouped
+from models.nets.norm import BatchPass, FrozenPass
+from models.optimiser import Moments, Optimiser
+from models.recipe import InnerLoop
+from models.task import Support
+from models.weights import Weights
+
+STATISTICS_SAMPLES = 256
+"""Most support images that statistics are measured on in one pass; a larger support is measured on an even subset."""
+
+
+@dataclass(frozen=True)
+class Descent:
+    """K tasks after their inner steps, still stacked.
+
+    Attributes:
+        weights: name -> (tasks, ...), the head's rows included.
+        losses: (tasks, steps), each step's loss before its update.
+        moments: Adam's second moments after the last step, or None.
+        absent: bool (tasks, ways), True for rows of the head that a task does not use.
+    """
+
+    weights: Weights
+    losses: Tensor
+    moments: Moments | None
+    absent: Tensor
+
+    def one(self, task: int, n_way: int) -> dict[str, Tensor]:
+        """One task's weights, (1, ...) each, with the head's rows cut to its classes."""
+        own = {name: tensor[task : task + 1] for name, tensor in self.weights.items()}
+        return {**own, heads.WEIGHT: own[heads.WEIGHT][:, :n_way], heads.BIAS: own[heads.BIAS][:, :n_way]}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a pass over all of a task's images tells.
+
+    Attributes:
+        statistics: name -> (tasks, channels), of these images.
+        features: (tasks, samples, features), normalised by those statistics.
+    """
+
+    statistics: dict[str, Tensor]
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One task, adapted and ready to predict.
+
+    Attributes:
+        weights: name -> tensor; ``head.weight`` is (n_way, features).
+        statistics: name -> (channels,), measured on the support with these weights, frozen from now on.
+        losses: each inner step's loss before its update.
+        support_accuracy: share of the support classified right by these weights and statistics.
+    """
+
+    weights: Weights
+    statistics: Weights
+    losses: tuple[float, ...]
+    support_accuracy: float
+
+
+def adapt(
+    net: Net, start: Weights, supports: Sequence[Support], recipe: InnerLoop, seeds: Sequence[int]
+) -> list[Adapted | AdaptationDiverged]:
+    """Adapt every task from `start` and freeze its statistics.
+
+    Args:
+        net: its architecture; its own parameters are not used.
+        start: the meta-trained weights, (...) each, the same for all tasks.
+        supports: one a task, of any sizes and numbers of classes.
+        recipe: the same for all tasks.
+        seeds: one a task; the only source of its random draws.
+
+    Returns:
+        One result a task, in order. A task whose numbers stopped being finite gives its error; the others are whole.
+
+    Raises:
+        InvalidRecipe: a rate pattern that matches nothing, a linear head of another size.
+    """
+    descent = descend(net, algebra.expand(start, len(supports)), supports, recipe, seeds)
+    measured = measure(net, descent.weights, [support.images for support in supports])
+    return [_finish(descent, task, support, measured[task]) for task, support in enumerate(supports)]
+
+
+def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoop, seed: int) -> Adapted:
+    """Adapt a single task; raises AdaptationDiverged and what `adapt` raises."""
+    (result,) = adapt(net, start, [support], recipe, [seed])
+    if isinstance(result, AdaptationDiverged):
+        raise result
+    return result
+
+
+def descend(
+    net: Net,
+    starts: Weights,
+    supports: Sequence[Support],
+    recipe: InnerLoop,
+    seeds: Sequence[int],
+    moments: Moments | None = None,
+) -> Descent:
+    """Run the inner steps of K tasks from `starts`, (tasks, ...) each; see `adapt`.
+
+    Args:
+        moments: Adam's second moments, (...) each, to go on from; only for recipes that carry them.
+    """
+    ways = max(support.n_way for support in supports)
+    absent = torch.arange(ways) >= torch.tensor([[support.n_way] for support in supports])
+    absent = absent.to(supports[0].images.device)
+    stacked = {**starts, **_initial_head(net, starts, supports, recipe, ways)}
+    optimiser = Optimiser(recipe, list(stacked), moments)
+    plans = [
+        batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
+        for support, seed in zip(supports, seeds, strict=True)
+    ]
+    losses = []
+    for step in range(recipe.steps):
+        images, labels = _batch(supports, [plan[step] for plan in plans])
+        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, (images, labels, absent))
+        stacked = optimiser.step(stacked, gradients)
+        losses.append(loss)
+    recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
+    return Descent(stacked, recorded, optimiser.moments(), absent)
+
+
+def batch_plan(samples: int, recipe: InnerLoop, generator: torch.Generator) -> Tensor:
+    """Draw which support images each inner step sees.
+
+    Without replacement the support is gone through in shuffled passes, one after another, and a batch may span two.
+
+    Returns:
+        int64 (steps, batch).
+    """
+    wanted = recipe.steps * recipe.batch_size
+    if recipe.replacement:
+        drawn = torch.randint(samples, (wanted,), generator=generator)
+    else:
+        passes = -(-wanted // samples)
+        shuffled = [torch.randperm(samples, generator=generator) for _ in range(passes)]
+        drawn = torch.cat(shuffled)[:wanted] if shuffled else torch.zeros(0, dtype=torch.int64)
+    return drawn.reshape(recipe.steps, recipe.batch_size)
+
+
+def measure(net: Net, stacked: Weights, images: Sequence[Tensor]) -> list[Measured]:
+    """Measure each task's statistics on its images and, normalised by them, the images' features.
+
+    Tasks with equally many images go through the net together.
+
+    Args:
+        net: its architecture.
+        stacked: (tasks, ...) each.
+        images: float32 (samples, channels, side, side), one a task.
+    """
+    by_size: dict[int, list[int]] = {}
+    for task, own in enumerate(images):
+        by_size.setdefault(len(own), []).append(task)
+    measured: dict[int, Measured] = {}
+    for tasks in by_size.values():
+        together = _measure_equal(
+            net,
+            {name: tensor[tasks] for name, tensor in stacked.items()},
+            torch.stack([images[task] for task in tasks]),
+        )
+        for place, task in enumerate(tasks):
+            statistics = {name: tensor[place : place + 1] for name, tensor in together.statistics.items()}
+            measured[task] = Measured(statistics, together.features[place : place + 1])
+    return [measured[task] for task in range(len(images))]
+
+
+def _measure_equal(net: Net, stacked: Weights, images: Tensor) -> Measured:
+    """`measure` for tasks with equally many images, (tasks, samples, channels, side, side)."""
+    samples = images.shape[1]
+    recording = BatchPass(stacked, record=True)
+    with torch.no_grad():
+        if samples <= STATISTICS_SAMPLES:
+            features = net.features(recording, grouped(images))
+        else:
+            subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
+            net.features(recording, grouped(images[:, subset]))
+            frozen = FrozenPass(stacked, recording.statistics)
+            parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
+            features = torch.cat([net.features(frozen, grouped(part)) for part in parts], dim=1)
+    return Measured(recording.statistics, features)
+
+
+def _initial_head(
+    net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoop, ways: int
+) -> dict[str, Tensor]:
+    if recipe.head == "linear":
+        if heads.WEIGHT not in starts or starts[heads.WEIGHT].shape[1] < ways:
+            rows = starts[heads.WEIGHT].shape[1] if heads.WEIGHT in starts else 0
+            raise InvalidRecipe(
+                f"the linear head has {rows} classes and the task {ways}; use a prototype head for any other number"
+            )
+        return {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
+    anchors = [support.anchor_images() for support in supports]
+    prototypes = [
+        heads.class_means(own.features, labels[None], ways)
+        for own, (_, labels) in zip(measure(net, starts, [images for images, _ in anchors]), anchors, strict=True)
+    ]
+    return heads.prototype_head(torch.cat(prototypes), recipe.head_scale)
+
+
+def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    images = torch.stack([support.images[rows] for support, rows in zip(supports, chosen, strict=True)])
+    labels = torch.stack([support.labels[rows] for support, rows in zip(supports, chosen, strict=True)])
+    return grouped(images), labels  # (batch, tasks * channels, side, side), (tasks, batch)
+
+
+def _gradients(
+    net: Net, stacked: Weights, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Each task's mean cross-entropy, (tasks,), and its gradient, (tasks, ...) a name, in one backward pass."""
+    images, labels, absent = batch
+    leaves = {name: stacked[name].detach().requires_grad_() for name in names}
+    at = {**stacked, **leaves}
+    scores = heads.logits(at, net.features(BatchPass(at), images), absent)  # (tasks, batch, ways)
+    losses = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
+    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+    return losses.detach(), dict(zip(names, gradients, strict=True))
+
+
+def _finish(descent: Descent, task: int, support: Support, measured: Measured) -> Adapted | AdaptationDiverged:
+    own = descent.one(task, support.n_way)
+    losses = descent.losses[task]
+    if not _finite(losses, own, measured.statistics):
+        return AdaptationDiverged(_first_bad_step(losses), (task,))
+    predicted = heads.logits(own, measured.features).argmax(-1)[0]
+    return Adapted(
+        weights=algebra.task_slice(own, 0),
+        statistics=algebra.task_slice(measured.statistics, 0),
+        losses=tuple(losses.tolist()),
+        support_accuracy=float((predicted == support.labels).float().mean()),
+    )
+
+
+def _finite(losses: Tensor, *many: Mapping[str, Tensor]) -> bool:
+    return bool(losses.isfinite().all()) and all(
+        bool(tensor.isfinite().all()) for tensors in many for tensor in tensors.values()
+    )
+
+
+def _first_bad_step(losses: Tensor) -> int:
+    bad = (~losses.isfinite()).nonzero()
+    return int(bad[0]) + 1 if len(bad) else len(losses)

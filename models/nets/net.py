@@ -1,0 +1,69 @@
+"""What every net here is: a set of named start weights, and features of grouped images under a pass.
+
+*Grouped* layout: (batch, tasks * channels, height, width), the tasks' channels side by side. A convolution with as many
+groups as tasks then runs every task with its own weights in one call, and a batch normalisation over grouped channels
+is one a task, so nothing here loops over tasks. A net refuses to know how it is normalised: that is the pass's part.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from models.nets.norm import Pass
+from models.recipe import NetSpec
+
+
+class ConvNorm(nn.Module):
+    """The weights of one convolution (no bias: the normalisation has one) and its normalisation's scale and shift.
+
+    Attributes:
+        weight: (channels_out, channels_in, kernel, kernel).
+        scale: (channels_out,), starts at 1.
+        shift: (channels_out,), starts at 0.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, generator: torch.Generator) -> None:
+        super().__init__()
+        deviation = (2.0 / (channels_out * kernel * kernel)) ** 0.5
+        drawn = torch.randn(channels_out, channels_in, kernel, kernel, generator=generator)
+        self.weight = nn.Parameter(drawn * deviation)
+        self.scale = nn.Parameter(torch.ones(channels_out))
+        self.shift = nn.Parameter(torch.zeros(channels_out))
+
+
+class Net(nn.Module, ABC):
+    """A net; its parameters are the start of every inner loop.
+
+    Attributes:
+        spec: what it was built from.
+        feature_count: numbers an image is turned into.
+    """
+
+    spec: NetSpec
+    feature_count: int
+
+    @abstractmethod
+    def features(self, layers: Pass, images: Tensor) -> Tensor:
+        """Turn grouped images into features under the weights and the normalisation of `layers`.
+
+        Args:
+            layers: weights and statistics of one or more tasks.
+            images: float32 (batch, tasks * channels, side, side).
+
+        Returns:
+            float32 (tasks, batch, feature_count).
+        """
+
+    def start(self) -> dict[str, Tensor]:
+        """The net's weights, detached from autograd, in a fixed order."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+
+
+def grouped(images: Tensor) -> Tensor:
+    """Bring (tasks, batch, channels, side, side) into the grouped layout, channels last in memory."""
+    tasks, batch, channels, height, width = images.shape
+    side_by_side = images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
+    return side_by_side.contiguous(memory_format=torch.channels_last)

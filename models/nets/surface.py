@@ -1,0 +1,52 @@
+"""A net for surfaces: five blocks whose channel statistics, at several scales, are the features.
+
+What tells one texture or defect from another is how often and how strongly a filter answers anywhere, not where; so
+each of the last four blocks gives the mean and the standard deviation of its channels over the image (the idea of
+texture descriptors by filter-bank statistics, Varma & Zisserman 2005), and no feature depends on position.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.nets.net import ConvNorm, Net
+from models.nets.norm import Pass
+from models.recipe import NetSpec
+
+_SPREAD_EPSILON = 1e-4
+_PLAN = (("block1", 5, 2, 4), ("block2", 3, 2, 6), ("block3", 3, 1, 8), ("block4", 3, 2, 12), ("block5", 3, 1, 16))
+"""Name, kernel, stride, and channels in sixteenths of the width."""
+_POOLED = frozenset({"block2", "block3", "block4", "block5"})
+
+
+class SurfaceNet(Net):
+    """Five blocks of convolution, normalisation and ReLU; mean and spread of the last four are the features."""
+
+    def __init__(self, spec: NetSpec, generator: torch.Generator) -> None:
+        super().__init__()
+        self.spec = spec
+        self.feature_count = 0
+        channels = spec.image.channels
+        for name, kernel, _, sixteenths in _PLAN:
+            width = spec.width * sixteenths // 16
+            self.add_module(name, ConvNorm(channels, width, kernel, generator))
+            channels = width
+            if name in _POOLED:
+                self.feature_count += 2 * width
+
+    def features(self, layers: Pass, images: Tensor) -> Tensor:
+        """See `Net.features`."""
+        pooled = []
+        for name, _, stride, _ in _PLAN:
+            images = torch.relu(layers.conv(name, images, stride))
+            if name in _POOLED:
+                pooled += _mean_and_spread(images, layers.tasks)
+        return layers.standardise("pooled", torch.cat(pooled, dim=-1))
+
+
+def _mean_and_spread(maps: Tensor, tasks: int) -> list[Tensor]:
+    """Mean and standard deviation over the pixels: (batch, tasks * channels, h, w) -> two (tasks, batch, channels)."""
+    variance, mean = torch.var_mean(maps, (2, 3), correction=0)
+    spread = torch.sqrt(variance + _SPREAD_EPSILON)
+    return [part.reshape(maps.shape[0], tasks, -1).transpose(0, 1) for part in (mean, spread)]

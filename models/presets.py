@@ -1,0 +1,62 @@
+"""Named settings: one name gives the net, the training and the inner loop that the result is used with.
+
+Figures marked "paper" are those of Reptile, arXiv:1803.02999, appendix A.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.errors import InvalidRecipe
+from models.images import ImageSpec
+from models.recipe import InnerLoop, MetaLoop, NetSpec
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings that belong together.
+
+    Attributes:
+        net_spec: which net.
+        recipe: of the inner loops in training.
+        meta: of the meta loop.
+        serve: the inner loop for evaluation and for the service.
+    """
+
+    net_spec: NetSpec
+    recipe: InnerLoop
+    meta: MetaLoop
+    serve: InnerLoop
+
+
+_PAPER = InnerLoop(
+    steps=5, learning_rate=1e-3, batch_size=10, optimiser="adam", carry_moments=True, head="linear", statistics="batch"
+)
+
+PRESETS = {
+    "paper": Preset(
+        net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
+        recipe=_PAPER,
+        meta=MetaLoop(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=10),
+        serve=InnerLoop(**{**_PAPER.to_json(), "steps": 50, "batch_size": 5}),
+    ),
+    "omniglot": Preset(
+        net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
+        recipe=InnerLoop(steps=5, learning_rate=0.1, batch_size=20, head_scale=10.0),
+        meta=MetaLoop(meta_steps=20_000, meta_batch=5, n_way=20, train_shots=5, anchor_shots=1),
+        serve=InnerLoop(steps=5, learning_rate=0.01, batch_size=25, head_scale=10.0, clip_norm=10.0),
+    ),
+    "surfaces": Preset(
+        net_spec=NetSpec("surface", ImageSpec(channels=1, side=64, contrast="local"), width=128),
+        recipe=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, head_scale=10.0),
+        meta=MetaLoop(meta_steps=10_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5),
+        serve=InnerLoop(steps=15, learning_rate=0.03, batch_size=25, head_scale=10.0, clip_norm=10.0),
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name; raises InvalidRecipe."""
+    if name not in PRESETS:
+        raise InvalidRecipe(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

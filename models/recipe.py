@@ -1,0 +1,183 @@
+"""Recipes: every number that a net, an inner loop or a meta-training is run with. Knows no tensors and no files.
+
+A recipe is frozen and turns into JSON data and back, so that a checkpoint and a version can name exactly what made
+them. Source "Reptile" is Nichol, Achiam & Schulman 2018, arXiv:1803.02999; its appendix A lists the published values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from models.errors import InvalidRecipe
+from models.images import ImageSpec
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise InvalidRecipe(f"{name} is {value!r}; allowed: {allowed}")
+
+
+def _positive_integer(name: str, value: int) -> None:
+    _require(value >= 1, name, value, "an integer from 1")
+
+
+class _JsonRecord:
+    """A frozen dataclass of JSON values that names what it does not know when it is read back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON data (tuples become lists)."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build from what `to_json` gave.
+
+        Raises:
+            InvalidRecipe: an unknown field, or a value out of range.
+        """
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise InvalidRecipe(f"{cls.__name__} has no field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        return cls(**data)
+
+
+@dataclass(frozen=True)
+class NetSpec(_JsonRecord):
+    """Which net, for which images.
+
+    Attributes:
+        kind: "conv4", the four-block net of Reptile appendix A and Finn et al. 2017; or "surface", a five-block net
+            with pooled statistics for textures.
+        image: what the net sees; the only preprocessing there is.
+        width: channels of conv4's blocks (64 in the paper); of the surface net's last block (a multiple of 16).
+    """
+
+    kind: Literal["conv4", "surface"]
+    image: ImageSpec
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("conv4", "surface"), "kind", self.kind, "conv4, surface")
+        _positive_integer("width", self.width)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Build from what `to_json` gave; raises InvalidRecipe."""
+        return super().from_json({**data, "image": ImageSpec(**data["image"])})
+
+
+@dataclass(frozen=True)
+class InnerLoop(_JsonRecord):
+    """How one task is learned from its support.
+
+    Attributes:
+        steps: inner steps (k in Reptile). 0 leaves the meta-trained weights and, with a prototype head, classifies
+            by prototypes alone.
+        learning_rate: step size of an inner step, before the multipliers of `rates`.
+        batch_size: images an inner step, drawn from the support (Reptile: 10 for Omniglot).
+        optimiser: "sgd", or "adam" with beta1 = 0, beta2 = 0.999 as Reptile section 6 uses it.
+        carry_moments: keep Adam's second moments from task to task and in the checkpoint, as the published code does.
+        replacement: draw batches with replacement; else by shuffled passes over the support.
+        head: "prototype", a linear head that starts at the support's class means (any number of classes; the start of
+            ProtoMAML, Triantafillou et al. 2020, section 3); or "linear", meta-trained for a fixed number of classes.
+        head_scale: sharpness of the prototype head: logits are -head_scale * mean squared feature distance.
+        rates: (pattern, multiplier) pairs over weight names, `fnmatch` patterns, the last match wins; 0 freezes.
+        clip_norm: the largest allowed global norm of a task's gradient; None does not clip.
+        statistics: "frozen", normalise by the support's statistics, kept with the version, so that a prediction
+            depends on the image alone; or "batch", by the batch at hand, as the published code does.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 10
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    carry_moments: bool = False
+    replacement: bool = False
+    head: Literal["prototype", "linear"] = "prototype"
+    head_scale: float = 10.0
+    rates: tuple[tuple[str, float], ...] = ()
+    clip_norm: float | None = None
+    statistics: Literal["frozen", "batch"] = "frozen"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", tuple((str(pattern), float(rate)) for pattern, rate in self.rates))
+        _require(self.steps >= 0, "steps", self.steps, "an integer from 0")
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate >= 0,
+            "learning_rate",
+            self.learning_rate,
+            "a finite number from 0",
+        )
+        _positive_integer("batch_size", self.batch_size)
+        _require(self.optimiser in ("sgd", "adam"), "optimiser", self.optimiser, "sgd, adam")
+        _require(self.head in ("prototype", "linear"), "head", self.head, "prototype, linear")
+        _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
+        _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
+        _require(all(rate >= 0 for _, rate in self.rates), "rates", self.rates, "multipliers from 0")
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "None, or above 0")
+        _require(
+            not self.carry_moments or self.optimiser == "adam", "carry_moments", True, "only with the adam optimiser"
+        )
+
+    def adjusted(self, steps: int | None, learning_rate: float | None) -> InnerLoop:
+        """The same recipe with other steps or another learning rate; None keeps what there is.
+
+        Raises:
+            InvalidRecipe: a value out of range.
+        """
+        return replace(
+            self,
+            steps=self.steps if steps is None else steps,
+            learning_rate=self.learning_rate if learning_rate is None else learning_rate,
+        )
+
+
+@dataclass(frozen=True)
+class MetaLoop(_JsonRecord):
+    """How a start is meta-trained over many tasks.
+
+    Attributes:
+        meta_steps: number of meta steps (Reptile: 100,000).
+        meta_batch: tasks a meta step (Reptile: 5).
+        step_size: of the first meta step, epsilon in Reptile (1.0); falls linearly to `final_step_size`.
+        final_step_size: step size reached after the last meta step (0).
+        n_way: classes a task.
+        train_shots: support images a class in a training task (Reptile: 10 for Omniglot), more than at test time.
+        anchor_shots: how many of them a prototype head starts from; 0 means all. With few, the inner steps have to
+            bring images to prototypes that were made without them, as queries are later.
+        within_line: share of training tasks whose classes all come from one product line, for data that has lines.
+        seed: of everything random in the training.
+    """
+
+    meta_steps: int
+    meta_batch: int = 5
+    step_size: float = 1.0
+    final_step_size: float = 0.0
+    n_way: int = 5
+    train_shots: int = 10
+    anchor_shots: int = 0
+    within_line: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("meta_steps", "meta_batch", "train_shots"):
+            _positive_integer(name, getattr(self, name))
+        _require(
+            0 <= self.anchor_shots <= self.train_shots,
+            "anchor_shots",
+            self.anchor_shots,
+            f"0 to train_shots, {self.train_shots}",
+        )
+        _require(0 <= self.within_line <= 1, "within_line", self.within_line, "a share from 0 to 1")
+        _require(self.n_way >= 2, "n_way", self.n_way, "an integer from 2")
+        _require(0 <= self.final_step_size, "final_step_size", self.final_step_size, "a number from 0")
+        _require(0 < self.step_size <= 2, "step_size", self.step_size, "above 0, at most 2")
+
+    def step_size_at(self, meta_step: int) -> float:
+        """Step size of meta step `meta_step` (from 0): linear from `step_size` towards `final_step_size`."""
+        done = meta_step / self.meta_steps
+        return self.step_size + (self.final_step_size - self.step_size) * done

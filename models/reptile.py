@@ -1,0 +1,89 @@
+"""Reptile: the meta step and meta-training (Nichol, Achiam & Schulman 2018, arXiv:1803.02999).
+
+A meta step adapts a meta-batch of tasks from the current start and moves the start towards the mean of the results
+(algorithm 2; with one task it is algorithm 1). Training tasks come from a function of the meta step's number, so that a
+run that was interrupted goes on with exactly the tasks that it would have had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models import weights as algebra
+from models.errors import AdaptationDiverged
+from models.inner_loop import descend
+from models.nets.net import Net
+from models.optimiser import Moments
+from models.recipe import InnerLoop, MetaLoop
+from models.task import Support
+from models.weights import Weights
+
+TaskSource = Callable[[int], Sequence[Support]]
+"""Meta step number -> the meta-batch's supports."""
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """Where a meta-training stands.
+
+    Attributes:
+        start: the weights so far, (...) each.
+        moments: Adam's second moments where the recipe carries them, else None.
+        meta_step: meta steps done.
+        loss: mean over tasks and inner steps of the last meta step's losses, NaN before the first.
+    """
+
+    start: Weights
+    moments: Moments | None = None
+    meta_step: int = 0
+    loss: float = float("nan")
+
+
+def meta_step(
+    net: Net, state: MetaState, supports: Sequence[Support], recipe: InnerLoop, step_size: float, seeds: Sequence[int]
+) -> MetaState:
+    """Adapt to all `supports` from `state.start` and return the state after moving towards their mean.
+
+    Raises:
+        AdaptationDiverged: a task's loss stopped being finite; the state passed in is untouched.
+    """
+    tasks = len(supports)
+    descent = descend(net, algebra.expand(state.start, tasks), supports, recipe, seeds, state.moments)
+    bad = (~descent.losses.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise AdaptationDiverged(recipe.steps, tuple(bad))
+    target = algebra.task_mean({name: descent.weights[name] for name in state.start})
+    moments = None
+    if recipe.carry_moments and descent.moments is not None:
+        moments = Moments(algebra.task_mean(descent.moments.second), descent.moments.steps)
+    return MetaState(
+        start=algebra.interpolate(state.start, target, step_size),
+        moments=moments,
+        meta_step=state.meta_step + 1,
+        loss=float(descent.losses.mean()) if descent.losses.numel() else float("nan"),
+    )
+
+
+def meta_train(
+    net: Net, state: MetaState, source: TaskSource, recipe: InnerLoop, meta: MetaLoop
+) -> Iterator[MetaState]:
+    """Run the remaining meta steps from `state`, yielding the state after each.
+
+    The random draws of a meta step depend on `meta.seed` and its number alone, so stopping anywhere and going on from
+    a kept state gives the same weights as never having stopped.
+    """
+    while state.meta_step < meta.meta_steps:
+        supports = source(state.meta_step)
+        seeds = inner_seeds(meta.seed, state.meta_step, len(supports))
+        step_size = meta.step_size_at(state.meta_step)
+        state = meta_step(net, state, supports, recipe, step_size, seeds)
+        yield state
+
+
+def inner_seeds(seed: int, step: int, tasks: int) -> list[int]:
+    """One seed a task of a meta step."""
+    generator = torch.Generator().manual_seed((seed << 32) + step)
+    return [int(drawn) for drawn in torch.randint(2**62, (tasks,), generator=generator)]

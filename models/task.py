@@ -1,0 +1,99 @@
+"""Tasks: few-shot data. Shapes and labels are checked here, once; everything after relies on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from models.errors import InvalidTask
+
+MAX_WAYS = 64
+
+
+@dataclass(frozen=True)
+class Support:
+    """Labelled images that an inner loop learns from.
+
+    Attributes:
+        images: float32 (samples, channels, side, side), as `images.prepare` gives them.
+        labels: int64 (samples,), class indices from 0; every class has at least one sample.
+        n_way: number of classes, 2 to 64.
+        anchors: int64 indices of the samples that a prototype head starts from, some of every class; None: all of
+            them. Meta-training leaves some out, so that features learn to bring unseen samples to their prototypes.
+
+    Raises:
+        InvalidTask: shapes, types or labels break these rules.
+    """
+
+    images: Tensor
+    labels: Tensor
+    n_way: int
+    anchors: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_images("support", self.images, self.labels)
+        if not 2 <= self.n_way <= MAX_WAYS:
+            raise InvalidTask(f"a task of {self.n_way} classes; allowed: 2 to {MAX_WAYS}")
+        present = torch.unique(self.labels).tolist()
+        if present != list(range(self.n_way)):
+            raise InvalidTask(
+                f"support labels are {present}; each of the classes 0 to {self.n_way - 1} needs at least one sample"
+            )
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def to(self, device: torch.device) -> Support:
+        """The same support with its tensors on `device`."""
+        anchors = None if self.anchors is None else self.anchors.to(device)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), anchors=anchors)
+
+    def anchor_images(self) -> tuple[Tensor, Tensor]:
+        """Images and labels of the anchors."""
+        if self.anchors is None:
+            return self.images, self.labels
+        return self.images[self.anchors], self.labels[self.anchors]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An episode's data: a support to adapt on and a query to score on.
+
+    Attributes:
+        support: labelled images to learn from.
+        query_images: float32 (queries, channels, side, side).
+        query_labels: int64 (queries,), below `support.n_way`.
+        class_names: a name for each class index.
+    """
+
+    support: Support
+    query_images: Tensor
+    query_labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_images("query", self.query_images, self.query_labels)
+        if len(self.class_names) != self.support.n_way:
+            raise InvalidTask(f"{len(self.class_names)} class names for {self.support.n_way} classes")
+        if self.query_images.shape[1:] != self.support.images.shape[1:]:
+            raise InvalidTask(
+                f"query images are {tuple(self.query_images.shape[1:])}, "
+                f"support images {tuple(self.support.images.shape[1:])}; both must be the same size"
+            )
+        if int(self.query_labels.max()) >= self.support.n_way:
+            raise InvalidTask(
+                f"a query label is {int(self.query_labels.max())}; the task has {self.support.n_way} classes"
+            )
+
+
+def _check_images(part: str, images: Tensor, labels: Tensor) -> None:
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise InvalidTask(f"{part} images have shape {tuple(images.shape)}; need (samples, channels, side, side)")
+    if images.dtype != torch.float32 or labels.dtype != torch.int64:
+        raise InvalidTask(f"{part} is {images.dtype} with {labels.dtype} labels; need float32 with int64 labels")
+    if labels.shape != (images.shape[0],):
+        raise InvalidTask(f"{part} has {images.shape[0]} images but labels of shape {tuple(labels.shape)}")
+    if int(labels.min()) < 0:
+        raise InvalidTask(f"{part} label {int(labels.min())} is negative; class indices start at 0")

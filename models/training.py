@@ -1,0 +1,196 @@
+"""A meta-training run: tasks from a data set, checkpoints every few minutes, a learning curve, resume after a kill.
+
+The mathematics is `reptile.py`'s. A run is named by its settings; a file holding another run is never overwritten.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.data.image_classes import ImageClasses
+from models.episodes import EpisodeShape, EpisodeSource
+from models.errors import CheckpointInvalid
+from models.nets import build, heads
+from models.recipe import InnerLoop, MetaLoop, NetSpec
+from models.reptile import MetaState, inner_seeds, meta_train
+from models.task import Support
+from models.weights import Weights
+
+_TASK_STREAM = 1
+"""Keeps the draws of tasks apart from the draws of inner batches."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """Everything that decides a training's result.
+
+    Attributes:
+        net_spec: which net.
+        recipe: of the inner loops in training.
+        meta: of the meta loop.
+        data: what the tasks are drawn from, as JSON data.
+    """
+
+    net_spec: NetSpec
+    recipe: InnerLoop
+    meta: MetaLoop
+    data: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON data."""
+        return {
+            "net": self.net_spec.to_json(),
+            "recipe": {**self.recipe.to_json(), "rates": [list(rate) for rate in self.recipe.rates]},
+            "meta": self.meta.to_json(),
+            "data": dict(self.data),
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        meta_step: meta steps done.
+        meta_steps: meta steps in all.
+        loss: mean training loss since the last row of the learning curve.
+        steps_per_s: rate since this process started.
+    """
+
+    meta_step: int
+    meta_steps: int
+    loss: float
+    steps_per_s: float
+
+
+class TrainingRun:
+    """One meta-training, kept in one checkpoint file and one learning curve beside it (same name, ``.csv``).
+
+    Args:
+        plan: what to train.
+        serve: the inner loop that the finished checkpoint is to be used with.
+        path: of the checkpoint; continued if it holds the same plan.
+        device: where to compute.
+
+    Raises:
+        CheckpointInvalid: `path` holds a checkpoint of another plan.
+    """
+
+    def __init__(self, plan: TrainingPlan, serve: InnerLoop, path: Path, device: torch.device) -> None:
+        self._plan, self._serve, self._path, self._device = plan, serve, path, device
+        self._net = build(plan.net_spec, plan.meta.seed)
+        self._curve = _Curve(path.with_suffix(".csv"))
+        self.state = self._resumed() if path.is_file() else MetaState(self._fresh_start())
+        self._curve.cut(self.state.meta_step)
+
+    def run(
+        self, classes: ImageClasses, save_every_s: float = 180.0, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[Progress]:
+        """Train on `classes` to the end of the plan, saving every `save_every_s` seconds; yields every meta step."""
+        meta, first = self._plan.meta, self.state.meta_step
+        began = saved = clock()
+        resumed = replace(self.state, start=self._on_device(self.state.start))
+        for state in meta_train(self._net, resumed, self._source(classes), self._plan.recipe, meta):
+            self.state = state
+            now = clock()
+            self._curve.add(state.meta_step, state.loss, now - began, last=state.meta_step == meta.meta_steps)
+            yield Progress(
+                state.meta_step, meta.meta_steps, self._curve.loss, (state.meta_step - first) / max(now - began, 1e-9)
+            )
+            if now - saved >= save_every_s:
+                self.save()
+                saved = clock()
+        self.save()
+
+    def save(self) -> Checkpoint:
+        """Write the checkpoint and the learning curve as they stand."""
+        checkpoint = Checkpoint(
+            name=self._path.stem,
+            net_spec=self._plan.net_spec,
+            recipe=self._serve,
+            weights=self.state.start,
+            moments=self.state.moments,
+            training={**self._plan.to_json(), "meta_step": self.state.meta_step, "loss": self.state.loss},
+        )
+        save_checkpoint(checkpoint, self._path)
+        self._curve.save()
+        return checkpoint
+
+    def _resumed(self) -> MetaState:
+        kept = load_checkpoint(self._path)
+        training = dict(kept.training)
+        step, loss = int(training.pop("meta_step", 0)), float(training.pop("loss", float("nan")))
+        if training != self._plan.to_json():
+            differing = sorted(key for key in self._plan.to_json() if training.get(key) != self._plan.to_json()[key])
+            raise CheckpointInvalid(
+                f"{self._path} holds another training (it differs in {', '.join(differing)}); "
+                "give another --out, or the settings that it was begun with"
+            )
+        return MetaState(kept.weights, kept.moments, step, loss)
+
+    def _fresh_start(self) -> Weights:
+        start = self._net.start()
+        if self._plan.recipe.head == "prototype":
+            return start
+        generator = torch.Generator().manual_seed(self._plan.meta.seed)
+        return {**start, **heads.linear_head(self._net.feature_count, self._plan.meta.n_way, generator)}
+
+    def _on_device(self, weights: Weights) -> Weights:
+        return {name: tensor.to(self._device) for name, tensor in weights.items()}
+
+    def _source(self, classes: ImageClasses) -> Callable[[int], list[Support]]:
+        meta = self._plan.meta
+        shape = EpisodeShape(meta.n_way, meta.train_shots, anchor_shots=meta.anchor_shots)
+        episodes = EpisodeSource(classes, shape, self._plan.net_spec.image, meta.within_line)
+
+        def supports(step: int) -> list[Support]:
+            seeds = inner_seeds(meta.seed + _TASK_STREAM, step, meta.meta_batch)
+            return [episodes.support(seed).to(self._device) for seed in seeds]
+
+        return supports
+
+
+class _Curve:
+    """The learning curve: a row every so many meta steps with the mean loss since the row before."""
+
+    EVERY = 50
+    HEADER = ("meta_step", "loss", "seconds")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: list[tuple[int, float, float]] = []
+        self._since: list[float] = []
+        self._seconds_before = 0.0
+        self.loss = float("nan")
+
+    def cut(self, meta_step: int) -> None:
+        """Take up the rows on disk that are not beyond `meta_step`."""
+        if meta_step and self._path.is_file():
+            with self._path.open(newline="") as file:
+                rows = [(int(row[0]), float(row[1]), float(row[2])) for row in list(csv.reader(file))[1:]]
+            self._rows = [row for row in rows if row[0] <= meta_step]
+        self._seconds_before = self._rows[-1][2] if self._rows else 0.0
+
+    def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
+        self._since.append(loss)
+        if len(self._since) == 1 or len(self._since) == self.EVERY:
+            self.loss = sum(self._since) / len(self._since)
+        if len(self._since) == self.EVERY or last:
+            self._rows.append((meta_step, sum(self._since) / len(self._since), self._seconds_before + seconds))
+            self._since.clear()
+
+    def save(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(self.HEADER)
+        writer.writerows((step, f"{loss:.5f}", f"{seconds:.1f}") for step, loss, seconds in self._rows)
+        self._path.write_text(text.getvalue())

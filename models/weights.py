@@ -1,0 +1,94 @@
+"""Weights: name -> tensor, and the small algebra on them. Pure functions; nothing here changes its arguments.
+
+*Stacked* weights carry a leading task dimension: one slice a task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from models.errors import InvalidRecipe
+
+Weights = Mapping[str, Tensor]
+
+
+def subtract(left: Weights, right: Weights) -> dict[str, Tensor]:
+    """left - right, name by name."""
+    return {name: left[name] - right[name] for name in left}
+
+
+def add_scaled(base: Weights, direction: Weights, scale: float) -> dict[str, Tensor]:
+    """base + scale * direction, name by name."""
+    return {name: torch.add(base[name], direction[name], alpha=scale) for name in base}
+
+
+def interpolate(old: Weights, new: Weights, fraction: float) -> dict[str, Tensor]:
+    """old + fraction * (new - old): Reptile's meta step (arXiv:1803.02999, algorithm 1) for one adapted `new`."""
+    return {name: torch.lerp(old[name], new[name], fraction) for name in old}
+
+
+def mean(many: Sequence[Weights]) -> dict[str, Tensor]:
+    """The average of several weights, name by name."""
+    return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}
+
+
+def stack(many: Sequence[Weights]) -> dict[str, Tensor]:
+    """One slice a task: (...) each -> (tasks, ...)."""
+    return {name: torch.stack([weights[name] for weights in many]) for name in many[0]}
+
+
+def expand(weights: Weights, tasks: int) -> dict[str, Tensor]:
+    """The same weights for every task, without copying: (...) -> (tasks, ...)."""
+    return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in weights.items()}
+
+
+def task_slice(stacked: Weights, task: int) -> dict[str, Tensor]:
+    """One task's weights out of stacked ones, copied so that they own their memory."""
+    return {name: tensor[task].clone() for name, tensor in stacked.items()}
+
+
+def task_mean(stacked: Weights) -> dict[str, Tensor]:
+    """Average over the task dimension: (tasks, ...) -> (...)."""
+    return {name: tensor.mean(0) for name, tensor in stacked.items()}
+
+
+def count(weights: Weights) -> int:
+    """How many numbers the weights hold."""
+    return sum(tensor.numel() for tensor in weights.values())
+
+
+def changed(start: Weights, adapted: Weights) -> dict[str, Tensor]:
+    """The tensors of `adapted` that differ in any bit from `start`, or that `start` does not have."""
+    return {
+        name: tensor for name, tensor in adapted.items() if name not in start or not torch.equal(start[name], tensor)
+    }
+
+
+def digest(weights: Weights, text: str = "") -> str:
+    """SHA-256 (hex) over names, types, shapes and bits, in name order, and over `text`."""
+    sha = hashlib.sha256(text.encode())
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def rate_multipliers(names: Sequence[str], rates: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """A learning-rate multiplier for every name: 1, or that of the last pattern (`fnmatch`) that matches it.
+
+    Raises:
+        InvalidRecipe: a pattern matches no name.
+    """
+    multipliers = dict.fromkeys(names, 1.0)
+    for pattern, multiplier in rates:
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        if not matched:
+            raise InvalidRecipe(f"rate pattern {pattern!r} matches no weight; the names are {', '.join(names)}")
+        multipliers.update(dict.fromkeys(matched, multiplier))
+    return multipliers
