@@ -9,6 +9,7 @@ Knows no SQL, no file system, no net and no recipe.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -51,6 +52,11 @@ class WeightStore:
             StoreFull, StoreUnavailable: see `Blobs.put`.
         """
         return self._blobs.put(client, [to_bytes({_IMAGE: image}) for image in images])
+
+    @staticmethod
+    def sample_digest(image: Tensor) -> str:
+        """The digest that `put_samples` will give an image, without storing it."""
+        return hashlib.sha256(to_bytes({_IMAGE: image})).hexdigest()
 
     def put_sample(self, client: str, image: Tensor) -> str:
         """Store one image; see `put_samples`, which is faster for several."""

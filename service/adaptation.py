@@ -1,0 +1,314 @@
+"""Use case: labelled images in, a new version out. Decode, join with what the client taught before, adapt, store.
+
+Nothing is written before the adaptation has succeeded, so a request that fails leaves the client as it was.
+It refuses to know HTTP, databases and how an inner loop works.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from models.errors import ImageRejected, InvalidRecipe
+from models.images import DEFAULT_LIMITS, DecodeLimits, decode
+from models.inner_loop import Adapted
+from models.recipe import InnerLoop
+from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
+from service.engine.learner import Learners
+from service.errors import (
+    InvalidRequest,
+    LabelCountMismatch,
+    NoSamples,
+    TooFewClasses,
+    TooManyClasses,
+    UnknownAlias,
+    UnknownClient,
+)
+from service.store.weight_store import WeightStore
+
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file as it came: what the sender calls it, and its bytes."""
+
+    name: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptCommand:
+    """What a client asks for.
+
+    Attributes:
+        client: client name.
+        uploads: image files.
+        labels: class names, one an upload, in the same order.
+        mode: "extend" joins the samples with those of the live version (the latest, if none is live); "replace"
+            starts afresh.
+        steps: inner steps; None takes the checkpoint's recipe.
+        learning_rate: of the inner loop; None takes the checkpoint's recipe.
+        seed: of the inner loop's draws; None is 0.
+        publish: "auto" leaves it to the gate, "always" makes the version live, "never" keeps it aside.
+        idempotency: recorded with the version, so that a repeated request finds it.
+    """
+
+    client: str
+    uploads: tuple[Upload, ...]
+    labels: tuple[str, ...]
+    mode: Literal["extend", "replace"] = "extend"
+    steps: int | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    publish: Literal["auto", "always", "never"] = "auto"
+    idempotency: Idempotency | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptOutcome:
+    """What came of it.
+
+    Attributes:
+        version: the new version, its report inside.
+        published: whether it went live.
+        live: the version that is live now, or None.
+    """
+
+    version: Version
+    published: bool
+    live: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptLimits:
+    """Bounds of one adaptation: classes of a version, inner steps, and what an image may be."""
+
+    max_classes: int = 64
+    max_steps: int = 100
+    images: DecodeLimits = DEFAULT_LIMITS
+
+
+@dataclass(frozen=True, slots=True)
+class RerunOutcome:
+    """A version adapted again from its record.
+
+    Attributes:
+        identical: every bit of the weights and statistics is as stored.
+        largest_difference: largest absolute difference of any number.
+    """
+
+    identical: bool
+    largest_difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A labelled canonical image, uint8 (channels, height, width), kept already or new."""
+
+    ref: SampleRef
+    image: Tensor
+
+
+class Adaptation:
+    """Adapts for one client at a time; blocks, so call it in a worker thread.
+
+    Args:
+        store: where samples, weights and versions are kept.
+        learners: the meta-trained start to adapt from, and those of earlier versions.
+        limits: of one adaptation.
+    """
+
+    def __init__(self, store: WeightStore, learners: Learners, limits: AdaptLimits | None = None) -> None:
+        self._store = store
+        self._learners = learners
+        self._limits = limits or AdaptLimits()
+
+    def run(self, command: AdaptCommand) -> AdaptOutcome:
+        """Make a new version.
+
+        Raises:
+            InvalidName, InvalidRequest (and its subclasses): the request does not fit together.
+            ImageRejected: a file that is no acceptable image; the message begins with its name.
+            AdaptationDiverged: no finite weights came of it.
+            StoreFull, StoreUnavailable: nothing was recorded.
+        """
+        clock = _Stopwatch()
+        client_name(command.client)
+        recipe, seed = self._recipe(command)
+        new = self._decode(command)
+        clock.lap("decode")
+        parent = self._parent(command)
+        samples = _joined(self._kept(parent), new)
+        classes = self._classes(samples)
+        learner = self._learners.current
+        support = learner.support(
+            [sample.image for sample in samples], [classes.index(sample.ref.label) for sample in samples], len(classes)
+        )
+        adapted = learner.adapt(support, recipe, seed)
+        clock.lap("adapt")
+        draft = VersionDraft(
+            client=command.client,
+            parent=None if parent is None else parent.number,
+            classes=classes,
+            samples=tuple(sample.ref for sample in samples),
+            meta_model=learner.checkpoint.name,
+            meta_model_digest=learner.digest,
+            recipe=recipe.to_json(),
+            seed=seed,
+            weights_digest="",
+            weights_bytes=0,
+            device=learner.device.type,
+            batched_with=0,
+        )
+        return self._publish(command, draft, (samples, learner.delta(adapted)), _report(command, adapted), clock)
+
+    def rerun(self, client: str, number: int) -> RerunOutcome:
+        """Adapt again from a version's record alone and compare with what is stored.
+
+        Raises:
+            UnknownClient, UnknownVersion, UnknownMetaModel, VersionCorrupt.
+        """
+        draft = self._store.version(client, number).draft
+        learner = self._learners.of(draft.meta_model_digest, draft.meta_model)
+        images = [self._store.sample(client, ref.digest) for ref in draft.samples]
+        labels = [draft.classes.index(ref.label) for ref in draft.samples]
+        support = learner.support(images, labels, len(draft.classes))
+        again = learner.delta(learner.adapt(support, InnerLoop.from_json(draft.recipe), draft.seed))
+        return _compared(again, self._store.weights(client, draft.weights_digest))
+
+    def _recipe(self, command: AdaptCommand) -> tuple[InnerLoop, int]:
+        steps, seed = command.steps, 0 if command.seed is None else command.seed
+        if steps is not None and not 0 <= steps <= self._limits.max_steps:
+            raise InvalidRequest(f"steps is {steps}; allowed: 0 to {self._limits.max_steps}")
+        if not 0 <= seed <= _MAX_SEED:
+            raise InvalidRequest(f"seed is {seed}; allowed: 0 to {_MAX_SEED}")
+        try:
+            return self._learners.current.checkpoint.recipe.adjusted(steps, command.learning_rate), seed
+        except InvalidRecipe as error:
+            raise InvalidRequest(str(error)) from error
+
+    def _decode(self, command: AdaptCommand) -> list[_Sample]:
+        if not command.uploads:
+            raise NoSamples("no samples came; send at least one image with its label")
+        if len(command.labels) != len(command.uploads):
+            raise LabelCountMismatch(
+                f"{len(command.uploads)} samples came with {len(command.labels)} labels; send one label a sample, "
+                "in the same order"
+            )
+        samples = []
+        for upload, text in zip(command.uploads, command.labels, strict=True):
+            label = label_name(text)
+            image = decode_upload(upload, self._limits.images)
+            samples.append(_Sample(SampleRef(self._store.sample_digest(image), label, upload.name), image))
+        return samples
+
+    def _parent(self, command: AdaptCommand) -> Version | None:
+        if command.mode == "replace":
+            return None
+        try:
+            return self._store.version(command.client, self._store.alias(command.client, LIVE).version)
+        except UnknownClient:
+            return None
+        except UnknownAlias:
+            return self._store.latest(command.client)
+
+    def _kept(self, parent: Version | None) -> list[_Sample]:
+        if parent is None:
+            return []
+        client = parent.draft.client
+        return [_Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
+
+    def _classes(self, samples: Sequence[_Sample]) -> tuple[str, ...]:
+        classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
+        if len(classes) < 2:
+            raise TooFewClasses(
+                f"only the class {classes[0]!r} is known after this request; send samples of at least two classes"
+            )
+        if len(classes) > self._limits.max_classes:
+            raise TooManyClasses(f"{len(classes)} classes after this request; at most {self._limits.max_classes}")
+        return classes
+
+    def _publish(
+        self,
+        command: AdaptCommand,
+        draft: VersionDraft,
+        content: tuple[Sequence[_Sample], Mapping[str, Tensor]],
+        report: dict[str, Any],
+        clock: _Stopwatch,
+    ) -> AdaptOutcome:
+        samples, delta = content
+        self._store.put_samples(draft.client, [sample.image for sample in samples])
+        metadata = {"meta_model": draft.meta_model, "meta_model_digest": draft.meta_model_digest}
+        digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
+        clock.lap("store")
+        report["seconds"] = clock.laps()
+        draft = replace(draft, weights_digest=digest, weights_bytes=size_bytes, report=report)
+        aliases = () if report["gate"]["decision"] == "hold" else (LIVE,)
+        publication = self._store.publish(draft, aliases, command.idempotency)
+        return AdaptOutcome(publication.version, LIVE in aliases, publication.live)
+
+
+def decode_upload(upload: Upload, limits: DecodeLimits) -> Tensor:
+    """Decode one file to its canonical image; an `ImageRejected` is raised again with the file's name in front."""
+    try:
+        return decode(upload.content, limits)
+    except ImageRejected as error:
+        raise type(error)(f"{upload.name}: {error}") from error
+
+
+def _joined(kept: Sequence[_Sample], new: Sequence[_Sample]) -> list[_Sample]:
+    """Kept samples, then new ones; an image that comes again counts once, under the label given last."""
+    by_digest: dict[str, _Sample] = {}
+    for sample in [*kept, *new]:
+        by_digest[sample.ref.digest] = sample
+    return list(by_digest.values())
+
+
+def _report(command: AdaptCommand, adapted: Adapted) -> dict[str, Any]:
+    hold = command.publish == "never"
+    reason = {
+        "auto": "published without an examination: nothing has estimated this version's accuracy yet",
+        "always": "the request asked to publish in any case",
+        "never": "the request asked not to publish",
+    }[command.publish]
+    return {
+        "support_accuracy": adapted.support_accuracy,
+        "estimated_accuracy": None,
+        "interval": None,
+        "temperature": None,
+        "unknown_threshold": None,
+        "loss_curve": list(adapted.losses),
+        "suspects": None,
+        "gate": {"decision": "hold" if hold else "publish", "reasons": [reason]},
+    }
+
+
+def _compared(again: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> RerunOutcome:
+    if again.keys() != stored.keys():
+        return RerunOutcome(identical=False, largest_difference=float("inf"))
+    differences = [float((again[name] - stored[name]).abs().max()) for name in stored]
+    return RerunOutcome(all(torch.equal(again[name], stored[name]) for name in stored), max(differences))
+
+
+class _Stopwatch:
+    """Seconds of each part of the work, on a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._laps = dict.fromkeys(("decode", "adapt", "examine", "store"), 0.0)
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap as that part's."""
+        now = time.monotonic()
+        self._laps[part] += now - self._last
+        self._last = now
+
+    def laps(self) -> dict[str, float]:
+        """Seconds by part, and in total since the start."""
+        return {**self._laps, "total": time.monotonic() - self._began}

@@ -1,0 +1,20 @@
+"""Which device the work runs on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from service.errors import InvalidSettings
+
+
+def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device to use; "auto" takes the GPU where there is one.
+
+    Raises:
+        InvalidSettings: "cuda" is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InvalidSettings("device cuda is wanted, but torch finds no GPU here; use auto or cpu")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

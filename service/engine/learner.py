@@ -1,0 +1,103 @@
+"""A meta-trained start on a device: adapts supports, says what differs from the start, classifies images.
+
+It holds the net and the start's weights and never changes either. It refuses to know clients, versions and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from models import weights as algebra
+from models.checkpoint import Checkpoint
+from models.images import prepare
+from models.inner_loop import Adapted, adapt_one
+from models.predict import class_probabilities, fold
+from models.recipe import InnerLoop
+from models.task import Support
+from models.weights import Weights
+from service.errors import UnknownMetaModel
+
+_STATISTICS = "statistics."
+"""Prefix of the frozen statistics' names in a delta; every other name is a weight's."""
+
+
+class Learner:
+    """One checkpoint at work on one device. Safe from several threads.
+
+    Attributes:
+        checkpoint: what it holds.
+        digest: the checkpoint's digest.
+        device: where it computes.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self.digest = checkpoint.digest
+        self.device = device
+        self._net = checkpoint.build_net().to(device).eval()
+        self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
+
+    def support(self, images: Sequence[Tensor], labels: Sequence[int], n_way: int) -> Support:
+        """Prepare canonical images, uint8 (channels, height, width) each, with class indices as a support."""
+        prepared = prepare(images, self.checkpoint.net_spec.image)
+        return Support(prepared, torch.tensor(labels, dtype=torch.int64), n_way).to(self.device)
+
+    def adapt(self, support: Support, recipe: InnerLoop, seed: int) -> Adapted:
+        """Run the inner loop, alone. Raises AdaptationDiverged."""
+        return adapt_one(self._net, self._start, support, recipe, seed)
+
+    def delta(self, adapted: Adapted) -> dict[str, Tensor]:
+        """What a version has to keep: the tensors that differ from the start, the head, the frozen statistics."""
+        kept = algebra.changed(self._start, adapted.weights)
+        statistics = {_STATISTICS + name: tensor for name, tensor in adapted.statistics.items()}
+        return {name: tensor.cpu() for name, tensor in {**kept, **statistics}.items()}
+
+    def fold(self, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Join a delta with the start and fold its statistics: weights ready to classify with, on the device."""
+        on_device = {name: tensor.to(self.device) for name, tensor in delta.items()}
+        weights = {name: tensor for name, tensor in on_device.items() if not name.startswith(_STATISTICS)}
+        statistics = {
+            name.removeprefix(_STATISTICS): tensor for name, tensor in on_device.items() if name.startswith(_STATISTICS)
+        }
+        return fold({**self._start, **weights}, statistics)
+
+    def classify(self, folded: Weights, images: Sequence[Tensor]) -> Tensor:
+        """Class probabilities of canonical images: (images, n_way), on the CPU."""
+        prepared = prepare(images, self.checkpoint.net_spec.image).to(self.device)
+        return class_probabilities(self._net, folded, prepared).cpu()
+
+    def start_digest(self) -> str:
+        """Digest of the start's weights as they are on the device now; it never changes."""
+        return algebra.digest(self._start)
+
+
+class Learners:
+    """The learner that adapts, and those that only predict for versions of other checkpoints.
+
+    Args:
+        current: adapts and predicts.
+        others: makers of learners by checkpoint digest, called at most once each, when a version needs one.
+    """
+
+    def __init__(self, current: Learner, others: Iterable[tuple[str, Callable[[], Learner]]] = ()) -> None:
+        self.current = current
+        self._makers = dict(others)
+        self._made = {current.digest: current}
+
+    def of(self, digest: str, name: str) -> Learner:
+        """The learner whose checkpoint has that digest.
+
+        Raises:
+            UnknownMetaModel: this service does not have the checkpoint.
+        """
+        if digest not in self._made:
+            if digest not in self._makers:
+                raise UnknownMetaModel(
+                    f"the version was adapted from meta-model {name!r} with digest {digest[:12]}…, which this service "
+                    "does not have; start it with that checkpoint, or adapt again"
+                )
+            self._made[digest] = self._makers[digest]()
+        return self._made[digest]

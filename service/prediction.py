@@ -1,0 +1,123 @@
+"""Use case: images and a version in, verdicts out. An answer depends on the image and the version alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from models.images import DEFAULT_LIMITS, DecodeLimits
+from models.weights import Weights
+from service.adaptation import Upload, decode_upload
+from service.domain import LIVE, Version
+from service.engine.learner import Learner, Learners
+from service.engine.weight_cache import WeightCache
+from service.errors import NoSamples, NothingLive, UnknownAlias
+from service.store.weight_store import WeightStore
+
+SCORE_DIGITS = 6
+"""Scores are rounded: enough to rank, too little to read weights from."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrediction:
+    """One image's verdict.
+
+    Attributes:
+        name: what the sender called the image.
+        label: the most probable class.
+        confidence: its probability.
+        scores: class name -> probability.
+        verdict: "unknown" if the confidence is below the version's threshold; "known" where it has none.
+    """
+
+    name: str
+    label: str
+    confidence: float
+    scores: Mapping[str, float]
+    verdict: Literal["known", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class PredictOutcome:
+    """All images' verdicts and the version that gave them."""
+
+    client: str
+    version: int
+    weights_digest: str
+    predictions: tuple[ImagePrediction, ...]
+    seconds: float
+
+
+class Prediction:
+    """Judges images by stored versions; blocks, so call it in a worker thread.
+
+    Args:
+        store: where versions are kept.
+        learners: the checkpoints that versions were adapted from.
+        cache: of folded weights.
+        limits: what an image may be.
+    """
+
+    def __init__(
+        self, store: WeightStore, learners: Learners, cache: WeightCache, limits: DecodeLimits = DEFAULT_LIMITS
+    ) -> None:
+        self._store = store
+        self._learners = learners
+        self._cache = cache
+        self._limits = limits
+
+    def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
+        """Judge images by the version that `reference`, an alias or a number, names now.
+
+        Raises:
+            NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownMetaModel,
+            VersionCorrupt, StoreUnavailable.
+        """
+        began = time.monotonic()
+        if not uploads:
+            raise NoSamples("no images came; send at least one")
+        version = self._version(client, reference)
+        learner = self._learners.of(version.draft.meta_model_digest, version.draft.meta_model)
+        images = [decode_upload(upload, self._limits) for upload in uploads]
+        probabilities = learner.classify(self._weights(version, learner), images)
+        predictions = [
+            _verdict(upload.name, version, row) for upload, row in zip(uploads, probabilities.tolist(), strict=True)
+        ]
+        return PredictOutcome(
+            client=client,
+            version=version.number,
+            weights_digest=version.draft.weights_digest,
+            predictions=tuple(predictions),
+            seconds=time.monotonic() - began,
+        )
+
+    def _version(self, client: str, reference: str) -> Version:
+        if reference.isdigit():
+            return self._store.version(client, int(reference))
+        try:
+            return self._store.version(client, self._store.alias(client, reference).version)
+        except UnknownAlias as error:
+            if reference != LIVE:
+                raise
+            raise NothingLive(
+                f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, "
+                "or name a version in the request"
+            ) from error
+
+    def _weights(self, version: Version, learner: Learner) -> Weights:
+        draft = version.draft
+        key = (draft.client, draft.meta_model_digest, draft.weights_digest)
+        return self._cache.get(key, lambda: learner.fold(self._store.weights(draft.client, draft.weights_digest)))
+
+
+def _verdict(name: str, version: Version, probabilities: Sequence[float]) -> ImagePrediction:
+    scores = {
+        label: round(probability, SCORE_DIGITS)
+        for label, probability in zip(version.draft.classes, probabilities, strict=True)
+    }
+    label = max(scores, key=scores.__getitem__)
+    threshold = version.draft.report.get("unknown_threshold")
+    known = threshold is None or scores[label] >= threshold
+    return ImagePrediction(name, label, scores[label], scores, "known" if known else "unknown")
