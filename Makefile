@@ -42,12 +42,13 @@ test: ## install what the tests need and run all of them
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
 	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
 
-check: ## ruff, mypy and the rules about who may import whom
+check: ## ruff, mypy, the rules about who may import whom, hadolint
 	@.ci/install dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports --no-cache
+	@[ ! -x $(BIN)/hadolint ] || { echo '$(BIN)/hadolint Dockerfile' && $(BIN)/hadolint Dockerfile; }
 
 format: ## put the code into its canonical form
 	@.ci/install dev
