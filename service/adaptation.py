@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from models.errors import ImageRejected, InvalidRecipe
@@ -20,6 +19,7 @@ from models.inner_loop import Adapted
 from models.recipe import InnerLoop
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
 from service.engine.learner import Learners
+from service.engine.turns import Turns
 from service.errors import (
     InvalidRequest,
     LabelCountMismatch,
@@ -95,19 +95,6 @@ class AdaptLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class RerunOutcome:
-    """A version adapted again from its record.
-
-    Attributes:
-        identical: every bit of the weights and statistics is as stored.
-        largest_difference: largest absolute difference of any number.
-    """
-
-    identical: bool
-    largest_difference: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Sample:
     """A labelled canonical image, uint8 (channels, height, width), kept already or new."""
 
@@ -122,15 +109,19 @@ class Adaptation:
         store: where samples, weights and versions are kept.
         learners: the meta-trained start to adapt from, and those of earlier versions.
         limits: of one adaptation.
+        turns: how many run at the same time; the others wait.
     """
 
-    def __init__(self, store: WeightStore, learners: Learners, limits: AdaptLimits | None = None) -> None:
+    def __init__(
+        self, store: WeightStore, learners: Learners, limits: AdaptLimits | None = None, turns: Turns | None = None
+    ) -> None:
         self._store = store
         self._learners = learners
         self._limits = limits or AdaptLimits()
+        self._turns = turns or Turns(1)
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
-        """Make a new version.
+        """Make a new version, when it is this request's turn.
 
         Raises:
             InvalidName, InvalidRequest (and its subclasses): the request does not fit together.
@@ -138,6 +129,10 @@ class Adaptation:
             AdaptationDiverged: no finite weights came of it.
             StoreFull, StoreUnavailable: nothing was recorded.
         """
+        with self._turns.taken():
+            return self._run(command)
+
+    def _run(self, command: AdaptCommand) -> AdaptOutcome:
         clock = _Stopwatch()
         client_name(command.client)
         recipe, seed = self._recipe(command)
@@ -167,20 +162,6 @@ class Adaptation:
             batched_with=0,
         )
         return self._publish(command, draft, (samples, learner.delta(adapted)), _report(command, adapted), clock)
-
-    def rerun(self, client: str, number: int) -> RerunOutcome:
-        """Adapt again from a version's record alone and compare with what is stored.
-
-        Raises:
-            UnknownClient, UnknownVersion, UnknownMetaModel, VersionCorrupt.
-        """
-        draft = self._store.version(client, number).draft
-        learner = self._learners.of(draft.meta_model_digest, draft.meta_model)
-        images = [self._store.sample(client, ref.digest) for ref in draft.samples]
-        labels = [draft.classes.index(ref.label) for ref in draft.samples]
-        support = learner.support(images, labels, len(draft.classes))
-        again = learner.delta(learner.adapt(support, InnerLoop.from_json(draft.recipe), draft.seed))
-        return _compared(again, self._store.weights(client, draft.weights_digest))
 
     def _recipe(self, command: AdaptCommand) -> tuple[InnerLoop, int]:
         steps, seed = command.steps, 0 if command.seed is None else command.seed
@@ -287,13 +268,6 @@ def _report(command: AdaptCommand, adapted: Adapted) -> dict[str, Any]:
         "suspects": None,
         "gate": {"decision": "hold" if hold else "publish", "reasons": [reason]},
     }
-
-
-def _compared(again: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> RerunOutcome:
-    if again.keys() != stored.keys():
-        return RerunOutcome(identical=False, largest_difference=float("inf"))
-    differences = [float((again[name] - stored[name]).abs().max()) for name in stored]
-    return RerunOutcome(all(torch.equal(again[name], stored[name]) for name in stored), max(differences))
 
 
 class _Stopwatch:

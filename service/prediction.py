@@ -12,6 +12,7 @@ from models.weights import Weights
 from service.adaptation import Upload, decode_upload
 from service.domain import LIVE, Version
 from service.engine.learner import Learner, Learners
+from service.engine.turns import Turns
 from service.engine.weight_cache import WeightCache
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.store.weight_store import WeightStore
@@ -58,15 +59,22 @@ class Prediction:
         learners: the checkpoints that versions were adapted from.
         cache: of folded weights.
         limits: what an image may be.
+        turns: how many run at the same time; the others wait.
     """
 
     def __init__(
-        self, store: WeightStore, learners: Learners, cache: WeightCache, limits: DecodeLimits = DEFAULT_LIMITS
+        self,
+        store: WeightStore,
+        learners: Learners,
+        cache: WeightCache,
+        limits: DecodeLimits = DEFAULT_LIMITS,
+        turns: Turns | None = None,
     ) -> None:
         self._store = store
         self._learners = learners
         self._cache = cache
         self._limits = limits
+        self._turns = turns or Turns(2)
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
         """Judge images by the version that `reference`, an alias or a number, names now.
@@ -75,6 +83,10 @@ class Prediction:
             NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownMetaModel,
             VersionCorrupt, StoreUnavailable.
         """
+        with self._turns.taken():
+            return self._run(client, uploads, reference)
+
+    def _run(self, client: str, uploads: Sequence[Upload], reference: str) -> PredictOutcome:
         began = time.monotonic()
         if not uploads:
             raise NoSamples("no images came; send at least one")

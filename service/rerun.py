@@ -1,0 +1,57 @@
+"""Use case: adapt a version again from its record, to prove that the record is all there is to it. Writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.recipe import InnerLoop
+from service.engine.learner import Learners
+from service.engine.turns import Turns
+from service.store.weight_store import WeightStore
+
+
+@dataclass(frozen=True, slots=True)
+class RerunOutcome:
+    """A version adapted again.
+
+    Attributes:
+        identical: every bit of the weights and statistics is as stored.
+        largest_difference: largest absolute difference of any number; infinite where other tensors came of it.
+    """
+
+    identical: bool
+    largest_difference: float
+
+
+class Rerun:
+    """Adapts again what is stored; blocks, so call it in a worker thread."""
+
+    def __init__(self, store: WeightStore, learners: Learners, turns: Turns) -> None:
+        self._store = store
+        self._learners = learners
+        self._turns = turns
+
+    def run(self, client: str, number: int) -> RerunOutcome:
+        """Adapt from the version's samples, recipe and seed, and compare with its stored weights.
+
+        Raises:
+            UnknownClient, UnknownVersion, UnknownMetaModel, VersionCorrupt.
+        """
+        draft = self._store.version(client, number).draft
+        learner = self._learners.of(draft.meta_model_digest, draft.meta_model)
+        images = [self._store.sample(client, ref.digest) for ref in draft.samples]
+        support = learner.support(images, [draft.classes.index(ref.label) for ref in draft.samples], len(draft.classes))
+        with self._turns.taken():
+            adapted = learner.adapt(support, InnerLoop.from_json(draft.recipe), draft.seed)
+        return _compared(learner.delta(adapted), self._store.weights(client, draft.weights_digest))
+
+
+def _compared(again: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> RerunOutcome:
+    if again.keys() != stored.keys():
+        return RerunOutcome(identical=False, largest_difference=float("inf"))
+    largest = max(float((again[name] - stored[name]).abs().max()) for name in stored)
+    return RerunOutcome(all(torch.equal(again[name], stored[name]) for name in stored), largest)
