@@ -1,0 +1,110 @@
+"""Every setting of the service, with its unit and its limits; the one module that reads the environment.
+
+It knows no use case and opens nothing: a data folder that cannot be written is the store's to report.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.errors import InvalidSettings
+
+ENVIRONMENT_PREFIX: Final = "ANOLE_"
+_KIB: Final = 1024
+_MIB: Final = 1024 * 1024
+
+Bytes = Annotated[int, Field(ge=1 * _KIB, le=4096 * _MIB)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class Settings(BaseSettings):
+    """Frozen settings: what is passed in, else the environment (``ANOLE_PORT=8080``), else the default.
+
+    Use `load_settings`, which turns what is wrong into one readable error.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, validate_default=True
+    )
+
+    # Where it listens and how many processes answer
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes any free one")
+    workers: int = Field(1, ge=1, le=64, description="processes; each holds the net on its own")
+    url: str = Field("http://127.0.0.1:8000", description="where the command line finds the service")
+
+    # What it serves from
+    data: Path = Field(Path("data"), description="folder of the embedded store")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where adaptation and prediction run")
+    meta_model: str = Field("surfaces", min_length=1, description="name of a shipped checkpoint, or a path to one")
+    data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
+    torch_threads: int = Field(1, ge=1, le=256, description="threads inside one operation, per worker")
+    demo: bool = Field(True, description="seed the client `demo` when the store is empty")
+
+    # What a request may bring
+    adapt_body_bytes: Bytes = Field(32 * _MIB, description="whole body of POST /adapt")
+    predict_body_bytes: Bytes = Field(12 * _MIB, description="whole body of POST /predict")
+    other_body_bytes: Bytes = Field(64 * _KIB, description="whole body of every other request")
+    file_bytes: Bytes = Field(10 * _MIB, description="one uploaded image")
+    archive_bytes: Bytes = Field(64 * _MIB, description="an uploaded zip archive, unpacked")
+    field_bytes: Bytes = Field(4 * _KIB, description="one text field of a form")
+    max_files: Count = Field(64, description="files in one request, entries in one archive")
+    max_classes: int = Field(64, ge=2, le=1024, description="classes of one version")
+    max_steps: int = Field(100, ge=1, le=10_000, description="inner steps that a request may ask for")
+
+    # How much work may wait
+    adapt_running: Count = Field(1, description="adaptations at the same time, per worker")
+    adapt_waiting: int = Field(
+        8, ge=0, le=10_000, description="adaptations that may wait; one more is refused with 503"
+    )
+    predict_running: Count = Field(2, description="predictions at the same time, per worker")
+    predict_waiting: int = Field(
+        32, ge=0, le=10_000, description="predictions that may wait; one more is refused with 503"
+    )
+    cache_bytes: Bytes = Field(256 * _MIB, description="folded weights kept ready for prediction")
+
+    # How it stops and what it tells
+    drain_s: float = Field(1.0, ge=0, le=60, description="seconds from SIGTERM, /readyz 503, to no new connections")
+    stop_s: int = Field(20, ge=1, le=600, description="seconds that requests in flight get to end")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings; what is given and not None wins over the environment.
+
+    Raises:
+        InvalidSettings: names every setting that is wrong, where it came from and what is allowed.
+    """
+    chosen = {name: value for name, value in given.items() if value is not None}
+    _refuse_unknown_variables()
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_complaint(item, chosen) for item in error.errors())) from error
+
+
+def hand_to_workers(settings: Settings) -> None:
+    """Put the settings into the environment, from which worker processes started afterwards read them again."""
+    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+        os.environ[ENVIRONMENT_PREFIX + name.upper()] = str(value)
+
+
+def _refuse_unknown_variables() -> None:
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)
+    if unknown:
+        raise InvalidSettings(
+            f"unknown environment variable {', '.join(unknown)}; the settings are {', '.join(sorted(known))}"
+        )
+
+
+def _complaint(item: Any, given: dict[str, Any]) -> str:
+    name = str(item["loc"][0])
+    source = f"setting {name}" if name in given else f"environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
+    return f"{source} is {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"

@@ -1,0 +1,71 @@
+"""Settings: where they come from, and that what is wrong is said in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.errors import InvalidSettings
+from service.settings import Settings, hand_to_workers, load_settings
+
+
+def test_what_is_given_wins_over_the_environment_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOLE_PORT", "9000")
+    monkeypatch.setenv("ANOLE_DEVICE", "cpu")
+    settings = load_settings(port=9001, device=None)
+    assert (settings.port, settings.device, settings.host) == (9001, "cpu", "127.0.0.1")
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("data"))
+    assert (settings.device, settings.meta_model, settings.demo) == ("auto", "surfaces", True)
+    assert settings.adapt_body_bytes == 32 * 1024 * 1024
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        setattr(load_settings(), "port", 1)  # noqa: B010 - the type checker knows it already
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ANOLE_PORT", "http", "environment variable ANOLE_PORT is 'http'"),
+        ("ANOLE_PORT", "70000", "65535"),
+        ("ANOLE_DEVICE", "gpu", "'auto', 'cpu' or 'cuda'"),
+        ("ANOLE_PROT", "1", "unknown environment variable ANOLE_PROT"),
+        ("ANOLE_DRAIN_S", "nan", "ANOLE_DRAIN_S"),
+    ],
+)
+def test_a_wrong_variable_is_named_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings, match=r"^[^\n]*$") as caught:
+        load_settings()
+    assert said in str(caught.value)
+
+
+def test_a_wrong_argument_is_named_as_a_setting() -> None:
+    with pytest.raises(InvalidSettings, match="setting workers is 0"):
+        load_settings(workers=0)
+
+
+def test_workers_read_the_same_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = load_settings(port=1234, data=tmp_path, demo=False, drain_s=0.5, log_level="error")
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
+    hand_to_workers(given)
+    assert load_settings() == given
+
+
+def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOLE_PORT", "")
+    assert load_settings().port == 8000
