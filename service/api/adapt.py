@@ -1,0 +1,172 @@
+"""POST /adapt: labelled images in, a new version out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from typing import Annotated, Any, Final, cast
+
+from fastapi import APIRouter, Header, Request, Response
+
+from service.adaptation import AdaptCommand, AdaptOutcome, Upload
+from service.api import schemas, views
+from service.api.archives import unpack
+from service.api.deps import Context, ContextDep, problems
+from service.api.middleware import NOTES
+from service.api.refusals import FieldDuplicate, FieldsConflict
+from service.api.uploads import Form, FormShape, read_form
+from service.domain import Idempotency, client_name, idempotency_key
+from service.errors import NoSamples
+from service.settings import Settings
+
+router = APIRouter(tags=["adapt"])
+
+_SHAPE: Final = FormShape(
+    single=frozenset({"client", "mode", "steps", "learning_rate", "seed", "publish"}),
+    repeated=frozenset({"labels"}),
+    files=frozenset({"samples", "archive"}),
+)
+_HIGHEST_SEED: Final = 2**63 - 1
+_FILES: Final[dict[str, Any]] = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["client"],
+                    "properties": {
+                        "client": {"type": "string", "examples": ["demo"], "description": "made if it is new"},
+                        "samples": {**_FILES, "description": "images, each with a label at the same place in `labels`"},
+                        "labels": {
+                            "type": "array",
+                            "items": {"type": "string", "examples": ["scratch"]},
+                            "description": "one a sample",
+                        },
+                        "archive": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "instead of samples and labels: a zip with one folder a class",
+                        },
+                        "mode": {
+                            "type": "string",
+                            "enum": ["extend", "replace"],
+                            "default": "extend",
+                            "description": "extend keeps the client's earlier samples; replace starts afresh",
+                        },
+                        "steps": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "examples": [""],
+                            "description": "inner steps; empty: the recipe's",
+                        },
+                        "learning_rate": {
+                            "type": "number",
+                            "exclusiveMinimum": 0,
+                            "examples": [""],
+                            "description": "of the inner steps; empty: the recipe's",
+                        },
+                        "seed": {
+                            "type": "integer",
+                            "minimum": 0,
+                            "examples": [""],
+                            "description": "of the random draws; empty: the service's",
+                        },
+                        "publish": {
+                            "type": "string",
+                            "enum": ["auto", "always", "never"],
+                            "default": "auto",
+                            "description": "auto: the gate decides whether the version goes live",
+                        },
+                    },
+                },
+                "encoding": {"labels": {"style": "form", "explode": True}},
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/adapt",
+    status_code=201,
+    summary="Adapt to labelled images",
+    responses=problems(400, 409, 413, 415, 422, 503, 507),
+    openapi_extra=_BODY,
+)
+async def adapt(
+    request: Request,
+    response: Response,
+    context: ContextDep,
+    key: Annotated[
+        str | None, Header(alias="Idempotency-Key", description="the same key and body get the same answer")
+    ] = None,
+) -> schemas.Adapted:
+    """Make a new version of a client from labelled images, and put it live unless its examination says otherwise.
+
+    Send `samples` with as many `labels` in the same order, or an `archive`: a zip with one folder a class.
+    """
+    context.adapt_room.refuse_when_full()
+    form = await read_form(request, _SHAPE, context.settings)
+    client = client_name(form.fields.required("client"))
+    outcome = await context.adapt_room.run(partial(_run, context, form, client, key))
+    draft = outcome.version.draft
+    request.scope[NOTES].update(client=client, version=outcome.version.number, weights_digest=draft.weights_digest)
+    answer = views.adapted(outcome)
+    _observe(context, answer.report)
+    response.headers["Location"] = f"/clients/{client}/versions/{answer.version}"
+    return answer
+
+
+def _run(context: Context, form: Form, client: str, key: str | None) -> AdaptOutcome:
+    """Unpack and adapt; both block, so both belong into the room's thread."""
+    return context.services.adaptation.run(_command(form, client, key, context.settings))
+
+
+def _command(form: Form, client: str, key: str | None, settings: Settings) -> AdaptCommand:
+    fields = form.fields
+    uploads, labels = _samples(form, settings)
+    return AdaptCommand(
+        client=client,
+        uploads=uploads,
+        labels=labels,
+        mode=cast(Any, fields.choice("mode", {"extend", "replace"}, "extend")),
+        steps=fields.integer("steps", 0, settings.max_steps),
+        learning_rate=fields.positive("learning_rate"),
+        seed=fields.integer("seed", 0, _HIGHEST_SEED),
+        publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
+        idempotency=None if key is None else Idempotency(idempotency_key(key), _digest(form)),
+    )
+
+
+def _samples(form: Form, settings: Settings) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
+    """The images and their labels, from either way of sending them."""
+    samples, archives, labels = form.files.get("samples", ()), form.files.get("archive", ()), form.fields.all("labels")
+    if len(archives) > 1:
+        raise FieldDuplicate(f"field 'archive' is given {len(archives)} times; give it once")
+    if not archives:
+        if not samples:
+            raise NoSamples("there is no sample; send files as 'samples' with their 'labels', or a zip as 'archive'")
+        return samples, labels
+    if samples or labels:
+        raise FieldsConflict("an archive brings its own labels; send either 'archive' or 'samples' with 'labels'")
+    return unpack(archives[0], settings)
+
+
+def _digest(form: Form) -> str:
+    """SHA-256 over everything the form asks for; how the sender drew the boundaries does not count."""
+    files = [
+        [field, upload.name, hashlib.sha256(upload.content).hexdigest()]
+        for field, uploads in sorted(form.files.items())
+        for upload in uploads
+    ]
+    asked = json.dumps({"fields": dict(form.fields.texts), "files": files}, sort_keys=True)
+    return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _observe(context: Context, report: schemas.Report) -> None:
+    for part, seconds in report.seconds:
+        context.telemetry.adapt_seconds.labels(part).observe(seconds)
+    context.telemetry.versions.labels(report.gate.decision).inc()

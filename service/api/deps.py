@@ -1,0 +1,117 @@
+"""What handlers are given: the use cases, settings, rooms to work in, checked names. Short names for `Annotated`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, TypeVar, cast
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, Path, Request
+
+from service.api.ports import Services
+from service.api.problems import MEDIA_TYPE, PROBLEMS
+from service.api.schemas import ProblemDetails
+from service.domain import alias_name, client_name
+from service.errors import Overloaded
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+T = TypeVar("T")
+
+HIGHEST_VERSION: Final = 2**31 - 1
+_RETRY_S: Final = 2
+
+
+class Room:
+    """Threads for one kind of work: so many calls run, so many wait in line, and one more is refused at once."""
+
+    def __init__(self, work: str, running: int, waiting: int, telemetry: Telemetry) -> None:
+        self._work = work
+        self._places = running + waiting
+        self._taken = 0
+        self._limiter = CapacityLimiter(running)
+        self._telemetry = telemetry
+
+    @property
+    def taken(self) -> int:
+        """How many calls run or wait."""
+        return self._taken
+
+    def refuse_when_full(self) -> None:
+        """Call it before reading a body, so that a body that nobody will work on is not read.
+
+        Raises:
+            Overloaded: every place is taken.
+        """
+        if self._taken >= self._places:
+            self._telemetry.refused.labels(self._work).inc()
+            raise Overloaded(
+                f"{self._taken} requests to {self._work} are running or waiting and no more are taken; "
+                f"try again in {_RETRY_S} s",
+                retry_after_s=_RETRY_S,
+            )
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a blocking call in a thread of this room.
+
+        Raises:
+            Overloaded: every place is taken.
+        """
+        self.refuse_when_full()
+        self._taken += 1
+        try:
+            return await to_thread.run_sync(call, limiter=self._limiter)
+        finally:
+            self._taken -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the application holds for its handlers while it runs."""
+
+    services: Services
+    settings: Settings
+    telemetry: Telemetry
+    adapt_room: Room
+    predict_room: Room
+
+
+async def _context(request: Request) -> Context:
+    return cast(Context, request.app.state.context)
+
+
+async def _services(request: Request) -> Services:
+    return (await _context(request)).services
+
+
+async def _client(
+    client: Annotated[str, Path(description="a client's name", openapi_examples={"demo": {"value": "demo"}})],
+) -> str:
+    return client_name(client)
+
+
+async def _alias(
+    alias: Annotated[str, Path(description="an alias", openapi_examples={"live": {"value": "live"}})],
+) -> str:
+    return alias_name(alias)
+
+
+ContextDep = Annotated[Context, Depends(_context)]
+ServicesDep = Annotated[Services, Depends(_services)]
+ClientPath = Annotated[str, Depends(_client)]
+AliasPath = Annotated[str, Depends(_alias)]
+VersionPath = Annotated[int, Path(ge=1, le=HIGHEST_VERSION, description="a version's number")]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document which problems a route answers with, by status, listing the codes of each."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        codes = sorted(problem.code for problem in PROBLEMS.values() if problem.status == status)
+        documented[status] = {
+            "model": ProblemDetails,
+            "description": f"A problem; codes with this status: {', '.join(codes)}",
+            "content": {MEDIA_TYPE: {}},
+        }
+    return documented

@@ -1,0 +1,99 @@
+"""POST /predict: images and a client in, verdicts out."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+
+from service.adaptation import Upload
+from service.api import schemas, views
+from service.api.deps import HIGHEST_VERSION, Context, ContextDep, problems
+from service.api.middleware import NOTES
+from service.api.refusals import FieldMissing
+from service.api.uploads import Fields, FormShape, check_size, read_form, read_query
+from service.domain import LIVE, alias_name, client_name
+
+router = APIRouter(tags=["predict"])
+
+_SHAPE: Final = FormShape(
+    single=frozenset({"client", "version", "alias"}), repeated=frozenset(), files=frozenset({"images"})
+)
+_REFERENCES: Final[dict[str, Any]] = {
+    "version": {"type": "integer", "minimum": 1, "description": "judge by this version"},
+    "alias": {"type": "string", "description": "judge by the version this alias points at; default live"},
+}
+_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["client", "images"],
+                    "properties": {
+                        "client": {"type": "string", "examples": ["demo"]},
+                        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                        **_REFERENCES,
+                    },
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    },
+    "parameters": [
+        {
+            "in": "query",
+            "name": name,
+            "required": False,
+            "description": "only with a raw image as the body",
+            "schema": schema,
+        }
+        for name, schema in {"client": {"type": "string"}, **_REFERENCES}.items()
+    ],
+}
+
+
+@router.post(
+    "/predict",
+    summary="Judge images by a client's version",
+    responses=problems(400, 404, 409, 413, 415, 422, 503),
+    openapi_extra=_BODY,
+)
+async def predict(request: Request, context: ContextDep) -> schemas.Predicted:
+    """Send a form with `client` and `images`, or one image as the body with `?client=`.
+
+    The answer depends on the image and the version alone, never on what else is being judged.
+    """
+    context.predict_room.refuse_when_full()
+    fields, images = await _read(request, context)
+    client = client_name(fields.required("client"))
+    call = partial(context.services.prediction.run, client, images, _reference(fields))
+    outcome = await context.predict_room.run(call)
+    request.scope[NOTES].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
+    context.telemetry.predict_seconds.observe(outcome.seconds)
+    for image in outcome.predictions:
+        context.telemetry.images.labels(image.verdict).inc()
+    return views.predicted(outcome)
+
+
+async def _read(request: Request, context: Context) -> tuple[Fields, tuple[Upload, ...]]:
+    if request.headers["content-type"].lower().startswith("image/"):
+        fields = read_query(request, _SHAPE.single)
+        image = Upload("image", await request.body())
+        return fields, (check_size(image, context.settings),)
+    form = await read_form(request, _SHAPE, context.settings)
+    images = form.files.get("images", ())
+    if not images:
+        raise FieldMissing("field 'images' is missing; give one or more image files")
+    return form.fields, images
+
+
+def _reference(fields: Fields) -> str:
+    fields.only_one_of("version", "alias")
+    version = fields.integer("version", 1, HIGHEST_VERSION)
+    if version is not None:
+        return str(version)
+    alias = fields.text("alias")
+    return LIVE if alias is None else alias_name(alias)

@@ -1,0 +1,143 @@
+"""Values of the domain to the JSON of the answers; pure functions, one a kind of answer."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from service.adaptation import AdaptOutcome
+from service.api import schemas
+from service.api.preconditions import etag
+from service.domain import LIVE, AliasMove, ClientSummary, Version
+from service.meta_models import MetaModelSummary
+from service.prediction import PredictOutcome
+
+
+def adapted(outcome: AdaptOutcome) -> schemas.Adapted:
+    """The answer of POST /adapt."""
+    draft = outcome.version.draft
+    return schemas.Adapted(
+        client=draft.client,
+        version=outcome.version.number,
+        parent=draft.parent,
+        classes=list(draft.classes),
+        published=outcome.published,
+        live=outcome.live,
+        model=draft.meta_model,
+        weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
+        report=_report(outcome.version),
+    )
+
+
+def predicted(outcome: PredictOutcome) -> schemas.Predicted:
+    """The answer of POST /predict."""
+    return schemas.Predicted(
+        client=outcome.client,
+        version=outcome.version,
+        weights_digest=outcome.weights_digest,
+        predictions=[
+            schemas.ImageVerdict(
+                name=image.name,
+                label=image.label,
+                confidence=image.confidence,
+                scores=dict(image.scores),
+                verdict=image.verdict,
+            )
+            for image in outcome.predictions
+        ],
+        seconds=outcome.seconds,
+    )
+
+
+def alias(move: AliasMove) -> schemas.Alias:
+    """Where an alias points after `move`."""
+    return schemas.Alias(
+        client=move.client,
+        alias=move.alias,
+        version=move.version,
+        previous=move.previous,
+        revision=move.revision,
+        etag=etag(move),
+        moved_at=move.moved_at,
+        reason=move.reason,
+    )
+
+
+def client(summary: ClientSummary) -> schemas.ClientInfo:
+    """A client with its aliases."""
+    return schemas.ClientInfo(
+        client=summary.name,
+        created_at=summary.created_at,
+        versions=summary.versions,
+        latest=summary.latest,
+        live=_live(summary),
+        aliases=[alias(move) for _, move in sorted(summary.aliases.items())],
+    )
+
+
+def version_list(summary: ClientSummary, versions: tuple[Version, ...]) -> schemas.VersionList:
+    """A client's versions."""
+    infos = [version_info(version, summary) for version in versions]
+    return schemas.VersionList(client=summary.name, live=_live(summary), versions=infos)
+
+
+def version_info(version: Version, summary: ClientSummary) -> schemas.VersionInfo:
+    """A version as a row of a listing."""
+    draft = version.draft
+    report = _report(version)
+    return schemas.VersionInfo(
+        client=draft.client,
+        version=version.number,
+        parent=draft.parent,
+        classes=list(draft.classes),
+        samples=len(draft.samples),
+        aliases=sorted(name for name, move in summary.aliases.items() if move.version == version.number),
+        model=draft.meta_model,
+        weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
+        support_accuracy=report.support_accuracy,
+        estimated_accuracy=report.estimated_accuracy,
+        gate=report.gate.decision,
+        created_at=version.created_at,
+    )
+
+
+def version_details(version: Version, summary: ClientSummary) -> schemas.VersionDetails:
+    """A version with all that it records."""
+    draft = version.draft
+    return schemas.VersionDetails(
+        **dict(version_info(version, summary)),
+        model_digest=draft.meta_model_digest,
+        recipe=dict(draft.recipe),
+        seed=draft.seed,
+        device=draft.device,
+        batched_with=draft.batched_with,
+        sample_list=[
+            schemas.Sample(name=sample.name, label=sample.label, digest=sample.digest) for sample in draft.samples
+        ],
+        report=_report(version),
+    )
+
+
+def history(client_name: str, at: datetime | None, live: int | None, moves: tuple[AliasMove, ...]) -> schemas.History:
+    """The log of alias moves and what was live at its end."""
+    return schemas.History(client=client_name, at=at, live=live, moves=[alias(move) for move in moves])
+
+
+def meta_model(summary: MetaModelSummary) -> schemas.MetaModel:
+    """A meta-trained start."""
+    return schemas.MetaModel(
+        name=summary.name,
+        digest=summary.digest,
+        net=dict(summary.net),
+        recipe=dict(summary.recipe),
+        image=dict(summary.image),
+        card=dict(summary.card),
+    )
+
+
+def _live(summary: ClientSummary) -> int | None:
+    move = summary.aliases.get(LIVE)
+    return move.version if move else None
+
+
+def _report(version: Version) -> schemas.Report:
+    return schemas.Report.model_validate(version.draft.report)

@@ -1,0 +1,147 @@
+"""The application: resources, middleware and problems put together, and the services' life around it.
+
+It knows no learning and no store; `bootstrap.build` wires those, when the application starts and not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from importlib import metadata
+from types import FrameType
+from typing import Any, Final, Protocol
+
+import structlog
+from anyio import to_thread
+from fastapi import FastAPI
+
+from service import bootstrap
+from service.api import adapt, aliases, clients, docs, health, meta_models, predict, problems, versions
+from service.api.deps import Context, Room
+from service.api.middleware import BodyLimit, BodyRule, Envelope
+from service.api.ports import Services
+from service.settings import Settings, load_settings
+from service.telemetry import Telemetry, configure_logging
+
+_DESCRIPTION: Final = """Send a few labelled images to `/adapt`, get a version; send images to `/predict`, get verdicts.
+Errors are RFC 9457 problems with a stable `code`."""
+_TAGS: Final = ["adapt", "predict", "clients", "versions", "aliases", "models", "operations"]
+_FORM: Final = "multipart/form-data"
+
+
+class OpenServices(Services, Protocol):
+    """Use cases that hold something open."""
+
+    @property
+    def readings(self) -> Callable[[], Mapping[str, float]]:
+        """Figures of the moment, by name."""
+        ...
+
+    @property
+    def close(self) -> Callable[[], None]:
+        """Lets go of what they hold."""
+        ...
+
+
+Build = Callable[[Settings], OpenServices]
+
+
+def application() -> FastAPI:
+    """What a worker process serves: settings from the environment, logs set up."""
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    return create_app(settings)
+
+
+def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
+    """Put the application together. Nothing is opened before it starts.
+
+    Args:
+        settings: all of them.
+        build: what opens and wires the use cases at start.
+    """
+    telemetry = Telemetry()
+    app = FastAPI(
+        title="Anole",
+        version=metadata.version("anole"),
+        description=_DESCRIPTION,
+        openapi_tags=[{"name": name} for name in _TAGS],
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan(settings, telemetry, build),
+    )
+    for resource in (adapt, predict, clients, versions, aliases, meta_models, health, docs):
+        app.include_router(resource.router)
+    problems.install(app)
+    app.add_middleware(BodyLimit, rules=_body_rules(settings))
+    app.add_middleware(Envelope, telemetry=telemetry)
+    return app
+
+
+def _body_rules(settings: Settings) -> tuple[BodyRule, ...]:
+    anything = re.compile(".*", re.DOTALL)
+    aliases_path = re.compile("/clients/.*/aliases/.*", re.DOTALL)
+    return (
+        BodyRule(re.compile("/adapt"), settings.adapt_body_bytes, "POST", (_FORM,)),
+        BodyRule(re.compile("/predict"), settings.predict_body_bytes, "POST", (_FORM, "image/")),
+        BodyRule(aliases_path, settings.other_body_bytes, "PUT", ("application/json",)),
+        BodyRule(anything, settings.other_body_bytes),
+    )
+
+
+def _lifespan(
+    settings: Settings, telemetry: Telemetry, build: Build
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log = structlog.get_logger("anole.app")
+        services = await to_thread.run_sync(build, settings)
+        context = Context(
+            services=services,
+            settings=settings,
+            telemetry=telemetry,
+            adapt_room=Room("adapt", settings.adapt_running, settings.adapt_waiting, telemetry),
+            predict_room=Room("predict", settings.predict_running, settings.predict_waiting, telemetry),
+        )
+        app.state.context = context
+        telemetry.scrape(lambda: {**services.readings(), **_rooms(context)})
+        log.info("ready", meta_model=settings.meta_model, data=str(settings.data))
+        try:
+            with _draining_first(services.readiness.drain, settings.drain_s):
+                yield
+        finally:
+            await to_thread.run_sync(services.close)
+            log.info("stopped")
+
+    return lifespan
+
+
+def _rooms(context: Context) -> dict[str, float]:
+    return {"adapt_taken": context.adapt_room.taken, "predict_taken": context.predict_room.taken}
+
+
+@contextmanager
+def _draining_first(drain: Callable[[], None], drain_s: float) -> Iterator[None]:
+    """Let SIGTERM make ``/readyz`` answer 503 first, and reach the web server's own handler `drain_s` later.
+
+    A load balancer then sends nothing new before the port closes. Without a server's handler nothing is changed.
+    """
+    serve_no_more = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(serve_no_more):
+        yield
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_sigterm(number: int, frame: FrameType | None) -> Any:
+        drain()
+        loop.call_soon_threadsafe(loop.call_later, drain_s, serve_no_more, number, frame)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, serve_no_more)

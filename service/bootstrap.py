@@ -1,0 +1,145 @@
+"""The composition root: settings in, wired use cases out. The only module that knows which adapters there are.
+
+Nothing happens at import; `build` opens the store and loads the checkpoint.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
+from models.errors import CheckpointInvalid
+from models.images import DEFAULT_LIMITS
+from service.adaptation import Adaptation, AdaptLimits
+from service.engine.device import pick_device
+from service.engine.learner import Learner, Learners
+from service.engine.turns import Turns
+from service.engine.weight_cache import WeightCache
+from service.lifecycle import Lifecycle
+from service.meta_models import MetaModels, MetaModelSummary
+from service.prediction import Prediction
+from service.readiness import Readiness
+from service.repeats import AdaptOnce
+from service.rerun import Rerun
+from service.settings import Settings
+from service.store.open_store import open_embedded
+from service.store.weight_store import WeightStore
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The use cases, ready to be called.
+
+    Attributes:
+        adaptation: makes versions, once a request.
+        rerun: makes a version again from its record, to compare.
+        prediction: judges images.
+        lifecycle: reads and moves what is stored.
+        meta_models: what there is to start from.
+        readiness: whether this process may get requests.
+        readings: figures of the moment, by name.
+        close: lets go of what they hold; none of them is used afterwards.
+    """
+
+    adaptation: AdaptOnce
+    rerun: Rerun
+    prediction: Prediction
+    lifecycle: Lifecycle
+    meta_models: MetaModels
+    readiness: Readiness
+    readings: Callable[[], Mapping[str, float]]
+    close: Callable[[], None]
+
+
+def build(settings: Settings) -> Services:
+    """Load the checkpoint, open the store and wire the use cases.
+
+    Raises:
+        CheckpointInvalid: there is no such checkpoint, or it is damaged.
+        InvalidSettings: the device is not here.
+        StoreUnavailable: the store cannot be opened.
+    """
+    torch.set_num_threads(settings.torch_threads)
+    device = pick_device(settings.device)
+    current = Learner(load_checkpoint(settings.meta_model), device)
+    learners = Learners(current, _others(current.digest, device))
+    store = open_store(settings)
+    images = replace(DEFAULT_LIMITS, max_bytes=settings.file_bytes)
+    limits = AdaptLimits(max_classes=settings.max_classes, max_steps=settings.max_steps, images=images)
+    cache, turns = WeightCache(settings.cache_bytes), Turns(settings.adapt_running)
+
+    def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
+        return learners.of(digest, name).checkpoint.weights
+
+    return Services(
+        adaptation=AdaptOnce(store, Adaptation(store, learners, limits, turns)),
+        rerun=Rerun(store, learners, turns),
+        prediction=Prediction(store, learners, cache, images, Turns(settings.predict_running)),
+        lifecycle=Lifecycle(
+            store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
+        ),
+        meta_models=MetaModels([_summary(current.checkpoint)]),
+        readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
+        readings=lambda: _readings(cache),
+        close=store.close,
+    )
+
+
+def open_store(settings: Settings) -> WeightStore:
+    """Open the store in the data folder.
+
+    Raises:
+        StoreUnavailable: it cannot be opened.
+    """
+    return open_embedded(settings.data)
+
+
+def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], Learner]]]:
+    """Makers of learners for the shipped checkpoints that are not in use: versions made from them still predict."""
+    checkpoints = [load_checkpoint(name) for name in shipped_names()]
+    return [
+        (checkpoint.digest, functools.partial(Learner, checkpoint, device))
+        for checkpoint in checkpoints
+        if checkpoint.digest != current
+    ]
+
+
+def _summary(checkpoint: Checkpoint) -> MetaModelSummary:
+    return MetaModelSummary(
+        name=checkpoint.name,
+        digest=checkpoint.digest,
+        net=checkpoint.net_spec.to_json(),
+        recipe=checkpoint.recipe.to_json(),
+        image=asdict(checkpoint.net_spec.image),
+        card=dict(checkpoint.training),
+    )
+
+
+def _unchanged(learner: Learner) -> Callable[[], None]:
+    """A check that the start's weights are what they were when the process started."""
+    at_start = learner.start_digest()
+
+    def check() -> None:
+        now = learner.start_digest()
+        if now != at_start:
+            raise CheckpointInvalid(
+                f"the start's weights in memory have digest {now[:12]}…, they had {at_start[:12]}… when the service "
+                "started; start it again"
+            )
+
+    return check
+
+
+def _readings(cache: WeightCache) -> dict[str, float]:
+    held = cache.readings()
+    return {
+        "weight_cache_hits_total": held.hits,
+        "weight_cache_loads_total": held.loads,
+        "weight_cache_evictions_total": held.evictions,
+        "weight_cache_entries": held.entries,
+        "weight_cache_bytes": held.size_bytes,
+    }

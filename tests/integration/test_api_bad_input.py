@@ -1,0 +1,167 @@
+"""Every bad input has its code, names the part, and changes nothing; odd but good images are taken."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.settings import Settings
+from tests.in_process import Web
+from tests.integration.conftest import striped
+
+GOOD = striped(1, 4)[0]
+OTHER = striped(1, 13)[0]
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
+    held = io.BytesIO()
+    image.save(held, format=form, **options)
+    return held.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def bomb(side: int = 20_000) -> bytes:
+    """A PNG that says it has `side` x `side` grey pixels; no more than its header is ever needed."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(side))) + chunk(b"IEND", b"")
+    )
+
+
+def noise(mode: str) -> Image.Image:
+    pixels = np.random.default_rng(5).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+BAD_FILES = {
+    "empty": (b"", 422, "image_empty"),
+    "truncated png": (GOOD[: len(GOOD) // 2], 422, "image_corrupt"),
+    "truncated jpeg": (encoded(noise("RGB"), "JPEG")[:-200], 422, "image_corrupt"),
+    "text named png": (b"not an image, whatever its name\n" * 20, 415, "image_format_unsupported"),
+    "gif": (encoded(noise("P"), "GIF"), 415, "image_format_unsupported"),
+    "pdf": (b"%PDF-1.7\n" + b"0" * 100, 415, "image_format_unsupported"),
+    "bomb": (bomb(), 413, "image_too_large"),
+    "one pixel": (encoded(Image.new("L", (1, 1))), 422, "image_too_small"),
+    "thread": (encoded(Image.new("L", (1, 20_000))), 413, "image_too_large"),
+}
+
+GOOD_FILES = {
+    "16 bit": encoded(Image.fromarray((np.arange(1600, dtype=np.uint16) * 40).reshape(40, 40))),
+    "palette": encoded(noise("P")),
+    "cmyk": encoded(noise("CMYK"), "JPEG"),
+    "alpha": encoded(noise("RGBA")),
+    "grey with alpha": encoded(noise("LA")),
+    "black and white": encoded(noise("1")),
+    "bmp": encoded(noise("RGB"), "BMP"),
+    "webp": encoded(noise("RGB"), "WEBP"),
+    "tiff": encoded(noise("RGB"), "TIFF"),
+}
+
+
+def stored(settings: Settings) -> dict[str, bytes]:
+    """Every file of the store but what SQLite keeps beside its own, with its content."""
+    files = (path for path in sorted(settings.data.rglob("*")) if path.is_file())
+    return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-journal", "-wal", "-shm"))}
+
+
+def adapt(web: Web, contents: list[bytes], labels: list[str], **fields: str) -> Any:
+    files = [("samples", (f"part-{index}.png", content)) for index, content in enumerate(contents)]
+    return web("POST", "/adapt", data={"client": "line", "labels": labels, **fields}, files=files)
+
+
+@pytest.fixture
+def taught(web: Web) -> Web:
+    """The service with one live version of the client `line`."""
+    assert adapt(web, [GOOD, OTHER], ["fine", "coarse"]).status_code == 201
+    return web
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_a_bad_file_is_named_by_adapt_and_nothing_changes(taught: Web, settings: Settings, what: str) -> None:
+    content, status, code = BAD_FILES[what]
+    before = stored(settings)
+    answer = adapt(taught, [GOOD, content], ["fine", "coarse"])
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.json()["detail"].startswith("part-1.png: ")
+    assert stored(settings) == before
+
+
+@pytest.mark.parametrize("what", BAD_FILES)
+def test_a_bad_file_is_named_by_predict(taught: Web, what: str) -> None:
+    content, status, code = BAD_FILES[what]
+    files = [("images", ("good.png", GOOD)), ("images", ("bad.png", content))]
+    answer = taught("POST", "/predict", data={"client": "line"}, files=files)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert answer.json()["detail"].startswith("bad.png: ")
+
+
+@pytest.mark.parametrize("what", GOOD_FILES)
+def test_an_odd_but_good_image_is_taken(taught: Web, what: str) -> None:
+    files = [("images", ("odd", GOOD_FILES[what]))]
+    assert taught("POST", "/predict", data={"client": "line"}, files=files).status_code == 200
+    assert adapt(taught, [GOOD_FILES[what]], ["odd"]).status_code == 201
+
+
+def test_a_photograph_that_was_turned_is_judged_like_the_upright_one(taught: Web) -> None:
+    upright = noise("L")
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [("images", ("upright", encoded(upright))), ("images", ("turned", encoded(turned, exif=exif)))]
+    first, second = taught("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
+    assert first["scores"] == second["scores"]
+
+
+BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, str], int, str, str]] = {
+    "too few labels": ([GOOD, OTHER], ["fine"], {}, 422, "label_count_mismatch", "2 samples"),
+    "too many labels": ([GOOD, OTHER], ["fine", "coarse", "fine"], {}, 422, "label_count_mismatch", "3 labels"),
+    "no labels": ([GOOD, OTHER], [], {}, 422, "label_count_mismatch", "0 labels"),
+    "one class": ([GOOD, OTHER], ["same", "same"], {"mode": "replace"}, 422, "too_few_classes", "'same'"),
+    "empty label": ([GOOD, OTHER], ["fine", " "], {}, 422, "invalid_name", "label"),
+    "label with a bell": ([GOOD, OTHER], ["fine", "a\x07b"], {}, 422, "invalid_name", "label"),
+    "label too long": ([GOOD, OTHER], ["fine", "x" * 65], {}, 422, "invalid_name", "65"),
+    "rate that diverges": (
+        [GOOD, OTHER], ["fine", "coarse"], {"learning_rate": "1e30"}, 422, "adaptation_diverged", "learning rate",
+    ),
+    "steps too many": ([GOOD, OTHER], ["fine", "coarse"], {"steps": "101"}, 422, "field_invalid", "'steps'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_REQUESTS)
+def test_a_request_that_does_not_fit_together_changes_nothing(taught: Web, settings: Settings, what: str) -> None:
+    contents, labels, fields, status, code, named = BAD_REQUESTS[what]
+    before = stored(settings)
+    answer = adapt(taught, contents, labels, **fields)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert named in answer.json()["detail"]
+    assert stored(settings) == before
+    assert taught("GET", "/clients/line").json()["versions"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"client": "nobody"}, 404, "unknown_client"),
+        ({"client": "line", "version": "7"}, 404, "unknown_version"),
+        ({"client": "line", "alias": "best"}, 404, "unknown_alias"),
+    ],
+)
+def test_what_is_not_there_is_said_to_be_missing(taught: Web, fields: dict[str, str], status: int, code: str) -> None:
+    answer = taught("POST", "/predict", data=fields, files=[("images", ("a.png", GOOD))])
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_failed_first_request_makes_no_client(web: Web, settings: Settings) -> None:
+    assert adapt(web, [GOOD, b""], ["fine", "coarse"]).status_code == 422
+    assert web("GET", "/clients").json() == {"clients": []}
+    assert list(Path(settings.data / "blobs").iterdir()) == []

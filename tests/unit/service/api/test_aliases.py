@@ -1,0 +1,110 @@
+"""Moving aliases: preconditions of RFC 9110, and rolling back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.in_process import Web
+
+LIVE = "/clients/line/aliases/live"
+
+
+def put(web: Web, version: int, path: str = LIVE, **headers: str) -> Any:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return web("PUT", path, json={"version": version}, headers=named)
+
+
+def test_an_alias_is_moved_and_its_etag_changes(two_versions: Web) -> None:
+    before = two_versions("GET", LIVE)
+    moved = put(two_versions, 1, If_Match=before.headers["etag"])
+    assert moved.status_code == 200
+    assert moved.headers["etag"] == moved.json()["etag"] == '"3"'
+    assert (moved.json()["version"], moved.json()["previous"], moved.json()["reason"]) == (1, 2, "set")
+    assert two_versions("GET", LIVE).json() == moved.json()
+
+
+def test_an_old_etag_loses_and_moves_nothing(two_versions: Web) -> None:
+    old = two_versions("GET", LIVE).headers["etag"]
+    put(two_versions, 1, If_Match=old)
+    lost = put(two_versions, 2, If_Match=old)
+    assert (lost.status_code, lost.json()["code"]) == (412, "alias_conflict")
+    assert two_versions("GET", LIVE).json()["version"] == 1
+
+
+def test_without_a_precondition_the_move_is_unconditional(two_versions: Web) -> None:
+    assert put(two_versions, 1).json()["version"] == 1
+
+
+def test_if_match_star_needs_an_alias_that_exists(two_versions: Web) -> None:
+    assert put(two_versions, 1, If_Match="*").status_code == 200
+    missing = put(two_versions, 1, "/clients/line/aliases/best", If_Match="*")
+    assert (missing.status_code, missing.json()["code"]) == (412, "alias_conflict")
+
+
+def test_if_none_match_star_makes_an_alias_once(two_versions: Web) -> None:
+    assert put(two_versions, 1, "/clients/line/aliases/best", If_None_Match="*").status_code == 200
+    again = put(two_versions, 2, "/clients/line/aliases/best", If_None_Match="*")
+    assert (again.status_code, again.json()["code"]) == (412, "alias_conflict")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"If_Match": "2"},
+        {"If_Match": 'W/"2"'},
+        {"If_Match": '"2", "3"'},
+        {"If_Match": '"two"'},
+        {"If_None_Match": '"2"'},
+        {"If_Match": '"2"', "If_None_Match": "*"},
+    ],
+)
+def test_a_precondition_that_is_none_is_refused(two_versions: Web, headers: dict[str, str]) -> None:
+    answer = put(two_versions, 1, **headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "precondition_invalid")
+    assert two_versions("GET", LIVE).json()["revision"] == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        (LIVE, {"version": 9}, 404, "unknown_version"),
+        (LIVE, {"version": "1"}, 422, "parameter_invalid"),
+        (LIVE, {"version": 1.5}, 422, "parameter_invalid"),
+        (LIVE, {"version": 0}, 422, "parameter_invalid"),
+        (LIVE, {"version": True}, 422, "parameter_invalid"),
+        (LIVE, {}, 422, "parameter_invalid"),
+        (LIVE, {"version": 1, "force": True}, 422, "parameter_invalid"),
+        ("/clients/line/aliases/7", {"version": 1}, 422, "invalid_name"),
+        ("/clients/line/aliases/Best", {"version": 1}, 422, "invalid_name"),
+        ("/clients/nobody/aliases/live", {"version": 1}, 404, "unknown_client"),
+    ],
+)
+def test_a_bad_target_is_refused(two_versions: Web, path: str, body: dict[str, Any], status: int, code: str) -> None:
+    answer = two_versions("PUT", path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_json_must_come_as_json(two_versions: Web) -> None:
+    answer = two_versions("PUT", LIVE, content=b'{"version": 1}', headers={"Content-Type": "text/plain"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
+
+
+def test_rolling_back_answers_where_the_alias_points_now(two_versions: Web) -> None:
+    answer = two_versions("POST", "/clients/line/rollback")
+    assert answer.status_code == 200
+    assert (answer.json()["version"], answer.json()["reason"], answer.headers["etag"]) == (1, "rollback", '"3"')
+
+
+def test_another_alias_can_be_rolled_back(two_versions: Web) -> None:
+    for version in (2, 1):
+        put(two_versions, version, "/clients/line/aliases/best")
+    assert two_versions("POST", "/clients/line/rollback?alias=best").json()["version"] == 2
+    assert two_versions("GET", LIVE).json()["revision"] == 2
+
+
+def test_there_may_be_nothing_to_roll_back_to(web: Web) -> None:
+    web.adapt("line")
+    answer = web("POST", "/clients/line/rollback")
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_roll_back_to")

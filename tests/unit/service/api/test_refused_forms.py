@@ -1,0 +1,199 @@
+"""Each way a form can be wrong: its status, its code, the part it names, and that nothing was done."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.in_process import Web
+
+PNG = b"\x89PNG"
+
+
+class Bad(NamedTuple):
+    """A form, as (name, file name or None, content) parts, and what must be said of it."""
+
+    why: str
+    parts: list[tuple[str, str | None, bytes]]
+    status: int
+    code: str
+    named: str
+
+
+CLIENT = ("client", None, b"line")
+LABEL = ("labels", None, b"good")
+SAMPLE = ("samples", "a.png", PNG)
+
+ADAPT = [
+    Bad("no client", [LABEL, SAMPLE], 422, "field_missing", "'client'"),
+    Bad("client empty", [("client", None, b""), LABEL, SAMPLE], 422, "field_missing", "'client'"),
+    Bad("client twice", [CLIENT, CLIENT, LABEL, SAMPLE], 422, "field_duplicate", "'client'"),
+    Bad("client as a file", [("client", "x.txt", b"line"), LABEL, SAMPLE], 422, "field_invalid", "'client'"),
+    Bad("client name in capitals", [("client", None, b"LINE"), LABEL, SAMPLE], 422, "invalid_name", "'LINE'"),
+    Bad("client name of a path", [("client", None, b"../x"), LABEL, SAMPLE], 422, "invalid_name", "'../x'"),
+    Bad("client name too long", [("client", None, b"a" * 65), LABEL, SAMPLE], 422, "invalid_name", "aaa"),
+    Bad("unknown field", [CLIENT, LABEL, SAMPLE, ("lables", None, b"x")], 422, "field_unknown", "'lables'"),
+    Bad("no samples", [CLIENT, LABEL], 422, "no_samples", "'samples'"),
+    Bad("nothing but a client", [CLIENT], 422, "no_samples", "'archive'"),
+    Bad("sample as text", [CLIENT, LABEL, ("samples", None, b"a.png")], 422, "field_invalid", "'samples'"),
+    Bad("mode unknown", [CLIENT, LABEL, SAMPLE, ("mode", None, b"add")], 422, "field_invalid", "'mode'"),
+    Bad("publish unknown", [CLIENT, LABEL, SAMPLE, ("publish", None, b"yes")], 422, "field_invalid", "'publish'"),
+    Bad("steps no number", [CLIENT, LABEL, SAMPLE, ("steps", None, b"many")], 422, "field_invalid", "'steps'"),
+    Bad("steps negative", [CLIENT, LABEL, SAMPLE, ("steps", None, b"-1")], 422, "field_invalid", "'steps'"),
+    Bad("steps too many", [CLIENT, LABEL, SAMPLE, ("steps", None, b"101")], 422, "field_invalid", "0 to 100"),
+    Bad(
+        "steps in other digits", [CLIENT, LABEL, SAMPLE, ("steps", None, "٣".encode())], 422, "field_invalid", "'steps'"
+    ),
+    Bad("rate nan", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"nan")], 422, "field_invalid", "'learning_rate'"),
+    Bad("rate infinite", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"inf")], 422, "field_invalid", "'inf'"),
+    Bad("rate zero", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"0")], 422, "field_invalid", "above 0"),
+    Bad("seed too large", [CLIENT, LABEL, SAMPLE, ("seed", None, b"9" * 20)], 422, "field_invalid", "'seed'"),
+    Bad("field too long", [CLIENT, LABEL, SAMPLE, ("mode", None, b"x" * 5000)], 400, "too_many_parts", "4096"),
+    Bad("file too large", [CLIENT, LABEL, ("samples", "big.png", b"x" * 17_000)], 413, "file_too_large", "'big.png'"),
+    Bad("too many files", [CLIENT, *[LABEL, SAMPLE] * 9], 400, "too_many_parts", "8 files"),
+    Bad("too many fields", [CLIENT, SAMPLE, *[LABEL] * 24], 400, "too_many_parts", "24 text fields"),
+    Bad("archive and samples", [CLIENT, SAMPLE, ("archive", "a.zip", b"PK")], 422, "fields_conflict", "'archive'"),
+    Bad("archive and labels", [CLIENT, LABEL, ("archive", "a.zip", b"PK")], 422, "fields_conflict", "'archive'"),
+    Bad("two archives", [CLIENT, *[("archive", "a.zip", b"PK")] * 2], 422, "field_duplicate", "'archive'"),
+    Bad("archive that is none", [CLIENT, ("archive", "a.zip", b"no zip")], 422, "archive_invalid", "'a.zip'"),
+]
+
+PREDICT = [
+    Bad("no client", [("images", "a.png", PNG)], 422, "field_missing", "'client'"),
+    Bad("no images", [CLIENT], 422, "field_missing", "'images'"),
+    Bad("samples instead of images", [CLIENT, SAMPLE], 422, "field_unknown", "'samples'"),
+    Bad("image as text", [CLIENT, ("images", None, b"a.png")], 422, "field_invalid", "'images'"),
+    Bad(
+        "version and alias",
+        [CLIENT, ("images", "a.png", PNG), ("version", None, b"1"), ("alias", None, b"live")],
+        422,
+        "fields_conflict",
+        "'version' and 'alias'",
+    ),
+    Bad("version zero", [CLIENT, ("images", "a.png", PNG), ("version", None, b"0")], 422, "field_invalid", "'version'"),
+    Bad(
+        "version a word", [CLIENT, ("images", "a.png", PNG), ("version", None, b"live")], 422, "field_invalid", "'live'"
+    ),
+    Bad("alias a number", [CLIENT, ("images", "a.png", PNG), ("alias", None, b"7")], 422, "invalid_name", "'7'"),
+    Bad("file too large", [CLIENT, ("images", "b.png", b"x" * 17_000)], 413, "file_too_large", "'b.png'"),
+]
+
+
+def send(web: Web, path: str, bad: Bad) -> Any:
+    files = [(name, (file_name, content)) for name, file_name, content in bad.parts]
+    return web("POST", path, files=files)
+
+
+@pytest.mark.parametrize("bad", ADAPT, ids=[bad.why for bad in ADAPT])
+def test_a_bad_form_to_adapt_names_the_part_and_changes_nothing(web: Web, bad: Bad) -> None:
+    answer = send(web, "/adapt", bad)
+    assert (answer.status_code, answer.json()["code"]) == (bad.status, bad.code), answer.text
+    assert bad.named in answer.json()["detail"]
+    assert web.services.adaptation.commands == []
+
+
+@pytest.mark.parametrize("bad", PREDICT, ids=[bad.why for bad in PREDICT])
+def test_a_bad_form_to_predict_names_the_part_and_judges_nothing(web: Web, bad: Bad) -> None:
+    answer = send(web, "/predict", bad)
+    assert (answer.status_code, answer.json()["code"]) == (bad.status, bad.code), answer.text
+    assert bad.named in answer.json()["detail"]
+    assert web.services.prediction.calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "named"),
+    [
+        ("/adapt", {}, "no Content-Type"),
+        ("/adapt", {"Content-Type": "application/json"}, "multipart/form-data"),
+        ("/adapt", {"Content-Type": "application/x-www-form-urlencoded"}, "multipart/form-data"),
+        ("/adapt", {"Content-Type": "image/png"}, "multipart/form-data"),
+        ("/predict", {"Content-Type": "text/plain"}, "image/"),
+        ("/adapt", {"Content-Type": "multipart/form-data; boundary=x", "Content-Encoding": "gzip"}, "gzip"),
+    ],
+)
+def test_another_media_type_is_refused_unread(web: Web, path: str, headers: dict[str, str], named: str) -> None:
+    answer = web("POST", path, content=b"{}", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
+    assert named in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=x"]
+)
+def test_a_form_that_cannot_be_parsed_is_refused(web: Web, content_type: str) -> None:
+    answer = web("POST", "/adapt", content=b"--y\r\nnonsense", headers={"Content-Type": content_type})
+    assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
+
+
+def test_fields_in_the_query_of_a_form_are_refused(two_versions: Web) -> None:
+    answer = two_versions("POST", "/predict?version=1", data={"client": "line"}, files=[("images", ("a.png", PNG))])
+    assert (answer.status_code, answer.json()["code"]) == (422, "field_unknown")
+    assert "version" in answer.json()["detail"]
+
+
+def test_an_unknown_name_in_the_query_of_a_raw_image_is_refused(two_versions: Web) -> None:
+    headers = {"Content-Type": "image/png"}
+    answer = two_versions("POST", "/predict?client=line&verison=1", content=PNG, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "field_unknown")
+
+
+def zipped(*names: str, content: bytes = PNG, stored: bool = False) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return held.getvalue()
+
+
+def send_archive(web: Web, content: bytes) -> Any:
+    return web("POST", "/adapt", data={"client": "line"}, files=[("archive", ("parts.zip", content))])
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["good/1.png", "bad/1.png"], ("good", "bad")),
+        (["parts/good/1.png", "parts/bad/1.png"], ("good", "bad")),
+        (["good/1.png", "__MACOSX/good/1.png", "good/.DS_Store", "bad/Thumbs.db", "bad/1.png"], ("good", "bad")),
+    ],
+)
+def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels: tuple[str, ...]) -> None:
+    answer = send_archive(web, zipped(*names))
+    assert answer.status_code == 201, answer.text
+    assert web.services.adaptation.commands[0].labels == labels
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (zipped(), 422, "no_samples"),
+        (zipped("../../etc/1.png", "../../bin/1.png"), 422, "no_samples"),
+        (zipped("1.png", "2.png"), 422, "archive_invalid"),
+        (zipped("good/1.png", "parts/bad/1.png"), 422, "archive_invalid"),
+        (zipped("a/good/1.png", "b/bad/1.png"), 422, "archive_invalid"),
+        (zipped("a/b/good/1.png", "a/b/bad/1.png"), 422, "archive_invalid"),
+        (zipped("good/1.png", "bad/1.png")[:-30], 422, "archive_invalid"),
+        (zipped("good/1.png", "bad/1.png", stored=True).replace(PNG, b"\x89PNH", 1), 422, "archive_invalid"),
+        (zipped(*[f"good/{index}.png" for index in range(9)]), 413, "archive_too_large"),
+        (zipped("good/1.png", content=b"\0" * 17_000), 413, "file_too_large"),
+    ],
+    ids=[
+        "empty",
+        "out of the folder",
+        "flat",
+        "mixed depths",
+        "two wrappers",
+        "too deep",
+        "cut off",
+        "flipped",
+        "many",
+        "large file",
+    ],
+)
+def test_an_archive_that_cannot_be_used_is_refused(web: Web, content: bytes, status: int, code: str) -> None:
+    answer = send_archive(web, content)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert web.services.adaptation.commands == []

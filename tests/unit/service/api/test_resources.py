@@ -1,0 +1,190 @@
+"""What each resource takes, calls and answers, with fake use cases behind it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+
+from tests.in_process import Web
+
+PNG = b"\x89PNG"
+
+
+def test_adapting_answers_the_whole_contract(web: Web) -> None:
+    answer = web.adapt("line", ["good", "bad"])
+    assert answer.status_code == 201
+    assert answer.headers["location"] == "/clients/line/versions/1"
+    body = answer.json()
+    assert list(body) == [
+        "client", "version", "parent", "classes", "published", "live", "model", "weights", "report",
+    ]  # fmt: skip
+    assert body["weights"] == {"digest": "b" * 64, "bytes": 1234}
+    assert set(body["report"]) == {
+        "support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold", "loss_curve",
+        "suspects", "gate", "seconds",
+    }  # fmt: skip
+    assert set(body["report"]["seconds"]) == {"decode", "adapt", "examine", "store", "total"}
+
+
+def test_everything_a_form_asks_for_reaches_the_use_case(web: Web) -> None:
+    web.adapt("line", ["b", "a"], mode="replace", steps="0", learning_rate="1e-2", seed="7", publish="never")
+    (command,) = web.services.adaptation.commands
+    assert (command.client, command.labels, command.mode, command.steps) == ("line", ("b", "a"), "replace", 0)
+    assert (command.learning_rate, command.seed, command.publish) == (0.01, 7, "never")
+    assert [upload.name for upload in command.uploads] == ["0.png", "1.png"]
+    assert command.idempotency is None
+
+
+def test_what_a_form_leaves_out_is_left_to_the_use_case(web: Web) -> None:
+    web.adapt("line", ["b", "a"])
+    (command,) = web.services.adaptation.commands
+    assert (command.mode, command.publish) == ("extend", "auto")
+    assert (command.steps, command.learning_rate, command.seed) == (None, None, None)
+
+
+def test_fields_that_a_browser_sends_empty_count_as_absent(web: Web) -> None:
+    files = [("samples", (f"{name}.png", PNG)) for name in "ab"]
+    empty = [(name, (None, b"")) for name in ("steps", "learning_rate", "seed", "mode", "publish", "archive")]
+    nothing_chosen = [("archive", ("", b""))]
+    fields = [(name, (None, value)) for name, value in (("client", b"line"), ("labels", b"a"), ("labels", b"b"))]
+    answer = web("POST", "/adapt", files=[*fields, *files, *empty, *nothing_chosen])
+    assert answer.status_code == 201, answer.text
+    (command,) = web.services.adaptation.commands
+    assert (command.mode, command.steps, command.learning_rate, command.seed) == ("extend", None, None, None)
+
+
+def test_the_same_body_has_the_same_digest_however_its_boundaries_are_drawn(web: Web) -> None:
+    files = [("samples", ("a.png", PNG)), ("samples", ("b.png", PNG))]
+    for boundary, seed in (("one", "1"), ("two", "1"), ("three", "2")):
+        headers = {"Idempotency-Key": "k", "Content-Type": f"multipart/form-data; boundary={boundary}"}
+        data = {"client": "line", "labels": ["a", "b"], "seed": seed}
+        assert web("POST", "/adapt", data=data, files=files, headers=headers).status_code == 201
+    first, second, third = [command.idempotency for command in web.services.adaptation.commands]
+    assert first == second
+    assert first.key == third.key
+    assert first.body_digest != third.body_digest
+
+
+@pytest.mark.parametrize("key", ["", "two words", "x" * 256])
+def test_an_idempotency_key_must_be_short_and_visible(web: Web, key: str) -> None:
+    files = [("samples", ("a.png", PNG))]
+    answer = web("POST", "/adapt", data={"client": "l", "labels": ["a"]}, files=files, headers={"Idempotency-Key": key})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert web.services.adaptation.commands == []
+
+
+def test_a_form_and_a_raw_image_are_judged_alike(two_versions: Web) -> None:
+    form = two_versions("POST", "/predict", data={"client": "line"}, files=[("images", ("image", PNG))])
+    raw = two_versions("POST", "/predict?client=line", content=PNG, headers={"Content-Type": "image/png"})
+    assert form.status_code == raw.status_code == 200
+    assert form.json() == raw.json()
+    assert form.json()["version"] == 2
+
+
+def test_predictions_come_in_the_order_of_the_images(two_versions: Web) -> None:
+    files = [("images", (name, PNG)) for name in ("c.png", "a.png", "b.png")]
+    answer = two_versions("POST", "/predict", data={"client": "line"}, files=files).json()
+    assert list(answer) == ["client", "version", "weights_digest", "predictions", "seconds"]
+    assert [image["name"] for image in answer["predictions"]] == ["c.png", "a.png", "b.png"]
+    assert set(answer["predictions"][0]) == {"name", "label", "confidence", "scores", "verdict"}
+
+
+@pytest.mark.parametrize(("field", "value"), [("version", "1"), ("alias", "old")])
+def test_a_version_or_an_alias_can_be_asked(two_versions: Web, field: str, value: str) -> None:
+    two_versions("PUT", "/clients/line/aliases/old", json={"version": 1})
+    form = two_versions("POST", "/predict", data={"client": "line", field: value}, files=[("images", ("a", PNG))])
+    raw = two_versions(
+        "POST", f"/predict?client=line&{field}={value}", content=PNG, headers={"Content-Type": "image/png"}
+    )
+    assert form.json()["version"] == raw.json()["version"] == 1
+
+
+def test_predicting_for_a_client_with_nothing_live_is_a_conflict(web: Web) -> None:
+    web.adapt("line", publish="never")
+    answer = web("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
+    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_live")
+
+
+def test_a_client_is_read_with_its_aliases_and_the_etag_of_live(two_versions: Web) -> None:
+    answer = two_versions("GET", "/clients/line")
+    assert answer.headers["etag"] == '"2"'
+    body = answer.json()
+    assert (body["versions"], body["latest"], body["live"]) == (2, 2, 2)
+    assert [(alias["alias"], alias["version"], alias["etag"]) for alias in body["aliases"]] == [("live", 2, '"2"')]
+    assert two_versions("GET", "/clients").json() == {"clients": [body]}
+
+
+def test_versions_are_listed_and_read(two_versions: Web) -> None:
+    listed = two_versions("GET", "/clients/line/versions").json()
+    assert [(version["version"], version["aliases"]) for version in listed["versions"]] == [(1, []), (2, ["live"])]
+    details = two_versions("GET", "/clients/line/versions/2").json()
+    assert details["sample_list"] == [
+        {"name": "0.png", "label": "good", "digest": "d" * 64},
+        {"name": "1.png", "label": "bad", "digest": "d" * 64},
+    ]
+    assert {name: details[name] for name in listed["versions"][1]} == listed["versions"][1]
+    assert (details["model_digest"], details["recipe"], details["seed"]) == ("a" * 64, {"steps": 5}, 0)
+
+
+def test_weights_are_a_file_with_its_digest(two_versions: Web) -> None:
+    answer = two_versions("GET", "/clients/line/versions/1/weights")
+    digest = hashlib.sha256(answer.content)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == 'attachment; filename="line-1.safetensors"'
+    assert answer.headers["etag"] == f'"{digest.hexdigest()}"'
+    assert answer.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+
+
+def test_deleting_answers_without_a_body(two_versions: Web) -> None:
+    assert two_versions("DELETE", "/clients/line/versions/1").status_code == 204
+    assert two_versions("GET", "/clients/line/versions/1").json()["code"] == "unknown_version"
+    answer = two_versions("DELETE", "/clients/line")
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert two_versions("GET", "/clients/line").json()["code"] == "unknown_client"
+
+
+@pytest.mark.parametrize("path", ["", "/versions", "/versions/1", "/versions/1/weights", "/history", "/aliases/live"])
+def test_an_unknown_client_is_the_same_problem_everywhere(web: Web, path: str) -> None:
+    answer = web("GET", f"/clients/nobody{path}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_client")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x", "99999999999999999999"])
+def test_a_version_that_is_no_version_number_is_refused(two_versions: Web, number: str) -> None:
+    answer = two_versions("GET", f"/clients/line/versions/{number}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+
+
+@pytest.mark.parametrize("name", ["LINE", "%20", "a%00b", "a%23b", "x" * 65, "..%5c"])
+def test_a_client_name_that_is_none_is_refused(web: Web, name: str) -> None:
+    answer = web("GET", f"/clients/{name}/versions")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_name")
+
+
+def test_history_tells_what_was_live_at_a_moment(two_versions: Web) -> None:
+    everything = two_versions("GET", "/clients/line/history").json()
+    assert (everything["at"], everything["live"], len(everything["moves"])) == (None, 2, 2)
+    early = two_versions("GET", "/clients/line/history?at=2026-03-01T12:00:30Z").json()
+    assert (early["live"], [move["version"] for move in early["moves"]]) == (1, [1])
+    before = two_versions("GET", "/clients/line/history?at=2026-03-01T11:00:00Z").json()
+    assert (before["live"], before["moves"]) == (None, [])
+
+
+@pytest.mark.parametrize("at", ["2026-03-01T13:00:30+01:00", "2026-03-01T13:00:30%2B01:00", "2026-03-01T12:00:30z"])
+def test_a_moment_may_have_any_offset_and_is_answered_in_utc(two_versions: Web, at: str) -> None:
+    assert two_versions("GET", f"/clients/line/history?at={at}").json()["at"] == "2026-03-01T12:00:30Z"
+
+
+@pytest.mark.parametrize("at", ["2026-03-01T12:00:30", "yesterday", "", "0001-01-01T00:00:00%2B14:00", "9" * 400])
+def test_a_moment_without_an_offset_or_that_is_none_is_refused(two_versions: Web, at: str) -> None:
+    answer = two_versions("GET", f"/clients/line/history?at={at}")
+    assert (answer.status_code, answer.json()["code"]) == (422, "field_invalid")
+
+
+def test_meta_models_are_listed_with_their_cards(web: Web) -> None:
+    (only,) = web("GET", "/models").json()["models"]
+    assert only == web("GET", "/models/tiny").json()
+    assert only["card"] == {"data": "generated", "accuracy": 0.5}
+    assert web("GET", "/models/huge").json()["code"] == "unknown_meta_model"

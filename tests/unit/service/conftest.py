@@ -1,0 +1,44 @@
+"""A service with fake use cases behind the real HTTP face, and ways to call it in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from service.app import create_app
+from service.settings import Settings, load_settings
+from tests.in_process import InProcess, Web, started
+from tests.unit.service.fakes import FakeServices
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings(
+        adapt_body_bytes=64 * 1024, file_bytes=16 * 1024, max_files=8, adapt_running=3, adapt_waiting=0
+    )
+
+
+@pytest.fixture
+def services() -> FakeServices:
+    return FakeServices()
+
+
+@pytest.fixture
+def web(settings: Settings, services: FakeServices) -> Iterator[Web]:
+    with started(create_app(settings, lambda _: services), services) as web:
+        yield web
+
+
+@pytest.fixture
+def in_process(web: Web) -> InProcess:
+    """What a blocking client sends through, to reach the application of `web`."""
+    return InProcess(web)
+
+
+@pytest.fixture
+def two_versions(web: Web) -> Web:
+    """Client `line` with versions 1 and 2, the second live."""
+    assert web.adapt().status_code == 201
+    assert web.adapt().status_code == 201
+    return web

@@ -1,0 +1,208 @@
+"""Fake use cases that keep what they are given in dictionaries, and the box they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from models.errors import ImageFormatUnsupported
+from service.adaptation import AdaptCommand, AdaptOutcome, Upload
+from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort
+from service.domain import LIVE, AliasMove, ClientSummary, SampleRef, Version, VersionDraft
+from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
+from service.meta_models import MetaModels, MetaModelSummary
+from service.prediction import ImagePrediction, PredictOutcome
+from service.readiness import Readiness
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PNG = b"\x89PNG not looked at by fakes"
+
+
+def report(decision: str = "publish") -> dict[str, Any]:
+    return {
+        "support_accuracy": 1.0,
+        "estimated_accuracy": None,
+        "interval": None,
+        "temperature": None,
+        "unknown_threshold": None,
+        "loss_curve": [1.5, 0.5],
+        "suspects": None,
+        "gate": {"decision": decision, "reasons": ["every sample is named right"]},
+        "seconds": {"decode": 0.01, "adapt": 0.2, "examine": 0.0, "store": 0.01, "total": 0.22},
+    }
+
+
+class FakeLifecycle(LifecyclePort):
+    """Clients in dictionaries; time is one minute a move."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[int, Version]] = {}
+        self.moves: dict[str, list[AliasMove]] = {}
+
+    def add(self, draft: VersionDraft, aliases: Sequence[str]) -> Version:
+        versions = self.kept.setdefault(draft.client, {})
+        self.moves.setdefault(draft.client, [])
+        version = Version(len(versions) + 1, NOON, draft)
+        versions[version.number] = version
+        for alias in aliases:
+            self._move(draft.client, alias, version.number, "adapt")
+        return version
+
+    def _of(self, client: str) -> dict[int, Version]:
+        if client not in self.kept:
+            raise UnknownClient(f"there is no client {client!r}")
+        return self.kept[client]
+
+    def _move(self, client: str, alias: str, version: int, reason: str) -> AliasMove:
+        before = [move for move in self.moves[client] if move.alias == alias]
+        moved_at = NOON + timedelta(minutes=len(self.moves[client]))
+        previous = before[-1].version if before else None
+        move = AliasMove(client, alias, len(before) + 1, version, previous, moved_at, reason)
+        self.moves[client].append(move)
+        return move
+
+    def clients(self) -> tuple[ClientSummary, ...]:
+        return tuple(self.client(name) for name in sorted(self.kept))
+
+    def client(self, client: str) -> ClientSummary:
+        versions = self._of(client)
+        aliases = {move.alias: move for move in self.moves[client]}
+        return ClientSummary(client, NOON, len(versions), max(versions), aliases)
+
+    def versions(self, client: str) -> tuple[Version, ...]:
+        return tuple(self._of(client).values())
+
+    def version(self, client: str, number: int) -> Version:
+        versions = self._of(client)
+        if number not in versions:
+            raise UnknownVersion(f"client {client!r} has no version {number}")
+        return versions[number]
+
+    def history(self, client: str, at: datetime | None = None) -> tuple[AliasMove, ...]:
+        self._of(client)
+        return tuple(move for move in self.moves[client] if at is None or move.moved_at <= at)
+
+    def alias(self, client: str, alias: str) -> AliasMove:
+        self._of(client)
+        moves = [move for move in self.moves[client] if move.alias == alias]
+        if not moves:
+            raise UnknownAlias(f"client {client!r} has no alias {alias!r}")
+        return moves[-1]
+
+    def move_alias(self, client: str, alias: str, version: int, expected_revision: int | None) -> AliasMove:
+        self.version(client, version)
+        revision = sum(move.alias == alias for move in self.moves[client])
+        if expected_revision not in {None, revision}:
+            raise AliasConflict(f"alias {alias!r} is at revision {revision}, not {expected_revision}")
+        return self._move(client, alias, version, "set")
+
+    def rollback(self, client: str, alias: str = LIVE) -> AliasMove:
+        previous = self.alias(client, alias).previous
+        if previous is None:
+            raise NothingToRollBackTo(f"alias {alias!r} of client {client!r} has no earlier version")
+        return self._move(client, alias, previous, "rollback")
+
+    def delete_version(self, client: str, number: int) -> None:
+        self.version(client, number)
+        del self.kept[client][number]
+
+    def delete_client(self, client: str) -> None:
+        self._of(client)
+        del self.kept[client]
+
+    def weights(self, client: str, number: int) -> bytes:
+        self.version(client, number)
+        return b"safetensors"
+
+
+class FakeAdaptation(AdaptationPort):
+    """Makes a version of whatever comes, or raises what it was told to."""
+
+    def __init__(self, lifecycle: FakeLifecycle) -> None:
+        self._lifecycle = lifecycle
+        self.commands: list[AdaptCommand] = []
+        self.raises: Exception | None = None
+        self.before: Callable[[], None] = lambda: None
+
+    def run(self, command: AdaptCommand) -> AdaptOutcome:
+        self.commands.append(command)
+        self.before()
+        if self.raises is not None:
+            raise self.raises
+        samples = tuple(
+            SampleRef("d" * 64, label, upload.name)
+            for upload, label in zip(command.uploads, command.labels, strict=True)
+        )
+        draft = VersionDraft(
+            client=command.client,
+            parent=None,
+            classes=tuple(sorted(set(command.labels))),
+            samples=samples,
+            meta_model="tiny",
+            meta_model_digest="a" * 64,
+            recipe={"steps": 5},
+            seed=command.seed or 0,
+            weights_digest="b" * 64,
+            weights_bytes=1234,
+            device="cpu",
+            batched_with=0,
+            report=report(),
+        )
+        publishes = command.publish != "never"
+        version = self._lifecycle.add(draft, [LIVE] if publishes else [])
+        return AdaptOutcome(version=version, published=publishes, live=version.number if publishes else None)
+
+
+class FakePrediction(PredictionPort):
+    """Names every image after the first class, or raises what it was told to."""
+
+    def __init__(self, lifecycle: FakeLifecycle) -> None:
+        self._lifecycle = lifecycle
+        self.calls: list[tuple[str, tuple[Upload, ...], str]] = []
+        self.raises: Exception | None = None
+
+    def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
+        self.calls.append((client, tuple(uploads), reference))
+        if self.raises is not None:
+            raise self.raises
+        if reference.isdigit():
+            number = int(reference)
+        elif reference == LIVE and LIVE not in self._lifecycle.client(client).aliases:
+            raise NothingLive(f"no version of client {client!r} is live")
+        else:
+            number = self._lifecycle.alias(client, reference).version
+        draft = self._lifecycle.version(client, number).draft
+        for upload in uploads:
+            if not upload.content.startswith(b"\x89PNG"):
+                raise ImageFormatUnsupported(f"{upload.name}: no image of a known format")
+        scores = {name: 1.0 / len(draft.classes) for name in draft.classes}
+        predictions = tuple(
+            ImagePrediction(upload.name, draft.classes[0], scores[draft.classes[0]], scores, "known")
+            for upload in uploads
+        )
+        return PredictOutcome(client, number, draft.weights_digest, predictions, 0.001)
+
+
+@dataclass
+class FakeServices:
+    """The box with the fakes in it; whether it was closed can be seen."""
+
+    lifecycle: FakeLifecycle = field(default_factory=FakeLifecycle)
+    readiness: Readiness = field(default_factory=lambda: Readiness({"catalog": lambda: None}))
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.adaptation = FakeAdaptation(self.lifecycle)
+        self.prediction = FakePrediction(self.lifecycle)
+        card = {"data": "generated", "accuracy": 0.5}
+        self.meta_models = MetaModels(
+            [MetaModelSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]
+        )
+
+    def readings(self) -> dict[str, float]:
+        return {"weight_cache_hits_total": 3}
+
+    def close(self) -> None:
+        self.closed = True
