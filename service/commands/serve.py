@@ -1,0 +1,126 @@
+"""Serving: takes the port, prepares the store, and runs the web server in one or more processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from service import bootstrap
+from service.app import create_app
+from service.commands import demonstration
+from service.commands.console import notices, output
+from service.errors import InvalidSettings
+from service.settings import Settings, hand_to_workers
+from service.telemetry import configure_logging
+
+_KEEP_ALIVE_S: Final = 5
+_HEADER_BYTES: Final = 16 * 1024
+_BACKLOG: Final = 128
+
+
+class _Server(uvicorn.Server):
+    """A web server that says when it is there."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce."""
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        InvalidSettings: the port cannot be had.
+        CheckpointInvalid, StoreUnavailable: there is nothing to serve with, or nowhere to keep versions.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    with contextlib.closing(_listen(settings.host, settings.port)) as listener:
+        announce = functools.partial(_announce, settings, listener.getsockname()[1])
+        with notices().status("starting …"):
+            services = _prepared(settings)
+        with contextlib.suppress(KeyboardInterrupt):
+            if settings.workers == 1:
+                app = functools.partial(create_app, settings, lambda _: services)
+                _Server(_config(settings, app), announce).run(sockets=[listener])
+            else:
+                services.close()
+                hand_to_workers(settings)
+                announce()
+                Multiprocess(_config(settings, "service.app:application"), sockets=[listener]).run()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow happens.
+
+    The socket says that it is TCP: asyncio turns Nagle's algorithm off for such sockets alone, and with it on every
+    answer on a kept connection waits 40 ms for the other side's acknowledgement.
+
+    Raises:
+        InvalidSettings: somebody else has it, or the address is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}; "
+            "stop what is using the port, or choose another with --port"
+        ) from error
+    return listener
+
+
+def _prepared(settings: Settings) -> bootstrap.Services:
+    """Build the services here first, so that what is wrong is said in one line and the store is seeded once."""
+    services = bootstrap.build(settings)
+    try:
+        if settings.demo:
+            demonstration.seed(services, settings.data)
+    except BaseException:
+        services.close()
+        raise
+    return services
+
+
+def _config(settings: Settings, app: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=True,
+        workers=settings.workers,
+        interface="asgi3",
+        lifespan="on",
+        ws="none",
+        http="h11",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=settings.stop_s,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
+
+
+def _announce(settings: Settings, port: int) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
+    lines = [f"Anole serves on {url}", f"  description  {url}/docs", f"  store        {settings.data.absolute()}"]
+    example = demonstration.example(settings.data)
+    if example is not None:
+        lines.append(f"  try          curl -F client=demo -F images=@{example} {url}/predict")
+    output().print("\n".join(lines))

@@ -1,0 +1,124 @@
+"""Commands that talk to a running service: adapt, predict, versions, rollback. They need its address and no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from service.client import Client
+from service.client_types import Adapted, AdaptOptions, Predicted, VersionInfo
+from service.commands.console import ABSENT, notices, output, percent, plain
+from service.settings import load_settings
+
+Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8000")]
+ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client.")]
+
+
+def adapt(
+    client: ClientName,
+    folder: Annotated[Path, typer.Argument(help="Folder with one sub-folder a class, or a zip of such a folder.")],
+    mode: Annotated[str | None, typer.Option(help="extend keeps earlier samples, replace starts afresh.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Inner steps.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the inner steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the inner loop's random draws.")] = None,
+    publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
+    url: Url = None,
+) -> None:
+    """Make a new version of CLIENT from labelled images."""
+    options = AdaptOptions(mode=mode, steps=steps, learning_rate=learning_rate, seed=seed, publish=publish)
+    with _connect(url) as anole, notices().status(f"adapting {client} …"):
+        adapted = anole.adapt(client, folder, options)
+    output().print(_adapted_table(adapted))
+    if adapted.published:
+        output().print(f"next: anole predict {client} IMAGE")
+    else:
+        output().print(f"version {adapted.version} is kept but not live")
+
+
+def predict(
+    client: ClientName,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    version: Annotated[int | None, typer.Option(help="Judge by this version.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Judge by the version this alias points at.")] = None,
+    url: Url = None,
+) -> None:
+    """Judge images by CLIENT's live version."""
+    with _connect(url) as anole, notices().status(f"judging {len(images)} images …"):
+        predicted = anole.predict(client, images, version=version, alias=alias)
+    output().print(_predicted_table(predicted))
+
+
+def versions(client: ClientName, url: Url = None) -> None:
+    """List the versions of CLIENT."""
+    with _connect(url) as anole:
+        listed = anole.versions(client)
+    output().print(_versions_table(client, listed))
+
+
+def rollback(
+    client: ClientName,
+    alias: Annotated[str, typer.Option(help="Which alias.")] = "live",
+    url: Url = None,
+) -> None:
+    """Go back to the version that was live before; again goes further back."""
+    with _connect(url) as anole:
+        moved = anole.rollback(client, alias)
+    output().print(f"{moved.alias} of {client} points at version {moved.version}; it was {moved.previous}")
+
+
+def _connect(url: str | None) -> Client:
+    return Client(load_settings(url=url).url)
+
+
+def _adapted_table(adapted: Adapted) -> Table:
+    report = adapted.report
+    low_high = "" if report.interval is None else f"  ({percent(report.interval[0])} to {percent(report.interval[1])})"
+    seconds = {part: taken for part, taken in report.seconds.items() if part != "total"}
+    parts = ", ".join(f"{part} {taken:.2f}" for part, taken in seconds.items())
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in (
+        ("client", adapted.client),
+        ("version", f"{adapted.version}{', live' if adapted.published else ', not live'}"),
+        ("extends", ABSENT if adapted.parent is None else f"version {adapted.parent}"),
+        ("classes", ", ".join(adapted.classes)),
+        ("own samples", percent(report.support_accuracy)),
+        ("estimate", f"{percent(report.estimated_accuracy)}{low_high}"),
+        ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
+        ("weights", f"{adapted.weights_bytes} bytes, {adapted.weights_digest[:12]}"),
+        ("seconds", f"{report.seconds['total']:.2f} ({parts})"),
+    ):
+        table.add_row(name, plain(value))
+    return table
+
+
+def _predicted_table(predicted: Predicted) -> Table:
+    table = Table(title=f"{predicted.client}, version {predicted.version}", title_justify="left")
+    for heading in ("image", "label", "confidence", "verdict", "next likely"):
+        table.add_column(heading, justify="right" if heading == "confidence" else "left")
+    for image in predicted.predictions:
+        others = sorted(((p, name) for name, p in image.scores.items() if name != image.label), reverse=True)
+        second = f"{others[0][1]} {percent(others[0][0])}" if others else ABSENT
+        table.add_row(plain(image.name), plain(image.label), percent(image.confidence), image.verdict, plain(second))
+    return table
+
+
+def _versions_table(client: str, listed: tuple[VersionInfo, ...]) -> Table:
+    table = Table(title=f"versions of {client}", title_justify="left")
+    for heading in ("version", "aliases", "extends", "classes", "samples", "own samples", "estimate", "gate", "made"):
+        table.add_column(heading, justify="right" if heading in {"version", "samples"} else "left")
+    for version in listed:
+        table.add_row(
+            str(version.version),
+            ", ".join(version.aliases) or ABSENT,
+            ABSENT if version.parent is None else str(version.parent),
+            plain(", ".join(version.classes)),
+            str(version.samples),
+            percent(version.support_accuracy),
+            percent(version.estimated_accuracy),
+            version.gate,
+            version.created_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        )
+    return table
