@@ -17,13 +17,16 @@ import re
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from service.domain import client_name
 from service.errors import InvalidName, StoreFull, StoreUnavailable, VersionCorrupt
 from service.store.ports import BlobEntry, Blobs
+
+SYNCS_AT_ONCE: Final = 16
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED: Final = ".unfinished-"
@@ -47,19 +50,14 @@ class LocalBlobs(Blobs):
         """See `Blobs.put`."""
         folder = self._folder(space)
         digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
-        staged: dict[str, Path] = {}
+        wanted = dict(zip(digests, contents, strict=True))
         with self._translated(f"storing in {space!r}"):
             self._refuse_after_sync_failure()
             folder.mkdir(mode=0o700, exist_ok=True)
-            try:
-                for digest, content in zip(digests, contents, strict=True):
-                    if digest not in staged and not _whole(folder / digest, digest):
-                        staged[digest] = self._stage(folder, content)
-                for digest, unfinished in staged.items():
+            new = {digest: content for digest, content in wanted.items() if not _whole(folder / digest, digest)}
+            with self._staged(folder, list(new.values())) as staged:
+                for digest, unfinished in zip(new, staged, strict=True):
                     unfinished.replace(folder / digest)
-            finally:
-                for unfinished in staged.values():
-                    unfinished.unlink(missing_ok=True)
             # Also where nothing was staged: another process may have renamed what is there and not synced it yet.
             self._sync_folder(folder)
             self._sync_folder(self._root)
@@ -139,6 +137,23 @@ class LocalBlobs(Blobs):
         if not _DIGEST.fullmatch(digest):
             raise VersionCorrupt(f"{digest[:80]!r} is not a SHA-256 in hexadecimal; the row that names it is damaged")
         return self._folder(space) / digest
+
+    @contextmanager
+    def _staged(self, folder: Path, contents: Sequence[bytes]) -> Iterator[list[Path]]:
+        """Finished files of `contents` under temporary names; what is not renamed is removed on leaving."""
+        with ExitStack() as undo:
+
+            def stage(content: bytes) -> Path:
+                path = self._stage(folder, content)
+                undo.callback(path.unlink, missing_ok=True)
+                return path
+
+            if len(contents) < 2:
+                staged = [stage(content) for content in contents]
+            else:  # syncs that wait at the same time share one commit of the file system's journal
+                with ThreadPoolExecutor(min(len(contents), SYNCS_AT_ONCE), "anole-blobs") as pool:
+                    staged = list(pool.map(stage, contents))
+            yield staged
 
     def _stage(self, folder: Path, content: bytes) -> Path:
         """Write `content`, durable, under a temporary name in `folder`."""

@@ -131,7 +131,7 @@ class SqlCatalog(Catalog):
 
     def delete_version(self, client: str, number: int) -> Version:
         """See `Catalog.delete_version`."""
-        with self._database.writing() as connection:
+        with self._database.writing(erasing=True) as connection:
             found = reads.need_client(connection, client)
             version = reads.need_version(connection, found, number)
             pointing = select(ALIASES.c.alias).where(ALIASES.c.client_id == found.id, ALIASES.c.version == number)
@@ -149,7 +149,7 @@ class SqlCatalog(Catalog):
 
     def delete_client(self, client: str) -> None:
         """See `Catalog.delete_client`."""
-        with self._database.writing() as connection:
+        with self._database.writing(erasing=True) as connection:
             removed = connection.execute(delete(CLIENTS).where(CLIENTS.c.name == client))
             if removed.rowcount == 0:
                 raise UnknownClient(f"no client is called {client!r}; nothing was deleted")

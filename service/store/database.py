@@ -19,8 +19,10 @@ class Database(Protocol):
         """
         ...
 
-    def writing(self) -> AbstractContextManager[Connection]:
+    def writing(self, *, erasing: bool = False) -> AbstractContextManager[Connection]:
         """A transaction that no other writer overlaps; what it reads stays true until it commits.
+
+        With `erasing`, what it deletes is not left in any file of the database either.
 
         Raises:
             StoreFull: no space left.

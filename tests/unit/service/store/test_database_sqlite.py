@@ -47,9 +47,9 @@ def pragma(connection: Connection, name: str) -> object:
 @pytest.mark.parametrize(
     ("version", "journal"),
     [
-        ((3, 7, 0), "truncate"),
-        ((3, 40, 1), "truncate"),
-        ((3, 51, 2), "truncate"),
+        ((3, 7, 0), "persist"),
+        ((3, 40, 1), "persist"),
+        ((3, 51, 2), "persist"),
         ((3, 51, 3), "wal"),
         ((3, 53, 0), "wal"),
         ((4, 0, 0), "wal"),
@@ -84,7 +84,7 @@ def test_a_log_that_a_newer_sqlite_left_is_turned_back(path: Path, monkeypatch: 
     with closing_database(path) as database:
         assert notes(database) == ["kept"]
         with database.reading() as connection:
-            assert pragma(connection, "journal_mode") == "truncate"
+            assert pragma(connection, "journal_mode") == "persist"
 
 
 def closing_database(path: Path) -> closing[SqliteDatabase]:

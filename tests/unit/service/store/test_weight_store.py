@@ -12,6 +12,7 @@ import torch
 
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft
 from service.errors import StoreIncompatible, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
+from service.store import database_sqlite
 from service.store.open_store import open_embedded
 from service.store.weight_store import WeightStore
 from tests.contract.values import CLIENT, digest_of
@@ -136,10 +137,30 @@ def test_deleting_a_client_leaves_no_byte_of_it(store: WeightStore, folder: Path
     store.delete_client(CLIENT)
     assert not (folder / "blobs" / CLIENT).exists()
     assert [client.name for client in store.clients()] == ["line-2"]
-    assert CLIENT.encode() not in (folder / "catalog.sqlite3").read_bytes()
     assert torch.equal(store.sample("line-2", kept.draft.samples[0].digest), image(1))
     with pytest.raises(UnknownClient):
         store.delete_client(CLIENT)
+
+
+@pytest.mark.parametrize("first_safe_with_wal", [(3,), (99,)], ids=["write-ahead log", "rollback journal"])
+def test_what_was_deleted_is_in_no_file_of_the_catalog(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, first_safe_with_wal: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", first_safe_with_wal)
+    with open_embedded(folder) as store:
+        publish(store, [1], 1.0, [LIVE])
+        version = publish(store, [1], 2.0, [LIVE])
+        draft_of(store, [1], 3.0, "line-2")
+
+        def written(text: str) -> bool:
+            return any(text.encode() in path.read_bytes() for path in folder.glob("catalog.sqlite3*"))
+
+        assert written(CLIENT)
+        assert written("part.png")
+        store.delete_client(CLIENT)
+        assert not written(CLIENT)
+        assert not written("part.png")
+        assert not written(version.draft.weights_digest)
 
 
 def test_collecting_removes_what_no_version_needs_once_it_is_old(store: WeightStore, folder: Path) -> None:
