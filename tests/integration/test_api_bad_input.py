@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
+from tests.generated import striped
 from tests.in_process import Web
-from tests.integration.conftest import striped
 
 GOOD = striped(1, 4)[0]
 OTHER = striped(1, 13)[0]

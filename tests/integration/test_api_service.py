@@ -14,8 +14,8 @@ import pytest
 from service import bootstrap
 from service.app import create_app
 from service.settings import Settings
+from tests.generated import striped
 from tests.in_process import Web, started
-from tests.integration.conftest import striped
 
 CLASSES = {"fine": 4, "coarse": 13}
 

@@ -121,7 +121,7 @@ class FakeAdaptation(AdaptationPort):
     """Makes a version of whatever comes, or raises what it was told to."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
-        self._lifecycle = lifecycle
+        self.lifecycle = lifecycle
         self.commands: list[AdaptCommand] = []
         self.raises: Exception | None = None
         self.before: Callable[[], None] = lambda: None
@@ -151,7 +151,7 @@ class FakeAdaptation(AdaptationPort):
             report=report(),
         )
         publishes = command.publish != "never"
-        version = self._lifecycle.add(draft, [LIVE] if publishes else [])
+        version = self.lifecycle.add(draft, [LIVE] if publishes else [])
         return AdaptOutcome(version=version, published=publishes, live=version.number if publishes else None)
 
 
@@ -159,7 +159,7 @@ class FakePrediction(PredictionPort):
     """Names every image after the first class, or raises what it was told to."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
-        self._lifecycle = lifecycle
+        self.lifecycle = lifecycle
         self.calls: list[tuple[str, tuple[Upload, ...], str]] = []
         self.raises: Exception | None = None
 
@@ -169,11 +169,11 @@ class FakePrediction(PredictionPort):
             raise self.raises
         if reference.isdigit():
             number = int(reference)
-        elif reference == LIVE and LIVE not in self._lifecycle.client(client).aliases:
+        elif reference == LIVE and LIVE not in self.lifecycle.client(client).aliases:
             raise NothingLive(f"no version of client {client!r} is live")
         else:
-            number = self._lifecycle.alias(client, reference).version
-        draft = self._lifecycle.version(client, number).draft
+            number = self.lifecycle.alias(client, reference).version
+        draft = self.lifecycle.version(client, number).draft
         for upload in uploads:
             if not upload.content.startswith(b"\x89PNG"):
                 raise ImageFormatUnsupported(f"{upload.name}: no image of a known format")

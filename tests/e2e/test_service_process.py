@@ -1,0 +1,164 @@
+"""`anole serve` as a process: signals, kills, workers, sockets. Knows its announcement and the HTTP contract."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import Client
+from service.client_types import LabelledFile
+from tests.e2e.conftest import ROOT, START_LIMIT_S, STOP_LIMIT_S, clean_environment, collect
+from tests.generated import striped, tiny_checkpoint_in
+
+pytestmark = pytest.mark.slow
+
+ANOLE = Path(sys.executable).parent / "anole"
+SAMPLES = [
+    LabelledFile(label, f"{label}-{index}.png", content)
+    for label, period in (("fine", 4), ("coarse", 13))
+    for index, content in enumerate(striped(3, period))
+]
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
+
+
+class Process:
+    """A service that has announced itself."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str, printed: list[str]) -> None:
+        self.process = process
+        self.url = url
+        self.printed = printed
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(how)
+        return self.process.wait(STOP_LIMIT_S)
+
+
+@contextmanager
+def serving(data: Path, checkpoint: Path, *options: str, **environment: str) -> Iterator[Process]:
+    command = [str(ANOLE), "serve", "--port", "0", "--data", str(data), "--model", str(checkpoint), *options]
+    printed: list[str] = []
+    announced = threading.Event()
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**clean_environment(), **environment}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        reader = threading.Thread(target=collect, args=(process.stdout, printed, announced), daemon=True)
+        reader.start()
+        try:
+            announced.wait(START_LIMIT_S)
+            found = re.search(r"serves on (http://\S+)", "".join(printed))
+            if not found:
+                pytest.fail(f"it did not come up:\n{''.join(printed)}", pytrace=False)
+            yield Process(process, found[1], printed)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(STOP_LIMIT_S)
+            reader.join(STOP_LIMIT_S)
+
+
+def refusal(*options: str) -> str:
+    """What a start that fails says: one line, exit code 1."""
+    done = subprocess.run(
+        [str(ANOLE), "serve", "--port", "0", *options], cwd=ROOT, env=clean_environment(), text=True, check=False,
+        timeout=START_LIMIT_S, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("{")]
+    return line
+
+
+def test_sigterm_ends_requests_in_flight_and_then_the_process(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false", ANOLE_DRAIN_S="30") as running:
+        with Client(running.url) as anole, httpx.Client(base_url=running.url) as web:
+            anole.adapt("line", SAMPLES)
+            assert web.get("/readyz").status_code == 200
+            running.process.terminate()
+            answers = (web.get("/readyz") for _ in range(1000))
+            draining = next(answer for answer in answers if answer.status_code == 503)
+            assert draining.json()["checks"]["draining"] != "ok"
+            assert anole.predict("line", [SAMPLES[0].content]).version == 1
+        running.process.send_signal(signal.SIGINT)
+        running.process.wait(STOP_LIMIT_S)
+    assert any('"stopped"' in line for line in running.printed)
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false") as running:
+        with Client(running.url) as anole:
+            made = [anole.adapt("line", SAMPLES) for _ in range(3)]
+            judged = anole.predict("line", [SAMPLES[0].content]).predictions
+        running.stop(signal.SIGKILL)
+    with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false") as running, Client(running.url) as anole:
+        assert [version.weights_digest for version in anole.versions("line")] == [
+            adapted.weights_digest for adapted in made
+        ]
+        assert anole.predict("line", [SAMPLES[0].content]).predictions == judged
+        assert anole.adapt("line", SAMPLES).version == 4
+
+
+def test_workers_share_one_store_and_one_demonstration(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint, "--workers", "2") as running:
+        with Client(running.url) as anole:
+            anole.adapt("line", SAMPLES)
+            assert [version.version for version in anole.versions("demo")] == [1]
+        for _ in range(20):  # each connection may reach another worker
+            with Client(running.url) as anole:
+                assert [client.client for client in anole.clients()] == ["demo", "line"]
+                assert anole.predict("line", [SAMPLES[0].content]).version == 1
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Process]:
+    """A service for tests that leave it as it was."""
+    with serving(tmp_path_factory.mktemp("data"), tiny_checkpoint, ANOLE_DEMO="false") as process:
+        yield process
+
+
+def test_a_body_over_the_limit_is_refused_while_it_is_sent(running: Process) -> None:
+    with httpx.Client(base_url=running.url) as web:
+        headers = {"Content-Type": "image/png"}
+        counted = web.post("/predict?client=a", content=(bytes(MEBIBYTE) for _ in range(64)), headers=headers)
+        declared = web.post("/predict?client=a", content=bytes(13 * MEBIBYTE), headers=headers)
+        assert (counted.status_code, declared.status_code) == (413, 413)
+        assert counted.json()["code"] == declared.json()["code"] == "body_too_large"
+        assert web.get("/livez").status_code == 200
+
+
+def test_headers_without_end_are_refused(running: Process) -> None:
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(4000)))
+        assert raw.recv(64).startswith(b"HTTP/1.1 400 ")
+    with httpx.Client(base_url=running.url) as web:
+        answer = web.get("/livez")
+    assert answer.status_code == 200
+    assert "server" not in answer.headers
+
+
+def test_a_start_that_cannot_work_is_refused_in_one_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    assert "no checkpoint 'nothing'" in refusal("--data", str(tmp_path / "data"), "--model", "nothing")
+    occupied = tmp_path / "file"
+    occupied.write_bytes(b"")
+    assert str(occupied) in refusal("--data", str(occupied), "--model", str(tiny_checkpoint))
+    damaged = tmp_path / "damaged.safetensors"
+    content = bytearray(tiny_checkpoint.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert "damaged" in refusal("--data", str(tmp_path / "data"), "--model", str(damaged))

@@ -1,0 +1,37 @@
+"""Images and a checkpoint made on the spot, for tests that need a service and no trained net."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.images import ImageSpec
+from models.nets import build
+from models.recipe import InnerLoop, NetSpec
+
+
+def tiny_checkpoint_in(folder: Path) -> Path:
+    """Writes a four-block net of eight channels, with weights as drawn from its seed, and returns its path."""
+    spec = NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=8)
+    recipe = InnerLoop(steps=5, learning_rate=0.05, batch_size=8)
+    path = folder / "tiny.safetensors"
+    save_checkpoint(Checkpoint("tiny", spec, recipe, build(spec, seed=1).start(), training={"data": "none"}), path)
+    return path
+
+
+def striped(count: int, period: int, seed: int = 0) -> list[bytes]:
+    """PNGs of noisy stripes; the period makes the class."""
+    generator = np.random.default_rng((seed, period))
+    pictures = []
+    for _ in range(count):
+        phase, noise = generator.uniform(0, 1), generator.normal(0, 8, (40, 40))
+        columns = np.sin((np.arange(40) + phase) * 2 * np.pi / period) * 80 + 128
+        pixels = np.clip(columns[None, :] + noise, 0, 255).astype(np.uint8)
+        held = io.BytesIO()
+        Image.fromarray(pixels).save(held, format="PNG")
+        pictures.append(held.getvalue())
+    return pictures

@@ -1,0 +1,71 @@
+"""Logs that cannot be forged, and figures kept apart."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from service.telemetry import Telemetry, configure_logging
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+
+
+def test_a_line_is_one_json_object_whatever_came_from_outside(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json")
+    structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
+    logging.getLogger("library").warning("also %s", "json")
+    first, second = capsys.readouterr().err.splitlines()
+    assert json.loads(first)["path"] == "/a\r\nfake line\x1b[31m"
+    assert "\x1b" not in first
+    assert (json.loads(second)["event"], json.loads(second)["level"]) == ("also json", "warning")
+
+
+def test_escapes_from_outside_do_not_reach_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "console")
+    structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("warning", "json")
+    structlog.get_logger("test").info("quiet")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_exception_is_logged_with_its_trace_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json")
+    try:
+        raise ValueError("broken")
+    except ValueError:
+        structlog.get_logger("test").exception("request failed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "broken" in json.loads(line)["exception"][0]["exc_value"]
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    one, other = Telemetry(), Telemetry()
+    one.versions.labels("publish").inc()
+    assert b'anole_versions_total{gate="publish"} 1.0' in one.exposition()
+    assert b"anole_versions_total{" not in other.exposition()
+
+
+def test_readings_are_taken_when_somebody_asks() -> None:
+    telemetry, depth = Telemetry(), [3.0]
+    telemetry.scrape(lambda: {"queue": depth[0], "misses_total": 7})
+    depth[0] = 5.0
+    text = telemetry.exposition().decode()
+    assert "anole_queue 5.0" in text
+    assert "anole_misses_total 7.0" in text
