@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from models.errors import ImageRejected, InvalidRecipe
-from models.images import DEFAULT_LIMITS, DecodeLimits, decode
+from models.errors import InvalidRecipe
+from models.images import DEFAULT_LIMITS, DecodeLimits
 from models.inner_loop import Adapted
 from models.recipe import InnerLoop
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
@@ -30,16 +30,9 @@ from service.errors import (
     UnknownClient,
 )
 from service.store.weight_store import WeightStore
+from service.uploads import Upload, decode_upload
 
 _MAX_SEED = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One file as it came: what the sender calls it, and its bytes."""
-
-    name: str
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +226,6 @@ class Adaptation:
         aliases = () if report["gate"]["decision"] == "hold" else (LIVE,)
         publication = self._store.publish(draft, aliases, command.idempotency)
         return AdaptOutcome(publication.version, LIVE in aliases, publication.live)
-
-
-def decode_upload(upload: Upload, limits: DecodeLimits) -> Tensor:
-    """Decode one file to its canonical image; an `ImageRejected` is raised again with the file's name in front."""
-    try:
-        return decode(upload.content, limits)
-    except ImageRejected as error:
-        raise type(error)(f"{upload.name}: {error}") from error
 
 
 def _joined(kept: Sequence[_Sample], new: Sequence[_Sample]) -> list[_Sample]:

@@ -9,13 +9,13 @@ from typing import Literal
 
 from models.images import DEFAULT_LIMITS, DecodeLimits
 from models.weights import Weights
-from service.adaptation import Upload, decode_upload
 from service.domain import LIVE, Version
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
 from service.engine.weight_cache import WeightCache
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.store.weight_store import WeightStore
+from service.uploads import Upload, decode_upload
 
 SCORE_DIGITS = 6
 """Scores are rounded: enough to rank, too little to read weights from."""
@@ -121,7 +121,7 @@ class Prediction:
     def _weights(self, version: Version, learner: Learner) -> Weights:
         draft = version.draft
         key = (draft.client, draft.meta_model_digest, draft.weights_digest)
-        return self._cache.get(key, lambda: learner.fold(self._store.weights(draft.client, draft.weights_digest)))
+        return self._cache.get(key, lambda: learner.fold(self._store.version_weights(version)))
 
 
 def _verdict(name: str, version: Version, probabilities: Sequence[float]) -> ImagePrediction:

@@ -104,6 +104,10 @@ class WeightStore:
             self._catalog.version(client, number)  # deleted since: then its weights are rightly gone
             raise
 
+    def version_weights(self, version: Version) -> dict[str, Tensor]:
+        """A version's stored delta, by name, on the CPU; raises as `weights_content` does."""
+        return from_bytes(self.weights_content(version.draft.client, version.number)[1])
+
     def publish(
         self, draft: VersionDraft, aliases: Sequence[str], idempotency: Idempotency | None = None
     ) -> Publication:
