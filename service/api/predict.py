@@ -7,13 +7,13 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from service.adaptation import Upload
 from service.api import schemas, views
 from service.api.deps import HIGHEST_VERSION, Context, ContextDep, problems
 from service.api.middleware import NOTES
 from service.api.refusals import FieldMissing
 from service.api.uploads import Fields, FormShape, check_size, read_form, read_query
 from service.domain import LIVE, alias_name, client_name
+from service.uploads import Upload
 
 router = APIRouter(tags=["predict"])
 
@@ -21,8 +21,8 @@ _SHAPE: Final = FormShape(
     single=frozenset({"client", "version", "alias"}), repeated=frozenset(), files=frozenset({"images"})
 )
 _REFERENCES: Final[dict[str, Any]] = {
-    "version": {"type": "integer", "minimum": 1, "description": "judge by this version"},
-    "alias": {"type": "string", "description": "judge by the version this alias points at; default live"},
+    "version": {"type": "integer", "minimum": 1, "examples": [""], "description": "judge by this version"},
+    "alias": {"type": "string", "examples": [""], "description": "judge by the version this alias points at; live"},
 }
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
