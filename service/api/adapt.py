@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, cast
 
 from fastapi import APIRouter, Header, Request, Response
 
-from service.adaptation import AdaptCommand, AdaptOutcome, Upload
+from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api import schemas, views
 from service.api.archives import unpack
 from service.api.deps import Context, ContextDep, problems
@@ -19,6 +19,7 @@ from service.api.uploads import Form, FormShape, read_form
 from service.domain import Idempotency, client_name, idempotency_key
 from service.errors import NoSamples
 from service.settings import Settings
+from service.uploads import Upload
 
 router = APIRouter(tags=["adapt"])
 

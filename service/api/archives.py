@@ -10,11 +10,11 @@ import zipfile
 import zlib
 from typing import Final
 
-from service.adaptation import Upload
 from service.api.refusals import ArchiveInvalid, ArchiveTooLarge
 from service.api.uploads import check_size
 from service.errors import NoSamples
 from service.settings import Settings
+from service.uploads import Upload
 
 _LAYOUT: Final = "an archive holds one folder a class, with the images of that class in it"
 _IGNORED: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol
 
-from service.adaptation import AdaptCommand, AdaptOutcome, Upload
+from service.adaptation import AdaptCommand, AdaptOutcome
 from service.domain import AliasMove, ClientSummary, Version
 from service.meta_models import MetaModels
 from service.prediction import PredictOutcome
 from service.readiness import Readiness
+from service.uploads import Upload
 
 
 class AdaptationPort(Protocol):

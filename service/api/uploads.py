@@ -14,7 +14,6 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from service.adaptation import Upload
 from service.api.refusals import (
     FieldDuplicate,
     FieldInvalid,
@@ -26,6 +25,7 @@ from service.api.refusals import (
     TooManyParts,
 )
 from service.settings import Settings
+from service.uploads import Upload
 
 _EXTRA_FIELDS: Final = 16
 _TOO_MANY: Final = ("Too many", "Part exceeded", "Field exceeded")

@@ -17,7 +17,7 @@ from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started
 
-CLASSES = {"fine": 4, "coarse": 13}
+CLASSES = {"fine": 6, "coarse": 20}
 
 
 def samples(classes: dict[str, int], count: int = 4, seed: int = 0) -> tuple[list[tuple[str, bytes]], list[str]]:
@@ -49,7 +49,7 @@ def test_a_new_client_is_adapted_to_and_its_images_are_told_apart(web: Web) -> N
     assert sorted(body["classes"]) == ["coarse", "fine"]
     assert body["model"] == "tiny"
     assert body["report"]["estimated_accuracy"] is None
-    predicted = predict(web, striped(3, 4, seed=9) + striped(3, 13, seed=9)).json()
+    predicted = predict(web, striped(3, 6, seed=9) + striped(3, 20, seed=9)).json()
     assert [image["label"] for image in predicted["predictions"]] == ["fine"] * 3 + ["coarse"] * 3
     for image in predicted["predictions"]:
         assert sum(image["scores"].values()) == pytest.approx(1, abs=1e-5)

@@ -8,13 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from models.errors import ImageFormatUnsupported
-from service.adaptation import AdaptCommand, AdaptOutcome, Upload
+from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort
 from service.domain import LIVE, AliasMove, ClientSummary, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
 from service.meta_models import MetaModels, MetaModelSummary
 from service.prediction import ImagePrediction, PredictOutcome
 from service.readiness import Readiness
+from service.uploads import Upload
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PNG = b"\x89PNG not looked at by fakes"

@@ -9,10 +9,11 @@ from typing import Literal
 
 import pytest
 
-from service.adaptation import AdaptCommand, AdaptOutcome, Upload
+from service.adaptation import AdaptCommand, AdaptOutcome
 from service.domain import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch
 from service.repeats import AdaptOnce, Adapts, Recalls
+from service.uploads import Upload
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
 KEY = Idempotency("k", "1" * 64)
