@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 from models.data.demo import LabelledImage, demo_samples
-from service.adaptation import AdaptCommand, Upload
+from service.adaptation import AdaptCommand
 from service.bootstrap import Services
+from service.uploads import Upload
 
 CLIENT: Final = "demo"
 FOLDER: Final = "demo"
