@@ -37,10 +37,21 @@ __all__ = [
 PREPROCESSING_VERSION = 1
 
 _REC601_LUMA = (0.299, 0.587, 0.114)
-_CONTRAST_SIGMA_OF_SIDE = 1 / 8
-_CONTRAST_FLOOR = 0.005
-_CONTRAST_FLOOR_OF_IMAGE = 0.2
 _CONTRAST_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class _ContrastRule:
+    """Gaussian neighbourhood, as a share of the side; what is added to the local deviation: a constant (full scale 1)
+    and a share of the whole image's deviation, in squares. The more is added, the more is left of how strong a mark is.
+    """
+
+    sigma_of_side: float
+    floor: float
+    floor_of_image: float
+
+
+_CONTRASTS = {"local": _ContrastRule(1 / 8, 0.005, 0.2), "regional": _ContrastRule(0.3, 0.03, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -51,12 +62,13 @@ class ImageSpec:
         channels: 1 (grey) or 3 (colour).
         side: height and width in pixels, 16 to 256; images are stretched to the square.
         contrast: "none" leaves values in [0, 1]; "local" subtracts a Gaussian local mean and divides by the local
-            deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), within [-5, 5].
+            deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), within [-5, 5];
+            "regional" does so over a wider neighbourhood and more gently, so that strong marks stay stronger.
     """
 
     channels: int
     side: int
-    contrast: Literal["none", "local"] = "none"
+    contrast: Literal["none", "local", "regional"] = "none"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -65,8 +77,8 @@ class ImageSpec:
             raise InvalidRecipe(
                 f"ImageSpec.side is {self.side!r}; whole numbers from 16 to {CANONICAL_SIDE} are allowed"
             )
-        if self.contrast not in ("none", "local"):
-            raise InvalidRecipe(f'ImageSpec.contrast is {self.contrast!r}; "none" and "local" are allowed')
+        if self.contrast != "none" and self.contrast not in _CONTRASTS:
+            raise InvalidRecipe(f"ImageSpec.contrast is {self.contrast!r}; none, local and regional are allowed")
 
 
 def load(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
@@ -118,7 +130,7 @@ def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
         spec: what the images were fitted to, and the contrast to apply.
 
     Returns:
-        float32 of the same shape; in [0, 1] for contrast "none", within [-5, 5] for "local".
+        float32 of the same shape; in [0, 1] for contrast "none", within [-5, 5] for the others.
     """
     if images.dtype != torch.uint8 or images.shape[1:] != (spec.channels, spec.side, spec.side):
         raise ImageCorrupt(
@@ -126,7 +138,7 @@ def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
             f"{spec.side}, {spec.side}) is allowed: use fit_to_side first"
         )
     values = images.to(torch.float32) / 255.0  # (count, channels, side, side)
-    return _local_contrast(values) if spec.contrast == "local" else values
+    return values if spec.contrast == "none" else _even_contrast(values, _CONTRASTS[spec.contrast])
 
 
 def prepare(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
@@ -144,21 +156,21 @@ def prepare(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
     return torch.cat([normalise(fit_to_side(image, spec)[None], spec) for image in images])
 
 
-def _local_contrast(values: Tensor) -> Tensor:
+def _even_contrast(values: Tensor, rule: _ContrastRule) -> Tensor:
     """Subtracts the local mean over the channels, divides by the local deviation; flat regions stay near zero."""
-    blur = _blur_matrix(values.shape[-1]).to(values.device)  # (side, side)
+    blur = _blur_matrix(values.shape[-1], rule.sigma_of_side).to(values.device)  # (side, side)
     grey = values.mean(dim=1, keepdim=True)  # (count, 1, side, side)
     centred = values - blur @ grey @ blur.T  # (count, channels, side, side)
     power = centred.square().mean(dim=1, keepdim=True)  # (count, 1, side, side)
-    floor = _CONTRAST_FLOOR**2 + _CONTRAST_FLOOR_OF_IMAGE**2 * power.mean(dim=(2, 3), keepdim=True)
+    floor = rule.floor**2 + rule.floor_of_image**2 * power.mean(dim=(2, 3), keepdim=True)
     deviation = (blur @ power @ blur.T + floor).sqrt()
     return (centred / deviation).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
 
 
 @functools.lru_cache(maxsize=8)
-def _blur_matrix(side: int) -> Tensor:
+def _blur_matrix(side: int, sigma_of_side: float) -> Tensor:
     """Gaussian blur along one axis with replicated borders, as a matrix: float32 (side, side), rows sum to 1."""
-    sigma = side * _CONTRAST_SIGMA_OF_SIDE
+    sigma = side * sigma_of_side
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (offsets.to(torch.float64) / sigma) ** 2)

@@ -16,6 +16,7 @@ from tests.unit.models.pictures import encoded, planes, scene
 GREY = ImageSpec(channels=1, side=32)
 COLOUR = ImageSpec(channels=3, side=32)
 LOCAL = ImageSpec(channels=1, side=32, contrast="local")
+REGIONAL = ImageSpec(channels=1, side=32, contrast="regional")
 
 
 def test_load_names_the_file_it_cannot_read(tmp_path: Path) -> None:
@@ -27,7 +28,7 @@ def test_load_names_the_file_it_cannot_read(tmp_path: Path) -> None:
     assert torch.equal(load(path), planes(scene()))
 
 
-@pytest.mark.parametrize("spec", [GREY, COLOUR, LOCAL, ImageSpec(3, 17, "local")])
+@pytest.mark.parametrize("spec", [GREY, COLOUR, LOCAL, REGIONAL, ImageSpec(3, 17, "local")])
 def test_an_image_does_not_depend_on_its_neighbours(spec: ImageSpec) -> None:
     images = [planes(scene(30 + 11 * seed, 50 - 3 * seed, seed)) for seed in range(5)]
     together = prepare(images, spec)
@@ -36,7 +37,7 @@ def test_an_image_does_not_depend_on_its_neighbours(spec: ImageSpec) -> None:
     assert torch.equal(prepare(images[::-1], spec).flip(0), together)
 
 
-@pytest.mark.parametrize("spec", [GREY, COLOUR, LOCAL])
+@pytest.mark.parametrize("spec", [GREY, COLOUR, LOCAL, REGIONAL])
 def test_training_on_kept_bytes_sees_what_serving_sees(spec: ImageSpec) -> None:
     images = [planes(scene(seed=seed)) for seed in range(4)]
     kept = torch.stack([fit_to_side(image, spec) for image in images])
@@ -82,9 +83,18 @@ def test_local_contrast_forgets_light_and_gain() -> None:
     assert (first.std() / second.std() - 1).abs() < 0.1
 
 
-def test_local_contrast_leaves_a_flat_image_flat() -> None:
+@pytest.mark.parametrize("spec", [LOCAL, REGIONAL])
+def test_even_contrast_leaves_a_flat_image_flat(spec: ImageSpec) -> None:
     flat = torch.full((1, 40, 40), 77, dtype=torch.uint8)
-    assert prepare([flat], LOCAL).abs().max() < 1e-3
+    assert prepare([flat], spec).abs().max() < 1e-3
+
+
+def test_regional_contrast_keeps_more_of_how_strong_a_pattern_is() -> None:
+    pattern = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(1)) - 0.5
+    weak, strong = ((128 + gain * pattern).round().to(torch.uint8) for gain in (10, 40))
+    ratio = {spec.contrast: prepare([strong], spec).std() / prepare([weak], spec).std() for spec in (LOCAL, REGIONAL)}
+    assert 1.0 <= ratio["local"] < 1.3
+    assert 1.5 < ratio["regional"] < 4.0
 
 
 def test_local_contrast_is_bounded() -> None:
