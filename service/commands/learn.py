@@ -1,0 +1,129 @@
+"""``anole train`` and ``anole evaluate``: meta-training and its score, from the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from models.checkpoint import load_checkpoint
+from models.data.catalogue import open_data_set
+from models.episodes import EpisodeShape, EpisodeSource
+from models.evaluate import EvaluationPlan, Normalisation, Score
+from models.evaluate import evaluate as score_episodes
+from models.presets import PRESETS, preset
+from models.training import TrainingPlan, TrainingRun
+from service.commands.console import notices, output
+from service.engine.device import pick_device
+from service.settings import load_settings
+
+CACHE = Path.home() / ".cache" / "anole"
+
+DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, textures, or folder:PATH of class folders.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads inside one operation.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+
+
+def train(
+    dataset: DataSetName,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write, and to go on from if it is there.")],
+    ways: Annotated[int | None, typer.Option(min=2, help="Classes a training task.", show_default="preset")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Images a class in it.", show_default="preset")] = None,
+    algorithm: Annotated[Literal["reptile"], typer.Option(help="Meta-learning algorithm.")] = "reptile",
+    preset_name: Annotated[
+        str | None, typer.Option("--preset", help=f"Net and recipe: {', '.join(PRESETS)}.", show_default="by data set")
+    ] = None,
+    meta_steps: Annotated[int | None, typer.Option(min=1, help="Meta steps in all.", show_default="preset")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    data_root: DataRoot = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    save_every_s: Annotated[float, typer.Option(min=1, help="Seconds between checkpoints.")] = 180.0,
+) -> None:
+    """Meta-train a start; interrupted, the same command goes on where it stood."""
+    torch.set_num_threads(threads)
+    chosen = preset(preset_name or ("omniglot" if dataset == "omniglot" else "surfaces"))
+    changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed}
+    meta = replace(chosen.meta, **{name: value for name, value in changes.items() if value is not None})
+    data = open_data_set(dataset, chosen.net_spec.image, data_root or load_settings().data_root, CACHE)
+    plan = TrainingPlan(chosen.net_spec, chosen.recipe, meta, {**data.record, "algorithm": algorithm})
+    run = TrainingRun(plan, chosen.serve, out, pick_device(device))
+    if run.state.meta_step:
+        notices().print(f"{out} stands at meta step {run.state.meta_step} of {meta.meta_steps}; going on")
+    with _progress("loss {task.fields[loss]:.3f}", "{task.fields[rate]:.1f} steps/s") as bar:
+        shown = bar.add_task("meta-training", total=meta.meta_steps, loss=float("nan"), rate=0.0)
+        for step in run.run(data.train, save_every_s):
+            bar.update(shown, completed=step.meta_step, loss=step.loss, rate=step.steps_per_s)
+    output().print(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}")
+
+
+def evaluate(
+    checkpoint: Annotated[str, typer.Option(help="Shipped name or path.")],
+    dataset: DataSetName,
+    ways: Annotated[int, typer.Option(min=2, help="Classes an episode.")] = 5,
+    shots: Annotated[int, typer.Option(min=1, help="Support images a class.")] = 5,
+    queries: Annotated[int, typer.Option(min=1, help="Query images a class.")] = 10,
+    episodes: Annotated[int, typer.Option(min=2, help="How many.")] = 200,
+    transductive: Annotated[bool, typer.Option("--transductive", help="Let queries share statistics.")] = False,
+    steps: Annotated[int | None, typer.Option(min=0, help="Inner steps.", show_default="checkpoint")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, show_default="checkpoint")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first episode.")] = 0,
+    data_root: DataRoot = None,
+    threads: Threads = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+) -> None:
+    """Score a checkpoint on few-shot episodes, with a 95 % interval."""
+    torch.set_num_threads(threads)
+    start = load_checkpoint(checkpoint)
+    recipe = start.recipe.adjusted(steps, learning_rate)
+    data = open_data_set(dataset, start.net_spec.image, data_root or load_settings().data_root, CACHE)
+    source = EpisodeSource(data.test, EpisodeShape(ways, shots, queries), start.net_spec.image)
+    how: Normalisation = "transductive" if transductive else recipe.statistics
+    plan = EvaluationPlan(episodes, seed, how)
+    accuracies = []
+    with _progress() as bar:
+        shown = bar.add_task("episodes", total=episodes)
+        for accuracy in score_episodes(start.build_net(), start.weights, source, recipe, plan, start.moments):
+            accuracies.append(accuracy)
+            bar.advance(shown)
+    row = {
+        "checkpoint": checkpoint,
+        "digest": start.digest,
+        "data": data.test.name,
+        "ways": ways,
+        "shots": shots,
+        "queries": queries,
+        "episodes": episodes,
+        "seed": seed,
+        "inner_steps": recipe.steps,
+        "normalisation": how,
+        "accuracy": Score(tuple(accuracies)).mean,
+        "half_width_95": Score(tuple(accuracies)).half_width,
+    }
+    output().print_json(json.dumps(row)) if as_json else _print_score(row)
+
+
+def _print_score(row: dict[str, object]) -> None:
+    table = Table("data", "task", "episodes", "seed", "inner steps", "normalisation", "accuracy, 95 % interval")
+    table.add_row(
+        str(row["data"]),
+        f"{row['ways']}-way {row['shots']}-shot, {row['queries']} queries a class",
+        str(row["episodes"]),
+        str(row["seed"]),
+        str(row["inner_steps"]),
+        str(row["normalisation"]),
+        f"{100 * float(str(row['accuracy'])):.2f} ± {100 * float(str(row['half_width_95'])):.2f} %",
+    )
+    output().print(table)
+
+
+def _progress(*extra: str) -> Progress:
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, extra)]
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notices())
