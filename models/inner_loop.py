@@ -128,7 +128,7 @@ def descend(
     ways = max(support.n_way for support in supports)
     absent = torch.arange(ways) >= torch.tensor([[support.n_way] for support in supports])
     absent = absent.to(supports[0].images.device)
-    stacked = {**starts, **_initial_head(net, starts, supports, recipe, ways)}
+    stacked = {**starts, **_initial_head(net, starts, supports, recipe, absent)}
     optimiser = Optimiser(recipe, list(stacked), moments)
     plans = [
         batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
@@ -205,8 +205,9 @@ def _measure_equal(net: Net, stacked: Weights, images: Tensor) -> Measured:
 
 
 def _initial_head(
-    net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoop, ways: int
+    net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoop, absent: Tensor
 ) -> dict[str, Tensor]:
+    ways = absent.shape[1]
     if recipe.head == "linear":
         if heads.WEIGHT not in starts or starts[heads.WEIGHT].shape[1] < ways:
             rows = starts[heads.WEIGHT].shape[1] if heads.WEIGHT in starts else 0
@@ -219,7 +220,7 @@ def _initial_head(
         heads.class_means(own.features, labels[None], ways)
         for own, (_, labels) in zip(measure(net, starts, [images for images, _ in anchors]), anchors, strict=True)
     ]
-    return heads.prototype_head(torch.cat(prototypes), recipe.head_scale)
+    return heads.prototype_head(torch.cat(prototypes), absent, recipe.head_scale)
 
 
 def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

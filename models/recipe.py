@@ -84,7 +84,7 @@ class InnerLoop(_JsonRecord):
         replacement: draw batches with replacement; else by shuffled passes over the support.
         head: "prototype", a linear head that starts at the support's class means (any number of classes; the start of
             ProtoMAML, Triantafillou et al. 2020, section 3); or "linear", meta-trained for a fixed number of classes.
-        head_scale: sharpness of the prototype head: logits are -head_scale * mean squared feature distance.
+        head_scale: sharpness of the prototype head: logits lost per squared distance of the prototypes' own spread.
         rates: (pattern, multiplier) pairs over weight names, `fnmatch` patterns, the last match wins; 0 freezes.
         clip_norm: the largest allowed global norm of a task's gradient; None does not clip.
         statistics: "frozen", normalise by the support's statistics, kept with the version, so that a prediction
@@ -98,7 +98,7 @@ class InnerLoop(_JsonRecord):
     carry_moments: bool = False
     replacement: bool = False
     head: Literal["prototype", "linear"] = "prototype"
-    head_scale: float = 10.0
+    head_scale: float = 5.0
     rates: tuple[tuple[str, float], ...] = ()
     clip_norm: float | None = None
     statistics: Literal["frozen", "batch"] = "frozen"

@@ -14,6 +14,9 @@ from models.weights import Weights
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 
+_LEAST_SPREAD = 1e-6
+"""Keeps identical prototypes from giving infinite weights."""
+
 
 def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     """Average the features of each class.
@@ -31,17 +34,25 @@ def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     return totals / member.sum(1).clamp(min=1)[..., None]
 
 
-def prototype_head(prototypes: Tensor, scale: float) -> dict[str, Tensor]:
-    """A linear head that scores by -scale * mean squared distance to each prototype, up to a constant of the image.
+def prototype_head(prototypes: Tensor, absent: Tensor, scale: float) -> dict[str, Tensor]:
+    """A linear head that scores by the squared distance to each prototype, in units of the prototypes' own spread.
 
     -|f - p|^2 = 2 f.p - |p|^2 - |f|^2, and the last term is the same for every class (Snell et al. 2017, section 2.4).
+    The spread, the mean squared distance of a task's prototypes to their centre, takes the features' scale out:
+    without it meta-training is rewarded for ever larger features and in the end diverges.
 
     Args:
         prototypes: (tasks, ways, features).
-        scale: logits lost per unit of mean squared feature distance.
+        absent: bool (tasks, ways), rows without a class.
+        scale: logits lost per spread of squared distance.
     """
-    sharpness = scale / prototypes.shape[-1]
-    return {WEIGHT: 2 * sharpness * prototypes, BIAS: -sharpness * prototypes.square().sum(-1)}
+    present = (~absent).to(prototypes.dtype)[..., None]  # (tasks, ways, 1)
+    centre = (prototypes * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
+    centred = (prototypes - centre) * present
+    spread = centred.square().sum((1, 2), keepdim=True) / present.sum(1, keepdim=True)  # (tasks, 1, 1)
+    sharpness = scale / spread.clamp(min=_LEAST_SPREAD)
+    bias = -sharpness[..., 0] * (prototypes.square().sum(-1))
+    return {WEIGHT: 2 * sharpness * prototypes, BIAS: bias}
 
 
 def linear_head(feature_count: int, ways: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -1,0 +1,44 @@
+"""Small tasks and nets for the learning half's tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from models.images import ImageSpec
+from models.nets import Net, build
+from models.recipe import NetSpec
+from models.task import Support
+
+SPEC = NetSpec("conv4", ImageSpec(channels=1, side=16, contrast="none"), width=8)
+SURFACE_SPEC = NetSpec("surface", ImageSpec(channels=1, side=16, contrast="none"), width=16)
+
+MakeSupport = Callable[..., Support]
+
+
+def random_support(seed: int, n_way: int = 3, n_shot: int = 4) -> Support:
+    """Classes that differ in the mean brightness and are noisy besides."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n_way).repeat_interleave(n_shot)
+    noise = torch.rand(n_way * n_shot, 1, 16, 16, generator=generator)
+    return Support(noise + 0.3 * labels[:, None, None, None], labels, n_way)
+
+
+@pytest.fixture
+def make_support() -> MakeSupport:
+    """Build a random support from a seed."""
+    return random_support
+
+
+@pytest.fixture(params=[SPEC, SURFACE_SPEC], ids=["conv4", "surface"])
+def net(request: pytest.FixtureRequest) -> Net:
+    """Both nets, small."""
+    return build(request.param, seed=3)
+
+
+@pytest.fixture
+def conv4() -> Net:
+    """The four-block net, small."""
+    return build(SPEC, seed=3)

@@ -1,0 +1,182 @@
+"""Checkpoints and training runs: whole or refused, resumed or begun."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models import weights as algebra
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, shipped_names
+from models.data.image_classes import ArrayClasses
+from models.errors import CheckpointInvalid, InvalidRecipe
+from models.nets import build
+from models.optimiser import Moments
+from models.presets import PRESETS, preset
+from models.recipe import InnerLoop, MetaLoop, NetSpec
+from models.training import TrainingPlan, TrainingRun
+from tests.unit.models.conftest import SPEC
+
+CPU = torch.device("cpu")
+RECIPE = InnerLoop(steps=2, learning_rate=0.01, batch_size=4, rates=(("head.*", 2.0),))
+ADAM = replace(RECIPE, optimiser="adam", carry_moments=True, rates=())
+SERVE = InnerLoop(steps=5, learning_rate=0.01)
+
+
+@pytest.fixture
+def checkpoint() -> Checkpoint:
+    start = build(SPEC).start()
+    moments = Moments({name: torch.ones_like(tensor) for name, tensor in start.items()}, 7)
+    return Checkpoint("small", SPEC, ADAM, start, moments, {"meta_step": 3})
+
+
+@pytest.fixture
+def classes() -> ArrayClasses:
+    generator = torch.Generator().manual_seed(0)
+    arrays = [torch.randint(256, (6, 1, 16, 16), generator=generator, dtype=torch.uint8) for _ in range(6)]
+    return ArrayClasses("noise", [str(index) for index in range(6)], arrays)
+
+
+def test_a_checkpoint_comes_back_as_it_was_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(checkpoint, path)
+    loaded = load_checkpoint(path)
+    assert loaded.digest == checkpoint.digest
+    assert (loaded.net_spec, loaded.recipe, dict(loaded.training)) == (SPEC, ADAM, {"meta_step": 3})
+    assert loaded.moments is not None
+    assert loaded.moments.steps == 7
+    assert algebra.digest(loaded.moments.second) == algebra.digest(
+        checkpoint.moments.second if checkpoint.moments else {}
+    )
+
+
+def test_the_digest_names_weights_recipe_net_and_moments(checkpoint: Checkpoint) -> None:
+    other_weights = {**checkpoint.weights, "block1.shift": checkpoint.weights["block1.shift"] + 1}
+    variants = [
+        checkpoint,
+        replace(checkpoint, weights=other_weights),
+        replace(checkpoint, recipe=replace(ADAM, steps=3)),
+        replace(checkpoint, net_spec=replace(SPEC, width=16)),
+        replace(checkpoint, moments=None),
+    ]
+    assert len({variant.digest for variant in variants}) == len(variants)
+    assert replace(checkpoint, name="other", training={}).digest == checkpoint.digest
+
+
+@pytest.mark.parametrize("place", [20, -5], ids=["header", "weights"])
+def test_a_flipped_bit_is_refused(checkpoint: Checkpoint, tmp_path: Path, place: int) -> None:
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(checkpoint, path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointInvalid, match=r"damaged|not a checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\x08" + b"\0" * 7 + b"{}      "])
+def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointInvalid, match="not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_an_unknown_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(CheckpointInvalid, match="no checkpoint 'nobody'"):
+        load_checkpoint("nobody")
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_checkpoints_load_and_have_a_card(name: str) -> None:
+    checkpoint = load_checkpoint(name)
+    path = Path(load_checkpoint.__code__.co_filename).parent / "pretrained" / f"{name}.md"
+    card = path.read_text(encoding="utf-8")
+    assert checkpoint.digest[:12] in card
+    assert "licence" in card.lower()
+    assert checkpoint.training["meta_step"] == checkpoint.training["meta"]["meta_steps"]
+
+
+@pytest.mark.parametrize("record", [SPEC, RECIPE, ADAM, MetaLoop(meta_steps=5, n_way=3)])
+def test_recipes_survive_json(record: NetSpec | InnerLoop | MetaLoop) -> None:
+    assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", -1), ("learning_rate", float("nan")), ("batch_size", 0), ("optimiser", "lbfgs"), ("clip_norm", 0.0)],
+)
+def test_a_recipe_outside_its_range_names_the_field(field: str, value: object) -> None:
+    with pytest.raises(InvalidRecipe, match=field):
+        InnerLoop.from_json({**RECIPE.to_json(), field: value})
+
+
+def test_an_unknown_recipe_field_is_refused() -> None:
+    with pytest.raises(InvalidRecipe, match="momentum"):
+        InnerLoop.from_json({**RECIPE.to_json(), "momentum": 0.9})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build_their_nets(name: str) -> None:
+    chosen = preset(name)
+    assert build(chosen.net_spec).feature_count > 0
+    with pytest.raises(InvalidRecipe, match="no preset"):
+        preset(name + "x")
+
+
+class Ticks:
+    """A clock that goes on by a fixed step whenever it is read."""
+
+    def __init__(self, step_s: float) -> None:
+        self._now, self._step_s = 0.0, step_s
+
+    def __call__(self) -> float:
+        self._now += self._step_s
+        return self._now
+
+
+@pytest.fixture(params=[RECIPE, ADAM, replace(RECIPE, head="linear")], ids=["sgd", "adam", "linear head"])
+def plan(request: pytest.FixtureRequest) -> TrainingPlan:
+    return TrainingPlan(
+        SPEC, request.param, MetaLoop(meta_steps=6, meta_batch=2, n_way=3, train_shots=3), {"name": "x"}
+    )
+
+
+def test_a_training_that_was_killed_goes_on_to_the_same_result(
+    plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
+) -> None:
+    straight = TrainingRun(plan, SERVE, tmp_path / "straight.safetensors", CPU)
+    list(straight.run(classes))
+    killed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU).run(classes, 1.0, Ticks(0.4))
+    for progress in killed:
+        if progress.meta_step == 4:
+            break
+    resumed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU)
+    assert 0 < resumed.state.meta_step <= 4
+    list(resumed.run(classes))
+    first, second = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("straight", "killed"))
+    assert first.digest == second.digest
+    curves = [(tmp_path / f"{name}.csv").read_text().splitlines()[-1].split(",")[0] for name in ("straight", "killed")]
+    assert curves == ["6", "6"]
+
+
+def test_a_file_of_another_training_is_not_overwritten(
+    plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.safetensors"
+    list(TrainingRun(plan, SERVE, path, CPU).run(classes))
+    other = replace(plan, meta=replace(plan.meta, seed=1))
+    with pytest.raises(CheckpointInvalid, match="differs in meta"):
+        TrainingRun(other, SERVE, path, CPU)
+
+
+def test_a_finished_training_takes_up_another_serving_recipe(
+    plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.safetensors"
+    list(TrainingRun(plan, SERVE, path, CPU).run(classes))
+    list(TrainingRun(plan, replace(SERVE, steps=9), path, CPU).run(classes))
+    assert load_checkpoint(path).recipe.steps == 9

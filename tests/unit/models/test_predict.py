@@ -1,0 +1,49 @@
+"""Prediction: folding, and independence of batch mates."""
+
+from __future__ import annotations
+
+import torch
+
+from models.inner_loop import adapt_one
+from models.nets import Net, heads
+from models.nets.net import grouped
+from models.nets.norm import FrozenPass, fold
+from models.predict import class_probabilities
+from models.recipe import InnerLoop
+from tests.unit.models.conftest import MakeSupport
+
+RECIPE = InnerLoop(steps=3, learning_rate=0.05, batch_size=6)
+
+
+def test_folded_weights_predict_what_frozen_statistics_do(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    images = make_support(2).images
+    stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
+    frozen = FrozenPass(stacked, {name: tensor[None] for name, tensor in adapted.statistics.items()})
+    with torch.no_grad():
+        expected = heads.logits(stacked, net.features(frozen, grouped(images[None])))[0].softmax(-1)
+    got = class_probabilities(net, fold(adapted.weights, adapted.statistics), images)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prediction_does_not_depend_on_batch_mates(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    folded = fold(adapted.weights, adapted.statistics)
+    images = make_support(2, n_way=4, n_shot=5).images
+    together = class_probabilities(net, folded, images)
+    alone = torch.cat([class_probabilities(net, folded, image[None]) for image in images])
+    extreme = torch.cat([images[:1], 1000 * images[1:]])
+    assert float((together - alone).abs().max()) <= 1e-5
+    assert float((class_probabilities(net, folded, extreme)[0] - alone[0]).abs().max()) <= 1e-5
+
+
+def test_probabilities_sum_to_one_over_the_classes(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1, n_way=7), RECIPE, seed=0)
+    rows = class_probabilities(net, fold(adapted.weights, adapted.statistics), make_support(2).images)
+    assert rows.shape == (12, 7)
+    torch.testing.assert_close(rows.sum(1), torch.ones(12))
+
+
+def test_sixty_four_classes_are_as_good_as_two(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1, n_way=64, n_shot=1), RECIPE, seed=0)
+    assert adapted.weights[heads.WEIGHT].shape == (64, net.feature_count)
