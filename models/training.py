@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
+class WeightedSet:
+    """Classes to train on, and the share of tasks that comes from them; shares are relative to each other."""
+
+    classes: ImageClasses
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run is.
 
@@ -93,13 +101,13 @@ class TrainingRun:
         self._curve.cut(self.state.meta_step)
 
     def run(
-        self, classes: ImageClasses, save_every_s: float = 180.0, clock: Callable[[], float] = time.monotonic
+        self, sets: Sequence[WeightedSet], save_every_s: float = 180.0, clock: Callable[[], float] = time.monotonic
     ) -> Iterator[Progress]:
-        """Train on `classes` to the end of the plan, saving every `save_every_s` seconds; yields every meta step."""
+        """Train on `sets` to the end of the plan, saving every `save_every_s` seconds; yields every meta step."""
         meta, first = self._plan.meta, self.state.meta_step
         began = saved = clock()
         resumed = replace(self.state, start=self._on_device(self.state.start))
-        for state in meta_train(self._net, resumed, self._source(classes), self._plan.recipe, meta):
+        for state in meta_train(self._net, resumed, self._source(sets), self._plan.recipe, meta):
             self.state = state
             now = clock()
             self._curve.add(state.meta_step, state.loss, now - began, last=state.meta_step == meta.meta_steps)
@@ -147,16 +155,23 @@ class TrainingRun:
     def _on_device(self, weights: Weights) -> Weights:
         return {name: tensor.to(self._device) for name, tensor in weights.items()}
 
-    def _source(self, classes: ImageClasses) -> Callable[[int], list[Support]]:
+    def _source(self, sets: Sequence[WeightedSet]) -> Callable[[int], list[Support]]:
         meta = self._plan.meta
-        shape = EpisodeShape(meta.n_way, meta.train_shots, anchor_shots=meta.anchor_shots)
-        episodes = EpisodeSource(classes, shape, self._plan.net_spec.image, meta.within_line)
+        sources = [self._episodes(weighted.classes) for weighted in sets]
+        shares = torch.tensor([weighted.share for weighted in sets])
 
-        def supports(step: int) -> list[Support]:
-            seeds = inner_seeds(meta.seed + _TASK_STREAM, step, meta.meta_batch)
-            return [episodes.support(seed).to(self._device) for seed in seeds]
+        def support(seed: int) -> Support:
+            generator = torch.Generator().manual_seed(seed)
+            chosen = int(torch.multinomial(shares, 1, generator=generator))
+            return sources[chosen].support(seed).to(self._device)
 
-        return supports
+        return lambda step: [support(seed) for seed in inner_seeds(meta.seed + _TASK_STREAM, step, meta.meta_batch)]
+
+    def _episodes(self, classes: ImageClasses) -> EpisodeSource:
+        """Training tasks from one set; a set with fewer classes than n_way gives tasks of all its classes."""
+        meta = self._plan.meta
+        shape = EpisodeShape(min(meta.n_way, len(classes)), meta.train_shots, anchor_shots=meta.anchor_shots)
+        return EpisodeSource(classes, shape, self._plan.net_spec.image, meta.within_line)
 
 
 class _Curve:

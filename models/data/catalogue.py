@@ -10,7 +10,7 @@ from typing import Any
 from models.data.folders import open_folder
 from models.data.image_classes import ImageClasses
 from models.data.omniglot import open_omniglot
-from models.data.textures import Textures
+from models.data.textures import TEXTURES_VERSION, Textures
 from models.errors import DataSetUnavailable
 from models.images import ImageSpec
 
@@ -58,7 +58,8 @@ def open_data_set(name: str, spec: ImageSpec, data_root: Path | None, cache_fold
     if name == "textures":
         training = Textures(spec.side, spec.channels, seed=0, lines=TEXTURE_LINES, kept_classes=8 * TEXTURE_LINES)
         held_out = Textures(spec.side, spec.channels, seed=1, lines=32)
-        return DataSet(training, held_out, {"name": name, "lines": TEXTURE_LINES, "images_per_class": 20})
+        record = {"name": name, "version": TEXTURES_VERSION, "lines": TEXTURE_LINES, "images_per_class": 20}
+        return DataSet(training, held_out, record)
     if name.startswith(_FOLDER):
         classes = open_folder(_existing(Path(name.removeprefix(_FOLDER)), data_root), spec)
         return DataSet(classes, classes, {"name": name})

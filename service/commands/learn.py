@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -17,8 +17,9 @@ from models.data.catalogue import open_data_set
 from models.episodes import EpisodeShape, EpisodeSource
 from models.evaluate import EvaluationPlan, Normalisation, Score
 from models.evaluate import evaluate as score_episodes
+from models.images import ImageSpec
 from models.presets import PRESETS, preset
-from models.training import TrainingPlan, TrainingRun
+from models.training import TrainingPlan, TrainingRun, WeightedSet
 from service.commands.console import notices, output
 from service.engine.device import pick_device
 from service.settings import load_settings
@@ -32,10 +33,13 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to c
 
 
 def train(
-    dataset: DataSetName,
+    dataset: Annotated[list[str], typer.Option(help="omniglot, textures, folder:PATH; several make a mixture.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write, and to go on from if it is there.")],
     ways: Annotated[int | None, typer.Option(min=2, help="Classes a training task.", show_default="preset")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Images a class in it.", show_default="preset")] = None,
+    share: Annotated[
+        list[float] | None, typer.Option(min=0, help="Share of tasks a data set gives.", show_default="equal")
+    ] = None,
     algorithm: Annotated[Literal["reptile"], typer.Option(help="Meta-learning algorithm.")] = "reptile",
     preset_name: Annotated[
         str | None, typer.Option("--preset", help=f"Net and recipe: {', '.join(PRESETS)}.", show_default="by data set")
@@ -49,19 +53,32 @@ def train(
 ) -> None:
     """Meta-train a start; interrupted, the same command goes on where it stood."""
     torch.set_num_threads(threads)
-    chosen = preset(preset_name or ("omniglot" if dataset == "omniglot" else "surfaces"))
+    chosen = preset(preset_name or ("omniglot" if dataset == ["omniglot"] else "surfaces"))
     changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed}
     meta = replace(chosen.meta, **{name: value for name, value in changes.items() if value is not None})
-    data = open_data_set(dataset, chosen.net_spec.image, data_root or load_settings().data_root, CACHE)
-    plan = TrainingPlan(chosen.net_spec, chosen.recipe, meta, {**data.record, "algorithm": algorithm})
+    sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)
+    plan = TrainingPlan(chosen.net_spec, chosen.recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, chosen.serve, out, pick_device(device))
     if run.state.meta_step:
         notices().print(f"{out} stands at meta step {run.state.meta_step} of {meta.meta_steps}; going on")
     with _progress("loss {task.fields[loss]:.3f}", "{task.fields[rate]:.1f} steps/s") as bar:
         shown = bar.add_task("meta-training", total=meta.meta_steps, loss=float("nan"), rate=0.0)
-        for step in run.run(data.train, save_every_s):
+        for step in run.run(sets, save_every_s):
             bar.update(shown, completed=step.meta_step, loss=step.loss, rate=step.steps_per_s)
     output().print(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}")
+
+
+def _mixture(
+    names: list[str], shares: list[float] | None, spec: ImageSpec, data_root: Path | None
+) -> tuple[list[WeightedSet], list[dict[str, Any]]]:
+    """Open the training sets, with what a checkpoint records of them; shares come one a data set, or not at all."""
+    if shares and len(shares) != len(names):
+        raise typer.BadParameter(f"{len(names)} data sets came with {len(shares)} shares; give one each")
+    root = data_root or load_settings().data_root
+    opened = [open_data_set(name, spec, root, CACHE) for name in names]
+    weights = shares or [1.0] * len(names)
+    sets = [WeightedSet(data.train, weight) for data, weight in zip(opened, weights, strict=True)]
+    return sets, [{**data.record, "share": weight} for data, weight in zip(opened, weights, strict=True)]
 
 
 def evaluate(

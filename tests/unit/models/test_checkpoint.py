@@ -17,7 +17,7 @@ from models.nets import build
 from models.optimiser import Moments
 from models.presets import PRESETS, preset
 from models.recipe import InnerLoop, MetaLoop, NetSpec
-from models.training import TrainingPlan, TrainingRun
+from models.training import TrainingPlan, TrainingRun, WeightedSet
 from tests.unit.models.conftest import SPEC
 
 CPU = torch.device("cpu")
@@ -149,14 +149,14 @@ def test_a_training_that_was_killed_goes_on_to_the_same_result(
     plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
 ) -> None:
     straight = TrainingRun(plan, SERVE, tmp_path / "straight.safetensors", CPU)
-    list(straight.run(classes))
-    killed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU).run(classes, 1.0, Ticks(0.4))
+    list(straight.run([WeightedSet(classes)]))
+    killed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU).run([WeightedSet(classes)], 1.0, Ticks(0.4))
     for progress in killed:
         if progress.meta_step == 4:
             break
     resumed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU)
     assert 0 < resumed.state.meta_step <= 4
-    list(resumed.run(classes))
+    list(resumed.run([WeightedSet(classes)]))
     first, second = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("straight", "killed"))
     assert first.digest == second.digest
     curves = [(tmp_path / f"{name}.csv").read_text().splitlines()[-1].split(",")[0] for name in ("straight", "killed")]
@@ -167,7 +167,7 @@ def test_a_file_of_another_training_is_not_overwritten(
     plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
-    list(TrainingRun(plan, SERVE, path, CPU).run(classes))
+    list(TrainingRun(plan, SERVE, path, CPU).run([WeightedSet(classes)]))
     other = replace(plan, meta=replace(plan.meta, seed=1))
     with pytest.raises(CheckpointInvalid, match="differs in meta"):
         TrainingRun(other, SERVE, path, CPU)
@@ -177,6 +177,6 @@ def test_a_finished_training_takes_up_another_serving_recipe(
     plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
-    list(TrainingRun(plan, SERVE, path, CPU).run(classes))
-    list(TrainingRun(plan, replace(SERVE, steps=9), path, CPU).run(classes))
+    list(TrainingRun(plan, SERVE, path, CPU).run([WeightedSet(classes)]))
+    list(TrainingRun(plan, replace(SERVE, steps=9), path, CPU).run([WeightedSet(classes)]))
     assert load_checkpoint(path).recipe.steps == 9
