@@ -54,9 +54,9 @@ EXECUTED = [block for block in blocks() if block.language in ("sh", "python") an
 
 
 @pytest.fixture(scope="session")
-def execute(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], str]:
-    """Executes a block in the scratch folder against the running service and returns what it printed."""
-    scratch = tmp_path_factory.mktemp("readme")
+def execute(served: Served) -> Callable[[Block], str]:
+    """Executes a block in the folder that holds the service's `data`, and returns what it printed."""
+    scratch = served.data.parent
     programs = Path(sys.executable).parent
     environment = clean_environment() | {
         "ANOLE_URL": served.url,
