@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -24,15 +25,17 @@ from service.errors import (
     InvalidRequest,
     LabelCountMismatch,
     NoSamples,
+    ParentSuperseded,
     TooFewClasses,
     TooManyClasses,
-    UnknownAlias,
-    UnknownClient,
 )
 from service.store.weight_store import WeightStore
 from service.uploads import Upload, decode_upload
 
 _MAX_SEED = 2**63 - 1
+
+_ATTEMPTS = 5
+"""How often an extension starts again because another one of the same client was published in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,17 @@ class Adaptation:
         recipe, seed = self._recipe(command)
         new = self._decode(command)
         clock.lap("decode")
-        parent = self._parent(command)
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(ParentSuperseded):
+                return self._attempt(command, new, (recipe, seed), clock)
+        return self._attempt(command, new, (recipe, seed), clock)
+
+    def _attempt(
+        self, command: AdaptCommand, new: Sequence[_Sample], settings: tuple[InnerLoop, int], clock: _Stopwatch
+    ) -> AdaptOutcome:
+        """Adapt on what is kept now and `new`; raises ParentSuperseded if another extension was faster."""
+        recipe, seed = settings
+        parent = self._store.base(command.client) if command.mode == "extend" else None
         samples = _joined(self._kept(parent), new)
         classes = self._classes(samples)
         learner = self._learners.current
@@ -182,16 +195,6 @@ class Adaptation:
             samples.append(_Sample(SampleRef(self._store.sample_digest(image), label, upload.name), image))
         return samples
 
-    def _parent(self, command: AdaptCommand) -> Version | None:
-        if command.mode == "replace":
-            return None
-        try:
-            return self._store.version(command.client, self._store.alias(command.client, LIVE).version)
-        except UnknownClient:
-            return None
-        except UnknownAlias:
-            return self._store.latest(command.client)
-
     def _kept(self, parent: Version | None) -> list[_Sample]:
         if parent is None:
             return []
@@ -224,7 +227,7 @@ class Adaptation:
         report["seconds"] = clock.laps()
         draft = replace(draft, weights_digest=digest, weights_bytes=size_bytes, report=report)
         aliases = () if report["gate"]["decision"] == "hold" else (LIVE,)
-        publication = self._store.publish(draft, aliases, command.idempotency)
+        publication = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
         return AdaptOutcome(publication.version, LIVE in aliases, publication.live)
 
 

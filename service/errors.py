@@ -18,6 +18,7 @@
         ├── AliasConflict           If-Match did not match: somebody moved the alias first
         ├── VersionInUse            a version that an alias points at cannot be deleted
         ├── VersionCorrupt          stored content does not match its digest
+        ├── ParentSuperseded        another version went live while an extension was being made from the one before
         ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
         ├── Overloaded              a queue is full; carries retry_after_s
         └── StoreUnavailable        the disk or the catalog failed; nothing was acknowledged
@@ -100,6 +101,10 @@ class VersionInUse(ServiceError):
 
 class VersionCorrupt(ServiceError):
     """Stored weights or samples that do not match the digest they are named by."""
+
+
+class ParentSuperseded(ServiceError):
+    """The version that an extension builds on is no longer the one to build on; make it again from the new one."""
 
 
 class IdempotencyMismatch(ServiceError):

@@ -80,6 +80,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.VersionInUse: Problem(409, "version_in_use", "An alias points at the version"),
     serving.AliasConflict: Problem(412, "alias_conflict", "The alias was moved by somebody else"),
     serving.IdempotencyInFlight: Problem(409, "idempotency_in_flight", "The same request is still being worked on"),
+    serving.ParentSuperseded: Problem(409, "parent_superseded", "Another version of the client came in between"),
     serving.IdempotencyMismatch: Problem(422, "idempotency_mismatch", "The key was used for another request"),
     # What the service cannot do now
     serving.Overloaded: Problem(503, "overloaded", "The queue is full"),

@@ -18,6 +18,7 @@ from typing import Final, Self
 from torch import Tensor
 
 from service.domain import (
+    LIVE,
     AliasMove,
     CheckReport,
     ClientSummary,
@@ -28,7 +29,14 @@ from service.domain import (
     Version,
     VersionDraft,
 )
-from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
+from service.errors import (
+    ParentSuperseded,
+    StoreUnavailable,
+    UnknownAlias,
+    UnknownClient,
+    UnknownVersion,
+    VersionCorrupt,
+)
 from service.store.ports import Blobs, Catalog
 from service.store.tensor_bytes import from_bytes, to_bytes
 
@@ -108,17 +116,37 @@ class WeightStore:
         """A version's stored delta, by name, on the CPU; raises as `weights_content` does."""
         return from_bytes(self.weights_content(version.draft.client, version.number)[1])
 
+    def base(self, client: str) -> Version | None:
+        """The version that an extension builds on: the live one, else the latest; None if there is none."""
+        try:
+            return self._catalog.version(client, self._catalog.alias(client, LIVE).version)
+        except UnknownClient:
+            return None
+        except UnknownAlias:
+            return self._catalog.latest(client)
+
     def publish(
-        self, draft: VersionDraft, aliases: Sequence[str], idempotency: Idempotency | None = None
+        self,
+        draft: VersionDraft,
+        aliases: Sequence[str],
+        idempotency: Idempotency | None = None,
+        *,
+        extends: bool = False,
     ) -> Publication:
         """Record a version whose blobs are stored, and move `aliases` to it; see `Catalog.publish`.
 
         Raises:
+            ParentSuperseded: the draft `extends` its parent, and that is no longer `base`; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             StoreUnavailable: nothing was recorded; also where a blob was deleted since it was stored.
         """
 
         def guard() -> None:
+            base = self.base(draft.client) if extends else None
+            if extends and (None if base is None else base.number) != draft.parent:
+                raise ParentSuperseded(
+                    f"another version of {draft.client!r} came in between; nothing was recorded; send the request again"
+                )
             lost = self._blobs.missing(draft.client, _needed_by(draft))
             if lost:
                 raise StoreUnavailable(

@@ -1,0 +1,87 @@
+"""A prediction depends on the image and the version alone; extensions of one client never lose each other's samples."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from service import bootstrap
+from service.adaptation import AdaptCommand
+from service.bootstrap import Services
+from service.settings import Settings
+from service.uploads import Upload
+from tests.generated import striped
+
+PERIODS = (5, 9, 15, 25)
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(params=[1, 3], ids=["one at a time", "three at a time"])
+def services(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Services]:
+    built = bootstrap.build(settings.model_copy(update={"adapt_running": request.param, "predict_running": 3}))
+    yield built
+    built.close()
+
+
+def command(client: str, periods: tuple[int, ...], seed: int = 0) -> AdaptCommand:
+    uploads = [(period, content) for period in periods for content in striped(3, period, seed)]
+    return AdaptCommand(
+        client=client,
+        uploads=tuple(Upload(f"{index}.png", content) for index, (_, content) in enumerate(uploads)),
+        labels=tuple(f"pitch {period}" for period, _ in uploads),
+    )
+
+
+def test_prediction_does_not_depend_on_batch_mates_order_or_other_clients(services: Services) -> None:
+    clients = {"ada": PERIODS[:2], "bo": PERIODS[1:], "cy": PERIODS}
+    for seed, (client, periods) in enumerate(clients.items()):
+        services.adaptation.run(command(client, periods, seed))
+    images = [
+        Upload(f"{period}-{index}", content)
+        for period in PERIODS
+        for index, content in enumerate(striped(4, period, 7))
+    ]
+    alone = {
+        (client, image.name): services.prediction.run(client, [image]).predictions[0].scores
+        for client in clients
+        for image in images
+    }
+    draws = random.Random(0)
+    batches = [(draws.choice(list(clients)), draws.sample(images, draws.randint(1, 16))) for _ in range(30)]
+    with ThreadPoolExecutor(6) as pool:
+        outcomes = list(pool.map(lambda batch: services.prediction.run(*batch), batches))
+    for outcome in outcomes:
+        for prediction in outcome.predictions:
+            expected = alone[outcome.client, prediction.name]
+            assert prediction.scores.keys() == expected.keys()
+            for label, score in prediction.scores.items():
+                assert abs(score - expected[label]) <= TOLERANCE, (outcome.client, prediction.name, label)
+
+
+def test_a_version_judges_the_same_after_later_versions_and_a_restart(services: Services, settings: Settings) -> None:
+    services.adaptation.run(command("ada", PERIODS[:2]))
+    image = [Upload("query", striped(1, PERIODS[0], 9)[0])]
+    before = services.prediction.run("ada", image)
+    services.adaptation.run(replace(command("ada", PERIODS[2:]), mode="extend"))
+    assert services.prediction.run("ada", image).version == 2
+    after = services.prediction.run("ada", image, "1")
+    assert (after.weights_digest, after.predictions) == (before.weights_digest, before.predictions)
+    again = bootstrap.build(settings)
+    try:
+        assert again.prediction.run("ada", image, "1").predictions == before.predictions
+    finally:
+        again.close()
+
+
+def test_racing_extensions_of_one_client_lose_no_samples(services: Services) -> None:
+    services.adaptation.run(command("ada", PERIODS[:2]))
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(lambda seed: services.adaptation.run(command("ada", PERIODS[2:], seed)), (1, 2, 3)))
+    assert sorted(outcome.version.number for outcome in outcomes) == [2, 3, 4]
+    last = max((outcome.version for outcome in outcomes), key=lambda version: version.number)
+    assert last.draft.parent == 3
+    assert len(last.draft.samples) == 6 + 3 * 6
