@@ -128,7 +128,8 @@ def descend(
     ways = max(support.n_way for support in supports)
     absent = torch.arange(ways) >= torch.tensor([[support.n_way] for support in supports])
     absent = absent.to(supports[0].images.device)
-    stacked = {**starts, **_initial_head(net, starts, supports, recipe, absent)}
+    head, gain = _initial_head(net, starts, supports, recipe, absent)
+    stacked = {**starts, **head}
     optimiser = Optimiser(recipe, list(stacked), moments)
     plans = [
         batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
@@ -137,9 +138,10 @@ def descend(
     losses = []
     for step in range(recipe.steps):
         images, labels = _batch(supports, [plan[step] for plan in plans])
-        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, (images, labels, absent))
+        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, (images, labels, absent, gain))
         stacked = optimiser.step(stacked, gradients)
         losses.append(loss)
+    stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
     return Descent(stacked, recorded, optimiser.moments(), absent)
 
@@ -206,7 +208,8 @@ def _measure_equal(net: Net, stacked: Weights, images: Tensor) -> Measured:
 
 def _initial_head(
     net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoop, absent: Tensor
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The head that the inner steps begin with, and the features' gain that it is made for, (tasks, 1, 1)."""
     ways = absent.shape[1]
     if recipe.head == "linear":
         if heads.WEIGHT not in starts or starts[heads.WEIGHT].shape[1] < ways:
@@ -214,13 +217,16 @@ def _initial_head(
             raise InvalidRecipe(
                 f"the linear head has {rows} classes and the task {ways}; use a prototype head for any other number"
             )
-        return {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
+        head = {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
+        return head, torch.ones(len(supports), 1, 1, device=absent.device)
     anchors = [support.anchor_images() for support in supports]
-    prototypes = [
+    means = [
         heads.class_means(own.features, labels[None], ways)
         for own, (_, labels) in zip(measure(net, starts, [images for images, _ in anchors]), anchors, strict=True)
     ]
-    return heads.prototype_head(torch.cat(prototypes), absent, recipe.head_scale)
+    prototypes = torch.cat(means)
+    gain = heads.feature_gain(prototypes, absent)
+    return heads.prototype_head(prototypes * gain, recipe.head_scale), gain
 
 
 def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -230,13 +236,13 @@ def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tenso
 
 
 def _gradients(
-    net: Net, stacked: Weights, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor]
+    net: Net, stacked: Weights, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Each task's mean cross-entropy, (tasks,), and its gradient, (tasks, ...) a name, in one backward pass."""
-    images, labels, absent = batch
+    images, labels, absent, gain = batch
     leaves = {name: stacked[name].detach().requires_grad_() for name in names}
     at = {**stacked, **leaves}
-    scores = heads.logits(at, net.features(BatchPass(at), images), absent)  # (tasks, batch, ways)
+    scores = heads.logits(at, gain * net.features(BatchPass(at), images), absent)  # (tasks, batch, ways)
     losses = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
     gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
     return losses.detach(), dict(zip(names, gradients, strict=True))

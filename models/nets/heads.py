@@ -34,25 +34,36 @@ def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
     return totals / member.sum(1).clamp(min=1)[..., None]
 
 
-def prototype_head(prototypes: Tensor, absent: Tensor, scale: float) -> dict[str, Tensor]:
-    """A linear head that scores by the squared distance to each prototype, in units of the prototypes' own spread.
+def feature_gain(prototypes: Tensor, absent: Tensor) -> Tensor:
+    """What features are multiplied with so that a task's prototypes have a mean squared distance of 1 to their centre.
 
-    -|f - p|^2 = 2 f.p - |p|^2 - |f|^2, and the last term is the same for every class (Snell et al. 2017, section 2.4).
-    The spread, the mean squared distance of a task's prototypes to their centre, takes the features' scale out:
-    without it meta-training is rewarded for ever larger features and in the end diverges.
+    It takes the features' scale out of the head. Without it meta-training is rewarded for ever larger features, the
+    head's steps grow with their square, and the training diverges after some thousand meta steps.
 
     Args:
         prototypes: (tasks, ways, features).
         absent: bool (tasks, ways), rows without a class.
-        scale: logits lost per spread of squared distance.
+
+    Returns:
+        (tasks, 1, 1).
     """
     present = (~absent).to(prototypes.dtype)[..., None]  # (tasks, ways, 1)
-    centre = (prototypes * present).sum(1, keepdim=True) / present.sum(1, keepdim=True)
-    centred = (prototypes - centre) * present
-    spread = centred.square().sum((1, 2), keepdim=True) / present.sum(1, keepdim=True)  # (tasks, 1, 1)
-    sharpness = scale / spread.clamp(min=_LEAST_SPREAD)
-    bias = -sharpness[..., 0] * (prototypes.square().sum(-1))
-    return {WEIGHT: 2 * sharpness * prototypes, BIAS: bias}
+    ways = present.sum(1, keepdim=True)
+    centre = (prototypes * present).sum(1, keepdim=True) / ways
+    spread = ((prototypes - centre) * present).square().sum((1, 2), keepdim=True) / ways
+    return torch.rsqrt(spread.clamp(min=_LEAST_SPREAD))
+
+
+def prototype_head(prototypes: Tensor, scale: float) -> dict[str, Tensor]:
+    """A linear head that scores by -scale * squared distance to each prototype, up to a constant of the image.
+
+    -|f - p|^2 = 2 f.p - |p|^2 - |f|^2, and the last term is the same for every class (Snell et al. 2017, section 2.4).
+
+    Args:
+        prototypes: (tasks, ways, features), of features that were multiplied with their gain.
+        scale: logits lost per squared distance of 1.
+    """
+    return {WEIGHT: 2 * scale * prototypes, BIAS: -scale * prototypes.square().sum(-1)}
 
 
 def linear_head(feature_count: int, ways: int, generator: torch.Generator) -> dict[str, Tensor]:

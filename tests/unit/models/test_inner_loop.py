@@ -47,8 +47,9 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoop, s
     """One task's inner loop written as plainly as possible: torch optimisers, one weight after another."""
     features = plain_conv4_features(start, support.images)
     prototypes = torch.stack([features[support.labels == label].mean(0) for label in range(support.n_way)])
-    sharpness = recipe.head_scale / ((prototypes - prototypes.mean(0)) ** 2).sum(1).mean()
-    head = {"head.weight": 2 * sharpness * prototypes, "head.bias": -sharpness * (prototypes**2).sum(1)}
+    gain = ((prototypes - prototypes.mean(0)) ** 2).sum(1).mean() ** -0.5
+    prototypes = prototypes * gain
+    head = {"head.weight": 2 * recipe.head_scale * prototypes, "head.bias": -recipe.head_scale * (prototypes**2).sum(1)}
     weights = {name: tensor.clone().requires_grad_() for name, tensor in {**start, **head}.items()}
     rates = algebra.rate_multipliers(list(weights), recipe.rates)
     groups = [{"params": [weights[name]], "lr": recipe.learning_rate * rates[name]} for name in weights]
@@ -60,12 +61,12 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoop, s
     for rows in batch_plan(len(support), recipe, torch.Generator().manual_seed(seed)):
         optimiser.zero_grad()
         features = plain_conv4_features(weights, support.images[rows])
-        scores = features @ weights["head.weight"].T + weights["head.bias"]
+        scores = gain * features @ weights["head.weight"].T + weights["head.bias"]
         torch.autograd.backward(F.cross_entropy(scores, support.labels[rows]))
         if recipe.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(weights.values()), recipe.clip_norm)
         optimiser.step()
-    return {name: tensor.detach() for name, tensor in weights.items()}
+    return {name: tensor.detach() * (gain if name == "head.weight" else 1) for name, tensor in weights.items()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
