@@ -1,0 +1,151 @@
+"""Anole as a process of its own: `anole serve` on a free port with an empty store, stopped and forgotten at the end.
+
+What it serves is an ordinary service: one worker, a log line a request, every write synced to disk. It refuses to know
+what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from models.errors import AnoleError
+
+START_LIMIT_S: Final = 120.0
+STOP_LIMIT_S: Final = 30.0
+
+_COMMAND: Final = Path(sys.executable).with_name("anole")
+_LOG_LINES_SHOWN: Final = 20
+
+
+class ServiceNotStarted(AnoleError):
+    """The service ended, or said nothing in time; the message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOptions:
+    """How a service is started.
+
+    Attributes:
+        checkpoint: shipped name, or path to one.
+        device: auto, cpu or cuda.
+        torch_threads: threads inside one operation.
+        folder: where the store is written, which decides what a sync costs; None is the system's temporary folder.
+    """
+
+    checkpoint: str
+    device: str = "cpu"
+    torch_threads: int = 1
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """Where it listens, and its process."""
+
+    url: str
+    pid: int
+
+    def cpu_seconds(self) -> float | None:
+        """Processor time used so far, all threads together; None where the system has no /proc."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            return None
+        user, system = int(fields[11]), int(fields[12])
+        return (user + system) / os.sysconf("SC_CLK_TCK")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `chosen_options` reads."""
+    group = parser.add_argument_group("the service")
+    group.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
+    group.add_argument(
+        "--device", default="cpu", choices=("auto", "cpu", "cuda"), help="where it computes (default: cpu)"
+    )
+    group.add_argument("--torch-threads", type=int, default=1, help="threads inside one operation (default: 1)")
+    group.add_argument(
+        "--folder", type=Path, default=None, help="where the store is written (default: temporary files')"
+    )
+
+
+def chosen_options(arguments: argparse.Namespace) -> ServiceOptions:
+    """What was asked for on the command line."""
+    return ServiceOptions(arguments.model, arguments.device, arguments.torch_threads, arguments.folder)
+
+
+@contextmanager
+def serving(options: ServiceOptions) -> Iterator[RunningService]:
+    """A ready service for the length of the block; its store is deleted afterwards.
+
+    Raises:
+        ServiceNotStarted: it did not get ready.
+    """
+    with tempfile.TemporaryDirectory(prefix="anole-benchmark-", dir=options.folder) as folder:
+        log = Path(folder) / "log"
+        process = _started(options, Path(folder) / "data", log)
+        try:
+            url = _address(process, log)
+            _wait_until_ready(url)
+            yield RunningService(url, process.pid)
+        finally:
+            _stop(process)
+
+
+def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen[str]:
+    if not _COMMAND.exists():
+        raise ServiceNotStarted(f"there is no {_COMMAND}; install the project into this environment first")
+    arguments = ["serve", "--port", "0", "--data", str(data), "--model", options.checkpoint, "--device", options.device]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ANOLE_")}
+    environment |= {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0", "ANOLE_TORCH_THREADS": str(options.torch_threads)}
+    with log.open("w") as errors:
+        return subprocess.Popen(
+            [_COMMAND, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=errors
+        )
+
+
+def _address(process: subprocess.Popen[str], log: Path) -> str:
+    """Wait for the announcement; whoever never makes it is killed, which ends the waiting."""
+    watchdog = threading.Timer(START_LIMIT_S, process.kill)
+    watchdog.start()
+    try:
+        for line in process.stdout or ():
+            found = re.search(r"serves on (http://\S+)", line)
+            if found:
+                return found[1]
+    finally:
+        watchdog.cancel()
+    said = "\n".join(log.read_text().splitlines()[-_LOG_LINES_SHOWN:])
+    raise ServiceNotStarted(
+        f"the service ended, or said nothing for {START_LIMIT_S:.0f} s, before it was ready:\n{said}"
+    )
+
+
+def _wait_until_ready(url: str) -> None:
+    """Its port is open, so asking once is waiting: the answer comes when the service can give one."""
+    answer = httpx.get(f"{url}/readyz", timeout=START_LIMIT_S)
+    if answer.status_code != httpx.codes.OK:
+        raise ServiceNotStarted(f"{url}/readyz answers {answer.status_code}: {answer.text}")
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()
