@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from service.client import Client
@@ -106,19 +107,19 @@ def _predicted_table(predicted: Predicted) -> Table:
 
 
 def _versions_table(client: str, listed: tuple[VersionInfo, ...]) -> Table:
-    table = Table(title=f"versions of {client}", title_justify="left")
-    for heading in ("version", "aliases", "extends", "classes", "samples", "own samples", "estimate", "gate", "made"):
-        table.add_column(heading, justify="right" if heading in {"version", "samples"} else "left")
+    table = Table(title=f"versions of {client}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("version", "extends", "alias", "samples", "estimate", "gate", "made, UTC"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in {"version", "samples"} else "left")
+    table.add_column("classes", overflow="fold", ratio=1)
     for version in listed:
         table.add_row(
             str(version.version),
-            ", ".join(version.aliases) or ABSENT,
             ABSENT if version.parent is None else str(version.parent),
-            plain(", ".join(version.classes)),
+            ", ".join(version.aliases) or ABSENT,
             str(version.samples),
-            percent(version.support_accuracy),
             percent(version.estimated_accuracy),
             version.gate,
-            version.created_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            version.created_at.strftime("%m-%d %H:%M:%S"),
+            plain(", ".join(version.classes)),
         )
     return table
