@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from service.client import Client
@@ -107,19 +106,19 @@ def _predicted_table(predicted: Predicted) -> Table:
 
 
 def _versions_table(client: str, listed: tuple[VersionInfo, ...]) -> Table:
-    table = Table(title=f"versions of {client}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("version", "extends", "alias", "samples", "estimate", "gate", "made, UTC"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in {"version", "samples"} else "left")
-    table.add_column("classes", overflow="fold", ratio=1)
+    table = Table(title=f"versions of {client}", title_justify="left")
+    for heading in ("version", "extends", "alias", "classes", "samples", "estimate", "gate", "made, UTC"):
+        numbers = heading in {"version", "extends", "classes", "samples", "estimate"}
+        table.add_column(heading, no_wrap=True, justify="right" if numbers else "left")
     for version in listed:
         table.add_row(
             str(version.version),
             ABSENT if version.parent is None else str(version.parent),
             ", ".join(version.aliases) or ABSENT,
+            str(len(version.classes)),
             str(version.samples),
             percent(version.estimated_accuracy),
             version.gate,
-            version.created_at.strftime("%m-%d %H:%M:%S"),
-            plain(", ".join(version.classes)),
+            version.created_at.strftime("%m-%d %H:%M"),
         )
     return table
