@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from models.errors import InvalidRecipe
 from models.images import ImageSpec
@@ -25,11 +25,22 @@ def _positive_integer(name: str, value: int) -> None:
 
 
 class _JsonRecord:
-    """A frozen dataclass of JSON values that names what it does not know when it is read back."""
+    """A frozen dataclass of JSON values that names what it does not know when it is read back.
+
+    Attributes:
+        silent_defaults: fields that are left out of the JSON data at their default. What a record without such a field
+            meant before there was the field, it still means: digests and plans made from it stay as they were.
+    """
+
+    silent_defaults: ClassVar[frozenset[str]] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON data (tuples become lists)."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        """Return the fields as JSON data (tuples become lists), but for silent fields at their default."""
+        data: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        for field in fields(self):  # type: ignore[arg-type]
+            if field.name in self.silent_defaults and data[field.name] == field.default:
+                del data[field.name]
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -54,15 +65,22 @@ class NetSpec(_JsonRecord):
             with pooled statistics for textures.
         image: what the net sees; the only preprocessing there is.
         width: channels of conv4's blocks (64 in the paper); of the surface net's last block (a multiple of 16).
+        pooling: how conv4's blocks halve their maps: "stride", convolutions with stride 2, as published for Omniglot;
+            or "max", 2 x 2 max pooling, as published for mini-ImageNet.
     """
+
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"pooling"})
 
     kind: Literal["conv4", "surface"]
     image: ImageSpec
     width: int = 64
+    pooling: Literal["stride", "max"] = "stride"
 
     def __post_init__(self) -> None:
         _require(self.kind in ("conv4", "surface"), "kind", self.kind, "conv4, surface")
         _positive_integer("width", self.width)
+        allowed = ("stride", "max") if self.kind == "conv4" else ("stride",)
+        _require(self.pooling in allowed, "pooling", self.pooling, f"{', '.join(allowed)} with the {self.kind} net")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -9,6 +9,7 @@ from typing import Any
 
 from models.data.folders import open_folder
 from models.data.image_classes import ImageClasses
+from models.data.mini_imagenet import PUBLISHED, open_mini_imagenet
 from models.data.omniglot import open_omniglot
 from models.data.textures import TEXTURES_VERSION, Textures
 from models.errors import DataSetUnavailable
@@ -17,8 +18,11 @@ from models.images import ImageSpec
 SPLIT_SEED = 0
 """Of Omniglot's random split into 1200 training and 423 test characters; the same for every figure reported."""
 
-TEXTURE_LINES = 1024
-"""Product lines of procedural textures in the training set: 8192 classes."""
+TEXTURE_LINES = 512
+"""Product lines of procedural textures in the training set: 4096 classes."""
+
+MINI_IMAGENET_SIZES = PUBLISHED
+"""What mini-ImageNet's parts must hold."""
 
 _FOLDER = "folder:"
 
@@ -42,8 +46,8 @@ def open_data_set(name: str, spec: ImageSpec, data_root: Path | None, cache_fold
     """Open a data set.
 
     Args:
-        name: "omniglot", "textures" or "folder:PATH" (a folder or zip of class folders; relative to `data_root` if it
-            is not there as it stands).
+        name: "omniglot", "mini-imagenet", "textures" or "folder:PATH" (a folder or zip of class folders; relative to
+            `data_root` if it is not there as it stands).
         spec: channels and side of the images.
         data_root: where downloaded data lie, or None.
         cache_folder: for downloads and decoded images.
@@ -55,6 +59,9 @@ def open_data_set(name: str, spec: ImageSpec, data_root: Path | None, cache_fold
         omniglot = open_omniglot(data_root, cache_folder, spec)
         train, test = omniglot.split(SPLIT_SEED)
         return DataSet(train, test, {"name": name, "split_seed": SPLIT_SEED})
+    if name == "mini-imagenet":
+        parts = open_mini_imagenet(data_root, cache_folder, spec, MINI_IMAGENET_SIZES)
+        return DataSet(parts.train, parts.test, {"name": name, "split": "Ravi & Larochelle"})
     if name == "textures":
         training = Textures(spec.side, spec.channels, seed=0, lines=TEXTURE_LINES, kept_classes=8 * TEXTURE_LINES)
         held_out = Textures(spec.side, spec.channels, seed=1, lines=32)
@@ -63,7 +70,7 @@ def open_data_set(name: str, spec: ImageSpec, data_root: Path | None, cache_fold
     if name.startswith(_FOLDER):
         classes = open_folder(_existing(Path(name.removeprefix(_FOLDER)), data_root), spec)
         return DataSet(classes, classes, {"name": name})
-    raise DataSetUnavailable(f"no data set {name!r}; there are omniglot, textures and folder:PATH")
+    raise DataSetUnavailable(f"no data set {name!r}; there are omniglot, mini-imagenet, textures and folder:PATH")
 
 
 def _existing(path: Path, data_root: Path | None) -> Path:

@@ -1,8 +1,13 @@
-"""The four-block net of few-shot learning on Omniglot: Reptile appendix A after Finn et al. 2017 (strided variant)."""
+"""The four-block net of few-shot learning, Reptile (arXiv:1803.02999) appendix A after Finn et al. 2017, section 5.2.
+
+Blocks halve their maps by strided convolutions (Omniglot) or by 2 x 2 max pooling after the ReLU (mini-ImageNet; the
+published code pools before it normalises, where frozen statistics could not be folded into the convolution).
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from models.nets.net import ConvNorm, Net
@@ -13,9 +18,10 @@ BLOCKS = ("block1", "block2", "block3", "block4")
 
 
 class Conv4(Net):
-    """Four blocks of 3 x 3 convolution with stride 2, batch normalisation and ReLU; the last map is the feature vector.
+    """Four blocks of 3 x 3 convolution, batch normalisation and ReLU, each halving; the last map is the feature vector.
 
-    With 28 x 28 images the maps are 14, 7, 4 and 2 pixels wide: 2 * 2 * 64 = 256 features.
+    With 28 x 28 images the maps are 14, 7, 4 and 2 pixels wide: 2 * 2 * 64 = 256 features. With 84 x 84 images and 32
+    channels they are 42, 21, 11 and 6 wide: 6 * 6 * 32 = 1152. Odd maps are rounded up, with both ways of halving.
     """
 
     def __init__(self, spec: NetSpec, generator: torch.Generator) -> None:
@@ -30,7 +36,12 @@ class Conv4(Net):
     def features(self, layers: Pass, images: Tensor) -> Tensor:
         """See `Net.features`."""
         for name in BLOCKS:
-            images = torch.relu(layers.conv(name, images, stride=2))
+            images = self._block(layers, name, images)
         batch = images.shape[0]
         by_task = images.reshape(batch, layers.tasks, -1)  # channels of a task, then pixels
         return by_task.transpose(0, 1)  # (tasks, batch, feature_count)
+
+    def _block(self, layers: Pass, name: str, images: Tensor) -> Tensor:
+        if self.spec.pooling == "stride":
+            return torch.relu(layers.conv(name, images, stride=2))
+        return F.max_pool2d(torch.relu(layers.conv(name, images, stride=1)), 2, ceil_mode=True)

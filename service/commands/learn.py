@@ -26,14 +26,14 @@ from service.settings import load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
 
-DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, textures, or folder:PATH of class folders.")]
+DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, or folder:PATH.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads inside one operation.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 
 
 def train(
-    dataset: Annotated[list[str], typer.Option(help="omniglot, textures, folder:PATH; several make a mixture.")],
+    dataset: Annotated[list[str], typer.Option(help="omniglot, mini-imagenet, textures, folder:PATH; several mix.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write, and to go on from if it is there.")],
     ways: Annotated[int | None, typer.Option(min=2, help="Classes a training task.", show_default="preset")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Images a class in it.", show_default="preset")] = None,
@@ -53,7 +53,7 @@ def train(
 ) -> None:
     """Meta-train a start; interrupted, the same command goes on where it stood."""
     torch.set_num_threads(threads)
-    chosen = preset(preset_name or ("omniglot" if dataset == ["omniglot"] else "surfaces"))
+    chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
     changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed}
     meta = replace(chosen.meta, **{name: value for name, value in changes.items() if value is not None})
     sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)

@@ -1,0 +1,174 @@
+"""mini-ImageNet from a small look-alike: both layouts, the split files, the counts, the cache, one tiny training."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from models.checkpoint import load_checkpoint
+from models.data import catalogue
+from models.data.mini_imagenet import SPLITS, MiniImagenet, SplitSizes, open_mini_imagenet
+from models.errors import DataSetUnavailable
+from models.images import ImageSpec, decode, fit_to_side
+from service import cli
+from service.commands import learn
+from tests.unit.models.pictures import encoded, scene
+
+SPEC = ImageSpec(channels=3, side=16)
+SIZES = SplitSizes(train=3, val=2, test=2, images_per_class=4)
+CLASSES = {"train": ("n03", "n01", "n07"), "val": ("n02", "n05"), "test": ("n04", "n06")}
+
+
+def picture(label: str, number: int) -> bytes:
+    return encoded(Image.fromarray(scene(20, 18, 100 * int(label[1:]) + number)), "JPEG")
+
+
+def file_name(label: str, number: int) -> str:
+    return f"{label}{number:08}.jpg"
+
+
+def lay_out(root: Path, image_path: str) -> Path:
+    """The look-alike under `root`, images at `image_path` with {label} and {name} filled in."""
+    folder = root / "mini-imagenet"
+    for split, labels in CLASSES.items():
+        rows = ["filename,label"]
+        for label in labels:
+            for number in range(SIZES.images_per_class):
+                name = file_name(label, number)
+                rows.append(f"{name},{label}")
+                path = folder / image_path.format(label=label, name=name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(picture(label, number))
+        (folder / f"{split}.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    return lay_out(tmp_path / "data", "images/{name}")
+
+
+def opened(root: Path, tmp_path: Path) -> MiniImagenet:
+    return open_mini_imagenet(root, tmp_path / "cache", SPEC, SIZES)
+
+
+def test_the_split_files_decide_which_class_is_in_which_part(flat: Path, tmp_path: Path) -> None:
+    parts = opened(flat, tmp_path)
+    assert parts.train.class_names == ("n01", "n03", "n07")
+    assert parts.val.class_names == ("n02", "n05")
+    assert parts.test.class_names == ("n04", "n06")
+    assert [parts.test.count(index) for index in range(2)] == [4, 4]
+    for number in range(4):
+        expected = fit_to_side(decode(picture("n03", number)), SPEC)
+        assert torch.equal(parts.train.images(1)[number], expected)
+
+
+@pytest.mark.parametrize("image_path", ["{label}/{name}", "images/{label}/{name}", "train/{label}/{name}"])
+def test_class_folders_hold_the_same_set_as_one_folder(flat: Path, tmp_path: Path, image_path: str) -> None:
+    in_folders = opened(lay_out(tmp_path / "other", image_path), tmp_path)
+    for split in SPLITS:
+        one, other = getattr(opened(flat, tmp_path), split), getattr(in_folders, split)
+        assert one.class_names == other.class_names
+        assert all(torch.equal(one.images(index), other.images(index)) for index in range(len(one)))
+
+
+def test_class_folders_may_name_their_files_as_they_like(tmp_path: Path) -> None:
+    root = lay_out(tmp_path / "data", "{label}/{name}")
+    for path in sorted((root / "mini-imagenet").rglob("*.jpg")):
+        path.rename(path.with_name(f"own_{path.name}"))
+    assert opened(root, tmp_path).train.class_names == ("n01", "n03", "n07")
+
+
+def test_images_that_the_split_files_do_not_name_are_left_out(flat: Path, tmp_path: Path) -> None:
+    (flat / "mini-imagenet/images/n0100000099.jpg").write_bytes(picture("n01", 99))
+    assert opened(flat, tmp_path).train.count(0) == 4
+
+
+def test_a_zip_holds_the_same_set_as_the_folder(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "zipped").mkdir()
+    with zipfile.ZipFile(tmp_path / "zipped" / "mini-imagenet.zip", "w") as archive:
+        for path in sorted((flat / "mini-imagenet").rglob("*.*")):
+            archive.write(path, path.relative_to(flat))
+    from_zip, from_folder = opened(tmp_path / "zipped", tmp_path), opened(flat, tmp_path)
+    assert torch.equal(from_zip.test.images(1), from_folder.test.images(1))
+
+
+def test_the_second_opening_reads_the_cache_and_a_damaged_cache_is_made_again(flat: Path, tmp_path: Path) -> None:
+    first = opened(flat, tmp_path).train.images(0).clone()
+    kept = sorted((tmp_path / "cache").glob("mini-imagenet-train-*.npy"))
+    assert len(kept) == 1
+    written_at = kept[0].stat().st_mtime_ns
+    assert torch.equal(opened(flat, tmp_path).train.images(0), first)
+    assert kept[0].stat().st_mtime_ns == written_at
+    kept[0].write_bytes(kept[0].read_bytes()[:200])
+    assert torch.equal(opened(flat, tmp_path).train.images(0), first)
+
+
+@pytest.mark.parametrize("root", [None, Path("nowhere")])
+def test_without_the_data_the_error_says_how_to_lay_them_out(root: Path | None, tmp_path: Path) -> None:
+    with pytest.raises(DataSetUnavailable, match=r"no public download; put under .*train\.csv"):
+        open_mini_imagenet(root, tmp_path, SPEC)
+
+
+def test_a_missing_split_file_is_named(flat: Path, tmp_path: Path) -> None:
+    (flat / "mini-imagenet/val.csv").unlink()
+    with pytest.raises(DataSetUnavailable, match=r"has no val\.csv"):
+        opened(flat, tmp_path)
+
+
+def test_a_split_file_without_labels_is_refused(flat: Path, tmp_path: Path) -> None:
+    (flat / "mini-imagenet/val.csv").write_text("file,class\na.jpg,n02\n")
+    with pytest.raises(DataSetUnavailable, match="filename,label are needed"):
+        opened(flat, tmp_path)
+
+
+def test_a_class_in_two_parts_is_refused(flat: Path, tmp_path: Path) -> None:
+    shutil.copy(flat / "mini-imagenet/train.csv", flat / "mini-imagenet/val.csv")
+    with pytest.raises(DataSetUnavailable, match=r"n01, n03, n07 of val\.csv"):
+        opened(flat, tmp_path)
+
+
+def test_a_missing_image_is_found_before_anything_is_decoded(flat: Path, tmp_path: Path) -> None:
+    (flat / "mini-imagenet/images" / file_name("n05", 2)).unlink()
+    with pytest.raises(DataSetUnavailable, match=r"4 images, but n05 has 3"):
+        opened(flat, tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_published_counts_are_expected_unless_told_otherwise(flat: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataSetUnavailable, match="names 3 classes; the split has 64"):
+        open_mini_imagenet(flat, tmp_path / "cache", SPEC)
+
+
+def test_a_file_that_is_no_image_is_named_and_nothing_is_kept(flat: Path, tmp_path: Path) -> None:
+    (flat / "mini-imagenet/images" / file_name("n04", 1)).write_bytes(b"not a picture")
+    with pytest.raises(DataSetUnavailable, match=r"n0400000001\.jpg is no image"):
+        opened(flat, tmp_path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_tiny_training_and_its_evaluation_run_from_the_command_line(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
+    monkeypatch.setattr(learn, "CACHE", tmp_path / "cache")
+    out = tmp_path / "mini.safetensors"
+    common = f"--dataset mini-imagenet --data-root {flat} --ways 2"
+    for line in (
+        f"train {common} --shots 3 --meta-steps 2 --device cpu --out {out}",
+        f"evaluate {common} --shots 2 --queries 2 --episodes 2 --json --checkpoint {out}",
+    ):
+        monkeypatch.setattr(sys, "argv", ["anole", *line.split()])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        assert not exited.value.code
+    trained = load_checkpoint(out)
+    assert (trained.net_spec.pooling, trained.net_spec.image.side) == ("max", 84)
+    assert trained.training["data"]["sets"][0]["name"] == "mini-imagenet"
+    assert '"accuracy"' in capsys.readouterr().out
