@@ -106,7 +106,7 @@ def _predicted_table(predicted: Predicted) -> Table:
 
 
 def _versions_table(client: str, listed: tuple[VersionInfo, ...]) -> Table:
-    table = Table(title=f"versions of {client}", title_justify="left")
+    table = Table(title=f"versions of {client}", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for heading in ("version", "extends", "alias", "classes", "samples", "estimate", "gate", "made, UTC"):
         numbers = heading in {"version", "extends", "classes", "samples", "estimate"}
         table.add_column(heading, no_wrap=True, justify="right" if numbers else "left")
