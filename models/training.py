@@ -5,8 +5,6 @@ The mathematics is `reptile.py`'s. A run is named by its settings; a file holdin
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.curve import Curve
 from models.data.image_classes import ImageClasses
 from models.episodes import EpisodeShape, EpisodeSource
 from models.errors import CheckpointInvalid
@@ -81,7 +80,7 @@ class Progress:
 
 
 class TrainingRun:
-    """One meta-training, kept in one checkpoint file and one learning curve beside it (same name, ``.csv``).
+    """One meta-training, kept in one checkpoint file, its learning curve beside it (same name, ``.csv`` and ``.png``).
 
     Args:
         plan: what to train.
@@ -96,7 +95,7 @@ class TrainingRun:
     def __init__(self, plan: TrainingPlan, serve: InnerLoop, path: Path, device: torch.device) -> None:
         self._plan, self._serve, self._path, self._device = plan, serve, path, device
         self._net = build(plan.net_spec, plan.meta.seed)
-        self._curve = _Curve(path.with_suffix(".csv"))
+        self._curve = Curve(path.with_suffix(".csv"))
         self.state = self._resumed() if path.is_file() else MetaState(self._fresh_start())
         self._curve.cut(self.state.meta_step)
 
@@ -172,40 +171,3 @@ class TrainingRun:
         meta = self._plan.meta
         shape = EpisodeShape(min(meta.n_way, len(classes)), meta.train_shots, anchor_shots=meta.anchor_shots)
         return EpisodeSource(classes, shape, self._plan.net_spec.image, meta.within_line)
-
-
-class _Curve:
-    """The learning curve: a row every so many meta steps with the mean loss since the row before."""
-
-    EVERY = 50
-    HEADER = ("meta_step", "loss", "seconds")
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._rows: list[tuple[int, float, float]] = []
-        self._since: list[float] = []
-        self._seconds_before = 0.0
-        self.loss = float("nan")
-
-    def cut(self, meta_step: int) -> None:
-        """Take up the rows on disk that are not beyond `meta_step`."""
-        if meta_step and self._path.is_file():
-            with self._path.open(newline="") as file:
-                rows = [(int(row[0]), float(row[1]), float(row[2])) for row in list(csv.reader(file))[1:]]
-            self._rows = [row for row in rows if row[0] <= meta_step]
-        self._seconds_before = self._rows[-1][2] if self._rows else 0.0
-
-    def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
-        self._since.append(loss)
-        if len(self._since) == 1 or len(self._since) == self.EVERY:
-            self.loss = sum(self._since) / len(self._since)
-        if len(self._since) == self.EVERY or last:
-            self._rows.append((meta_step, sum(self._since) / len(self._since), self._seconds_before + seconds))
-            self._since.clear()
-
-    def save(self) -> None:
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(self.HEADER)
-        writer.writerows((step, f"{loss:.5f}", f"{seconds:.1f}") for step, loss, seconds in self._rows)
-        self._path.write_text(text.getvalue())

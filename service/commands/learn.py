@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.checkpoint import load_checkpoint
+from models.curve import can_draw
 from models.data.catalogue import open_data_set
 from models.episodes import EpisodeShape, EpisodeSource
 from models.evaluate import EvaluationPlan, Normalisation, Score
@@ -20,7 +21,7 @@ from models.evaluate import evaluate as score_episodes
 from models.images import ImageSpec
 from models.presets import PRESETS, preset
 from models.training import TrainingPlan, TrainingRun, WeightedSet
-from service.commands.console import notices, output
+from service.commands.console import notices, output, plain
 from service.engine.device import pick_device
 from service.settings import load_settings
 
@@ -59,6 +60,8 @@ def train(
     sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)
     plan = TrainingPlan(chosen.net_spec, chosen.recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, chosen.serve, out, pick_device(device))
+    if not can_draw():
+        notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))
     if run.state.meta_step:
         notices().print(f"{out} stands at meta step {run.state.meta_step} of {meta.meta_steps}; going on")
     with _progress("loss {task.fields[loss]:.3f}", "{task.fields[rate]:.1f} steps/s") as bar:
