@@ -24,6 +24,7 @@ from models.errors import CheckpointInvalid, InvalidRecipe
 from models.images import PREPROCESSING_VERSION
 from models.nets import Net, build
 from models.optimiser import Moments
+from models.outer_adam import OuterMoments
 from models.recipe import InnerLoop, NetSpec
 from models.weights import Weights
 
@@ -31,6 +32,7 @@ FORMAT = "anole-checkpoint-1"
 SHIPPED = Path(__file__).parent / "pretrained"
 
 _MOMENT_PREFIX = "moments."
+_OUTER_PREFIXES = ("outer.first.", "outer.second.")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Checkpoint:
         weights: name -> tensor.
         moments: Adam's second moments, for recipes that carry them.
         training: JSON data: how it was trained, and where an unfinished training stands.
+        outer: the outer loop's Adam of an unfinished training that has one; no adaptation depends on it.
     """
 
     name: str
@@ -52,10 +55,11 @@ class Checkpoint:
     weights: Weights
     moments: Moments | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    outer: OuterMoments | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over weights, net, recipe, moments and the preprocessing's version; names do not count."""
+        """SHA-256 (hex) over all tensors, net, recipe and the preprocessing's version; names do not count."""
         return algebra.digest(self.tensors(), json.dumps(self.settings(), sort_keys=True))
 
     def build_net(self) -> Net:
@@ -70,13 +74,21 @@ class Checkpoint:
             "net": self.net_spec.to_json(),
             "recipe": json.loads(json.dumps(self.recipe.to_json())),
             "moment_steps": self.moments.steps if self.moments else None,
+            **({"outer_steps": self.outer.steps} if self.outer else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor that is written, on the CPU; the moments' names carry a prefix."""
-        second = self.moments.second if self.moments else {}
-        tensors = {**self.weights, **{_MOMENT_PREFIX + name: tensor for name, tensor in second.items()}}
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        parts = {"": self.weights}
+        if self.moments:
+            parts[_MOMENT_PREFIX] = self.moments.second
+        if self.outer:
+            parts |= dict(zip(_OUTER_PREFIXES, (self.outer.first, self.outer.second), strict=True))
+        return {
+            prefix + name: tensor.detach().cpu().contiguous()
+            for prefix, weights in parts.items()
+            for name, tensor in weights.items()
+        }
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -145,14 +157,19 @@ def _assemble(
             f"format {settings['format']!r} with preprocessing {settings['preprocessing']!r}; "
             f"this version reads {FORMAT!r} with {PREPROCESSING_VERSION}"
         )
-    steps = settings["moment_steps"]
-    kept = [key for key in tensors if key.startswith(_MOMENT_PREFIX)]
-    second = {key.removeprefix(_MOMENT_PREFIX): tensors[key] for key in kept}
+    moment_steps, outer_steps = settings["moment_steps"], settings.get("outer_steps")
+    prefixes = (_MOMENT_PREFIX, *_OUTER_PREFIXES)
+    second, outer_first, outer_second = (_with_prefix(tensors, prefix) for prefix in prefixes)
     return Checkpoint(
         name=name,
         net_spec=NetSpec.from_json(settings["net"]),
         recipe=InnerLoop.from_json(settings["recipe"]),
-        weights={key: value for key, value in tensors.items() if key not in kept},
-        moments=None if steps is None else Moments(second, steps),
+        weights={key: value for key, value in tensors.items() if not key.startswith(prefixes)},
+        moments=None if moment_steps is None else Moments(second, moment_steps),
         training=training,
+        outer=None if outer_steps is None else OuterMoments(outer_first, outer_second, outer_steps),
     )
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

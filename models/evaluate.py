@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models import weights as algebra
 from models.episodes import EpisodeSource
-from models.inner_loop import Descent, descend, measure
+from models.inner_loop import Descent, DescentOptions, descend, measure
 from models.nets import heads
 from models.nets.net import Net, grouped
 from models.nets.norm import BatchPass, FrozenPass
@@ -81,7 +81,7 @@ def evaluate(
         seeds = [plan.seed + episode for episode in range(first, min(first + plan.together, plan.episodes))]
         tasks = [source.task(seed) for seed in seeds]
         starts = algebra.expand(start, len(tasks))
-        descent = descend(net, starts, [task.support for task in tasks], recipe, seeds, moments)
+        descent = descend(net, starts, [task.support for task in tasks], recipe, seeds, DescentOptions(moments))
         for index, task in enumerate(tasks):
             predicted = _classify(net, descent, index, task, plan.normalisation)
             yield float((predicted == task.query_labels).float().mean())

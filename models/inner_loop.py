@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,24 @@ from models.weights import Weights
 
 STATISTICS_SAMPLES = 256
 """Most support images that statistics are measured on in one pass; a larger support is measured on an even subset."""
+
+
+@dataclass(frozen=True)
+class DescentOptions:
+    """What an outer loop may ask of a descent.
+
+    Attributes:
+        moments: Adam's second moments, (...) each, to go on from; only for recipes that carry them.
+        derivative: what the result may be differentiated through, by starts that require gradients. "none": nothing;
+            "first": the starts and the prototypes made from them, each step's update a constant, as FOMAML has it;
+            "second": the updates too, for which every step's graph is kept, as MAML has it.
+    """
+
+    moments: Moments | None = None
+    derivative: Literal["none", "first", "second"] = "none"
+
+
+PLAIN = DescentOptions()
 
 
 @dataclass(frozen=True)
@@ -118,19 +137,17 @@ def descend(
     supports: Sequence[Support],
     recipe: InnerLoop,
     seeds: Sequence[int],
-    moments: Moments | None = None,
+    options: DescentOptions = PLAIN,
 ) -> Descent:
-    """Run the inner steps of K tasks from `starts`, (tasks, ...) each; see `adapt`.
-
-    Args:
-        moments: Adam's second moments, (...) each, to go on from; only for recipes that carry them.
-    """
+    """Run the inner steps of K tasks from `starts`, (tasks, ...) each; see `adapt`."""
     ways = max(support.n_way for support in supports)
     absent = torch.arange(ways) >= torch.tensor([[support.n_way] for support in supports])
     absent = absent.to(supports[0].images.device)
+    if options.derivative == "none":
+        starts = _detached(starts)
     head, gain = _initial_head(net, starts, supports, recipe, absent)
     stacked = {**starts, **head}
-    optimiser = Optimiser(recipe, list(stacked), moments)
+    optimiser = Optimiser(recipe, list(stacked), options.moments)
     plans = [
         batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
         for support, seed in zip(supports, seeds, strict=True)
@@ -138,7 +155,8 @@ def descend(
     losses = []
     for step in range(recipe.steps):
         images, labels = _batch(supports, [plan[step] for plan in plans])
-        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, (images, labels, absent, gain))
+        at = stacked if options.derivative == "second" else _detached(stacked)
+        loss, gradients = _gradients(net, at, optimiser.adapted_names, (images, labels, absent, gain))
         stacked = optimiser.step(stacked, gradients)
         losses.append(loss)
     stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain
@@ -194,15 +212,14 @@ def _measure_equal(net: Net, stacked: Weights, images: Tensor) -> Measured:
     """`measure` for tasks with equally many images, (tasks, samples, channels, side, side)."""
     samples = images.shape[1]
     recording = BatchPass(stacked, record=True)
-    with torch.no_grad():
-        if samples <= STATISTICS_SAMPLES:
-            features = net.features(recording, grouped(images))
-        else:
-            subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
-            net.features(recording, grouped(images[:, subset]))
-            frozen = FrozenPass(stacked, recording.statistics)
-            parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
-            features = torch.cat([net.features(frozen, grouped(part)) for part in parts], dim=1)
+    if samples <= STATISTICS_SAMPLES:
+        features = net.features(recording, grouped(images))
+    else:
+        subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
+        net.features(recording, grouped(images[:, subset]))
+        frozen = FrozenPass(stacked, recording.statistics)
+        parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
+        features = torch.cat([net.features(frozen, grouped(part)) for part in parts], dim=1)
     return Measured(recording.statistics, features)
 
 
@@ -238,14 +255,24 @@ def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tenso
 def _gradients(
     net: Net, stacked: Weights, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Each task's mean cross-entropy, (tasks,), and its gradient, (tasks, ...) a name, in one backward pass."""
+    """Each task's mean cross-entropy, (tasks,), and its gradient, (tasks, ...) a name, in one backward pass.
+
+    Weights that require gradients are in an outer loop's graph, and then so are their gradients. These are taken by
+    views, so that a weight's gradient leaves out what other weights were made of it, such as prototypes.
+    """
     images, labels, absent, gain = batch
-    leaves = {name: stacked[name].detach().requires_grad_() for name in names}
-    at = {**stacked, **leaves}
+    through = any(tensor.requires_grad for tensor in stacked.values())
+    picked = {name: stacked[name] for name in names}
+    leaves = {name: own.view_as(own) if through else own.detach().requires_grad_() for name, own in picked.items()}
+    at, gain = {**stacked, **leaves}, gain if through else gain.detach()
     scores = heads.logits(at, gain * net.features(BatchPass(at), images), absent)  # (tasks, batch, ways)
     losses = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
-    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=through)
     return losses.detach(), dict(zip(names, gradients, strict=True))
+
+
+def _detached(stacked: Weights) -> dict[str, Tensor]:
+    return {name: tensor.detach() for name, tensor in stacked.items()}
 
 
 def _finish(descent: Descent, task: int, support: Support, measured: Measured) -> Adapted | AdaptationDiverged:

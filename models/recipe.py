@@ -169,7 +169,13 @@ class MetaLoop(_JsonRecord):
             bring images to prototypes that were made without them, as queries are later.
         within_line: share of training tasks whose classes all come from one product line, for data that has lines.
         seed: of everything random in the training.
+        algorithm: "reptile"; or "maml" and its first-order form "fomaml" (Finn et al. 2017, arXiv:1703.03400).
+        outer_learning_rate: of MAML's outer Adam, at step size 1 (Finn et al.: 0.001 throughout).
+        query_shots: how many of `train_shots` MAML's outer loss asks about, the inner steps see the others; 0 means
+            half, rounded down.
     """
+
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"algorithm", "outer_learning_rate", "query_shots"})
 
     meta_steps: int
     meta_batch: int = 5
@@ -180,6 +186,9 @@ class MetaLoop(_JsonRecord):
     anchor_shots: int = 0
     within_line: float = 0.0
     seed: int = 0
+    algorithm: Literal["reptile", "fomaml", "maml"] = "reptile"
+    outer_learning_rate: float = 1e-3
+    query_shots: int = 0
 
     def __post_init__(self) -> None:
         for name in ("meta_steps", "meta_batch", "train_shots"):
@@ -194,6 +203,19 @@ class MetaLoop(_JsonRecord):
         _require(self.n_way >= 2, "n_way", self.n_way, "an integer from 2")
         _require(0 <= self.final_step_size, "final_step_size", self.final_step_size, "a number from 0")
         _require(0 < self.step_size <= 2, "step_size", self.step_size, "above 0, at most 2")
+        _require(self.algorithm in ("reptile", "fomaml", "maml"), "algorithm", self.algorithm, "reptile, fomaml, maml")
+        _require(self.outer_learning_rate > 0, "outer_learning_rate", self.outer_learning_rate, "a number above 0")
+        self._check_queries()
+
+    def _check_queries(self) -> None:
+        """With MAML both the inner steps and the queries need images, and the anchors are the inner steps'."""
+        if self.algorithm == "reptile":
+            _require(self.query_shots == 0, "query_shots", self.query_shots, "0 with reptile, which has no queries")
+            return
+        _require(self.train_shots >= 2, "train_shots", self.train_shots, f"an integer from 2 with {self.algorithm}")
+        queries = self.query_shots or self.train_shots // 2
+        most = self.train_shots - max(1, self.anchor_shots)
+        _require(0 < queries <= most, "query_shots", queries, f"1 to {most}: the rest of train_shots, less the anchors")
 
     def step_size_at(self, meta_step: int) -> float:
         """Step size of meta step `meta_step` (from 0): linear from `step_size` towards `final_step_size`."""

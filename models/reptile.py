@@ -14,9 +14,10 @@ import torch
 
 from models import weights as algebra
 from models.errors import AdaptationDiverged
-from models.inner_loop import descend
+from models.inner_loop import Descent, DescentOptions, descend
 from models.nets.net import Net
 from models.optimiser import Moments
+from models.outer_adam import OuterMoments
 from models.recipe import InnerLoop, MetaLoop
 from models.task import Support
 from models.weights import Weights
@@ -33,13 +34,20 @@ class MetaState:
         start: the weights so far, (...) each.
         moments: Adam's second moments where the recipe carries them, else None.
         meta_step: meta steps done.
-        loss: mean over tasks and inner steps of the last meta step's losses, NaN before the first.
+        loss: of the last meta step, the mean over tasks; Reptile: and over the inner steps; MAML: of the queries after
+            them. NaN before the first.
+        outer: the outer loop's Adam, where an algorithm has one.
     """
 
     start: Weights
     moments: Moments | None = None
     meta_step: int = 0
     loss: float = float("nan")
+    outer: OuterMoments | None = None
+
+
+MetaStep = Callable[[Net, MetaState, Sequence[Support], InnerLoop, float, Sequence[int]], MetaState]
+"""Net, state, the tasks' supports, recipe, step size and one seed a task -> the state after one meta step."""
 
 
 def meta_step(
@@ -51,26 +59,33 @@ def meta_step(
         AdaptationDiverged: a task's loss stopped being finite; the state passed in is untouched.
     """
     tasks = len(supports)
-    descent = descend(net, algebra.expand(state.start, tasks), supports, recipe, seeds, state.moments)
+    descent = descend(net, algebra.expand(state.start, tasks), supports, recipe, seeds, DescentOptions(state.moments))
     bad = (~descent.losses.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         raise AdaptationDiverged(recipe.steps, tuple(bad))
     target = algebra.task_mean({name: descent.weights[name] for name in state.start})
-    moments = None
-    if recipe.carry_moments and descent.moments is not None:
-        moments = Moments(algebra.task_mean(descent.moments.second), descent.moments.steps)
     return MetaState(
         start=algebra.interpolate(state.start, target, step_size),
-        moments=moments,
+        moments=carried_moments(descent, recipe),
         meta_step=state.meta_step + 1,
         loss=float(descent.losses.mean()) if descent.losses.numel() else float("nan"),
     )
 
 
+def carried_moments(descent: Descent, recipe: InnerLoop) -> Moments | None:
+    """What the next meta step's inner loops go on from: the tasks' mean, or None if the recipe carries nothing."""
+    if not recipe.carry_moments or descent.moments is None:
+        return None
+    return Moments(algebra.task_mean(descent.moments.second), descent.moments.steps)
+
+
 def meta_train(
-    net: Net, state: MetaState, source: TaskSource, recipe: InnerLoop, meta: MetaLoop
+    net: Net, state: MetaState, source: TaskSource, recipe: InnerLoop, meta: MetaLoop, step: MetaStep = meta_step
 ) -> Iterator[MetaState]:
     """Run the remaining meta steps from `state`, yielding the state after each.
+
+    Args:
+        step: the meta step of an algorithm; Reptile's unless told otherwise.
 
     The random draws of a meta step depend on `meta.seed` and its number alone, so stopping anywhere and going on from
     a kept state gives the same weights as never having stopped.
@@ -79,7 +94,7 @@ def meta_train(
         supports = source(state.meta_step)
         seeds = inner_seeds(meta.seed, state.meta_step, len(supports))
         step_size = meta.step_size_at(state.meta_step)
-        state = meta_step(net, state, supports, recipe, step_size, seeds)
+        state = step(net, state, supports, recipe, step_size, seeds)
         yield state
 
 

@@ -1,6 +1,7 @@
 """A meta-training run: tasks from a data set, checkpoints every few minutes, a learning curve, resume after a kill.
 
-The mathematics is `reptile.py`'s. A run is named by its settings; a file holding another run is never overwritten.
+The mathematics is in `reptile.py` and `maml.py`. A run is named by its settings; a file holding another run is never
+overwritten.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from models.curve import Curve
 from models.data.image_classes import ImageClasses
 from models.episodes import EpisodeShape, EpisodeSource
 from models.errors import CheckpointInvalid
+from models.maml import meta_step_of
 from models.nets import build, heads
 from models.recipe import InnerLoop, MetaLoop, NetSpec
 from models.reptile import MetaState, inner_seeds, meta_train
@@ -105,8 +107,8 @@ class TrainingRun:
         """Train on `sets` to the end of the plan, saving every `save_every_s` seconds; yields every meta step."""
         meta, first = self._plan.meta, self.state.meta_step
         began = saved = clock()
-        resumed = replace(self.state, start=self._on_device(self.state.start))
-        for state in meta_train(self._net, resumed, self._source(sets), self._plan.recipe, meta):
+        source, step = self._source(sets), meta_step_of(meta)
+        for state in meta_train(self._net, self._on_device(self.state), source, self._plan.recipe, meta, step):
             self.state = state
             now = clock()
             self._curve.add(state.meta_step, state.loss, now - began, last=state.meta_step == meta.meta_steps)
@@ -127,6 +129,7 @@ class TrainingRun:
             weights=self.state.start,
             moments=self.state.moments,
             training={**self._plan.to_json(), "meta_step": self.state.meta_step, "loss": self.state.loss},
+            outer=self.state.outer if self.state.meta_step < self._plan.meta.meta_steps else None,
         )
         save_checkpoint(checkpoint, self._path)
         self._curve.save()
@@ -142,7 +145,7 @@ class TrainingRun:
                 f"{self._path} holds another training (it differs in {', '.join(differing)}); "
                 "give another --out, or the settings that it was begun with"
             )
-        return MetaState(kept.weights, kept.moments, step, loss)
+        return MetaState(kept.weights, kept.moments, step, loss, kept.outer)
 
     def _fresh_start(self) -> Weights:
         start = self._net.start()
@@ -151,8 +154,17 @@ class TrainingRun:
         generator = torch.Generator().manual_seed(self._plan.meta.seed)
         return {**start, **heads.linear_head(self._net.feature_count, self._plan.meta.n_way, generator)}
 
-    def _on_device(self, weights: Weights) -> Weights:
-        return {name: tensor.to(self._device) for name, tensor in weights.items()}
+    def _on_device(self, state: MetaState) -> MetaState:
+        def moved(weights: Weights) -> Weights:
+            return {name: tensor.to(self._device) for name, tensor in weights.items()}
+
+        moments, outer = state.moments, state.outer
+        return replace(
+            state,
+            start=moved(state.start),
+            moments=replace(moments, second=moved(moments.second)) if moments else None,
+            outer=replace(outer, first=moved(outer.first), second=moved(outer.second)) if outer else None,
+        )
 
     def _source(self, sets: Sequence[WeightedSet]) -> Callable[[int], list[Support]]:
         meta = self._plan.meta

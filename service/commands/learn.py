@@ -41,7 +41,9 @@ def train(
     share: Annotated[
         list[float] | None, typer.Option(min=0, help="Share of tasks a data set gives.", show_default="equal")
     ] = None,
-    algorithm: Annotated[Literal["reptile"], typer.Option(help="Meta-learning algorithm.")] = "reptile",
+    algorithm: Annotated[
+        Literal["reptile", "fomaml", "maml"], typer.Option(help="Meta-learning algorithm.")
+    ] = "reptile",
     preset_name: Annotated[
         str | None, typer.Option("--preset", help=f"Net and recipe: {', '.join(PRESETS)}.", show_default="by data set")
     ] = None,
@@ -56,7 +58,8 @@ def train(
     torch.set_num_threads(threads)
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
     changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed}
-    meta = replace(chosen.meta, **{name: value for name, value in changes.items() if value is not None})
+    kept = {name: value for name, value in changes.items() if value is not None}
+    meta = replace(chosen.meta, algorithm=algorithm, **kept)
     sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)
     plan = TrainingPlan(chosen.net_spec, chosen.recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, chosen.serve, out, pick_device(device))

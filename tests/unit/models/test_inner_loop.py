@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models import weights as algebra
 from models.errors import AdaptationDiverged, InvalidRecipe
-from models.inner_loop import Adapted, adapt, adapt_one, batch_plan, descend
+from models.inner_loop import Adapted, DescentOptions, adapt, adapt_one, batch_plan, descend
 from models.nets import Net, heads
 from models.optimiser import Moments
 from models.recipe import InnerLoop
@@ -175,7 +175,7 @@ def test_carried_moments_continue_where_they_stood(conv4: Net, make_support: Mak
     assert fresh.moments is not None
     kept = Moments(algebra.task_mean(fresh.moments.second), fresh.moments.steps)
     before = copy.deepcopy(kept.second)
-    carried = descend(conv4, starts, [make_support(1)], recipe, [0], kept)
+    carried = descend(conv4, starts, [make_support(1)], recipe, [0], DescentOptions(kept))
     assert carried.moments is not None
     assert (fresh.moments.steps, carried.moments.steps) == (2, 4)
     assert not torch.equal(carried.weights["block1.weight"], fresh.weights["block1.weight"])
