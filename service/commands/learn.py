@@ -48,6 +48,9 @@ def train(
         str | None, typer.Option("--preset", help=f"Net and recipe: {', '.join(PRESETS)}.", show_default="by data set")
     ] = None,
     meta_steps: Annotated[int | None, typer.Option(min=1, help="Meta steps in all.", show_default="preset")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Of the inner steps; MAML wants a lower one.", show_default="preset")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
@@ -61,7 +64,8 @@ def train(
     kept = {name: value for name, value in changes.items() if value is not None}
     meta = replace(chosen.meta, algorithm=algorithm, **kept)
     sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)
-    plan = TrainingPlan(chosen.net_spec, chosen.recipe, meta, {"algorithm": algorithm, "sets": records})
+    recipe = chosen.recipe.adjusted(None, learning_rate)
+    plan = TrainingPlan(chosen.net_spec, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, chosen.serve, out, pick_device(device))
     if not can_draw():
         notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))

@@ -152,13 +152,12 @@ def test_the_command_line_trains_with_each_algorithm(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run.safetensors"
-    line = (
-        f"train --dataset textures --algorithm {algorithm} --ways 2 --shots 2 --meta-steps 2 --device cpu --out {out}"
-    )
-    monkeypatch.setattr(sys, "argv", ["anole", *line.split()])
+    line = f"train --dataset textures --algorithm {algorithm} --learning-rate 0.02 --ways 2 --shots 2 --meta-steps 2"
+    monkeypatch.setattr(sys, "argv", ["anole", *line.split(), "--device", "cpu", "--out", str(out)])
     with pytest.raises(SystemExit) as exited:
         cli.main()
     assert not exited.value.code, capsys.readouterr().err
     trained = load_checkpoint(out).training
     assert trained["data"]["algorithm"] == algorithm
+    assert trained["recipe"]["learning_rate"] == 0.02
     assert trained["meta"].get("algorithm", "reptile") == algorithm
