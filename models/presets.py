@@ -51,9 +51,9 @@ PRESETS = {
     ),
     "omniglot": Preset(
         net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
-        recipe=InnerLoop(steps=5, learning_rate=0.05, batch_size=20),
+        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=20),
         meta=MetaLoop(meta_steps=8_000, meta_batch=5, n_way=20, train_shots=5, anchor_shots=1),
-        serve=InnerLoop(steps=5, learning_rate=0.01, batch_size=25, clip_norm=10.0),
+        serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
     "mini-imagenet-paper": _PAPER_MINI_TRAINING,
     "mini-imagenet-paper-1-shot": replace(
@@ -66,10 +66,10 @@ PRESETS = {
         serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
     "surfaces": Preset(
-        net_spec=NetSpec("surface", ImageSpec(channels=1, side=64, contrast="local"), width=128),
-        recipe=InnerLoop(steps=5, learning_rate=0.1, batch_size=10),
-        meta=MetaLoop(meta_steps=10_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5),
-        serve=InnerLoop(steps=15, learning_rate=0.03, batch_size=25, clip_norm=10.0),
+        net_spec=NetSpec("surface", ImageSpec(channels=1, side=64, contrast="regional"), width=128),
+        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=10),
+        meta=MetaLoop(meta_steps=5_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5),
+        serve=InnerLoop(steps=10, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
 }
 

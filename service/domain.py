@@ -133,6 +133,29 @@ class VersionDraft:
 
 
 @dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """The part of a version that a prediction needs.
+
+    Attributes:
+        client: client name.
+        number: of the version.
+        classes: class names, in the order of the head's rows.
+        meta_model: name of the meta-trained checkpoint.
+        meta_model_digest: SHA-256 (hex) of it.
+        weights_digest: SHA-256 (hex), address of the stored weights blob.
+        unknown_threshold: confidence below which an image is unknown, or None.
+    """
+
+    client: str
+    number: int
+    classes: tuple[str, ...]
+    meta_model: str
+    meta_model_digest: str
+    weights_digest: str
+    unknown_threshold: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Version:
     """An immutable version: a draft that has been given its number.
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from models.images import DEFAULT_LIMITS, DecodeLimits
 from models.weights import Weights
-from service.domain import LIVE, Version
+from service.domain import LIVE, ServedVersion
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
 from service.engine.weight_cache import WeightCache
@@ -91,7 +91,7 @@ class Prediction:
         if not uploads:
             raise NoSamples("no images came; send at least one")
         version = self._version(client, reference)
-        learner = self._learners.of(version.draft.meta_model_digest, version.draft.meta_model)
+        learner = self._learners.of(version.meta_model_digest, version.meta_model)
         images = [decode_upload(upload, self._limits) for upload in uploads]
         probabilities = learner.classify(self._weights(version, learner), images)
         predictions = [
@@ -100,16 +100,14 @@ class Prediction:
         return PredictOutcome(
             client=client,
             version=version.number,
-            weights_digest=version.draft.weights_digest,
+            weights_digest=version.weights_digest,
             predictions=tuple(predictions),
             seconds=time.monotonic() - began,
         )
 
-    def _version(self, client: str, reference: str) -> Version:
-        if reference.isdigit():
-            return self._store.version(client, int(reference))
+    def _version(self, client: str, reference: str) -> ServedVersion:
         try:
-            return self._store.version(client, self._store.alias(client, reference).version)
+            return self._store.served(client, int(reference) if reference.isdigit() else reference)
         except UnknownAlias as error:
             if reference != LIVE:
                 raise
@@ -118,18 +116,19 @@ class Prediction:
                 "or name a version in the request"
             ) from error
 
-    def _weights(self, version: Version, learner: Learner) -> Weights:
-        draft = version.draft
-        key = (draft.client, draft.meta_model_digest, draft.weights_digest)
-        return self._cache.get(key, lambda: learner.fold(self._store.version_weights(version)))
+    def _weights(self, served: ServedVersion, learner: Learner) -> Weights:
+        def load() -> Weights:
+            return learner.fold(self._store.version_weights(self._store.version(served.client, served.number)))
+
+        return self._cache.get((served.client, served.meta_model_digest, served.weights_digest), load)
 
 
-def _verdict(name: str, version: Version, probabilities: Sequence[float]) -> ImagePrediction:
+def _verdict(name: str, version: ServedVersion, probabilities: Sequence[float]) -> ImagePrediction:
     scores = {
         label: round(probability, SCORE_DIGITS)
-        for label, probability in zip(version.draft.classes, probabilities, strict=True)
+        for label, probability in zip(version.classes, probabilities, strict=True)
     }
     label = max(scores, key=scores.__getitem__)
-    threshold = version.draft.report.get("unknown_threshold")
+    threshold = version.unknown_threshold
     known = threshold is None or scores[label] >= threshold
     return ImagePrediction(name, label, scores[label], scores, "known" if known else "unknown")

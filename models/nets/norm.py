@@ -63,7 +63,9 @@ class BatchPass(Pass):
     def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         raw = F.conv2d(images, weight, stride=stride, padding=padding, groups=self.tasks)
         if self._record:
-            self._keep(name, *torch.var_mean(raw.detach(), (0, 2, 3), correction=0))
+            pixels = raw.detach().permute(0, 2, 3, 1).flatten(0, 2)  # (batch * pixels, tasks * channels)
+            mean = pixels.mean(0)
+            self._keep(name, (pixels - mean).square().mean(0), mean)
         return F.batch_norm(raw, None, None, *self._affine(name), training=True, eps=EPSILON)
 
     def standardise(self, name: str, features: Tensor) -> Tensor:

@@ -101,13 +101,14 @@ class LocalBlobs(Blobs):
             if not folder.is_dir():
                 return 0
             for path in sorted(folder.glob(f"{_UNFINISHED}*")):
-                if _age_s(path) >= older_than_s:
-                    path.unlink(missing_ok=True)
-                    removed += 1
-            if _age_s(folder) >= older_than_s and not any(folder.iterdir()):
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError):  # finished, or swept by another process, since the folder was listed
+                    if _age_s(path) >= older_than_s:
+                        path.unlink()
+                        removed += 1
+            with suppress(FileNotFoundError):  # removed by another process
+                if _age_s(folder) >= older_than_s and not any(folder.iterdir()):
                     folder.rmdir()
-                self._sync_folder(self._root)
+                    self._sync_folder(self._root)
         return removed
 
     def spaces(self) -> Iterator[str]:

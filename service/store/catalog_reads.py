@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, and_, func, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, select
 
 from service.domain import (
     LIVE,
@@ -17,6 +17,7 @@ from service.domain import (
     Idempotency,
     Publication,
     SampleRef,
+    ServedVersion,
     Version,
     VersionDraft,
 )
@@ -89,6 +90,38 @@ def need_version(connection: Connection, client: ClientKey, number: int) -> Vers
     return version
 
 
+_SERVED: Final = (
+    select(
+        VERSIONS.c.number,
+        VERSIONS.c.classes,
+        VERSIONS.c.meta_model,
+        VERSIONS.c.meta_model_digest,
+        VERSIONS.c.weights_digest,
+        VERSIONS.c.report,
+    )
+    .join(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)
+    .where(CLIENTS.c.name == bindparam("client"), VERSIONS.c.deleted_at.is_(None))
+)
+_POINTS: Final = and_(ALIASES.c.client_id == VERSIONS.c.client_id, ALIASES.c.version == VERSIONS.c.number)
+_SERVED_BY_NUMBER: Final = _SERVED.where(VERSIONS.c.number == bindparam("reference"))
+_SERVED_BY_ALIAS: Final = _SERVED.join(ALIASES, _POINTS).where(ALIASES.c.alias == bindparam("reference"))
+"""Statements made once: every prediction reads this, and making a statement costs more than running it."""
+
+
+def need_served(connection: Connection, name: str, reference: str | int) -> ServedVersion:
+    """What a prediction needs of a version. Raises UnknownClient, UnknownAlias, UnknownVersion."""
+    query = _SERVED_BY_NUMBER if isinstance(reference, int) else _SERVED_BY_ALIAS
+    row = connection.execute(query, {"client": name, "reference": reference}).one_or_none()
+    if row is None:  # the slow way finds out why
+        client = need_client(connection, name)
+        number = reference if isinstance(reference, int) else need_move(connection, client, reference).version
+        return _served_part(need_version(connection, client, number))
+    threshold = row.report.get("unknown_threshold")
+    return ServedVersion(
+        name, row.number, tuple(row.classes), row.meta_model, row.meta_model_digest, row.weights_digest, threshold
+    )
+
+
 def any_version(connection: Connection, client: ClientKey, number: int) -> Version | None:
     """A version, deleted or not, or None."""
     found = read_versions(connection, client, number=number, deleted_too=True)
@@ -134,6 +167,20 @@ def _version(row: Row[Any], client: str, samples: Sequence[SampleRef]) -> Versio
         report=row.report,
     )
     return Version(row.number, row.created_at, draft, row.deleted_at)
+
+
+def _served_part(version: Version) -> ServedVersion:
+    draft = version.draft
+    threshold = draft.report.get("unknown_threshold")
+    return ServedVersion(
+        draft.client,
+        version.number,
+        draft.classes,
+        draft.meta_model,
+        draft.meta_model_digest,
+        draft.weights_digest,
+        threshold,
+    )
 
 
 def latest_number(connection: Connection, client: ClientKey) -> int | None:

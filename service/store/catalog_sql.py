@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from service.domain import AliasMove, ClientSummary, Idempotency, Publication, Version, VersionDraft
+from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownClient, VersionInUse
 from service.store import catalog_reads as reads
 from service.store.catalog_reads import ClientKey
@@ -82,6 +82,11 @@ class SqlCatalog(Catalog):
         """See `Catalog.version`."""
         with self._database.reading() as connection:
             return reads.need_version(connection, reads.need_client(connection, client), number)
+
+    def served(self, client: str, reference: str | int) -> ServedVersion:
+        """See `Catalog.served`."""
+        with self._database.reading() as connection:
+            return reads.need_served(connection, client, reference)
 
     def versions(self, client: str) -> tuple[Version, ...]:
         """See `Catalog.versions`."""

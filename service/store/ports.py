@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from service.domain import AliasMove, ClientSummary, Idempotency, Publication, Version, VersionDraft
+from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,14 @@ class Catalog(Protocol):
 
     def version(self, client: str, number: int) -> Version:
         """Raises UnknownClient, UnknownVersion (also for a deleted version)."""
+        ...
+
+    def served(self, client: str, reference: str | int) -> ServedVersion:
+        """What a prediction needs of the version that an alias points at, or that has a number; one cheap read.
+
+        Raises:
+            UnknownClient, UnknownAlias, UnknownVersion.
+        """
         ...
 
     def versions(self, client: str) -> tuple[Version, ...]:

@@ -26,6 +26,7 @@ from service.domain import (
     Damage,
     Idempotency,
     Publication,
+    ServedVersion,
     Version,
     VersionDraft,
 )
@@ -65,10 +66,6 @@ class WeightStore:
     def sample_digest(image: Tensor) -> str:
         """The digest that `put_samples` will give an image, without storing it."""
         return hashlib.sha256(to_bytes({_IMAGE: image})).hexdigest()
-
-    def put_sample(self, client: str, image: Tensor) -> str:
-        """Store one image; see `put_samples`, which is faster for several."""
-        return self.put_samples(client, [image])[0]
 
     def sample(self, client: str, digest: str) -> Tensor:
         """A stored image, uint8 (channels, height, width).
@@ -171,6 +168,10 @@ class WeightStore:
     def version(self, client: str, number: int) -> Version:
         """See `Catalog.version`."""
         return self._catalog.version(client, number)
+
+    def served(self, client: str, reference: str | int) -> ServedVersion:
+        """See `Catalog.served`."""
+        return self._catalog.served(client, reference)
 
     def versions(self, client: str) -> tuple[Version, ...]:
         """See `Catalog.versions`."""

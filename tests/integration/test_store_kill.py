@@ -108,8 +108,8 @@ def test_killed_before_any_write_of_an_operation_the_store_loses_nothing(tmp_pat
     before = tmp_path / "before"
     with open_embedded(before) as store:
         told: list[Told] = [("published", *store_child.publish(store, i)) for i in range(3)]
-        store.put_sample(CLIENT, torch.zeros(3, 16, 16, dtype=torch.uint8))
-        store.put_sample("line-3", torch.zeros(3, 16, 16, dtype=torch.uint8))
+        store.put_samples(CLIENT, [torch.zeros(3, 16, 16, dtype=torch.uint8)])[0]
+        store.put_samples("line-3", [torch.zeros(3, 16, 16, dtype=torch.uint8)])[0]
     events: list[Told] = []
     call = 0
     while not events:

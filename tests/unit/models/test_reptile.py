@@ -69,7 +69,7 @@ def test_one_task_at_step_size_one_lands_on_its_adapted_weights(conv4: Net, make
 def test_a_batch_of_tasks_moves_the_start_to_the_mean_of_tasks_adapted_one_by_one(
     conv4: Net, make_support: MakeSupport
 ) -> None:
-    recipe = InnerLoop(steps=3, learning_rate=0.05, batch_size=4)
+    recipe = InnerLoop(steps=3, learning_rate=0.002, batch_size=4)
     supports, seeds = [make_support(seed) for seed in range(4)], [4, 5, 6, 7]
     together = meta_step(conv4, MetaState(conv4.start()), supports, recipe, 0.5, seeds)
     alone = [

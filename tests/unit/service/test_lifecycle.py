@@ -42,7 +42,7 @@ def lifecycle(store: WeightStore) -> Lifecycle:
 
 
 def publish(store: WeightStore, value: float, client: str = CLIENT) -> Version:
-    sample = store.put_sample(client, torch.zeros(1, 4, 4, dtype=torch.uint8))
+    sample = store.put_samples(client, [torch.zeros(1, 4, 4, dtype=torch.uint8)])[0]
     digest, size_bytes = store.put_weights(client, {"head.bias": torch.full((2,), value)}, {"kind": "delta"})
     draft = a_draft(client)
     samples = tuple(replace(reference, digest=sample) for reference in draft.samples)

@@ -160,6 +160,25 @@ def test_what_a_kill_left_unfinished_is_never_a_blob_and_is_swept_when_old(blobs
     assert [path.name for path in (tmp_path / SPACE).iterdir()] == [DIGEST]
 
 
+def test_a_write_that_ends_while_leftovers_are_swept_does_not_end_the_sweep(
+    blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs.put(SPACE, [CONTENT])
+    ended, left = (tmp_path / SPACE / f".unfinished-{name}" for name in "ab")
+    ended.write_bytes(CONTENT)
+    left.write_bytes(CONTENT[:2])
+    stat = Path.stat
+
+    def ending_just_before(self: Path, **named: Any) -> os.stat_result:
+        if self == ended:
+            ended.unlink(missing_ok=True)
+        return stat(self, **named)
+
+    monkeypatch.setattr(Path, "stat", ending_just_before)
+    assert blobs.sweep(SPACE, older_than_s=0.0) == 1
+    assert [path.name for path in (tmp_path / SPACE).iterdir()] == [DIGEST]
+
+
 def test_a_young_empty_space_is_left_for_the_write_that_made_it(blobs: LocalBlobs, tmp_path: Path) -> None:
     (tmp_path / SPACE).mkdir()
     blobs.sweep(SPACE, older_than_s=60.0)

@@ -69,7 +69,7 @@ def grow_older(folder: Path, seconds: float) -> None:
 
 def test_samples_and_weights_come_back_as_they_were(store: WeightStore) -> None:
     colour = torch.arange(3 * 5 * 4, dtype=torch.uint8).reshape(3, 5, 4)
-    assert torch.equal(store.sample(CLIENT, store.put_sample(CLIENT, colour)), colour)
+    assert torch.equal(store.sample(CLIENT, store.put_samples(CLIENT, [colour])[0]), colour)
     delta = {"head.weight": torch.linspace(-1, 1, 6).reshape(2, 3), "norm.mean": torch.zeros(3)}
     digest, size_bytes = store.put_weights(CLIENT, delta, {"meta_model": "surfaces"})
     read = store.weights(CLIENT, digest)
