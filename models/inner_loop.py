@@ -8,7 +8,7 @@ Nothing passed in is changed. It refuses to know where the start comes from and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import weights as algebra
-from models.errors import AdaptationDiverged, InvalidRecipe
+from models.errors import InvalidRecipe
 from models.nets import heads
 from models.nets.net import Net, grouped
 from models.nets.norm import BatchPass, FrozenPass
@@ -81,54 +80,6 @@ class Measured:
 
     statistics: dict[str, Tensor]
     features: Tensor
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """One task, adapted and ready to predict.
-
-    Attributes:
-        weights: name -> tensor; ``head.weight`` is (n_way, features).
-        statistics: name -> (channels,), measured on the support with these weights, frozen from now on.
-        losses: each inner step's loss before its update.
-        support_accuracy: share of the support classified right by these weights and statistics.
-    """
-
-    weights: Weights
-    statistics: Weights
-    losses: tuple[float, ...]
-    support_accuracy: float
-
-
-def adapt(
-    net: Net, start: Weights, supports: Sequence[Support], recipe: InnerLoop, seeds: Sequence[int]
-) -> list[Adapted | AdaptationDiverged]:
-    """Adapt every task from `start` and freeze its statistics.
-
-    Args:
-        net: its architecture; its own parameters are not used.
-        start: the meta-trained weights, (...) each, the same for all tasks.
-        supports: one a task, of any sizes and numbers of classes.
-        recipe: the same for all tasks.
-        seeds: one a task; the only source of its random draws.
-
-    Returns:
-        One result a task, in order. A task whose numbers stopped being finite gives its error; the others are whole.
-
-    Raises:
-        InvalidRecipe: a rate pattern that matches nothing, a linear head of another size.
-    """
-    descent = descend(net, algebra.expand(start, len(supports)), supports, recipe, seeds)
-    measured = measure(net, descent.weights, [support.images for support in supports])
-    return [_finish(descent, task, support, measured[task]) for task, support in enumerate(supports)]
-
-
-def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoop, seed: int) -> Adapted:
-    """Adapt a single task; raises AdaptationDiverged and what `adapt` raises."""
-    (result,) = adapt(net, start, [support], recipe, [seed])
-    if isinstance(result, AdaptationDiverged):
-        raise result
-    return result
 
 
 def descend(
@@ -273,28 +224,3 @@ def _gradients(
 
 def _detached(stacked: Weights) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in stacked.items()}
-
-
-def _finish(descent: Descent, task: int, support: Support, measured: Measured) -> Adapted | AdaptationDiverged:
-    own = descent.one(task, support.n_way)
-    losses = descent.losses[task]
-    if not _finite(losses, own, measured.statistics):
-        return AdaptationDiverged(_first_bad_step(losses), (task,))
-    predicted = heads.logits(own, measured.features).argmax(-1)[0]
-    return Adapted(
-        weights=algebra.task_slice(own, 0),
-        statistics=algebra.task_slice(measured.statistics, 0),
-        losses=tuple(losses.tolist()),
-        support_accuracy=float((predicted == support.labels).float().mean()),
-    )
-
-
-def _finite(losses: Tensor, *many: Mapping[str, Tensor]) -> bool:
-    return bool(losses.isfinite().all()) and all(
-        bool(tensor.isfinite().all()) for tensors in many for tensor in tensors.values()
-    )
-
-
-def _first_bad_step(losses: Tensor) -> int:
-    bad = (~losses.isfinite()).nonzero()
-    return int(bad[0]) + 1 if len(bad) else len(losses)

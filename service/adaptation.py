@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from models.adapt import Adapted
 from models.errors import InvalidRecipe
 from models.images import DEFAULT_LIMITS, DecodeLimits
-from models.inner_loop import Adapted
 from models.recipe import InnerLoop
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
 from service.engine.learner import Learners

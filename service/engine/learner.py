@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
+from models.adapt import Adapted, adapt_one
 from models.checkpoint import Checkpoint
 from models.images import prepare
-from models.inner_loop import Adapted, adapt_one
 from models.predict import class_probabilities, fold
 from models.recipe import InnerLoop
 from models.task import Support

@@ -177,10 +177,6 @@ class WeightStore:
         """See `Catalog.versions`."""
         return self._catalog.versions(client)
 
-    def latest(self, client: str) -> Version | None:
-        """See `Catalog.latest`."""
-        return self._catalog.latest(client)
-
     def alias(self, client: str, alias: str) -> AliasMove:
         """See `Catalog.alias`."""
         return self._catalog.alias(client, alias)

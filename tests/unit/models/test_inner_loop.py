@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import weights as algebra
+from models.adapt import Adapted, adapt, adapt_one
 from models.errors import AdaptationDiverged, InvalidRecipe
-from models.inner_loop import Adapted, DescentOptions, adapt, adapt_one, batch_plan, descend
+from models.inner_loop import DescentOptions, batch_plan, descend
 from models.nets import Net, heads
 from models.optimiser import Moments
 from models.recipe import InnerLoop
@@ -75,7 +76,7 @@ def test_tasks_adapted_together_get_the_weights_of_a_plain_loop(
 ) -> None:
     supports = [make_support(1), make_support(2, n_way=2, n_shot=7), make_support(3, n_way=5, n_shot=1)]
     start = conv4.start()
-    together = adapt(conv4, start, supports, recipe, seeds=[11, 12, 13])
+    together = adapt(conv4, start, supports, recipe, seeds=[11, 12, 13], together=3)
     for support, seed, result in zip(supports, (11, 12, 13), together, strict=True):
         assert isinstance(result, Adapted)
         expected = plain_adapt(start, support, recipe, seed)
@@ -86,13 +87,24 @@ def test_tasks_adapted_together_get_the_weights_of_a_plain_loop(
 def test_a_task_adapted_alone_and_in_company_agree_within_1e5(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
     recipe = replace(SGD, learning_rate=5e-4)  # an untrained net magnifies rounding by more than a trained one
-    together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8])
+    together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8], together=4)
     for support, seed, result in zip(supports, (5, 6, 7, 8), together, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
         for name, tensor in alone.weights.items():
             assert float((result.weights[name] - tensor).abs().max()) <= 1e-5, name
         torch.testing.assert_close(dict(result.statistics), dict(alone.statistics), rtol=1e-4, atol=1e-5)
+
+
+def test_on_the_cpu_company_does_not_change_a_bit_even_at_a_high_rate(net: Net, make_support: MakeSupport) -> None:
+    supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
+    recipe = replace(SGD, learning_rate=0.5, steps=8)
+    in_company = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8])
+    for support, seed, result in zip(supports, (5, 6, 7, 8), in_company, strict=True):
+        alone = adapt_one(net, net.start(), support, recipe, seed)
+        assert isinstance(result, Adapted)
+        assert algebra.digest(result.weights) == algebra.digest(alone.weights)
+        assert algebra.digest(result.statistics) == algebra.digest(alone.statistics)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(net: Net, make_support: MakeSupport) -> None:
@@ -134,7 +146,7 @@ def test_one_task_that_diverges_does_not_touch_the_others(conv4: Net, make_suppo
     good, bad = make_support(1), make_support(2)
     bad = replace(bad, images=torch.full_like(bad.images, float("inf")))
     alone = adapt_one(conv4, conv4.start(), good, SGD, seed=1)
-    with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1])
+    with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1], together=3)
     assert isinstance(with_bad[1], AdaptationDiverged)
     for result in (with_bad[0], with_bad[2]):
         assert isinstance(result, Adapted)

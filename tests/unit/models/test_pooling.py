@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from models.adapt import adapt_one
 from models.checkpoint import Checkpoint
 from models.errors import InvalidRecipe
 from models.images import ImageSpec
-from models.inner_loop import adapt_one
 from models.nets import build, heads
 from models.nets.net import grouped
 from models.nets.norm import BatchPass, FrozenPass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from models.inner_loop import adapt_one
+from models.adapt import adapt_one
 from models.nets import Net, heads
 from models.nets.net import grouped
 from models.nets.norm import FrozenPass, fold
