@@ -37,11 +37,6 @@ def mean(many: Sequence[Weights]) -> dict[str, Tensor]:
     return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}
 
 
-def stack(many: Sequence[Weights]) -> dict[str, Tensor]:
-    """One slice a task: (...) each -> (tasks, ...)."""
-    return {name: torch.stack([weights[name] for weights in many]) for name in many[0]}
-
-
 def expand(weights: Weights, tasks: int) -> dict[str, Tensor]:
     """The same weights for every task, without copying: (...) -> (tasks, ...)."""
     return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in weights.items()}
@@ -55,11 +50,6 @@ def task_slice(stacked: Weights, task: int) -> dict[str, Tensor]:
 def task_mean(stacked: Weights) -> dict[str, Tensor]:
     """Average over the task dimension: (tasks, ...) -> (...)."""
     return {name: tensor.mean(0) for name, tensor in stacked.items()}
-
-
-def count(weights: Weights) -> int:
-    """How many numbers the weights hold."""
-    return sum(tensor.numel() for tensor in weights.values())
 
 
 def changed(start: Weights, adapted: Weights) -> dict[str, Tensor]:
