@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -30,16 +29,19 @@ class Readiness:
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = dict(checks)
-        self._draining = threading.Event()
+        self._draining = False
 
     def drain(self) -> None:
-        """Report not ready from now on; requests that come all the same are still answered."""
-        self._draining.set()
+        """Report not ready from now on; requests that come all the same are still answered.
+
+        It takes no lock: a signal handler calls it, and a second signal may interrupt the first one's handler.
+        """
+        self._draining = True
 
     def report(self) -> ReadinessReport:
         """Run every check."""
         found = {name: _outcome(check) for name, check in self._checks.items()}
-        found["draining"] = "the process is about to stop" if self._draining.is_set() else "ok"
+        found["draining"] = "the process is about to stop" if self._draining else "ok"
         return ReadinessReport(ready=all(text == "ok" for text in found.values()), checks=found)
 
 
