@@ -54,8 +54,8 @@ def adapt(
         recipe: the same for all tasks.
         seeds: one a task; the only source of its random draws.
         together: tasks that go through the net side by side. Sums then round in another order than for a task alone,
-            and steps at a high rate magnify that. None takes 1 on the CPU, where it is as fast for these nets and each
-            task gets the bits that it would get alone, and all of them on a GPU.
+            and steps at a high rate magnify that. None takes 1 on the CPU, so that each task gets the bits that it
+            would get alone, and all of them on a GPU.
 
     Returns:
         One result a task, in order. A task whose numbers stopped being finite gives its error; the others are whole.

@@ -38,7 +38,7 @@ def feature_gain(prototypes: Tensor, absent: Tensor) -> Tensor:
     """What features are multiplied with so that a task's prototypes have a mean squared distance of 1 to their centre.
 
     It takes the features' scale out of the head. Without it meta-training is rewarded for ever larger features, the
-    head's steps grow with their square, and the training diverges after some thousand meta steps.
+    head's steps grow with their square, and a long training can diverge.
 
     Args:
         prototypes: (tasks, ways, features).
