@@ -28,10 +28,10 @@ from rich.progress import track
 from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.labelled_pngs import Draw, LabelledPngs, draw, steel
 from benchmarks.running_service import ServiceOptions, add_options, chosen_options, serving
+from benchmarks.untrained import untrained
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.errors import AnoleError
 from models.evaluate import Score
-from models.nets import build
 from service.client import AdaptOptions, Client
 
 IMAGES_A_REQUEST: Final = 50
@@ -155,13 +155,7 @@ def talks_to(options: ServiceOptions, stack: ExitStack) -> Client:
 def random_start(checkpoint: Checkpoint, seed: int, folder: Path) -> str:
     """Write a checkpoint with the same net and recipe and weights as the net draws them, and return its path."""
     path = folder / "random.safetensors"
-    weights = build(checkpoint.net_spec, seed).start()
-    moments = checkpoint.moments and replace(
-        checkpoint.moments, second={name: tensor * 0 for name, tensor in checkpoint.moments.second.items()}, steps=0
-    )
-    save_checkpoint(
-        Checkpoint("random", checkpoint.net_spec, checkpoint.recipe, weights, moments, {"data": "none"}), path
-    )
+    save_checkpoint(untrained(checkpoint, seed), path)
     return str(path)
 
 

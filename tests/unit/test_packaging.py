@@ -62,13 +62,13 @@ def test_everything_the_product_imports_is_declared() -> None:
 
 
 def test_everything_the_tests_and_benchmarks_import_is_declared() -> None:
-    allowed = declared("test", "plot").keys() | {"packaging"}  # pytest brings packaging
+    allowed = declared("test", "plot", "benchmarks").keys() | {"packaging"}  # pytest brings packaging
     assert distributions_imported("tests", "benchmarks") <= allowed
 
 
 def test_every_declared_dependency_is_pinned_within_its_range() -> None:
     pins = pinned()
-    for name, requirement in declared("test", "dev", "plot").items():
+    for name, requirement in declared("test", "dev", "plot", "benchmarks").items():
         assert name in pins, f"{name} is not pinned: run make lock"
         for pin in pins[name]:
             (specifier,) = pin.specifier

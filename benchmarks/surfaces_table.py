@@ -1,0 +1,209 @@
+"""The claim: a start meta-trained on other images beats classical features on real surfaces, and adapting adds to it.
+
+    python benchmarks/surfaces_table.py --data-root FOLDER [--checkpoint surfaces] [--dataset folder:x_sdd.zip]
+
+Every way gets the same episodes as ``anole evaluate`` draws them from the same seed: the checkpoint adapted and by
+prototypes alone (0 steps), the same net from random weights likewise, and local binary patterns with logistic
+regression (see lbp_baseline.py). Differences are taken episode by episode against the first row. The time is that of
+learning from 50 images, median of rounds in which the ways take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import lbp_baseline
+from benchmarks.episode_options import add_episode_options, few_shot_classes
+from benchmarks.figures import machine, machine_line, markdown
+from benchmarks.running_service import ServiceOptions
+from benchmarks.untrained import untrained
+from models.adapt import adapt_one
+from models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from models.data.image_classes import ImageClasses
+from models.episodes import EpisodeShape, EpisodeSource
+from models.errors import AnoleError
+from models.evaluate import EvaluationPlan, Score, evaluate
+
+TIMED_IMAGES: Final = 50
+
+
+@dataclass
+class Way:
+    """One way to a recogniser, and what it reached.
+
+    Attributes:
+        name: for the table.
+        score: episodes of a shape -> the accuracy of each.
+        learn: a shape and a seed -> seconds that learning its support took.
+        accuracies: shots -> one accuracy an episode.
+        seconds: of each timed round.
+    """
+
+    name: str
+    score: Callable[[EpisodeShape], Iterator[float]]
+    learn: Callable[[EpisodeShape, int], float]
+    accuracies: dict[int, list[float]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Score all ways on the same episodes and print the table."""
+    arguments = parsed()
+    torch.set_num_threads(arguments.threads)
+    try:
+        record = measure(arguments)
+    except AnoleError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(record, indent=2) if arguments.json else table(record))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="surfaces", help="shipped name, or path (default: %(default)s)")
+    parser.add_argument("--random-seed", type=int, default=0, help="of the random weights (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="inside one operation (default: %(default)s)")
+    add_episode_options(parser)
+    return parser.parse_args()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Score and time every way; the run as JSON data."""
+    found = machine(ServiceOptions(arguments.checkpoint, torch_threads=arguments.threads))
+    checkpoint = load_checkpoint(arguments.checkpoint)
+    ways = chosen_ways(checkpoint, arguments)
+    work = [(shots, way) for shots in arguments.shots for way in ways]
+    for shots, way in track(work, "scoring", console=Console(stderr=True)):
+        way.accuracies[shots] = list(way.score(EpisodeShape(arguments.ways, shots, arguments.queries)))
+    timed = EpisodeShape(arguments.ways, max(1, TIMED_IMAGES // arguments.ways))
+    for number in track(range(arguments.rounds), "timing", console=Console(stderr=True)):
+        for way in ways:
+            way.seconds.append(way.learn(timed, arguments.seed + number))
+    names = ("dataset", "ways", "shots", "queries", "episodes", "seed", "random_seed", "rounds")
+    return {
+        **{name: getattr(arguments, name) for name in names},
+        "checkpoint": arguments.checkpoint,
+        "digest": checkpoint.digest,
+        "checkpoint_bytes": find_checkpoint(arguments.checkpoint).stat().st_size,
+        "recipe": checkpoint.recipe.to_json(),
+        "timed_images": timed.n_way * timed.n_shot,
+        "machine": found,
+        "rows": [figures_of(way, ways[0]) for way in ways],
+    }
+
+
+def chosen_ways(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Way]:
+    """The rows of the table."""
+    classes = few_shot_classes(arguments, checkpoint.net_spec.image)
+    plan = EvaluationPlan(arguments.episodes, arguments.seed, checkpoint.recipe.statistics)
+    steps = checkpoint.recipe.steps
+    starts = {"meta-trained": checkpoint, "random": untrained(checkpoint, arguments.random_seed)}
+    ways = []
+    for name, start in starts.items():
+        at_once = replace(start, recipe=start.recipe.adjusted(0, None))
+        ways.append(net_way(f"{name} weights, {steps} inner steps", start, classes, plan))
+        ways.append(net_way(f"{name} weights, 0 inner steps", at_once, classes, plan))
+    if not lbp_baseline.installed():
+        print(f"the rows of local binary patterns are left out: {lbp_baseline.NEEDED}", file=sys.stderr)
+        return ways
+    grey = few_shot_classes(arguments, lbp_baseline.SPEC)
+    return ways + [lbp_way(patterns, grey, plan) for patterns in lbp_baseline.PATTERNS]
+
+
+def net_way(name: str, start: Checkpoint, classes: ImageClasses, plan: EvaluationPlan) -> Way:
+    """A checkpoint adapted by its recipe."""
+    net, spec = start.build_net(), start.net_spec.image
+
+    def score(shape: EpisodeShape) -> Iterator[float]:
+        source = EpisodeSource(classes, shape, spec)
+        return evaluate(net, start.weights, source, start.recipe, plan, start.moments)
+
+    def learn(shape: EpisodeShape, seed: int) -> float:
+        support = EpisodeSource(classes, shape, spec).support(seed)
+        began = time.perf_counter()
+        adapt_one(net, start.weights, support, start.recipe, seed)
+        return time.perf_counter() - began
+
+    return Way(name, score, learn)
+
+
+def lbp_way(patterns: lbp_baseline.Patterns, grey: ImageClasses, plan: EvaluationPlan) -> Way:
+    """Classical features; the timed ones look at every image afresh."""
+    known = lbp_baseline.Histograms(patterns)
+
+    def score(shape: EpisodeShape) -> Iterator[float]:
+        return lbp_baseline.accuracies(grey, shape, plan, known)
+
+    def learn(shape: EpisodeShape, seed: int) -> float:
+        support = EpisodeSource(grey, shape, lbp_baseline.SPEC).support(seed)
+        began = time.perf_counter()
+        lbp_baseline.fitted(support, lbp_baseline.Histograms(patterns))
+        return time.perf_counter() - began
+
+    return Way(patterns.name, score, learn)
+
+
+def figures_of(way: Way, first: Way) -> dict[str, Any]:
+    """What a way reached, alone and, episode by episode, against the first."""
+    cells = []
+    for shots, own in way.accuracies.items():
+        alone = Score(tuple(own))
+        behind = Score(tuple(mine - its for mine, its in zip(own, first.accuracies[shots], strict=True)))
+        cells.append(
+            {
+                "shots": shots,
+                "accuracy": alone.mean,
+                "half_width_95": alone.half_width,
+                "against_first": None if way is first else behind.mean,
+                "against_first_half_width_95": None if way is first else behind.half_width,
+                "accuracies": own,
+            }
+        )
+    return {"way": way.name, "cells": cells, "learn_s": statistics.median(way.seconds) if way.seconds else None}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The run for people."""
+    lines = [
+        f"{record['dataset']}: {record['ways']}-way, {record['queries']} queries a class",
+        f"{record['episodes']} episodes, seed {record['seed']}; random weights of seed {record['random_seed']}",
+        f"checkpoint {record['checkpoint']}, digest {record['digest'][:12]}, {record['checkpoint_bytes']:,} bytes",
+        machine_line(record["machine"]),
+        "Accuracy with its 95 % interval; in brackets the difference to the first row, episode by episode.",
+        "",
+        markdown(
+            ("start", *(f"{shots}-shot" for shots in record["shots"]), f"to learn {record['timed_images']} images"),
+            [row(way) for way in record["rows"]],
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def row(way: dict[str, Any]) -> Sequence[str]:
+    """One way's line of the table."""
+    seconds = "" if way["learn_s"] is None else f"{way['learn_s']:.2f} s"
+    return (way["way"], *(cell_text(cell) for cell in way["cells"]), seconds)
+
+
+def cell_text(cell: dict[str, Any]) -> str:
+    """Accuracy and, but for the first row, the paired difference."""
+    alone = f"{100 * cell['accuracy']:.1f} ± {100 * cell['half_width_95']:.1f} %"
+    if cell["against_first"] is None:
+        return alone
+    return f"{alone} ({100 * cell['against_first']:+.1f} ± {100 * cell['against_first_half_width_95']:.1f})"
+
+
+if __name__ == "__main__":
+    main()

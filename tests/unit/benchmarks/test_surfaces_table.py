@@ -1,0 +1,122 @@
+"""The table of ways on surfaces: the same episodes for all of them, features that are what they are called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import lbp_baseline, surfaces_table
+from benchmarks.lbp_baseline import PATTERNS, Histograms, Patterns, accuracies
+from benchmarks.untrained import untrained
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.data.folders import open_folder
+from models.data.image_classes import ArrayClasses
+from models.episodes import EpisodeShape, EpisodeSource
+from models.evaluate import EvaluationPlan
+from models.images import ImageSpec, normalise
+from models.nets import build, heads
+from models.optimiser import Moments
+from models.recipe import InnerLoop, NetSpec
+from tests.generated import striped, tiny_checkpoint_in
+
+
+@pytest.fixture
+def stripes(tmp_path: Path) -> Path:
+    folder = tmp_path / "stripes"
+    for period in (3, 5, 9):
+        (folder / f"period-{period}").mkdir(parents=True)
+        for number, content in enumerate(striped(6, period)):
+            (folder / f"period-{period}" / f"{number}.png").write_bytes(content)
+    return folder
+
+
+def either_way() -> torch.Tensor:
+    """Stripes upright and lying: (2, 1, 64, 64)."""
+    stripes = (torch.arange(64) // 4 % 2).float().expand(64, 64)
+    return torch.stack([stripes, stripes.T])[:, None]
+
+
+@pytest.mark.parametrize("patterns", PATTERNS, ids=lambda patterns: patterns.method)
+def test_histograms_hold_shares_and_do_not_see_the_light(patterns: Patterns) -> None:
+    pytest.importorskip("skimage")
+    dim = torch.randint(128, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0)) / 255
+    counted = Histograms(patterns).of(torch.cat([dim, 2 * dim]))
+    assert counted.shape == (4, sum(patterns.bins(points) for points, _ in patterns.rings))
+    assert counted.sum(1) == pytest.approx(3.0)
+    assert counted[:2] == pytest.approx(counted[2:])
+    assert counted[0] != pytest.approx(counted[1])
+
+
+def test_only_patterns_with_a_direction_tell_upright_from_lying_stripes() -> None:
+    pytest.importorskip("skimage")
+    whichever, directed = (Histograms(patterns).of(either_way()) for patterns in PATTERNS)
+    assert whichever[0] == pytest.approx(whichever[1])
+    assert abs(directed[0] - directed[1]).sum() > 1
+
+
+def test_the_features_see_the_images_that_a_net_of_another_input_sees(stripes: Path) -> None:
+    def drawn(spec: ImageSpec) -> list[tuple[str, int]]:
+        """Class and place of each query of an episode, found by its pixels."""
+        classes = open_folder(stripes, spec)
+        task = EpisodeSource(classes, EpisodeShape(n_way=2, n_shot=2, n_query=2), spec).task(4)
+        places = []
+        for image, label in zip(task.query_images, task.query_labels.tolist(), strict=True):
+            name = task.class_names[label]
+            of_class = normalise(classes.images(classes.class_names.index(name)), spec)
+            places.append((name, int((of_class == image).all((1, 2, 3)).nonzero())))
+        return places
+
+    assert len(set(drawn(lbp_baseline.SPEC))) == 4
+    assert drawn(ImageSpec(channels=1, side=32)) == drawn(lbp_baseline.SPEC)
+
+
+def test_episodes_are_learned_from_their_support() -> None:
+    pytest.importorskip("sklearn")
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(60, (2, 6, 1, 128, 128), generator=generator)
+    upright = (torch.arange(128) // 4 % 2 * 100).expand(128, 128)
+    arrays = [(noise[0] + upright).to(torch.uint8), (noise[1] + upright.T).to(torch.uint8)]
+    classes, shape = ArrayClasses("stripes", ("upright", "lying"), arrays), EpisodeShape(n_way=2, n_shot=3, n_query=3)
+    assert list(accuracies(classes, shape, EvaluationPlan(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
+
+
+def test_an_untrained_checkpoint_differs_in_its_weights_alone() -> None:
+    spec = NetSpec("conv4", ImageSpec(channels=1, side=16), width=8)
+    recipe = InnerLoop(steps=1, learning_rate=0.1, optimiser="adam", carry_moments=True, head="linear")
+    net = build(spec, seed=1)
+    weights = {**net.start(), **heads.linear_head(net.feature_count, 4, torch.Generator().manual_seed(1))}
+    moments = Moments({name: tensor.square() for name, tensor in weights.items()}, 9)
+    random = untrained(Checkpoint("own", spec, recipe, weights, moments), seed=2)
+    assert random.settings() == {**Checkpoint("own", spec, recipe, weights, moments).settings(), "moment_steps": 0}
+    assert random.weights[heads.WEIGHT].shape == weights[heads.WEIGHT].shape
+    assert not torch.equal(random.weights["block1.weight"], weights["block1.weight"])
+    assert random.moments is not None
+    assert not any(tensor.any() for tensor in random.moments.second.values())
+
+
+@pytest.mark.parametrize("features", [True, False])
+def test_every_way_is_scored_on_the_same_episodes_and_compared_with_the_first(
+    features: bool, stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lbp_baseline, "installed", lambda: features)
+    if features:
+        pytest.importorskip("sklearn")
+    checkpoint = tiny_checkpoint_in(tmp_path)
+    line = f"--checkpoint {checkpoint} --dataset folder:{stripes} --ways 3 --shots 1 2 --queries 2 --episodes 3"
+    monkeypatch.setattr(sys, "argv", ["surfaces_table.py", *line.split(), "--rounds", "0", "--json"])
+    surfaces_table.main()
+    printed = capsys.readouterr()
+    record = json.loads(printed.out)
+    assert len(record["rows"]) == (6 if features else 4)
+    assert ("pip install 'anole[benchmarks]'" in printed.err) == (not features)
+    assert record["checkpoint_bytes"] == checkpoint.stat().st_size
+    assert record["digest"] == load_checkpoint(checkpoint).digest
+    first, second = (row["cells"][1] for row in record["rows"][:2])
+    assert (first["shots"], first["against_first"]) == (2, None)
+    differences = [own - other for own, other in zip(second["accuracies"], first["accuracies"], strict=True)]
+    assert second["against_first"] == pytest.approx(sum(differences) / 3)
+    assert f"{100 * second['against_first']:+.1f}" in surfaces_table.table(record)
