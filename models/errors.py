@@ -12,6 +12,7 @@
         ├── ImageEmpty
         ├── ImageFormatUnsupported
         ├── ImageCorrupt
+        ├── ImageUndecodable
         ├── ImageTooLarge
         └── ImageTooSmall
 """
@@ -72,8 +73,12 @@ class ImageCorrupt(ImageRejected):
     """An accepted format whose content is truncated or damaged."""
 
 
+class ImageUndecodable(ImageRejected):
+    """Content that the decoder did not survive: it hung or died."""
+
+
 class ImageTooLarge(ImageRejected):
-    """More bytes, pixels or a longer side than the limits allow; found from the header, before decoding."""
+    """More bytes, pixels or a longer side than the limits allow, found from the header; or too little memory for it."""
 
 
 class ImageTooSmall(ImageRejected):

@@ -1,6 +1,7 @@
 """Untrusted bytes to a canonical uint8 image: format by content, limits from the header, every pixel kind to 8 bits.
 
-It refuses to know nets, specs and files; what is decided here is part of ``models.images.PREPROCESSING_VERSION``:
+It refuses to know nets, specs, files and torch, so that a small process can decode; what is decided here is part of
+``models.images.PREPROCESSING_VERSION``:
 
 - transparency is laid over mid-grey (128), so that neither black nor white drawings vanish;
 - 16-bit integers are scaled by 65535; 32-bit integers too if they lie within 0..65535, otherwise from their own minimum
@@ -20,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -28,7 +28,6 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
 
 from models.errors import (
     ImageCorrupt,
@@ -93,14 +92,15 @@ class DecodeLimits:
 DEFAULT_LIMITS = DecodeLimits()
 
 
-def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
+def decode_pixels(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
     """Turns the bytes of one image file into its canonical image.
 
     Returns:
         uint8 (1 or 3, height, width), upright, longest side at most ``CANONICAL_SIDE`` (smaller images keep theirs).
 
     Raises:
-        ImageEmpty, ImageFormatUnsupported, ImageTooLarge, ImageTooSmall: found before decoding.
+        ImageEmpty, ImageFormatUnsupported, ImageTooLarge, ImageTooSmall: found before decoding; the third also where
+            the process has too little memory for it.
         ImageCorrupt: the content is truncated or damaged.
     """
     _check_size(content, limits)
@@ -112,6 +112,8 @@ def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
             return _canonical(image)
     except ImageRejected:
         raise
+    except MemoryError as error:
+        raise ImageTooLarge("decoding the image takes more memory than is allowed; send a smaller one") from error
     except Exception as error:  # a decoder fed with hostile bytes raises whatever it likes
         raise ImageCorrupt(
             f"the content begins like {format_name} but cannot be decoded ({type(error).__name__}: {error}); "
@@ -174,7 +176,7 @@ def _check_tiles(image: TiffImageFile, limits: DecodeLimits) -> None:
         raise ImageTooLarge(f"the image comes in tiles of {sides} pixels; at most {limits.max_pixels} are allowed")
 
 
-def _canonical(image: ImageFile.ImageFile) -> Tensor:
+def _canonical(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
     width, height = image.size
     shrink = 2 * CANONICAL_SIDE / max(width, height)
     if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and shrink < 1:
@@ -188,8 +190,8 @@ def _canonical(image: ImageFile.ImageFile) -> Tensor:
     if longest > CANONICAL_SIDE:
         size = tuple(max(1, round(length * CANONICAL_SIDE / longest)) for length in upright.size)
         upright = upright.resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    pixels = torch.from_numpy(np.array(upright, dtype=np.uint8))
-    return pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()  # (1|3, height, width)
+    pixels = np.array(upright, dtype=np.uint8)  # (height, width[, 3])
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (1|3, height, width)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -231,8 +233,11 @@ def _scaled(image: Image.Image) -> Image.Image:
     full_scale = 1.0 if image.mode == "F" else 65535.0
     if low >= 0 and high <= full_scale:
         low, high = 0.0, full_scale
-    scaled = (values - low) * (255.0 / (high - low)) if high > low else np.full_like(values, _BACKGROUND_GREY)
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if high == low:
+        return Image.new("L", image.size, _BACKGROUND_GREY)
+    values -= low  # in place: at full size each copy takes eight bytes a pixel
+    values *= 255.0 / (high - low)
+    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
 def _refuse_mode(image: Image.Image) -> Image.Image:

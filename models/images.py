@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ImageCorrupt, ImageRejected, InvalidRecipe
-from models.image_decoding import CANONICAL_SIDE, DEFAULT_LIMITS, DecodeLimits, decode
+from models.image_decoding import CANONICAL_SIDE, DEFAULT_LIMITS, DecodeLimits, decode_pixels
 
 __all__ = [
     "CANONICAL_SIDE",
@@ -79,6 +79,18 @@ class ImageSpec:
             )
         if self.contrast != "none" and self.contrast not in _CONTRASTS:
             raise InvalidRecipe(f"ImageSpec.contrast is {self.contrast!r}; none, local and regional are allowed")
+
+
+def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
+    """Turns the bytes of one image file into its canonical image; see ``models.image_decoding.decode_pixels``.
+
+    Returns:
+        uint8 (1 or 3, height, width), upright, longest side at most ``CANONICAL_SIDE`` (smaller images keep theirs).
+
+    Raises:
+        ImageRejected: one of its subclasses says why.
+    """
+    return torch.from_numpy(decode_pixels(content, limits))
 
 
 def load(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:

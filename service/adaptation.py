@@ -16,9 +16,9 @@ from torch import Tensor
 
 from models.adapt import Adapted
 from models.errors import InvalidRecipe
-from models.images import DEFAULT_LIMITS, DecodeLimits
 from models.recipe import InnerLoop
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
+from service.engine.decoder import Decoder
 from service.engine.learner import Learners
 from service.engine.turns import Turns
 from service.errors import (
@@ -28,6 +28,7 @@ from service.errors import (
     ParentSuperseded,
     TooFewClasses,
     TooManyClasses,
+    TooManySamples,
 )
 from service.store.weight_store import WeightStore
 from service.uploads import Upload, decode_upload
@@ -83,11 +84,11 @@ class AdaptOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AdaptLimits:
-    """Bounds of one adaptation: classes of a version, inner steps, and what an image may be."""
+    """Bounds of one adaptation: classes and samples of a version, kept ones included, and inner steps."""
 
     max_classes: int = 64
+    max_samples: int = 2000
     max_steps: int = 100
-    images: DecodeLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +105,22 @@ class Adaptation:
     Args:
         store: where samples, weights and versions are kept.
         learners: the meta-trained start to adapt from, and those of earlier versions.
+        decoder: turns bytes into images.
         limits: of one adaptation.
         turns: how many run at the same time; the others wait.
     """
 
     def __init__(
-        self, store: WeightStore, learners: Learners, limits: AdaptLimits | None = None, turns: Turns | None = None
+        self,
+        store: WeightStore,
+        learners: Learners,
+        decoder: Decoder,
+        limits: AdaptLimits | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._store = store
         self._learners = learners
+        self._decoder = decoder
         self._limits = limits or AdaptLimits()
         self._turns = turns or Turns(1)
 
@@ -181,6 +189,15 @@ class Adaptation:
             raise InvalidRequest(str(error)) from error
 
     def _decode(self, command: AdaptCommand) -> list[_Sample]:
+        """Decode the samples, after every check that needs no pixel."""
+        labels = self._labels(command)
+        samples = []
+        for upload, label in zip(command.uploads, labels, strict=True):
+            image = decode_upload(upload, self._decoder)
+            samples.append(_Sample(SampleRef(self._store.sample_digest(image), label, upload.name), image))
+        return samples
+
+    def _labels(self, command: AdaptCommand) -> list[str]:
         if not command.uploads:
             raise NoSamples("no samples came; send at least one image with its label")
         if len(command.labels) != len(command.uploads):
@@ -188,12 +205,18 @@ class Adaptation:
                 f"{len(command.uploads)} samples came with {len(command.labels)} labels; send one label a sample, "
                 "in the same order"
             )
-        samples = []
-        for upload, text in zip(command.uploads, command.labels, strict=True):
-            label = label_name(text)
-            image = decode_upload(upload, self._limits.images)
-            samples.append(_Sample(SampleRef(self._store.sample_digest(image), label, upload.name), image))
-        return samples
+        labels = [label_name(text) for text in command.labels]
+        self._refuse_more_than_allowed(len(set(labels)), len(labels))
+        return labels
+
+    def _refuse_more_than_allowed(self, classes: int, samples: int) -> None:
+        if classes > self._limits.max_classes:
+            raise TooManyClasses(f"{classes} classes after this request; at most {self._limits.max_classes}")
+        if samples > self._limits.max_samples:
+            raise TooManySamples(
+                f"{samples} samples after this request, kept ones included; at most {self._limits.max_samples}: send "
+                "fewer, or start afresh with mode=replace"
+            )
 
     def _kept(self, parent: Version | None) -> list[_Sample]:
         if parent is None:
@@ -207,8 +230,7 @@ class Adaptation:
             raise TooFewClasses(
                 f"only the class {classes[0]!r} is known after this request; send samples of at least two classes"
             )
-        if len(classes) > self._limits.max_classes:
-            raise TooManyClasses(f"{len(classes)} classes after this request; at most {self._limits.max_classes}")
+        self._refuse_more_than_allowed(len(classes), len(samples))
         return classes
 
     def _publish(

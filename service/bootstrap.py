@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import torch
 
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
 from models.errors import CheckpointInvalid
-from models.images import DEFAULT_LIMITS
+from models.images import DecodeLimits
 from service.adaptation import Adaptation, AdaptLimits
+from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.engine.device import pick_device
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
@@ -25,7 +26,7 @@ from service.prediction import Prediction
 from service.readiness import Readiness
 from service.repeats import AdaptOnce
 from service.rerun import Rerun
-from service.settings import Settings
+from service.settings import Settings, child_environment
 from service.store.open_store import open_embedded
 from service.store.weight_store import WeightStore
 
@@ -68,25 +69,43 @@ def build(settings: Settings) -> Services:
     current = Learner(load_checkpoint(settings.meta_model), device)
     learners = Learners(current, _others(current.digest, device))
     store = open_store(settings)
-    images = replace(DEFAULT_LIMITS, max_bytes=settings.file_bytes)
-    limits = AdaptLimits(max_classes=settings.max_classes, max_steps=settings.max_steps, images=images)
+    decoder = _decoder(settings)
+    limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
     cache, turns = WeightCache(settings.cache_bytes), Turns(settings.adapt_running)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
         return learners.of(digest, name).checkpoint.weights
 
     return Services(
-        adaptation=AdaptOnce(store, Adaptation(store, learners, limits, turns)),
+        adaptation=AdaptOnce(store, Adaptation(store, learners, decoder, limits, turns)),
         rerun=Rerun(store, learners, turns),
-        prediction=Prediction(store, learners, cache, images, Turns(settings.predict_running)),
+        prediction=Prediction(store, learners, cache, decoder, Turns(settings.predict_running)),
         lifecycle=Lifecycle(
             store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
         ),
         meta_models=MetaModels([_summary(current.checkpoint)]),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=lambda: _readings(cache),
-        close=store.close,
+        readings=lambda: {**_readings(cache), **decoder.readings()},
+        close=functools.partial(_close, decoder, store),
     )
+
+
+def _close(decoder: Decoder, store: WeightStore) -> None:
+    decoder.close()
+    store.close()
+
+
+def _decoder(settings: Settings) -> Decoder:
+    limits = DecodeLimits(
+        max_pixels=settings.max_pixels,
+        min_side=settings.min_side,
+        max_side=settings.max_side,
+        max_bytes=settings.file_bytes,
+    )
+    if settings.decoder_processes == 0:
+        return InlineDecoder(limits)
+    bounds = PoolBounds(settings.decoder_processes, settings.decode_s, settings.decoder_bytes)
+    return DecoderPool(limits, bounds, child_environment())
 
 
 def open_store(settings: Settings) -> WeightStore:

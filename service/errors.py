@@ -21,6 +21,7 @@
         ├── ParentSuperseded        another version went live while an extension was being made from the one before
         ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
         ├── Overloaded              a queue is full; carries retry_after_s
+        │   └── DecoderUnavailable  no process to decode an image in; nothing was found out about the image
         └── StoreUnavailable        the disk or the catalog failed; nothing was acknowledged
             ├── StoreFull           no space left; reads go on
             └── StoreIncompatible   a catalog that this release cannot read: newer, or not one of ours
@@ -48,7 +49,7 @@ class NoSamples(InvalidRequest):
 
 
 class TooManySamples(InvalidRequest):
-    """More samples in one request than the limits allow."""
+    """More samples in one version than the limits allow, kept ones included."""
 
 
 class LabelCountMismatch(InvalidRequest):
@@ -125,6 +126,10 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class DecoderUnavailable(Overloaded):
+    """No process to decode an image in could be had; nothing was found out about the image."""
 
 
 class StoreUnavailable(ServiceError):

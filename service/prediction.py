@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.images import DEFAULT_LIMITS, DecodeLimits
 from models.weights import Weights
 from service.domain import LIVE, ServedVersion
+from service.engine.decoder import Decoder
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
 from service.engine.weight_cache import WeightCache
@@ -58,7 +58,7 @@ class Prediction:
         store: where versions are kept.
         learners: the checkpoints that versions were adapted from.
         cache: of folded weights.
-        limits: what an image may be.
+        decoder: turns bytes into images.
         turns: how many run at the same time; the others wait.
     """
 
@@ -67,13 +67,13 @@ class Prediction:
         store: WeightStore,
         learners: Learners,
         cache: WeightCache,
-        limits: DecodeLimits = DEFAULT_LIMITS,
+        decoder: Decoder,
         turns: Turns | None = None,
     ) -> None:
         self._store = store
         self._learners = learners
         self._cache = cache
-        self._limits = limits
+        self._decoder = decoder
         self._turns = turns or Turns(2)
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
@@ -81,7 +81,7 @@ class Prediction:
 
         Raises:
             NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownMetaModel,
-            VersionCorrupt, StoreUnavailable.
+            VersionCorrupt, DecoderUnavailable, StoreUnavailable.
         """
         with self._turns.taken():
             return self._run(client, uploads, reference)
@@ -92,7 +92,7 @@ class Prediction:
             raise NoSamples("no images came; send at least one")
         version = self._version(client, reference)
         learner = self._learners.of(version.meta_model_digest, version.meta_model)
-        images = [decode_upload(upload, self._limits) for upload in uploads]
+        images = [decode_upload(upload, self._decoder) for upload in uploads]
         probabilities = learner.classify(self._weights(version, learner), images)
         predictions = [
             _verdict(upload.name, version, row) for upload, row in zip(uploads, probabilities.tolist(), strict=True)

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from service.errors import InvalidSettings
 
 ENVIRONMENT_PREFIX: Final = "ANOLE_"
+_NEEDED_TO_START: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
 
@@ -55,7 +56,22 @@ class Settings(BaseSettings):
     field_bytes: Bytes = Field(4 * _KIB, description="one text field of a form")
     max_files: Count = Field(64, description="files in one request, entries in one archive")
     max_classes: int = Field(64, ge=2, le=1024, description="classes of one version")
+    max_samples: Count = Field(2000, description="samples of one version, kept ones included")
     max_steps: int = Field(100, ge=1, le=10_000, description="inner steps that a request may ask for")
+
+    max_pixels: int = Field(25_000_000, ge=256, le=1_000_000_000, description="width x height of one image")
+    min_side: int = Field(8, ge=1, le=256, description="pixels of an image's shorter side")
+    max_side: int = Field(12_000, ge=256, le=65_535, description="pixels of an image's longer side")
+
+    # Where images are decoded
+    decoder_processes: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="processes that decode, per worker; 0: in the worker itself, which a bad image may end",
+    )
+    decode_s: float = Field(5.0, gt=0, le=600, description="seconds for decoding one image, then its process is killed")
+    decoder_bytes: Bytes = Field(1024 * _MIB, description="address space of one decoder process")
 
     # How much work may wait
     adapt_running: Count = Field(1, description="adaptations at the same time, per worker")
@@ -93,6 +109,11 @@ def hand_to_workers(settings: Settings) -> None:
     """Put the settings into the environment, from which worker processes started afterwards read them again."""
     for name, value in settings.model_dump(mode="json", exclude_none=True).items():
         os.environ[ENVIRONMENT_PREFIX + name.upper()] = str(value)
+
+
+def child_environment() -> dict[str, str]:
+    """What a helper process needs of the environment to start, and no more: no setting, no key, no credential."""
+    return {name: os.environ[name] for name in _NEEDED_TO_START if name in os.environ}
 
 
 def _refuse_unknown_variables() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from models.errors import ImageRejected
-from models.images import DecodeLimits, decode
+from service.engine.decoder import Decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Upload:
     content: bytes
 
 
-def decode_upload(upload: Upload, limits: DecodeLimits) -> Tensor:
+def decode_upload(upload: Upload, decoder: Decoder) -> Tensor:
     """Decode one file to its canonical image; an `ImageRejected` is raised again with the file's name in front."""
     try:
-        return decode(upload.content, limits)
+        return decoder.decode(upload.content)
     except ImageRejected as error:
         raise type(error)(f"{upload.name}: {error}") from error

@@ -66,6 +66,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     # What an image is
     learning.ImageEmpty: Problem(422, "image_empty", "An image file is empty"),
     learning.ImageCorrupt: Problem(422, "image_corrupt", "An image is truncated or damaged"),
+    learning.ImageUndecodable: Problem(422, "image_undecodable", "An image cannot be decoded within bounds"),
     learning.ImageFormatUnsupported: Problem(415, "image_format_unsupported", "A file is no image of a known format"),
     learning.ImageTooLarge: Problem(413, "image_too_large", "An image is too large"),
     learning.ImageTooSmall: Problem(422, "image_too_small", "An image is too small"),
@@ -84,6 +85,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.IdempotencyMismatch: Problem(422, "idempotency_mismatch", "The key was used for another request"),
     # What the service cannot do now
     serving.Overloaded: Problem(503, "overloaded", "The queue is full"),
+    serving.DecoderUnavailable: Problem(503, "decoder_unavailable", "There is no decoder free"),
     serving.VersionCorrupt: Problem(503, "version_corrupt", "Stored content is damaged"),
     serving.StoreFull: Problem(507, "store_full", "The store is full"),
     serving.StoreUnavailable: Problem(503, "store_unavailable", "The store cannot be reached"),

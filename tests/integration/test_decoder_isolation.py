@@ -1,0 +1,49 @@
+"""The whole service with a decoder that dies on command: what the request that brought the image gets, and others."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+
+from service import bootstrap
+from service.app import create_app
+from service.engine.decoder import DecoderPool
+from service.settings import Settings
+from tests.generated import striped
+from tests.in_process import Web, started
+
+FAILING = "tests.unit.service.engine.failing_decoder"
+FILES = [("samples", (f"{index}.png", content)) for index, content in enumerate(striped(2, 4) + striped(2, 13))]
+LABELS = ["fine", "fine", "coarse", "coarse"]
+
+
+@pytest.fixture
+def failing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    monkeypatch.setattr(bootstrap, "DecoderPool", functools.partial(DecoderPool, program=FAILING))
+    services = bootstrap.build(settings)
+    with started(create_app(settings, lambda _: services), services) as web:
+        yield web
+
+
+def test_an_image_that_kills_the_decoder_costs_its_request_and_nothing_else(failing: Web) -> None:
+    answer = failing("POST", "/adapt", data={"client": "line", "labels": LABELS}, files=FILES)
+    assert answer.status_code == 201, answer.text
+    for _ in range(3):
+        bad = [("images", ("good.png", striped(1, 4)[0])), ("images", ("bad.png", b"die"))]
+        answer = failing("POST", "/predict", data={"client": "line"}, files=bad)
+        assert (answer.status_code, answer.json()["code"]) == (422, "image_undecodable")
+        assert answer.json()["detail"].startswith("bad.png: ")
+        good = failing("POST", "/predict", data={"client": "line"}, files=[("images", ("a.png", striped(1, 4)[0]))])
+        assert good.status_code == 200
+    figures = failing("GET", "/metrics").text
+    assert "anole_decoder_processes_lost_total 2.0" in figures
+    assert "anole_decoder_images_quarantined 1.0" in figures
+
+
+def test_a_sample_that_kills_the_decoder_makes_no_version(failing: Web) -> None:
+    files = [*FILES, ("samples", ("bad.png", b"die"))]
+    answer = failing("POST", "/adapt", data={"client": "line", "labels": [*LABELS, "fine"]}, files=files)
+    assert (answer.status_code, answer.json()["code"]) == (422, "image_undecodable")
+    assert failing("GET", "/clients/line").status_code == 404
