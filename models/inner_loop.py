@@ -37,11 +37,17 @@ class DescentOptions:
         moments: Adam's second moments, (...) each, to go on from; only for recipes that carry them.
         derivative: what the result may be differentiated through, by starts that require gradients. "none": nothing;
             "first": the starts and the prototypes made from them, each step's update a constant, as FOMAML has it;
-            "second": the updates too, for which every step's graph is kept, as MAML has it.
+            "second": the updates too, for which every step's graph is kept, as MAML has it. Derivatives of several
+            steps magnify rounding, so images then go through the net in the layout that rounds least.
     """
 
     moments: Moments | None = None
     derivative: Literal["none", "first", "second"] = "none"
+
+    @property
+    def precise(self) -> bool:
+        """Whether images are laid out for the least rounding instead of the most speed."""
+        return self.derivative == "second"
 
 
 PLAIN = DescentOptions()
@@ -96,7 +102,7 @@ def descend(
     absent = absent.to(supports[0].images.device)
     if options.derivative == "none":
         starts = _detached(starts)
-    head, gain = _initial_head(net, starts, supports, recipe, absent)
+    head, gain = _initial_head(net, starts, supports, recipe, absent, options.precise)
     stacked = {**starts, **head}
     optimiser = Optimiser(recipe, list(stacked), options.moments)
     plans = [
@@ -105,7 +111,7 @@ def descend(
     ]
     losses = []
     for step in range(recipe.steps):
-        images, labels = _batch(supports, [plan[step] for plan in plans])
+        images, labels = _batch(supports, [plan[step] for plan in plans], options.precise)
         at = stacked if options.derivative == "second" else _detached(stacked)
         loss, gradients = _gradients(net, at, optimiser.adapted_names, (images, labels, absent, gain))
         stacked = optimiser.step(stacked, gradients)
@@ -133,7 +139,7 @@ def batch_plan(samples: int, recipe: InnerLoop, generator: torch.Generator) -> T
     return drawn.reshape(recipe.steps, recipe.batch_size)
 
 
-def measure(net: Net, stacked: Weights, images: Sequence[Tensor]) -> list[Measured]:
+def measure(net: Net, stacked: Weights, images: Sequence[Tensor], *, precise: bool = False) -> list[Measured]:
     """Measure each task's statistics on its images and, normalised by them, the images' features.
 
     Tasks with equally many images go through the net together.
@@ -142,6 +148,7 @@ def measure(net: Net, stacked: Weights, images: Sequence[Tensor]) -> list[Measur
         net: its architecture.
         stacked: (tasks, ...) each.
         images: float32 (samples, channels, side, side), one a task.
+        precise: see `grouped`.
     """
     by_size: dict[int, list[int]] = {}
     for task, own in enumerate(images):
@@ -152,6 +159,7 @@ def measure(net: Net, stacked: Weights, images: Sequence[Tensor]) -> list[Measur
             net,
             {name: tensor[tasks] for name, tensor in stacked.items()},
             torch.stack([images[task] for task in tasks]),
+            precise,
         )
         for place, task in enumerate(tasks):
             statistics = {name: tensor[place : place + 1] for name, tensor in together.statistics.items()}
@@ -159,23 +167,23 @@ def measure(net: Net, stacked: Weights, images: Sequence[Tensor]) -> list[Measur
     return [measured[task] for task in range(len(images))]
 
 
-def _measure_equal(net: Net, stacked: Weights, images: Tensor) -> Measured:
+def _measure_equal(net: Net, stacked: Weights, images: Tensor, precise: bool) -> Measured:
     """`measure` for tasks with equally many images, (tasks, samples, channels, side, side)."""
     samples = images.shape[1]
     recording = BatchPass(stacked, record=True)
     if samples <= STATISTICS_SAMPLES:
-        features = net.features(recording, grouped(images))
+        features = net.features(recording, grouped(images, precise=precise))
     else:
         subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
-        net.features(recording, grouped(images[:, subset]))
+        net.features(recording, grouped(images[:, subset], precise=precise))
         frozen = FrozenPass(stacked, recording.statistics)
         parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
-        features = torch.cat([net.features(frozen, grouped(part)) for part in parts], dim=1)
+        features = torch.cat([net.features(frozen, grouped(part, precise=precise)) for part in parts], dim=1)
     return Measured(recording.statistics, features)
 
 
 def _initial_head(
-    net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoop, absent: Tensor
+    net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoop, absent: Tensor, precise: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The head that the inner steps begin with, and the features' gain that it is made for, (tasks, 1, 1)."""
     ways = absent.shape[1]
@@ -188,19 +196,19 @@ def _initial_head(
         head = {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
         return head, torch.ones(len(supports), 1, 1, device=absent.device)
     anchors = [support.anchor_images() for support in supports]
+    measured = measure(net, starts, [images for images, _ in anchors], precise=precise)
     means = [
-        heads.class_means(own.features, labels[None], ways)
-        for own, (_, labels) in zip(measure(net, starts, [images for images, _ in anchors]), anchors, strict=True)
+        heads.class_means(own.features, labels[None], ways) for own, (_, labels) in zip(measured, anchors, strict=True)
     ]
     prototypes = torch.cat(means)
     gain = heads.feature_gain(prototypes, absent)
     return heads.prototype_head(prototypes * gain, recipe.head_scale), gain
 
 
-def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _batch(supports: Sequence[Support], chosen: Sequence[Tensor], precise: bool) -> tuple[Tensor, Tensor]:
     images = torch.stack([support.images[rows] for support, rows in zip(supports, chosen, strict=True)])
     labels = torch.stack([support.labels[rows] for support, rows in zip(supports, chosen, strict=True)])
-    return grouped(images), labels  # (batch, tasks * channels, side, side), (tasks, batch)
+    return grouped(images, precise=precise), labels  # (batch, tasks * channels, side, side), (tasks, batch)
 
 
 def _gradients(

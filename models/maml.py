@@ -5,6 +5,10 @@ loop is the one that everything here uses. MAML differentiates the outer loss th
 takes their updates for constants. With a prototype head both differentiate through the prototypes, as ProtoMAML and its
 first-order form do (Triantafillou et al. 2020, arXiv:1903.03096, section 3); only statistics that are measured on more
 than 256 anchors at once count as constants. Queries are normalised by their own batch, as in Finn et al.'s code.
+
+Tasks run side by side as groups of one wide net, and derivatives are `torch.autograd.grad` with its graph kept: what
+`torch.func.grad` does, and the tests hold the gradients against it. `torch.func.vmap` over tasks would not do: its
+second derivative of batch normalisation is wrong where every task has weights of its own (torch 2.13).
 """
 
 from __future__ import annotations
@@ -140,7 +144,7 @@ def query_losses(net: Net, descent: Descent, queries: Sequence[Support]) -> Tens
     losses: dict[int, Tensor] = {}
     for tasks in by_size.values():
         adapted = {name: tensor[tasks] for name, tensor in descent.weights.items()}
-        images = grouped(torch.stack([queries[task].images for task in tasks]))
+        images = grouped(torch.stack([queries[task].images for task in tasks]), precise=True)
         labels = torch.stack([queries[task].labels for task in tasks])  # (tasks, queries)
         scores = heads.logits(adapted, net.features(BatchPass(adapted), images), descent.absent[tasks])
         own = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
