@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.errors import InvalidRecipe
+from models.gradients import Differentiation
 from models.nets import heads
 from models.nets.net import Net, grouped
 from models.nets.norm import BatchPass, FrozenPass
@@ -105,6 +106,8 @@ def descend(
     head, gain = _initial_head(net, starts, supports, recipe, absent, options.precise)
     stacked = {**starts, **head}
     optimiser = Optimiser(recipe, list(stacked), options.moments)
+    second_order = options.derivative == "second"
+    differentiation = Differentiation(recipe, len(supports), absent.device, second_order=second_order)
     plans = [
         batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
         for support, seed in zip(supports, seeds, strict=True)
@@ -112,8 +115,9 @@ def descend(
     losses = []
     for step in range(recipe.steps):
         images, labels = _batch(supports, [plan[step] for plan in plans], options.precise)
-        at = stacked if options.derivative == "second" else _detached(stacked)
-        loss, gradients = _gradients(net, at, optimiser.adapted_names, (images, labels, absent, gain))
+        at = stacked if second_order else _detached(stacked)
+        batch = (images, labels, absent, gain)
+        loss, gradients = _gradients(net, at, optimiser.adapted_names, batch, differentiation)
         stacked = optimiser.step(stacked, gradients)
         losses.append(loss)
     stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain
@@ -212,7 +216,11 @@ def _batch(supports: Sequence[Support], chosen: Sequence[Tensor], precise: bool)
 
 
 def _gradients(
-    net: Net, stacked: Weights, names: Sequence[str], batch: tuple[Tensor, Tensor, Tensor, Tensor]
+    net: Net,
+    stacked: Weights,
+    names: Sequence[str],
+    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    differentiation: Differentiation,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Each task's mean cross-entropy, (tasks,), and its gradient, (tasks, ...) a name, in one backward pass.
 
@@ -224,10 +232,13 @@ def _gradients(
     picked = {name: stacked[name] for name in names}
     leaves = {name: own.view_as(own) if through else own.detach().requires_grad_() for name, own in picked.items()}
     at, gain = {**stacked, **leaves}, gain if through else gain.detach()
-    scores = heads.logits(at, gain * net.features(BatchPass(at), images), absent)  # (tasks, batch, ways)
-    losses = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
-    gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), create_graph=through)
-    return losses.detach(), dict(zip(names, gradients, strict=True))
+
+    def losses_of() -> Tensor:
+        scores = heads.logits(at, gain * differentiation.features(net, at, images), absent)  # (tasks, batch, ways)
+        return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
+
+    losses, gradients = differentiation.gradients(losses_of, list(leaves.values()), through=through)
+    return losses, dict(zip(names, gradients, strict=True))
 
 
 def _detached(stacked: Weights) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from torch import Tensor
 from models import weights as algebra
 from models.errors import AdaptationDiverged, InvalidRecipe, InvalidTask
 from models.inner_loop import Descent, DescentOptions, descend
+from models.meta_rates import ByLayer
 from models.nets import heads
 from models.nets.net import Net, grouped
 from models.nets.norm import BatchPass
@@ -92,16 +93,17 @@ class Maml:
         start = {name: tensor.detach().clone().requires_grad_() for name, tensor in state.start.items()}
         options = DescentOptions(state.moments, "second" if self.second_order else "first")
         descent = descend(net, algebra.expand(start, len(parts)), [own for own, _ in parts], recipe, seeds, options)
-        losses = query_losses(net, descent, [query for _, query in parts])
+        losses = query_losses(net, descent, [query for _, query in parts], recompute=recipe.recompute)
         gradients = torch.autograd.grad(losses.mean(), list(start.values()), materialize_grads=True)
         return dict(zip(start, gradients, strict=True)), losses.detach(), descent
 
 
 def meta_step_of(meta: MetaLoop) -> MetaStep:
-    """The meta step of the algorithm that `meta` names."""
-    if meta.algorithm == "reptile":
-        return reptile_meta_step
-    return Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
+    """The meta step of the algorithm that `meta` names, with the rates that `meta` has."""
+    step = reptile_meta_step
+    if meta.algorithm != "reptile":
+        step = Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
+    return ByLayer(step, meta.rates).meta_step if meta.rates else step
 
 
 def split(support: Support, query_shots: int = 0) -> tuple[Support, Support]:
@@ -133,10 +135,10 @@ def split(support: Support, query_shots: int = 0) -> tuple[Support, Support]:
     return inner, replace(support, images=support.images[asked], labels=support.labels[asked], anchors=None)
 
 
-def query_losses(net: Net, descent: Descent, queries: Sequence[Support]) -> Tensor:
+def query_losses(net: Net, descent: Descent, queries: Sequence[Support], *, recompute: bool = False) -> Tensor:
     """Each task's mean cross-entropy on its queries, normalised by their own batch: (tasks,).
 
-    Tasks with equally many queries go through the net together.
+    Tasks with equally many queries go through the net together, in float32; `recompute` is that of the recipe.
     """
     by_size: dict[int, list[int]] = {}
     for task, query in enumerate(queries):
@@ -146,7 +148,8 @@ def query_losses(net: Net, descent: Descent, queries: Sequence[Support]) -> Tens
         adapted = {name: tensor[tasks] for name, tensor in descent.weights.items()}
         images = grouped(torch.stack([queries[task].images for task in tasks]), precise=True)
         labels = torch.stack([queries[task].labels for task in tasks])  # (tasks, queries)
-        scores = heads.logits(adapted, net.features(BatchPass(adapted), images), descent.absent[tasks])
+        features = net.features(BatchPass(adapted, recompute=recompute), images)
+        scores = heads.logits(adapted, features, descent.absent[tasks])
         own = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
         losses.update(zip(tasks, own.unbind(), strict=True))
     return torch.stack([losses[task] for task in range(len(queries))])

@@ -7,12 +7,17 @@ them. Source "Reptile" is Nichol, Achiam & Schulman 2018, arXiv:1803.02999; its 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from models.errors import InvalidRecipe
 from models.images import ImageSpec
+
+Rates = tuple[tuple[str, float], ...]
+"""(pattern, multiplier) pairs over weight names: `fnmatch` patterns, the last match wins; 0 freezes."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -22,6 +27,13 @@ def _require(condition: bool, name: str, value: object, allowed: str) -> None:
 
 def _positive_integer(name: str, value: int) -> None:
     _require(value >= 1, name, value, "an integer from 1")
+
+
+def _checked_rates(rates: Iterable[Iterable[Any]]) -> Rates:
+    """(pattern, multiplier) pairs as tuples, whatever they came as."""
+    checked = tuple((str(pattern), float(multiplier)) for pattern, multiplier in rates)
+    _require(all(0 <= rate < math.inf for _, rate in checked), "rates", checked, "finite multipliers from 0")
+    return checked
 
 
 class _JsonRecord:
@@ -40,6 +52,8 @@ class _JsonRecord:
         for field in fields(self):  # type: ignore[arg-type]
             if field.name in self.silent_defaults and data[field.name] == field.default:
                 del data[field.name]
+        if "rates" in data:
+            data["rates"] = [list(rate) for rate in data["rates"]]
         return data
 
     @classmethod
@@ -61,24 +75,27 @@ class NetSpec(_JsonRecord):
     """Which net, for which images.
 
     Attributes:
-        kind: "conv4", the four-block net of Reptile appendix A and Finn et al. 2017; or "surface", a five-block net
-            with pooled statistics for textures.
+        kind: "conv4", the four-block net of Reptile appendix A and Finn et al. 2017; "surface", a five-block net with
+            pooled statistics for textures; or "resnet12", the residual net of Lee et al. 2019, arXiv:1904.03758.
         image: what the net sees; the only preprocessing there is.
-        width: channels of conv4's blocks (64 in the paper); of the surface net's last block (a multiple of 16).
+        width: channels of conv4's blocks (64 in the paper); of the surface net's last block (a multiple of 16); of
+            resnet12's first block (64 in the paper; even), the others have 2.5, 5 and 10 times as many.
         pooling: how conv4's blocks halve their maps: "stride", convolutions with stride 2, as published for Omniglot;
             or "max", 2 x 2 max pooling, as published for mini-ImageNet.
     """
 
     silent_defaults: ClassVar[frozenset[str]] = frozenset({"pooling"})
 
-    kind: Literal["conv4", "surface"]
+    kind: Literal["conv4", "surface", "resnet12"]
     image: ImageSpec
     width: int = 64
     pooling: Literal["stride", "max"] = "stride"
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("conv4", "surface"), "kind", self.kind, "conv4, surface")
+        _require(self.kind in ("conv4", "surface", "resnet12"), "kind", self.kind, "conv4, surface, resnet12")
         _positive_integer("width", self.width)
+        if self.kind == "resnet12":
+            _require(self.width % 2 == 0, "width", self.width, "an even number with the resnet12 net")
         allowed = ("stride", "max") if self.kind == "conv4" else ("stride",)
         _require(self.pooling in allowed, "pooling", self.pooling, f"{', '.join(allowed)} with the {self.kind} net")
 
@@ -103,11 +120,18 @@ class InnerLoop(_JsonRecord):
         head: "prototype", a linear head that starts at the support's class means (any number of classes; the start of
             ProtoMAML, Triantafillou et al. 2020, section 3); or "linear", meta-trained for a fixed number of classes.
         head_scale: sharpness of the prototype head: logits lost per squared distance of the prototypes' own spread.
-        rates: (pattern, multiplier) pairs over weight names, `fnmatch` patterns, the last match wins; 0 freezes.
+        rates: multipliers of the learning rate by weight name, the head's included; see `Rates`.
         clip_norm: the largest allowed global norm of a task's gradient; None does not clip.
         statistics: "frozen", normalise by the support's statistics, kept with the version, so that a prediction
             depends on the image alone; or "batch", by the batch at hand, as the published code does.
+        precision: of the inner steps' passes through the net: "float32"; "bfloat16"; or, on CUDA, "float16" with its
+            losses scaled (Micikevicius et al. 2018, arXiv:1710.03740). Weights, updates, statistics and the head are
+            float32 with each of them.
+        recompute: keep only what goes into each block of the net and run the block again in the backward pass (Chen et
+            al. 2016, arXiv:1604.06174): less memory, more time, the same weights.
     """
+
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute"})
 
     steps: int
     learning_rate: float
@@ -117,12 +141,14 @@ class InnerLoop(_JsonRecord):
     replacement: bool = False
     head: Literal["prototype", "linear"] = "prototype"
     head_scale: float = 5.0
-    rates: tuple[tuple[str, float], ...] = ()
+    rates: Rates = ()
     clip_norm: float | None = None
     statistics: Literal["frozen", "batch"] = "frozen"
+    precision: Precision = "float32"
+    recompute: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", tuple((str(pattern), float(rate)) for pattern, rate in self.rates))
+        object.__setattr__(self, "rates", _checked_rates(self.rates))
         _require(self.steps >= 0, "steps", self.steps, "an integer from 0")
         _require(
             math.isfinite(self.learning_rate) and self.learning_rate >= 0,
@@ -135,7 +161,8 @@ class InnerLoop(_JsonRecord):
         _require(self.head in ("prototype", "linear"), "head", self.head, "prototype, linear")
         _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
         _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
-        _require(all(rate >= 0 for _, rate in self.rates), "rates", self.rates, "multipliers from 0")
+        _require(self.precision in get_args(Precision), "precision", self.precision, ", ".join(get_args(Precision)))
+        _require(isinstance(self.recompute, bool), "recompute", self.recompute, "true or false")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "None, or above 0")
         _require(
             not self.carry_moments or self.optimiser == "adam", "carry_moments", True, "only with the adam optimiser"
@@ -173,9 +200,11 @@ class MetaLoop(_JsonRecord):
         outer_learning_rate: of MAML's outer Adam, at step size 1 (Finn et al.: 0.001 throughout).
         query_shots: how many of `train_shots` MAML's outer loss asks about, the inner steps see the others; 0 means
             half, rounded down.
+        rates: multipliers of each meta step's move by weight name, of Reptile's interpolation and of MAML's outer
+            Adam alike; see `Rates`. The names are the start's: it has a head only where the head is linear.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"algorithm", "outer_learning_rate", "query_shots"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"algorithm", "outer_learning_rate", "query_shots", "rates"})
 
     meta_steps: int
     meta_batch: int = 5
@@ -189,8 +218,10 @@ class MetaLoop(_JsonRecord):
     algorithm: Literal["reptile", "fomaml", "maml"] = "reptile"
     outer_learning_rate: float = 1e-3
     query_shots: int = 0
+    rates: Rates = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", _checked_rates(self.rates))
         for name in ("meta_steps", "meta_batch", "train_shots"):
             _positive_integer(name, getattr(self, name))
         _require(

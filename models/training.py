@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from models import weights as algebra
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.curve import Curve
 from models.data.image_classes import ImageClasses
 from models.episodes import EpisodeShape, EpisodeSource
 from models.errors import CheckpointInvalid
+from models.gradients import Differentiation
 from models.maml import meta_step_of
 from models.nets import build, heads
 from models.recipe import InnerLoop, MetaLoop, NetSpec
@@ -50,7 +52,7 @@ class TrainingPlan:
         """The plan as JSON data."""
         return {
             "net": self.net_spec.to_json(),
-            "recipe": {**self.recipe.to_json(), "rates": [list(rate) for rate in self.recipe.rates]},
+            "recipe": self.recipe.to_json(),
             "meta": self.meta.to_json(),
             "data": dict(self.data),
         }
@@ -92,6 +94,7 @@ class TrainingRun:
 
     Raises:
         CheckpointInvalid: `path` holds a checkpoint of another plan.
+        InvalidRecipe: a rate pattern that matches none of the net's weights, a precision that the device lacks.
     """
 
     def __init__(self, plan: TrainingPlan, serve: InnerLoop, path: Path, device: torch.device) -> None:
@@ -99,6 +102,7 @@ class TrainingRun:
         self._net = build(plan.net_spec, plan.meta.seed)
         self._curve = Curve(path.with_suffix(".csv"))
         self.state = self._resumed() if path.is_file() else MetaState(self._fresh_start())
+        self._check_recipes()
         self._curve.cut(self.state.meta_step)
 
     def run(
@@ -153,6 +157,15 @@ class TrainingRun:
             return start
         generator = torch.Generator().manual_seed(self._plan.meta.seed)
         return {**start, **heads.linear_head(self._net.feature_count, self._plan.meta.n_way, generator)}
+
+    def _check_recipes(self) -> None:
+        """Find what cannot be before the training begins, and not after it when it is served."""
+        second_order = self._plan.meta.algorithm == "maml"
+        Differentiation(self._plan.recipe, self._plan.meta.meta_batch, self._device, second_order=second_order)
+        start = list(self.state.start)
+        algebra.rate_multipliers(start, self._plan.meta.rates)
+        for recipe in (self._plan.recipe, self._serve):
+            algebra.rate_multipliers([*start, heads.WEIGHT, heads.BIAS], recipe.rates)
 
     def _on_device(self, state: MetaState) -> MetaState:
         def moved(weights: Weights) -> Weights:

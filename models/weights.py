@@ -32,6 +32,11 @@ def interpolate(old: Weights, new: Weights, fraction: float) -> dict[str, Tensor
     return {name: torch.lerp(old[name], new[name], fraction) for name in old}
 
 
+def interpolate_each(old: Weights, new: Weights, fractions: Mapping[str, float]) -> dict[str, Tensor]:
+    """`interpolate`, with a fraction for every name; 0 keeps the old bits and 1 takes the new ones."""
+    return {name: torch.lerp(old[name], new[name], fractions[name]) for name in old}
+
+
 def mean(many: Sequence[Weights]) -> dict[str, Tensor]:
     """The average of several weights, name by name."""
     return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}

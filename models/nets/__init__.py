@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from models.nets.conv4 import Conv4
 from models.nets.net import Net
+from models.nets.resnet12 import ResNet12
 from models.nets.surface import SurfaceNet
 from models.recipe import NetSpec
 
@@ -15,6 +18,9 @@ __all__ = ["Net", "build"]
 def build(spec: NetSpec, seed: int = 0) -> Net:
     """Build the net that `spec` describes, with weights drawn from `seed` (He et al. 2015, normal, fan-out)."""
     generator = torch.Generator().manual_seed(seed)
-    if spec.kind == "conv4":
-        return Conv4(spec, generator)
-    return SurfaceNet(spec, generator)
+    kinds: dict[str, Callable[[NetSpec, torch.Generator], Net]] = {
+        "conv4": Conv4,
+        "surface": SurfaceNet,
+        "resnet12": ResNet12,
+    }
+    return kinds[spec.kind](spec, generator)

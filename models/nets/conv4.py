@@ -6,6 +6,8 @@ published code pools before it normalises, where frozen statistics could not be 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +38,7 @@ class Conv4(Net):
     def features(self, layers: Pass, images: Tensor) -> Tensor:
         """See `Net.features`."""
         for name in BLOCKS:
-            images = self._block(layers, name, images)
+            images = layers.block(partial(self._block, layers, name), images)
         batch = images.shape[0]
         by_task = images.reshape(batch, layers.tasks, -1)  # channels of a task, then pixels
         return by_task.transpose(0, 1)  # (tasks, batch, feature_count)

@@ -8,16 +8,21 @@ biased variance a channel and task (Ioffe & Szegedy 2015). Nothing here knows a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from models.weights import Weights
 
 EPSILON = 1e-5
 """Added to every variance."""
+
+Maps = TypeVar("Maps", Tensor, tuple[Tensor, list[Tensor]])
+"""What a block of a net gives: maps, or maps and what it has pooled from them."""
 
 
 class Pass(ABC):
@@ -37,6 +42,10 @@ class Pass(ABC):
         padding = weight.shape[-1] // 2
         return self._normalised(name, images, weight.flatten(0, 1), stride, padding)
 
+    def block(self, run: Callable[[Tensor], Maps], images: Tensor) -> Maps:
+        """Run one block of a net; nets call every block by this, so that a pass may choose what it keeps."""
+        return run(images)
+
     @abstractmethod
     def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor: ...
 
@@ -49,16 +58,30 @@ class Pass(ABC):
 
 
 class BatchPass(Pass):
-    """Normalises by the statistics of the images at hand; keeps them in `statistics` if told to record.
+    """Normalises by the statistics of the images at hand.
+
+    Args:
+        weights: stacked weights, (tasks, ...) each.
+        record: keep the statistics.
+        recompute: keep only what goes into each block, and run it again in the backward pass. A recording pass runs
+            every block once.
 
     Attributes:
         statistics: layer name + ".mean" or ".variance" -> (tasks, channels); empty unless recording.
     """
 
-    def __init__(self, weights: Weights, *, record: bool = False) -> None:
+    def __init__(self, weights: Weights, *, record: bool = False, recompute: bool = False) -> None:
         super().__init__(weights)
         self._record = record
+        self._recompute = recompute and not record
         self.statistics: dict[str, Tensor] = {}
+
+    def block(self, run: Callable[[Tensor], Maps], images: Tensor) -> Maps:
+        """See `Pass.block`."""
+        if not self._recompute:
+            return run(images)
+        again: Maps = checkpoint(run, images, use_reentrant=False, preserve_rng_state=False)  # nothing is drawn
+        return again
 
     def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         raw = F.conv2d(images, weight, stride=stride, padding=padding, groups=self.tasks)

@@ -7,6 +7,8 @@ texture descriptors by filter-bank statistics, Varma & Zisserman 2005), and no f
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -39,16 +41,24 @@ class SurfaceNet(Net):
         """See `Net.features`."""
         pooled = []
         for name, _, stride, _ in _PLAN:
-            images = torch.relu(layers.conv(name, images, stride))
-            if name in _POOLED:
-                pooled += _mean_and_spread(images, layers.tasks)
+            images, own = layers.block(partial(_block, layers, name, stride), images)
+            pooled += own
         return layers.standardise("pooled", torch.cat(pooled, dim=-1))
 
 
+def _block(layers: Pass, name: str, stride: int, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A block's maps and, of those that are pooled, mean and spread."""
+    maps = torch.relu(layers.conv(name, images, stride))
+    return maps, _mean_and_spread(maps, layers.tasks) if name in _POOLED else []
+
+
 def _mean_and_spread(maps: Tensor, tasks: int) -> list[Tensor]:
-    """Mean and standard deviation over the pixels: (batch, tasks * channels, h, w) -> two (tasks, batch, channels)."""
+    """Mean and standard deviation over the pixels: (batch, tasks * channels, h, w) -> two (tasks, batch, channels).
+
+    They are float32 at least: images differ by less of a channel's mean than half precision tells apart.
+    """
     pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (batch, pixels, channels): a view, where channels are last
-    mean = pixels.mean(1)
+    mean = pixels.mean(1, dtype=torch.promote_types(maps.dtype, torch.float32))
     variance = (pixels - mean[:, None]).square().mean(1)  # two plain passes over the view
     spread = torch.sqrt(variance + _SPREAD_EPSILON)
     return [part.reshape(maps.shape[0], tasks, -1).transpose(0, 1) for part in (mean, spread)]

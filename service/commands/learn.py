@@ -20,6 +20,7 @@ from models.evaluate import EvaluationPlan, Normalisation, Score
 from models.evaluate import evaluate as score_episodes
 from models.images import ImageSpec
 from models.presets import PRESETS, preset
+from models.recipe import Precision, Rates
 from models.training import TrainingPlan, TrainingRun, WeightedSet
 from service.commands.console import notices, output, plain
 from service.engine.device import pick_device
@@ -51,6 +52,24 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Of the inner steps; MAML wants a lower one.", show_default="preset")
     ] = None,
+    inner_rate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN=X",
+            help="Multiplies the inner rate of weights so named, in training and in serving: 'block*=0.1'; 0 freezes.",
+        ),
+    ] = None,
+    meta_rate: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN=X", help="Multiplies the meta step of weights so named; the last match wins."),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of the inner steps, in training and in serving; float16 on CUDA.", show_default="float32"),
+    ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Spend time to save memory: run blocks again in the backward pass.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
@@ -60,13 +79,15 @@ def train(
     """Meta-train a start; interrupted, the same command goes on where it stood."""
     torch.set_num_threads(threads)
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
-    changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed}
-    kept = {name: value for name, value in changes.items() if value is not None}
+    changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed, "rates": _rates(meta_rate)}
+    kept: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
     meta = replace(chosen.meta, algorithm=algorithm, **kept)
     sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)
-    recipe = chosen.recipe.adjusted(None, learning_rate)
+    both = {"rates": _rates(inner_rate), "precision": precision, "recompute": recompute or None}
+    shared: dict[str, Any] = {name: value for name, value in both.items() if value is not None}
+    recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
     plan = TrainingPlan(chosen.net_spec, recipe, meta, {"algorithm": algorithm, "sets": records})
-    run = TrainingRun(plan, chosen.serve, out, pick_device(device))
+    run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device))
     if not can_draw():
         notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))
     if run.state.meta_step:
@@ -76,6 +97,20 @@ def train(
         for step in run.run(sets, save_every_s):
             bar.update(shown, completed=step.meta_step, loss=step.loss, rate=step.steps_per_s)
     output().print(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}")
+
+
+def _rates(texts: list[str] | None) -> Rates | None:
+    """PATTERN=X options as pairs; None where there are none, so that a preset's own rates stay."""
+    pairs = []
+    for text in texts or []:
+        pattern, _, multiplier = text.rpartition("=")
+        try:
+            pairs.append((pattern, float(multiplier)))
+        except ValueError:
+            pattern = ""
+        if not pattern:
+            raise typer.BadParameter(f"a rate came as {text!r}; give PATTERN=X, for example 'block*=0.1'")
+    return tuple(pairs) or None
 
 
 def _mixture(
