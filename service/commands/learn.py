@@ -32,6 +32,24 @@ DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imag
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads inside one operation.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+InnerRates = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN=X",
+        help="Multiplies the inner rate of weights so named, in training and in serving: 'block*=0.1'; 0 freezes.",
+    ),
+]
+MetaRates = Annotated[
+    list[str] | None,
+    typer.Option(metavar="PATTERN=X", help="Multiplies the meta step of weights so named; the last match wins."),
+]
+PrecisionName = Annotated[
+    Precision | None,
+    typer.Option(help="Of the inner steps, in training and in serving; float16 on CUDA.", show_default="preset"),
+]
+Recompute = Annotated[
+    bool, typer.Option("--recompute", help="Save memory for time: run each block again in the backward pass.")
+]
 
 
 def train(
@@ -52,24 +70,10 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Of the inner steps; MAML wants a lower one.", show_default="preset")
     ] = None,
-    inner_rate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="PATTERN=X",
-            help="Multiplies the inner rate of weights so named, in training and in serving: 'block*=0.1'; 0 freezes.",
-        ),
-    ] = None,
-    meta_rate: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN=X", help="Multiplies the meta step of weights so named; the last match wins."),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Of the inner steps, in training and in serving; float16 on CUDA.", show_default="float32"),
-    ] = None,
-    recompute: Annotated[
-        bool, typer.Option("--recompute", help="Spend time to save memory: run blocks again in the backward pass.")
-    ] = False,
+    inner_rate: InnerRates = None,
+    meta_rate: MetaRates = None,
+    precision: PrecisionName = None,
+    recompute: Recompute = False,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
@@ -79,12 +83,10 @@ def train(
     """Meta-train a start; interrupted, the same command goes on where it stood."""
     torch.set_num_threads(threads)
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
-    changes = {"n_way": ways, "train_shots": shots, "meta_steps": meta_steps, "seed": seed, "rates": _rates(meta_rate)}
-    kept: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_rates(meta_rate))
     meta = replace(chosen.meta, algorithm=algorithm, **kept)
     sets, records = _mixture(dataset, share, chosen.net_spec.image, data_root)
-    both = {"rates": _rates(inner_rate), "precision": precision, "recompute": recompute or None}
-    shared: dict[str, Any] = {name: value for name, value in both.items() if value is not None}
+    shared = _given(rates=_rates(inner_rate), precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
     plan = TrainingPlan(chosen.net_spec, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device))
@@ -97,6 +99,11 @@ def train(
         for step in run.run(sets, save_every_s):
             bar.update(shown, completed=step.meta_step, loss=step.loss, rate=step.steps_per_s)
     output().print(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}")
+
+
+def _given(**values: object) -> dict[str, Any]:
+    """The settings that were given; None leaves a preset's."""
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _rates(texts: list[str] | None) -> Rates | None:
