@@ -6,7 +6,6 @@ It refuses to know HTTP, databases and how an inner loop works.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,18 +16,22 @@ from torch import Tensor
 from models.adapt import Adapted
 from models.errors import InvalidRecipe
 from models.recipe import InnerLoop
+from service.choices import ClientSettings
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
 from service.engine.decoder import Decoder
 from service.engine.learner import Learners
+from service.engine.stopwatch import Stopwatch
 from service.engine.turns import Turns
 from service.errors import (
     InvalidRequest,
     LabelCountMismatch,
     NoSamples,
     ParentSuperseded,
+    SamplesNotKept,
     TooFewClasses,
     TooManyClasses,
     TooManySamples,
+    UnknownClient,
 )
 from service.store.weight_store import WeightStore
 from service.uploads import Upload, decode_upload
@@ -137,7 +140,7 @@ class Adaptation:
             return self._run(command)
 
     def _run(self, command: AdaptCommand) -> AdaptOutcome:
-        clock = _Stopwatch()
+        clock = Stopwatch(("decode", "adapt", "examine", "store"))
         client_name(command.client)
         recipe, seed = self._recipe(command)
         new = self._decode(command)
@@ -148,7 +151,7 @@ class Adaptation:
         return self._attempt(command, new, (recipe, seed), clock)
 
     def _attempt(
-        self, command: AdaptCommand, new: Sequence[_Sample], settings: tuple[InnerLoop, int], clock: _Stopwatch
+        self, command: AdaptCommand, new: Sequence[_Sample], settings: tuple[InnerLoop, int], clock: Stopwatch
     ) -> AdaptOutcome:
         """Adapt on what is kept now and `new`; raises ParentSuperseded if another extension was faster."""
         recipe, seed = settings
@@ -174,6 +177,7 @@ class Adaptation:
             weights_bytes=0,
             device=learner.device.type,
             batched_with=0,
+            samples_kept=self._keeps_samples(command.client),
         )
         return self._publish(command, draft, (samples, learner.delta(adapted)), _report(command, adapted), clock)
 
@@ -222,7 +226,18 @@ class Adaptation:
         if parent is None:
             return []
         client = parent.draft.client
+        if not parent.draft.samples_kept:
+            raise SamplesNotKept(
+                f"client {client!r} keeps no samples (its setting retain_samples), so its version {parent.number} "
+                "cannot be extended; send the samples of every class together, with mode=replace"
+            )
         return [_Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
+
+    def _keeps_samples(self, client: str) -> bool:
+        try:
+            return self._store.settings(client).retain_samples
+        except UnknownClient:
+            return ClientSettings().retain_samples
 
     def _classes(self, samples: Sequence[_Sample]) -> tuple[str, ...]:
         classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
@@ -239,10 +254,11 @@ class Adaptation:
         draft: VersionDraft,
         content: tuple[Sequence[_Sample], Mapping[str, Tensor]],
         report: dict[str, Any],
-        clock: _Stopwatch,
+        clock: Stopwatch,
     ) -> AdaptOutcome:
         samples, delta = content
-        self._store.put_samples(draft.client, [sample.image for sample in samples])
+        if draft.samples_kept:
+            self._store.put_samples(draft.client, [sample.image for sample in samples])
         metadata = {"meta_model": draft.meta_model, "meta_model_digest": draft.meta_model_digest}
         digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
         clock.lap("store")
@@ -278,21 +294,3 @@ def _report(command: AdaptCommand, adapted: Adapted) -> dict[str, Any]:
         "suspects": None,
         "gate": {"decision": "hold" if hold else "publish", "reasons": [reason]},
     }
-
-
-class _Stopwatch:
-    """Seconds of each part of the work, on a monotonic clock."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
-        self._laps = dict.fromkeys(("decode", "adapt", "examine", "store"), 0.0)
-
-    def lap(self, part: str) -> None:
-        """Count the time since the last lap as that part's."""
-        now = time.monotonic()
-        self._laps[part] += now - self._last
-        self._last = now
-
-    def laps(self) -> dict[str, float]:
-        """Seconds by part, and in total since the start."""
-        return {**self._laps, "total": time.monotonic() - self._began}

@@ -20,7 +20,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from service import bootstrap
-from service.api import adapt, aliases, clients, docs, health, meta_models, predict, problems, versions
+from service.api import adapt, aliases, choices, clients, docs, health, meta_models, predict, problems, versions
 from service.api.deps import Context, Room
 from service.api.middleware import BodyLimit, BodyRule, Envelope
 from service.api.ports import Services
@@ -74,7 +74,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan(settings, telemetry, build),
     )
-    for resource in (adapt, predict, clients, versions, aliases, meta_models, health, docs):
+    for resource in (adapt, predict, clients, choices, versions, aliases, meta_models, health, docs):
         app.include_router(resource.router)
     problems.install(app)
     app.add_middleware(BodyLimit, rules=_body_rules(settings))
@@ -84,11 +84,11 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
 
 def _body_rules(settings: Settings) -> tuple[BodyRule, ...]:
     anything = re.compile(".*", re.DOTALL)
-    aliases_path = re.compile("/clients/.*/aliases/.*", re.DOTALL)
+    json_paths = re.compile("/clients/.*/(aliases/.*|settings)", re.DOTALL)
     return (
         BodyRule(re.compile("/adapt"), settings.adapt_body_bytes, "POST", (_FORM,)),
         BodyRule(re.compile("/predict"), settings.predict_body_bytes, "POST", (_FORM, "image/")),
-        BodyRule(aliases_path, settings.other_body_bytes, "PUT", ("application/json",)),
+        BodyRule(json_paths, settings.other_body_bytes, "PUT", ("application/json",)),
         BodyRule(anything, settings.other_body_bytes),
     )
 

@@ -115,6 +115,7 @@ class VersionDraft:
         device: where it ran, e.g. "cpu".
         batched_with: how many other inner loops ran in the same batch; 0 means a re-run is bit-identical.
         report: what /adapt answered about it, as JSON data.
+        samples_kept: whether the samples' images are stored; without them nothing can extend or repeat the version.
     """
 
     client: str
@@ -130,6 +131,7 @@ class VersionDraft:
     device: str
     batched_with: int
     report: Mapping[str, Any] = field(default_factory=dict)
+    samples_kept: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,52 +246,3 @@ class Publication:
     moves: tuple[AliasMove, ...]
     live: int | None
     replayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CollectReport:
-    """What a collection removed and kept.
-
-    Attributes:
-        removed: blobs that no row needed.
-        removed_bytes: their size together.
-        leftovers: files of writes that were cut off.
-        kept: blobs that remain, needed or too young to judge.
-    """
-
-    removed: int
-    removed_bytes: int
-    leftovers: int
-    kept: int
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """One blob that is missing or not what its digest says, and the version that needs it."""
-
-    client: str
-    version: int
-    digest: str
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What a check of the whole store read and found.
-
-    Attributes:
-        versions: how many were looked at.
-        blobs: how many different blobs they need.
-        damages: blobs missing or damaged.
-        catalog_problems: what the database says about its own consistency; empty if whole.
-    """
-
-    versions: int
-    blobs: int
-    damages: tuple[Damage, ...]
-    catalog_problems: tuple[str, ...]
-
-    @property
-    def whole(self) -> bool:
-        """True if nothing is missing or damaged."""
-        return not self.damages and not self.catalog_problems

@@ -10,7 +10,8 @@
         │   ├── TooManySamples
         │   ├── LabelCountMismatch  not one label a sample
         │   ├── TooFewClasses       fewer than two, once joined with the samples kept before
-        │   └── TooManyClasses
+        │   ├── TooManyClasses
+        │   └── SamplesNotKept      an extension or a repetition of a version whose samples were not kept
         ├── InvalidSettings         a setting outside its range
         ├── UnknownClient / UnknownVersion / UnknownAlias / UnknownMetaModel
         ├── NothingLive             the client exists, but its alias points at no version
@@ -62,6 +63,10 @@ class TooFewClasses(InvalidRequest):
 
 class TooManyClasses(InvalidRequest):
     """More classes than the limits allow."""
+
+
+class SamplesNotKept(InvalidRequest):
+    """A version cannot be extended or repeated, because the client keeps no samples."""
 
 
 class InvalidSettings(ServiceError, ValueError):

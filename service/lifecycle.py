@@ -10,19 +10,20 @@ from datetime import datetime
 
 from torch import Tensor
 
+from service.choices import ClientSettings
 from service.domain import (
     LIVE,
     AliasMove,
-    CheckReport,
     ClientSummary,
-    CollectReport,
     Version,
     alias_name,
     client_name,
 )
 from service.errors import InvalidRequest
+from service.reports import CheckReport, CollectReport, Erasure
 from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
-from service.store.weight_store import GRACE_S, WeightStore
+from service.store.upkeep import GRACE_S
+from service.store.weight_store import WeightStore
 
 
 class Lifecycle:
@@ -124,12 +125,27 @@ class Lifecycle:
         """
         self._store.delete_version(client_name(client), number)
 
-    def delete_client(self, client: str) -> None:
+    def delete_client(self, client: str) -> Erasure:
         """Erase a client: versions, aliases, log, samples and weights. Raises InvalidName, UnknownClient."""
-        self._store.delete_client(client_name(client))
+        return self._store.delete_client(client_name(client))
+
+    def settings(self, client: str) -> ClientSettings:
+        """What the client chose, or the defaults. Raises InvalidName, UnknownClient."""
+        return self._store.settings(client_name(client))
+
+    def settle(self, client: str, settings: ClientSettings) -> ClientSettings:
+        """Replace what the client chose, and return what holds now; makes the client if there is none.
+
+        Settings that retain no samples erase at once all that are stored for the client.
+
+        Raises:
+            InvalidName.
+        """
+        self._store.settle(client_name(client), settings)
+        return settings
 
     def collect(self, grace_s: float = GRACE_S) -> CollectReport:
-        """Remove what is stored and needed by no version, if older than `grace_s` seconds."""
+        """Let go of versions beyond what their clients keep; remove what none needs and is older than `grace_s`."""
         return self._store.collect(grace_s=grace_s)
 
     def check(self) -> CheckReport:

@@ -11,6 +11,7 @@ from torch import Tensor
 from models.recipe import InnerLoop
 from service.engine.learner import Learners
 from service.engine.turns import Turns
+from service.errors import SamplesNotKept
 from service.store.weight_store import WeightStore
 
 
@@ -40,8 +41,13 @@ class Rerun:
 
         Raises:
             UnknownClient, UnknownVersion, UnknownMetaModel, VersionCorrupt.
+            SamplesNotKept: the images are gone.
         """
         draft = self._store.version(client, number).draft
+        if not draft.samples_kept:
+            raise SamplesNotKept(
+                f"the samples of version {number} of client {client!r} are not kept; it cannot be repeated"
+            )
         learner = self._learners.of(draft.meta_model_digest, draft.meta_model)
         images = [self._store.sample(client, ref.digest) for ref in draft.samples]
         support = learner.support(images, [draft.classes.index(ref.label) for ref in draft.samples], len(draft.classes))

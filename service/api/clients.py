@@ -32,10 +32,10 @@ def read_client(client: ClientPath, services: ServicesDep, response: Response) -
     return views.client(summary)
 
 
-@router.delete("/{client}", status_code=204, summary="Delete a client", responses=problems(404, 422, 503))
-def delete_client(client: ClientPath, services: ServicesDep) -> None:
-    """Let go of everything a client has: versions, samples, weights, aliases and their log."""
-    services.lifecycle.delete_client(client)
+@router.delete("/{client}", summary="Delete a client", responses=problems(404, 422, 503))
+def delete_client(client: ClientPath, services: ServicesDep) -> schemas.Erased:
+    """Erase everything a client has: versions, samples, weights, aliases and their log, settings; says how much."""
+    return views.erased(services.lifecycle.delete_client(client))
 
 
 @router.get("/{client}/history", summary="Read the log of alias moves", responses=problems(404, 422, 503))

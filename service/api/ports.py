@@ -7,10 +7,12 @@ from datetime import datetime
 from typing import Protocol
 
 from service.adaptation import AdaptCommand, AdaptOutcome
+from service.choices import ClientSettings
 from service.domain import AliasMove, ClientSummary, Version
 from service.meta_models import MetaModels
 from service.prediction import PredictOutcome
 from service.readiness import Readiness
+from service.reports import Erasure
 from service.uploads import Upload
 
 
@@ -69,8 +71,16 @@ class LifecyclePort(Protocol):
         """Let a version's samples and weights go."""
         ...
 
-    def delete_client(self, client: str) -> None:
+    def delete_client(self, client: str) -> Erasure:
         """Let everything of a client go."""
+        ...
+
+    def settings(self, client: str) -> ClientSettings:
+        """What a client chose."""
+        ...
+
+    def settle(self, client: str, settings: ClientSettings) -> ClientSettings:
+        """Replace what a client chose."""
         ...
 
     def weights(self, client: str, number: int) -> bytes:

@@ -59,6 +59,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.LabelCountMismatch: Problem(422, "label_count_mismatch", "Labels and samples differ in number"),
     serving.TooFewClasses: Problem(422, "too_few_classes", "There are fewer than two classes"),
     serving.TooManyClasses: Problem(422, "too_many_classes", "There are too many classes"),
+    serving.SamplesNotKept: Problem(409, "samples_not_kept", "The client's samples are not kept"),
     serving.InvalidRequest: Problem(422, "invalid_request", "The parts of the request do not fit together"),
     learning.InvalidTask: Problem(422, "invalid_task", "The samples do not make a task"),
     learning.InvalidRecipe: Problem(422, "invalid_recipe", "A setting of the inner loop is not allowed"),

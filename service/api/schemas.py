@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
+from service.choices import MAX_KEEP_LAST
+
 _DIGEST: JsonDict = {"examples": ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]}
 
 
@@ -154,6 +156,26 @@ class ClientList(Answer):
     """Every client, by name."""
 
     clients: list[ClientInfo]
+
+
+class ClientChoices(Answer):
+    """What a client chooses for itself."""
+
+    retain_samples: bool = Field(
+        True, strict=True, description="false: no image is stored; versions cannot be extended"
+    )
+    keep_last: int | None = Field(
+        None, strict=True, ge=1, le=MAX_KEEP_LAST, description="newest versions that a collection keeps; null: all"
+    )
+
+
+class Erased(Answer):
+    """What the deletion of a client took away."""
+
+    client: str
+    versions: int = Field(description="versions it had")
+    blobs: int = Field(description="samples and weights that were stored for it")
+    bytes: int = Field(description="their size together")
 
 
 class Sample(Answer):

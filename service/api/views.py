@@ -7,9 +7,11 @@ from datetime import datetime
 from service.adaptation import AdaptOutcome
 from service.api import schemas
 from service.api.preconditions import etag
+from service.choices import ClientSettings
 from service.domain import LIVE, AliasMove, ClientSummary, Version
 from service.meta_models import MetaModelSummary
 from service.prediction import PredictOutcome
+from service.reports import Erasure
 
 
 def adapted(outcome: AdaptOutcome) -> schemas.Adapted:
@@ -120,6 +122,23 @@ def version_details(version: Version, summary: ClientSummary) -> schemas.Version
 def history(client_name: str, at: datetime | None, live: int | None, moves: tuple[AliasMove, ...]) -> schemas.History:
     """The log of alias moves and what was live at its end."""
     return schemas.History(client=client_name, at=at, live=live, moves=[alias(move) for move in moves])
+
+
+def choices(settings: ClientSettings) -> schemas.ClientChoices:
+    """A client's settings."""
+    return schemas.ClientChoices.model_validate(settings.to_json())
+
+
+def chosen(body: schemas.ClientChoices) -> ClientSettings:
+    """The settings that a request asks for."""
+    return ClientSettings.from_json(body.model_dump())
+
+
+def erased(erasure: Erasure) -> schemas.Erased:
+    """What a deletion took away."""
+    return schemas.Erased(
+        client=erasure.client, versions=erasure.versions, blobs=erasure.blobs, bytes=erasure.blobs_bytes
+    )
 
 
 def meta_model(summary: MetaModelSummary) -> schemas.MetaModel:

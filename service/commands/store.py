@@ -33,12 +33,12 @@ def check(data: Data = None) -> None:
 
 @store.command()
 def collect(data: Data = None) -> None:
-    """Remove what no version needs, such as what a killed adaptation left behind."""
+    """Let go of versions beyond what their clients keep, and remove what no version needs."""
     from service.bootstrap import open_store
 
     with open_store(load_settings(data=data)) as opened, notices().status("collecting …"):
         done = opened.collect()
     output().print(
-        f"removed {done.removed} blobs ({done.removed_bytes} bytes) and {done.leftovers} leftovers; "
-        f"{done.kept} blobs remain"
+        f"let go of {done.retired} versions; removed {done.removed} blobs ({done.removed_bytes} bytes) and "
+        f"{done.leftovers} leftovers; {done.kept} blobs remain"
     )

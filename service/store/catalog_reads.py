@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, select
 
+from service.choices import ClientSettings
 from service.domain import (
     LIVE,
     AliasMove,
@@ -19,10 +20,18 @@ from service.domain import (
     SampleRef,
     ServedVersion,
     Version,
-    VersionDraft,
 )
 from service.errors import IdempotencyMismatch, UnknownAlias, UnknownClient, UnknownVersion
-from service.store.catalog_tables import ALIAS_MOVES, ALIASES, CLIENTS, IDEMPOTENCY, SAMPLES, VERSIONS
+from service.store.catalog_rows import move_of, served_part, version_of
+from service.store.catalog_tables import (
+    ALIAS_MOVES,
+    ALIASES,
+    CLIENT_SETTINGS,
+    CLIENTS,
+    IDEMPOTENCY,
+    SAMPLES,
+    VERSIONS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ def _current_moves(connection: Connection, client_ids: Sequence[int] | None) -> 
         query = query.where(ALIAS_MOVES.c.client_id.in_(client_ids))
     found: defaultdict[int, dict[str, AliasMove]] = defaultdict(dict)
     for row in connection.execute(query.order_by(ALIAS_MOVES.c.alias)):
-        found[row.client_id][row.alias] = _move(row)
+        found[row.client_id][row.alias] = move_of(row)
     return found
 
 
@@ -115,7 +124,7 @@ def need_served(connection: Connection, name: str, reference: str | int) -> Serv
     if row is None:  # the slow way finds out why
         client = need_client(connection, name)
         number = reference if isinstance(reference, int) else need_move(connection, client, reference).version
-        return _served_part(need_version(connection, client, number))
+        return served_part(need_version(connection, client, number))
     threshold = row.report.get("unknown_threshold")
     return ServedVersion(
         name, row.number, tuple(row.classes), row.meta_model, row.meta_model_digest, row.weights_digest, threshold
@@ -139,7 +148,7 @@ def read_versions(
         query = query.where(VERSIONS.c.deleted_at.is_(None))
     samples = _samples(connection, query.with_only_columns(VERSIONS.c.id))
     rows = connection.execute(query.order_by(VERSIONS.c.number))
-    return tuple(_version(row, client.name, samples.get(row.id, [])) for row in rows)
+    return tuple(version_of(row, client.name, samples.get(row.id, [])) for row in rows)
 
 
 def _samples(connection: Connection, version_ids: Select[Any]) -> Mapping[int, list[SampleRef]]:
@@ -150,37 +159,17 @@ def _samples(connection: Connection, version_ids: Select[Any]) -> Mapping[int, l
     return found
 
 
-def _version(row: Row[Any], client: str, samples: Sequence[SampleRef]) -> Version:
-    draft = VersionDraft(
-        client=client,
-        parent=row.parent,
-        classes=tuple(row.classes),
-        samples=tuple(samples),
-        meta_model=row.meta_model,
-        meta_model_digest=row.meta_model_digest,
-        recipe=row.recipe,
-        seed=row.seed,
-        weights_digest=row.weights_digest,
-        weights_bytes=row.weights_bytes,
-        device=row.device,
-        batched_with=row.batched_with,
-        report=row.report,
-    )
-    return Version(row.number, row.created_at, draft, row.deleted_at)
+def base_number(connection: Connection, client: ClientKey) -> int | None:
+    """The version that an extension builds on: the live one, else the newest not deleted; None if there is none."""
+    live = live_version(connection, client)
+    return latest_number(connection, client) if live is None else live
 
 
-def _served_part(version: Version) -> ServedVersion:
-    draft = version.draft
-    threshold = draft.report.get("unknown_threshold")
-    return ServedVersion(
-        draft.client,
-        version.number,
-        draft.classes,
-        draft.meta_model,
-        draft.meta_model_digest,
-        draft.weights_digest,
-        threshold,
-    )
+def settings_of(connection: Connection, client: ClientKey) -> ClientSettings:
+    """What the client chose, or the defaults. Raises StoreIncompatible."""
+    query = select(CLIENT_SETTINGS.c.settings).where(CLIENT_SETTINGS.c.client_id == client.id)
+    found = connection.execute(query).scalar_one_or_none()
+    return ClientSettings() if found is None else ClientSettings.from_json(found)
 
 
 def latest_number(connection: Connection, client: ClientKey) -> int | None:
@@ -195,7 +184,7 @@ def moves_of(connection: Connection, client: ClientKey, *, at: datetime | None =
     query = _moves().where(ALIAS_MOVES.c.client_id == client.id)
     if at is not None:
         query = query.where(ALIAS_MOVES.c.moved_at <= at)
-    return tuple(_move(row) for row in connection.execute(query.order_by(ALIAS_MOVES.c.id)))
+    return tuple(move_of(row) for row in connection.execute(query.order_by(ALIAS_MOVES.c.id)))
 
 
 def current_move(connection: Connection, client: ClientKey, alias: str) -> AliasMove | None:
@@ -250,7 +239,7 @@ def publication(
     if version is None:
         raise UnknownVersion(f"client {client.name!r} has no version {number}")
     made = and_(ALIAS_MOVES.c.client_id == client.id, ALIAS_MOVES.c.version == number, ALIAS_MOVES.c.reason == "adapt")
-    moves = tuple(_move(row) for row in connection.execute(_moves().where(made).order_by(ALIAS_MOVES.c.id)))
+    moves = tuple(move_of(row) for row in connection.execute(_moves().where(made).order_by(ALIAS_MOVES.c.id)))
     return Publication(version, moves, live, replayed)
 
 
@@ -264,15 +253,10 @@ def digests_needed(connection: Connection, client: ClientKey) -> frozenset[str]:
     """Every blob that a version not deleted needs."""
     kept = and_(VERSIONS.c.client_id == client.id, VERSIONS.c.deleted_at.is_(None))
     weights = connection.execute(select(VERSIONS.c.weights_digest).where(kept)).scalars()
-    samples = select(SAMPLES.c.digest).distinct().join(VERSIONS, VERSIONS.c.id == SAMPLES.c.version_id).where(kept)
-    return frozenset(weights) | frozenset(connection.execute(samples).scalars())
+    samples = select(SAMPLES.c.digest).distinct().join(VERSIONS, VERSIONS.c.id == SAMPLES.c.version_id)
+    stored = samples.where(kept, VERSIONS.c.samples_kept)
+    return frozenset(weights) | frozenset(connection.execute(stored).scalars())
 
 
 def _moves() -> Select[Any]:
     return select(ALIAS_MOVES, CLIENTS.c.name.label("client")).join(CLIENTS, CLIENTS.c.id == ALIAS_MOVES.c.client_id)
-
-
-def _move(row: Row[Any]) -> AliasMove:
-    return AliasMove(
-        row.client, row.alias, row.revision, row.version, row.previous, row.moved_at, row.reason, row.restores
-    )

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, select
 
+from service.choices import ClientSettings
 from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
-from service.errors import AliasConflict, NothingToRollBackTo, UnknownClient, VersionInUse
+from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, UnknownClient, VersionInUse
 from service.store import catalog_reads as reads
-from service.store.catalog_reads import ClientKey
-from service.store.catalog_tables import ALIAS_MOVES, ALIASES, CLIENTS, IDEMPOTENCY, SAMPLES, VERSIONS
+from service.store.catalog_tables import ALIASES, CLIENTS
+from service.store.catalog_writes import Writes
 from service.store.database import Database
 from service.store.ports import Catalog
 
@@ -45,21 +47,27 @@ class SqlCatalog(Catalog):
         *,
         guard: Callable[[], None] | None = None,
         idempotency: Idempotency | None = None,
+        extends: bool = False,
     ) -> Publication:
         """See `Catalog.publish`."""
-        with self._database.writing() as connection:
-            client = self._made_client(connection, draft.client)
+        with self._writing(draft.client) as (connection, writes):
+            client = writes.made_client(draft.client)
             known = None if idempotency is None else reads.recall(connection, client, idempotency)
             if known is not None:
                 return known
+            if extends and reads.base_number(connection, client) != draft.parent:
+                raise ParentSuperseded(
+                    f"another version of {draft.client!r} came in between; nothing was recorded; send the request again"
+                )
             if guard is not None:
                 guard()
-            number = self._record(connection, client, draft)
+            keeps = draft.samples_kept and reads.settings_of(connection, client).retain_samples
+            number = writes.record(client, replace(draft, samples_kept=keeps))
             for alias in aliases:
-                self._move(connection, client, alias, number, reason="adapt")
+                writes.move(client, alias, number, reason="adapt")
             live = reads.live_version(connection, client)
             if idempotency is not None:
-                self._remember(connection, client, idempotency, number, live)
+                writes.remember(client, idempotency, number, live)
             return reads.publication(connection, client, number, live=live)
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
@@ -114,15 +122,15 @@ class SqlCatalog(Catalog):
         self, client: str, alias: str, version: int, *, expected_revision: int | None, reason: str
     ) -> AliasMove:
         """See `Catalog.move_alias`."""
-        with self._database.writing() as connection:
+        with self._writing(client) as (connection, writes):
             found = reads.need_client(connection, client)
             reads.need_version(connection, found, version)
             _expect(reads.current_move(connection, found, alias), alias, expected_revision)
-            return self._move(connection, found, alias, version, reason=reason)
+            return writes.move(found, alias, version, reason=reason)
 
     def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
         """See `Catalog.roll_back`."""
-        with self._database.writing() as connection:
+        with self._writing(client) as (connection, writes):
             found = reads.need_client(connection, client)
             current = reads.need_move(connection, found, alias)
             _expect(current, alias, expected_revision)
@@ -132,11 +140,11 @@ class SqlCatalog(Catalog):
                     f"alias {alias!r} of client {client!r} points at version {current.version} and no earlier version "
                     "is left; set the alias to a version, or adapt anew"
                 )
-            return self._move(connection, found, alias, target.version, reason="rollback", restores=target.revision)
+            return writes.move(found, alias, target.version, reason="rollback", restores=target.revision)
 
     def delete_version(self, client: str, number: int) -> Version:
         """See `Catalog.delete_version`."""
-        with self._database.writing(erasing=True) as connection:
+        with self._writing(client, erasing=True) as (connection, writes):
             found = reads.need_client(connection, client)
             version = reads.need_version(connection, found, number)
             pointing = select(ALIASES.c.alias).where(ALIASES.c.client_id == found.id, ALIASES.c.version == number)
@@ -146,25 +154,40 @@ class SqlCatalog(Catalog):
                     f"version {number} of client {client!r} is what {', '.join(map(repr, names))} points at; "
                     "move the alias to another version first"
                 )
-            this = (VERSIONS.c.client_id == found.id) & (VERSIONS.c.number == number)
-            mine = SAMPLES.c.version_id == select(VERSIONS.c.id).where(this).scalar_subquery()
-            connection.execute(delete(SAMPLES).where(mine))
-            connection.execute(update(VERSIONS).where(this).values(deleted_at=self._clock()))
+            writes.let_go(found, version)
             return version
 
     def delete_client(self, client: str) -> None:
         """See `Catalog.delete_client`."""
-        with self._database.writing(erasing=True) as connection:
+        with self._writing(client, erasing=True) as (connection, _):
             removed = connection.execute(delete(CLIENTS).where(CLIENTS.c.name == client))
             if removed.rowcount == 0:
                 raise UnknownClient(f"no client is called {client!r}; nothing was deleted")
 
+    def settings(self, client: str) -> ClientSettings:
+        """See `Catalog.settings`."""
+        with self._database.reading() as connection:
+            return reads.settings_of(connection, reads.need_client(connection, client))
+
+    def settle(self, client: str, settings: ClientSettings) -> None:
+        """See `Catalog.settle`."""
+        with self._writing(client, erasing=not settings.retain_samples) as (_, writes):
+            found = writes.made_client(client)
+            writes.settle(found, settings)
+            if not settings.retain_samples:
+                writes.forget_samples(found)
+
     @contextmanager
     def holding(self, client: str) -> Iterator[frozenset[str]]:
         """See `Catalog.holding`."""
-        with self._database.writing() as connection:
+        with self._writing(client) as (connection, _):
             found = reads.find_client(connection, client)
             yield frozenset() if found is None else reads.digests_needed(connection, found)
+
+    @contextmanager
+    def _writing(self, client: str, *, erasing: bool = False) -> Iterator[tuple[Connection, Writes]]:
+        with self._database.writing(client, erasing=erasing) as connection:
+            yield connection, Writes(connection, self._clock())
 
     def problems(self) -> tuple[str, ...]:
         """See `Catalog.problems`."""
@@ -178,88 +201,6 @@ class SqlCatalog(Catalog):
     def close(self) -> None:
         """See `Catalog.close`."""
         self._database.close()
-
-    def _made_client(self, connection: Connection, name: str) -> ClientKey:
-        found = reads.find_client(connection, name)
-        if found is None:
-            connection.execute(insert(CLIENTS).values(name=name, created_at=self._clock(), latest=0))
-            found = reads.need_client(connection, name)
-        return found
-
-    def _record(self, connection: Connection, client: ClientKey, draft: VersionDraft) -> int:
-        """Take the client's next number and record the draft under it."""
-        mine = CLIENTS.c.id == client.id
-        connection.execute(update(CLIENTS).where(mine).values(latest=CLIENTS.c.latest + 1))
-        number = connection.execute(select(CLIENTS.c.latest).where(mine)).scalar_one()
-        row = {
-            "client_id": client.id,
-            "number": number,
-            "created_at": self._clock(),
-            "parent": draft.parent,
-            "classes": list(draft.classes),
-            "meta_model": draft.meta_model,
-            "meta_model_digest": draft.meta_model_digest,
-            "recipe": dict(draft.recipe),
-            "seed": draft.seed,
-            "weights_digest": draft.weights_digest,
-            "weights_bytes": draft.weights_bytes,
-            "device": draft.device,
-            "batched_with": draft.batched_with,
-            "report": dict(draft.report),
-        }
-        version_id = connection.execute(insert(VERSIONS).values(row).returning(VERSIONS.c.id)).scalar_one()
-        samples = [
-            {
-                "version_id": version_id,
-                "position": i,
-                "digest": sample.digest,
-                "label": sample.label,
-                "name": sample.name,
-            }
-            for i, sample in enumerate(draft.samples)
-        ]
-        if samples:
-            connection.execute(insert(SAMPLES), samples)
-        return int(number)
-
-    def _move(
-        self,
-        connection: Connection,
-        client: ClientKey,
-        alias: str,
-        version: int,
-        *,
-        reason: str,
-        restores: int | None = None,
-    ) -> AliasMove:
-        """Append a move to the log and point the alias there."""
-        before = reads.current_move(connection, client, alias)
-        move = AliasMove(
-            client=client.name,
-            alias=alias,
-            revision=1 if before is None else before.revision + 1,
-            version=version,
-            previous=None if before is None else before.version,
-            moved_at=self._clock(),
-            reason=reason,
-            restores=restores,
-        )
-        row = {
-            field: getattr(move, field) for field in ("alias", "revision", "version", "previous", "moved_at", "reason")
-        }
-        connection.execute(insert(ALIAS_MOVES).values(client_id=client.id, restores=restores, **row))
-        target = {"revision": move.revision, "version": version}
-        mine = (ALIASES.c.client_id == client.id) & (ALIASES.c.alias == alias)
-        changed = connection.execute(update(ALIASES).where(mine).values(target))
-        if changed.rowcount == 0:
-            connection.execute(insert(ALIASES).values(client_id=client.id, alias=alias, **target))
-        return move
-
-    def _remember(
-        self, connection: Connection, client: ClientKey, idempotency: Idempotency, number: int, live: int | None
-    ) -> None:
-        row = {"client_id": client.id, "key": idempotency.key, "body_digest": idempotency.body_digest}
-        connection.execute(insert(IDEMPOTENCY).values(version=number, live=live, created_at=self._clock(), **row))
 
 
 def _expect(current: AliasMove | None, alias: str, revision: int | None) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Dialect,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    true,
 )
 
 
@@ -87,6 +89,7 @@ VERSIONS: Final = Table(
     Column("device", Text, nullable=False),
     Column("batched_with", Integer, nullable=False),
     Column("report", JSON, nullable=False),
+    Column("samples_kept", Boolean, nullable=False, server_default=true()),
     UniqueConstraint("client_id", "number"),
 )
 
@@ -139,4 +142,12 @@ IDEMPOTENCY: Final = Table(
     Column("created_at", UtcDateTime, nullable=False),
     ForeignKeyConstraint(["client_id", "version"], ["versions.client_id", "versions.number"]),
     sqlite_with_rowid=False,
+)
+
+CLIENT_SETTINGS: Final = Table(
+    "client_settings",
+    METADATA,
+    Column("client_id", Integer, ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
+    Column("settings", JSON, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),
 )

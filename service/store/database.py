@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Final, Protocol
 
 from sqlalchemy import Connection
+
+TABLES: Final = "*"
+"""The scope of a change of the tables themselves; no client can be called that."""
 
 
 class Database(Protocol):
@@ -19,8 +22,10 @@ class Database(Protocol):
         """
         ...
 
-    def writing(self, *, erasing: bool = False) -> AbstractContextManager[Connection]:
-        """A transaction that no other writer overlaps; what it reads stays true until it commits.
+    def writing(self, scope: str, *, erasing: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction that no other writer of the scope overlaps; what it reads of it stays true until it commits.
+
+        A scope is a client's name, and whatever a transaction changes is that client's; or `TABLES`, for all there is.
 
         With `erasing`, what it deletes is not left in any file of the database either.
 

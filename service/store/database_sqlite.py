@@ -79,8 +79,8 @@ class SqliteDatabase(Database):
             yield connection
 
     @contextmanager
-    def writing(self, *, erasing: bool = False) -> Iterator[Connection]:
-        """See `Database.writing`."""
+    def writing(self, scope: str, *, erasing: bool = False) -> Iterator[Connection]:
+        """See `Database.writing`; there is one writer at a time, whatever the scope."""
         if self._sync_failure is not None:
             raise StoreUnavailable(
                 f"an earlier write of the catalog {self._path} could not be made durable ({self._sync_failure}); "

@@ -16,7 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from service.errors import StoreIncompatible
-from service.store.database import Database
+from service.store.database import TABLES, Database
 
 _SCRIPTS: Final = "service.store:migrations"
 _ONE_AT_A_TIME: Final = threading.Lock()  # Alembic keeps the running migration in a global of its module
@@ -35,7 +35,7 @@ def upgrade(database: Database) -> None:
     with database.reading() as connection:
         if _revision(connection) == scripts.get_current_head():
             return
-    with _ONE_AT_A_TIME, database.writing() as connection:
+    with _ONE_AT_A_TIME, database.writing(TABLES) as connection:
         _refuse_unknown(connection, scripts)
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")

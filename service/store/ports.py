@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from service.choices import ClientSettings
 from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
 
 
@@ -92,15 +93,19 @@ class Catalog(Protocol):
         *,
         guard: Callable[[], None] | None = None,
         idempotency: Idempotency | None = None,
+        extends: bool = False,
     ) -> Publication:
         """Give `draft` the client's next number, record it, and move `aliases` to it, all or nothing.
 
         Creates the client on its first version. Racing callers get distinct, gapless numbers. `guard` runs inside
         the transaction, while no one is `holding` the client; what it raises undoes the publish. It must not call
         the catalog. With an `idempotency` that is already recorded nothing is written: its publication is returned.
+        Where the client's settings retain no samples, the version is recorded as one whose samples are not kept.
 
         Raises:
             IdempotencyMismatch: the key is recorded with another body.
+            ParentSuperseded: the draft `extends` its parent, which is no longer the version to build on: the live
+                one, else the newest; nothing was recorded.
             StoreFull, StoreUnavailable: nothing was recorded.
         """
         ...
@@ -184,6 +189,17 @@ class Catalog(Protocol):
 
     def delete_client(self, client: str) -> None:
         """Remove every row of the client. Raises UnknownClient."""
+        ...
+
+    def settings(self, client: str) -> ClientSettings:
+        """What the client chose, or the defaults. Raises UnknownClient."""
+        ...
+
+    def settle(self, client: str, settings: ClientSettings) -> None:
+        """Put these settings in place of all that the client chose before; makes the client if there is none.
+
+        Settings that retain no samples take effect on all versions at once: none needs its samples any more.
+        """
         ...
 
     def holding(self, client: str) -> AbstractContextManager[frozenset[str]]:

@@ -2,7 +2,7 @@
 
 Blobs first, each durable; then, in one transaction, a look that they are all still there, the version's row and its
 aliases. A kill at any point leaves blobs that nothing needs and never a row without its blobs; `collect` removes them.
-Removal goes the other way round: rows first, durable, then what no row needs, while no publish can commit.
+Removal, in ``upkeep.py``, goes the other way round.
 
 Knows no SQL, no file system, no net and no recipe.
 """
@@ -10,39 +10,30 @@ Knows no SQL, no file system, no net and no recipe.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
 from torch import Tensor
 
+from service.choices import ClientSettings
 from service.domain import (
     LIVE,
     AliasMove,
-    CheckReport,
     ClientSummary,
-    CollectReport,
-    Damage,
     Idempotency,
     Publication,
     ServedVersion,
     Version,
     VersionDraft,
 )
-from service.errors import (
-    ParentSuperseded,
-    StoreUnavailable,
-    UnknownAlias,
-    UnknownClient,
-    UnknownVersion,
-    VersionCorrupt,
-)
+from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, VersionCorrupt
+from service.reports import CheckReport, CollectReport, Erasure
+from service.store import upkeep
 from service.store.ports import Blobs, Catalog
 from service.store.tensor_bytes import from_bytes, to_bytes
-
-GRACE_S: Final = 3600.0
-"""How long an unneeded blob is kept: its publish may be between blob and row."""
+from service.store.upkeep import GRACE_S, needed_by
 
 _IMAGE: Final = "image"
 
@@ -139,19 +130,18 @@ class WeightStore:
         """
 
         def guard() -> None:
-            base = self.base(draft.client) if extends else None
-            if extends and (None if base is None else base.number) != draft.parent:
-                raise ParentSuperseded(
-                    f"another version of {draft.client!r} came in between; nothing was recorded; send the request again"
-                )
-            lost = self._blobs.missing(draft.client, _needed_by(draft))
+            lost = self._blobs.missing(draft.client, needed_by(draft))
             if lost:
                 raise StoreUnavailable(
                     f"{len(lost)} stored samples or weights of {draft.client!r} were deleted while the version was "
                     "being made; nothing was recorded; send the request again"
                 )
 
-        return self._catalog.publish(draft, aliases, guard=guard, idempotency=idempotency)
+        made = self._catalog.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
+        if draft.samples_kept and not made.version.draft.samples_kept:  # the client chose so since they were stored
+            with self._catalog.holding(draft.client) as needed:
+                self._blobs.delete(draft.client, needed_by(draft) - needed)
+        return made
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
         """See `Catalog.recall`."""
@@ -201,79 +191,37 @@ class WeightStore:
         Raises:
             UnknownClient, UnknownVersion, VersionInUse.
         """
-        version = self._catalog.delete_version(client, number)
-        with self._catalog.holding(client) as needed:
-            self._blobs.delete(client, _needed_by(version.draft) - needed)
+        upkeep.delete_version(self._catalog, self._blobs, client, number)
 
-    def delete_client(self, client: str) -> None:
+    def delete_client(self, client: str) -> Erasure:
         """Delete a client: its rows, then at once everything stored for it, finished or not.
 
         Raises:
             UnknownClient.
         """
-        self._catalog.delete_client(client)
-        self._collect_space(client, grace_s=0.0)
+        return upkeep.erase(self._catalog, self._blobs, client)
+
+    def settings(self, client: str) -> ClientSettings:
+        """What the client chose, or the defaults. Raises UnknownClient."""
+        return self._catalog.settings(client)
+
+    def settle(self, client: str, settings: ClientSettings) -> None:
+        """Replace what the client chose; makes the client if there is none.
+
+        Settings that retain no samples erase at once all that are stored for the client, published or not. An
+        adaptation that was about to publish with one of them fails with StoreUnavailable and can be repeated.
+        """
+        self._catalog.settle(client, settings)
+        if not settings.retain_samples:
+            upkeep.collect_space(self._catalog, self._blobs, client, grace_s=0.0)
 
     def collect(self, *, grace_s: float = GRACE_S) -> CollectReport:
-        """Remove the blobs that no row needs and what cut-off writes left, both if older than `grace_s` seconds."""
-        reports = [self._collect_space(space, grace_s=grace_s) for space in self._blobs.spaces()]
-        return CollectReport(
-            removed=sum(report.removed for report in reports),
-            removed_bytes=sum(report.removed_bytes for report in reports),
-            leftovers=sum(report.leftovers for report in reports),
-            kept=sum(report.kept for report in reports),
-        )
-
-    def _collect_space(self, space: str, *, grace_s: float) -> CollectReport:
-        with self._catalog.holding(space) as needed:
-            entries = list(self._blobs.entries(space))
-            removed = [entry for entry in entries if entry.digest not in needed and entry.age_s >= grace_s]
-            self._blobs.delete(space, [entry.digest for entry in removed])
-            leftovers = self._blobs.sweep(space, older_than_s=grace_s)
-        size_bytes = sum(entry.size_bytes for entry in removed)
-        return CollectReport(len(removed), size_bytes, leftovers, len(entries) - len(removed))
+        """Let go of versions beyond what their clients keep; remove what no row needs and is older than `grace_s`."""
+        return upkeep.collect(self._catalog, self._blobs, grace_s=grace_s)
 
     def check(self) -> CheckReport:
         """Read and verify every blob that a version needs, and ask the catalog for its own problems."""
-        versions = 0
-        seen: dict[tuple[str, str], str | None] = {}
-        damages: list[Damage] = []
-        for client in self._catalog.clients():
-            for version in self._versions_now(client.name):
-                versions += 1
-                damages.extend(self._damages(version, seen))
-        return CheckReport(versions, len(seen), tuple(damages), self._catalog.problems())
-
-    def _versions_now(self, client: str) -> Iterable[Version]:
-        try:
-            return self._catalog.versions(client)
-        except UnknownClient:  # deleted since it was listed
-            return ()
-
-    def _damages(self, version: Version, seen: dict[tuple[str, str], str | None]) -> list[Damage]:
-        """What is wrong with the version's blobs; `seen` remembers what was read before."""
-        client = version.draft.client
-        found = []
-        for digest in sorted(_needed_by(version.draft)):
-            if (client, digest) not in seen:
-                seen[client, digest] = self._problem(client, digest)
-            problem = seen[client, digest]
-            if problem is not None:
-                found.append(Damage(client, version.number, digest, problem))
-        return found if found and self._still_there(version) else []
-
-    def _problem(self, client: str, digest: str) -> str | None:
-        try:
-            self._blobs.get(client, digest)
-        except (VersionCorrupt, StoreUnavailable) as error:
-            return str(error)
-        return None
-
-    def _still_there(self, version: Version) -> bool:
-        try:
-            return self._catalog.version(version.draft.client, version.number).created_at == version.created_at
-        except (UnknownClient, UnknownVersion):
-            return False
+        return upkeep.check(self._catalog, self._blobs)
 
     def ping(self) -> None:
         """Raises StoreUnavailable unless catalog and blobs can be used."""
@@ -291,7 +239,3 @@ class WeightStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _needed_by(draft: VersionDraft) -> frozenset[str]:
-    return frozenset({draft.weights_digest, *(sample.digest for sample in draft.samples)})

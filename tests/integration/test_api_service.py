@@ -149,7 +149,9 @@ def test_a_live_version_stays_and_another_can_be_deleted(web: Web) -> None:
 def test_deleting_a_client_leaves_the_others(web: Web) -> None:
     adapt(web, "one")
     adapt(web, "two")
-    assert web("DELETE", "/clients/one").status_code == 204
+    erased = web("DELETE", "/clients/one")
+    assert (erased.status_code, erased.json()["client"], erased.json()["versions"]) == (200, "one", 1)
+    assert erased.json()["blobs"] > 1
     assert [client["client"] for client in web("GET", "/clients").json()["clients"]] == ["two"]
     assert predict(web, striped(1, 4), "two").status_code == 200
     assert predict(web, striped(1, 4), "one").json()["code"] == "unknown_client"

@@ -10,11 +10,13 @@ from typing import Any
 from models.errors import ImageFormatUnsupported
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort
+from service.choices import ClientSettings
 from service.domain import LIVE, AliasMove, ClientSummary, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
 from service.meta_models import MetaModels, MetaModelSummary
 from service.prediction import ImagePrediction, PredictOutcome
 from service.readiness import Readiness
+from service.reports import Erasure
 from service.uploads import Upload
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -41,6 +43,7 @@ class FakeLifecycle(LifecyclePort):
     def __init__(self) -> None:
         self.kept: dict[str, dict[int, Version]] = {}
         self.moves: dict[str, list[AliasMove]] = {}
+        self.chosen: dict[str, ClientSettings] = {}
 
     def add(self, draft: VersionDraft, aliases: Sequence[str]) -> Version:
         versions = self.kept.setdefault(draft.client, {})
@@ -69,8 +72,8 @@ class FakeLifecycle(LifecyclePort):
 
     def client(self, client: str) -> ClientSummary:
         versions = self._of(client)
-        aliases = {move.alias: move for move in self.moves[client]}
-        return ClientSummary(client, NOON, len(versions), max(versions), aliases)
+        aliases = {move.alias: move for move in self.moves.get(client, [])}
+        return ClientSummary(client, NOON, len(versions), max(versions, default=0), aliases)
 
     def versions(self, client: str) -> tuple[Version, ...]:
         return tuple(self._of(client).values())
@@ -109,9 +112,19 @@ class FakeLifecycle(LifecyclePort):
         self.version(client, number)
         del self.kept[client][number]
 
-    def delete_client(self, client: str) -> None:
-        self._of(client)
+    def delete_client(self, client: str) -> Erasure:
+        versions = len(self._of(client))
         del self.kept[client]
+        return Erasure(client, versions, 3 * versions, 100 * versions)
+
+    def settings(self, client: str) -> ClientSettings:
+        self._of(client)
+        return self.chosen.get(client, ClientSettings())
+
+    def settle(self, client: str, settings: ClientSettings) -> ClientSettings:
+        self.kept.setdefault(client, {})
+        self.chosen[client] = settings
+        return settings
 
     def weights(self, client: str, number: int) -> bytes:
         self.version(client, number)

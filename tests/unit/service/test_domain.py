@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain import CheckReport, Damage, alias_name, client_name, idempotency_key, label_name
+from service.domain import alias_name, client_name, idempotency_key, label_name
 from service.errors import InvalidName, InvalidRequest
 
 
@@ -71,10 +71,3 @@ def test_an_idempotency_key_may_be(key: str) -> None:
 def test_an_idempotency_key_may_not_be(key: str) -> None:
     with pytest.raises(InvalidRequest, match="1 to 255"):
         idempotency_key(key)
-
-
-def test_a_store_is_whole_if_neither_blobs_nor_catalog_are_damaged() -> None:
-    damage = Damage("line-1", 1, "0" * 64, "missing")
-    assert CheckReport(1, 1, (), ()).whole
-    assert not CheckReport(1, 1, (damage,), ()).whole
-    assert not CheckReport(1, 1, (), ("row missing from index",)).whole

@@ -144,7 +144,7 @@ def test_deleting_leaves_the_rest_whole(store: WeightStore, lifecycle: Lifecycle
     lifecycle.delete_version(CLIENT, 1)
     with pytest.raises(UnknownVersion):
         lifecycle.weights(CLIENT, 1)
-    lifecycle.delete_client("line-2")
+    assert lifecycle.delete_client("line-2").versions == 1
     assert [client.name for client in lifecycle.clients()] == [CLIENT]
     assert lifecycle.check().whole
     assert lifecycle.collect(grace_s=0.0).removed == 0

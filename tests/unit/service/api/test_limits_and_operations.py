@@ -175,6 +175,8 @@ def test_the_description_names_every_route_of_the_contract_and_both_bodies(web: 
         ("/clients/{client}/versions/{version}", "delete"),
         ("/clients/{client}/versions/{version}/weights", "get"),
         ("/clients/{client}/history", "get"),
+        ("/clients/{client}/settings", "get"),
+        ("/clients/{client}/settings", "put"),
         ("/clients/{client}/aliases/{alias}", "get"),
         ("/clients/{client}/aliases/{alias}", "put"),
         ("/clients/{client}/rollback", "post"),

@@ -137,11 +137,15 @@ def test_weights_are_a_file_with_its_digest(two_versions: Web) -> None:
     assert answer.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
 
 
-def test_deleting_answers_without_a_body(two_versions: Web) -> None:
-    assert two_versions("DELETE", "/clients/line/versions/1").status_code == 204
-    assert two_versions("GET", "/clients/line/versions/1").json()["code"] == "unknown_version"
-    answer = two_versions("DELETE", "/clients/line")
+def test_deleting_a_version_answers_without_a_body(two_versions: Web) -> None:
+    answer = two_versions("DELETE", "/clients/line/versions/1")
     assert (answer.status_code, answer.content) == (204, b"")
+    assert two_versions("GET", "/clients/line/versions/1").json()["code"] == "unknown_version"
+
+
+def test_deleting_a_client_says_what_was_erased(two_versions: Web) -> None:
+    answer = two_versions("DELETE", "/clients/line")
+    assert (answer.status_code, answer.json()) == (200, {"client": "line", "versions": 2, "blobs": 6, "bytes": 200})
     assert two_versions("GET", "/clients/line").json()["code"] == "unknown_client"
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from service.errors import StoreFull, StoreUnavailable
 from service.store import database_sqlite
+from service.store.database import TABLES
 from service.store.database_sqlite import SqliteDatabase, journal_mode
 
 
@@ -24,14 +25,14 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def database(path: Path) -> Iterator[SqliteDatabase]:
     opened = SqliteDatabase(path, busy_timeout_s=0.1)
-    with opened.writing() as connection:
+    with opened.writing(TABLES) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
     yield opened
     opened.close()
 
 
 def write(database: SqliteDatabase, text: str) -> None:
-    with database.writing() as connection:
+    with database.writing(TABLES) as connection:
         connection.exec_driver_sql("INSERT INTO notes VALUES (?)", (text,))
 
 
@@ -67,8 +68,8 @@ def test_every_connection_is_durable_and_keeps_references(database: SqliteDataba
         "secure_delete": 1,
         "busy_timeout": 100,
     }
-    for transaction in (database.reading, database.writing):
-        with transaction() as connection:
+    for transaction in (database.reading(), database.writing(TABLES)):
+        with transaction as connection:
             assert {name: pragma(connection, name) for name in expected} == expected
 
 
@@ -93,7 +94,7 @@ def closing_database(path: Path) -> closing[SqliteDatabase]:
 
 def test_an_exception_undoes_the_transaction(database: SqliteDatabase) -> None:
     def write_and_stop() -> None:
-        with database.writing() as connection:
+        with database.writing(TABLES) as connection:
             connection.exec_driver_sql("INSERT INTO notes VALUES ('lost')")
             raise KeyError("stop")
 
@@ -127,7 +128,7 @@ def test_a_catalog_that_another_process_holds_is_unavailable_after_the_wait(
 
 
 def test_a_writer_that_another_thread_keeps_waiting_is_turned_away(database: SqliteDatabase) -> None:
-    with ThreadPoolExecutor(1) as pool, database.writing(), pytest.raises(StoreUnavailable, match="locked"):
+    with ThreadPoolExecutor(1) as pool, database.writing(TABLES), pytest.raises(StoreUnavailable, match="locked"):
         pool.submit(write, database, "refused").result()
     write(database, "taken")
     assert notes(database) == ["taken"]
@@ -135,7 +136,7 @@ def test_a_writer_that_another_thread_keeps_waiting_is_turned_away(database: Sql
 
 def test_a_full_disk_is_said_to_be_full_and_reading_goes_on(database: SqliteDatabase) -> None:
     def write_beyond_the_last_page() -> None:
-        with database.writing() as connection:
+        with database.writing(TABLES) as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
             connection.exec_driver_sql("INSERT INTO notes VALUES (?)", ("x" * 100_000,))
@@ -163,7 +164,7 @@ def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(databas
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
     error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
-    with pytest.raises(StoreUnavailable, match="SQLITE_IOERR_FSYNC"), database.writing():
+    with pytest.raises(StoreUnavailable, match="SQLITE_IOERR_FSYNC"), database.writing(TABLES):
         raise error
     with pytest.raises(StoreUnavailable, match="start the service anew"):
         write(database, "refused")
@@ -177,7 +178,7 @@ def test_what_cannot_be_json_everywhere_is_not_stored() -> None:
 
 
 def test_a_broken_reference_is_reported(database: SqliteDatabase, path: Path) -> None:
-    with database.writing() as connection:
+    with database.writing(TABLES) as connection:
         connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
         connection.exec_driver_sql("CREATE TABLE children (parent INTEGER REFERENCES parents (id))")
     assert database.problems() == ()

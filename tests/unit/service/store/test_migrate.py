@@ -17,10 +17,11 @@ from sqlalchemy import Connection, inspect
 from service.errors import StoreIncompatible
 from service.store import database_sqlite
 from service.store.catalog_tables import METADATA
+from service.store.database import TABLES
 from service.store.database_sqlite import SqliteDatabase
 from service.store.migrate import upgrade
 
-HEAD = "0001"
+HEAD = "0002"
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_every_constraint_has_the_name_that_its_table_says(database: SqliteDatab
 
 def test_upgrading_again_changes_nothing(database: SqliteDatabase) -> None:
     upgrade(database)
-    with database.writing() as connection:
+    with database.writing(TABLES) as connection:
         connection.exec_driver_sql("INSERT INTO clients VALUES (1, 'line-1', '2026-01-01 00:00:00.000000', 0)")
     upgrade(database)
     with database.reading() as connection:
@@ -100,7 +101,7 @@ def test_an_upgrade_that_fails_half_way_leaves_the_catalog_as_it_was(
 
 def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(database: SqliteDatabase) -> None:
     upgrade(database)
-    with database.writing() as connection:
+    with database.writing(TABLES) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0999'")
     with pytest.raises(StoreIncompatible, match=r"'0999'.*newer release"):
         upgrade(database)
@@ -109,7 +110,7 @@ def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(database: Sqlite
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(database: SqliteDatabase) -> None:
-    with database.writing() as connection:
+    with database.writing(TABLES) as connection:
         connection.exec_driver_sql("CREATE TABLE invoices (id INTEGER)")
     with pytest.raises(StoreIncompatible, match="invoices"):
         upgrade(database)
@@ -118,6 +119,6 @@ def test_a_database_of_something_else_is_refused_and_left_alone(database: Sqlite
 
 def test_every_step_can_be_undone(database: SqliteDatabase) -> None:
     upgrade(database)
-    with database.writing() as connection:
+    with database.writing(TABLES) as connection:
         command.downgrade(settings_for(connection), "base")
     assert tables(database) == {"alembic_version"}

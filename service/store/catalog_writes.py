@@ -1,0 +1,103 @@
+"""The catalog's statements that change rows, in a transaction that the caller has opened. Decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from service.choices import ClientSettings
+from service.domain import AliasMove, Idempotency, Version, VersionDraft
+from service.store import catalog_reads as reads
+from service.store.catalog_reads import ClientKey
+from service.store.catalog_rows import draft_row, move_row, sample_rows
+from service.store.catalog_tables import (
+    ALIAS_MOVES,
+    ALIASES,
+    CLIENT_SETTINGS,
+    CLIENTS,
+    IDEMPOTENCY,
+    SAMPLES,
+    VERSIONS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Writes:
+    """What one transaction changes.
+
+    Attributes:
+        connection: of a writing transaction.
+        now: the time that its rows carry, UTC.
+    """
+
+    connection: Connection
+    now: datetime
+
+    def made_client(self, name: str) -> ClientKey:
+        """The client of that name, made if there is none."""
+        found = reads.find_client(self.connection, name)
+        if found is None:
+            self.connection.execute(insert(CLIENTS).values(name=name, created_at=self.now, latest=0))
+            found = reads.need_client(self.connection, name)
+        return found
+
+    def record(self, client: ClientKey, draft: VersionDraft) -> int:
+        """Take the client's next number and record the draft under it."""
+        mine = CLIENTS.c.id == client.id
+        self.connection.execute(update(CLIENTS).where(mine).values(latest=CLIENTS.c.latest + 1))
+        number = self.connection.execute(select(CLIENTS.c.latest).where(mine)).scalar_one()
+        row = {"client_id": client.id, "number": number, "created_at": self.now, **draft_row(draft)}
+        version_id = self.connection.execute(insert(VERSIONS).values(row).returning(VERSIONS.c.id)).scalar_one()
+        if draft.samples:
+            self.connection.execute(insert(SAMPLES), sample_rows(version_id, draft.samples))
+        return int(number)
+
+    def move(
+        self, client: ClientKey, alias: str, version: int, *, reason: str, restores: int | None = None
+    ) -> AliasMove:
+        """Append a move to the log and point the alias there."""
+        before = reads.current_move(self.connection, client, alias)
+        move = AliasMove(
+            client=client.name,
+            alias=alias,
+            revision=1 if before is None else before.revision + 1,
+            version=version,
+            previous=None if before is None else before.version,
+            moved_at=self.now,
+            reason=reason,
+            restores=restores,
+        )
+        self.connection.execute(insert(ALIAS_MOVES).values(move_row(client.id, move)))
+        target = {"revision": move.revision, "version": version}
+        mine = (ALIASES.c.client_id == client.id) & (ALIASES.c.alias == alias)
+        changed = self.connection.execute(update(ALIASES).where(mine).values(target))
+        if changed.rowcount == 0:
+            self.connection.execute(insert(ALIASES).values(client_id=client.id, alias=alias, **target))
+        return move
+
+    def remember(self, client: ClientKey, idempotency: Idempotency, number: int, live: int | None) -> None:
+        """Record which version that request made, and what was live then."""
+        row = {"client_id": client.id, "key": idempotency.key, "body_digest": idempotency.body_digest}
+        self.connection.execute(insert(IDEMPOTENCY).values(version=number, live=live, created_at=self.now, **row))
+
+    def let_go(self, client: ClientKey, version: Version) -> None:
+        """Mark a version deleted and drop its samples; its number stays taken."""
+        this = (VERSIONS.c.client_id == client.id) & (VERSIONS.c.number == version.number)
+        mine = SAMPLES.c.version_id == select(VERSIONS.c.id).where(this).scalar_subquery()
+        self.connection.execute(delete(SAMPLES).where(mine))
+        self.connection.execute(update(VERSIONS).where(this).values(deleted_at=self.now))
+
+    def settle(self, client: ClientKey, settings: ClientSettings) -> None:
+        """Put the client's settings in place of what it had chosen before."""
+        values = {"settings": settings.to_json(), "changed_at": self.now}
+        mine = CLIENT_SETTINGS.c.client_id == client.id
+        changed = self.connection.execute(update(CLIENT_SETTINGS).where(mine).values(values))
+        if changed.rowcount == 0:
+            self.connection.execute(insert(CLIENT_SETTINGS).values(client_id=client.id, **values))
+
+    def forget_samples(self, client: ClientKey) -> None:
+        """Say of every version that its samples are not kept any more."""
+        mine = VERSIONS.c.client_id == client.id
+        self.connection.execute(update(VERSIONS).where(mine).values(samples_kept=False))

@@ -1,0 +1,104 @@
+"""What every adapter of `Catalog` must do with the settings of clients."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from service.choices import ClientSettings
+from service.domain import LIVE
+from service.errors import ParentSuperseded, UnknownClient
+from service.store.ports import Catalog
+from tests.contract.values import CLIENT, a_draft, digest_of
+
+NOTHING_KEPT = ClientSettings(retain_samples=False)
+
+
+def test_a_client_that_never_chose_has_the_defaults(catalog: Catalog) -> None:
+    with pytest.raises(UnknownClient):
+        catalog.settings(CLIENT)
+    catalog.publish(a_draft(), [LIVE])
+    assert catalog.settings(CLIENT) == ClientSettings()
+
+
+def test_settings_come_back_as_they_were_chosen_last(catalog: Catalog) -> None:
+    catalog.settle(CLIENT, ClientSettings(keep_last=3))
+    assert catalog.settings(CLIENT) == ClientSettings(keep_last=3)
+    catalog.settle(CLIENT, NOTHING_KEPT)
+    assert catalog.settings(CLIENT) == NOTHING_KEPT
+    catalog.settle("line-2", ClientSettings())
+    assert catalog.settings(CLIENT) == NOTHING_KEPT
+
+
+def test_choosing_makes_a_client_without_versions(catalog: Catalog) -> None:
+    catalog.settle(CLIENT, NOTHING_KEPT)
+    assert [(client.name, client.versions, client.latest) for client in catalog.clients()] == [(CLIENT, 0, 0)]
+    assert catalog.versions(CLIENT) == ()
+    assert catalog.latest(CLIENT) is None
+    assert catalog.publish(a_draft(), [LIVE]).version.number == 1
+
+
+def test_settings_go_with_their_client(catalog: Catalog) -> None:
+    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.delete_client(CLIENT)
+    catalog.publish(a_draft(), [LIVE])
+    assert catalog.settings(CLIENT) == ClientSettings()
+
+
+def test_a_client_that_retains_no_samples_has_versions_that_need_none(catalog: Catalog) -> None:
+    catalog.publish(a_draft(weights="w1", samples=["dent-1"]), [LIVE])
+    catalog.publish(a_draft("line-2", weights="w1", samples=["dent-1"]), [LIVE])
+    catalog.settle(CLIENT, NOTHING_KEPT)
+    made = catalog.publish(a_draft(weights="w2", samples=["dent-2"]), [LIVE]).version
+    assert made.draft == replace(a_draft(weights="w2", samples=["dent-2"]), samples_kept=False)
+    assert [version.draft.samples_kept for version in catalog.versions(CLIENT)] == [False, False]
+    with catalog.holding(CLIENT) as needed:
+        assert needed == {digest_of("w1"), digest_of("w2")}
+    with catalog.holding("line-2") as needed:
+        assert needed == {digest_of("w1"), digest_of("dent-1")}
+
+
+def test_retaining_samples_again_does_not_bring_back_those_let_go(catalog: Catalog) -> None:
+    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.publish(a_draft(), [LIVE])
+    catalog.settle(CLIENT, ClientSettings())
+    catalog.publish(a_draft(), [LIVE])
+    assert [version.draft.samples_kept for version in catalog.versions(CLIENT)] == [False, True]
+
+
+def test_an_extension_of_what_is_no_longer_the_base_is_not_recorded(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE], extends=True)
+    catalog.publish(a_draft(), [], extends=False)
+    with pytest.raises(ParentSuperseded, match="send the request again"):
+        catalog.publish(a_draft(parent=2), [LIVE], extends=True)
+    with pytest.raises(ParentSuperseded):
+        catalog.publish(a_draft(), [LIVE], extends=True)
+    assert catalog.publish(a_draft(parent=1), [LIVE], extends=True).version.number == 3
+
+
+def test_without_a_live_version_an_extension_builds_on_the_newest(catalog: Catalog) -> None:
+    for _ in range(2):
+        catalog.publish(a_draft(), [])
+    with pytest.raises(ParentSuperseded):
+        catalog.publish(a_draft(parent=1), [], extends=True)
+    assert catalog.publish(a_draft(parent=2), [], extends=True).version.number == 3
+
+
+def test_of_racing_extensions_of_one_version_one_is_recorded(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    together = threading.Barrier(8)
+
+    def extend(i: int) -> bool:
+        together.wait()
+        try:
+            catalog.publish(a_draft(weights=f"w{i}", parent=1), [LIVE], extends=True)
+        except ParentSuperseded:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(extend, range(8))) == 1
+    assert catalog.alias(CLIENT, LIVE).version == 2

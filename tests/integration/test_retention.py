@@ -1,0 +1,106 @@
+"""What clients choose to keep, from the request to the files: samples or none, and how many versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.choices import ClientSettings
+from service.domain import LIVE
+from service.errors import SamplesNotKept, StoreUnavailable
+from service.settings import Settings
+from service.store.open_store import open_embedded
+from service.store.weight_store import WeightStore
+from tests.generated import striped
+from tests.in_process import Web
+from tests.integration.store_child import CLIENT, publish
+from tests.integration.test_api_service import adapt, predict
+
+KEEP_NONE = {"retain_samples": False}
+
+
+def images_on_disk(settings: Settings) -> list[Path]:
+    """Stored samples; a blob of weights is told apart by the names inside it."""
+    blobs = (path for path in (settings.data / "blobs").rglob("*") if path.is_file())
+    return [path for path in blobs if b'"image"' in path.read_bytes()[:200]]
+
+
+def test_a_client_that_retains_no_samples_is_served_and_has_no_image_on_the_disk(web: Web, settings: Settings) -> None:
+    web("PUT", "/clients/line/settings", json=KEEP_NONE)
+    assert adapt(web).status_code == 201
+    assert images_on_disk(settings) == []
+    answer = predict(web, striped(1, 6, seed=9) + striped(1, 20, seed=9)).json()
+    assert [image["label"] for image in answer["predictions"]] == ["fine", "coarse"]
+    assert len(web("GET", "/clients/line/versions/1").json()["sample_list"]) == 8
+    adapt(web, "other")
+    assert len(images_on_disk(settings)) == 8
+
+
+def test_without_samples_an_extension_says_what_it_cannot_do_and_a_replacement_works(web: Web) -> None:
+    web("PUT", "/clients/line/settings", json=KEEP_NONE)
+    adapt(web)
+    refused = adapt(web, classes={"broad": 30})
+    assert (refused.status_code, refused.json()["code"]) == (409, "samples_not_kept")
+    assert "mode=replace" in refused.json()["detail"]
+    replaced = adapt(web, classes={"fine": 6, "coarse": 20, "broad": 30}, mode="replace").json()
+    assert (replaced["version"], len(replaced["classes"])) == (2, 3)
+    with pytest.raises(SamplesNotKept):
+        web.services.rerun.run("line", 2)
+
+
+def test_a_client_that_stops_retaining_samples_loses_those_it_had_and_none_of_its_versions(
+    web: Web, settings: Settings
+) -> None:
+    adapt(web)
+    adapt(web, "other")
+    before = predict(web, striped(2, 6, seed=9)).json()["predictions"]
+    assert len(images_on_disk(settings)) == 16
+    web("PUT", "/clients/line/settings", json=KEEP_NONE)
+    assert {path.parent.name for path in images_on_disk(settings)} == {"other"}
+    assert predict(web, striped(2, 6, seed=9)).json()["predictions"] == before
+    assert web.services.lifecycle.check().whole
+    assert adapt(web).json()["code"] == "samples_not_kept"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WeightStore:
+    return open_embedded(tmp_path)
+
+
+def test_samples_stored_before_the_client_chose_to_keep_none_are_not_published(
+    store: WeightStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adaptation under way when the choice is made: its samples are gone, or its version is one without samples."""
+    put_weights = store.put_weights
+
+    def choosing_first(*arguments: object) -> object:
+        monkeypatch.undo()
+        store.settle(CLIENT, ClientSettings(retain_samples=False))
+        return put_weights(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "put_weights", choosing_first)
+    with store, pytest.raises(StoreUnavailable, match="send the request again"):
+        publish(store, 1)
+    with open_embedded(tmp_path) as again:
+        publish(again, 1)
+        assert not again.version(CLIENT, 1).draft.samples_kept
+        assert [path.name for path in (tmp_path / "blobs" / CLIENT).iterdir()] == [
+            again.version(CLIENT, 1).draft.weights_digest
+        ]
+
+
+def test_a_collection_keeps_the_last_versions_and_those_that_an_alias_points_at(store: WeightStore) -> None:
+    with store:
+        for i in range(6):
+            publish(store, i)
+            publish(store, i, client="line-2")
+        store.move_alias(CLIENT, LIVE, 2, expected_revision=None)
+        store.move_alias(CLIENT, "trusted", 1, expected_revision=None)
+        store.settle(CLIENT, ClientSettings(keep_last=2))
+        assert store.collect(grace_s=0.0).retired == 2
+        assert [version.number for version in store.versions(CLIENT)] == [1, 2, 5, 6]
+        assert len(store.versions("line-2")) == 6
+        assert store.check().whole
+        assert store.collect(grace_s=0.0).retired == 0
+        assert store.roll_back(CLIENT, LIVE).version == 6
