@@ -5,7 +5,8 @@ It refuses to know how a step is made and where the result is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -29,21 +30,45 @@ class Adapted:
         statistics: name -> (channels,), measured on the support with these weights, frozen from now on.
         losses: each inner step's loss before its update.
         support_accuracy: share of the support classified right by these weights and statistics.
+        means: (n_way, features), each class's mean of its support's features under these weights and statistics.
     """
 
     weights: Weights
     statistics: Weights
     losses: tuple[float, ...]
     support_accuracy: float
+    means: Tensor
+
+    def kept(self) -> dict[str, Tensor]:
+        """The weights, and the class means beside them, as a version keeps them."""
+        return {**self.weights, heads.MEANS: self.means}
+
+
+@dataclass(frozen=True)
+class Company:
+    """How tasks that are adapted by one call share the machine.
+
+    Attributes:
+        together: tasks that go through the net side by side. Sums then round in another order than for a task alone,
+            and steps at a high rate magnify that. None takes 1 on the CPU, so that each task gets the bits that it
+            would get alone, and all of them on a GPU.
+        threads: groups of tasks adapted at the same time on the CPU, one a thread; changes no bit of a result.
+    """
+
+    together: int | None = None
+    threads: int = 1
+
+
+ALONE = Company()
 
 
 def adapt(
     net: Net,
     start: Weights,
     supports: Sequence[Support],
-    recipe: InnerLoop,
+    recipe: InnerLoop | Sequence[InnerLoop],
     seeds: Sequence[int],
-    together: int | None = None,
+    company: Company = ALONE,
 ) -> list[Adapted | AdaptationDiverged]:
     """Adapt every task from `start` and freeze its statistics.
 
@@ -51,11 +76,9 @@ def adapt(
         net: its architecture; its own parameters are not used.
         start: the meta-trained weights, (...) each, the same for all tasks.
         supports: one a task, of any sizes and numbers of classes.
-        recipe: the same for all tasks.
+        recipe: the same for all tasks, or one a task.
         seeds: one a task; the only source of its random draws.
-        together: tasks that go through the net side by side. Sums then round in another order than for a task alone,
-            and steps at a high rate magnify that. None takes 1 on the CPU, so that each task gets the bits that it
-            would get alone, and all of them on a GPU.
+        company: how the tasks share the machine; tasks with different recipes never go through the net together.
 
     Returns:
         One result a task, in order. A task whose numbers stopped being finite gives its error; the others are whole.
@@ -63,15 +86,38 @@ def adapt(
     Raises:
         InvalidRecipe: a rate pattern that matches nothing, a linear head of another size.
     """
-    if together is None:
-        together = 1 if supports[0].images.device.type == "cpu" else len(supports)
-    results: list[Adapted | AdaptationDiverged] = []
-    for first in range(0, len(supports), together):
-        group = supports[first : first + together]
-        descent = descend(net, algebra.expand(start, len(group)), group, recipe, seeds[first : first + together])
-        measured = measure(net, descent.weights, [support.images for support in group])
-        results += [_finish(descent, task, support, measured[task]) for task, support in enumerate(group)]
-    return results
+    recipes = [recipe] * len(supports) if isinstance(recipe, InnerLoop) else list(recipe)
+    groups = list(_groups(recipes, company.together or (1 if _on_cpu(supports) else len(supports))))
+
+    def adapted(tasks: range) -> list[Adapted | AdaptationDiverged]:
+        own = [supports[task] for task in tasks]
+        return _adapt_group(net, start, own, recipes[tasks.start], [seeds[task] for task in tasks])
+
+    if company.threads == 1 or len(groups) == 1 or not _on_cpu(supports):
+        return [result for tasks in groups for result in adapted(tasks)]
+    with ThreadPoolExecutor(min(company.threads, len(groups)), "adapt") as pool:
+        return [result for results in pool.map(adapted, groups) for result in results]
+
+
+def _on_cpu(supports: Sequence[Support]) -> bool:
+    return supports[0].images.device.type == "cpu"
+
+
+def _groups(recipes: Sequence[InnerLoop], together: int) -> Iterator[range]:
+    """Cut the tasks, in order, into groups of at most `together` that have one recipe."""
+    first = 0
+    for task in range(1, len(recipes) + 1):
+        if task == len(recipes) or task - first == together or recipes[task] != recipes[first]:
+            yield range(first, task)
+            first = task
+
+
+def _adapt_group(
+    net: Net, start: Weights, supports: Sequence[Support], recipe: InnerLoop, seeds: Sequence[int]
+) -> list[Adapted | AdaptationDiverged]:
+    descent = descend(net, algebra.expand(start, len(supports)), supports, recipe, seeds)
+    measured = measure(net, descent.weights, [support.images for support in supports])
+    return [_finish(descent, task, support, measured[task]) for task, support in enumerate(supports)]
 
 
 def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoop, seed: int) -> Adapted:
@@ -93,6 +139,7 @@ def _finish(descent: Descent, task: int, support: Support, measured: Measured) -
         statistics=algebra.task_slice(measured.statistics, 0),
         losses=tuple(losses.tolist()),
         support_accuracy=float((predicted == support.labels).float().mean()),
+        means=heads.class_means(measured.features, support.labels[None], support.n_way)[0],
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
+from models.calibration import Z_95
 from models.episodes import EpisodeSource
 from models.inner_loop import Descent, DescentOptions, descend, measure
 from models.nets import heads
@@ -29,9 +30,6 @@ from models.task import Support, Task
 from models.weights import Weights
 
 Normalisation = Literal["frozen", "batch", "transductive"]
-
-Z_95 = 1.959964
-"""Standard normal quantile of a two-sided 95 % interval."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 A head is two weights, ``head.weight`` (tasks, ways, features) and ``head.bias`` (tasks, ways). Tasks with fewer classes
 than the widest of the batch are masked.
+
+An adapted version's head also knows where its classes lie: ``head.means`` (tasks, ways, features), the class means of
+its own samples, and ``head.gain`` (tasks,), which takes the features' scale out of distances to them.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from torch import Tensor
 from models.weights import Weights
 
 WEIGHT, BIAS = "head.weight", "head.bias"
+MEANS, GAIN = "head.means", "head.gain"
 
 _LEAST_SPREAD = 1e-6
 """Keeps identical prototypes from giving infinite weights."""
@@ -77,3 +81,35 @@ def logits(weights: Weights, features: Tensor, absent: Tensor | None = None) -> 
     """Score features: (tasks, batch, features) -> (tasks, batch, ways); `absent` classes (tasks, ways) get -inf."""
     scores = torch.baddbmm(weights[BIAS][:, None], features, weights[WEIGHT].transpose(1, 2))
     return scores if absent is None else scores.masked_fill(absent[:, None], float("-inf"))
+
+
+def distance_to_own(weights: Weights, features: Tensor, scores: Tensor) -> Tensor:
+    """Squared distance of each image's features to the mean of the class that scores highest.
+
+    Its unit is the mean squared distance of the class means to their centre, so that it compares across tasks.
+
+    Args:
+        weights: with `MEANS` and `GAIN`.
+        features: (tasks, batch, features).
+        scores: (tasks, batch, ways), as `logits` gives them.
+
+    Returns:
+        (tasks, batch).
+    """
+    likeliest = scores.argmax(-1)  # (tasks, batch)
+    means = weights[MEANS]
+    own = means.gather(1, likeliest[..., None].expand(-1, -1, means.shape[-1]))  # (tasks, batch, features)
+    return (features - own).square().sum(-1) * weights[GAIN][:, None].square()
+
+
+def familiarity(confidence: Tensor, distance: Tensor) -> Tensor:
+    """How much an image looks like one of the classes at all: 1 at a class's mean, towards 0 far from all of them.
+
+    A confident image near the mean of its class is familiar; one between classes, or far from all of them, is not. The
+    odds of familiarity are confidence over distance.
+
+    Args:
+        confidence: probability of the likeliest class.
+        distance: from `distance_to_own`, same shape.
+    """
+    return confidence / (confidence + distance)

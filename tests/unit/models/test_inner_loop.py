@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import weights as algebra
-from models.adapt import Adapted, adapt, adapt_one
+from models.adapt import Adapted, Company, adapt, adapt_one
 from models.errors import AdaptationDiverged, InvalidRecipe
 from models.inner_loop import DescentOptions, batch_plan, descend
 from models.nets import Net, heads
@@ -76,7 +76,7 @@ def test_tasks_adapted_together_get_the_weights_of_a_plain_loop(
 ) -> None:
     supports = [make_support(1), make_support(2, n_way=2, n_shot=7), make_support(3, n_way=5, n_shot=1)]
     start = conv4.start()
-    together = adapt(conv4, start, supports, recipe, seeds=[11, 12, 13], together=3)
+    together = adapt(conv4, start, supports, recipe, seeds=[11, 12, 13], company=Company(together=3))
     for support, seed, result in zip(supports, (11, 12, 13), together, strict=True):
         assert isinstance(result, Adapted)
         expected = plain_adapt(start, support, recipe, seed)
@@ -87,7 +87,7 @@ def test_tasks_adapted_together_get_the_weights_of_a_plain_loop(
 def test_a_task_adapted_alone_and_in_company_agree_within_1e5(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
     recipe = replace(SGD, learning_rate=5e-4)  # an untrained net magnifies rounding by more than a trained one
-    together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8], together=4)
+    together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8], company=Company(together=4))
     for support, seed, result in zip(supports, (5, 6, 7, 8), together, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
@@ -105,6 +105,23 @@ def test_on_the_cpu_company_does_not_change_a_bit_even_at_a_high_rate(net: Net, 
         assert isinstance(result, Adapted)
         assert algebra.digest(result.weights) == algebra.digest(alone.weights)
         assert algebra.digest(result.statistics) == algebra.digest(alone.statistics)
+
+
+def test_threads_do_not_change_a_bit_nor_the_order(net: Net, make_support: MakeSupport) -> None:
+    supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
+    recipes = [replace(SGD, learning_rate=0.5, steps=2 + task) for task in range(4)]
+    threaded = adapt(net, net.start(), supports, recipes, seeds=[5, 6, 7, 8], company=Company(threads=3))
+    for support, recipe, seed, result in zip(supports, recipes, (5, 6, 7, 8), threaded, strict=True):
+        alone = adapt_one(net, net.start(), support, recipe, seed)
+        assert isinstance(result, Adapted)
+        assert algebra.digest(result.weights) == algebra.digest(alone.weights)
+
+
+def test_tasks_of_different_recipes_never_share_a_pass(net: Net, make_support: MakeSupport) -> None:
+    supports = [make_support(seed) for seed in range(4)]
+    recipes = [SGD, SGD, replace(SGD, steps=1), SGD]
+    mixed = adapt(net, net.start(), supports, recipes, seeds=[5, 6, 7, 8], company=Company(together=4))
+    assert [len(result.losses) for result in mixed if isinstance(result, Adapted)] == [4, 4, 1, 4]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(net: Net, make_support: MakeSupport) -> None:
@@ -146,7 +163,7 @@ def test_one_task_that_diverges_does_not_touch_the_others(conv4: Net, make_suppo
     good, bad = make_support(1), make_support(2)
     bad = replace(bad, images=torch.full_like(bad.images, float("inf")))
     alone = adapt_one(conv4, conv4.start(), good, SGD, seed=1)
-    with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1], together=3)
+    with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1], company=Company(together=3))
     assert isinstance(with_bad[1], AdaptationDiverged)
     for result in (with_bad[0], with_bad[2]):
         assert isinstance(result, Adapted)

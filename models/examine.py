@@ -1,0 +1,296 @@
+"""The examination: how good a version is on samples that it has not seen, and which of its labels look wrong.
+
+Folds of the support are adapted beside the version itself, in one call, and each judges the samples that it left out.
+It knows tensors and class indices; whether a version goes live is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from models import weights as algebra
+from models.adapt import ALONE, Adapted, Company, adapt
+from models.calibration import Estimate, estimate_accuracy, fit_temperature, unknown_threshold
+from models.errors import AdaptationDiverged
+from models.folds import Folds, make_folds
+from models.inner_loop import measure
+from models.nets import heads
+from models.nets.net import Net, grouped
+from models.nets.norm import FrozenPass
+from models.predict import means_gain
+from models.recipe import InnerLoop
+from models.task import Support
+from models.weights import Weights
+
+MOST_FOLDS = 3
+"""More folds cost more time and learn from more samples; see `Examiner`."""
+
+SUSPECT_RATIO = 0.5
+"""A label is suspect if the likeliest class is more than twice as probable as it."""
+
+_LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a fold says of a sample that it left out.
+
+    Attributes:
+        predicted: class index.
+        confidence: its calibrated probability.
+        familiarity: see `heads.familiarity`.
+    """
+
+    predicted: int
+    confidence: float
+    familiarity: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A sample whose label looks wrong.
+
+    Attributes:
+        sample: its place in the support.
+        looks_like: class index.
+        confidence: probability of that class.
+    """
+
+    sample: int
+    looks_like: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What left-out samples tell of a version.
+
+    Attributes:
+        estimate: accuracy to expect on images like the samples, in their proportions, with its 95 % interval.
+        confusion: int64 (n_way, n_way), left-out samples by label (row) and by what their fold called them.
+        temperature: what logits are divided by before the softmax.
+        unknown_threshold: familiarity below which an image is unknown.
+        suspects: most suspect first.
+        held_out: one a sample; None for what was never left out.
+        folds: how many were adapted.
+        trained_share: samples that a fold learned from, as a share of all.
+    """
+
+    estimate: Estimate
+    confusion: Tensor
+    temperature: float
+    unknown_threshold: float
+    suspects: tuple[Suspect, ...]
+    held_out: tuple[HeldOut | None, ...]
+    folds: int
+    trained_share: float
+
+
+@dataclass(frozen=True)
+class NoExamination:
+    """Why there is none, in a sentence for the client."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A version and what its examination found."""
+
+    adapted: Adapted
+    examination: Examination | NoExamination
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Adapts with an examination.
+
+    A fold learns from fewer samples and takes proportionally fewer steps, so that K folds cost K - 1 adaptations
+    more. On a GPU, where all go through the net together, it takes as many steps as the version.
+
+    Attributes:
+        net: its architecture.
+        start: the meta-trained weights, (...) each.
+        company: how folds and version share the machine.
+        most_folds: from 2; fewer samples make fewer folds.
+    """
+
+    net: Net
+    start: Weights
+    company: Company = ALONE
+    most_folds: int = MOST_FOLDS
+
+    def examine(self, support: Support, recipe: InnerLoop, seed: int, groups: Tensor) -> Examined:
+        """Adapt to the support, and to its folds beside it.
+
+        Args:
+            support: all labelled images; its anchors, if any, are not used by folds.
+            recipe: of the version.
+            seed: of the version's draws; the folds' are derived from it.
+            groups: int64 (samples,), from `folds.copies`: samples of one group are never divided.
+
+        Raises:
+            AdaptationDiverged: of the version; folds that diverge only leave their samples unjudged.
+        """
+        labels = support.labels.cpu()
+        folds = make_folds(labels, groups, self.most_folds, torch.Generator().manual_seed(seed))
+        parts = [_without(support, folds.left_out(fold)) for fold in range(folds.count)]
+        recipes = [self._fold_recipe(recipe, len(part) / len(support), part.images.device) for part in parts]
+        seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
+        version, *others = adapt(
+            self.net, self.start, [support, *parts], [recipe, *recipes], [seed, *seeds], self.company
+        )
+        if isinstance(version, AdaptationDiverged):
+            raise version
+        judged = _judge_left_out(self.net, others, support, folds)
+        if not len(judged.rows):
+            return Examined(version, NoExamination(_why_not(labels, groups, folds)))
+        features = _start_features(self.net, self.start, support)
+        suspects = find_suspects(features, labels, groups, recipe.head_scale)
+        return Examined(version, _conclude(judged, labels, groups, suspects, folds.count))
+
+    def _fold_recipe(self, recipe: InnerLoop, share: float, device: torch.device) -> InnerLoop:
+        if device.type != "cpu" or recipe.steps == 0:
+            return recipe
+        return replace(recipe, steps=max(1, round(recipe.steps * share)))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Answers on left-out samples, on the CPU.
+
+    Attributes:
+        rows: int64 (answers,), places in the support, ascending.
+        logits: (answers, n_way).
+        distances: (answers,), see `heads.distance_to_own`.
+        trained_share: samples that folds learned from, as a share of all; the mean over answers.
+    """
+
+    rows: Tensor
+    logits: Tensor
+    distances: Tensor
+    trained_share: float
+
+
+def _without(support: Support, left_out: Tensor) -> Support:
+    kept = ~left_out.to(support.images.device)
+    return Support(support.images[kept], support.labels[kept], support.n_way)
+
+
+def _judge_left_out(net: Net, folds: Sequence[Adapted | AdaptationDiverged], support: Support, plan: Folds) -> _Judged:
+    """Each fold's answers on what it left out; a fold that diverged gives none."""
+    rows, logits, distances, trained = [], [], [], []
+    for fold, adapted in enumerate(folds):
+        own = plan.left_out(fold).nonzero().flatten()
+        if isinstance(adapted, AdaptationDiverged) or not len(own):
+            continue
+        scores, distance = _answers(net, adapted, support.images[own.to(support.images.device)])
+        rows.append(own)
+        logits.append(scores.cpu())
+        distances.append(distance.cpu())
+        trained += [1 - len(own) / len(support)] * len(own)
+    if not rows:
+        nothing = torch.zeros(0)
+        return _Judged(nothing.long(), torch.zeros(0, support.n_way), nothing, 1.0)
+    order = torch.cat(rows).argsort()
+    return _Judged(
+        torch.cat(rows)[order], torch.cat(logits)[order], torch.cat(distances)[order], sum(trained) / len(trained)
+    )
+
+
+def _answers(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, (images, n_way), and distances to the likeliest class, (images,)."""
+    weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: means_gain(adapted.means)}
+    single = {name: tensor[None] for name, tensor in weights.items()}
+    statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
+    with torch.no_grad():
+        features = net.features(FrozenPass(single, statistics), grouped(images[None]))
+        scores = heads.logits(single, features)
+        return scores[0], heads.distance_to_own(single, features, scores)[0]
+
+
+def _start_features(net: Net, start: Weights, support: Support) -> Tensor:
+    """Features of the support under the meta-trained weights, on the CPU: (samples, features)."""
+    with torch.no_grad():
+        (measured,) = measure(net, algebra.expand(start, 1), [support.images])
+    return measured.features[0].cpu()
+
+
+def find_suspects(features: Tensor, labels: Tensor, groups: Tensor, scale: float) -> tuple[Suspect, ...]:
+    """Samples that are nearer to another class's mean than to their own's, with confidence, themselves left out.
+
+    Meta-trained features that were never adapted to these labels have not learned any wrong one by heart.
+
+    Args:
+        features: (samples, features), under the meta-trained weights.
+        labels: int64 (samples,).
+        groups: int64 (samples,), samples of one group are left out together.
+        scale: of a prototype head.
+    """
+    scores = _left_out_scores(features, labels, groups, scale)  # (samples, n_way)
+    rows = scores.gather(1, labels[:, None])[:, 0].isfinite().nonzero().flatten()
+    if not len(rows):
+        return ()
+    own = labels[rows]
+    probabilities = (scores[rows] / fit_temperature(scores[rows].clamp(min=-1e4), own)).softmax(-1)
+    confidence, likeliest = probabilities.max(-1)
+    ratio = probabilities.gather(1, own[:, None])[:, 0] / confidence
+    suspected = (ratio < SUSPECT_RATIO).nonzero().flatten()
+    order = suspected[ratio[suspected].argsort(stable=True)]
+    return tuple(Suspect(int(rows[at]), int(likeliest[at]), float(confidence[at])) for at in order)
+
+
+def _left_out_scores(features: Tensor, labels: Tensor, groups: Tensor, scale: float) -> Tensor:
+    """Prototype scores of each sample by class means without its group: (samples, n_way), -inf for an empty class."""
+    n_way = int(labels.max()) + 1
+    means = heads.class_means(features[None], labels[None], n_way)
+    gain = means_gain(means[0])
+    scaled = features * gain
+    member = torch.nn.functional.one_hot(labels, n_way).to(features.dtype)  # (samples, n_way)
+    same = (groups[:, None] == groups).to(features.dtype)  # (samples, samples)
+    counts = member.sum(0) - same @ member  # (samples, n_way), of a class without the sample's group
+    totals = member.T @ scaled  # (n_way, features)
+    scores = torch.empty_like(counts)
+    for row in range(len(features)):
+        mates = same[row].bool()
+        left = totals - member[mates].T @ scaled[mates]
+        prototypes = left / counts[row].clamp(min=1)[:, None]
+        scores[row] = -scale * (scaled[row] - prototypes).square().sum(-1)
+    return scores.masked_fill(counts < 1, float("-inf"))
+
+
+def _conclude(
+    judged: _Judged, labels: Tensor, groups: Tensor, suspects: tuple[Suspect, ...], folds: int
+) -> Examination:
+    own, n_way = labels[judged.rows], judged.logits.shape[1]
+    temperature = fit_temperature(judged.logits, own)
+    confidence, predicted = (judged.logits / temperature).softmax(-1).max(-1)
+    familiarity = heads.familiarity(confidence, judged.distances)
+    copies = torch.bincount(groups[judged.rows])[groups[judged.rows]]
+    confusion = torch.zeros(n_way, n_way, dtype=torch.int64)
+    confusion.index_put_((own, predicted), torch.ones_like(own), accumulate=True)
+    held_out: list[HeldOut | None] = [None] * len(labels)
+    for place, row in enumerate(judged.rows.tolist()):
+        held_out[row] = HeldOut(int(predicted[place]), float(confidence[place]), float(familiarity[place]))
+    return Examination(
+        estimate=estimate_accuracy(predicted == own, 1 / copies, judged.trained_share, n_way),
+        confusion=confusion,
+        temperature=temperature,
+        unknown_threshold=unknown_threshold(familiarity),
+        suspects=suspects,
+        held_out=tuple(held_out),
+        folds=folds,
+        trained_share=judged.trained_share,
+    )
+
+
+def _why_not(labels: Tensor, groups: Tensor, folds: Folds) -> str:
+    if folds.count:
+        return "the net diverged without each part of the samples; a lower learning_rate or fewer steps may help"
+    if len(torch.unique(groups)) < len(torch.unique(labels)) or len(groups) > len(torch.unique(groups)):
+        return "every class has one picture, or copies of one; two different pictures of a class allow an estimate"
+    return "every class has one sample; with two or more of a class one can be left out and judged"
