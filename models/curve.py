@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import tempfile
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,20 +34,28 @@ def can_draw() -> bool:
 class Curve:
     """A training's learning curve.
 
+    Rows stand at the multiples of `ROW_EVERY` and at the end, whether a training was interrupted or not: what belongs
+    to no full row yet is written as a last row of its own, and taken up again from there.
+
     Args:
         path: of the CSV file; the picture lies beside it with the ending ``.png``.
 
     Attributes:
-        loss: mean loss of the last full row, or the first meta step's before there is one; NaN before that.
-        rows: what is written by `save`.
+        rows: the full ones, and the end's.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rows: list[Row] = []
         self._since: list[float] = []
-        self._seconds_before = 0.0
-        self.loss = float("nan")
+        self._latest: deque[float] = deque(maxlen=ROW_EVERY)
+        self._at = 0
+        self._seconds = self._seconds_before = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the last `ROW_EVERY` meta steps that are known one by one; NaN before the first."""
+        return sum(self._latest) / len(self._latest) if self._latest else float("nan")
 
     def cut(self, meta_step: int) -> None:
         """Take up the rows on disk that are not beyond `meta_step`."""
@@ -54,26 +63,34 @@ class Curve:
             with self._path.open(newline="") as file:
                 rows = [(int(row[0]), float(row[1]), float(row[2])) for row in list(csv.reader(file))[1:]]
             self.rows = [row for row in rows if row[0] <= meta_step]
-        self._seconds_before = self.rows[-1][2] if self.rows else 0.0
+        self._at = meta_step
+        self._seconds = self._seconds_before = self.rows[-1][2] if self.rows else 0.0
+        if self.rows and self.rows[-1][0] % ROW_EVERY:
+            step, loss, _ = self.rows.pop()
+            self._since = [loss] * (step - (self.rows[-1][0] if self.rows else 0))
 
     def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
         """Take in one meta step's loss, `seconds` after this process began; the `last` one ends a row."""
         self._since.append(loss)
-        if len(self._since) == 1 or len(self._since) == ROW_EVERY:
-            self.loss = sum(self._since) / len(self._since)
-        if len(self._since) == ROW_EVERY or last:
-            self.rows.append((meta_step, sum(self._since) / len(self._since), self._seconds_before + seconds))
+        self._latest.append(loss)
+        self._at, self._seconds = meta_step, self._seconds_before + seconds
+        if last or meta_step % ROW_EVERY == 0:
+            self.rows.append(self._unfinished_row())
             self._since.clear()
+
+    def _unfinished_row(self) -> Row:
+        return (self._at, sum(self._since) / len(self._since), self._seconds)
 
     def save(self) -> None:
         """Write the rows and, where it can be drawn and there is something to see, the picture."""
+        rows = [*self.rows, self._unfinished_row()] if self._since else self.rows
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(HEADER)
-        writer.writerows((step, f"{loss:.5f}", f"{seconds:.1f}") for step, loss, seconds in self.rows)
+        writer.writerows((step, f"{loss:.5f}", f"{seconds:.1f}") for step, loss, seconds in rows)
         _replace(self._path, text.getvalue().encode())
-        if self.rows and can_draw():
-            _replace(self._path.with_suffix(".png"), picture(self._path.stem, self.rows))
+        if rows and can_draw():
+            _replace(self._path.with_suffix(".png"), picture(self._path.stem, rows))
 
 
 def picture(title: str, rows: Sequence[Row]) -> bytes:

@@ -73,14 +73,14 @@ class Progress:
     Attributes:
         meta_step: meta steps done.
         meta_steps: meta steps in all.
-        loss: mean training loss since the last row of the learning curve.
-        steps_per_s: rate since this process started.
+        loss: mean training loss of the last meta steps.
+        saved: the meta step that the checkpoint file stands at.
     """
 
     meta_step: int
     meta_steps: int
     loss: float
-    steps_per_s: float
+    saved: int
 
 
 class TrainingRun:
@@ -92,13 +92,18 @@ class TrainingRun:
         path: of the checkpoint; continued if it holds the same plan.
         device: where to compute.
 
+    Attributes:
+        path: of the checkpoint.
+        state: where the training stands.
+
     Raises:
         CheckpointInvalid: `path` holds a checkpoint of another plan.
         InvalidRecipe: a rate pattern that matches none of the net's weights, a precision that the device lacks.
     """
 
     def __init__(self, plan: TrainingPlan, serve: InnerLoop, path: Path, device: torch.device) -> None:
-        self._plan, self._serve, self._path, self._device = plan, serve, path, device
+        self._plan, self._serve, self._device = plan, serve, device
+        self.path = path
         self._net = build(plan.net_spec, plan.meta.seed)
         self._curve = Curve(path.with_suffix(".csv"))
         self.state = self._resumed() if path.is_file() else MetaState(self._fresh_start())
@@ -108,26 +113,26 @@ class TrainingRun:
     def run(
         self, sets: Sequence[WeightedSet], save_every_s: float = 180.0, clock: Callable[[], float] = time.monotonic
     ) -> Iterator[Progress]:
-        """Train on `sets` to the end of the plan, saving every `save_every_s` seconds; yields every meta step."""
-        meta, first = self._plan.meta, self.state.meta_step
-        began = saved = clock()
+        """Train on `sets` to the end of the plan, saving every `save_every_s` seconds; yields every meta step.
+
+        What is yielded was saved before, if it was to be: a caller that stops there loses nothing that was announced.
+        """
+        meta, saved = self._plan.meta, self.state.meta_step
+        began = saved_s = clock()
         source, step = self._source(sets), meta_step_of(meta)
         for state in meta_train(self._net, self._on_device(self.state), source, self._plan.recipe, meta, step):
             self.state = state
-            now = clock()
-            self._curve.add(state.meta_step, state.loss, now - began, last=state.meta_step == meta.meta_steps)
-            yield Progress(
-                state.meta_step, meta.meta_steps, self._curve.loss, (state.meta_step - first) / max(now - began, 1e-9)
-            )
-            if now - saved >= save_every_s:
+            now_s, last = clock(), state.meta_step == meta.meta_steps
+            self._curve.add(state.meta_step, state.loss, now_s - began, last=last)
+            if last or now_s - saved_s >= save_every_s:
                 self.save()
-                saved = clock()
-        self.save()
+                saved, saved_s = state.meta_step, clock()
+            yield Progress(state.meta_step, meta.meta_steps, self._curve.loss, saved)
 
     def save(self) -> Checkpoint:
         """Write the checkpoint and the learning curve as they stand."""
         checkpoint = Checkpoint(
-            name=self._path.stem,
+            name=self.path.stem,
             net_spec=self._plan.net_spec,
             recipe=self._serve,
             weights=self.state.start,
@@ -135,18 +140,18 @@ class TrainingRun:
             training={**self._plan.to_json(), "meta_step": self.state.meta_step, "loss": self.state.loss},
             outer=self.state.outer if self.state.meta_step < self._plan.meta.meta_steps else None,
         )
-        save_checkpoint(checkpoint, self._path)
+        save_checkpoint(checkpoint, self.path)
         self._curve.save()
         return checkpoint
 
     def _resumed(self) -> MetaState:
-        kept = load_checkpoint(self._path)
+        kept = load_checkpoint(self.path)
         training = dict(kept.training)
         step, loss = int(training.pop("meta_step", 0)), float(training.pop("loss", float("nan")))
         if training != self._plan.to_json():
             differing = sorted(key for key in self._plan.to_json() if training.get(key) != self._plan.to_json()[key])
             raise CheckpointInvalid(
-                f"{self._path} holds another training (it differs in {', '.join(differing)}); "
+                f"{self.path} holds another training (it differs in {', '.join(differing)}); "
                 "give another --out, or the settings that it was begun with"
             )
         return MetaState(kept.weights, kept.moments, step, loss, kept.outer)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from models.checkpoint import load_checkpoint
@@ -23,10 +22,13 @@ from models.presets import PRESETS, preset
 from models.recipe import Precision, Rates
 from models.training import TrainingPlan, TrainingRun, WeightedSet
 from service.commands.console import notices, output, plain
+from service.commands.progress import Work, reported
 from service.engine.device import pick_device
 from service.settings import load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
+INTERRUPTED: Final = 130
+"""Exit code after an interrupt from the keyboard, as shells have it."""
 
 DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, or folder:PATH.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]
@@ -78,7 +80,9 @@ def train(
     data_root: DataRoot = None,
     threads: Threads = 1,
     device: Device = "auto",
-    save_every_s: Annotated[float, typer.Option(min=1, help="Seconds between checkpoints.")] = 180.0,
+    save_every_s: Annotated[
+        float, typer.Option(min=0, help="Seconds between checkpoints; 0: every meta step.")
+    ] = 180.0,
 ) -> None:
     """Meta-train a start; interrupted, the same command goes on where it stood."""
     torch.set_num_threads(threads)
@@ -92,13 +96,25 @@ def train(
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device))
     if not can_draw():
         notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))
-    if run.state.meta_step:
-        notices().print(f"{out} stands at meta step {run.state.meta_step} of {meta.meta_steps}; going on")
-    with _progress("loss {task.fields[loss]:.3f}", "{task.fields[rate]:.1f} steps/s") as bar:
-        shown = bar.add_task("meta-training", total=meta.meta_steps, loss=float("nan"), rate=0.0)
-        for step in run.run(sets, save_every_s):
-            bar.update(shown, completed=step.meta_step, loss=step.loss, rate=step.steps_per_s)
-    output().print(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}")
+    _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
+    output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}"))
+
+
+def _train_to_the_end(run: TrainingRun, sets: list[WeightedSet], meta_steps: int, save_every_s: float) -> None:
+    """Train and report on it; interrupted from the keyboard, keep what there is."""
+    done = run.state.meta_step
+    if done:
+        end = "; nothing is left to do" if done == meta_steps else "; going on"
+        notices().print(plain(f"{run.path} stands at meta step {done} of {meta_steps}{end}"))
+    try:
+        with reported(Work("training", "steps", meta_steps, done)) as report:
+            for step in run.run(sets, save_every_s):
+                kept = f", saved {step.saved}" if step.saved else ""
+                report.at(step.meta_step, f"loss {step.loss:.3f}{kept}")
+    except KeyboardInterrupt:
+        run.save()
+        notices().print(plain(f"stopped; {run.path} holds meta step {run.state.meta_step}; the same command goes on"))
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _given(**values: object) -> dict[str, Any]:
@@ -157,11 +173,10 @@ def evaluate(
     how: Normalisation = "transductive" if transductive else recipe.statistics
     plan = EvaluationPlan(episodes, seed, how)
     accuracies = []
-    with _progress() as bar:
-        shown = bar.add_task("episodes", total=episodes)
+    with reported(Work("evaluation", "episodes", episodes)) as report:
         for accuracy in score_episodes(start.build_net(), start.weights, source, recipe, plan, start.moments):
             accuracies.append(accuracy)
-            bar.advance(shown)
+            report.at(len(accuracies), f"{100 * sum(accuracies) / len(accuracies):.1f} % so far")
     row = {
         "checkpoint": checkpoint,
         "digest": start.digest,
@@ -191,8 +206,3 @@ def _print_score(row: dict[str, object]) -> None:
         f"{100 * float(str(row['accuracy'])):.2f} ± {100 * float(str(row['half_width_95'])):.2f} %",
     )
     output().print(table)
-
-
-def _progress(*extra: str) -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *map(TextColumn, extra)]
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=notices())

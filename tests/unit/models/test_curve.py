@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from pathlib import Path
 
@@ -37,6 +38,33 @@ def test_a_curve_goes_on_from_the_rows_that_the_checkpoint_has_reached(tmp_path:
     assert [row[0] for row in resumed.rows] == [ROW_EVERY, 2 * ROW_EVERY]
     resumed.add(2 * ROW_EVERY + 1, 0.25, 7.0, last=True)
     assert resumed.rows[-1] == (2 * ROW_EVERY + 1, 0.25, ROW_EVERY + 7.0)
+
+
+@pytest.mark.parametrize("stopped_at", [1, ROW_EVERY - 1, ROW_EVERY, ROW_EVERY + 30])
+def test_an_interrupted_curve_ends_with_the_rows_of_one_that_was_not(stopped_at: int, tmp_path: Path) -> None:
+    straight = grown(tmp_path / "straight.csv", 2 * ROW_EVERY + 5)
+    first = Curve(tmp_path / "run.csv")
+    for step in range(1, stopped_at + 1):
+        first.add(step, 1.0 / step, 0.5 * step, last=False)
+    first.save()
+    assert (tmp_path / "run.csv").read_text().splitlines()[-1].startswith(f"{stopped_at},")
+    resumed = Curve(tmp_path / "run.csv")
+    resumed.cut(stopped_at)
+    for step in range(stopped_at + 1, 2 * ROW_EVERY + 6):
+        resumed.add(step, 1.0 / step, 0.5 * (step - stopped_at), last=step == 2 * ROW_EVERY + 5)
+    assert [row[0] for row in resumed.rows] == [row[0] for row in straight.rows]
+    for own, other in zip(resumed.rows, straight.rows, strict=True):
+        assert own[1:] == pytest.approx(other[1:], abs=1e-5)
+
+
+def test_the_loss_that_is_shown_is_the_mean_of_the_last_meta_steps(tmp_path: Path) -> None:
+    curve = Curve(tmp_path / "run.csv")
+    assert math.isnan(curve.loss)
+    for step, loss in enumerate([4.0, 2.0, *[1.0] * (ROW_EVERY - 1)], start=1):
+        curve.add(step, loss, 0.0, last=False)
+        if step == 2:
+            assert curve.loss == 3.0
+    assert curve.loss == pytest.approx((2.0 + ROW_EVERY - 1) / ROW_EVERY)
 
 
 def test_files_are_replaced_whole_and_nothing_else_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
