@@ -82,17 +82,20 @@ class Report(ABC):
 
     def __init__(self, work: Work, console: Console, clock: Clock) -> None:
         self._work, self._console, self._clock = work, console, clock
-        self._pace = Pace(work, clock())
+        self._began_s = clock()
+        self._pace = Pace(work, self._began_s)
 
     def at(self, done: int, note: str = "") -> None:
         """`done` of the work are done; `note` is what else there is to say of it now."""
-        self._pace.at(done, self._clock())
-        self._show(done, note)
+        now_s = self._clock()
+        self._pace.at(done, now_s)
+        self._show(done, note, f"took {duration(now_s - self._began_s)}" if done >= self._work.total else self._time())
 
     @abstractmethod
-    def _show(self, done: int, note: str) -> None: ...
+    def _show(self, done: int, note: str, pace: str) -> None: ...
 
-    def _rate_and_time_left(self) -> str:
+    def _time(self) -> str:
+        """The rate and the time left."""
         rate = self._pace.rate
         if math.isnan(rate):
             return ""
@@ -106,12 +109,12 @@ class Lines(Report):
         super().__init__(work, console, clock)
         self._said_s = -math.inf
 
-    def _show(self, done: int, note: str) -> None:
+    def _show(self, done: int, note: str, pace: str) -> None:
         now_s = self._clock()
         if now_s - self._said_s < LINE_EVERY_S and done < self._work.total:
             return
         self._said_s = now_s
-        parts = [f"{self._work.name} {done}/{self._work.total}", note, self._rate_and_time_left()]
+        parts = [f"{self._work.name} {done}/{self._work.total}", note, pace]
         self._console.print(plain(", ".join(part for part in parts if part)))
 
 
@@ -125,8 +128,8 @@ class LiveLine(Report):
         self.bar = Bar(*columns, *fields, console=console, expand=True)
         self._shown = self.bar.add_task(work.name, total=work.total, completed=work.done, note="", pace="")
 
-    def _show(self, done: int, note: str) -> None:
-        self.bar.update(self._shown, completed=done, note=note, pace=self._rate_and_time_left())
+    def _show(self, done: int, note: str, pace: str) -> None:
+        self.bar.update(self._shown, completed=done, note=note, pace=pace)
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def test_a_pipe_gets_a_line_at_first_then_every_half_minute_and_at_the_end() -> 
     lines = said.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == [f"training {step}/1000" for step in (1, 241, 481, 721, 961, 1000)]
     assert lines[1] == "training 241/1000, loss 241, 8.0 steps/s, 0:01:35 left"
+    assert lines[-1] == "training 1000/1000, loss 1000, took 0:02:05"
     assert LINE_EVERY_S == 30
 
 
@@ -76,7 +77,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.M
     said = io.StringIO()
     with reported(Work("training", "steps", total=1), Console(file=said, force_terminal=True), Hand()) as report:
         report.at(1, "loss 1.000")
-    assert said.getvalue() == "training 1/1, loss 1.000\n"
+    assert said.getvalue() == "training 1/1, loss 1.000, took 0:00:00\n"
 
 
 @pytest.mark.parametrize(
