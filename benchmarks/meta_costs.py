@@ -1,0 +1,131 @@
+"""What a meta step costs: seconds, the algorithms by turns, and memory, each measurement in a process of its own.
+
+Seconds are processor time on the CPU, so that what else the machine does counts as little as can be, and elapsed time
+on a GPU. Memory is what a process holds at most during its meta steps, less what it held before the first. This module
+refuses to know what an algorithm learns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from benchmarks.meta_work import Entry, TaskStream, Work
+from models.errors import AnoleError
+from models.task import Support
+
+MEMORY_STEPS: Final = 2
+"""Meta steps that the peak is taken over: a second one shows what the first left behind."""
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_WARM_UP_WIDTH: Final = 4
+
+
+class MemoryUnknown(AnoleError):
+    """The system does not say how much memory a process held at most."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A process's memory around its meta steps.
+
+    Attributes:
+        before_bytes: held before the first one: Python, torch, the net, the tasks.
+        added_bytes: held at most during them, on top of that.
+    """
+
+    before_bytes: int
+    added_bytes: int
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """Seconds of this process's processor time for the CPU; elapsed seconds, with the queue emptied, for a GPU."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def elapsed() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return elapsed
+
+
+def interleaved_seconds(
+    contest: Iterable[Entry], work: Work, tasks: TaskStream, device: torch.device, rounds: int
+) -> Mapping[Entry, list[float]]:
+    """Seconds of one meta step from the common start, `rounds` times each, by turns and every other round backwards."""
+    net, start, now = work.net(), work.start(device), clock(device)
+    seconds: dict[Entry, list[float]] = {entry: [] for entry in contest}
+    for number in range(-1, rounds):
+        supports = tasks(max(number, 0))
+        for entry in list(seconds) if number % 2 else reversed(list(seconds)):
+            began = now()
+            entry.step(work, net, start, supports, 1.0)
+            if number >= 0:  # the first round warms up
+                seconds[entry].append(now() - began)
+    return seconds
+
+
+def memory_apart(
+    contest: Sequence[Entry], work: Work, supports: Sequence[Support], device: torch.device
+) -> Iterable[tuple[Entry, Memory]]:
+    """Measure each entry's memory in a fresh process, one after another."""
+    threads = torch.get_num_threads()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
+        for entry in contest:
+            yield entry, processes.submit(memory_here, entry, work, list(supports), device, threads).result()
+
+
+def memory_here(
+    entry: Entry, work: Work, supports: Sequence[Support], device: torch.device, threads: int = 1
+) -> Memory:
+    """Run some meta steps and tell their memory; meant for a process that has done nothing else.
+
+    A tiny net goes first, so that the code that torch loads at its first use counts as held before.
+
+    Raises:
+        MemoryUnknown: on a CPU without Linux's /proc.
+    """
+    torch.set_num_threads(threads)
+    supports = [support.to(device) for support in supports]
+    tiny = replace(work, width=_WARM_UP_WIDTH)
+    replace(entry, inner_steps=1).step(tiny, tiny.net(), tiny.start(device), supports, 1.0)
+    net, state = work.net(), work.start(device)
+    before = _reset(device)
+    for _ in range(MEMORY_STEPS):
+        state = entry.step(work, net, state, supports, 1.0)
+    return Memory(before, _peak(device) - before)
+
+
+def _reset(device: torch.device) -> int:
+    """Forget the peak so far; bytes held now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    with contextlib.suppress(OSError):  # not every container allows it; nothing large came before
+        _RESET.write_text("5")
+    return _status_bytes("VmRSS")
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes held since `_reset`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status_bytes("VmHWM")
+
+
+def _status_bytes(field: str) -> int:
+    """One field of the process's status; its own, unlike getrusage, whose peak a process inherits from its parent."""
+    if not _STATUS.is_file():
+        raise MemoryUnknown(f"the memory of a process is read from {_STATUS}, which is not there; run this on Linux")
+    for line in _STATUS.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024
+    raise MemoryUnknown(f"{_STATUS} has no {field}; run this on Linux")

@@ -1,0 +1,90 @@
+"""A race over equal training time: each algorithm trains for so many seconds, then all are scored on the same episodes.
+
+The one that has used the least goes next, so that what else the machine does falls on all alike. Every outer rate falls
+linearly to 0 with the time used. This module refuses to know how a meta step is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.meta_work import Data, Entry, TaskStream, Work
+from models.episodes import EpisodeShape, EpisodeSource
+from models.errors import AdaptationDiverged
+from models.evaluate import EvaluationPlan, Score, evaluate
+from models.reptile import MetaState
+from models.weights import Weights
+
+MARKS = (0.125, 0.25, 0.5, 1.0)
+"""Shares of the training time after which a start is kept, to be scored."""
+
+N_SHOT, N_QUERY = 5, 10
+
+_LEAST_SHARE = 1e-3
+"""Of the outer rate, for a last step that begins just before the time is up; a rate has to be above 0."""
+
+
+@dataclass
+class Runner:
+    """One algorithm on its way.
+
+    Attributes:
+        entry: the algorithm.
+        state: where its training stands.
+        used_s: seconds so far.
+        kept: (share of the time, state) at each mark passed.
+        diverged: whether its numbers stopped being finite, which ends its race at the last finite start.
+    """
+
+    entry: Entry
+    state: MetaState
+    used_s: float = 0.0
+    kept: list[tuple[float, MetaState]] = field(default_factory=list)
+    diverged: bool = False
+
+
+Step = Callable[[MetaState, Entry, float], MetaState]
+"""State, entry and share of the outer rate -> the state after one meta step."""
+
+
+def race(runners: Sequence[Runner], step: Step, seconds: float, now: Callable[[], float]) -> Iterator[Runner]:
+    """Train all runners for `seconds` of the clock `now` each, by turns; yields whoever made a meta step.
+
+    A first step of each, which is not kept, comes before, so that what a process does once counts for nobody.
+    """
+    for runner in runners:
+        step(runner.state, runner.entry, 1.0)
+    while unfinished := [runner for runner in runners if len(runner.kept) < len(MARKS)]:
+        runner = min(unfinished, key=lambda one: one.used_s)
+        advance(runner, step, seconds, now)
+        yield runner
+
+
+def advance(runner: Runner, step: Step, seconds: float, now: Callable[[], float]) -> None:
+    """One meta step of `runner`, timed, and its state kept at every mark that it has passed."""
+    began = now()
+    try:
+        runner.state = step(runner.state, runner.entry, max(1 - runner.used_s / seconds, _LEAST_SHARE))
+    except AdaptationDiverged:
+        runner.diverged = True
+    runner.used_s += now() - began
+    passed = len(MARKS) if runner.diverged else sum(runner.used_s >= mark * seconds for mark in MARKS)
+    runner.kept += [(mark, runner.state) for mark in MARKS[len(runner.kept) : passed]]
+
+
+def step_of(work: Work, tasks: TaskStream) -> Step:
+    """The meta step of every entry: on the tasks of its number, which are the same for all."""
+    net = work.net()
+
+    def step(state: MetaState, entry: Entry, share: float) -> MetaState:
+        return entry.step(work, net, state, tasks(state.meta_step), share)
+
+    return step
+
+
+def score(entry: Entry, start: Weights, work: Work, data: Data, plan: EvaluationPlan) -> Score:
+    """Adapt `start` to episodes of classes that were not trained on, by the entry's own inner loop."""
+    source = EpisodeSource(data.test, EpisodeShape(work.n_way, N_SHOT, N_QUERY), work.net_spec.image)
+    here = {name: tensor.cpu() for name, tensor in start.items()}
+    return Score(tuple(evaluate(work.net(), here, source, entry.recipe(work), plan)))

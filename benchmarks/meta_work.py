@@ -1,0 +1,168 @@
+"""The work that the meta-learning algorithms are compared on: one net, one stream of tasks, one inner loop for all.
+
+It refuses to know what is measured of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from models.data.catalogue import open_data_set
+from models.data.image_classes import ImageClasses
+from models.data.textures import Textures
+from models.episodes import EpisodeShape, EpisodeSource
+from models.images import ImageSpec
+from models.maml import meta_step_of
+from models.nets import Net, build, heads
+from models.recipe import InnerLoop, MetaLoop, NetSpec
+from models.reptile import MetaState, inner_seeds
+from models.task import Support
+from service.commands.learn import CACHE
+
+Algorithm = Literal["reptile", "fomaml", "maml"]
+ALGORITHMS: Final[tuple[Algorithm, ...]] = ("reptile", "fomaml", "maml")
+NAMES: Final[Mapping[Algorithm, str]] = {"reptile": "Reptile", "fomaml": "FOMAML", "maml": "MAML"}
+
+_TASKS, _STAND_IN_LINES = 1, 24
+_IMAGES: Final = ImageSpec(channels=1, side=28, contrast="none")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """An algorithm's own step sizes.
+
+    Attributes:
+        inner: of an inner step.
+        outer: of a meta step at the start of a training: Reptile's share of the way to the adapted weights (epsilon),
+            the learning rate of the others' Adam.
+    """
+
+    inner: float
+    outer: float
+
+
+RATES: Final[Mapping[Algorithm, Rates]] = {
+    "reptile": Rates(inner=0.1, outer=1.0),
+    "fomaml": Rates(inner=0.1, outer=3e-3),
+    "maml": Rates(inner=0.1, outer=3e-3),
+}
+"""For five inner steps. Chosen by short trials on the training characters, each algorithm's on its own."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every algorithm is given alike.
+
+    Attributes:
+        width: channels of the four-block net of the papers.
+        n_way: classes a task.
+        shots: images a class in a training task. Reptile's inner steps draw from all of them, MAML's from one half; the
+            other half is what its outer loss asks about.
+        meta_batch: tasks a meta step.
+        batch_size: images an inner step: with the default all that MAML's inner steps have, as published.
+        seed: of everything random.
+    """
+
+    width: int = 64
+    n_way: int = 5
+    shots: int = 10
+    meta_batch: int = 5
+    batch_size: int = 25
+    seed: int = 0
+
+    @property
+    def net_spec(self) -> NetSpec:
+        """The four-block net for 28 x 28 grey images."""
+        return NetSpec("conv4", _IMAGES, width=self.width)
+
+    def net(self) -> Net:
+        """The net, its weights drawn from the seed."""
+        return build(self.net_spec, self.seed)
+
+    def start(self, device: torch.device) -> MetaState:
+        """Where all trainings begin: the net's weights and a linear head."""
+        net = self.net()
+        head = heads.linear_head(net.feature_count, self.n_way, torch.Generator().manual_seed(self.seed))
+        return MetaState({name: tensor.to(device) for name, tensor in {**net.start(), **head}.items()})
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One algorithm with its rates, at one number of inner steps."""
+
+    algorithm: Algorithm
+    inner_steps: int
+    rates: Rates
+
+    def recipe(self, work: Work) -> InnerLoop:
+        """Its inner loop: plain gradient steps on a linear head."""
+        return InnerLoop(
+            steps=self.inner_steps,
+            learning_rate=self.rates.inner,
+            batch_size=work.batch_size,
+            head="linear",
+            statistics="batch",
+        )
+
+    def step(self, work: Work, net: Net, state: MetaState, supports: Sequence[Support], share: float) -> MetaState:
+        """One meta step on `supports`, at `share` (0 to 1) of the outer rate."""
+        reptile = self.algorithm == "reptile"
+        outer_rate = 1e-3 if reptile else self.rates.outer
+        meta = MetaLoop(meta_steps=1, algorithm=self.algorithm, outer_learning_rate=outer_rate, n_way=work.n_way)
+        size = share * self.rates.outer if reptile else share
+        seeds = inner_seeds(work.seed, state.meta_step, len(supports))
+        return meta_step_of(meta)(net, state, supports, self.recipe(work), size, seeds)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Classes to train on and classes to be scored on, and what they are in words."""
+
+    name: str
+    train: ImageClasses
+    test: ImageClasses
+
+
+def open_data(data_root: Path | None) -> Data:
+    """Omniglot where a data root is given, else surfaces generated here.
+
+    Raises:
+        DataSetUnavailable: there is no Omniglot.
+    """
+    if data_root is None:
+        training, held_out = (
+            Textures(_IMAGES.side, _IMAGES.channels, seed=seed, lines=_STAND_IN_LINES) for seed in (0, 1)
+        )
+        return Data("generated surfaces, which stand in for Omniglot (no --data-root)", training, held_out)
+    omniglot = open_data_set("omniglot", _IMAGES, data_root, CACHE)
+    return Data("Omniglot, 1200 characters in four turns; scored on the other 423", omniglot.train, omniglot.test)
+
+
+class TaskStream:
+    """Training tasks by the number of the meta step, the same for every algorithm."""
+
+    def __init__(self, data: Data, work: Work, device: torch.device) -> None:
+        self._work, self._device = work, device
+        self._source = EpisodeSource(data.train, EpisodeShape(work.n_way, work.shots), _IMAGES)
+
+    def __call__(self, meta_step: int) -> list[Support]:
+        """The meta-batch of meta step `meta_step`."""
+        seeds = inner_seeds(self._work.seed + _TASKS, meta_step, self._work.meta_batch)
+        return [self._source.support(seed).to(self._device) for seed in seeds]
+
+
+def entries(inner_steps: Sequence[int], rates: Mapping[Algorithm, Rates]) -> list[Entry]:
+    """All algorithms at each number of inner steps."""
+    return [Entry(algorithm, steps, rates[algorithm]) for steps in inner_steps for algorithm in ALGORITHMS]
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """The algorithm of that name; raises ValueError."""
+    if name not in ALGORITHMS:
+        raise ValueError(f"no algorithm {name!r}; there are {', '.join(ALGORITHMS)}")
+    return name
