@@ -2,6 +2,8 @@
 #
 #   docker build -t anole .                             torch for CPU
 #   docker build -t anole:cuda --build-arg FLAVOUR=cuda .
+#   docker run --rm -v store:/data anole keys create first --client '*' --scope predict --scope adapt
+#   docker run -v store:/data -p 8000:8000 anole        refuses to start before there is a key
 #
 # BASE_IMAGE   any Debian-like image whose python3 is 3.11 or newer, with its venv module
 # FLAVOUR      cpu or cuda

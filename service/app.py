@@ -22,6 +22,8 @@ from fastapi import FastAPI
 from service import bootstrap
 from service.api import adapt, aliases, choices, clients, docs, health, meta_models, predict, problems, versions
 from service.api.deps import Context, Room
+from service.api.described import Application
+from service.api.door import Door
 from service.api.middleware import BodyLimit, BodyRule, Envelope
 from service.api.ports import Services
 from service.settings import Settings, load_settings
@@ -65,7 +67,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         build: what opens and wires the use cases at start.
     """
     telemetry = Telemetry()
-    app = FastAPI(
+    app = Application(
         title="Anole",
         version=metadata.version("anole"),
         description=_DESCRIPTION,
@@ -78,6 +80,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         app.include_router(resource.router)
     problems.install(app)
     app.add_middleware(BodyLimit, rules=_body_rules(settings))
+    app.add_middleware(Door, settings=settings, telemetry=telemetry)
     app.add_middleware(Envelope, telemetry=telemetry)
     return app
 
@@ -109,7 +112,10 @@ def _lifespan(
         )
         app.state.context = context
         telemetry.scrape(lambda: {**services.readings(), **_rooms(context)})
+        await to_thread.run_sync(services.keys.read)
         log.info("ready", meta_model=settings.meta_model, data=str(settings.data))
+        if services.keys.open:
+            log.warning("open to whoever reaches it: no key was ever made", host=settings.host)
         try:
             with _draining_first(services.readiness.drain, settings.drain_s):
                 yield

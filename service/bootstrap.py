@@ -20,6 +20,7 @@ from service.engine.device import pick_device
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
 from service.engine.weight_cache import WeightCache
+from service.keys import KeyBook
 from service.lifecycle import Lifecycle
 from service.meta_models import MetaModels, MetaModelSummary
 from service.prediction import Prediction
@@ -27,7 +28,9 @@ from service.readiness import Readiness
 from service.repeats import AdaptOnce
 from service.rerun import Rerun
 from service.settings import Settings, child_environment
+from service.store.keys_sql import SqlKeys
 from service.store.open_store import open_embedded
+from service.store.open_store import open_keys as open_embedded_keys
 from service.store.weight_store import WeightStore
 
 
@@ -41,6 +44,7 @@ class Services:
         prediction: judges images.
         lifecycle: reads and moves what is stored.
         meta_models: what there is to start from.
+        keys: who may call.
         readiness: whether this process may get requests.
         readings: figures of the moment, by name.
         close: lets go of what they hold; none of them is used afterwards.
@@ -51,6 +55,7 @@ class Services:
     prediction: Prediction
     lifecycle: Lifecycle
     meta_models: MetaModels
+    keys: KeyBook
     readiness: Readiness
     readings: Callable[[], Mapping[str, float]]
     close: Callable[[], None]
@@ -69,6 +74,7 @@ def build(settings: Settings) -> Services:
     current = Learner(load_checkpoint(settings.meta_model), device)
     learners = Learners(current, _others(current.digest, device))
     store = open_store(settings)
+    keys = open_keys(settings)
     decoder = _decoder(settings)
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
     cache, turns = WeightCache(settings.cache_bytes), Turns(settings.adapt_running)
@@ -84,15 +90,16 @@ def build(settings: Settings) -> Services:
             store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
         ),
         meta_models=MetaModels([_summary(current.checkpoint)]),
+        keys=KeyBook(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
         readings=lambda: {**_readings(cache), **decoder.readings()},
-        close=functools.partial(_close, decoder, store),
+        close=functools.partial(_close, decoder, keys, store),
     )
 
 
-def _close(decoder: Decoder, store: WeightStore) -> None:
-    decoder.close()
-    store.close()
+def _close(*held: Decoder | SqlKeys | WeightStore) -> None:
+    for one in held:
+        one.close()
 
 
 def _decoder(settings: Settings) -> Decoder:
@@ -115,6 +122,15 @@ def open_store(settings: Settings) -> WeightStore:
         StoreUnavailable: it cannot be opened.
     """
     return open_embedded(settings.data)
+
+
+def open_keys(settings: Settings) -> SqlKeys:
+    """Open the keys in the data folder.
+
+    Raises:
+        StoreUnavailable: they cannot be opened.
+    """
+    return open_embedded_keys(settings.data)
 
 
 def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], Learner]]]:

@@ -11,12 +11,13 @@ import typer
 
 from models.errors import AnoleError
 from service.commands.console import notices, plain
+from service.commands.keys import keys
 from service.commands.store import store
 from service.commands.talk import adapt, predict, rollback, versions
 from service.settings import load_settings
 
 FAILED: Final = 1
-_WITHOUT_LEARNING: Final = frozenset({"serve", "adapt", "predict", "versions", "rollback", "store"})
+_WITHOUT_LEARNING: Final = frozenset({"serve", "adapt", "predict", "versions", "rollback", "store", "keys"})
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -66,3 +67,4 @@ def _add_learning() -> None:
 for command in (adapt, predict, versions, rollback):
     cli.command()(command)
 cli.add_typer(store, name="store")
+cli.add_typer(keys, name="keys")

@@ -59,6 +59,7 @@ class Client:
 
     Args:
         url: address of the service.
+        key: what the service wants to see, if it wants one.
         timeout: httpx's.
         transport: httpx's, for tests.
         wait: called with seconds before a request is sent again.
@@ -68,11 +69,12 @@ class Client:
         self,
         url: str = DEFAULT_URL,
         *,
+        key: str | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
         transport: httpx.BaseTransport | None = None,
         wait: Callable[[float], object] | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        self._http = httpx.Client(base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport)
         self._wait = wait or threading.Event().wait
 
     def adapt(
@@ -166,11 +168,12 @@ class AsyncClient:
         self,
         url: str = DEFAULT_URL,
         *,
+        key: str | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
         wait: Callable[[float], Awaitable[object]] = anyio.sleep,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
+        self._http = httpx.AsyncClient(base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport)
         self._wait = wait
 
     async def adapt(

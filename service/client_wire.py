@@ -11,9 +11,10 @@ import httpx
 from service import client_calls as calls
 from service import client_files as files
 from service.client_calls import Call, Reply
-from service.client_types import Adapted, AdaptOptions, LabelledFile, Predicted, ServiceUnreachable
+from service.client_types import Adapted, AdaptOptions, InvalidInput, LabelledFile, Predicted, ServiceUnreachable
 
 _ATTEMPTS: Final = 4
+_COME_AGAIN: Final = frozenset({429, 503})
 _LONGEST_WAIT_S: Final = 30
 
 Samples = Path | Sequence[LabelledFile | tuple[Path, str]]
@@ -40,6 +41,15 @@ def predict_call(
     return calls.predict(client, files.images(images), reference)
 
 
+def headers(key: str | None) -> dict[str, str]:
+    """What every request carries. Raises InvalidInput."""
+    if key is None:
+        return {}
+    if not key.isascii() or not key.isprintable():
+        raise InvalidInput("the key holds characters that no key has; copy it again, without line breaks")
+    return {"X-API-Key": key}
+
+
 def request(http: httpx.Client | httpx.AsyncClient, call: Call[Any]) -> httpx.Request:
     """The call as httpx sends it."""
     return http.build_request(
@@ -62,7 +72,7 @@ def reply(response: httpx.Response) -> Reply:
 def retry_delay_s(call: Call[Any], response: httpx.Response, attempt: int) -> float | None:
     """Seconds until the call is sent again; None when it is not: another status, not repeatable, tried enough."""
     delay = response.headers.get("retry-after", "")
-    if response.status_code != 503 or not call.repeatable or not delay.isdecimal() or attempt >= _ATTEMPTS:
+    if response.status_code not in _COME_AGAIN or not call.repeatable or not delay.isdecimal() or attempt >= _ATTEMPTS:
         return None
     return min(int(delay), _LONGEST_WAIT_S)
 

@@ -13,6 +13,10 @@
         │   ├── TooManyClasses
         │   └── SamplesNotKept      an extension or a repetition of a version whose samples were not kept
         ├── InvalidSettings         a setting outside its range
+        ├── InvalidKey              a key, or what it is to be good for, that breaks its rule
+        ├── UnknownKey              no key of that prefix
+        ├── KeyMissing / KeyRefused a request without the key that it needs, or with one that is not valid
+        ├── ScopeMissing            a key that may do other things than this
         ├── UnknownClient / UnknownVersion / UnknownAlias / UnknownMetaModel
         ├── NothingLive             the client exists, but its alias points at no version
         ├── NothingToRollBackTo     no earlier version in the alias log
@@ -22,6 +26,7 @@
         ├── ParentSuperseded        another version went live while an extension was being made from the one before
         ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
         ├── Overloaded              a queue is full; carries retry_after_s
+        │   ├── RateExceeded        one caller sends more, or has more in work, than its share
         │   └── DecoderUnavailable  no process to decode an image in; nothing was found out about the image
         └── StoreUnavailable        the disk or the catalog failed; nothing was acknowledged
             ├── StoreFull           no space left; reads go on
@@ -71,6 +76,26 @@ class SamplesNotKept(InvalidRequest):
 
 class InvalidSettings(ServiceError, ValueError):
     """A setting outside its range, or one that does not exist."""
+
+
+class InvalidKey(ServiceError, ValueError):
+    """A key, or a name, scope or client of one, outside its rule."""
+
+
+class UnknownKey(ServiceError, LookupError):
+    """No key of that prefix."""
+
+
+class KeyMissing(ServiceError):
+    """A request without a key, where one is needed."""
+
+
+class KeyRefused(ServiceError):
+    """A request with a key that is unknown, wrong or revoked."""
+
+
+class ScopeMissing(ServiceError):
+    """A request that its key is not for."""
 
 
 class UnknownClient(ServiceError, LookupError):
@@ -131,6 +156,10 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class RateExceeded(Overloaded):
+    """One caller sends more requests, or has more of them in work, than its share."""
 
 
 class DecoderUnavailable(Overloaded):

@@ -6,16 +6,18 @@ It knows no use case and opens nothing: a data folder that cannot be written is 
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service.errors import InvalidSettings
 
 ENVIRONMENT_PREFIX: Final = "ANOLE_"
 _NEEDED_TO_START: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")
+_SECRETS: Final = ("bootstrap_key", "api_key")
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
 
@@ -38,6 +40,20 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes any free one")
     workers: int = Field(1, ge=1, le=64, description="processes; each holds the net on its own")
     url: str = Field("http://127.0.0.1:8000", description="where the command line finds the service")
+
+    # Who may call
+    bootstrap_key: SecretStr | None = Field(None, description="a key that is admitted at start, with every scope")
+    api_key: SecretStr | None = Field(None, description="what the command line presents to the service")
+
+    key_rate_per_s: float = Field(200, gt=0, le=1e6, description="requests a second with one key, per worker")
+    key_in_flight: Count = Field(24, description="requests with one key at the same time, per worker")
+    key_adapting: Count = Field(4, description="adaptations with one key at the same time, waiting ones too")
+    address_rate_per_s: float = Field(
+        2000, gt=0, le=1e6, description="requests a second from one address while the service is open, per worker"
+    )
+    address_in_flight: Count = Field(
+        256, description="requests from one address at the same time while the service is open, per worker"
+    )
 
     # What it serves from
     data: Path = Field(Path("data"), description="folder of the embedded store")
@@ -90,6 +106,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level written")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody but this machine can reach the address it listens on, as far as that is sure."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 def load_settings(**given: Any) -> Settings:
     """Return the settings; what is given and not None wins over the environment.
@@ -106,8 +130,13 @@ def load_settings(**given: Any) -> Settings:
 
 
 def hand_to_workers(settings: Settings) -> None:
-    """Put the settings into the environment, from which worker processes started afterwards read them again."""
-    for name, value in settings.model_dump(mode="json", exclude_none=True).items():
+    """Put the settings into the environment, from which worker processes started afterwards read them again.
+
+    Secrets are taken out of it: no worker needs them.
+    """
+    for name in _SECRETS:
+        os.environ.pop(ENVIRONMENT_PREFIX + name.upper(), None)
+    for name, value in settings.model_dump(mode="json", exclude_none=True, exclude=set(_SECRETS)).items():
         os.environ[ENVIRONMENT_PREFIX + name.upper()] = str(value)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Request
 
+from service.api.bound import bound
+from service.api.door import CALLER
 from service.api.ports import Services
 from service.api.problems import MEDIA_TYPE, PROBLEMS
 from service.api.schemas import ProblemDetails
@@ -78,7 +80,10 @@ class Context:
 
 
 async def _context(request: Request) -> Context:
-    return cast(Context, request.app.state.context)
+    """The application's, its use cases as the caller behind the door may see them."""
+    context = cast(Context, request.app.state.context)
+    caller = request.scope[CALLER]
+    return context if caller.clients is None else replace(context, services=bound(context.services, caller))
 
 
 async def _services(request: Request) -> Services:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.api import schemas
+from service.api.deps import ServicesDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -51,10 +52,15 @@ _START: Final = """SwaggerUIBundle({
 
 
 @router.get("/")
-async def landing(request: Request) -> schemas.Landing:
-    """Where to go from here."""
+async def landing(request: Request, services: ServicesDep) -> schemas.Landing:
+    """Where to go from here, and whether a key is needed."""
     return schemas.Landing(
-        service="anole", version=request.app.version, docs="/docs", openapi="/openapi.json", clients="/clients"
+        service="anole",
+        version=request.app.version,
+        access="open" if services.keys.open else "key",
+        docs="/docs",
+        openapi="/openapi.json",
+        clients="/clients",
     )
 
 

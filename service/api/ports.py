@@ -9,6 +9,7 @@ from typing import Protocol
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.choices import ClientSettings
 from service.domain import AliasMove, ClientSummary, Version
+from service.keys import KeyBook
 from service.meta_models import MetaModels
 from service.prediction import PredictOutcome
 from service.readiness import Readiness
@@ -109,6 +110,11 @@ class Services(Protocol):
     @property
     def meta_models(self) -> MetaModels:
         """What there is to start from."""
+        ...
+
+    @property
+    def keys(self) -> KeyBook:
+        """Who may call."""
         ...
 
     @property

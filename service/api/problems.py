@@ -52,6 +52,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     refusals.FileTooLarge: Problem(413, "file_too_large", "An uploaded file is too large"),
     refusals.MediaTypeUnsupported: Problem(415, "media_type_unsupported", "The body's media type is not taken here"),
     refusals.TooManyParts: Problem(400, "too_many_parts", "The form has too many or too long parts"),
+    refusals.LengthAmbiguous: Problem(400, "length_ambiguous", "The body comes with two lengths"),
     refusals.FormMalformed: Problem(400, "form_malformed", "The form cannot be read"),
     serving.InvalidName: Problem(422, "invalid_name", "A name is not allowed"),
     serving.NoSamples: Problem(422, "no_samples", "There is no sample"),
@@ -72,6 +73,11 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     learning.ImageTooLarge: Problem(413, "image_too_large", "An image is too large"),
     learning.ImageTooSmall: Problem(422, "image_too_small", "An image is too small"),
     learning.ImageRejected: Problem(422, "image_rejected", "An image cannot be used"),
+    # Who calls
+    serving.KeyMissing: Problem(401, "key_missing", "A key is needed"),
+    serving.KeyRefused: Problem(401, "key_refused", "The key is not valid"),
+    serving.ScopeMissing: Problem(403, "scope_missing", "The key is not for this"),
+    serving.RateExceeded: Problem(429, "rate_exceeded", "One caller takes more than its share"),
     # What is there and what is not
     serving.UnknownClient: Problem(404, "unknown_client", "There is no such client"),
     serving.UnknownVersion: Problem(404, "unknown_version", "There is no such version"),
@@ -169,6 +175,10 @@ def _explain(complaints: Sequence[Mapping[str, Any]]) -> str:
 def _headers(error: Exception, problem: Problem) -> dict[str, str]:
     if isinstance(error, serving.Overloaded):
         return {"Retry-After": str(error.retry_after_s)}
+    if problem.status == 401:
+        return {"WWW-Authenticate": 'Bearer realm="anole"'}
+    if problem.code == "length_ambiguous":
+        return {"Connection": "close"}
     if problem.code == "store_unavailable":
         return {"Retry-After": str(_STORE_RETRY_S)}
     return {}

@@ -17,6 +17,10 @@ class FileTooLarge(RequestRefused):
     """One uploaded file with more bytes than allowed."""
 
 
+class LengthAmbiguous(RequestRefused):
+    """A body that comes with two lengths."""
+
+
 class MediaTypeUnsupported(RequestRefused):
     """A body of a media type, or with a content encoding, that this route does not take."""
 

@@ -258,6 +258,7 @@ class Landing(Answer):
 
     service: str
     version: str
+    access: Literal["open", "key"]
     docs: str
     openapi: str
     clients: str

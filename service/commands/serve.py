@@ -12,16 +12,20 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from service import bootstrap
+from service.access import EVERY_CLIENT, SCOPES, Grant
 from service.app import create_app
 from service.commands import demonstration
 from service.commands.console import notices, output
 from service.errors import InvalidSettings
+from service.keys import admit_first
 from service.settings import Settings, hand_to_workers
 from service.telemetry import configure_logging
 
 _KEEP_ALIVE_S: Final = 5
 _HEADER_BYTES: Final = 16 * 1024
 _BACKLOG: Final = 128
+_OPEN: Final = "open to everyone on this machine; the first `anole keys create` closes it"
+_EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
 
 
 class _Server(uvicorn.Server):
@@ -42,12 +46,13 @@ def run(settings: Settings) -> None:
     """Serve until told to stop.
 
     Raises:
-        InvalidSettings: the port cannot be had.
+        InvalidSettings: the port cannot be had, or others could reach it and no key was made.
         CheckpointInvalid, StoreUnavailable: there is nothing to serve with, or nowhere to keep versions.
     """
     configure_logging(settings.log_level, settings.log_format)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
-        announce = functools.partial(_announce, settings, listener.getsockname()[1])
+        open_to_all = _open_to_all(settings)
+        announce = functools.partial(_announce, settings, listener.getsockname()[1], open_to_all=open_to_all)
         with notices().status("starting …"):
             services = _prepared(settings)
         with contextlib.suppress(KeyboardInterrupt):
@@ -85,6 +90,25 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _open_to_all(settings: Settings) -> bool:
+    """Admit the first key, if one is set; return whether the service will ask for none.
+
+    Raises:
+        InvalidSettings: others than this machine can reach the address, and there is no key to ask them for.
+    """
+    with bootstrap.open_keys(settings) as keys:
+        if settings.bootstrap_key is not None:
+            admit_first(keys, settings.bootstrap_key.get_secret_value(), _EVERYTHING)
+        records = keys.all()
+    if not settings.loopback and all(record.revoked_at is not None for record in records):
+        raise InvalidSettings(
+            f"others than this machine can reach {settings.host}, and there is no key to ask them for; make one with "
+            f"`anole keys create NAME --client '*' --scope predict --scope adapt --data {settings.data}`, "
+            "or listen on 127.0.0.1"
+        )
+    return not records
+
+
 def _prepared(settings: Settings) -> bootstrap.Services:
     """Build the services here first, so that what is wrong is said in one line and the store is seeded once."""
     services = bootstrap.build(settings)
@@ -116,11 +140,13 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
     )
 
 
-def _announce(settings: Settings, port: int) -> None:
+def _announce(settings: Settings, port: int, *, open_to_all: bool) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{port}"
     lines = [f"Anole serves on {url}", f"  description  {url}/docs", f"  store        {settings.data.absolute()}"]
+    lines.append(f"  access       {_OPEN if open_to_all else 'with a key; see `anole keys list`'}")
     example = demonstration.example(settings.data)
     if example is not None:
-        lines.append(f"  try          curl -F client=demo -F images=@{example} {url}/predict")
+        key = "" if open_to_all else "-H 'X-API-Key: KEY' "
+        lines.append(f"  try          curl {key}-F client=demo -F images=@{example} {url}/predict")
     output().print("\n".join(lines))

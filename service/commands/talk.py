@@ -14,6 +14,7 @@ from service.commands.console import ABSENT, notices, output, percent, plain
 from service.settings import load_settings
 
 Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8000")]
+Key = Annotated[str | None, typer.Option(help="Key to present.", show_default="ANOLE_API_KEY")]
 ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client.")]
 
 
@@ -26,10 +27,11 @@ def adapt(
     seed: Annotated[int | None, typer.Option(help="Of the inner loop's random draws.")] = None,
     publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
     url: Url = None,
+    key: Key = None,
 ) -> None:
     """Make a new version of CLIENT from labelled images."""
     options = AdaptOptions(mode=mode, steps=steps, learning_rate=learning_rate, seed=seed, publish=publish)
-    with _connect(url) as anole, notices().status(f"adapting {client} …"):
+    with _connect(url, key) as anole, notices().status(f"adapting {client} …"):
         adapted = anole.adapt(client, folder, options)
     output().print(_adapted_table(adapted))
     if adapted.published:
@@ -44,16 +46,17 @@ def predict(
     version: Annotated[int | None, typer.Option(help="Judge by this version.")] = None,
     alias: Annotated[str | None, typer.Option(help="Judge by the version this alias points at.")] = None,
     url: Url = None,
+    key: Key = None,
 ) -> None:
     """Judge images by CLIENT's live version."""
-    with _connect(url) as anole, notices().status(f"judging {len(images)} images …"):
+    with _connect(url, key) as anole, notices().status(f"judging {len(images)} images …"):
         predicted = anole.predict(client, images, version=version, alias=alias)
     output().print(_predicted_table(predicted))
 
 
-def versions(client: ClientName, url: Url = None) -> None:
+def versions(client: ClientName, url: Url = None, key: Key = None) -> None:
     """List the versions of CLIENT."""
-    with _connect(url) as anole:
+    with _connect(url, key) as anole:
         listed = anole.versions(client)
     output().print(_versions_table(client, listed))
 
@@ -62,15 +65,17 @@ def rollback(
     client: ClientName,
     alias: Annotated[str, typer.Option(help="Which alias.")] = "live",
     url: Url = None,
+    key: Key = None,
 ) -> None:
     """Go back to the version that was live before; again goes further back."""
-    with _connect(url) as anole:
+    with _connect(url, key) as anole:
         moved = anole.rollback(client, alias)
     output().print(f"{moved.alias} of {client} points at version {moved.version}; it was {moved.previous}")
 
 
-def _connect(url: str | None) -> Client:
-    return Client(load_settings(url=url).url)
+def _connect(url: str | None, key: str | None) -> Client:
+    settings = load_settings(url=url, api_key=key)
+    return Client(settings.url, key=None if settings.api_key is None else settings.api_key.get_secret_value())
 
 
 def _adapted_table(adapted: Adapted) -> Table:

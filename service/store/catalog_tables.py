@@ -151,3 +151,17 @@ CLIENT_SETTINGS: Final = Table(
     Column("settings", JSON, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
 )
+
+API_KEYS: Final = Table(
+    "api_keys",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("prefix", String(14), nullable=False),
+    Column("digest", String(64), nullable=False),  # of the whole key, which is kept nowhere
+    Column("name", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("clients", JSON, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("revoked_at", UtcDateTime, nullable=True),
+    UniqueConstraint("prefix"),
+)

@@ -11,6 +11,7 @@ from service.errors import StoreUnavailable
 from service.store.blobs_local import LocalBlobs
 from service.store.catalog_sql import SqlCatalog
 from service.store.database_sqlite import SqliteDatabase
+from service.store.keys_sql import SqlKeys
 from service.store.migrate import upgrade
 from service.store.weight_store import WeightStore
 
@@ -29,6 +30,17 @@ def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
         StoreUnavailable: the folder cannot be made or written, or the catalog is damaged.
         StoreIncompatible: a newer release wrote the catalog, or it is not one of this project.
     """
+    _make_writable(folder, sync=sync)
+    return WeightStore(SqlCatalog(_opened(folder, sync=sync)), LocalBlobs(folder / BLOBS_FOLDER, sync=sync))
+
+
+def open_keys(folder: Path) -> SqlKeys:
+    """Open the keys of the store in `folder`; makes and raises what `open_embedded` does."""
+    _make_writable(folder, sync=True)
+    return SqlKeys(_opened(folder, sync=True))
+
+
+def _make_writable(folder: Path, *, sync: bool) -> None:
     blobs = folder / BLOBS_FOLDER
     try:
         _make(blobs, sync=sync)
@@ -40,13 +52,16 @@ def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
             f"the store cannot be kept in {folder.absolute()}: {error}; it must be a folder on a local disk that the "
             f"user {os.geteuid()} of this process may write to; name another one, or change its owner"
         ) from error
+
+
+def _opened(folder: Path, *, sync: bool) -> SqliteDatabase:
     database = SqliteDatabase(folder / CATALOG_FILE, sync=sync)
     try:
         upgrade(database)
     except BaseException:
         database.close()
         raise
-    return WeightStore(SqlCatalog(database), LocalBlobs(blobs, sync=sync))
+    return database
 
 
 def _make(folder: Path, *, sync: bool) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from service.access import KeyRecord
 from service.choices import ClientSettings
 from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
 
@@ -222,4 +223,32 @@ class Catalog(Protocol):
 
     def close(self) -> None:
         """Let go of connections; the catalog is not used afterwards."""
+        ...
+
+
+class Keys(Protocol):
+    """What is kept of keys. Every method is one transaction; nothing is cached."""
+
+    def add(self, record: KeyRecord) -> None:
+        """Keep a record, durably.
+
+        Raises:
+            InvalidKey: another key has that prefix.
+        """
+        ...
+
+    def all(self) -> tuple[KeyRecord, ...]:
+        """Every record, revoked ones too, in the order they were made."""
+        ...
+
+    def revoke(self, prefix: str) -> KeyRecord:
+        """Mark a key revoked, durably; one that was revoked before stays as it is.
+
+        Raises:
+            UnknownKey: there is none of that prefix.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections."""
         ...

@@ -3,12 +3,13 @@
     python3 image_exchange.py URL adapt      two procedural classes of five images each become a client
     python3 image_exchange.py URL predict    one fresh image of each class; prints the answer, fails if it is wrong
 
-It knows nothing of the project but the HTTP contract.
+The key that it presents is read from KEY in the environment. It knows nothing of the project but the HTTP contract.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
 import sys
 import urllib.error
@@ -55,7 +56,8 @@ def form(fields: list[tuple[str, str]], files: list[tuple[str, str, bytes]]) -> 
 
 def post(url: str, body: bytes, content_type: str) -> Any:
     """POST and return the JSON answer; a refusal ends the run with the service's own words."""
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": content_type}, method="POST")
+    headers = {"Content-Type": content_type, "X-API-Key": os.environ.get("KEY", "")}
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)

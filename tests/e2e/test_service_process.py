@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,3 +163,32 @@ def test_a_start_that_cannot_work_is_refused_in_one_line(tmp_path: Path, tiny_ch
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert "damaged" in refusal("--data", str(tmp_path / "data"), "--model", str(damaged))
+
+
+def test_a_key_guards_the_service_and_revoking_it_reaches_every_worker(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    data = ("--data", str(tmp_path))
+    reachable = ("--host", "0.0.0.0")
+    assert "anole keys create" in refusal(*data, *reachable)
+    made = subprocess.run(
+        [str(ANOLE), "keys", "create", "camera", "--client", "line", "--scope", "predict", "--scope", "adapt", *data],
+        env=clean_environment(), text=True, check=True, timeout=START_LIMIT_S, capture_output=True,
+    )  # fmt: skip
+    key = made.stdout.strip()
+    with serving(tmp_path, tiny_checkpoint, *reachable, "--workers", "2", ANOLE_DEMO="false") as running:
+        url = running.url.replace("0.0.0.0", "127.0.0.1")
+        with Client(url, key=key) as anole:
+            anole.adapt("line", SAMPLES)
+            assert anole.predict("line", [SAMPLES[0].content]).version == 1
+        with httpx.Client(base_url=url) as web:
+            assert web.get("/clients").status_code == 401
+            assert web.get("/readyz").status_code == 200
+        subprocess.run(
+            [str(ANOLE), "keys", "revoke", key[:14], *data], env=clean_environment(), check=True, capture_output=True
+        )
+        revoked_at = time.monotonic()
+        refused = 0
+        while time.monotonic() < revoked_at + 5 or refused < 20:  # each connection may reach another worker
+            with httpx.Client(base_url=url, headers={"X-API-Key": key}) as web:
+                refused = refused + 1 if web.get("/clients").status_code == 401 else 0
+            assert time.monotonic() < revoked_at + 30
+        assert not any(key[15:] in line for line in running.printed)

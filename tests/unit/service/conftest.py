@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
 
 from service.app import create_app
+from service.keys import KeyBook
 from service.settings import Settings, load_settings
 from tests.in_process import InProcess, Web, started
 from tests.unit.service.fakes import FakeServices
@@ -42,3 +44,11 @@ def two_versions(web: Web) -> Web:
     assert web.adapt().status_code == 201
     assert web.adapt().status_code == 201
     return web
+
+
+@pytest.fixture
+def guarded(settings: Settings, services: FakeServices) -> Iterator[Web]:
+    """A service that lets nobody in without a key."""
+    services.keys = KeyBook(services.kept_keys, open_without_keys=False, clock=itertools.count(0.0, 10.0).__next__)
+    with started(create_app(settings, lambda _: services), services) as web:
+        yield web

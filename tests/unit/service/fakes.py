@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from models.errors import ImageFormatUnsupported
+from service.access import KeyRecord
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort
 from service.choices import ClientSettings
 from service.domain import LIVE, AliasMove, ClientSummary, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
+from service.keys import KeyBook
 from service.meta_models import MetaModels, MetaModelSummary
 from service.prediction import ImagePrediction, PredictOutcome
 from service.readiness import Readiness
 from service.reports import Erasure
+from service.store.ports import Keys
 from service.uploads import Upload
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -199,17 +202,45 @@ class FakePrediction(PredictionPort):
         return PredictOutcome(client, number, draft.weights_digest, predictions, 0.001)
 
 
+class FakeKeys(Keys):
+    """Records in a list; what reading raises can be set."""
+
+    def __init__(self) -> None:
+        self.kept: list[KeyRecord] = []
+        self.raises: Exception | None = None
+        self.reads = 0
+
+    def add(self, record: KeyRecord) -> None:
+        self.kept.append(record)
+
+    def all(self) -> tuple[KeyRecord, ...]:
+        self.reads += 1
+        if self.raises is not None:
+            raise self.raises
+        return tuple(self.kept)
+
+    def revoke(self, prefix: str) -> KeyRecord:
+        index = [record.prefix for record in self.kept].index(prefix)
+        self.kept[index] = replace(self.kept[index], revoked_at=NOON)
+        return self.kept[index]
+
+    def close(self) -> None:
+        """Holds nothing."""
+
+
 @dataclass
 class FakeServices:
     """The box with the fakes in it; whether it was closed can be seen."""
 
     lifecycle: FakeLifecycle = field(default_factory=FakeLifecycle)
+    kept_keys: FakeKeys = field(default_factory=FakeKeys)
     readiness: Readiness = field(default_factory=lambda: Readiness({"catalog": lambda: None}))
     closed: bool = False
 
     def __post_init__(self) -> None:
         self.adaptation = FakeAdaptation(self.lifecycle)
         self.prediction = FakePrediction(self.lifecycle)
+        self.keys = KeyBook(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
         self.meta_models = MetaModels(
             [MetaModelSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ import httpx
 import pytest
 
 from service import cli
+from service.access import Grant, prefix_of
 from service.client import Client
 from service.commands import talk
+from service.keys import create
 from tests.in_process import Web
 
 PNG = b"\x89PNG"
@@ -38,7 +41,7 @@ def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
-    monkeypatch.setattr(talk, "_connect", lambda url: Client("http://anole", transport=in_process))
+    monkeypatch.setattr(talk, "_connect", lambda url, key: Client("http://anole", key=key, transport=in_process))
     return web
 
 
@@ -126,8 +129,53 @@ def test_a_port_in_use_is_one_line(anole: Anole, tmp_path: Path) -> None:
 
 def test_the_commands_of_the_contract_are_there(anole: Anole) -> None:
     _, printed, _ = anole("--help")
-    for command in ("serve", "train", "evaluate", "adapt", "predict", "versions", "rollback", "store"):
+    for command in ("serve", "train", "evaluate", "adapt", "predict", "versions", "rollback", "store", "keys"):
         assert f" {command} " in printed
     _, printed, _ = anole("store", "--help")
     assert " check " in printed
     assert " collect " in printed
+
+
+def test_a_key_is_printed_once_listed_by_its_name_and_revoked(anole: Anole, tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path))
+    options = ("--client", "line-7", "--client", "line-8", "--scope", "adapt", "--scope", "predict")
+    code, key, said = anole("keys", "create", "camera 7", *options, *data)
+    assert (code, key.count("\n")) == (0, 0)
+    assert prefix_of(key.encode()) == key[:14]
+    assert f"key {key[:14]} (camera 7) may predict, adapt for line-7, line-8" in said
+    _, listed, _ = anole("keys", "list", *data)
+    assert key[:14] in listed
+    assert key[15:] not in listed
+    assert " good" in listed
+    code, printed, _ = anole("keys", "revoke", key[:14], *data)
+    assert (code, printed) == (0, f"{key[:14]} (camera 7) is revoked")
+    _, listed, _ = anole("keys", "list", *data)
+    assert " revoked " in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["create", "x", "--client", "*", "--scope", "root"], "root"),
+        (["create", "x", "--client", "*", "--client", "line"], "alone for all"),
+        (["create", "x", "--client", "Line"], "'Line'"),
+        (["revoke", "anole_nothing1"], "`anole keys list`"),
+    ],
+)
+def test_what_is_wrong_about_a_key_is_one_line(anole: Anole, tmp_path: Path, arguments: list[str], said: str) -> None:
+    code, _, error = anole("keys", *arguments, "--data", str(tmp_path))
+    assert code == 1
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_line_presents_the_key_that_it_is_given(
+    anole: Anole, monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport
+) -> None:
+    key, _ = create(web.services.kept_keys, Grant("cli", ("predict",), ("line",)))
+    web.services.keys.read()
+    monkeypatch.setattr(talk, "Client", functools.partial(Client, transport=in_process))
+    assert "key_missing" in anole("versions", "line")[2]
+    assert "unknown_client" in anole("versions", "line", "--key", key)[2]
+    monkeypatch.setenv("ANOLE_API_KEY", key)
+    assert "unknown_client" in anole("versions", "line")[2]

@@ -12,11 +12,14 @@ from typing import Any, cast
 import anyio
 import pytest
 
+from service.access import Grant
 from service.app import create_app
 from service.bootstrap import Services
 from service.commands import demonstration, serve
-from service.errors import InvalidSettings
+from service.errors import InvalidKey, InvalidSettings
+from service.keys import create
 from service.settings import load_settings
+from service.store.open_store import open_keys
 from tests.unit.service.fakes import FakeServices
 
 
@@ -59,7 +62,7 @@ def test_the_announcement_has_what_a_newcomer_needs(tmp_path: Path, capsys: pyte
     image = tmp_path / "demo" / "queries" / "scratch" / "scratch-10.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"")
-    serve._announce(load_settings(data=tmp_path, host="::1"), 8123)
+    serve._announce(load_settings(data=tmp_path, host="::1"), 8123, open_to_all=True)
     printed = capsys.readouterr().out
     assert "Anole serves on http://[::1]:8123\n" in printed
     assert "http://[::1]:8123/docs" in printed
@@ -103,3 +106,66 @@ def test_settings_that_workers_get_make_the_same_application(monkeypatch: pytest
     config = serve._config(load_settings(workers=3, stop_s=7), "service.app:application")
     assert (config.workers, config.timeout_graceful_shutdown, config.factory) == (3, 7, True)
     assert not config.server_header
+
+
+def test_a_service_on_loopback_without_keys_is_open_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings(data=tmp_path)
+    assert serve._open_to_all(settings)
+    serve._announce(settings, 8123, open_to_all=True)
+    assert "open to everyone on this machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_a_service_that_others_can_reach_does_not_start_without_a_good_key(tmp_path: Path, host: str) -> None:
+    settings = load_settings(data=tmp_path, host=host)
+    with pytest.raises(InvalidSettings, match="anole keys create") as refused:
+        serve._open_to_all(settings)
+    assert f"reach {host}" in str(refused.value)
+    with open_keys(tmp_path) as keys:
+        _, record = create(keys, Grant("camera", ("predict",), ("*",)))
+        assert not serve._open_to_all(settings)
+        keys.revoke(record.prefix)
+    with pytest.raises(InvalidSettings):
+        serve._open_to_all(settings)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_is_known_by_its_addresses_and_its_name(host: str) -> None:
+    assert load_settings(host=host).loopback
+
+
+def test_a_key_from_the_environment_is_admitted_at_the_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"anole_ab12cd34_{'f' * 64}"
+    monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", key)
+    settings = load_settings(data=tmp_path, host="0.0.0.0")
+    assert key not in repr(settings)
+    for _ in range(2):
+        assert not serve._open_to_all(settings)
+    with open_keys(tmp_path) as keys:
+        (record,) = keys.all()
+    assert (record.prefix, record.scopes, record.clients) == ("anole_ab12cd34", ("predict", "adapt", "admin"), ("*",))
+
+
+def test_a_weak_key_from_the_environment_is_refused_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "hunter2")
+    with pytest.raises(InvalidKey) as refused:
+        serve._open_to_all(load_settings(data=tmp_path))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_announcement_of_a_guarded_service_shows_where_the_key_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "demo" / "queries" / "scratch" / "scratch-10.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    serve._announce(load_settings(data=tmp_path), 8123, open_to_all=False)
+    printed = capsys.readouterr().out
+    assert "with a key" in printed
+    assert "curl -H 'X-API-Key: KEY' -F client=demo" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,13 @@ def test_workers_read_the_same_settings_from_the_environment(monkeypatch: pytest
 def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOLE_PORT", "")
     assert load_settings().port == 8000
+
+
+def test_workers_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
+    monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "secret")
+    monkeypatch.setenv("ANOLE_API_KEY", "secret")
+    hand_to_workers(load_settings())
+    assert "ANOLE_BOOTSTRAP_KEY" not in os.environ
+    assert load_settings().api_key is None

@@ -21,8 +21,10 @@ NEVER_ANSWERED = {
     "InvalidSettings",
     "CheckpointInvalid",
     "DataSetUnavailable",
+    "InvalidKey",
+    "UnknownKey",
 }
-"""Roots, and what can only stop a start or a training."""
+"""Roots, and what can only stop a start, a training or a command on keys."""
 
 
 def raised_by(*modules: ModuleType) -> list[type[AnoleError]]:

@@ -21,7 +21,7 @@ from service.store.database import TABLES
 from service.store.database_sqlite import SqliteDatabase
 from service.store.migrate import upgrade
 
-HEAD = "0002"
+HEAD = "0003"
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""The application with what the door adds to its description: keys, and the answers that it gives on every route."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from service.api.deps import problems
+from service.api.door import PUBLIC, permission_for
+from service.api.problems import MEDIA_TYPE
+
+_SCHEMES: Final[dict[str, Any]] = {
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "the same key, as a bearer token"},
+}
+_SCHEMA: Final = {"$ref": "#/components/schemas/ProblemDetails"}
+
+
+class Application(FastAPI):
+    """FastAPI whose description says where a key is needed, and for what."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description, made once."""
+        if self.openapi_schema is None:
+            described = super().openapi()
+            described.setdefault("components", {})["securitySchemes"] = _SCHEMES
+            for path, operations in described["paths"].items():
+                for method, operation in operations.items():
+                    if not PUBLIC.fullmatch(path):
+                        _describe(operation, permission_for(method.upper(), path))
+        return self.openapi_schema or {}
+
+
+def _describe(operation: dict[str, Any], scope: str | None) -> None:
+    operation["security"] = [{"key": []}, {"bearer": []}, {}]
+    needs = "any key" if scope is None else f"a key with the scope `{scope}`"
+    operation["description"] = f"{operation.get('description', '')}\n\nNeeds {needs}, unless the service is open."
+    for status, answer in problems(401, 403, 429).items():
+        described = {"description": answer["description"], "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+        operation["responses"].setdefault(str(status), described)

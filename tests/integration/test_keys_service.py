@@ -1,0 +1,87 @@
+"""Keys on the whole service: another's client is like a missing one, and revoking reaches a running service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from service import bootstrap
+from service.access import Grant
+from service.app import create_app
+from service.keys import FRESH_S, KeyBook, create
+from service.settings import Settings
+from tests.generated import striped
+from tests.in_process import Web, started
+
+FILES = [("samples", (f"{index}.png", content)) for index, content in enumerate(striped(2, 4) + striped(2, 13))]
+LABELS = ["fine", "fine", "coarse", "coarse"]
+ROUTES = [
+    ("GET", "/clients/{client}"),
+    ("GET", "/clients/{client}/versions"),
+    ("GET", "/clients/{client}/versions/1"),
+    ("GET", "/clients/{client}/versions/1/weights"),
+    ("GET", "/clients/{client}/history"),
+    ("GET", "/clients/{client}/aliases/live"),
+    ("PUT", "/clients/{client}/aliases/live"),
+    ("POST", "/clients/{client}/rollback"),
+    ("GET", "/clients/{client}/settings"),
+    ("DELETE", "/clients/{client}/versions/1"),
+    ("DELETE", "/clients/{client}"),
+    ("POST", "/predict?client={client}"),
+]
+
+
+class Guarded:
+    """A service with its keys beside it, and the clock by which it reads them again."""
+
+    def __init__(self, web: Web, settings: Settings) -> None:
+        self.web = web
+        self.settings = settings
+        self.now = 0.0
+
+    def key(self, *clients: str) -> dict[str, str]:
+        with bootstrap.open_keys(self.settings) as keys:
+            key, _ = create(keys, Grant("test", ("predict", "adapt", "admin"), clients))
+        self.now += FRESH_S
+        return {"X-API-Key": key}
+
+
+@pytest.fixture
+def guarded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
+    held: list[Guarded] = []
+    monkeypatch.setattr(
+        bootstrap, "KeyBook", lambda keys, **said: KeyBook(keys, **said, clock=lambda: held[0].now if held else 0.0)
+    )
+    services = bootstrap.build(settings)
+    with started(create_app(settings, lambda _: services), services) as web:
+        held.append(Guarded(web, settings))
+        yield held[0]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_the_client_of_another_key_is_answered_for_like_a_missing_one(guarded: Guarded, method: str, path: str) -> None:
+    own, others = guarded.key("mine"), guarded.key("another")
+    fields = {"client": "another", "labels": LABELS}
+    assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=others).status_code == 201
+    answers = []
+    for client in ("another", "missing"):
+        options = {"json": {"version": 1}} if method == "PUT" else {}
+        image = {"content": striped(1, 4)[0], "headers": {**own, "Content-Type": "image/png"}}
+        asked = image if path.startswith("/predict") else {**options, "headers": own}
+        answer = guarded.web(method, path.format(client=client), **asked)
+        answers.append((answer.status_code, answer.content.replace(client.encode(), b"CLIENT")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+    assert guarded.web("GET", "/clients/another", headers=others).status_code == 200
+
+
+def test_a_key_that_is_revoked_beside_a_running_service_is_refused_by_it(guarded: Guarded) -> None:
+    assert guarded.web("GET", "/clients").status_code == 200  # open: no key was made yet
+    headers = guarded.key("*")
+    assert guarded.web("GET", "/clients").status_code == 401
+    assert guarded.web("GET", "/clients", headers=headers).status_code == 200
+    with bootstrap.open_keys(guarded.settings) as keys:
+        keys.revoke(headers["X-API-Key"][:14])
+    guarded.now += FRESH_S
+    assert guarded.web("GET", "/clients", headers=headers).status_code == 401
