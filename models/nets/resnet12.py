@@ -20,7 +20,7 @@ from models.recipe import NetSpec
 BLOCKS = ("block1", "block2", "block3", "block4")
 _HALVES = (2, 5, 10, 20)
 """Channels of the blocks, in halves of the width."""
-_SLOPE = 0.1
+SLOPE = 0.1
 
 
 class ResNet12(Net):
@@ -70,4 +70,4 @@ def _block(layers: Pass, name: str, images: Tensor) -> Tensor:
 
 def _leaky(maps: Tensor) -> Tensor:
     """Leaky ReLU in place of its argument, which nothing else needs: one map less is kept for the backward pass."""
-    return F.leaky_relu(maps, _SLOPE, inplace=True)
+    return F.leaky_relu(maps, SLOPE, inplace=True)

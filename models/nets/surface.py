@@ -16,10 +16,10 @@ from models.nets.net import ConvNorm, Net
 from models.nets.norm import Pass
 from models.recipe import NetSpec
 
-_SPREAD_EPSILON = 1e-4
-_PLAN = (("block1", 5, 2, 4), ("block2", 3, 2, 6), ("block3", 3, 1, 8), ("block4", 3, 2, 12), ("block5", 3, 1, 16))
+SPREAD_EPSILON = 1e-4
+PLAN = (("block1", 5, 2, 4), ("block2", 3, 2, 6), ("block3", 3, 1, 8), ("block4", 3, 2, 12), ("block5", 3, 1, 16))
 """Name, kernel, stride, and channels in sixteenths of the width."""
-_POOLED = frozenset({"block2", "block3", "block4", "block5"})
+POOLED = frozenset({"block2", "block3", "block4", "block5"})
 
 
 class SurfaceNet(Net):
@@ -30,17 +30,17 @@ class SurfaceNet(Net):
         self.spec = spec
         self.feature_count = 0
         channels = spec.image.channels
-        for name, kernel, _, sixteenths in _PLAN:
+        for name, kernel, _, sixteenths in PLAN:
             width = spec.width * sixteenths // 16
             self.add_module(name, ConvNorm(channels, width, kernel, generator))
             channels = width
-            if name in _POOLED:
+            if name in POOLED:
                 self.feature_count += 2 * width
 
     def features(self, layers: Pass, images: Tensor) -> Tensor:
         """See `Net.features`."""
         pooled = []
-        for name, _, stride, _ in _PLAN:
+        for name, _, stride, _ in PLAN:
             images, own = layers.block(partial(_block, layers, name, stride), images)
             pooled += own
         return layers.standardise("pooled", torch.cat(pooled, dim=-1))
@@ -49,7 +49,7 @@ class SurfaceNet(Net):
 def _block(layers: Pass, name: str, stride: int, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """A block's maps and, of those that are pooled, mean and spread."""
     maps = torch.relu(layers.conv(name, images, stride))
-    return maps, _mean_and_spread(maps, layers.tasks) if name in _POOLED else []
+    return maps, _mean_and_spread(maps, layers.tasks) if name in POOLED else []
 
 
 def _mean_and_spread(maps: Tensor, tasks: int) -> list[Tensor]:
@@ -60,5 +60,5 @@ def _mean_and_spread(maps: Tensor, tasks: int) -> list[Tensor]:
     pixels = maps.permute(0, 2, 3, 1).flatten(1, 2)  # (batch, pixels, channels): a view, where channels are last
     mean = pixels.mean(1, dtype=torch.promote_types(maps.dtype, torch.float32))
     variance = (pixels - mean[:, None]).square().mean(1)  # two plain passes over the view
-    spread = torch.sqrt(variance + _SPREAD_EPSILON)
+    spread = torch.sqrt(variance + SPREAD_EPSILON)
     return [part.reshape(maps.shape[0], tasks, -1).transpose(0, 1) for part in (mean, spread)]

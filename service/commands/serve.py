@@ -17,12 +17,12 @@ from service.app import create_app
 from service.commands import demonstration
 from service.commands.console import notices, output
 from service.errors import InvalidSettings
+from service.http_protocol import BoundedHttp
 from service.keys import admit_first
 from service.settings import Settings, hand_to_workers
 from service.telemetry import configure_logging
 
 _KEEP_ALIVE_S: Final = 5
-_HEADER_BYTES: Final = 16 * 1024
 _BACKLOG: Final = 128
 _OPEN: Final = "open to everyone on this machine; the first `anole keys create` closes it"
 _EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
@@ -129,14 +129,13 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
         interface="asgi3",
         lifespan="on",
         ws="none",
-        http="h11",
+        http=BoundedHttp,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.stop_s,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
     )
 
 
