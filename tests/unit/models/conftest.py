@@ -14,6 +14,7 @@ from models.task import Support
 
 SPEC = NetSpec("conv4", ImageSpec(channels=1, side=16, contrast="none"), width=8)
 SURFACE_SPEC = NetSpec("surface", ImageSpec(channels=1, side=16, contrast="none"), width=16)
+RESNET_SPEC = NetSpec("resnet12", ImageSpec(channels=1, side=16, contrast="none"), width=4)
 
 MakeSupport = Callable[..., Support]
 
@@ -32,9 +33,9 @@ def make_support() -> MakeSupport:
     return random_support
 
 
-@pytest.fixture(params=[SPEC, SURFACE_SPEC], ids=["conv4", "surface"])
+@pytest.fixture(params=[SPEC, SURFACE_SPEC, RESNET_SPEC], ids=["conv4", "surface", "resnet12"])
 def net(request: pytest.FixtureRequest) -> Net:
-    """Both nets, small."""
+    """Every net, small."""
     return build(request.param, seed=3)
 
 

@@ -143,7 +143,7 @@ def test_frozen_weights_keep_their_bits(net: Net, make_support: MakeSupport) -> 
     recipe = replace(SGD, rates=(("*", 0.0), ("block4.*", 1.0), ("head.*", 1.0)))
     adapted = adapt_one(net, start, make_support(1), recipe, seed=0)
     changed = algebra.changed(start, adapted.weights)
-    assert set(changed) == {"block4.weight", "block4.scale", "block4.shift", "head.weight", "head.bias"}
+    assert set(changed) == {name for name in start if name.startswith("block4.")} | {"head.weight", "head.bias"}
 
 
 def test_zero_steps_leave_the_start_and_classify_by_prototypes(net: Net, make_support: MakeSupport) -> None:
