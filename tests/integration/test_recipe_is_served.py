@@ -1,0 +1,50 @@
+"""What a checkpoint's recipe says about precision, memory and layers is what the service adapts by and records."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.recipe import InnerLoop
+from service import bootstrap
+from service.app import create_app
+from service.settings import Settings
+from tests.generated import striped
+from tests.in_process import started
+
+
+def adapted_by(recipe: InnerLoop, settings: Settings, folder: Path) -> tuple[dict[str, Any], dict[str, Any], bool]:
+    """The answer, the version's record, and whether adapting again from the record gives the same bits."""
+    path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.rates)}.safetensors", "line"
+    save_checkpoint(replace(load_checkpoint(settings.meta_model), recipe=recipe), path)
+    services = bootstrap.build(
+        settings.model_copy(update={"meta_model": str(path), "data": folder / path.stem}),
+    )
+    files = [
+        ("samples", (f"{period}-{n}.png", image)) for period in (6, 20) for n, image in enumerate(striped(3, period))
+    ]
+    with started(create_app(settings, lambda _: services), services) as web:
+        form = {"client": name, "labels": ["fine"] * 3 + ["coarse"] * 3}
+        answer = web("POST", "/adapt", data=form, files=files)
+        assert answer.status_code == 201, answer.text
+        record = web("GET", f"/clients/{name}/versions/1").json()
+        return answer.json(), record, services.rerun.run(name, 1).identical
+
+
+def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    recipe = load_checkpoint(settings.meta_model).recipe
+    frozen = replace(recipe, rates=(("block[123].*", 0.0),))
+    recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
+    answers = [adapted_by(own, settings, tmp_path) for own in recipes]
+    for own, (_, record, identical) in zip(recipes, answers, strict=True):
+        assert InnerLoop.from_json(record["recipe"]) == own
+        assert identical
+    losses = [answer["report"]["loss_curve"] for answer, _, _ in answers]
+    assert losses[0] == losses[1]
+    assert len({tuple(curve) for curve in losses}) == 3
+    sizes_bytes = [answer["weights"]["bytes"] for answer, _, _ in answers]
+    assert sizes_bytes[3] < 0.7 * sizes_bytes[0]
