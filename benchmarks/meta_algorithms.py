@@ -26,7 +26,7 @@ from benchmarks.figures import machine
 from benchmarks.meta_costs import clock, interleaved_seconds, memory_apart
 from benchmarks.meta_picture import Drawing, picture
 from benchmarks.meta_race import MARKS, N_QUERY, N_SHOT, Runner, race, score, step_of
-from benchmarks.meta_report import MIB, Cost, Result, cost_table, result_table, saved, verdict
+from benchmarks.meta_report import MIB, Cost, Result, cost_table, outcomes, result_table, saved, verdict
 from benchmarks.meta_work import RATES, Algorithm, Data, Rates, TaskStream, Work, algorithm_named, entries, open_data
 from benchmarks.running_service import ServiceOptions
 from models.errors import AnoleError
@@ -94,10 +94,10 @@ def measure(arguments: argparse.Namespace) -> None:
         "costs": [{**dataclasses.asdict(cost), "median_s": cost.median_s} for cost in costs],
         "saved": {str(steps): both for steps, both in saved(costs).items()},
         "results": [dataclasses.asdict(result) for result in results],
-        "verdict": verdict(costs),
+        "verdict": "\n".join([verdict(costs), *outcomes(results)]),
     }
     print(json.dumps(record, indent=2) if arguments.json else told(record, costs, results, rates))
-    first = [result for result in results if result.inner_steps == arguments.train_inner_steps[0]]
+    first = [result for result in results if result.inner_steps == results[0].inner_steps]
     draw(arguments.picture, Drawing(costs, first, kind_of_time(arguments.device), described(record)))
 
 

@@ -143,6 +143,18 @@ def verdict(costs: Sequence[Cost]) -> str:
     return "\n".join(lines)
 
 
+def outcomes(results: Sequence[Result]) -> list[str]:
+    """A sentence for each number of inner steps on what equal training time led to."""
+    sentences = []
+    for steps in sorted({result.inner_steps for result in results}):
+        ends = [result for result in results if result.inner_steps == steps and result.share == 1.0]
+        reached = ", ".join(
+            f"{NAMES[end.algorithm]} {percentage(end.transductive)} after {end.meta_steps} meta steps" for end in ends
+        )
+        sentences.append(f"In equal training time ({ends[0].seconds:g} s each, {steps} inner steps): {reached}.")
+    return sentences
+
+
 def _by_steps(shares: Mapping[int, float]) -> str:
     """E.g. "10, 20 % (at 1, 5 inner steps)"."""
     numbers = ", ".join(f"{100 * share:.0f}" for share in shares.values())

@@ -15,7 +15,7 @@ from benchmarks.meta_algorithms import rates_of
 from benchmarks.meta_costs import Memory, MemoryUnknown, interleaved_seconds, memory_here
 from benchmarks.meta_picture import Drawing, picture
 from benchmarks.meta_race import MARKS, Runner, race, score, step_of
-from benchmarks.meta_report import Cost, Result, cost_table, growth, result_table, saved, verdict
+from benchmarks.meta_report import Cost, Result, cost_table, growth, outcomes, result_table, saved, verdict
 from benchmarks.meta_work import ALGORITHMS, RATES, Algorithm, Data, Entry, TaskStream, Work, entries, open_data
 from models import weights as algebra
 from models.data.image_classes import ArrayClasses
@@ -210,6 +210,12 @@ def test_the_verdict_says_where_the_claim_holds_and_where_it_does_not() -> None:
     assert "The 97 % of time is reached nowhere" in said
     assert "33 times as slow, which is 4.0 times as slow here" in said
     assert "adds 40.0 MiB to MAML, which keeps its graph, and 0.0 MiB to Reptile" in said
+
+
+def test_what_equal_time_led_to_is_said_for_each_number_of_inner_steps() -> None:
+    assert outcomes([]) == []
+    (sentence,) = outcomes(RESULTS)
+    assert "(60 s each, 5 inner steps): Reptile 90.00 ± 2.00 % after 100 meta steps, FOMAML" in sentence
 
 
 def test_the_verdict_follows_the_figures() -> None:
