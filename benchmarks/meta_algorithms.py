@@ -1,6 +1,6 @@
 """The claim: what Reptile saves against MAML on the same work, in memory and time, and what it costs in accuracy.
 
-    python benchmarks/meta_algorithms.py --data-root FOLDER [--rounds 9] [--train-seconds 60] [--episodes 300] [--json]
+    python benchmarks/meta_algorithms.py --data-root FOLDER [--rounds 7] [--train-seconds 60] [--episodes 200] [--json]
 
 Reptile, first-order MAML and MAML run on one net (the papers' four blocks of 64 channels), the same tasks and the same
 inner loop; only the meta step differs. The tables give a meta step's time and memory by inner steps and the accuracy
@@ -53,9 +53,9 @@ def parsed() -> argparse.Namespace:
     add("--width", type=int, default=64, help="channels of the net (default: %(default)s)")
     add("--inner-steps", type=int, nargs="+", default=[1, 5, 10, 20], help="for time and memory; 1 5 10 20")
     add("--train-inner-steps", type=int, nargs="*", default=[5], help="for accuracy (default: 5)")
-    add("--rounds", type=int, default=9, help="meta steps timed of each (default: %(default)s)")
+    add("--rounds", type=int, default=7, help="meta steps timed of each (default: %(default)s)")
     add("--train-seconds", type=float, default=60.0, help="of each training; processor time on the CPU; 60")
-    add("--episodes", type=int, default=300, help="that a start is scored on (default: %(default)s)")
+    add("--episodes", type=int, default=200, help="that a start is scored on (default: %(default)s)")
     add("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--threads", type=int, default=1, help="inside one operation (default: %(default)s)")
