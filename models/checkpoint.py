@@ -10,10 +10,11 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -65,6 +66,11 @@ class Checkpoint:
     def build_net(self) -> Net:
         """Build its net; the net's own parameters are not the checkpoint's and are not used."""
         return build(self.net_spec)
+
+    def on(self, device: torch.device) -> Checkpoint:
+        """The same with its weights and moments on `device`."""
+        moments = self.moments and replace(self.moments, second=_moved(self.moments.second, device))
+        return replace(self, weights=_moved(self.weights, device), moments=moments)
 
     def settings(self) -> dict[str, Any]:
         """Everything but tensors that decides what an adaptation gives, as JSON data."""
@@ -169,6 +175,10 @@ def _assemble(
         training=training,
         outer=None if outer_steps is None else OuterMoments(outer_first, outer_second, outer_steps),
     )
+
+
+def _moved(weights: Weights, device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in weights.items()}
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -69,15 +69,16 @@ def evaluate(
 
     Args:
         net: its architecture.
-        start: meta-trained weights, (...) each.
+        start: meta-trained weights, (...) each; the work is done on the device that they lie on.
         source: of the episodes; episode i is drawn from seed `plan.seed + i`.
         recipe: the inner loop.
         plan: how many episodes, from which seed, normalised how.
         moments: Adam's second moments from training, for recipes that carry them.
     """
+    device = next(iter(start.values())).device
     for first in range(0, plan.episodes, plan.together):
         seeds = [plan.seed + episode for episode in range(first, min(first + plan.together, plan.episodes))]
-        tasks = [source.task(seed) for seed in seeds]
+        tasks = [source.task(seed).to(device) for seed in seeds]
         starts = algebra.expand(start, len(tasks))
         descent = descend(net, starts, [task.support for task in tasks], recipe, seeds, DescentOptions(moments))
         for index, task in enumerate(tasks):

@@ -87,6 +87,11 @@ class Task:
                 f"a query label is {int(self.query_labels.max())}; the task has {self.support.n_way} classes"
             )
 
+    def to(self, device: torch.device) -> Task:
+        """The same task with its tensors on `device`."""
+        query, labels = self.query_images.to(device), self.query_labels.to(device)
+        return replace(self, support=self.support.to(device), query_images=query, query_labels=labels)
+
 
 def _check_images(part: str, images: Tensor, labels: Tensor) -> None:
     if images.ndim != 4 or images.shape[0] == 0:

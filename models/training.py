@@ -118,6 +118,8 @@ class TrainingRun:
         What is yielded was saved before, if it was to be: a caller that stops there loses nothing that was announced.
         """
         meta, saved = self._plan.meta, self.state.meta_step
+        if saved == meta.meta_steps:
+            self.save()  # trained to the end before: another inner loop to be used with is taken up
         began = saved_s = clock()
         source, step = self._source(sets), meta_step_of(meta)
         for state in meta_train(self._net, self._on_device(self.state), source, self._plan.recipe, meta, step):

@@ -46,8 +46,9 @@ def open_data_set(name: str, spec: ImageSpec, data_root: Path | None, cache_fold
     """Open a data set.
 
     Args:
-        name: "omniglot", "mini-imagenet", "textures" or "folder:PATH" (a folder or zip of class folders; relative to
-            `data_root` if it is not there as it stands).
+        name: "omniglot", "mini-imagenet" ("mini-imagenet:val" evaluates on the validation classes, to choose settings
+            by), "textures" or "folder:PATH" (a folder or zip of class folders; relative to `data_root` if it is not
+            there as it stands).
         spec: channels and side of the images.
         data_root: where downloaded data lie, or None.
         cache_folder: for downloads and decoded images.
@@ -59,9 +60,10 @@ def open_data_set(name: str, spec: ImageSpec, data_root: Path | None, cache_fold
         omniglot = open_omniglot(data_root, cache_folder, spec)
         train, test = omniglot.split(SPLIT_SEED)
         return DataSet(train, test, {"name": name, "split_seed": SPLIT_SEED})
-    if name == "mini-imagenet":
+    if name in ("mini-imagenet", "mini-imagenet:val"):
         parts = open_mini_imagenet(data_root, cache_folder, spec, MINI_IMAGENET_SIZES)
-        return DataSet(parts.train, parts.test, {"name": name, "split": "Ravi & Larochelle"})
+        held_back = parts.val if name.endswith(":val") else parts.test
+        return DataSet(parts.train, held_back, {"name": "mini-imagenet", "split": "Ravi & Larochelle"})
     if name == "textures":
         training = Textures(spec.side, spec.channels, seed=0, lines=TEXTURE_LINES, kept_classes=8 * TEXTURE_LINES)
         held_out = Textures(spec.side, spec.channels, seed=1, lines=32)

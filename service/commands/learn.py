@@ -162,11 +162,12 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the first episode.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
 ) -> None:
     """Score a checkpoint on few-shot episodes, with a 95 % interval."""
     torch.set_num_threads(threads)
-    start = load_checkpoint(checkpoint)
+    start = load_checkpoint(checkpoint).on(pick_device(device))
     recipe = start.recipe.adjusted(steps, learning_rate)
     data = open_data_set(dataset, start.net_spec.image, data_root or load_settings().data_root, CACHE)
     source = EpisodeSource(data.test, EpisodeShape(ways, shots, queries), start.net_spec.image)
@@ -194,15 +195,19 @@ def evaluate(
     output().print_json(json.dumps(row)) if as_json else _print_score(row)
 
 
-def _print_score(row: dict[str, object]) -> None:
-    table = Table("data", "task", "episodes", "seed", "inner steps", "normalisation", "accuracy, 95 % interval")
-    table.add_row(
-        str(row["data"]),
-        f"{row['ways']}-way {row['shots']}-shot, {row['queries']} queries a class",
-        str(row["episodes"]),
-        str(row["seed"]),
-        str(row["inner_steps"]),
-        str(row["normalisation"]),
-        f"{100 * float(str(row['accuracy'])):.2f} ± {100 * float(str(row['half_width_95'])):.2f} %",
-    )
+def _print_score(row: dict[str, Any]) -> None:
+    title = f"{row['checkpoint']} ({row['digest'][:12]}) on {row['data']}"
+    table = Table(title=plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
+    cells = {
+        "task": f"{row['ways']}-way {row['shots']}-shot",
+        "queries": str(row["queries"]),
+        "episodes": str(row["episodes"]),
+        "seed": str(row["seed"]),
+        "steps": str(row["inner_steps"]),
+        "normalisation": row["normalisation"],
+        "accuracy, 95 %": f"{100 * row['accuracy']:.2f} ± {100 * row['half_width_95']:.2f} %",
+    }
+    for heading in cells:
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("task", "normalisation") else "right")
+    table.add_row(*cells.values())
     output().print(table)

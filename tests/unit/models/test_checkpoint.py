@@ -53,6 +53,15 @@ def test_a_checkpoint_comes_back_as_it_was_written(checkpoint: Checkpoint, tmp_p
     )
 
 
+def test_a_checkpoint_moves_to_a_device_with_all_that_adapting_needs(checkpoint: Checkpoint) -> None:
+    moved = checkpoint.on(torch.device("meta"))
+    assert moved.moments is not None
+    tensors = [*moved.weights.values(), *moved.moments.second.values()]
+    assert len(tensors) == 2 * len(checkpoint.weights)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {tensor.device.type for tensor in checkpoint.weights.values()} == {"cpu"}
+
+
 def test_the_digest_names_weights_recipe_net_and_moments(checkpoint: Checkpoint) -> None:
     other_weights = {**checkpoint.weights, "block1.shift": checkpoint.weights["block1.shift"] + 1}
     variants = [

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from models import curve, training
 from models.checkpoint import load_checkpoint
 from models.data import catalogue
+from models.data.catalogue import open_data_set
 from models.data.mini_imagenet import SPLITS, MiniImagenet, SplitSizes, open_mini_imagenet
 from models.errors import DataSetUnavailable
 from models.images import ImageSpec, decode, fit_to_side
+from models.presets import preset
 from service import cli
 from service.commands import learn
 from tests.unit.models.pictures import encoded, scene
+
+Anole = Callable[[str], tuple[int, str, str]]
 
 SPEC = ImageSpec(channels=3, side=16)
 SIZES = SplitSizes(train=3, val=2, test=2, images_per_class=4)
@@ -76,6 +83,23 @@ def test_class_folders_hold_the_same_set_as_one_folder(flat: Path, tmp_path: Pat
         one, other = getattr(opened(flat, tmp_path), split), getattr(in_folders, split)
         assert one.class_names == other.class_names
         assert all(torch.equal(one.images(index), other.images(index)) for index in range(len(one)))
+
+
+def test_the_split_files_may_lie_in_a_folder_of_their_own(flat: Path, tmp_path: Path) -> None:
+    (flat / "mini-imagenet/split").mkdir()
+    for split in SPLITS:
+        (flat / f"mini-imagenet/{split}.csv").rename(flat / f"mini-imagenet/split/{split}.csv")
+    assert opened(flat, tmp_path).test.class_names == ("n04", "n06")
+
+
+def test_settings_can_be_chosen_on_the_validation_classes(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
+    test, val = (open_data_set(name, SPEC, flat, tmp_path / "cache") for name in ("mini-imagenet", "mini-imagenet:val"))
+    assert (test.test.class_names, val.test.class_names) == (("n04", "n06"), ("n02", "n05"))
+    assert test.train.class_names == val.train.class_names
+    assert test.record == val.record
 
 
 def test_class_folders_may_name_their_files_as_they_like(tmp_path: Path) -> None:
@@ -153,22 +177,72 @@ def test_a_file_that_is_no_image_is_named_and_nothing_is_kept(flat: Path, tmp_pa
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_tiny_training_and_its_evaluation_run_from_the_command_line(
-    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def anole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Anole:
+    """Runs a command line on the small counts; returns its exit code, standard output and standard error."""
     monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
     monkeypatch.setattr(learn, "CACHE", tmp_path / "cache")
-    out = tmp_path / "mini.safetensors"
-    common = f"--dataset mini-imagenet --data-root {flat} --ways 2"
-    for line in (
-        f"train {common} --shots 3 --meta-steps 2 --device cpu --out {out}",
-        f"evaluate {common} --shots 2 --queries 2 --episodes 2 --json --checkpoint {out}",
-    ):
+    monkeypatch.setattr(curve, "can_draw", lambda: False)
+
+    def run(line: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["anole", *line.split()])
         with pytest.raises(SystemExit) as exited:
             cli.main()
-        assert not exited.value.code
+        captured = capsys.readouterr()
+        return int(exited.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+class InterruptedOnce(curve.Curve):
+    """Is interrupted after the first meta step of a training."""
+
+    def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
+        super().add(meta_step, loss, seconds, last=last)
+        if meta_step == 1:
+            raise KeyboardInterrupt
+
+
+def test_a_tiny_training_its_resumption_and_its_evaluation_run_from_the_command_line(
+    anole: Anole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, out = lay_out(tmp_path / "data", "{label}/{name}"), tmp_path / "mini.safetensors"
+    common = f"--dataset mini-imagenet --data-root {root} --ways 2 --device cpu"
+    train = f"train {common} --shots 3 --meta-steps 2 --out {out}"
+    monkeypatch.setattr(training, "Curve", InterruptedOnce)
+    code, _, said = anole(train)
+    assert (code, load_checkpoint(out).training["meta_step"]) == (130, 1), said
+    code, _, said = anole(train)
+    assert code == 0, said
+    assert "stands at meta step 1 of 2; going on" in said
+
     trained = load_checkpoint(out)
-    assert (trained.net_spec.pooling, trained.net_spec.image.side) == ("max", 84)
+    assert (trained.net_spec.pooling, trained.net_spec.image.side, trained.net_spec.width) == ("max", 84, 32)
     assert trained.training["data"]["sets"][0]["name"] == "mini-imagenet"
-    assert '"accuracy"' in capsys.readouterr().out
+    code, printed, said = anole(f"evaluate {common} --shots 2 --queries 2 --episodes 2 --json --checkpoint {out}")
+    assert code == 0, said
+    assert json.loads(printed)["data"] == "mini-ImageNet test classes"
+
+
+def test_a_wrong_layout_is_one_line_that_says_what_is_wanted(anole: Anole, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):  # class folders by part, as other projects have them, and no split files
+        (tmp_path / "data" / "mini-imagenet" / split / "n01").mkdir(parents=True)
+        (tmp_path / "data" / "mini-imagenet" / split / "n01" / "1.jpg").write_bytes(picture("n01", 1))
+    out = tmp_path / "mini.safetensors"
+    code, _, said = anole(f"train --dataset mini-imagenet --data-root {tmp_path / 'data'} --out {out}")
+    assert code == 1
+    assert "has no train.csv" in said
+    assert "columns filename,label" in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("shots", "batch_size"), [(5, 15), (1, 5)])
+def test_the_presets_of_the_paper_hold_its_values(shots: int, batch_size: int) -> None:
+    """Reptile, arXiv:1803.02999, appendix A, the table for mini-ImageNet."""
+    chosen = preset("mini-imagenet-paper" if shots == 5 else "mini-imagenet-paper-1-shot")
+    assert (chosen.recipe.optimiser, chosen.recipe.learning_rate) == ("adam", 0.001)
+    assert (chosen.recipe.batch_size, chosen.recipe.steps) == (10, 8)
+    assert (chosen.serve.batch_size, chosen.serve.steps) == (batch_size, 50)
+    assert (chosen.meta.train_shots, chosen.meta.meta_batch, chosen.meta.meta_steps) == (15, 5, 100_000)
+    assert (chosen.meta.step_size, chosen.meta.final_step_size, chosen.meta.n_way) == (1.0, 0.0, 5)
+    assert {loop.statistics for loop in (chosen.recipe, chosen.serve)} == {"batch"}
