@@ -172,10 +172,13 @@ def test_a_race_on_real_work_ends_in_scored_starts(data: Data) -> None:
     contest = [Runner(entry(algorithm), work.start(CPU)) for algorithm in ALGORITHMS]
     ticks: Iterator[int] = iter(range(10**6))
     list(race(contest, step_of(work, TaskStream(data, work, CPU)), 8.0, lambda: float(next(ticks))))
+    plan = EvaluationPlan(2, 0, "transductive")
     for runner in contest:
         assert [share for share, _ in runner.kept] == list(MARKS)
-        reached = score(runner.entry, runner.state.start, work, data, EvaluationPlan(2, 0, "transductive"))
-        assert 0.5 <= reached.mean <= 1.0
+        assert algebra.digest(runner.state.start) != algebra.digest(work.start(CPU).start)
+        reached = score(runner.entry, runner.state.start, work, data, plan)
+        assert len(reached.accuracies) == plan.episodes
+        assert score(runner.entry, runner.state.start, work, data, plan) == reached
 
 
 def costs(maml_s: Callable[[int], float], maml_mib: Callable[[int], float], steps: Sequence[int]) -> list[Cost]:
