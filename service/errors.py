@@ -26,6 +26,7 @@
         ├── ParentSuperseded        another version went live while an extension was being made from the one before
         ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
         ├── Overloaded              a queue is full; carries retry_after_s
+        │   ├── DeadlinePassed      the time for the work is over
         │   ├── RateExceeded        one caller sends more, or has more in work, than its share
         │   └── DecoderUnavailable  no process to decode an image in; nothing was found out about the image
         └── StoreUnavailable        the disk or the catalog failed; nothing was acknowledged
@@ -156,6 +157,10 @@ class Overloaded(ServiceError):
     def __init__(self, message: str, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
+
+
+class DeadlinePassed(Overloaded):
+    """The time for the work was over before there was an answer."""
 
 
 class RateExceeded(Overloaded):

@@ -55,6 +55,13 @@ class Settings(BaseSettings):
         256, description="requests from one address at the same time while the service is open, per worker"
     )
 
+    # How long it waits for the other side
+    head_s: float = Field(10.0, gt=0, le=600, description="seconds for a request's line and headers")
+    body_s: float = Field(30.0, gt=0, le=3600, description="seconds for a request's body")
+    reader_s: float = Field(30.0, gt=0, le=3600, description="seconds for the other side to read what is written")
+    keep_alive_s: int = Field(5, ge=1, le=600, description="seconds that an idle connection is kept")
+    max_connections: Count = Field(4096, description="connections, per worker; one more is closed at once")
+
     # What it serves from
     data: Path = Field(Path("data"), description="folder of the embedded store")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where adaptation and prediction run")
@@ -98,6 +105,7 @@ class Settings(BaseSettings):
     predict_waiting: int = Field(
         32, ge=0, le=10_000, description="predictions that may wait; one more is refused with 503"
     )
+    predict_s: float = Field(5.0, gt=0, le=600, description="seconds for a prediction, waiting included, then 503")
     cache_bytes: Bytes = Field(256 * _MIB, description="folded weights kept ready for prediction")
 
     # How it stops and what it tells

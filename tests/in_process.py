@@ -32,7 +32,7 @@ class Web:
         return answer
 
     async def _call(self, method: str, path: str, options: Mapping[str, Any]) -> httpx.Response:
-        async with httpx.AsyncClient(transport=self.transport, base_url="http://anole") as http:
+        async with httpx.AsyncClient(transport=self.transport, base_url="http://127.0.0.1") as http:
             return await http.request(method, path, **options)
 
     def adapt(self, client: str = "line", labels: Sequence[str] = ("good", "bad"), **fields: str) -> httpx.Response:

@@ -17,8 +17,8 @@ from models.errors import AnoleError
 from service.access import ANYBODY, Caller
 from service.access import Scope as Permission
 from service.api.allowance import Allowance, Allowances
+from service.api.heads import refuse_ambiguous, refuse_other_sites
 from service.api.problems import answer_to
-from service.api.refusals import LengthAmbiguous
 from service.errors import KeyRefused, RateExceeded, ScopeMissing
 from service.keys import KeyBook
 from service.settings import Settings
@@ -76,13 +76,15 @@ class Door:
 
     async def _let_in(self, scope: Scope) -> list[AbstractContextManager[None]]:
         """Put the caller into the scope; return what the request takes of its share."""
-        _refuse_two_lengths(scope)
+        refuse_ambiguous(scope)
         if PUBLIC.fullmatch(scope["path"]):
             scope[CALLER] = ANYBODY
             return []
         keys: KeyBook = scope["app"].state.context.services.keys
         await self._reader.freshen(keys)
         caller = keys.caller(presented_key(scope))
+        if caller is ANYBODY:
+            refuse_other_sites(scope)
         needed = permission_for(scope["method"], scope["path"])
         if needed is not None and needed not in caller.scopes:
             raise ScopeMissing(f"this needs a key with the scope {needed!r}; the one presented has not got it")
@@ -132,10 +134,3 @@ def presented_key(scope: Scope) -> bytes | None:
     if len(set(found)) > 1:
         raise KeyRefused("more than one key came; send one")
     return found[0] if found else None
-
-
-def _refuse_two_lengths(scope: Scope) -> None:
-    """A body with both lengths ends here for one reader and there for another: a request may be hidden in it."""
-    names = [name for name, _ in scope["headers"]]
-    if b"transfer-encoding" in names and b"content-length" in names:
-        raise LengthAmbiguous("the body comes with Content-Length and with Transfer-Encoding; send one of them")

@@ -8,6 +8,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from service.api import schemas, views
+from service.api.deadline import within
 from service.api.deps import HIGHEST_VERSION, Context, ContextDep, problems
 from service.api.middleware import NOTES
 from service.api.refusals import FieldMissing
@@ -70,7 +71,7 @@ async def predict(request: Request, context: ContextDep) -> schemas.Predicted:
     fields, images = await _read(request, context)
     client = client_name(fields.required("client"))
     call = partial(context.services.prediction.run, client, images, _reference(fields))
-    outcome = await context.predict_room.run(call)
+    outcome = await within(context.settings.predict_s, context.predict_room.run(call))
     request.scope[NOTES].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:

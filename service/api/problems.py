@@ -5,6 +5,7 @@ It knows no use case. An error that the table does not name is a fault of this s
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,6 +22,11 @@ from service.api import refusals
 
 MEDIA_TYPE: Final = "application/problem+json"
 _STORE_RETRY_S: Final = 5
+_USED_UP_RETRY_S: Final = 5
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NO_THREADS: Final = ("can't start new thread", "[enforce fail at alloc_cpu", "DefaultCPUAllocator")
+"""How RuntimeErrors begin that say no more than that something is used up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     refusals.FileTooLarge: Problem(413, "file_too_large", "An uploaded file is too large"),
     refusals.MediaTypeUnsupported: Problem(415, "media_type_unsupported", "The body's media type is not taken here"),
     refusals.TooManyParts: Problem(400, "too_many_parts", "The form has too many or too long parts"),
-    refusals.LengthAmbiguous: Problem(400, "length_ambiguous", "The body comes with two lengths"),
+    refusals.HeadAmbiguous: Problem(400, "head_ambiguous", "The headers can be read in two ways"),
     refusals.FormMalformed: Problem(400, "form_malformed", "The form cannot be read"),
     serving.InvalidName: Problem(422, "invalid_name", "A name is not allowed"),
     serving.NoSamples: Problem(422, "no_samples", "There is no sample"),
@@ -77,6 +83,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.KeyMissing: Problem(401, "key_missing", "A key is needed"),
     serving.KeyRefused: Problem(401, "key_refused", "The key is not valid"),
     serving.ScopeMissing: Problem(403, "scope_missing", "The key is not for this"),
+    refusals.OriginRefused: Problem(403, "origin_refused", "Another site's page may not call"),
     serving.RateExceeded: Problem(429, "rate_exceeded", "One caller takes more than its share"),
     # What is there and what is not
     serving.UnknownClient: Problem(404, "unknown_client", "There is no such client"),
@@ -92,6 +99,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.IdempotencyMismatch: Problem(422, "idempotency_mismatch", "The key was used for another request"),
     # What the service cannot do now
     serving.Overloaded: Problem(503, "overloaded", "The queue is full"),
+    serving.DeadlinePassed: Problem(503, "deadline_passed", "It took too long"),
     serving.DecoderUnavailable: Problem(503, "decoder_unavailable", "There is no decoder free"),
     serving.VersionCorrupt: Problem(503, "version_corrupt", "Stored content is damaged"),
     serving.StoreFull: Problem(507, "store_full", "The store is full"),
@@ -131,10 +139,24 @@ def problem_response(
 
 def answer_to(error: Exception, path: str) -> JSONResponse:
     """The answer for an error: by the table, or 500 that tells nothing of what happened."""
+    error = _exhaustion(error) or error
     problem = problem_of(error)
     if problem is None:
         return problem_response(INTERNAL, "the service failed; its log has the request's X-Request-ID", path)
     return problem_response(problem, str(error), path, _headers(error, problem))
+
+
+def _exhaustion(error: Exception) -> serving.ServiceError | None:
+    """What an error of the system means where it says that something is used up; None for any other."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _NO_SPACE:
+        return serving.StoreFull("no space is left for what is being received; nothing was recorded; free some space")
+    used_up = number in _NO_FILES or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if used_up or (isinstance(error, RuntimeError) and str(error).startswith(_NO_THREADS)):
+        return serving.Overloaded(
+            f"memory, files or threads are used up; try again in {_USED_UP_RETRY_S} s", _USED_UP_RETRY_S
+        )
+    return None
 
 
 def install(app: FastAPI) -> None:
@@ -177,7 +199,7 @@ def _headers(error: Exception, problem: Problem) -> dict[str, str]:
         return {"Retry-After": str(error.retry_after_s)}
     if problem.status == 401:
         return {"WWW-Authenticate": 'Bearer realm="anole"'}
-    if problem.code == "length_ambiguous":
+    if problem.code == "head_ambiguous":
         return {"Connection": "close"}
     if problem.code == "store_unavailable":
         return {"Retry-After": str(_STORE_RETRY_S)}

@@ -17,8 +17,12 @@ class FileTooLarge(RequestRefused):
     """One uploaded file with more bytes than allowed."""
 
 
-class LengthAmbiguous(RequestRefused):
-    """A body that comes with two lengths."""
+class HeadAmbiguous(RequestRefused):
+    """Headers that two readers may read differently."""
+
+
+class OriginRefused(RequestRefused):
+    """A request that a page of another site sent through a browser on this machine."""
 
 
 class MediaTypeUnsupported(RequestRefused):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any, Final
 
+import structlog
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
@@ -16,14 +18,14 @@ from service.access import EVERY_CLIENT, SCOPES, Grant
 from service.app import create_app
 from service.commands import demonstration
 from service.commands.console import notices, output
+from service.connections import DeadlinedConfig, Deadlines
 from service.errors import InvalidSettings
-from service.http_protocol import BoundedHttp
 from service.keys import admit_first
 from service.settings import Settings, hand_to_workers
 from service.telemetry import configure_logging
 
-_KEEP_ALIVE_S: Final = 5
-_BACKLOG: Final = 128
+_BACKLOG: Final = 1024
+_OTHER_FILES: Final = 512
 _OPEN: Final = "open to everyone on this machine; the first `anole keys create` closes it"
 _EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
 
@@ -50,6 +52,7 @@ def run(settings: Settings) -> None:
         CheckpointInvalid, StoreUnavailable: there is nothing to serve with, or nowhere to keep versions.
     """
     configure_logging(settings.log_level, settings.log_format)
+    _allow_files(settings.max_connections + _OTHER_FILES)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)
         announce = functools.partial(_announce, settings, listener.getsockname()[1], open_to_all=open_to_all)
@@ -64,6 +67,16 @@ def run(settings: Settings) -> None:
                 hand_to_workers(settings)
                 announce()
                 Multiprocess(_config(settings, "service.app:application"), sockets=[listener]).run()
+
+
+def _allow_files(count: int) -> None:
+    """Let this process and its workers have so many files and connections open, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < count:
+        structlog.get_logger("anole.serve").warning("fewer connections than max_connections", files_allowed=wanted)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -122,19 +135,20 @@ def _prepared(settings: Settings) -> bootstrap.Services:
 
 
 def _config(settings: Settings, app: Any) -> uvicorn.Config:
-    return uvicorn.Config(
+    deadlines = Deadlines(settings.head_s, settings.body_s, settings.reader_s, settings.max_connections)
+    return DeadlinedConfig(
         app,
+        deadlines,
         factory=True,
         workers=settings.workers,
         interface="asgi3",
         lifespan="on",
         ws="none",
-        http=BoundedHttp,
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.stop_s,
     )
 

@@ -17,7 +17,7 @@ from tests.unit.service.fakes import FakeServices
 @pytest.fixture
 def settings() -> Settings:
     return load_settings(
-        adapt_body_bytes=64 * 1024, file_bytes=16 * 1024, max_files=8, adapt_running=3, adapt_waiting=0
+        adapt_body_bytes=64 * 1024, file_bytes=16 * 1024, max_files=8, adapt_running=3, adapt_waiting=0, predict_s=2
     )
 
 

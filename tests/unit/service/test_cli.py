@@ -41,7 +41,7 @@ def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
-    monkeypatch.setattr(talk, "_connect", lambda url, key: Client("http://anole", key=key, transport=in_process))
+    monkeypatch.setattr(talk, "_connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process))
     return web
 
 

@@ -22,7 +22,7 @@ PNG = b"\x89PNG"
 
 @pytest.fixture
 def anole(in_process: httpx.BaseTransport) -> Iterator[Client]:
-    with Client("http://anole", transport=in_process) as client:
+    with Client("http://127.0.0.1", transport=in_process) as client:
         yield client
 
 
@@ -208,7 +208,7 @@ def test_no_answer_is_an_error_that_says_what_to_look_at(error: httpx.HTTPError,
 
 def test_the_awaiting_client_sends_and_reads_the_same(web: Web, anole: Client, folder: Path) -> None:
     async def talk() -> tuple[Any, ...]:
-        async with AsyncClient("http://anole", transport=web.transport) as awaiting:
+        async with AsyncClient("http://127.0.0.1", transport=web.transport) as awaiting:
             adapted = await awaiting.adapt("line", folder)
             predicted = await awaiting.predict("line", [PNG], version=1)
             return adapted, predicted, await awaiting.versions("line"), await awaiting.client("line")

@@ -167,7 +167,7 @@ def test_a_guarded_service_says_so(guarded: Web) -> None:
 def test_a_body_with_two_lengths_is_refused(web: Web) -> None:
     headers = [(b"content-length", b"3"), (b"transfer-encoding", b"chunked"), (b"content-type", b"image/png")]
     answer = web("POST", "/predict?client=a", content=PNG, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, "length_ambiguous")
+    assert (answer.status_code, answer.json()["code"]) == (400, "head_ambiguous")
     assert answer.headers["connection"] == "close"
 
 
