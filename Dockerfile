@@ -30,8 +30,8 @@ RUN set -eu; \
         cuda) indexes="${PIP_EXTRA_INDEX_URL:-}" ;; \
         *) echo "FLAVOUR=$FLAVOUR: choose cpu or cuda" >&2; exit 64 ;; \
     esac; \
-    python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        >requirements.txt; \
+    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+print(*p["dependencies"], *p["optional-dependencies"]["shared"], sep="\n")' >requirements.txt; \
     PIP_EXTRA_INDEX_URL="$indexes" /opt/anole/bin/pip install -c constraints.txt -r requirements.txt
 
 COPY . .

@@ -28,9 +28,8 @@ from service.readiness import Readiness
 from service.repeats import AdaptOnce
 from service.rerun import Rerun
 from service.settings import Settings, child_environment
+from service.store import open_store as stores
 from service.store.keys_sql import SqlKeys
-from service.store.open_store import open_embedded
-from service.store.open_store import open_keys as open_embedded_keys
 from service.store.weight_store import WeightStore
 
 
@@ -116,21 +115,27 @@ def _decoder(settings: Settings) -> Decoder:
 
 
 def open_store(settings: Settings) -> WeightStore:
-    """Open the store in the data folder.
+    """Open the store: at the URLs that are given, else in the data folder.
 
     Raises:
+        InvalidSettings: a URL that names nothing known here.
         StoreUnavailable: it cannot be opened.
     """
-    return open_embedded(settings.data)
+    return stores.open_store(_place(settings))
 
 
 def open_keys(settings: Settings) -> SqlKeys:
-    """Open the keys in the data folder.
+    """Open the keys, which lie beside the catalog.
 
     Raises:
-        StoreUnavailable: they cannot be opened.
+        InvalidSettings, StoreUnavailable: as `open_store`.
     """
-    return open_embedded_keys(settings.data)
+    return stores.open_keys(_place(settings))
+
+
+def _place(settings: Settings) -> stores.Place:
+    url = settings.catalog_url
+    return stores.Place(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
 
 def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], Learner]]]:

@@ -64,6 +64,8 @@ class Settings(BaseSettings):
 
     # What it serves from
     data: Path = Field(Path("data"), description="folder of the embedded store")
+    catalog_url: SecretStr | None = Field(None, description="postgresql://… or sqlite:///…; default: in `data`")
+    blobs_url: str | None = Field(None, description="s3://BUCKET/PREFIX or file:///…; default: in `data`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where adaptation and prediction run")
     meta_model: str = Field("surfaces", min_length=1, description="name of a shipped checkpoint, or a path to one")
     data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
@@ -140,12 +142,14 @@ def load_settings(**given: Any) -> Settings:
 def hand_to_workers(settings: Settings) -> None:
     """Put the settings into the environment, from which worker processes started afterwards read them again.
 
-    Secrets are taken out of it: no worker needs them.
+    Secrets are taken out of it, except the catalog's URL: no worker needs the others.
     """
     for name in _SECRETS:
         os.environ.pop(ENVIRONMENT_PREFIX + name.upper(), None)
     for name, value in settings.model_dump(mode="json", exclude_none=True, exclude=set(_SECRETS)).items():
         os.environ[ENVIRONMENT_PREFIX + name.upper()] = str(value)
+    if settings.catalog_url is not None:
+        os.environ[ENVIRONMENT_PREFIX + "CATALOG_URL"] = settings.catalog_url.get_secret_value()
 
 
 def child_environment() -> dict[str, str]:

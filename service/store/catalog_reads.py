@@ -33,6 +33,8 @@ from service.store.catalog_tables import (
     VERSIONS,
 )
 
+HIGHEST_NUMBER: Final = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class ClientKey:
@@ -120,7 +122,8 @@ _SERVED_BY_ALIAS: Final = _SERVED.join(ALIASES, _POINTS).where(ALIASES.c.alias =
 def need_served(connection: Connection, name: str, reference: str | int) -> ServedVersion:
     """What a prediction needs of a version. Raises UnknownClient, UnknownAlias, UnknownVersion."""
     query = _SERVED_BY_NUMBER if isinstance(reference, int) else _SERVED_BY_ALIAS
-    row = connection.execute(query, {"client": name, "reference": reference}).one_or_none()
+    held = isinstance(reference, str) or reference <= HIGHEST_NUMBER
+    row = connection.execute(query, {"client": name, "reference": reference}).one_or_none() if held else None
     if row is None:  # the slow way finds out why
         client = need_client(connection, name)
         number = reference if isinstance(reference, int) else need_move(connection, client, reference).version
@@ -133,6 +136,8 @@ def need_served(connection: Connection, name: str, reference: str | int) -> Serv
 
 def any_version(connection: Connection, client: ClientKey, number: int) -> Version | None:
     """A version, deleted or not, or None."""
+    if number > HIGHEST_NUMBER:  # not every database compares what it could not hold
+        return None
     found = read_versions(connection, client, number=number, deleted_too=True)
     return found[0] if found else None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 
 from sqlalchemy import Connection, delete, select
 
@@ -19,13 +19,9 @@ from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded,
 from service.store import catalog_reads as reads
 from service.store.catalog_tables import ALIASES, CLIENTS
 from service.store.catalog_writes import Writes
+from service.store.clock import utc_now
 from service.store.database import Database
 from service.store.ports import Catalog
-
-
-def utc_now() -> datetime:
-    """The time of day, in UTC."""
-    return datetime.now(UTC)
 
 
 class SqlCatalog(Catalog):

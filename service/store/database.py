@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
 
@@ -27,7 +28,7 @@ class Database(Protocol):
 
         A scope is a client's name, and whatever a transaction changes is that client's; or `TABLES`, for all there is.
 
-        With `erasing`, what it deletes is not left in any file of the database either.
+        With `erasing`, what it deletes leaves the database's files too, as soon as that database lets it.
 
         Raises:
             StoreFull: no space left.
@@ -42,3 +43,8 @@ class Database(Protocol):
     def close(self) -> None:
         """Let go of all connections."""
         ...
+
+
+def strict_json(value: Any) -> str:
+    """JSON that every database takes: no NaN, no infinity; keys stay in their order."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

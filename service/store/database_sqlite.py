@@ -16,19 +16,18 @@ Decisions, with their reasons:
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy import exc as sql_errors
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.database import Database
+from service.store.database import Database, strict_json
 
 FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
 CONNECTIONS_KEPT: Final = 8
@@ -65,7 +64,7 @@ class SqliteDatabase(Database):
             pool_size=CONNECTIONS_KEPT,
             max_overflow=CONNECTIONS_AT_MOST - CONNECTIONS_KEPT,
             pool_timeout=busy_timeout_s,
-            json_serializer=_strict_json,
+            json_serializer=strict_json,
         )
         event.listen(self._engine, "connect", self._prepare)
         event.listen(self._engine, "begin", _begin)
@@ -183,8 +182,3 @@ def _begin(connection: Connection) -> None:
     statement = connection.get_execution_options().get("anole_begin", "BEGIN")
     if statement is not None:
         connection.exec_driver_sql(statement)
-
-
-def _strict_json(value: Any) -> str:
-    """JSON that every database takes: no NaN, no infinity; keys stay in their order."""
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -12,16 +12,12 @@ from sqlalchemy import Row, insert, select, update
 from service.access import KeyRecord
 from service.errors import InvalidKey, UnknownKey
 from service.store.catalog_tables import API_KEYS
+from service.store.clock import utc_now
 from service.store.database import Database
 from service.store.ports import Keys
 
 _SCOPE: Final = "api_keys, whosever"
 """What a writer keeps others out of; no client is called so."""
-
-
-def utc_now() -> datetime:
-    """The time of day, in UTC."""
-    return datetime.now(UTC)
 
 
 class SqlKeys(Keys):

@@ -1,67 +1,147 @@
-"""Opens the store that needs nothing but a folder: SQLite for the catalog, files for the blobs. Reads no settings."""
+"""Opens a store: which adapters, from one URL each, or in a folder where none is given. Reads no settings.
+
+Without URLs a store needs nothing but a folder: SQLite for the catalog, files for the blobs. Shared by several machines
+it has PostgreSQL for the catalog and an S3-compatible store for the blobs; either can also be combined with the other.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 
-from service.errors import StoreUnavailable
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from service.errors import InvalidSettings, StoreUnavailable
 from service.store.blobs_local import LocalBlobs
 from service.store.catalog_sql import SqlCatalog
+from service.store.database import Database
+from service.store.database_postgres import PostgresDatabase
 from service.store.database_sqlite import SqliteDatabase
 from service.store.keys_sql import SqlKeys
 from service.store.migrate import upgrade
+from service.store.ports import Blobs
 from service.store.weight_store import WeightStore
 
 CATALOG_FILE: Final = "catalog.sqlite3"
 BLOBS_FOLDER: Final = "blobs"
 
+_CATALOG_ALLOWED: Final = "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////FOLDER/FILE"
+_BLOBS_ALLOWED: Final = "s3://BUCKET/PREFIX?endpoint=URL&region=NAME or file:///FOLDER"
+_BLOBS_OPTIONS: Final = frozenset({"endpoint", "region"})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is kept.
+
+    Attributes:
+        folder: on a local disk, for what has no URL; network file systems do not keep SQLite's locks.
+        catalog_url: ``postgresql://…`` or ``sqlite:///…``; None: a file in the folder.
+        blobs_url: ``s3://…`` or ``file:///…``; None: in the folder.
+    """
+
+    folder: Path
+    catalog_url: str | None = None
+    blobs_url: str | None = None
+
 
 def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
-    """Open the store in `folder`, made and brought to this release's tables where needed; several may have it open.
+    """Open the store in `folder`; see `open_store`."""
+    return open_store(Place(folder), sync=sync)
+
+
+def open_store(place: Place, *, sync: bool = True) -> WeightStore:
+    """Open a store, made and brought to this release's tables where needed; several may have it open.
 
     Args:
-        folder: a folder on a local disk; network file systems do not keep SQLite's locks.
+        place: where it is.
         sync: False trades durability for speed; for measurements and throw-away stores only.
 
     Raises:
-        StoreUnavailable: the folder cannot be made or written, or the catalog is damaged.
+        InvalidSettings: a URL that names nothing known here, or whose driver is not installed.
+        StoreUnavailable: it cannot be reached or written, or the catalog is damaged.
         StoreIncompatible: a newer release wrote the catalog, or it is not one of this project.
     """
-    _make_writable(folder, sync=sync)
-    return WeightStore(SqlCatalog(_opened(folder, sync=sync)), LocalBlobs(folder / BLOBS_FOLDER, sync=sync))
+    blobs = _blobs(place, sync=sync)
+    return WeightStore(SqlCatalog(_opened(place, sync=sync)), blobs)
 
 
-def open_keys(folder: Path) -> SqlKeys:
-    """Open the keys of the store in `folder`; makes and raises what `open_embedded` does."""
-    _make_writable(folder, sync=True)
-    return SqlKeys(_opened(folder, sync=True))
+def open_keys(place: Place) -> SqlKeys:
+    """Open the keys that lie beside the catalog; makes and raises what `open_store` does."""
+    return SqlKeys(_opened(place, sync=True))
 
 
-def _make_writable(folder: Path, *, sync: bool) -> None:
-    blobs = folder / BLOBS_FOLDER
-    try:
-        _make(blobs, sync=sync)
-        for writable in (folder, blobs):
-            with tempfile.TemporaryFile(dir=writable):
-                continue
-    except OSError as error:
-        raise StoreUnavailable(
-            f"the store cannot be kept in {folder.absolute()}: {error}; it must be a folder on a local disk that the "
-            f"user {os.geteuid()} of this process may write to; name another one, or change its owner"
-        ) from error
-
-
-def _opened(folder: Path, *, sync: bool) -> SqliteDatabase:
-    database = SqliteDatabase(folder / CATALOG_FILE, sync=sync)
+def _opened(place: Place, *, sync: bool) -> Database:
+    database = _database(place, sync=sync)
     try:
         upgrade(database)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _database(place: Place, *, sync: bool) -> Database:
+    if place.catalog_url is None:
+        _make_writable(place.folder, sync=sync)
+        return SqliteDatabase(place.folder / CATALOG_FILE, sync=sync)
+    try:
+        url = make_url(place.catalog_url)
+    except (ArgumentError, ValueError) as error:  # the URL itself may hold a password: it is not repeated
+        raise InvalidSettings(f"the URL of the catalog cannot be understood; allowed is {_CATALOG_ALLOWED}") from error
+    match url.get_backend_name():
+        case "postgresql" | "postgres":
+            return PostgresDatabase(url, sync=sync)
+        case "sqlite" if url.database and url.database != ":memory:":
+            path = Path(url.database)
+            _make_writable(path.parent, sync=sync)
+            return SqliteDatabase(path, sync=sync)
+    shown = url.render_as_string(hide_password=True)
+    raise InvalidSettings(f"the URL of the catalog is {shown!r}; allowed is {_CATALOG_ALLOWED}")
+
+
+def _blobs(place: Place, *, sync: bool) -> Blobs:
+    url = urlsplit(place.blobs_url or "")
+    options = parse_qs(url.query)
+    if place.blobs_url is None or (url.scheme == "file" and url.path and not url.netloc and not options):
+        folder = Path(url.path) if place.blobs_url else place.folder / BLOBS_FOLDER
+        _make_writable(folder, sync=sync)
+        return LocalBlobs(folder, sync=sync)
+    if url.scheme != "s3" or not url.hostname or url.username or options.keys() - _BLOBS_OPTIONS:
+        raise InvalidSettings(
+            f"the URL of the blobs is {url.scheme}://{url.hostname or ''}{url.path} with "
+            f"{', '.join(sorted(options)) or 'no'} options; allowed is {_BLOBS_ALLOWED}, without credentials: those "
+            "come from AWS's own environment variables"
+        )
+    try:
+        from service.store.blobs_objects import ObjectBlobs, s3_store
+    except ImportError as error:
+        raise InvalidSettings(f"blobs at s3:// need obstore ({error}); install anole[shared]") from error
+    last = {name: values[-1] for name, values in options.items()}
+    bucket = s3_store(url.netloc, url.path.strip("/"), endpoint=last.get("endpoint"), region=last.get("region"))
+    return ObjectBlobs(bucket, f"s3://{url.netloc}{url.path}")
+
+
+def _make_writable(folder: Path, *, sync: bool) -> None:
+    """Make the folder where it is not there.
+
+    Raises:
+        StoreUnavailable: it cannot be made or written.
+    """
+    try:
+        _make(folder, sync=sync)
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the store cannot be kept in {folder.absolute()}: {error}; it must be a folder on a local disk that the "
+            f"user {os.geteuid()} of this process may write to; name another one, or change its owner"
+        ) from error
 
 
 def _make(folder: Path, *, sync: bool) -> None:

@@ -6,22 +6,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from service.store import database_sqlite
 from service.store.catalog_sql import SqlCatalog
+from service.store.database import Database
+from service.store.database_postgres import PostgresDatabase
 from service.store.database_sqlite import SqliteDatabase
 from service.store.migrate import upgrade
 from service.store.ports import Catalog
 
+ADAPTERS = ("sqlite with the rollback journal", "sqlite with the write-ahead log", "postgresql")
 
-@pytest.fixture(params=["sqlite with the rollback journal", "sqlite with the write-ahead log"])
-def catalog(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Catalog]:
-    # Both journals are tried whatever SQLite this is: the bug that forbids WAL takes a checkpoint of one connection
-    # that overlaps another's reset, which these small catalogs never reach.
-    first_safe = (99,) if "rollback" in request.param else (3,)
-    monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", first_safe)
-    database = SqliteDatabase(tmp_path / "catalog.sqlite3")
-    upgrade(database)
-    catalog = SqlCatalog(database)
-    yield catalog
-    catalog.close()
+
+@pytest.fixture(params=ADAPTERS)
+def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """A database with this release's tables."""
+    opened: Database
+    if request.param == "postgresql":
+        opened = PostgresDatabase(make_url(request.getfixturevalue("catalog_url")))
+    else:
+        # Both journals are tried whatever SQLite this is: the bug that forbids WAL takes a checkpoint of one connection
+        # that overlaps another's reset, which these small catalogs never reach.
+        first_safe = (99,) if "rollback" in request.param else (3,)
+        monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", first_safe)
+        opened = SqliteDatabase(tmp_path / "catalog.sqlite3")
+        upgrade(opened)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def catalog(database: Database) -> Catalog:
+    """An empty catalog."""
+    return SqlCatalog(database)

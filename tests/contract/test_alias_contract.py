@@ -206,7 +206,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_aliases_behave_like_a_pile_of_versions(catalog: Catalog, steps: list[tuple[str, int]]) -> None:
     client = f"client-{len(catalog.clients())}"

@@ -13,8 +13,10 @@ import pytest
 
 from service.errors import InvalidName, VersionCorrupt
 from service.store.blobs_local import LocalBlobs
+from service.store.blobs_objects import ObjectBlobs, s3_store
 from service.store.ports import Blobs
 from tests.contract.memory_blobs import MemoryBlobs
+from tests.real_parts import ObjectServer
 
 SPACE = "line-1"
 OTHER = "line-2"
@@ -30,7 +32,9 @@ class Rig:
     grow_older: Callable[[str, str, float], None]
 
 
-def _local(folder: Path) -> Rig:
+def _local(request: pytest.FixtureRequest) -> Rig:
+    folder: Path = request.getfixturevalue("tmp_path")
+
     def damage(space: str, digest: str, content: bytes) -> None:
         (folder / space / digest).write_bytes(content)
 
@@ -41,7 +45,7 @@ def _local(folder: Path) -> Rig:
     return Rig(LocalBlobs(folder), damage, grow_older)
 
 
-def _memory(_folder: Path) -> Rig:
+def _memory(_request: pytest.FixtureRequest) -> Rig:
     blobs = MemoryBlobs(clock=lambda: 1_000_000.0)
 
     def damage(space: str, digest: str, content: bytes) -> None:
@@ -53,10 +57,24 @@ def _memory(_folder: Path) -> Rig:
     return Rig(blobs, damage, grow_older)
 
 
-@pytest.fixture(params=[_local, _memory], ids=["local", "memory"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Rig:
-    make: Callable[[Path], Rig] = request.param
-    return make(tmp_path)
+def _s3(request: pytest.FixtureRequest) -> Rig:
+    server: ObjectServer = request.getfixturevalue("objects")
+    bucket = server.new_bucket()
+
+    def damage(space: str, digest: str, content: bytes) -> None:
+        server.replace(bucket, f"blobs/{space}/{digest}", content)
+
+    def grow_older(space: str, digest: str, seconds: float) -> None:
+        server.grow_older(bucket, f"blobs/{space}/{digest}", seconds)
+
+    store = s3_store(bucket, "blobs", endpoint=server.address, region="us-east-1")
+    return Rig(ObjectBlobs(store, f"s3://{bucket}/blobs"), damage, grow_older)
+
+
+@pytest.fixture(params=[_local, _memory, _s3], ids=["local", "memory", "s3"])
+def rig(request: pytest.FixtureRequest) -> Rig:
+    make: Callable[[pytest.FixtureRequest], Rig] = request.param
+    return make(request)
 
 
 @pytest.fixture

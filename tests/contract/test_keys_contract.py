@@ -11,15 +11,20 @@ import pytest
 
 from service.access import Grant, KeyRecord, new_key, record_of
 from service.errors import InvalidKey, UnknownKey
-from service.store.open_store import open_keys
+from service.store.open_store import Place, open_keys
 from service.store.ports import Keys
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    return Place(tmp_path, request.getfixturevalue("catalog_url") if request.param == "postgresql" else None)
+
+
 @pytest.fixture
-def keys(tmp_path: Path) -> Iterator[Keys]:
-    opened = open_keys(tmp_path / "data")
+def keys(place: Place) -> Iterator[Keys]:
+    opened = open_keys(place)
     yield opened
     opened.close()
 
@@ -58,8 +63,8 @@ def test_revoking_what_is_not_there_says_so(keys: Keys) -> None:
         keys.revoke("anole_nothing1")
 
 
-def test_what_one_process_writes_another_reads_at_once(keys: Keys, tmp_path: Path) -> None:
-    other = open_keys(tmp_path / "data")
+def test_what_one_process_writes_another_reads_at_once(keys: Keys, place: Place) -> None:
+    other = open_keys(place)
     try:
         record = a_record()
         keys.add(record)

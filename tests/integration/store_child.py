@@ -17,7 +17,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from service.domain import LIVE, SampleRef, VersionDraft
 from service.errors import StoreUnavailable, UnknownVersion, VersionInUse
-from service.store.open_store import open_embedded
+from service.store.open_store import Place, open_embedded, open_store
 from service.store.weight_store import WeightStore
 
 CLIENT = "line-1"
@@ -53,9 +53,9 @@ def publish(store: WeightStore, i: int, *, client: str = CLIENT, aliases: Sequen
     return made.version.number, made.moves[0].revision if made.moves else 0
 
 
-def publish_many(folder: Path, count: int, acknowledge: Connection) -> None:
+def publish_many(place: Path | Place, count: int, acknowledge: Connection) -> None:
     """Publish, and acknowledge each number; a publish whose samples were deleted under it is repeated."""
-    with open_embedded(folder) as store:
+    with open_store(place if isinstance(place, Place) else Place(place)) as store:
         made = 0
         while made < count:
             try:

@@ -19,7 +19,7 @@ from service.commands import demonstration, serve
 from service.errors import InvalidKey, InvalidSettings
 from service.keys import create
 from service.settings import load_settings
-from service.store.open_store import open_keys
+from service.store.open_store import Place, open_keys
 from tests.unit.service.fakes import FakeServices
 
 
@@ -123,7 +123,7 @@ def test_a_service_that_others_can_reach_does_not_start_without_a_good_key(tmp_p
     with pytest.raises(InvalidSettings, match="anole keys create") as refused:
         serve._open_to_all(settings)
     assert f"reach {host}" in str(refused.value)
-    with open_keys(tmp_path) as keys:
+    with open_keys(Place(tmp_path)) as keys:
         _, record = create(keys, Grant("camera", ("predict",), ("*",)))
         assert not serve._open_to_all(settings)
         keys.revoke(record.prefix)
@@ -145,7 +145,7 @@ def test_a_key_from_the_environment_is_admitted_at_the_first_start(
     assert key not in repr(settings)
     for _ in range(2):
         assert not serve._open_to_all(settings)
-    with open_keys(tmp_path) as keys:
+    with open_keys(Place(tmp_path)) as keys:
         (record,) = keys.all()
     assert (record.prefix, record.scopes, record.clients) == ("anole_ab12cd34", ("predict", "adapt", "admin"), ("*",))
 

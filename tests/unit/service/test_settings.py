@@ -80,3 +80,13 @@ def test_workers_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     hand_to_workers(load_settings())
     assert "ANOLE_BOOTSTRAP_KEY" not in os.environ
     assert load_settings().api_key is None
+
+
+def test_workers_are_handed_the_catalogs_url_and_nothing_else_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://anole:hunter2@db/anole"
+    settings = load_settings(catalog_url=url)
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in settings.model_dump_json()
+    monkeypatch.setattr(os, "environ", {})
+    hand_to_workers(settings)
+    assert load_settings() == settings

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from service.errors import StoreFull, StoreUnavailable
 from service.store import database_sqlite
-from service.store.database import TABLES
+from service.store.database import TABLES, strict_json
 from service.store.database_sqlite import SqliteDatabase, journal_mode
 
 
@@ -173,8 +173,8 @@ def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(databas
 
 def test_what_cannot_be_json_everywhere_is_not_stored() -> None:
     with pytest.raises(ValueError, match="JSON"):
-        database_sqlite._strict_json({"loss": float("nan")})
-    assert database_sqlite._strict_json({"b": "ü", "a": 1}) == '{"b":"ü","a":1}'
+        strict_json({"loss": float("nan")})
+    assert strict_json({"b": "ü", "a": 1}) == '{"b":"ü","a":1}'
 
 
 def test_a_broken_reference_is_reported(database: SqliteDatabase, path: Path) -> None:

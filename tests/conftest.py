@@ -1,0 +1,49 @@
+"""The servers that the shared form of the store needs, started once a session and only where a test asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import make_url
+
+from service.store.database_postgres import PostgresDatabase
+from service.store.migrate import upgrade
+from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server."""
+    server = PostgresServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def catalog_template(postgres: PostgresServer) -> str:
+    """The name of a database with this release's tables, to make others from."""
+    name = postgres.new_database()
+    database = PostgresDatabase(make_url(postgres.url(name)))
+    upgrade(database)
+    database.close()
+    return name
+
+
+@pytest.fixture
+def catalog_url(postgres: PostgresServer, catalog_template: str) -> Iterator[str]:
+    """The URL of an empty catalog on PostgreSQL."""
+    name = postgres.new_database(catalog_template)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="session")
+def objects() -> Iterator[ObjectServer]:
+    """A server of objects, and the credentials for it in the environment."""
+    server = ObjectServer()
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in CREDENTIALS.items():
+            environment.setenv(name, value)
+        yield server
+    server.remove()

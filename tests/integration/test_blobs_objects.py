@@ -1,0 +1,103 @@
+"""Blobs in an object store that fails: what is repeated, what is said, and how long it takes to say it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+
+from service.errors import StoreFull, StoreUnavailable
+from service.store.blobs_objects import ObjectBlobs, s3_store
+from tests.real_parts import ObjectServer
+
+SPACE = "line-1"
+CONTENT = b"image"
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def bucket(objects: ObjectServer) -> str:
+    return objects.new_bucket()
+
+
+@pytest.fixture
+def blobs(objects: ObjectServer, bucket: str) -> Iterator[ObjectBlobs]:
+    yield ObjectBlobs(s3_store(bucket, "blobs", endpoint=objects.address, region="us-east-1"), f"s3://{bucket}/blobs")
+    objects.fail("GET", 500, 0)
+
+
+@pytest.mark.parametrize("status", [500, 503, 409])
+def test_a_write_that_the_store_did_not_take_is_repeated(
+    blobs: ObjectBlobs, objects: ObjectServer, status: int
+) -> None:
+    objects.fail("PUT", status, times=2)
+    assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
+    assert blobs.get(SPACE, DIGEST) == CONTENT
+
+
+def test_a_write_that_was_taken_but_not_answered_counts_as_done(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+    """The repetition meets its own first try: 412, with equal content."""
+    blobs.put(SPACE, [CONTENT])
+    objects.fail("PUT", 503, times=1)
+    assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
+
+
+def test_a_name_that_is_always_contended_for_is_given_up(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+    objects.fail("PUT", 409, times=4)
+    with pytest.raises(StoreUnavailable, match="try again"):
+        blobs.put(SPACE, [CONTENT])
+    assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
+
+
+def test_a_full_store_is_said_to_be_full_and_reads_go_on(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+    blobs.put(SPACE, [CONTENT])
+    objects.fail("PUT", 507, times=6)
+    with pytest.raises(StoreFull, match="no space left in s3://"):
+        blobs.put(SPACE, [b"more"])
+    assert blobs.get(SPACE, DIGEST) == CONTENT
+    assert blobs.put(SPACE, [b"more"])
+
+
+def test_a_store_that_is_not_there_is_said_to_be_out_of_reach(blobs: ObjectBlobs) -> None:
+    nowhere = ObjectBlobs(s3_store("bucket", "", endpoint="http://127.0.0.1:1", region="us-east-1"), "s3://bucket/")
+    for ask in (lambda: nowhere.get(SPACE, DIGEST), nowhere.ping):
+        with pytest.raises(StoreUnavailable, match="s3://bucket/ cannot be reached"):
+            ask()
+
+
+def test_a_bucket_that_is_not_there_is_found_out_before_serving(objects: ObjectServer) -> None:
+    blobs = ObjectBlobs(s3_store("no-bucket", "", endpoint=objects.address, region="us-east-1"), "s3://no-bucket/")
+    with pytest.raises(StoreUnavailable, match="NoSuchBucket"):
+        blobs.ping()
+
+
+def test_a_young_blob_is_not_written_again_and_an_old_one_is(
+    blobs: ObjectBlobs, objects: ObjectServer, bucket: str
+) -> None:
+    blobs.put(SPACE, [CONTENT])
+    (before,) = blobs.entries(SPACE)
+    objects.grow_older(bucket, f"blobs/{SPACE}/{DIGEST}", 300.0)
+    blobs.put(SPACE, [CONTENT])
+    (young,) = blobs.entries(SPACE)
+    assert young.age_s >= before.age_s + 300.0
+    objects.grow_older(bucket, f"blobs/{SPACE}/{DIGEST}", 301.0)
+    blobs.put(SPACE, [CONTENT])
+    assert [entry.age_s < 100.0 for entry in blobs.entries(SPACE)] == [True]
+
+
+def test_what_others_keep_in_the_bucket_is_neither_a_space_nor_a_blob(
+    blobs: ObjectBlobs, objects: ObjectServer, bucket: str
+) -> None:
+    blobs.put(SPACE, [CONTENT])
+    for key in ("blobs/Notes/readme", "blobs/readme", f"blobs/{SPACE}/notes", "elsewhere/x"):
+        objects.replace(bucket, key, b"mine")
+    assert list(blobs.spaces()) == [SPACE]
+    assert [entry.digest for entry in blobs.entries(SPACE)] == [DIGEST]
+
+
+def test_a_space_of_more_blobs_than_one_listing_holds_is_listed_whole(
+    blobs: ObjectBlobs, objects: ObjectServer, bucket: str
+) -> None:
+    objects.fill(bucket, f"blobs/{SPACE}", count=2010)
+    assert len({entry.digest for entry in blobs.entries(SPACE)}) == 2010

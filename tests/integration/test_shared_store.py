@@ -1,0 +1,140 @@
+"""The shared form, PostgreSQL and an object store, under whole services and several processes at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from service import bootstrap
+from service.app import create_app
+from service.domain import LIVE
+from service.settings import Settings, load_settings
+from service.store.open_store import Place, open_store
+from service.store.weight_store import WeightStore
+from tests.generated import striped
+from tests.in_process import Web, started
+from tests.integration import store_child
+from tests.integration.store_child import CLIENT, publish
+from tests.integration.test_api_service import adapt, predict
+from tests.real_parts import ObjectServer
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([store_child.__name__])
+
+
+@pytest.fixture
+def place(tmp_path: Path, catalog_url: str, objects: ObjectServer) -> Place:
+    return Place(tmp_path / "unused", catalog_url, objects.url(objects.new_bucket()))
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[WeightStore]:
+    with open_store(place) as opened:
+        yield opened
+
+
+@pytest.fixture
+def settings(place: Place, tiny_checkpoint: Path) -> Settings:
+    return load_settings(
+        data=place.folder, catalog_url=place.catalog_url, blobs_url=place.blobs_url, meta_model=str(tiny_checkpoint),
+        device="cpu", demo=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def two(settings: Settings) -> Iterator[tuple[Web, Web]]:
+    """Two services on one store, as two machines would run them."""
+    services = [bootstrap.build(settings) for _ in range(2)]
+    with (
+        started(create_app(settings, lambda _: services[0]), services[0]) as one,
+        started(create_app(settings, lambda _: services[1]), services[1]) as other,
+    ):
+        yield one, other
+
+
+def test_what_one_service_is_taught_the_other_serves(two: tuple[Web, Web], place: Place) -> None:
+    one, other = two
+    assert adapt(one).status_code == 201
+    images = striped(2, 6, seed=9) + striped(2, 20, seed=9)
+    here, there = predict(one, images).json(), predict(other, images).json()
+    assert here["predictions"] == there["predictions"]
+    assert adapt(other, classes={"broad": 30}).json()["version"] == 2
+    assert predict(one, images).json()["version"] == 2
+    assert other("POST", "/clients/line/rollback").json()["version"] == 1
+    assert predict(one, images).json()["version"] == 1
+    assert [one("GET", "/readyz").status_code, other("GET", "/readyz").status_code] == [200, 200]
+    assert not place.folder.exists()
+
+
+def test_a_key_that_one_service_knows_the_other_answers_with(two: tuple[Web, Web]) -> None:
+    one, other = two
+    first = adapt(one, headers={"Idempotency-Key": "part-17"})
+    again = adapt(other, headers={"Idempotency-Key": "part-17"})
+    assert (first.status_code, again.json()["version"]) == (201, 1)
+    assert again.json()["report"] == first.json()["report"]
+
+
+def test_erasing_a_client_leaves_no_object_of_it(two: tuple[Web, Web], store: WeightStore) -> None:
+    one, other = two
+    adapt(one)
+    adapt(one, "kept")
+    erased = other("DELETE", "/clients/line").json()
+    assert (erased["versions"], erased["blobs"]) == (1, 9)
+    assert predict(one, striped(1, 6)).json()["code"] == "unknown_client"
+    assert list(store._blobs.spaces()) == ["kept"]
+
+
+def test_a_name_with_a_null_character_in_it_does_not_stop_a_sample(two: tuple[Web, Web]) -> None:
+    """PostgreSQL's texts cannot hold it."""
+    files = [("samples", (f"part\0{i}.png", content)) for i, content in enumerate(striped(2, 6) + striped(2, 20))]
+    labels = ["fine", "fine", "coarse", "coarse"]
+    answer = two[0]("POST", "/adapt", data={"client": "line", "labels": labels}, files=files)
+    assert answer.status_code in (201, 422), answer.text
+
+
+def test_racing_threads_and_services_get_gapless_numbers(place: Place) -> None:
+    with open_store(place) as one, open_store(place) as other, ThreadPoolExecutor(12) as pool:
+        made = sorted(pool.map(lambda i: publish((one, other)[i % 2], i), range(48)))
+        assert made == [(i, i) for i in range(1, 49)]
+        assert one.alias(CLIENT, LIVE).version == 48
+        assert other.check().whole
+
+
+def test_racing_processes_get_gapless_numbers(place: Place, store: WeightStore) -> None:
+    ends: list[Connection] = []
+    running = []
+    for _ in range(2):
+        ours, theirs = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=store_child.publish_many, args=(place, 15, theirs))
+        process.start()
+        theirs.close()
+        ends.append(ours)
+        running.append(process)
+    numbers = [[end.recv() for _ in range(15)] for end in ends]
+    for process, end in zip(running, ends, strict=True):
+        process.join()
+        assert process.exitcode == 0
+        process.close()
+        end.close()
+    assert sorted(numbers[0] + numbers[1]) == list(range(1, 31))
+    assert all(mine == sorted(mine) for mine in numbers)
+    assert [move.version for move in store.history(CLIENT)] == list(range(1, 31))
+
+
+def test_collecting_and_deleting_keep_to_what_is_needed(place: Place, store: WeightStore) -> None:
+    for i in range(4):
+        publish(store, i)
+    publish(store, 9, client="line-2", aliases=())
+    store.delete_version(CLIENT, 1)
+    store.delete_version("line-2", 1)
+    store.put_weights(CLIENT, {}, {"never": "published"})
+    assert store.collect().removed == 0
+    assert store.collect(grace_s=0.0).removed == 1
+    report = store.check()
+    assert report.whole
+    assert sum(1 for space in store._blobs.spaces() for _ in store._blobs.entries(space)) == report.blobs

@@ -1,0 +1,65 @@
+"""Which adapters a store is opened with, and how a URL that will not do is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import InvalidSettings, StoreUnavailable
+from service.store.open_store import Place, open_store
+from tests.integration.store_child import publish
+
+
+def test_without_urls_the_store_is_in_its_folder(tmp_path: Path) -> None:
+    with open_store(Place(tmp_path / "data")) as store:
+        publish(store, 1)
+    assert sorted(path.name for path in (tmp_path / "data").iterdir() if "-" not in path.name) == [
+        "blobs",
+        "catalog.sqlite3",
+    ]
+
+
+def test_urls_of_files_say_where_the_parts_are(tmp_path: Path) -> None:
+    place = Place(tmp_path / "data", f"sqlite:///{tmp_path}/rows/catalog", f"file://{tmp_path}/objects")
+    with open_store(place) as store:
+        publish(store, 1)
+        assert store.check().whole
+    assert (tmp_path / "rows" / "catalog").is_file()
+    assert [path.name for path in (tmp_path / "objects").iterdir()] == ["line-1"]
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://anole:hunter2@db/anole", "anole:hunter2", "sqlite://", "sqlite:///:memory:", "postgresql:hunter2@x"],
+)
+def test_a_catalog_of_another_kind_is_refused_and_no_password_is_repeated(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidSettings, match="postgresql://USER:PASSWORD@HOST/DATABASE") as refused:
+        open_store(Place(tmp_path, catalog_url=url))
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gs://bucket/x",
+        "bucket",
+        "s3://",
+        "s3://key:hunter2@bucket",
+        "s3://bucket?secret=hunter2",
+        "file://host/x",
+        "file:",
+    ],
+)
+def test_blobs_of_another_kind_are_refused_and_no_secret_is_repeated(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidSettings, match="s3://BUCKET/PREFIX") as refused:
+        open_store(Place(tmp_path, blobs_url=url))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+    url = f"postgresql://anole:hunter2@/anole?host={tmp_path}"
+    with pytest.raises(StoreUnavailable, match="anole:\\*\\*\\*@") as refused:
+        open_store(Place(tmp_path, catalog_url=url))
+    assert "hunter2" not in str(refused.value)
