@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks.figures import markdown
 from models.checkpoint import Checkpoint, load_checkpoint
@@ -33,6 +31,7 @@ from models.presets import PRESETS, Preset
 from models.recipe import InnerLoop
 from models.training import TrainingPlan, TrainingRun, WeightedSet
 from service.commands.learn import CACHE
+from service.commands.progress import Work, reported
 
 SHOTS: Final = (1, 5)
 QUERIES: Final = 10
@@ -191,8 +190,9 @@ def outcome(variant: Variant, data: DataSet, arguments: argparse.Namespace) -> S
     if left:
         steps = training.run([WeightedSet(data.train if variant.turned else upright(data.train))], save_every_s=60.0)
         try:
-            for _ in track(steps, variant.name, total=left, console=Console(stderr=True)):
-                pass
+            with reported(Work(variant.name, "steps", meta.meta_steps, meta.meta_steps - left)) as report:
+                for step in steps:
+                    report.at(step.meta_step, f"loss {step.loss:.3f}")
         except AdaptationDiverged:
             return f"diverged at meta step {training.state.meta_step + 1}"
     return kept_scores(path.with_suffix(".json"), load_checkpoint(path), "frozen", data, arguments)

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from benchmarks import lbp_baseline
 from benchmarks.episode_options import add_episode_options, few_shot_classes
@@ -34,6 +32,7 @@ from models.data.image_classes import ImageClasses
 from models.episodes import EpisodeShape, EpisodeSource
 from models.errors import AnoleError
 from models.evaluate import EvaluationPlan, Score, evaluate
+from service.commands.progress import Work, reported
 
 TIMED_IMAGES: Final = 50
 
@@ -85,10 +84,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     checkpoint = load_checkpoint(arguments.checkpoint)
     ways = chosen_ways(checkpoint, arguments)
     work = [(shots, way) for shots in arguments.shots for way in ways]
-    for shots, way in track(work, "scoring", console=Console(stderr=True)):
-        way.accuracies[shots] = list(way.score(EpisodeShape(arguments.ways, shots, arguments.queries)))
+    scored = 0
+    with reported(Work("scoring", "episodes", len(work) * arguments.episodes)) as report:
+        for shots, way in work:
+            own = way.accuracies.setdefault(shots, [])
+            for accuracy in way.score(EpisodeShape(arguments.ways, shots, arguments.queries)):
+                own.append(accuracy)
+                scored += 1
+                report.at(scored, f"{way.name}, {shots}-shot: {100 * sum(own) / len(own):.1f} % so far")
     timed = EpisodeShape(arguments.ways, max(1, TIMED_IMAGES // arguments.ways))
-    for number in track(range(arguments.rounds), "timing", console=Console(stderr=True)):
+    for number in range(arguments.rounds):
         for way in ways:
             way.seconds.append(way.learn(timed, arguments.seed + number))
     names = ("dataset", "ways", "shots", "queries", "episodes", "seed", "random_seed", "rounds")
