@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +33,15 @@ __all__ = [
     "load",
     "normalise",
     "prepare",
+    "prepare_together",
 ]
 
 PREPROCESSING_VERSION = 1
 
 _REC601_LUMA = (0.299, 0.587, 0.114)
 _CONTRAST_LIMIT = 5.0
+_SIDE_BY_SIDE = 8
+"""Images prepared at once; with more the processor's cache no longer holds them."""
 
 
 @dataclass(frozen=True)
@@ -116,19 +120,22 @@ def fit_to_side(image: Tensor, spec: ImageSpec) -> Tensor:
             f"an image of type {image.dtype} and shape {tuple(image.shape)} came; "
             "uint8 (1 or 3, height, width) is allowed: decode it first"
         )
-    if image.shape[0] == spec.channels and image.shape[1:] == (spec.side, spec.side):
-        return image
-    values = image.to(torch.float32)  # (1|3, height, width)
-    if spec.channels == 1 and image.shape[0] == 3:
-        red, green, blue = values.unbind(0)
-        values = (_REC601_LUMA[0] * red + _REC601_LUMA[1] * green + _REC601_LUMA[2] * blue)[None]
-    if values.shape[1:] != (spec.side, spec.side):
-        size = (spec.side, spec.side)
-        values = torch.nn.functional.interpolate(
-            values[None], size, mode="bilinear", align_corners=False, antialias=True
-        )[0]
+    return _fit_together(image[None], spec)[0]
+
+
+def _fit_together(images: Tensor, spec: ImageSpec) -> Tensor:
+    """uint8 (count, 1 or 3, height, width) -> (count, channels, side, side)."""
+    size = (spec.side, spec.side)
+    if images.shape[1] == spec.channels and images.shape[2:] == size:
+        return images
+    values = images.to(torch.float32)
+    if spec.channels == 1 and images.shape[1] == 3:
+        red, green, blue = values.unbind(1)
+        values = (_REC601_LUMA[0] * red + _REC601_LUMA[1] * green + _REC601_LUMA[2] * blue)[:, None]
+    if values.shape[2:] != size:
+        values = torch.nn.functional.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
     fitted = values.round().clamp(0, 255).to(torch.uint8)
-    return fitted.expand(spec.channels, -1, -1).contiguous()  # (channels, side, side)
+    return fitted.expand(-1, spec.channels, -1, -1).contiguous()  # (count, channels, side, side)
 
 
 def normalise(images: Tensor, spec: ImageSpec) -> Tensor:
@@ -166,6 +173,24 @@ def prepare(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
     if not images:
         return torch.empty(0, spec.channels, spec.side, spec.side)
     return torch.cat([normalise(fit_to_side(image, spec)[None], spec) for image in images])
+
+
+def prepare_together(images: Sequence[Tensor], spec: ImageSpec) -> Tensor:
+    """As ``prepare``, but images of one size go through side by side, which takes about half the time an image.
+
+    Each is still computed from itself alone; sums may run in another order, so values agree with ``prepare`` to 1e-6.
+    """
+    prepared = torch.empty(len(images), spec.channels, spec.side, spec.side)
+    alike: defaultdict[torch.Size, list[int]] = defaultdict(list)
+    for place, image in enumerate(images):
+        alike[image.shape].append(place)
+    with torch.no_grad():
+        for places in alike.values():
+            for start in range(0, len(places), _SIDE_BY_SIDE):
+                here = places[start : start + _SIDE_BY_SIDE]
+                fitted = _fit_together(torch.stack([images[place] for place in here]), spec)
+                prepared[here] = normalise(fitted, spec)
+    return prepared
 
 
 def _even_contrast(values: Tensor, rule: _ContrastRule) -> Tensor:

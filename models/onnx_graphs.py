@@ -25,6 +25,11 @@ _IR_VERSION = 9
 _EPSILON = "epsilon"
 
 
+def has_graph(net: Net) -> bool:
+    """Whether `graph_of` has one for the net."""
+    return isinstance(net, Conv4 | SurfaceNet | ResNet12)
+
+
 def graph_of(net: Net) -> ModelProto | None:
     """The net with its head as a graph of the folded weights' names; None for a net that has none written out.
 

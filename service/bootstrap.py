@@ -12,18 +12,21 @@ from dataclasses import asdict, dataclass
 import torch
 
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
+from models.compact import CompactWeights
 from models.errors import CheckpointInvalid
 from models.images import DecodeLimits
 from service.adaptation import Adaptation, AdaptLimits
+from service.domain import ServedVersion
 from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.engine.device import pick_device
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
+from service.engine.version_weights import VersionWeights
 from service.engine.weight_cache import WeightCache
 from service.keys import KeyBook
 from service.lifecycle import Lifecycle
 from service.meta_models import MetaModels, MetaModelSummary
-from service.prediction import Prediction
+from service.prediction import Batching, Prediction
 from service.readiness import Readiness
 from service.repeats import AdaptOnce
 from service.rerun import Rerun
@@ -76,7 +79,9 @@ def build(settings: Settings) -> Services:
     keys = open_keys(settings)
     decoder = _decoder(settings)
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
-    cache, turns = WeightCache(settings.cache_bytes), Turns(settings.adapt_running)
+    turns = Turns(settings.adapt_running)
+    batching = Batching(settings.predict_batch, settings.predict_running)
+    prediction = Prediction(store, learners, _weights(settings, store), decoder, batching)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
         return learners.of(digest, name).checkpoint.weights
@@ -84,21 +89,30 @@ def build(settings: Settings) -> Services:
     return Services(
         adaptation=AdaptOnce(store, Adaptation(store, learners, decoder, limits, turns)),
         rerun=Rerun(store, learners, turns),
-        prediction=Prediction(store, learners, cache, decoder, Turns(settings.predict_running)),
+        prediction=prediction,
         lifecycle=Lifecycle(
             store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
         ),
         meta_models=MetaModels([_summary(current.checkpoint)]),
         keys=KeyBook(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=lambda: {**_readings(cache), **decoder.readings()},
-        close=functools.partial(_close, decoder, keys, store),
+        readings=lambda: {**prediction.readings(), **decoder.readings()},
+        close=functools.partial(_close, prediction, decoder, keys, store),
     )
 
 
-def _close(*held: Decoder | SqlKeys | WeightStore) -> None:
+def _close(*held: Prediction | Decoder | SqlKeys | WeightStore) -> None:
     for one in held:
         one.close()
+
+
+def _weights(settings: Settings, store: WeightStore) -> VersionWeights:
+    def load(version: ServedVersion) -> Mapping[str, torch.Tensor]:
+        return store.version_weights(store.version(version.client, version.number))
+
+    pinned = settings.pinned_clients.replace(",", " ").split()
+    packed = WeightCache[CompactWeights](settings.packed_bytes, pinned) if settings.packed_bytes else None
+    return VersionWeights(load, WeightCache(settings.cache_bytes, pinned), packed)
 
 
 def _decoder(settings: Settings) -> Decoder:
@@ -172,14 +186,3 @@ def _unchanged(learner: Learner) -> Callable[[], None]:
             )
 
     return check
-
-
-def _readings(cache: WeightCache) -> dict[str, float]:
-    held = cache.readings()
-    return {
-        "weight_cache_hits_total": held.hits,
-        "weight_cache_loads_total": held.loads,
-        "weight_cache_evictions_total": held.evictions,
-        "weight_cache_entries": held.entries,
-        "weight_cache_bytes": held.size_bytes,
-    }

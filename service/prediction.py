@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal
 
-from models.weights import Weights
+from torch import Tensor
+
+from models.errors import AnoleError
+from models.forward import Asked, ReadyWeights
+from models.predict import Judged
 from service.domain import LIVE, ServedVersion
 from service.engine.decoder import Decoder
 from service.engine.learner import Learner, Learners
-from service.engine.turns import Turns
-from service.engine.weight_cache import WeightCache
+from service.engine.predict_batcher import PredictBatcher
+from service.engine.version_weights import VersionWeights
 from service.errors import NoSamples, NothingLive, UnknownAlias
+from service.store.served_reads import ServedReads
 from service.store.weight_store import WeightStore
 from service.uploads import Upload, decode_upload
 
@@ -51,76 +58,168 @@ class PredictOutcome:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How predictions share the device: images of one batch, and batches at the same time."""
+
+    images: int = 16
+    batches: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    client: str
+    uploads: tuple[Upload, ...]
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """A request whose version is known and whose images are canonical."""
+
+    request: _Request
+    version: ServedVersion
+    learner: Learner
+    images: Sequence[Tensor]
+
+
 class Prediction:
-    """Judges images by stored versions; blocks, so call it in a worker thread.
+    """Judges images by stored versions; requests that arrive together go through the net together.
 
     Args:
         store: where versions are kept.
         learners: the checkpoints that versions were adapted from.
-        cache: of folded weights.
+        weights: of versions, ready to judge with.
         decoder: turns bytes into images.
-        turns: how many run at the same time; the others wait.
+        batching: how requests share the device.
     """
 
     def __init__(
         self,
         store: WeightStore,
         learners: Learners,
-        cache: WeightCache,
+        weights: VersionWeights,
         decoder: Decoder,
-        turns: Turns | None = None,
+        batching: Batching = Batching(),
     ) -> None:
-        self._store = store
+        self._served = ServedReads(store)
         self._learners = learners
-        self._cache = cache
+        self._weights = weights
         self._decoder = decoder
-        self._turns = turns or Turns(2)
+        self._batcher: PredictBatcher[_Request, PredictOutcome] = PredictBatcher(
+            self._answers, batching.images, batching.batches
+        )
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
-        """Judge images by the version that `reference`, an alias or a number, names now.
+        """Judge images by the version that `reference`, an alias or a number, names now. Blocks.
 
         Raises:
             NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownMetaModel,
-            VersionCorrupt, DecoderUnavailable, StoreUnavailable.
+            VersionCorrupt, DecoderUnavailable, StoreUnavailable, Overloaded.
         """
-        with self._turns.taken():
-            return self._run(client, uploads, reference)
+        return self.submit(client, uploads, reference).result()
 
-    def _run(self, client: str, uploads: Sequence[Upload], reference: str) -> PredictOutcome:
-        began = time.monotonic()
+    def submit(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> Future[PredictOutcome]:
+        """As `run`, to be waited for; cancelling it takes it back, until it has begun.
+
+        Raises:
+            NoSamples, Overloaded: at once; the others come out of what is returned.
+        """
         if not uploads:
             raise NoSamples("no images came; send at least one")
-        version = self._version(client, reference)
-        learner = self._learners.of(version.meta_model_digest, version.meta_model)
-        images = [decode_upload(upload, self._decoder) for upload in uploads]
-        probabilities = learner.classify(self._weights(version, learner), images)
-        predictions = [
-            _verdict(upload.name, version, row) for upload, row in zip(uploads, probabilities.tolist(), strict=True)
-        ]
-        return PredictOutcome(
-            client=client,
-            version=version.number,
-            weights_digest=version.weights_digest,
-            predictions=tuple(predictions),
-            seconds=time.monotonic() - began,
-        )
+        return self._batcher.submit(_Request(client, tuple(uploads), reference), len(uploads))
 
-    def _version(self, client: str, reference: str) -> ServedVersion:
+    def readings(self) -> Mapping[str, float]:
+        """Figures of the moment, by name."""
+        return {**self._weights.readings(), **self._batcher.readings()}
+
+    def close(self) -> None:
+        """End the batches at hand; whoever still waits gets Overloaded."""
+        self._batcher.close()
+
+    def _answers(self, requests: Sequence[_Request]) -> Iterator[tuple[int, PredictOutcome | Exception]]:
+        """Answer requests together, each by itself: what one of them ends with is no matter of the others.
+
+        Those whose weights are in memory are answered before anything is read for the others.
+        """
+        began = time.monotonic()
+        served = self._served.now([_named(one) for one in requests])
+        decoded: dict[int, _Decoded] = {}
+        for place, (request, version) in enumerate(zip(requests, served, strict=True)):
+            one = self._decoded(request, version)
+            if isinstance(one, _Decoded):
+                decoded[place] = one
+            else:
+                yield place, one
+        held = {place: self._weights.held(one.version) for place, one in decoded.items()}
+        yield from self._judged(decoded, {place: one for place, one in held.items() if one is not None}, began)
+        read: dict[int, ReadyWeights] = {}
+        for place in (place for place, one in held.items() if one is None):
+            try:
+                read[place] = self._weights.of(decoded[place].version, decoded[place].learner)
+            except Exception as error:  # noqa: BLE001 - it is this request's answer
+                yield place, error
+        yield from self._judged(decoded, read, began)
+
+    def _decoded(self, request: _Request, served: ServedVersion | AnoleError) -> _Decoded | Exception:
         try:
-            return self._store.served(client, int(reference) if reference.isdigit() else reference)
+            if isinstance(served, AnoleError):
+                raise served
+            learner = self._learners.of(served.meta_model_digest, served.meta_model)
+            images = [decode_upload(upload, self._decoder) for upload in request.uploads]
         except UnknownAlias as error:
-            if reference != LIVE:
-                raise
-            raise NothingLive(
-                f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, "
-                "or name a version in the request"
-            ) from error
+            return _nothing_live(request.client) if request.reference == LIVE else error
+        except Exception as error:  # noqa: BLE001 - it is this request's answer
+            return error
+        return _Decoded(request, served, learner, images)
 
-    def _weights(self, served: ServedVersion, learner: Learner) -> Weights:
-        def load() -> Weights:
-            return learner.fold(self._store.version_weights(self._store.version(served.client, served.number)))
+    @staticmethod
+    def _judged(
+        decoded: Mapping[int, _Decoded], weights: Mapping[int, ReadyWeights], began: float
+    ) -> Iterator[tuple[int, PredictOutcome]]:
+        """Judge the requests whose weights are given; images for the same weights are one piece."""
+        pieces: dict[tuple[Learner, int], list[int]] = {}
+        for place, own in weights.items():
+            pieces.setdefault((decoded[place].learner, id(own)), []).append(place)
+        for learner in {learner for learner, _ in pieces}:
+            mine = [places for (other, _), places in pieces.items() if other is learner]
+            images = learner.prepared([image for places in mine for place in places for image in decoded[place].images])
+            ends = itertools.accumulate(sum(len(decoded[place].images) for place in places) for places in mine)
+            cuts = itertools.pairwise([0, *ends])
+            asked = [
+                Asked(weights[places[0]], images[first:last]) for places, (first, last) in zip(mine, cuts, strict=True)
+            ]
+            for places, judged in zip(mine, learner.forward.judge(asked), strict=True):
+                yield from _outcomes({place: decoded[place] for place in places}, judged, began)
 
-        return self._cache.get((served.client, served.meta_model_digest, served.weights_digest), load)
+
+def _named(request: _Request) -> tuple[str, str | int]:
+    reference = request.reference
+    return request.client, int(reference) if reference.isdigit() else reference
+
+
+def _nothing_live(client: str) -> NothingLive:
+    return NothingLive(
+        f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, "
+        "or name a version in the request"
+    )
+
+
+def _outcomes(decoded: Mapping[int, _Decoded], judged: Judged, began: float) -> Iterator[tuple[int, PredictOutcome]]:
+    """Answers of requests whose images were judged as one piece, in their order."""
+    rows = iter(judged.probabilities.tolist())
+    for place, one in decoded.items():
+        predictions = tuple(_verdict(upload.name, one.version, next(rows)) for upload in one.request.uploads)
+        yield (
+            place,
+            PredictOutcome(
+                client=one.request.client,
+                version=one.version.number,
+                weights_digest=one.version.weights_digest,
+                predictions=predictions,
+                seconds=time.monotonic() - began,
+            ),
+        )
 
 
 def _verdict(name: str, version: ServedVersion, probabilities: Sequence[float]) -> ImagePrediction:

@@ -103,12 +103,23 @@ class Settings(BaseSettings):
     adapt_waiting: int = Field(
         8, ge=0, le=10_000, description="adaptations that may wait; one more is refused with 503"
     )
-    predict_running: Count = Field(2, description="predictions at the same time, per worker")
+    predict_running: Count = Field(1, description="batches of predictions at the same time, per worker")
+    predict_batch: Count = Field(16, description="images that one batch of predictions gathers")
     predict_waiting: int = Field(
         32, ge=0, le=10_000, description="predictions that may wait; one more is refused with 503"
     )
     predict_s: float = Field(5.0, gt=0, le=600, description="seconds for a prediction, waiting included, then 503")
-    cache_bytes: Bytes = Field(256 * _MIB, description="folded weights kept ready for prediction")
+
+    # What is kept in memory
+    cache_bytes: Bytes = Field(256 * _MIB, description="weights of versions kept ready for prediction, per worker")
+    packed_bytes: int = Field(
+        0,
+        ge=0,
+        le=65_536 * _MIB,
+        description="packed weights kept behind them in a quarter of the memory, per worker; 0 packs nothing, with "
+        "any other number every version is judged by packed weights; its scores differ in the third decimal",
+    )
+    pinned_clients: str = Field("", description="clients whose weights leave memory last, between commas")
 
     # How it stops and what it tells
     drain_s: float = Field(1.0, ge=0, le=60, description="seconds from SIGTERM, /readyz 503, to no new connections")

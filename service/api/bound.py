@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
@@ -56,7 +57,24 @@ class Reach:
         try:
             return use(self.nobody)
         except UnknownClient as error:
-            raise UnknownClient(str(error).replace(self.nobody, client)) from error
+            raise self._of(client, error) from error
+
+    def submit(self, client: str, use: Callable[[str], Future[T]]) -> Future[T]:
+        """As `call`, for what is waited for elsewhere."""
+        if self.caller.reaches(client):
+            return use(client)
+        answer: Future[T] = Future()
+
+        def pass_on(done: Future[T]) -> None:
+            error = done.exception()
+            answer.set_exception(self._of(client, error) if isinstance(error, UnknownClient) else error)
+
+        answer.set_running_or_notify_cancel()
+        use(self.nobody).add_done_callback(pass_on)
+        return answer
+
+    def _of(self, client: str, error: UnknownClient) -> UnknownClient:
+        return UnknownClient(str(error).replace(self.nobody, client))
 
     def insist(self, client: str, lifecycle: LifecyclePort) -> None:
         """Return where the client is the caller's own; for what makes the client if it is not there.
@@ -92,6 +110,10 @@ class BoundPrediction(PredictionPort):
     def run(self, client: str, uploads: Sequence[Upload], reference: str = "live") -> PredictOutcome:
         """See `PredictionPort.run`."""
         return self._reach.call(client, lambda name: self._prediction.run(name, uploads, reference))
+
+    def submit(self, client: str, uploads: Sequence[Upload], reference: str = "live") -> Future[PredictOutcome]:
+        """See `PredictionPort.submit`."""
+        return self._reach.submit(client, lambda name: self._prediction.submit(name, uploads, reference))
 
 
 class BoundLifecycle(LifecyclePort):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, TypeVar, cast
 
@@ -26,12 +28,13 @@ _RETRY_S: Final = 2
 
 
 class Room:
-    """Threads for one kind of work: so many calls run, so many wait in line, and one more is refused at once."""
+    """Places, and threads, for one kind of work: so many run, so many wait in line, and one more is refused at once."""
 
     def __init__(self, work: str, running: int, waiting: int, telemetry: Telemetry) -> None:
         self._work = work
         self._places = running + waiting
         self._taken = 0
+        self._lock = threading.Lock()
         self._limiter = CapacityLimiter(running)
         self._telemetry = telemetry
 
@@ -60,11 +63,34 @@ class Room:
         Raises:
             Overloaded: every place is taken.
         """
-        self.refuse_when_full()
-        self._taken += 1
+        self._take()
         try:
             return await to_thread.run_sync(call, limiter=self._limiter)
         finally:
+            self._give_back()
+
+    def submitted(self, submit: Callable[[], Future[T]]) -> Future[T]:
+        """Submit work that runs in threads of its own; it holds a place here until it has ended or was cancelled.
+
+        Raises:
+            Overloaded: every place is taken.
+        """
+        self._take()
+        try:
+            work = submit()
+        except BaseException:
+            self._give_back()
+            raise
+        work.add_done_callback(self._give_back)
+        return work
+
+    def _take(self) -> None:
+        self.refuse_when_full()
+        with self._lock:
+            self._taken += 1
+
+    def _give_back(self, _: object = None) -> None:
+        with self._lock:  # work ends in other threads
             self._taken -= 1
 
 

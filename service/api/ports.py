@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +31,10 @@ class PredictionPort(Protocol):
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = "live") -> PredictOutcome:
         """Judge images by the version that `reference` (an alias or a number) names. Blocks."""
+        ...
+
+    def submit(self, client: str, uploads: Sequence[Upload], reference: str = "live") -> Future[PredictOutcome]:
+        """As `run`, in a thread of its own; cancelling what has not begun takes it back."""
         ...
 
 

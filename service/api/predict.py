@@ -8,11 +8,11 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from service.api import schemas, views
-from service.api.deadline import within
 from service.api.deps import HIGHEST_VERSION, Context, ContextDep, problems
 from service.api.middleware import NOTES
 from service.api.refusals import FieldMissing
 from service.api.uploads import Fields, FormShape, check_size, read_form, read_query
+from service.api.waiting import answered
 from service.domain import LIVE, alias_name, client_name
 from service.uploads import Upload
 
@@ -70,8 +70,9 @@ async def predict(request: Request, context: ContextDep) -> schemas.Predicted:
     context.predict_room.refuse_when_full()
     fields, images = await _read(request, context)
     client = client_name(fields.required("client"))
-    call = partial(context.services.prediction.run, client, images, _reference(fields))
-    outcome = await within(context.settings.predict_s, context.predict_room.run(call))
+    submit = partial(context.services.prediction.submit, client, images, _reference(fields))
+    work = context.predict_room.submitted(submit)
+    outcome = await answered(request, work, context.settings.predict_s)
     request.scope[NOTES].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:

@@ -5,6 +5,7 @@ It holds the net and the start's weights and never changes either. It refuses to
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
@@ -13,8 +14,13 @@ from torch import Tensor
 from models import weights as algebra
 from models.adapt import Adapted, adapt_one
 from models.checkpoint import Checkpoint
-from models.images import prepare
+from models.compact import Compactor, CompactWeights
+from models.forward import Floats, Forward, ReadyWeights
+from models.images import prepare, prepare_together
+from models.onnx_graphs import has_graph
 from models.predict import class_probabilities, fold
+from models.predict_onnx import OnnxForward
+from models.predict_torch import TorchForward
 from models.recipe import InnerLoop
 from models.task import Support
 from models.weights import Weights
@@ -39,6 +45,7 @@ class Learner:
         self.device = device
         self._net = checkpoint.build_net().to(device).eval()
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
+        self._compactor = Compactor(checkpoint.weights)
 
     def support(self, images: Sequence[Tensor], labels: Sequence[int], n_way: int) -> Support:
         """Prepare canonical images, uint8 (channels, height, width) each, with class indices as a support."""
@@ -68,6 +75,29 @@ class Learner:
         """Class probabilities of canonical images: (images, n_way), on the CPU."""
         prepared = prepare(images, self.checkpoint.net_spec.image).to(self.device)
         return class_probabilities(self._net, folded, prepared).cpu()
+
+    @functools.cached_property
+    def forward(self) -> Forward:
+        """What judges the images of many versions together on this device; made when it is first asked for."""
+        if self.device.type == "cpu" and has_graph(self._net):
+            return OnnxForward(self._net, torch.get_num_threads())
+        return TorchForward(self._net, self.device)
+
+    def prepared(self, images: Sequence[Tensor]) -> Floats:
+        """Canonical images as `forward` wants them."""
+        return prepare_together(images, self.checkpoint.net_spec.image).numpy()
+
+    def ready(self, delta: Mapping[str, Tensor]) -> ReadyWeights:
+        """What a version keeps, as `forward` wants it."""
+        return self.forward.ready(self.fold(delta))
+
+    def packed(self, delta: Mapping[str, Tensor]) -> CompactWeights:
+        """What a version keeps, in little memory; not quite the same weights."""
+        return self._compactor.compact(self.fold(delta))
+
+    def unpacked(self, packed: CompactWeights) -> ReadyWeights:
+        """Packed weights, as `forward` wants them."""
+        return self.forward.ready(self._compactor.expanded(packed))
 
     def start_digest(self) -> str:
         """Digest of the start's weights as they are on the device now; it never changes."""

@@ -92,6 +92,10 @@ class SqlCatalog(Catalog):
         with self._database.reading() as connection:
             return reads.need_served(connection, client, reference)
 
+    def revision(self) -> int | None:
+        """See `Catalog.revision`."""
+        return self._database.changes()
+
     def versions(self, client: str) -> tuple[Version, ...]:
         """See `Catalog.versions`."""
         with self._database.reading() as connection:

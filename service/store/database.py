@@ -36,6 +36,16 @@ class Database(Protocol):
         """
         ...
 
+    def changes(self) -> int | None:
+        """A number that differs from an earlier one if anything was committed in between, by whichever process.
+
+        None where the database cannot tell that in a fraction of what a query takes; so it is unless overridden.
+
+        Raises:
+            StoreUnavailable: as `reading`.
+        """
+        return None
+
     def problems(self) -> tuple[str, ...]:
         """What the database finds wrong with its own files and references; empty if it is whole."""
         ...

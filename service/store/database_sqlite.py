@@ -58,6 +58,8 @@ class SqliteDatabase(Database):
         self._busy_timeout_s = busy_timeout_s
         self._gate = threading.Lock()
         self._sync_failure: str | None = None
+        self._watch = threading.Lock()
+        self._watcher: sqlite3.Connection | None = None
         self._engine = create_engine(
             URL.create("sqlite+pysqlite", database=str(path)),
             connect_args={"timeout": busy_timeout_s},
@@ -103,6 +105,16 @@ class SqliteDatabase(Database):
         with self._log_keeper.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def changes(self) -> int | None:
+        """See `Database.changes`: commits are counted in the file, and one that never writes sees all of them."""
+        with self._translated(), self._watch:
+            if self._watcher is None:
+                self._watcher = sqlite3.connect(
+                    self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+                )
+            number: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
+            return number
+
     def problems(self) -> tuple[str, ...]:
         """See `Database.problems`."""
         with self.reading() as connection:
@@ -116,6 +128,10 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         """See `Database.close`."""
         self._engine.dispose()
+        with self._watch:
+            if self._watcher is not None:
+                self._watcher.close()
+                self._watcher = None
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         """Set up a fresh connection; the pragmas hold for that connection alone."""

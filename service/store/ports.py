@@ -139,6 +139,16 @@ class Catalog(Protocol):
         """
         ...
 
+    def revision(self) -> int | None:
+        """A number that differs from an earlier one if anything was committed in between, by whichever process.
+
+        None where that cannot be told in a fraction of what `served` takes.
+
+        Raises:
+            StoreUnavailable: the catalog cannot be read.
+        """
+        ...
+
     def versions(self, client: str) -> tuple[Version, ...]:
         """Versions not deleted, oldest first. Raises UnknownClient."""
         ...

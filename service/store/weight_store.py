@@ -163,6 +163,10 @@ class WeightStore:
         """See `Catalog.served`."""
         return self._catalog.served(client, reference)
 
+    def revision(self) -> int | None:
+        """See `Catalog.revision`."""
+        return self._catalog.revision()
+
     def versions(self, client: str) -> tuple[Version, ...]:
         """See `Catalog.versions`."""
         return self._catalog.versions(client)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.errors import ImageCorrupt, ImageFormatUnsupported, InvalidRecipe
-from models.images import DecodeLimits, ImageSpec, fit_to_side, load, normalise, prepare
+from models.images import DecodeLimits, ImageSpec, fit_to_side, load, normalise, prepare, prepare_together
 from tests.unit.models.pictures import encoded, planes, scene
 
 GREY = ImageSpec(channels=1, side=32)
@@ -124,3 +124,13 @@ def test_images_of_another_type_or_size_are_refused() -> None:
         fit_to_side(torch.zeros(3, 20, 20), GREY)
     with pytest.raises(ImageCorrupt, match="fit_to_side"):
         normalise(torch.zeros(2, 1, 20, 20, dtype=torch.uint8), GREY)
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR, LOCAL, REGIONAL, ImageSpec(3, 17, "local")])
+def test_images_prepared_side_by_side_are_what_each_is_alone(spec: ImageSpec) -> None:
+    sizes = [(30, 50), (64, 64), (spec.side, spec.side), (30, 50)] * 6
+    images = [planes(scene(*size, seed)) for seed, size in enumerate(sizes)]
+    images[5] = images[5].float().mean(0, keepdim=True).to(torch.uint8)
+    together = prepare_together(images, spec)
+    torch.testing.assert_close(together, prepare(images, spec), rtol=0, atol=1e-5)
+    assert prepare_together([], spec).shape == (0, spec.channels, spec.side, spec.side)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -179,6 +181,19 @@ class FakePrediction(PredictionPort):
         self.lifecycle = lifecycle
         self.calls: list[tuple[str, tuple[Upload, ...], str]] = []
         self.raises: Exception | None = None
+
+    def submit(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> Future[PredictOutcome]:
+        answer: Future[PredictOutcome] = Future()
+        answer.set_running_or_notify_cancel()
+
+        def work() -> None:
+            try:
+                answer.set_result(self.run(client, uploads, reference))
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                answer.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        return answer
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
         self.calls.append((client, tuple(uploads), reference))

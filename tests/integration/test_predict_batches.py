@@ -1,0 +1,156 @@
+"""Requests of different clients in one batch: each is answered as if alone, and by what is live at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from models.errors import ImageCorrupt
+from service import bootstrap
+from service.bootstrap import Services
+from service.errors import NothingLive, UnknownClient, UnknownVersion
+from service.prediction import Prediction, PredictOutcome, _Request
+from service.settings import Settings
+from service.store.served_reads import ServedReads
+from service.uploads import Upload
+from tests.generated import striped
+from tests.integration.test_predictions_stand_alone import PERIODS, TOLERANCE, command
+
+
+@pytest.fixture
+def services(settings: Settings) -> Iterator[Services]:
+    built = bootstrap.build(settings)
+    yield built
+    built.close()
+
+
+def picture(period: int, seed: int = 9) -> Upload:
+    return Upload(f"{period}-{seed}", striped(1, period, seed)[0])
+
+
+def together(prediction: Prediction, requests: list[_Request]) -> list[PredictOutcome | Exception]:
+    """What one batch answers."""
+    return [answer for _, answer in sorted(prediction._answers(requests))]
+
+
+def scores(answer: PredictOutcome | Exception) -> list[float]:
+    assert isinstance(answer, PredictOutcome)
+    return [score for image in answer.predictions for score in image.scores.values()]
+
+
+def test_a_batch_of_clients_versions_and_errors_answers_each_as_if_alone(services: Services) -> None:
+    for seed, (client, periods) in enumerate([("ada", PERIODS[:2]), ("bo", PERIODS)]):
+        services.adaptation.run(command(client, periods, seed))
+    services.adaptation.run(command("ada", PERIODS[2:]))
+    assert isinstance(services.prediction, Prediction)
+    good = [
+        _Request("ada", (picture(5), picture(9)), "live"),
+        _Request("ada", (picture(15),), "1"),
+        _Request("bo", (picture(25), picture(5), picture(9)), "live"),
+        _Request("ada", (picture(25, 3),), "live"),
+    ]
+    bad = [
+        _Request("nobody", (picture(5),), "live"),
+        _Request("bo", (picture(5), Upload("torn", picture(5).content[:200])), "live"),
+        _Request("bo", (picture(5),), "7"),
+    ]
+    mixed = together(services.prediction, [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]])
+    for request, answer in zip(good, mixed[::2], strict=True):
+        alone = services.prediction.run(request.client, request.uploads, request.reference)
+        assert scores(answer) == pytest.approx(scores(alone), abs=TOLERANCE)
+        assert isinstance(answer, PredictOutcome)
+        assert (answer.client, answer.version) == (alone.client, alone.version)
+        assert [image.name for image in answer.predictions] == [upload.name for upload in request.uploads]
+    assert [type(answer) for answer in mixed[1::2]] == [UnknownClient, ImageCorrupt, UnknownVersion]
+
+
+def test_many_versions_and_few_bytes_of_cache_answer_the_same(settings: Settings) -> None:
+    roomy = bootstrap.build(settings)
+    answers: dict[str, list[float]] = {}
+    for seed in range(4):
+        roomy.adaptation.run(command(f"line-{seed}", PERIODS[:3], seed))
+        answers[f"line-{seed}"] = scores(roomy.prediction.run(f"line-{seed}", [picture(5)]))
+    roomy.close()
+    narrow = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024, "pinned_clients": "line-2"}))
+    for _ in range(2):
+        for client, expected in answers.items():
+            assert scores(narrow.prediction.run(client, [picture(5)])) == expected
+    readings = narrow.readings()
+    narrow.close()
+    assert readings["weight_cache_evictions_total"] > 0
+    assert readings["weight_cache_bytes"] <= 20 * 1024
+    assert readings["weight_cache_pinned"] == 1
+
+
+def test_packed_weights_answer_nearly_the_same_and_always_the_same(settings: Settings) -> None:
+    exact = bootstrap.build(settings)
+    exact.adaptation.run(command("ada", PERIODS))
+    expected = scores(exact.prediction.run("ada", [picture(5)]))
+    exact.close()
+    one_byte_too_few = {"packed_bytes": 1024 * 1024, "cache_bytes": 1024}
+    for update in ({"packed_bytes": 1024 * 1024}, one_byte_too_few):
+        packed = bootstrap.build(settings.model_copy(update=update))
+        first, again = (scores(packed.prediction.run("ada", [picture(5)])) for _ in range(2))
+        assert first == again
+        assert first == pytest.approx(expected, abs=5e-3)
+        readings = packed.readings()
+        packed.close()
+        assert readings["packed_weight_cache_loads_total"] == 1
+        assert 0 < readings["packed_weight_cache_bytes"] < 200 * 1024
+
+
+def test_an_alias_that_moves_is_seen_by_the_next_request_in_every_process(settings: Settings) -> None:
+    here, there = bootstrap.build(settings), bootstrap.build(settings)
+    try:
+        with pytest.raises(UnknownClient):
+            there.prediction.run("ada", [picture(5)])
+        for live in (1, 2, 3):
+            here.adaptation.run(command("ada", PERIODS[:2], live))
+            assert there.prediction.run("ada", [picture(5)]).version == live
+        here.lifecycle.move_alias("ada", "live", 1, None)
+        assert there.prediction.run("ada", [picture(5)]).version == 1
+        assert there.lifecycle.rollback("ada").version == 3
+        assert here.prediction.run("ada", [picture(5)]).version == 3
+        here.lifecycle.delete_version("ada", 2)
+        with pytest.raises(UnknownVersion):
+            there.prediction.run("ada", [picture(5)], "2")
+        here.lifecycle.delete_client("ada")
+        with pytest.raises(UnknownClient):
+            there.prediction.run("ada", [picture(5)])
+    finally:
+        here.close()
+        there.close()
+
+
+def test_a_client_whose_versions_were_never_published_has_nothing_live(services: Services) -> None:
+
+    services.adaptation.run(replace(command("ada", PERIODS[:2]), publish="never"))
+    with pytest.raises(NothingLive):
+        services.prediction.run("ada", [picture(5)])
+    assert services.prediction.run("ada", [picture(5)], "1").version == 1
+
+
+def test_what_a_reference_names_is_read_once_between_two_commits(services: Services) -> None:
+    services.adaptation.run(command("ada", PERIODS[:2]))
+    assert isinstance(services.prediction, Prediction)
+    store = services.prediction._served._store
+    reads: list[tuple[str, str | int]] = []
+    served = store.served
+
+    def counted(client: str, reference: str | int) -> object:
+        reads.append((client, reference))
+        return served(client, reference)
+
+    store.served = counted  # type: ignore[method-assign, assignment]
+    looking = ServedReads(store)
+    first = looking.now([("ada", "live"), ("ada", "live"), ("nobody", "live"), ("ada", 1)])
+    assert sorted(map(str, reads)) == ["('ada', 'live')", "('ada', 1)", "('nobody', 'live')"]
+    assert first[0] == first[1] == first[3]
+    again = looking.now([("ada", "live"), ("nobody", "live")])
+    assert again[0] == first[0]
+    assert reads.count(("ada", "live")) == 1  # what is not there is asked for every time
+    services.lifecycle.move_alias("ada", "other", 1, None)
+    looking.now([("ada", "live")])
+    assert reads.count(("ada", "live")) == 2
