@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
+from service.api.multipart import PartLimits, StrictParser
 from service.api.refusals import (
     FieldDuplicate,
     FieldInvalid,
@@ -153,12 +154,12 @@ async def read_form(request: Request, shape: FormShape, settings: Settings) -> F
         names = ", ".join(request.query_params.keys())
         raise FieldUnknown(f"the query has {names}; with a form every field belongs into the form")
     max_fields = settings.max_files + _EXTRA_FIELDS
+    largest = max(settings.file_bytes, settings.adapt_body_bytes if "archive" in shape.files else 0)
+    limits = PartLimits(settings.max_files, max_fields, settings.field_bytes, largest)
     try:
-        form = await request.form(
-            max_files=settings.max_files, max_fields=max_fields, max_part_size=settings.field_bytes
-        )
-    except HTTPException as error:
-        raise _unreadable(str(error.detail), settings, max_fields) from error
+        form = await StrictParser(request.headers, request.stream(), limits).parse()
+    except MultiPartException as error:
+        raise _unreadable(error.message, settings, max_fields) from error
     try:
         return await _sort(form, shape, settings)
     finally:

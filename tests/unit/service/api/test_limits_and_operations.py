@@ -35,8 +35,15 @@ def test_a_body_that_declares_too_much_is_refused_unread(web: Web) -> None:
     assert read == []
 
 
-@pytest.mark.parametrize("path", ["/adapt", "/predict", "/clients/line/aliases/live"])
-def test_a_body_without_a_declared_length_is_counted(web: Web, path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "media_type"),
+    [
+        ("POST", "/adapt", FORM["Content-Type"]),
+        ("POST", "/predict?client=line", "image/png"),
+        ("PUT", "/clients/line/aliases/live", "application/json"),
+    ],
+)
+def test_a_body_without_a_declared_length_is_counted(web: Web, method: str, path: str, media_type: str) -> None:
     sent: list[int] = []
 
     async def endless() -> AsyncIterator[bytes]:
@@ -45,8 +52,7 @@ def test_a_body_without_a_declared_length_is_counted(web: Web, path: str) -> Non
             sent.append(16 * 1024)
             yield b"0" * (16 * 1024)
 
-    method, headers = ("PUT", {"Content-Type": "application/json"}) if "alias" in path else ("POST", FORM)
-    answer = web(method, path, content=endless(), headers=headers)
+    answer = web(method, path, content=endless(), headers={"Content-Type": media_type})
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert sum(sent) <= 13 * 1024 * 1024
 
