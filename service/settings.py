@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     max_steps: int = Field(100, ge=1, le=10_000, description="inner steps that a request may ask for")
 
     max_pixels: int = Field(25_000_000, ge=256, le=1_000_000_000, description="width x height of one image")
-    min_side: int = Field(8, ge=1, le=256, description="pixels of an image's shorter side")
+    min_side: int = Field(16, ge=1, le=256, description="pixels of an image's shorter side")
     max_side: int = Field(12_000, ge=256, le=65_535, description="pixels of an image's longer side")
 
     # Where images are decoded

@@ -151,7 +151,7 @@ def nothing_spooled_soon(service: Process) -> bool:
     ],
     ids=["two lengths", "lengths that differ", "two hosts", "no host", "blank", "bare newline", "no version", "tls"],
 )
-def test_a_head_that_can_be_read_in_two_ways_is_refused_and_the_connection_closed(
+def test_a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_closed(
     guarded: Process, head: bytes
 ) -> None:
     hidden = b"GET /clients HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + b"\r\n"

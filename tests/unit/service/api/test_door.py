@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from models.errors import AnoleError
 from service.access import Scope
 from service.api.door import PUBLIC, permission_for
 from service.app import create_app
+from service.readiness import Readiness
 from service.settings import Settings, load_settings
 from tests.in_process import PNG, Web
 from tests.unit.service.api.guarded import key_for
@@ -154,6 +156,16 @@ def test_a_key_without_the_scope_is_refused_and_one_with_it_is_not(
             assert answer.status_code not in {401, 403}
         else:
             assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+
+
+def test_a_guarded_service_tells_strangers_that_a_check_failed_and_not_why(guarded: Web) -> None:
+    def fails() -> None:
+        raise AnoleError("/srv/data is gone")
+
+    guarded.services.readiness = Readiness({"store": fails, "start": lambda: None})
+    answer = guarded("GET", "/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"] == {"store": "failed", "start": "ok", "draining": "ok"}
 
 
 def test_an_open_service_says_so(web: Web) -> None:
