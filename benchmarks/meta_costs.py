@@ -99,13 +99,13 @@ def memory_here(
     tiny = replace(work, width=_WARM_UP_WIDTH)
     replace(entry, inner_steps=1).step(tiny, tiny.net(), tiny.start(device), supports, 1.0)
     net, state = work.net(), work.start(device)
-    before = _reset(device)
+    before = reset_peak(device)
     for _ in range(MEMORY_STEPS):
         state = entry.step(work, net, state, supports, 1.0)
-    return Memory(before, _peak(device) - before)
+    return Memory(before, peak_bytes(device) - before)
 
 
-def _reset(device: torch.device) -> int:
+def reset_peak(device: torch.device) -> int:
     """Forget the peak so far; bytes held now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -115,8 +115,8 @@ def _reset(device: torch.device) -> int:
     return _status_bytes("VmRSS")
 
 
-def _peak(device: torch.device) -> int:
-    """Most bytes held since `_reset`."""
+def peak_bytes(device: torch.device) -> int:
+    """Most bytes held since `reset_peak`."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status_bytes("VmHWM")
 
 

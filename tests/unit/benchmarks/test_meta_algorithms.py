@@ -106,10 +106,10 @@ def test_memory_is_what_comes_on_top_of_what_was_held(data: Data, monkeypatch: p
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
 def test_a_peak_that_is_over_is_still_a_peak() -> None:
-    before = meta_costs._reset(CPU)
+    before = meta_costs.reset_peak(CPU)
     large = torch.ones(64 * MIB, dtype=torch.uint8)
     del large
-    assert meta_costs._peak(CPU) - before > 60 * MIB
+    assert meta_costs.peak_bytes(CPU) - before > 60 * MIB
 
 
 def test_a_system_without_proc_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,134 @@
+"""What the tables of sizes and of layer rates rest on: widths, cells, patterns that match, differences, lines."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import layer_rates, size
+from benchmarks.layer_rates import blocks_of, inner_ways, meta_ways
+from benchmarks.meta_work import Data
+from benchmarks.size import Cell, Taken, against, cells_of, random_support, taken_here, width_of
+from models import weights as algebra
+from models.checkpoint import Checkpoint
+from models.data.textures import Textures
+from models.images import ImageSpec
+from models.nets import build
+from models.recipe import InnerLoop, NetSpec
+from tests.unit.models.conftest import RESNET_SPEC, SPEC, SURFACE_SPEC
+
+CPU = torch.device("cpu")
+CELL = Cell(width=2, precision="float32", recompute=False, side=16, batch=10, steps=1, device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("millions", [1, 10])
+def test_a_net_has_about_as_many_weights_as_asked_for(millions: float) -> None:
+    start = build(NetSpec("resnet12", ImageSpec(3, 42), width_of(millions))).start()
+    assert sum(tensor.numel() for tensor in start.values()) == pytest.approx(millions * 1e6, rel=0.1)
+
+
+def test_a_hundred_million_weights_are_of_an_even_width() -> None:
+    assert width_of(100) == 182
+    assert width_of(0.001) == 2
+
+
+def test_float16_is_measured_on_cuda_alone_and_the_first_cell_is_the_reference() -> None:
+    arguments = Namespace(side=16, batch=10, steps=1, threads=1)
+    on_cpu, on_cuda = (cells_of(2, arguments, torch.device(name)) for name in ("cpu", "cuda"))
+    assert on_cpu[0] == CELL
+    assert {cell.precision for cell in on_cpu} == {"float32", "bfloat16"}
+    assert {cell.precision for cell in on_cuda} == {"float32", "bfloat16", "float16"}
+    assert len(on_cuda) == 6
+
+
+def test_what_was_taken_is_measured_and_held_against_the_reference(tmp_path: Path) -> None:
+    reference = str(tmp_path / "reference.safetensors")
+    exact, again, half = (
+        taken_here(cell, reference)
+        for cell in (CELL, replace(CELL, recompute=True), replace(CELL, precision="bfloat16"))
+    )
+    assert (exact.largest, exact.share) == (None, None)
+    assert (again.largest, again.share) == (0, 0)
+    assert half.largest
+    assert half.share
+    assert exact.seconds > 0
+    assert exact.before_bytes > 10 * size.MIB
+
+
+def test_the_difference_is_a_share_of_the_references_update(tmp_path: Path) -> None:
+    start, exact, other = ({"w": torch.tensor(values)} for values in ([0.0, 0.0], [3.0, 4.0], [3.0, 3.0]))
+    assert against(start, exact, tmp_path / "reference.safetensors") == (None, None)
+    largest, share = against(start, other, tmp_path / "reference.safetensors")
+    assert largest == 1.0
+    assert share == pytest.approx(0.2)
+
+
+def test_the_head_starts_from_one_image_a_class_so_that_there_is_something_to_learn() -> None:
+    images, labels = random_support(CELL).anchor_images()
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+    assert len(images) == 5
+
+
+def test_a_line_holds_ratios_to_the_first_row() -> None:
+    first, second = (
+        size.Row(replace(CELL, recompute=recompute), [Taken(1, 0, added, seconds, largest, share)])
+        for recompute, added, seconds, largest, share in ((False, 8, 2.0, None, None), (True, 4, 3.0, 0.5, 0.1))
+    )
+    assert size.line(first, first)[2:] == ("1.00", "2.00", "1.00", "", "")
+    assert size.line(second, first)[2:] == ("0.50", "3.00", "1.50", "5.0e-01", "10 %")
+
+
+@pytest.mark.parametrize("spec", [SPEC, SURFACE_SPEC, RESNET_SPEC], ids=lambda spec: spec.kind)
+def test_every_way_matches_weights_of_every_net(spec: NetSpec) -> None:
+    start = build(spec).start()
+    names = [*start, "head.weight", "head.bias"]
+    ways = inner_ways(blocks_of(start))
+    assert ways[0].inner == ()
+    for way in ways:
+        multipliers = algebra.rate_multipliers(names, way.inner)
+        assert (set(multipliers.values()) == {1.0}) == (way is ways[0]), way.name
+    last = next(way for way in ways if way.name == "last block and head")
+    moving = {name.split(".")[0] for name, rate in algebra.rate_multipliers(names, last.inner).items() if rate}
+    assert moving == {blocks_of(start)[-1], "head"}
+
+
+def test_meta_ways_match_the_net_that_is_trained() -> None:
+    names = list(build(NetSpec("conv4", ImageSpec(1, 28), 4)).start())
+    for way in meta_ways():
+        assert set(algebra.rate_multipliers(names, way.meta).values()) != {1.0}
+
+
+@pytest.fixture
+def arguments() -> Namespace:
+    return Namespace(meta_steps=1, shots=1, episodes=2, rounds=1, seed=0, data_root=None, threads=1)
+
+
+def test_ways_are_scored_timed_and_weighed(arguments: Namespace) -> None:
+    spec, classes = NetSpec("conv4", ImageSpec(1, 16), 4), Textures(16, 1, seed=1, lines=2)
+    rows = [
+        layer_rates.Row(way, Checkpoint("x", spec, InnerLoop(1, 0.1, rates=way.inner), build(spec).start()))
+        for way in inner_ways(["block1", "block2", "block3", "block4"])[:4]
+    ]
+    layer_rates.measure(rows, classes, arguments)
+    assert all(len(row.accuracies) == 2 and row.adapt_s and row.version_bytes for row in rows)
+    head_only = rows[3]
+    assert head_only.version_bytes < rows[0].version_bytes
+    assert layer_rates.line(head_only, rows[0])[0] == "head only (as ANIL)"
+    diverged = layer_rates.Row(rows[0].way, None, note="diverged at meta step 1")
+    assert layer_rates.line(diverged, rows[0])[1] == "diverged at meta step 1"
+
+
+def test_a_short_training_takes_its_rates_into_use(arguments: Namespace) -> None:
+    textures = Textures(28, 1, seed=0, lines=3)
+    way = layer_rates.Way("x", (("block*", 0.1),), (("block1.*", 0.0),))
+    row = layer_rates.trained(way, Data("textures", textures, textures), arguments)
+    assert row.start is not None
+    assert row.start.recipe.rates == way.inner
+    untouched = build(row.start.net_spec, 0).start()
+    changed = algebra.changed(untouched, row.start.weights)
+    assert changed
+    assert not any(name.startswith("block1.") for name in changed)
