@@ -19,7 +19,7 @@ from torch import Tensor
 from models.errors import InvalidRecipe
 from models.gradients import Differentiation
 from models.nets import heads
-from models.nets.net import Net, grouped
+from models.nets.net import Net, grouped, working_copy
 from models.nets.norm import BatchPass, FrozenPass
 from models.optimiser import Moments, Optimiser
 from models.recipe import InnerLoop
@@ -104,7 +104,8 @@ def descend(
     if options.derivative == "none":
         starts = _detached(starts)
     head, gain = _initial_head(net, starts, supports, recipe, absent, options.precise)
-    stacked = {**starts, **head}
+    begun = {**starts, **head}
+    stacked = begun if options.derivative == "second" else working_copy(_detached(begun))
     optimiser = Optimiser(recipe, list(stacked), options.moments)
     second_order = options.derivative == "second"
     differentiation = Differentiation(recipe, len(supports), absent.device, second_order=second_order)
@@ -115,11 +116,15 @@ def descend(
     losses = []
     for step in range(recipe.steps):
         images, labels = _batch(supports, [plan[step] for plan in plans], options.precise)
-        at = stacked if second_order else _detached(stacked)
         batch = (images, labels, absent, gain)
-        loss, gradients = _gradients(net, at, optimiser.adapted_names, batch, differentiation)
-        stacked = optimiser.step(stacked, gradients)
+        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, batch, differentiation)
+        if second_order:
+            stacked = optimiser.differentiable_step(stacked, gradients)
+        else:
+            optimiser.step(stacked, gradients)
         losses.append(loss)
+    if options.derivative == "first":
+        stacked = {name: own + (begun[name] - begun[name].detach()) for name, own in stacked.items()}
     stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
     return Descent(stacked, recorded, optimiser.moments(), absent)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from models.recipe import InnerLoop
 from models.weights import Weights, rate_multipliers
@@ -47,36 +48,75 @@ class Optimiser:
             for name, multiplier in rate_multipliers(names, recipe.rates).items()
         }
         self.adapted_names = tuple(name for name, rate in self._rates.items() if rate > 0) or tuple(names)[-1:]
-        self._second = dict(moments.second) if moments else {}
+        self._begun = dict(moments.second) if moments else {}
+        self._second: dict[str, Tensor] = {}
         self._steps = moments.steps if moments else 0
 
-    def step(self, stacked: Weights, gradients: Weights) -> dict[str, Tensor]:
-        """Return the weights after one update; weights with rate 0 are passed on as they are."""
+    def step(self, stacked: Weights, gradients: Weights) -> None:
+        """Update `stacked` in place; weights with rate 0 keep their bits."""
         self._steps += 1
-        shrink = self._shrink(gradients)
-        updated = dict(stacked)
+        gradients = self._clipped(gradients)
+        if self._recipe.optimiser == "adam":
+            self._adam_step(stacked, gradients)
+            return
         for name, gradient in gradients.items():
-            if shrink is not None:
-                gradient = gradient * shrink.view(-1, *[1] * (gradient.ndim - 1))
-            direction = gradient if self._recipe.optimiser == "sgd" else self._scaled(name, gradient)
-            updated[name] = torch.sub(stacked[name], direction, alpha=self._rates[name])
-        return updated
+            stacked[name].sub_(gradient, alpha=self._rates[name])
+
+    def differentiable_step(self, stacked: Weights, gradients: Weights) -> dict[str, Tensor]:
+        """The weights after one update of SGD, in the graph of `stacked` and `gradients`; changes nothing."""
+        self._steps += 1
+        gradients = self._clipped(gradients)
+        moved = {name: torch.sub(stacked[name], own, alpha=self._rates[name]) for name, own in gradients.items()}
+        return {**stacked, **moved}
 
     def moments(self) -> Moments | None:
         """The stacked second moments so far; None for SGD."""
         return Moments(self._second, self._steps) if self._recipe.optimiser == "adam" else None
 
-    def _shrink(self, gradients: Weights) -> Tensor | None:
-        """Each task's factor that brings its global gradient norm down to the recipe's limit: (tasks,)."""
+    def _clipped(self, gradients: Weights) -> Weights:
+        """The gradients, each task's global norm brought down to the recipe's limit."""
         if self._recipe.clip_norm is None:
-            return None
+            return gradients
         squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()])
-        return (self._recipe.clip_norm / squares.sum(0).sqrt().clamp(min=1e-12)).clamp(max=1.0)
+        shrink = (self._recipe.clip_norm / squares.sum(0).sqrt().clamp(min=1e-12)).clamp(max=1.0)  # (tasks,)
+        return {name: own * shrink.view(-1, *[1] * (own.ndim - 1)) for name, own in gradients.items()}
 
-    def _scaled(self, name: str, gradient: Tensor) -> Tensor:
-        old = self._second.get(name)
-        square = gradient.square()
-        second = square * (1 - BETA2) if old is None else torch.lerp(square, old, BETA2)
-        self._second[name] = second
-        corrected = second / (1 - BETA2**self._steps)
-        return gradient / (corrected.sqrt() + EPSILON)
+    def _adam_step(self, stacked: Weights, gradients: Weights) -> None:
+        """One pass over memory for the weights of each rate; with beta1 = 0 the first moment is the gradient itself."""
+        by_rate: dict[float, list[str]] = {}
+        for name in gradients:
+            by_rate.setdefault(self._rates[name], []).append(name)
+            if name not in self._second:
+                begun = self._begun.get(name)
+                self._second[name] = _filled(stacked[name], torch.zeros(()) if begun is None else begun)
+        for rate, names in by_rate.items():
+            weights = [stacked[name] for name in names]
+            own = [_laid_out_as(stacked[name], gradients[name]) for name in names]
+            second = [self._second[name] for name in names]
+            steps = torch.full((len(names),), self._steps - 1.0, device=weights[0].device).unbind()
+            adam(
+                weights,
+                own,
+                own,
+                second,
+                [],
+                list(steps),
+                fused=True,
+                amsgrad=False,
+                beta1=0.0,
+                beta2=BETA2,
+                lr=rate,
+                weight_decay=0.0,
+                eps=EPSILON,
+                maximize=False,
+            )
+
+
+def _filled(like: Tensor, values: Tensor) -> Tensor:
+    """`values`, broadcast, in new memory that is laid out as that of `like`."""
+    return torch.empty_like(like).copy_(values)
+
+
+def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient in the weight's layout: the fused update goes through both memories in step, blind to strides."""
+    return gradient if gradient.stride() == weight.stride() else _filled(weight, gradient)

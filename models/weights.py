@@ -48,13 +48,13 @@ def expand(weights: Weights, tasks: int) -> dict[str, Tensor]:
 
 
 def task_slice(stacked: Weights, task: int) -> dict[str, Tensor]:
-    """One task's weights out of stacked ones, copied so that they own their memory."""
-    return {name: tensor[task].clone() for name, tensor in stacked.items()}
+    """One task's weights out of stacked ones, copied so that they own their memory, in plain layout."""
+    return {name: tensor[task].clone(memory_format=torch.contiguous_format) for name, tensor in stacked.items()}
 
 
 def task_mean(stacked: Weights) -> dict[str, Tensor]:
-    """Average over the task dimension: (tasks, ...) -> (...)."""
-    return {name: tensor.mean(0) for name, tensor in stacked.items()}
+    """Average over the task dimension: (tasks, ...) -> (...), in plain layout."""
+    return {name: tensor.mean(0).contiguous() for name, tensor in stacked.items()}
 
 
 def changed(start: Weights, adapted: Weights) -> dict[str, Tensor]:

@@ -45,5 +45,5 @@ class Conv4(Net):
 
     def _block(self, layers: Pass, name: str, images: Tensor) -> Tensor:
         if self.spec.pooling == "stride":
-            return torch.relu(layers.conv(name, images, stride=2))
-        return F.max_pool2d(torch.relu(layers.conv(name, images, stride=1)), 2, ceil_mode=True)
+            return torch.relu_(layers.conv(name, images, stride=2))
+        return F.max_pool2d(torch.relu_(layers.conv(name, images, stride=1)), 2, ceil_mode=True)

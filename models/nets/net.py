@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from models.nets.norm import Pass
 from models.recipe import NetSpec
+from models.weights import Weights
 
 
 class ConvNorm(nn.Module):
@@ -70,4 +71,17 @@ def grouped(images: Tensor, *, precise: bool = False) -> Tensor:
     """
     tasks, batch, channels, height, width = images.shape
     side_by_side = images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
-    return side_by_side.contiguous(memory_format=torch.contiguous_format if precise else torch.channels_last)
+    return side_by_side.clone(memory_format=torch.contiguous_format if precise else torch.channels_last)
+
+
+def working_copy(stacked: Weights) -> dict[str, Tensor]:
+    """Stacked weights in memory of their own, for an optimiser to write to, kernels' channels last.
+
+    Convolutions of images whose channels lie last read such kernels as they are and give gradients in the same layout.
+    """
+    return {name: _kernels_last(own) if own.ndim == 5 else own.clone() for name, own in stacked.items()}
+
+
+def _kernels_last(kernels: Tensor) -> Tensor:
+    """(tasks, out, in, kernel, kernel), copied so that `in` lies last in memory."""
+    return kernels.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format).permute(0, 1, 4, 2, 3)

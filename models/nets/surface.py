@@ -48,7 +48,7 @@ class SurfaceNet(Net):
 
 def _block(layers: Pass, name: str, stride: int, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """A block's maps and, of those that are pooled, mean and spread."""
-    maps = torch.relu(layers.conv(name, images, stride))
+    maps = torch.relu_(layers.conv(name, images, stride))
     return maps, _mean_and_spread(maps, layers.tasks) if name in POOLED else []
 
 
