@@ -14,11 +14,12 @@ import torch
 
 from models import weights as algebra
 from models.errors import AdaptationDiverged
-from models.inner_loop import Descent, DescentOptions, descend
+from models.inner_loop import Descent
 from models.nets.net import Net
 from models.optimiser import Moments
 from models.outer_adam import OuterMoments
 from models.recipe import InnerLoop, MetaLoop
+from models.spread import descend_spread
 from models.task import Support
 from models.weights import Weights
 
@@ -58,8 +59,7 @@ def meta_step(
     Raises:
         AdaptationDiverged: a task's loss stopped being finite; the state passed in is untouched.
     """
-    tasks = len(supports)
-    descent = descend(net, algebra.expand(state.start, tasks), supports, recipe, seeds, DescentOptions(state.moments))
+    descent = descend_spread(net, state.start, supports, recipe, seeds, state.moments)
     bad = (~descent.losses.isfinite()).any(1).nonzero().flatten().tolist()
     if bad:
         raise AdaptationDiverged(recipe.steps, tuple(bad))

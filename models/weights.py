@@ -47,6 +47,11 @@ def expand(weights: Weights, tasks: int) -> dict[str, Tensor]:
     return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in weights.items()}
 
 
+def join(parts: Sequence[Weights]) -> dict[str, Tensor]:
+    """Stacked weights of several groups of tasks as one stack, in order."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 def task_slice(stacked: Weights, task: int) -> dict[str, Tensor]:
     """One task's weights out of stacked ones, copied so that they own their memory, in plain layout."""
     return {name: tensor[task].clone(memory_format=torch.contiguous_format) for name, tensor in stacked.items()}

@@ -15,6 +15,7 @@ from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
 from models.compact import CompactWeights
 from models.errors import CheckpointInvalid
 from models.images import DecodeLimits
+from models.memory import keep_freed_memory
 from service.adaptation import Adaptation, AdaptLimits
 from service.domain import ServedVersion
 from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
@@ -72,6 +73,7 @@ def build(settings: Settings) -> Services:
         StoreUnavailable: the store cannot be opened.
     """
     torch.set_num_threads(settings.torch_threads)
+    keep_freed_memory()
     device = pick_device(settings.device)
     current = Learner(load_checkpoint(settings.meta_model), device)
     learners = Learners(current, _others(current.digest, device))

@@ -18,6 +18,7 @@ from models.episodes import EpisodeShape, EpisodeSource
 from models.evaluate import EvaluationPlan, Normalisation, Score
 from models.evaluate import evaluate as score_episodes
 from models.images import ImageSpec
+from models.memory import keep_freed_memory
 from models.presets import PRESETS, preset
 from models.recipe import Precision, Rates
 from models.training import TrainingPlan, TrainingRun, WeightedSet
@@ -32,7 +33,7 @@ INTERRUPTED: Final = 130
 
 DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, or folder:PATH.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads inside one operation.")]
+Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 InnerRates = Annotated[
     list[str] | None,
@@ -86,6 +87,7 @@ def train(
 ) -> None:
     """Meta-train a start; interrupted, the same command goes on where it stood."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
     kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_rates(meta_rate))
     meta = replace(chosen.meta, algorithm=algorithm, **kept)
@@ -167,6 +169,7 @@ def evaluate(
 ) -> None:
     """Score a checkpoint on few-shot episodes, with a 95 % interval."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     start = load_checkpoint(checkpoint).on(pick_device(device))
     recipe = start.recipe.adjusted(steps, learning_rate)
     data = open_data_set(dataset, start.net_spec.image, data_root or load_settings().data_root, CACHE)

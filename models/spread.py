@@ -1,0 +1,83 @@
+"""Tasks spread over the cores of a CPU: each thread runs the inner loops of its share of the tasks, side by side.
+
+Operations on a few-shot batch are too small to be worth splitting among threads; tasks share nothing and need not be.
+It refuses to know what an inner step is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+from models import weights as algebra
+from models.inner_loop import Descent, DescentOptions, descend
+from models.nets.net import Net
+from models.optimiser import Moments
+from models.recipe import InnerLoop
+from models.task import Support
+from models.weights import Weights
+
+
+def descend_spread(
+    net: Net,
+    start: Weights,
+    supports: Sequence[Support],
+    recipe: InnerLoop,
+    seeds: Sequence[int],
+    moments: Moments | None = None,
+) -> Descent:
+    """Run K tasks' inner steps from one start on as many threads as torch is set to use; see `descend`.
+
+    On a GPU, with one thread, and where tasks differ in their number of classes, all go through the net together. The
+    number of threads changes how sums round.
+
+    Args:
+        net: its architecture.
+        start: (...) each, the same for all tasks.
+        supports: one a task.
+        recipe: of the inner loops.
+        seeds: one a task.
+        moments: Adam's, (...) each, to go on from.
+
+    Raises:
+        InvalidRecipe: as `descend`.
+    """
+    options = DescentOptions(moments)
+    alike = len({support.n_way for support in supports}) == 1
+    on_cpu = supports[0].images.device.type == "cpu"
+    threads = min(torch.get_num_threads(), len(supports)) if alike and on_cpu else 1
+
+    def own(share: range) -> Descent:
+        tasks = [supports[task] for task in share]
+        starts = algebra.expand(start, len(tasks))
+        return descend(net, starts, tasks, recipe, [seeds[task] for task in share], options)
+
+    shares = _shares(len(supports), threads)
+    if threads == 1:
+        return own(shares[0])
+    return _joined(list(_crew(threads).map(own, shares)))
+
+
+def _shares(tasks: int, threads: int) -> list[range]:
+    """Consecutive tasks for each thread, as equal in number as can be; the larger shares come first."""
+    least, more = divmod(tasks, threads)
+    ends = [least * (thread + 1) + min(more, thread + 1) for thread in range(threads)]
+    return [range(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+
+
+@cache
+def _crew(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay, each of which keeps the operations that it calls to itself."""
+    return ThreadPoolExecutor(threads, "descend", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def _joined(parts: Sequence[Descent]) -> Descent:
+    """Descents of tasks with equally many classes as one."""
+    states = [part.moments for part in parts]
+    kept = [state for state in states if state is not None]
+    moments = Moments(algebra.join([state.second for state in kept]), kept[0].steps) if kept else None
+    losses, absent = (torch.cat(own) for own in zip(*((part.losses, part.absent) for part in parts), strict=True))
+    return Descent(algebra.join([part.weights for part in parts]), losses, moments, absent)

@@ -1,0 +1,66 @@
+"""That the plain loop and the one here do the same arithmetic, and that its operations are counted right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.meta_training_throughput import STEP_SIZE, Times, Work, measured, print_table, sides
+from benchmarks.plain_reptile import PlainReptile, plain_name
+from models.nets import build, heads
+from models.presets import preset
+from models.recipe import InnerLoop
+from models.reptile import MetaState, inner_seeds, meta_step
+from tests.unit.models.conftest import SPEC, random_support
+
+CPU = torch.device("cpu")
+SGD = InnerLoop(steps=3, learning_rate=0.01, batch_size=5, head="linear", statistics="batch")
+ADAM = replace(SGD, optimiser="adam", learning_rate=0.001)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tasks"),
+    [(SGD, 5), (ADAM, 5), (replace(ADAM, carry_moments=True), 1)],
+    ids=["sgd", "adam, anew with each task", "adam, carried from meta step to meta step"],
+)
+def test_the_plain_loop_and_ours_reach_the_same_weights_on_the_same_draws(recipe: InnerLoop, tasks: int) -> None:
+    net, supports = build(SPEC, seed=3), [random_support(seed) for seed in range(tasks)]
+    head = heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(0))
+    state = MetaState({**net.start(), **head})
+    plain = PlainReptile(SPEC, recipe, state.start)
+    for step in range(3):
+        seeds = inner_seeds(0, step, tasks)
+        state = meta_step(net, state, supports, recipe, STEP_SIZE, seeds)
+        plain.meta_step(supports, STEP_SIZE, seeds)
+    moved = plain.start()
+    assert {plain_name(name) for name in state.start} == set(moved)
+    for name, tensor in state.start.items():
+        torch.testing.assert_close(moved[plain_name(name)], tensor, rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_the_operations_of_a_meta_step_are_those_counted_by_hand() -> None:
+    work = Work(preset("paper").recipe, 5, 5, 10, CPU)
+    first, rest = 14**2 * 64 * 9, (7**2 + 4**2 + 2**2) * 64 * 64 * 9  # multiply-adds of the four convolutions
+    passes = 2 * first + 3 * (rest + 256 * 5)  # the first one's input needs no gradient
+    assert work.flops() == 2 * passes * 250
+
+
+def test_each_side_of_the_benchmark_takes_its_turns() -> None:
+    work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
+    assert set(sides(work)) == {"plain loop, one task after another", "tasks together"}
+    times = measured(work, 2)
+    assert {name: len(side.elapsed_s) for name, side in times.items()} == dict.fromkeys(times, 2)
+
+
+def test_the_ratio_is_the_plain_loops_time_over_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
+    times = {
+        "plain loop, one task after another": Times([0.3], [0.4]),
+        "tasks together": Times([0.1], [0.1]),
+        "torch.mm": Times([0.01], [0.01]),
+    }
+    print_table(work, times, 1)
+    ours = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| tasks together"))
+    assert "| 100.0 | 20.0 | 3.00 | 100.0 | 4.00 |" in ours
