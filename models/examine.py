@@ -98,6 +98,30 @@ class NoExamination:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A version and, adapted beside it, the folds that will examine it.
+
+    Attributes:
+        adapted: the version.
+        folds: one result a fold.
+        plan: who was left out where.
+        support: what the version was adapted on.
+        head_scale: of the recipe.
+    """
+
+    adapted: Adapted
+    folds: tuple[Adapted | AdaptationDiverged, ...]
+    plan: Folds
+    support: Support
+    head_scale: float
+
+    @property
+    def batched_with(self) -> int:
+        """How many folds went through the net together with the version, which rounds its sums in another order."""
+        return 0 if self.support.images.device.type == "cpu" else len(self.folds)
+
+
+@dataclass(frozen=True)
 class Examined:
     """A version and what its examination found."""
 
@@ -125,6 +149,11 @@ class Examiner:
     most_folds: int = MOST_FOLDS
 
     def examine(self, support: Support, recipe: InnerLoop, seed: int, groups: Tensor) -> Examined:
+        """`adapt`, then `conclude`; raises what `adapt` raises."""
+        candidate = self.adapt(support, recipe, seed, groups)
+        return Examined(candidate.adapted, self.conclude(candidate))
+
+    def adapt(self, support: Support, recipe: InnerLoop, seed: int, groups: Tensor) -> Candidate:
         """Adapt to the support, and to its folds beside it.
 
         Args:
@@ -146,12 +175,17 @@ class Examiner:
         )
         if isinstance(version, AdaptationDiverged):
             raise version
-        judged = _judge_left_out(self.net, others, support, folds)
+        return Candidate(version, tuple(others), folds, support, recipe.head_scale)
+
+    def conclude(self, candidate: Candidate) -> Examination | NoExamination:
+        """Let the folds judge what they left out, and draw conclusions."""
+        labels, plan = candidate.support.labels.cpu(), candidate.plan
+        judged = _judge_left_out(self.net, candidate.folds, candidate.support, plan)
         if not len(judged.rows):
-            return Examined(version, NoExamination(_why_not(labels, groups, folds)))
-        features = _start_features(self.net, self.start, support)
-        suspects = find_suspects(features, labels, groups, recipe.head_scale)
-        return Examined(version, _conclude(judged, labels, groups, suspects, folds.count))
+            return NoExamination(_why_not(labels, plan))
+        features = _start_features(self.net, self.start, candidate.support)
+        suspects = find_suspects(features, labels, plan.groups, candidate.head_scale)
+        return _conclude(judged, labels, plan.groups, suspects, plan.count)
 
     def _fold_recipe(self, recipe: InnerLoop, share: float, device: torch.device) -> InnerLoop:
         if device.type != "cpu" or recipe.steps == 0:
@@ -288,9 +322,9 @@ def _conclude(
     )
 
 
-def _why_not(labels: Tensor, groups: Tensor, folds: Folds) -> str:
-    if folds.count:
+def _why_not(labels: Tensor, plan: Folds) -> str:
+    if plan.count:
         return "the net diverged without each part of the samples; a lower learning_rate or fewer steps may help"
-    if len(torch.unique(groups)) < len(torch.unique(labels)) or len(groups) > len(torch.unique(groups)):
+    if len(torch.unique(plan.groups)) < len(labels):
         return "every class has one picture, or copies of one; two different pictures of a class allow an estimate"
     return "every class has one sample; with two or more of a class one can be left out and judged"

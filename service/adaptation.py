@@ -1,4 +1,4 @@
-"""Use case: labelled images in, a new version out. Decode, join with what the client taught before, adapt, store.
+"""Use case: labelled images in, an examined version out. Decode, join with what is kept, adapt, examine, store.
 
 Nothing is written before the adaptation has succeeded, so a request that fails leaves the client as it was.
 It refuses to know HTTP, databases and how an inner loop works.
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from models.adapt import Adapted
 from models.errors import InvalidRecipe
+from models.examine import Examined, NoExamination
 from models.recipe import InnerLoop
 from service.choices import ClientSettings
 from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
@@ -33,6 +33,8 @@ from service.errors import (
     TooManySamples,
     UnknownClient,
 )
+from service.examination import findings
+from service.gate import decide
 from service.store.weight_store import WeightStore
 from service.uploads import Upload, decode_upload
 
@@ -159,11 +161,13 @@ class Adaptation:
         samples = _joined(self._kept(parent), new)
         classes = self._classes(samples)
         learner = self._learners.current
-        support = learner.support(
-            [sample.image for sample in samples], [classes.index(sample.ref.label) for sample in samples], len(classes)
-        )
-        adapted = learner.adapt(support, recipe, seed)
+        images = [sample.image for sample in samples]
+        support = learner.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
+        candidate = learner.adapt_with_folds(support, images, recipe, seed)
         clock.lap("adapt")
+        examined = Examined(candidate.adapted, learner.conclude(candidate))
+        clock.lap("examine")
+        chosen, earlier = self._settings(command.client), parent or self._store.base(command.client)
         draft = VersionDraft(
             client=command.client,
             parent=None if parent is None else parent.number,
@@ -176,10 +180,12 @@ class Adaptation:
             weights_digest="",
             weights_bytes=0,
             device=learner.device.type,
-            batched_with=0,
-            samples_kept=self._keeps_samples(command.client),
+            batched_with=candidate.batched_with,
+            report=findings(examined, [sample.ref for sample in samples], classes),
+            samples_kept=chosen.retain_samples,
         )
-        return self._publish(command, draft, (samples, learner.delta(adapted)), _report(command, adapted), clock)
+        draft = _through_gate(command, draft, chosen, earlier, examined)
+        return self._publish(command, draft, (samples, learner.delta(candidate.adapted)), clock)
 
     def _recipe(self, command: AdaptCommand) -> tuple[InnerLoop, int]:
         steps, seed = command.steps, 0 if command.seed is None else command.seed
@@ -233,11 +239,11 @@ class Adaptation:
             )
         return [_Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
 
-    def _keeps_samples(self, client: str) -> bool:
+    def _settings(self, client: str) -> ClientSettings:
         try:
-            return self._store.settings(client).retain_samples
+            return self._store.settings(client)
         except UnknownClient:
-            return ClientSettings().retain_samples
+            return ClientSettings()
 
     def _classes(self, samples: Sequence[_Sample]) -> tuple[str, ...]:
         classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
@@ -253,16 +259,19 @@ class Adaptation:
         command: AdaptCommand,
         draft: VersionDraft,
         content: tuple[Sequence[_Sample], Mapping[str, Tensor]],
-        report: dict[str, Any],
         clock: Stopwatch,
     ) -> AdaptOutcome:
         samples, delta = content
         if draft.samples_kept:
             self._store.put_samples(draft.client, [sample.image for sample in samples])
-        metadata = {"meta_model": draft.meta_model, "meta_model_digest": draft.meta_model_digest}
+        metadata = {
+            "meta_model": draft.meta_model,
+            "meta_model_digest": draft.meta_model_digest,
+            "temperature": repr(draft.report["temperature"]),  # the digest names all that a prediction depends on
+        }
         digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
         clock.lap("store")
-        report["seconds"] = clock.laps()
+        report = {**draft.report, "seconds": clock.laps()}
         draft = replace(draft, weights_digest=digest, weights_bytes=size_bytes, report=report)
         aliases = () if report["gate"]["decision"] == "hold" else (LIVE,)
         publication = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
@@ -277,20 +286,11 @@ def _joined(kept: Sequence[_Sample], new: Sequence[_Sample]) -> list[_Sample]:
     return list(by_digest.values())
 
 
-def _report(command: AdaptCommand, adapted: Adapted) -> dict[str, Any]:
-    hold = command.publish == "never"
-    reason = {
-        "auto": "published without an examination: nothing has estimated this version's accuracy yet",
-        "always": "the request asked to publish in any case",
-        "never": "the request asked not to publish",
-    }[command.publish]
-    return {
-        "support_accuracy": adapted.support_accuracy,
-        "estimated_accuracy": None,
-        "interval": None,
-        "temperature": None,
-        "unknown_threshold": None,
-        "loss_curve": list(adapted.losses),
-        "suspects": None,
-        "gate": {"decision": "hold" if hold else "publish", "reasons": [reason]},
-    }
+def _through_gate(
+    command: AdaptCommand, draft: VersionDraft, settings: ClientSettings, earlier: Version | None, examined: Examined
+) -> VersionDraft:
+    """The draft with the gate's decision in its report."""
+    found = examined.examination
+    why = found.reason if isinstance(found, NoExamination) else None
+    decision = decide(command.publish, draft, settings, earlier, why)
+    return replace(draft, report={**draft.report, "gate": decision.to_json()})

@@ -19,7 +19,7 @@ from models.memory import keep_freed_memory
 from service.adaptation import Adaptation, AdaptLimits
 from service.domain import ServedVersion
 from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
-from service.engine.device import pick_device
+from service.engine.device import pick_device, usable_cores
 from service.engine.learner import Learner, Learners
 from service.engine.turns import Turns
 from service.engine.version_weights import VersionWeights
@@ -75,7 +75,7 @@ def build(settings: Settings) -> Services:
     torch.set_num_threads(settings.torch_threads)
     keep_freed_memory()
     device = pick_device(settings.device)
-    current = Learner(load_checkpoint(settings.meta_model), device)
+    current = Learner(load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings))
     learners = Learners(current, _others(current.digest, device))
     store = open_store(settings)
     keys = open_keys(settings)
@@ -101,6 +101,10 @@ def build(settings: Settings) -> Services:
         readings=lambda: {**prediction.readings(), **decoder.readings()},
         close=functools.partial(_close, prediction, decoder, keys, store),
     )
+
+
+def _cores_each(settings: Settings) -> int:
+    return max(1, usable_cores() // (settings.workers * settings.torch_threads))
 
 
 def _close(*held: Prediction | Decoder | SqlKeys | WeightStore) -> None:

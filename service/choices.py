@@ -18,6 +18,9 @@ class ClientSettings:
     Attributes:
         retain_samples: False keeps no image: versions are made of what one request brings, and cannot be extended.
         keep_last: how many of the newest versions a collection keeps, those that an alias points at apart; None: all.
+        floor: estimated accuracy, 0 to 1, that a version must reach to go live; None: half way from guessing to 1.
+        tolerance: share of an earlier class's kept samples, 0 to 1, that a version may get wrong where the one before
+            got them right, and still go live; None: a quarter, and always one sample.
 
     Raises:
         InvalidRequest: a value outside its range.
@@ -25,10 +28,16 @@ class ClientSettings:
 
     retain_samples: bool = True
     keep_last: int | None = None
+    floor: float | None = None
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
             raise InvalidRequest(f"keep_last is {self.keep_last}; allowed: 1 to {MAX_KEEP_LAST}, or null to keep all")
+        for name in ("floor", "tolerance"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise InvalidRequest(f"{name} is {value}; allowed: a share from 0 to 1, or null for the default")
 
     def to_json(self) -> dict[str, Any]:
         """As JSON data."""

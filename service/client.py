@@ -22,6 +22,7 @@ import httpx
 from service import client_calls as calls
 from service import client_wire as wire
 from service.client_calls import Call
+from service.client_reports import VersionDiff
 from service.client_types import (
     Adapted,
     AdaptOptions,
@@ -135,6 +136,10 @@ class Client:
         """A version's weights as the bytes of a safetensors file."""
         return self._send(calls.weights(client, version))
 
+    def diff(self, client: str, before: int, after: int) -> VersionDiff:
+        """What changes from one version to another."""
+        return self._send(calls.diff(client, before, after))
+
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
@@ -223,6 +228,10 @@ class AsyncClient:
     async def weights(self, client: str, version: int) -> bytes:
         """A version's weights as the bytes of a safetensors file."""
         return await self._send(calls.weights(client, version))
+
+    async def diff(self, client: str, before: int, after: int) -> VersionDiff:
+        """What changes from one version to another."""
+        return await self._send(calls.diff(client, before, after))
 
     async def aclose(self) -> None:
         """Close the connections."""

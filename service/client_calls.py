@@ -10,17 +10,16 @@ from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 from urllib.parse import quote
 
+from service.client_reports import VersionDiff, read_diff, read_report
 from service.client_types import (
     Adapted,
     AdaptOptions,
     AliasInfo,
     ClientInfo,
-    Gate,
     History,
     ImageVerdict,
     LabelledFile,
     Predicted,
-    Report,
     ServiceProblem,
     ServiceUnreachable,
     VersionInfo,
@@ -167,6 +166,11 @@ def weights(name: str, version: int) -> Call[bytes]:
     return Call("GET", _path(name, "versions", str(version), "weights"), bytes, raw=True)
 
 
+def diff(name: str, before: int, after: int) -> Call[VersionDiff]:
+    """GET /clients/{c}/versions/{a}/diff/{b}."""
+    return Call("GET", _path(name, "versions", str(before), "diff", str(after)), read_diff)
+
+
 def _adapt(client: str, parts: list[Part], options: AdaptOptions, key: str | None) -> Call[Adapted]:
     fields = {"client": client, **{name: str(value) for name, value in asdict(options).items() if value is not None}}
     named: list[Part] = [(name, (None, value.encode())) for name, value in fields.items()]
@@ -193,29 +197,12 @@ def _adapted(data: Any) -> Adapted:
         meta_model=data["model"],
         weights_digest=data["weights"]["digest"],
         weights_bytes=data["weights"]["bytes"],
-        report=_report(data["report"]),
-    )
-
-
-def _report(data: Any) -> Report:
-    return Report(
-        support_accuracy=data["support_accuracy"],
-        estimated_accuracy=data["estimated_accuracy"],
-        interval=None if data["interval"] is None else tuple(data["interval"]),
-        temperature=data["temperature"],
-        unknown_threshold=data["unknown_threshold"],
-        loss_curve=tuple(data["loss_curve"]),
-        suspects=None if data["suspects"] is None else tuple(data["suspects"]),
-        gate=Gate(data["gate"]["decision"], tuple(data["gate"]["reasons"])),
-        seconds=data["seconds"],
+        report=read_report(data["report"]),
     )
 
 
 def _predicted(data: Any) -> Predicted:
-    predictions = tuple(
-        ImageVerdict(item["name"], item["label"], item["confidence"], item["scores"], item["verdict"])
-        for item in data["predictions"]
-    )
+    predictions = tuple(ImageVerdict(**item) for item in data["predictions"])
     return Predicted(data["client"], data["version"], data["weights_digest"], predictions, data["seconds"])
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from models.errors import AnoleError
+from service.client_reports import Report
 
 
 class ClientError(AnoleError):
@@ -73,29 +74,6 @@ class AdaptOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
-    """Whether the version should go live ("publish" or "hold"), and why."""
-
-    decision: str
-    reasons: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What is known of a new version; None where only an examination could tell."""
-
-    support_accuracy: float | None
-    estimated_accuracy: float | None
-    interval: tuple[float, float] | None
-    temperature: float | None
-    unknown_threshold: float | None
-    loss_curve: tuple[float, ...]
-    suspects: tuple[Mapping[str, Any], ...] | None
-    gate: Gate
-    seconds: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Adapted:
     """The version that an adaptation made."""
 
@@ -113,12 +91,13 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class ImageVerdict:
-    """What a version says of one image; `verdict` is "known" or "unknown"."""
+    """What a version says of one image; `verdict` is "known" or "unknown", by its familiarity."""
 
     name: str
     label: str
     confidence: float
     scores: Mapping[str, float]
+    familiarity: float | None
     verdict: str
 
 

@@ -145,7 +145,8 @@ class ServedVersion:
         meta_model: name of the meta-trained checkpoint.
         meta_model_digest: SHA-256 (hex) of it.
         weights_digest: SHA-256 (hex), address of the stored weights blob.
-        unknown_threshold: confidence below which an image is unknown, or None.
+        unknown_threshold: familiarity below which an image is unknown, or None.
+        temperature: what its logits are divided by, or None for 1.
     """
 
     client: str
@@ -155,6 +156,7 @@ class ServedVersion:
     meta_model_digest: str
     weights_digest: str
     unknown_threshold: float | None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

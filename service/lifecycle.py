@@ -11,6 +11,7 @@ from datetime import datetime
 from torch import Tensor
 
 from service.choices import ClientSettings
+from service.comparison import VersionDiff, compare
 from service.domain import (
     LIVE,
     AliasMove,
@@ -128,6 +129,10 @@ class Lifecycle:
     def delete_client(self, client: str) -> Erasure:
         """Erase a client: versions, aliases, log, samples and weights. Raises InvalidName, UnknownClient."""
         return self._store.delete_client(client_name(client))
+
+    def diff(self, client: str, before: int, after: int) -> VersionDiff:
+        """What changes from one version to another. Raises InvalidName, UnknownClient, UnknownVersion."""
+        return compare(self.version(client, before), self.version(client, after))
 
     def settings(self, client: str) -> ClientSettings:
         """What the client chose, or the defaults. Raises InvalidName, UnknownClient."""

@@ -37,13 +37,15 @@ class ImagePrediction:
         label: the most probable class.
         confidence: its probability.
         scores: class name -> probability.
-        verdict: "unknown" if the confidence is below the version's threshold; "known" where it has none.
+        familiarity: how much it looks like one of the classes at all, 0 to 1; None for versions without class means.
+        verdict: "unknown" if the familiarity is below the version's threshold; "known" where there is none.
     """
 
     name: str
     label: str
     confidence: float
     scores: Mapping[str, float]
+    familiarity: float | None
     verdict: Literal["known", "unknown"]
 
 
@@ -207,9 +209,10 @@ def _nothing_live(client: str) -> NothingLive:
 
 def _outcomes(decoded: Mapping[int, _Decoded], judged: Judged, began: float) -> Iterator[tuple[int, PredictOutcome]]:
     """Answers of requests whose images were judged as one piece, in their order."""
-    rows = iter(judged.probabilities.tolist())
+    rows, familiarity = judged.probabilities.tolist(), judged.familiarity
+    answers = iter(zip(rows, [None] * len(rows) if familiarity is None else familiarity.tolist(), strict=True))
     for place, one in decoded.items():
-        predictions = tuple(_verdict(upload.name, one.version, next(rows)) for upload in one.request.uploads)
+        predictions = tuple(_verdict(upload.name, one.version, *next(answers)) for upload in one.request.uploads)
         yield (
             place,
             PredictOutcome(
@@ -222,12 +225,15 @@ def _outcomes(decoded: Mapping[int, _Decoded], judged: Judged, began: float) -> 
         )
 
 
-def _verdict(name: str, version: ServedVersion, probabilities: Sequence[float]) -> ImagePrediction:
+def _verdict(
+    name: str, version: ServedVersion, probabilities: Sequence[float], familiarity: float | None
+) -> ImagePrediction:
     scores = {
         label: round(probability, SCORE_DIGITS)
         for label, probability in zip(version.classes, probabilities, strict=True)
     }
     label = max(scores, key=scores.__getitem__)
     threshold = version.unknown_threshold
-    known = threshold is None or scores[label] >= threshold
-    return ImagePrediction(name, label, scores[label], scores, "known" if known else "unknown")
+    known = threshold is None or familiarity is None or familiarity >= threshold
+    shown = None if familiarity is None else round(familiarity, SCORE_DIGITS)
+    return ImagePrediction(name, label, scores[label], scores, shown, "known" if known else "unknown")

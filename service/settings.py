@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     meta_model: str = Field("surfaces", min_length=1, description="name of a shipped checkpoint, or a path to one")
     data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
     torch_threads: int = Field(1, ge=1, le=256, description="threads inside one operation, per worker")
+    adapt_threads: int = Field(
+        0, ge=0, le=256, description="inner loops of one adaptation side by side; 0: this machine's cores / workers"
+    )
     demo: bool = Field(True, description="seed the client `demo` when the store is empty")
 
     # What a request may bring

@@ -24,11 +24,11 @@ def tiny_checkpoint_in(folder: Path) -> Path:
 
 
 def striped(count: int, period: int, seed: int = 0) -> list[bytes]:
-    """PNGs of noisy stripes; the period makes the class."""
+    """PNGs of stripes in noise; the period makes the class, and the noise makes each a picture of its own."""
     generator = np.random.default_rng((seed, period))
     pictures = []
     for _ in range(count):
-        phase, noise = generator.uniform(0, 1), generator.normal(0, 8, (40, 40))
+        phase, noise = generator.uniform(0, 1), generator.normal(0, 55, (40, 40))
         columns = np.sin((np.arange(40) + phase) * 2 * np.pi / period) * 80 + 128
         pixels = np.clip(columns[None, :] + noise, 0, 255).astype(np.uint8)
         held = io.BytesIO()

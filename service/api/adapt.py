@@ -13,6 +13,7 @@ from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api import schemas, views
 from service.api.archives import unpack
 from service.api.deps import Context, ContextDep, problems
+from service.api.examination_schemas import Report
 from service.api.middleware import NOTES
 from service.api.refusals import FieldDuplicate, FieldsConflict
 from service.api.uploads import Form, FormShape, read_form
@@ -167,7 +168,7 @@ def _digest(form: Form) -> str:
     return hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _observe(context: Context, report: schemas.Report) -> None:
+def _observe(context: Context, report: Report) -> None:
     for part, seconds in report.seconds:
         context.telemetry.adapt_seconds.labels(part).observe(seconds)
     context.telemetry.versions.labels(report.gate.decision).inc()

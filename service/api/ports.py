@@ -9,6 +9,7 @@ from typing import Protocol
 
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.choices import ClientSettings
+from service.comparison import VersionDiff
 from service.domain import AliasMove, ClientSummary, Version
 from service.keys import KeyBook
 from service.meta_models import MetaModels
@@ -79,6 +80,10 @@ class LifecyclePort(Protocol):
 
     def delete_client(self, client: str) -> Erasure:
         """Let everything of a client go."""
+        ...
+
+    def diff(self, client: str, before: int, after: int) -> VersionDiff:
+        """What changes from one version to another."""
         ...
 
     def settings(self, client: str) -> ClientSettings:

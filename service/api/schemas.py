@@ -6,17 +6,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.config import JsonDict
 
+from service.api.answer import DIGEST, Answer
+from service.api.examination_schemas import HeldOut, Report
 from service.choices import MAX_KEEP_LAST
-
-_DIGEST: JsonDict = {"examples": ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]}
-
-
-class Answer(BaseModel):
-    """What all answers share: frozen, and refusing fields that are not written down here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ProblemDetails(Answer):
@@ -33,48 +26,8 @@ class ProblemDetails(Answer):
 class Weights(Answer):
     """The stored weights of a version: what differs from the meta-model."""
 
-    digest: str = Field(description="SHA-256 of the stored weights", json_schema_extra=_DIGEST)
+    digest: str = Field(description="SHA-256 of the stored weights", json_schema_extra=DIGEST)
     bytes: int = Field(description="size of the stored weights", examples=[48_640])
-
-
-class Suspect(Answer):
-    """A sample whose label looks wrong."""
-
-    sample: str
-    label: str
-    predicted: str
-    confidence: float
-
-
-class Gate(Answer):
-    """Whether the new version should go live, and why."""
-
-    decision: Literal["publish", "hold"]
-    reasons: list[str]
-
-
-class Seconds(Answer):
-    """Where the time of an adaptation went."""
-
-    decode: float
-    adapt: float
-    examine: float
-    store: float
-    total: float
-
-
-class Report(Answer):
-    """What is known of a new version. Fields that only an examination can fill are null without one."""
-
-    support_accuracy: float | None = Field(description="share of its own samples that it names right; optimistic")
-    estimated_accuracy: float | None = Field(description="honest estimate from samples left out")
-    interval: tuple[float, float] | None = Field(description="95 % interval of the estimate")
-    temperature: float | None = Field(description="calibration of the confidences")
-    unknown_threshold: float | None = Field(description="confidence below which the verdict is unknown")
-    loss_curve: list[float] = Field(description="loss after each inner step")
-    suspects: list[Suspect] | None
-    gate: Gate
-    seconds: Seconds
 
 
 class Adapted(Answer):
@@ -98,6 +51,9 @@ class ImageVerdict(Answer):
     label: str = Field(description="the likeliest class", examples=["scratch"])
     confidence: float = Field(examples=[0.93])
     scores: dict[str, float] = Field(description="probability by class; they sum to 1")
+    familiarity: float | None = Field(
+        description="how much it looks like one of the classes at all, 0 to 1; null for versions of earlier releases"
+    )
     verdict: Literal["known", "unknown"]
 
 
@@ -106,7 +62,7 @@ class Predicted(Answer):
 
     client: str
     version: int = Field(description="the version that judged")
-    weights_digest: str = Field(json_schema_extra=_DIGEST)
+    weights_digest: str = Field(json_schema_extra=DIGEST)
     predictions: list[ImageVerdict]
     seconds: float
 
@@ -167,6 +123,19 @@ class ClientChoices(Answer):
     keep_last: int | None = Field(
         None, strict=True, ge=1, le=MAX_KEEP_LAST, description="newest versions that a collection keeps; null: all"
     )
+    floor: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="estimated accuracy that a version must reach to go live; null: half way from guessing to 1",
+    )
+    tolerance: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of an earlier class's kept samples that a version may lose and still go live; null: a "
+        "quarter, and always one sample",
+    )
 
 
 class Erased(Answer):
@@ -183,7 +152,8 @@ class Sample(Answer):
 
     name: str = Field(description="what the sender called it")
     label: str
-    digest: str = Field(description="SHA-256 of the stored image", json_schema_extra=_DIGEST)
+    digest: str = Field(description="SHA-256 of the stored image", json_schema_extra=DIGEST)
+    held_out: HeldOut | None = Field(None, description="what was said of it while it was left out")
 
 
 class VersionInfo(Answer):
@@ -214,7 +184,7 @@ class VersionList(Answer):
 class VersionDetails(VersionInfo):
     """A version with everything that it can be made again from."""
 
-    model_digest: str = Field(json_schema_extra=_DIGEST)
+    model_digest: str = Field(json_schema_extra=DIGEST)
     recipe: dict[str, Any]
     seed: int
     device: str
@@ -227,7 +197,7 @@ class MetaModel(Answer):
     """A meta-trained start."""
 
     name: str
-    digest: str = Field(json_schema_extra=_DIGEST)
+    digest: str = Field(json_schema_extra=DIGEST)
     net: dict[str, Any]
     recipe: dict[str, Any]
     image: dict[str, Any] = Field(description="what an image becomes before the net sees it")

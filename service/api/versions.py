@@ -8,6 +8,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
+from service.api import examination_schemas as reports
 from service.api import schemas, views
 from service.api.deps import ClientPath, ServicesDep, VersionPath, problems
 
@@ -28,6 +29,14 @@ def read_version(client: ClientPath, version: VersionPath, services: ServicesDep
     """Everything a version records: what it was adapted on and how, and its report."""
     summary = services.lifecycle.client(client)
     return views.version_details(services.lifecycle.version(client, version), summary)
+
+
+@router.get("/{before}/diff/{after}", summary="Compare two versions", responses=problems(404, 422, 503))
+def read_diff(
+    client: ClientPath, before: VersionPath, after: VersionPath, services: ServicesDep
+) -> reports.VersionDiff:
+    """Classes added and removed, how each class fared among left-out samples, and kept samples judged differently."""
+    return views.version_diff(services.lifecycle.diff(client, before, after))
 
 
 @router.delete("/{version}", status_code=204, summary="Delete a version", responses=problems(404, 409, 422, 503))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 
 from service.adaptation import AdaptOutcome
+from service.api import examination_schemas as reports
 from service.api import schemas
 from service.api.preconditions import etag
 from service.choices import ClientSettings
+from service.comparison import VersionDiff
 from service.domain import LIVE, AliasMove, ClientSummary, Version
+from service.examination import HELD_OUT, ClassEstimate, HeldOutAnswer, held_out
 from service.meta_models import MetaModelSummary
 from service.prediction import PredictOutcome
 from service.reports import Erasure
@@ -42,6 +45,7 @@ def predicted(outcome: PredictOutcome) -> schemas.Predicted:
                 label=image.label,
                 confidence=image.confidence,
                 scores=dict(image.scores),
+                familiarity=image.familiarity,
                 verdict=image.verdict,
             )
             for image in outcome.predictions
@@ -105,6 +109,7 @@ def version_info(version: Version, summary: ClientSummary) -> schemas.VersionInf
 def version_details(version: Version, summary: ClientSummary) -> schemas.VersionDetails:
     """A version with all that it records."""
     draft = version.draft
+    answers = held_out(draft)
     return schemas.VersionDetails(
         **dict(version_info(version, summary)),
         model_digest=draft.meta_model_digest,
@@ -113,7 +118,10 @@ def version_details(version: Version, summary: ClientSummary) -> schemas.Version
         device=draft.device,
         batched_with=draft.batched_with,
         sample_list=[
-            schemas.Sample(name=sample.name, label=sample.label, digest=sample.digest) for sample in draft.samples
+            schemas.Sample(
+                name=sample.name, label=sample.label, digest=sample.digest, held_out=_answer(answers.get(sample.digest))
+            )
+            for sample in draft.samples
         ],
         report=_report(version),
     )
@@ -158,5 +166,48 @@ def _live(summary: ClientSummary) -> int | None:
     return move.version if move else None
 
 
-def _report(version: Version) -> schemas.Report:
-    return schemas.Report.model_validate(version.draft.report)
+def version_diff(diff: VersionDiff) -> reports.VersionDiff:
+    """Two versions side by side."""
+    old, new = diff.before.draft, diff.after.draft
+    return reports.VersionDiff(
+        client=new.client,
+        before=diff.before.number,
+        after=diff.after.number,
+        added=list(diff.added),
+        removed=list(diff.removed),
+        estimate_before=old.report.get("estimated_accuracy"),
+        estimate_after=new.report.get("estimated_accuracy"),
+        classes=[
+            reports.ClassDiff(label=own.label, before=_estimate(own.before), after=_estimate(own.after))
+            for own in diff.classes
+        ],
+        samples_kept=diff.kept,
+        samples_added=diff.samples_added,
+        samples_removed=diff.samples_removed,
+        changed=[
+            reports.SampleDiff(
+                name=own.sample.name,
+                digest=own.sample.digest,
+                label_before=own.label_before,
+                label_after=own.sample.label,
+                before=_answer(own.before),
+                after=_answer(own.after),
+            )
+            for own in diff.changed
+        ],
+    )
+
+
+def _estimate(own: ClassEstimate | None) -> reports.ClassEstimate | None:
+    return None if own is None else reports.ClassEstimate(judged=own.judged, right=own.right, estimate=own.share)
+
+
+def _answer(own: HeldOutAnswer | None) -> reports.HeldOut | None:
+    if own is None:
+        return None
+    return reports.HeldOut(label=own.label, confidence=own.confidence, verdict="known" if own.known else "unknown")
+
+
+def _report(version: Version) -> reports.Report:
+    answered = {name: value for name, value in version.draft.report.items() if name != HELD_OUT}
+    return reports.Report.model_validate(answered)

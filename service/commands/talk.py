@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
 
 from service.client import Client
+from service.client_reports import Report
 from service.client_types import Adapted, AdaptOptions, Predicted, VersionInfo
 from service.commands.console import ABSENT, notices, output, percent, plain
 from service.settings import load_settings
+
+_SHOWN_SUSPECTS: Final = 5
 
 Url = Annotated[str | None, typer.Option(help="Address of the service.", show_default="http://127.0.0.1:8000")]
 Key = Annotated[str | None, typer.Option(help="Key to present.", show_default="ANOLE_API_KEY")]
@@ -91,12 +94,20 @@ def _adapted_table(adapted: Adapted) -> Table:
         ("classes", ", ".join(adapted.classes)),
         ("own samples", percent(report.support_accuracy)),
         ("estimate", f"{percent(report.estimated_accuracy)}{low_high}"),
-        ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
+        ("suspects", _suspects(report)),
+        ("verdict", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
         ("weights", f"{adapted.weights_bytes} bytes, {adapted.weights_digest[:12]}"),
         ("seconds", f"{report.seconds['total']:.2f} ({parts})"),
     ):
         table.add_row(name, plain(value))
     return table
+
+
+def _suspects(report: Report) -> str:
+    """Whose labels look wrong, and what they look like."""
+    named = [f"{own.sample} ({own.label}, looks like {own.predicted})" for own in report.suspects or ()]
+    more = f" and {len(named) - _SHOWN_SUSPECTS} more" if len(named) > _SHOWN_SUSPECTS else ""
+    return ", ".join(named[:_SHOWN_SUSPECTS]) + more or ABSENT
 
 
 def _predicted_table(predicted: Predicted) -> Table:

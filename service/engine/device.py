@@ -1,7 +1,8 @@
-"""Which device the work runs on."""
+"""Which device the work runs on, and how many cores there are."""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -18,3 +19,9 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InvalidSettings("device cuda is wanted, but torch finds no GPU here; use auto or cpu")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return os.cpu_count() or 1 if affinity is None else len(affinity(0))

@@ -1,4 +1,4 @@
-"""A meta-trained start on a device: adapts supports, says what differs from the start, classifies images.
+"""A meta-trained start on a device: adapts and examines, says what differs from the start, judges images.
 
 It holds the net and the start's weights and never changes either. It refuses to know clients, versions and files.
 """
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
-from models.adapt import Adapted, adapt_one
+from models.adapt import Adapted, Company, adapt_one
 from models.checkpoint import Checkpoint
 from models.compact import Compactor, CompactWeights
+from models.examine import Candidate, Examination, Examiner, NoExamination
+from models.folds import copies
 from models.forward import Floats, Forward, ReadyWeights
 from models.images import prepare, prepare_together
 from models.onnx_graphs import has_graph
-from models.predict import class_probabilities, fold
+from models.predict import ready
 from models.predict_onnx import OnnxForward
 from models.predict_torch import TorchForward
 from models.recipe import InnerLoop
@@ -33,19 +35,25 @@ _STATISTICS = "statistics."
 class Learner:
     """One checkpoint at work on one device. Safe from several threads.
 
+    Args:
+        checkpoint: what it holds.
+        device: where it computes.
+        threads: inner loops of one adaptation, its own and its folds', side by side on the CPU.
+
     Attributes:
         checkpoint: what it holds.
         digest: the checkpoint's digest.
         device: where it computes.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, threads: int = 1) -> None:
         self.checkpoint = checkpoint
         self.digest = checkpoint.digest
         self.device = device
         self._net = checkpoint.build_net().to(device).eval()
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
         self._compactor = Compactor(checkpoint.weights)
+        self._examiner = Examiner(self._net, self._start, Company(threads=threads))
 
     def support(self, images: Sequence[Tensor], labels: Sequence[int], n_way: int) -> Support:
         """Prepare canonical images, uint8 (channels, height, width) each, with class indices as a support."""
@@ -56,25 +64,32 @@ class Learner:
         """Run the inner loop, alone. Raises AdaptationDiverged."""
         return adapt_one(self._net, self._start, support, recipe, seed)
 
+    def adapt_with_folds(self, support: Support, images: Sequence[Tensor], recipe: InnerLoop, seed: int) -> Candidate:
+        """Run the inner loop with those of its folds beside it; `images` are the support's, canonical.
+
+        Raises:
+            AdaptationDiverged.
+        """
+        return self._examiner.adapt(support, recipe, seed, copies(images))
+
+    def conclude(self, candidate: Candidate) -> Examination | NoExamination:
+        """What the folds find out about the version."""
+        return self._examiner.conclude(candidate)
+
     def delta(self, adapted: Adapted) -> dict[str, Tensor]:
-        """What a version has to keep: the tensors that differ from the start, the head, the frozen statistics."""
-        kept = algebra.changed(self._start, adapted.weights)
+        """What a version has to keep: what differs from the start, the head, class means, the frozen statistics."""
+        kept = algebra.changed(self._start, adapted.kept())
         statistics = {_STATISTICS + name: tensor for name, tensor in adapted.statistics.items()}
         return {name: tensor.cpu() for name, tensor in {**kept, **statistics}.items()}
 
-    def fold(self, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Join a delta with the start and fold its statistics: weights ready to classify with, on the device."""
+    def fold(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
+        """Join a delta with the start, fold and calibrate it: weights ready to judge with, on the device."""
         on_device = {name: tensor.to(self.device) for name, tensor in delta.items()}
         weights = {name: tensor for name, tensor in on_device.items() if not name.startswith(_STATISTICS)}
         statistics = {
             name.removeprefix(_STATISTICS): tensor for name, tensor in on_device.items() if name.startswith(_STATISTICS)
         }
-        return fold({**self._start, **weights}, statistics)
-
-    def classify(self, folded: Weights, images: Sequence[Tensor]) -> Tensor:
-        """Class probabilities of canonical images: (images, n_way), on the CPU."""
-        prepared = prepare(images, self.checkpoint.net_spec.image).to(self.device)
-        return class_probabilities(self._net, folded, prepared).cpu()
+        return ready({**self._start, **weights}, statistics, temperature)
 
     @functools.cached_property
     def forward(self) -> Forward:
@@ -87,13 +102,13 @@ class Learner:
         """Canonical images as `forward` wants them."""
         return prepare_together(images, self.checkpoint.net_spec.image).numpy()
 
-    def ready(self, delta: Mapping[str, Tensor]) -> ReadyWeights:
-        """What a version keeps, as `forward` wants it."""
-        return self.forward.ready(self.fold(delta))
+    def ready(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ReadyWeights:
+        """What a version keeps, calibrated, as `forward` wants it."""
+        return self.forward.ready(self.fold(delta, temperature))
 
-    def packed(self, delta: Mapping[str, Tensor]) -> CompactWeights:
-        """What a version keeps, in little memory; not quite the same weights."""
-        return self._compactor.compact(self.fold(delta))
+    def packed(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> CompactWeights:
+        """What a version keeps, calibrated, in little memory; not quite the same weights."""
+        return self._compactor.compact(self.fold(delta, temperature))
 
     def unpacked(self, packed: CompactWeights) -> ReadyWeights:
         """Packed weights, as `forward` wants them."""

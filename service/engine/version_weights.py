@@ -46,12 +46,12 @@ class VersionWeights:
         Raises:
             UnknownClient, UnknownVersion, VersionCorrupt, StoreUnavailable: nothing is kept of that.
         """
-        packed = self._packed
+        packed, temperature = self._packed, 1.0 if version.temperature is None else version.temperature
         if packed is None:
-            return self._ready.get(_key(version), lambda: learner.ready(self._load(version)))
+            return self._ready.get(_key(version), lambda: learner.ready(self._load(version), temperature))
 
         def unpacked() -> ReadyWeights:
-            return learner.unpacked(packed.get(_key(version), lambda: learner.packed(self._load(version))))
+            return learner.unpacked(packed.get(_key(version), lambda: learner.packed(self._load(version), temperature)))
 
         return self._ready.get(_key(version), unpacked)
 

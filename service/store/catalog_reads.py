@@ -108,7 +108,8 @@ _SERVED: Final = (
         VERSIONS.c.meta_model,
         VERSIONS.c.meta_model_digest,
         VERSIONS.c.weights_digest,
-        VERSIONS.c.report,
+        VERSIONS.c.report["unknown_threshold"].as_float().label("unknown_threshold"),
+        VERSIONS.c.report["temperature"].as_float().label("temperature"),
     )
     .join(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)
     .where(CLIENTS.c.name == bindparam("client"), VERSIONS.c.deleted_at.is_(None))
@@ -128,9 +129,15 @@ def need_served(connection: Connection, name: str, reference: str | int) -> Serv
         client = need_client(connection, name)
         number = reference if isinstance(reference, int) else need_move(connection, client, reference).version
         return served_part(need_version(connection, client, number))
-    threshold = row.report.get("unknown_threshold")
     return ServedVersion(
-        name, row.number, tuple(row.classes), row.meta_model, row.meta_model_digest, row.weights_digest, threshold
+        name,
+        row.number,
+        tuple(row.classes),
+        row.meta_model,
+        row.meta_model_digest,
+        row.weights_digest,
+        row.unknown_threshold,
+        row.temperature,
     )
 
 

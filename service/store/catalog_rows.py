@@ -52,7 +52,6 @@ def draft_row(draft: VersionDraft) -> dict[str, Any]:
 def served_part(version: Version) -> ServedVersion:
     """What a prediction needs of a version."""
     draft = version.draft
-    threshold = draft.report.get("unknown_threshold")
     return ServedVersion(
         draft.client,
         version.number,
@@ -60,7 +59,8 @@ def served_part(version: Version) -> ServedVersion:
         draft.meta_model,
         draft.meta_model_digest,
         draft.weights_digest,
-        threshold,
+        draft.report.get("unknown_threshold"),
+        draft.report.get("temperature"),
     )
 
 

@@ -14,6 +14,7 @@ from service.access import KeyRecord
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort
 from service.choices import ClientSettings
+from service.comparison import VersionDiff, compare
 from service.domain import LIVE, AliasMove, ClientSummary, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
 from service.keys import KeyBook
@@ -113,6 +114,9 @@ class FakeLifecycle(LifecyclePort):
             raise NothingToRollBackTo(f"alias {alias!r} of client {client!r} has no earlier version")
         return self._move(client, alias, previous, "rollback")
 
+    def diff(self, client: str, before: int, after: int) -> VersionDiff:
+        return compare(self.version(client, before), self.version(client, after))
+
     def delete_version(self, client: str, number: int) -> None:
         self.version(client, number)
         del self.kept[client][number]
@@ -211,7 +215,7 @@ class FakePrediction(PredictionPort):
                 raise ImageFormatUnsupported(f"{upload.name}: no image of a known format")
         scores = {name: 1.0 / len(draft.classes) for name in draft.classes}
         predictions = tuple(
-            ImagePrediction(upload.name, draft.classes[0], scores[draft.classes[0]], scores, "known")
+            ImagePrediction(upload.name, draft.classes[0], scores[draft.classes[0]], scores, 0.5, "known")
             for upload in uploads
         )
         return PredictOutcome(client, number, draft.weights_digest, predictions, 0.001)

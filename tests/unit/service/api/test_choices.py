@@ -10,18 +10,19 @@ from service.choices import ClientSettings
 from tests.in_process import Web
 
 PATH = "/clients/line/settings"
+DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance": None}
 
 
 def test_a_client_has_the_defaults_until_it_chooses(two_versions: Web) -> None:
     answer = two_versions("GET", PATH)
-    assert (answer.status_code, answer.json()) == (200, {"retain_samples": True, "keep_last": None})
+    assert (answer.status_code, answer.json()) == (200, DEFAULTS)
 
 
 def test_what_is_put_replaces_all_that_was_chosen(two_versions: Web) -> None:
     first = two_versions("PUT", PATH, json={"retain_samples": False})
-    assert (first.status_code, first.json()) == (200, {"retain_samples": False, "keep_last": None})
-    assert two_versions("PUT", PATH, json={"keep_last": 4}).json() == {"retain_samples": True, "keep_last": 4}
-    assert two_versions("GET", PATH).json() == {"retain_samples": True, "keep_last": 4}
+    assert (first.status_code, first.json()) == (200, {**DEFAULTS, "retain_samples": False})
+    assert two_versions("PUT", PATH, json={"keep_last": 4}).json() == {**DEFAULTS, "keep_last": 4}
+    assert two_versions("GET", PATH).json() == {**DEFAULTS, "keep_last": 4}
 
 
 def test_a_client_can_choose_before_its_first_sample(web: Web) -> None:
