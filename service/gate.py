@@ -56,7 +56,7 @@ def decide(
 
     Publish only if the estimate itself, not its lower bound, reaches the floor, and no class that `earlier` has lost
     more than the tolerance of its kept samples. The lower bound would hold nearly every version of a few samples: of 25
-    samples all judged right it is about 80 %.
+    samples all judged right it is about 80 %. Without an estimate only a floor of 0 is reached.
 
     Args:
         wanted: "auto" asks the gate; "always" and "never" overrule it.
@@ -100,9 +100,9 @@ def _against(
 ) -> list[str]:
     reasons = []
     estimate = draft.report["estimated_accuracy"]
-    if estimate is None:
+    if estimate is None and floor > 0:
         reasons.append(f"there is no estimate of its accuracy: {no_estimate}")
-    elif estimate < floor - _EXACT:
+    elif estimate is not None and estimate < floor - _EXACT:
         reasons.append(f"its estimated accuracy of {_percent(estimate)} is below the floor of {_percent(floor)}")
     number = None if earlier is None else earlier.number
     reasons += [
@@ -115,6 +115,8 @@ def _against(
 
 def _in_favour(draft: VersionDraft, floor: float, earlier: Version | None) -> list[str]:
     report = draft.report
+    if report["interval"] is None:
+        return ["it goes live without an estimate: the client's floor is 0"]
     low, high = report["interval"]
     reasons = [
         (

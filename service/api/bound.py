@@ -17,6 +17,7 @@ from service.access import Caller
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort, Services
 from service.choices import ClientSettings
+from service.comparison import VersionDiff
 from service.domain import AliasMove, ClientSummary, Version
 from service.errors import UnknownClient
 from service.keys import KeyBook
@@ -138,6 +139,10 @@ class BoundLifecycle(LifecyclePort):
     def version(self, client: str, number: int) -> Version:
         """See `LifecyclePort.version`."""
         return self._reach.call(client, lambda name: self._lifecycle.version(name, number))
+
+    def diff(self, client: str, before: int, after: int) -> VersionDiff:
+        """See `LifecyclePort.diff`."""
+        return self._reach.call(client, lambda name: self._lifecycle.diff(name, before, after))
 
     def history(self, client: str, at: datetime | None = None) -> tuple[AliasMove, ...]:
         """See `LifecyclePort.history`."""

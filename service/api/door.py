@@ -32,7 +32,7 @@ PUBLIC: Final = re.compile(r"/|/livez|/readyz|/openapi\.json|/docs|/docs/[^/]+")
 
 _READABLE: Final = re.compile(
     r"/clients|/clients/[^/]+|/clients/[^/]+/(versions|history|settings)|/clients/[^/]+/(versions|aliases)/[^/]+"
-    r"|/models|/models/[^/]+|/metrics"
+    r"|/clients/[^/]+/versions/[^/]+/diff/[^/]+|/models|/models/[^/]+|/metrics"
 )
 _MOVES: Final = {"PUT": re.compile(r"/clients/[^/]+/aliases/[^/]+"), "POST": re.compile(r"/clients/[^/]+/rollback")}
 

@@ -48,7 +48,7 @@ def test_a_new_client_is_adapted_to_and_its_images_are_told_apart(web: Web) -> N
     assert (body["version"], body["parent"], body["published"], body["live"]) == (1, None, True, 1)
     assert sorted(body["classes"]) == ["coarse", "fine"]
     assert body["model"] == "tiny"
-    assert body["report"]["estimated_accuracy"] is None
+    assert body["report"]["estimated_accuracy"] > 0.75
     predicted = predict(web, striped(3, 6, seed=9) + striped(3, 20, seed=9)).json()
     assert [image["label"] for image in predicted["predictions"]] == ["fine"] * 3 + ["coarse"] * 3
     for image in predicted["predictions"]:
@@ -220,4 +220,5 @@ def test_cached_weights_are_counted(web: Web) -> None:
     figures = web("GET", "/metrics").text
     assert "anole_weight_cache_loads_total 1.0" in figures
     assert "anole_weight_cache_hits_total 2.0" in figures
-    assert 'anole_images_total{verdict="known"} 3.0' in figures
+    judged = [float(line.rpartition(" ")[2]) for line in figures.splitlines() if line.startswith("anole_images_total{")]
+    assert sum(judged) == 3

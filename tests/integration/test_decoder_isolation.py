@@ -28,7 +28,7 @@ def failing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web
 
 
 def test_an_image_that_kills_the_decoder_costs_its_request_and_nothing_else(failing: Web) -> None:
-    answer = failing("POST", "/adapt", data={"client": "line", "labels": LABELS}, files=FILES)
+    answer = failing("POST", "/adapt", data={"client": "line", "labels": LABELS, "publish": "always"}, files=FILES)
     assert answer.status_code == 201, answer.text
     for _ in range(3):
         bad = [("images", ("good.png", striped(1, 4)[0])), ("images", ("bad.png", b"die"))]

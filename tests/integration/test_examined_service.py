@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from service import bootstrap
 from service.app import create_app
@@ -137,12 +136,10 @@ def test_the_report_is_the_same_after_a_restart_and_a_rerun_gives_the_same_weigh
 
 
 def test_the_same_samples_give_the_same_findings_whatever_the_threads(settings: Settings) -> None:
-    found = []
-    for threads in (1, 3):
+    def found(threads: int) -> dict[str, Any]:
         given = settings.model_copy(update={"adapt_threads": threads, "data": settings.data / str(threads)})
-        services = bootstrap.build(given)
-        with started(create_app(given, lambda _, services=services: services), services) as web:
+        with started(create_app(given, bootstrap.build)) as web:
             report = adapt(web, pictures())["report"]
-            found.append({name: value for name, value in report.items() if name != "seconds"})
-    assert found[0] == found[1]
-    assert torch.get_num_threads() == settings.torch_threads
+        return {name: value for name, value in report.items() if name != "seconds"}
+
+    assert found(1) == found(3)

@@ -62,7 +62,7 @@ def guarded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gua
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_the_client_of_another_key_is_answered_for_like_a_missing_one(guarded: Guarded, method: str, path: str) -> None:
     own, others = guarded.key("mine"), guarded.key("another")
-    fields = {"client": "another", "labels": LABELS}
+    fields = {"client": "another", "labels": LABELS, "publish": "always"}
     assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=others).status_code == 201
     answers = []
     for client in ("another", "missing"):

@@ -33,6 +33,7 @@ def command(client: str, periods: tuple[int, ...], seed: int = 0) -> AdaptComman
         client=client,
         uploads=tuple(Upload(f"{index}.png", content) for index, (_, content) in enumerate(uploads)),
         labels=tuple(f"pitch {period}" for period, _ in uploads),
+        publish="always",
     )
 
 
@@ -45,11 +46,13 @@ def test_prediction_does_not_depend_on_batch_mates_order_or_other_clients(servic
         for period in PERIODS
         for index, content in enumerate(striped(4, period, 7))
     ]
-    alone = {
-        (client, image.name): services.prediction.run(client, [image]).predictions[0].scores
+    judged = {
+        (client, image.name): services.prediction.run(client, [image]).predictions[0]
         for client in clients
         for image in images
     }
+    alone = {key: prediction.scores for key, prediction in judged.items()}
+    familiarities = {key: prediction.familiarity for key, prediction in judged.items()}
     draws = random.Random(0)
     batches = [(draws.choice(list(clients)), draws.sample(images, draws.randint(1, 16))) for _ in range(30)]
     with ThreadPoolExecutor(6) as pool:
@@ -60,6 +63,8 @@ def test_prediction_does_not_depend_on_batch_mates_order_or_other_clients(servic
             assert prediction.scores.keys() == expected.keys()
             for label, score in prediction.scores.items():
                 assert abs(score - expected[label]) <= TOLERANCE, (outcome.client, prediction.name, label)
+            familiarity = familiarities[outcome.client, prediction.name]
+            assert abs((prediction.familiarity or 0.0) - (familiarity or 0.0)) <= TOLERANCE
 
 
 def test_a_version_judges_the_same_after_later_versions_and_a_restart(services: Services, settings: Settings) -> None:

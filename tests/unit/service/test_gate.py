@@ -92,6 +92,12 @@ def test_without_an_estimate_nothing_goes_live_by_itself_and_the_reason_says_why
     assert "every class has one sample" in decision.reasons[0]
 
 
+def test_a_floor_of_nothing_lets_a_version_without_an_estimate_go_live() -> None:
+    decision = decided(record({"pit": [None], "scratch": [None]}, estimate=None), settings=ClientSettings(floor=0.0))
+    assert decision.decision == "publish"
+    assert "without an estimate" in decision.reasons[0]
+
+
 def test_an_earlier_class_that_lost_kept_samples_holds_a_version_back() -> None:
     decision = decided(WORSE, earlier=GOOD)
     assert decision.decision == "hold"

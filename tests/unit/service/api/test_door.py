@@ -124,6 +124,7 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("GET", "/clients/{client}"): None,
     ("GET", "/clients/{client}/versions"): None,
     ("GET", "/clients/{client}/versions/{version}"): None,
+    ("GET", "/clients/{client}/versions/{before}/diff/{after}"): None,
     ("GET", "/clients/{client}/history"): None,
     ("GET", "/clients/{client}/settings"): None,
     ("PUT", "/clients/{client}/settings"): "admin",
