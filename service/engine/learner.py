@@ -25,7 +25,6 @@ from models.predict_onnx import OnnxForward
 from models.predict_torch import TorchForward
 from models.recipe import InnerLoop
 from models.task import Support
-from models.weights import Weights
 from service.errors import UnknownMetaModel
 
 _STATISTICS = "statistics."

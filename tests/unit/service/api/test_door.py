@@ -18,7 +18,7 @@ from tests.in_process import PNG, Web
 from tests.unit.service.api.guarded import key_for
 
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
-IDS = {"client": "line", "version": "1", "alias": "live", "name": "tiny"}
+IDS = {"client": "line", "version": "1", "before": "1", "after": "1", "alias": "live", "name": "tiny"}
 OPEN_TO_ALL = {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
 
 

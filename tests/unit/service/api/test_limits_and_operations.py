@@ -180,6 +180,7 @@ def test_the_description_names_every_route_of_the_contract_and_both_bodies(web: 
         ("/clients/{client}/versions/{version}", "get"),
         ("/clients/{client}/versions/{version}", "delete"),
         ("/clients/{client}/versions/{version}/weights", "get"),
+        ("/clients/{client}/versions/{before}/diff/{after}", "get"),
         ("/clients/{client}/history", "get"),
         ("/clients/{client}/settings", "get"),
         ("/clients/{client}/settings", "put"),

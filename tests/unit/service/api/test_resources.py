@@ -23,7 +23,7 @@ def test_adapting_answers_the_whole_contract(web: Web) -> None:
     assert body["weights"] == {"digest": "b" * 64, "bytes": 1234}
     assert set(body["report"]) == {
         "support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold", "loss_curve",
-        "suspects", "gate", "seconds",
+        "suspects", "confusion", "folds", "gate", "seconds",
     }  # fmt: skip
     assert set(body["report"]["seconds"]) == {"decode", "adapt", "examine", "store", "total"}
 
@@ -88,7 +88,7 @@ def test_predictions_come_in_the_order_of_the_images(two_versions: Web) -> None:
     answer = two_versions("POST", "/predict", data={"client": "line"}, files=files).json()
     assert list(answer) == ["client", "version", "weights_digest", "predictions", "seconds"]
     assert [image["name"] for image in answer["predictions"]] == ["c.png", "a.png", "b.png"]
-    assert set(answer["predictions"][0]) == {"name", "label", "confidence", "scores", "verdict"}
+    assert set(answer["predictions"][0]) == {"name", "label", "confidence", "scores", "familiarity", "verdict"}
 
 
 @pytest.mark.parametrize(("field", "value"), [("version", "1"), ("alias", "old")])
@@ -121,8 +121,8 @@ def test_versions_are_listed_and_read(two_versions: Web) -> None:
     assert [(version["version"], version["aliases"]) for version in listed["versions"]] == [(1, []), (2, ["live"])]
     details = two_versions("GET", "/clients/line/versions/2").json()
     assert details["sample_list"] == [
-        {"name": "0.png", "label": "good", "digest": "d" * 64},
-        {"name": "1.png", "label": "bad", "digest": "d" * 64},
+        {"name": "0.png", "label": "good", "digest": "d" * 64, "held_out": None},
+        {"name": "1.png", "label": "bad", "digest": "d" * 64, "held_out": None},
     ]
     assert {name: details[name] for name in listed["versions"][1]} == listed["versions"][1]
     assert (details["model_digest"], details["recipe"], details["seed"]) == ("a" * 64, {"steps": 5}, 0)
