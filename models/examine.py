@@ -23,14 +23,12 @@ from models.nets.net import Net, grouped
 from models.nets.norm import FrozenPass
 from models.predict import means_gain
 from models.recipe import InnerLoop
+from models.suspects import Suspect, find_suspects
 from models.task import Support
 from models.weights import Weights
 
 MOST_FOLDS = 3
 """More folds cost more time and learn from more samples; see `Examiner`."""
-
-SUSPECT_RATIO = 0.5
-"""A label is suspect if the likeliest class is more than twice as probable as it."""
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -48,21 +46,6 @@ class HeldOut:
     predicted: int
     confidence: float
     familiarity: float
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A sample whose label looks wrong.
-
-    Attributes:
-        sample: its place in the support.
-        looks_like: class index.
-        confidence: probability of that class.
-    """
-
-    sample: int
-    looks_like: int
-    confidence: float
 
 
 @dataclass(frozen=True)
@@ -252,49 +235,6 @@ def _start_features(net: Net, start: Weights, support: Support) -> Tensor:
     with torch.no_grad():
         (measured,) = measure(net, algebra.expand(start, 1), [support.images])
     return measured.features[0].cpu()
-
-
-def find_suspects(features: Tensor, labels: Tensor, groups: Tensor, scale: float) -> tuple[Suspect, ...]:
-    """Samples that are nearer to another class's mean than to their own's, with confidence, themselves left out.
-
-    Meta-trained features that were never adapted to these labels have not learned any wrong one by heart.
-
-    Args:
-        features: (samples, features), under the meta-trained weights.
-        labels: int64 (samples,).
-        groups: int64 (samples,), samples of one group are left out together.
-        scale: of a prototype head.
-    """
-    scores = _left_out_scores(features, labels, groups, scale)  # (samples, n_way)
-    rows = scores.gather(1, labels[:, None])[:, 0].isfinite().nonzero().flatten()
-    if not len(rows):
-        return ()
-    own = labels[rows]
-    probabilities = (scores[rows] / fit_temperature(scores[rows].clamp(min=-1e4), own)).softmax(-1)
-    confidence, likeliest = probabilities.max(-1)
-    ratio = probabilities.gather(1, own[:, None])[:, 0] / confidence
-    suspected = (ratio < SUSPECT_RATIO).nonzero().flatten()
-    order = suspected[ratio[suspected].argsort(stable=True)]
-    return tuple(Suspect(int(rows[at]), int(likeliest[at]), float(confidence[at])) for at in order)
-
-
-def _left_out_scores(features: Tensor, labels: Tensor, groups: Tensor, scale: float) -> Tensor:
-    """Prototype scores of each sample by class means without its group: (samples, n_way), -inf for an empty class."""
-    n_way = int(labels.max()) + 1
-    means = heads.class_means(features[None], labels[None], n_way)
-    gain = means_gain(means[0])
-    scaled = features * gain
-    member = torch.nn.functional.one_hot(labels, n_way).to(features.dtype)  # (samples, n_way)
-    same = (groups[:, None] == groups).to(features.dtype)  # (samples, samples)
-    counts = member.sum(0) - same @ member  # (samples, n_way), of a class without the sample's group
-    totals = member.T @ scaled  # (n_way, features)
-    scores = torch.empty_like(counts)
-    for row in range(len(features)):
-        mates = same[row].bool()
-        left = totals - member[mates].T @ scaled[mates]
-        prototypes = left / counts[row].clamp(min=1)[:, None]
-        scores[row] = -scale * (scaled[row] - prototypes).square().sum(-1)
-    return scores.masked_fill(counts < 1, float("-inf"))
 
 
 def _conclude(

@@ -10,9 +10,10 @@ import torch
 from models import weights as algebra
 from models.adapt import Company, adapt_one
 from models.errors import AdaptationDiverged
-from models.examine import Examination, Examiner, NoExamination, find_suspects
+from models.examine import Examination, Examiner, NoExamination
 from models.nets import Net
 from models.recipe import InnerLoop
+from models.suspects import find_suspects
 from models.task import Support
 from tests.unit.models.conftest import MakeSupport, random_support
 
