@@ -27,9 +27,9 @@ _PRIOR_STRENGTH = 1.0
 class Learning:
     """What is known beforehand about left-out samples, measured on meta-training classes alone.
 
-    `benchmarks/examination.py --fit` prints, from textures and Omniglot's training characters, how far the mean estimate
-    is off for several rates and how often the interval covers for several spreads. A rate of 0.7 is off least; a spread
-    of 1.15 covers often enough there, and some more is left for classes unlike these.
+    `benchmarks/examination.py --fit` prints, from textures and Omniglot's training characters, how far the mean
+    estimate is off for several rates and how often the interval covers for several spreads. A rate of 0.7 is off least;
+    a spread of 1.15 covers often enough there, and some more is left for classes unlike these.
 
     Attributes:
         rate: how the odds of an error, as a share of guessing's, fall with the number of samples: as its -rate power.
