@@ -29,7 +29,8 @@ class Adapted:
         weights: name -> tensor; ``head.weight`` is (n_way, features).
         statistics: name -> (channels,), measured on the support with these weights, frozen from now on.
         losses: each inner step's loss before its update.
-        support_accuracy: share of the support classified right by these weights and statistics.
+        support_accuracy: share of the support, with its mirror images if it has any, classified right by these weights
+            and statistics.
         means: (n_way, features), each class's mean of its support's features under these weights and statistics.
     """
 
@@ -116,8 +117,8 @@ def _adapt_group(
     net: Net, start: Weights, supports: Sequence[Support], recipe: InnerLoop, seeds: Sequence[int]
 ) -> list[Adapted | AdaptationDiverged]:
     descent = descend(net, algebra.expand(start, len(supports)), supports, recipe, seeds)
-    measured = measure(net, descent.weights, [support.images for support in supports])
-    return [_finish(descent, task, support, measured[task]) for task, support in enumerate(supports)]
+    measured = measure(net, descent.weights, [support.images for support in descent.supports])
+    return [_finish(descent, task, measured[task]) for task in range(len(supports))]
 
 
 def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoop, seed: int) -> Adapted:
@@ -128,7 +129,8 @@ def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoop, see
     return result
 
 
-def _finish(descent: Descent, task: int, support: Support, measured: Measured) -> Adapted | AdaptationDiverged:
+def _finish(descent: Descent, task: int, measured: Measured) -> Adapted | AdaptationDiverged:
+    support = descent.supports[task]
     own = descent.one(task, support.n_way)
     losses = descent.losses[task]
     if not _finite(losses, own, measured.statistics):

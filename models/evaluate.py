@@ -105,15 +105,15 @@ class EvaluationPlan:
 
 def _classify(net: Net, descent: Descent, index: int, task: Task, how: Normalisation) -> Tensor:
     """The most probable class of each query: int64 (queries,)."""
-    weights = descent.one(index, task.support.n_way)
+    weights, support = descent.one(index, task.support.n_way), descent.supports[index]
     with torch.no_grad():
         if how == "frozen":
-            (measured,) = measure(net, weights, [task.support.images])
+            (measured,) = measure(net, weights, [support.images])
             features = net.features(FrozenPass(weights, measured.statistics), grouped(task.query_images[None]))
         elif how == "transductive":
             features = net.features(BatchPass(weights), grouped(task.query_images[None]))
         else:
-            features = _beside_the_support(net, weights, task.support, task.query_images)
+            features = _beside_the_support(net, weights, support, task.query_images)
         return heads.logits(weights, features).argmax(-1)[0]
 
 

@@ -63,12 +63,14 @@ class Descent:
         losses: (tasks, steps), each step's loss before its update.
         moments: Adam's second moments after the last step, or None.
         absent: bool (tasks, ways), True for rows of the head that a task does not use.
+        supports: what the steps learned from, one a task: with mirror images if the recipe has it so.
     """
 
     weights: Weights
     losses: Tensor
     moments: Moments | None
     absent: Tensor
+    supports: Sequence[Support]
 
     def one(self, task: int, n_way: int) -> dict[str, Tensor]:
         """One task's weights, (1, ...) each, with the head's rows cut to its classes."""
@@ -98,6 +100,8 @@ def descend(
     options: DescentOptions = PLAIN,
 ) -> Descent:
     """Run the inner steps of K tasks from `starts`, (tasks, ...) each; see `adapt`."""
+    if recipe.mirrors:
+        supports = [support.mirrored() for support in supports]
     ways = max(support.n_way for support in supports)
     absent = torch.arange(ways) >= torch.tensor([[support.n_way] for support in supports])
     absent = absent.to(supports[0].images.device)
@@ -127,7 +131,7 @@ def descend(
         stacked = {name: own + (begun[name] - begun[name].detach()) for name, own in stacked.items()}
     stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
-    return Descent(stacked, recorded, optimiser.moments(), absent)
+    return Descent(stacked, recorded, optimiser.moments(), absent, supports)
 
 
 def batch_plan(samples: int, recipe: InnerLoop, generator: torch.Generator) -> Tensor:

@@ -69,7 +69,7 @@ PRESETS = {
         net_spec=NetSpec("surface", ImageSpec(channels=1, side=64, contrast="regional"), width=128),
         recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=10),
         meta=MetaLoop(meta_steps=5_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5),
-        serve=InnerLoop(steps=15, learning_rate=1.0, batch_size=25, head_scale=2.0, clip_norm=10.0),
+        serve=InnerLoop(steps=15, learning_rate=1.0, batch_size=25, head_scale=2.0, clip_norm=10.0, mirrors=True),
     ),
 }
 

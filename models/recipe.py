@@ -129,9 +129,11 @@ class InnerLoop(_JsonRecord):
             float32 with each of them.
         recompute: keep only what goes into each block of the net and run the block again in the backward pass (Chen et
             al. 2016, arXiv:1604.06174): less memory, more time, the same weights.
+        mirrors: learn from each support image and its three mirror images, for tasks where a class stays the same in a
+            mirror, as textures and defects do and characters do not.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute", "mirrors"})
 
     steps: int
     learning_rate: float
@@ -146,6 +148,7 @@ class InnerLoop(_JsonRecord):
     statistics: Literal["frozen", "batch"] = "frozen"
     precision: Precision = "float32"
     recompute: bool = False
+    mirrors: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rates", _checked_rates(self.rates))

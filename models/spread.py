@@ -80,4 +80,5 @@ def _joined(parts: Sequence[Descent]) -> Descent:
     kept = [state for state in states if state is not None]
     moments = Moments(algebra.join([state.second for state in kept]), kept[0].steps) if kept else None
     losses, absent = (torch.cat(own) for own in zip(*((part.losses, part.absent) for part in parts), strict=True))
-    return Descent(algebra.join([part.weights for part in parts]), losses, moments, absent)
+    supports = [support for part in parts for support in part.supports]
+    return Descent(algebra.join([part.weights for part in parts]), losses, moments, absent, supports)

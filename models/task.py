@@ -50,6 +50,17 @@ class Support:
         anchors = None if self.anchors is None else self.anchors.to(device)
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), anchors=anchors)
 
+    def mirrored(self) -> Support:
+        """The same support with each image's mirror images (left-right, top-bottom, both) after all the images.
+
+        Four times the samples; a mirror image has its original's label and is an anchor if that is one.
+        """
+        images, samples = self.images, len(self)
+        views = [images, images.flip(3), images.flip(2), images.flip(2, 3)]  # (samples, channels, side, side) each
+        starts = torch.arange(0, 4 * samples, samples, device=images.device)[:, None]
+        anchors = None if self.anchors is None else (starts + self.anchors).flatten()
+        return replace(self, images=torch.cat(views), labels=self.labels.repeat(4), anchors=anchors)
+
     def anchor_images(self) -> tuple[Tensor, Tensor]:
         """Images and labels of the anchors."""
         if self.anchors is None:
