@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -25,19 +26,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.figures import machine, markdown
 from benchmarks.plain_reptile import PlainConv4, PlainReptile
 from benchmarks.running_service import ServiceOptions
-from models import weights as algebra
-from models.inner_loop import DescentOptions, descend
 from models.memory import keep_freed_memory
 from models.nets import build, heads
 from models.presets import preset
 from models.recipe import InnerLoop, NetSpec
-from models.reptile import MetaState, inner_seeds, meta_step
+from models.reptile import MetaState, Reptile, inner_seeds
 from models.task import Support
 from models.weights import Weights
 
 PLAIN: Final = "plain loop, one task after another"
 OURS: Final = "tasks together"
 INSIDE: Final = "tasks together, threads inside each operation"
+MATRIX: Final = "torch.mm"
 STEP_SIZE: Final = 0.5
 MATRIX_SIDE: Final = 1024
 
@@ -52,6 +52,7 @@ class Work:
         n_way: classes a task.
         shots: images a class.
         device: where.
+        threads: for each side.
     """
 
     recipe: InnerLoop
@@ -59,6 +60,7 @@ class Work:
     n_way: int
     shots: int
     device: torch.device
+    threads: int = 1
 
     @property
     def spec(self) -> NetSpec:
@@ -125,8 +127,8 @@ def main() -> None:
         f"{place}, {found['cores']} cores, load {found['load_before']} before the run, torch {found['torch']}\n"
     )
     for threads in arguments.threads:
-        torch.set_num_threads(threads)
-        print_table(work, measured(work, arguments.rounds), threads)
+        own = replace(work, threads=threads)
+        print_table(own, measured(own, arguments.rounds))
 
 
 def parsed() -> argparse.Namespace:
@@ -142,51 +144,64 @@ def parsed() -> argparse.Namespace:
 
 def measured(work: Work, rounds: int) -> dict[str, Times]:
     """Seconds a meta step of each side and of one matrix product, by turns."""
-    matrix = torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=work.device)
-    turns: dict[str, Callable[[int], object]] = {**sides(work), "torch.mm": lambda _: torch.mm(matrix, matrix)}
-    times = {name: Times() for name in turns}
+    contest = sides(work)
+    times = {name: Times() for name in contest}
     warm_up = 3
     for number in range(-warm_up, rounds):
-        for name in list(turns) if number % 2 else reversed(list(turns)):
+        for name in list(contest) if number % 2 else reversed(list(contest)):
+            side = contest[name]
+            torch.set_num_threads(side.inside)
             noted = times[name] if number >= 0 else Times()
-            turn = turns[name]
-            noted.note(lambda turn=turn, number=number: turn(number + warm_up), work.device)  # type: ignore[misc]
+            noted.note(partial(side.turn, number + warm_up), work.device)
     return times
 
 
-def sides(work: Work) -> dict[str, Callable[[int], object]]:
-    """Meta steps by number, each side from its own state; all begin at the same start and see the same draws."""
-    supports, start = work.supports(), work.start()
-    plain, net = PlainReptile(work.spec, work.recipe, start), build(work.spec)
-    state = MetaState(start)
+@dataclass(frozen=True)
+class Side:
+    """One side of the contest.
 
-    def seeds(number: int) -> list[int]:
-        return inner_seeds(0, number, work.tasks)
+    Attributes:
+        inside: threads inside an operation.
+        turn: by its number.
+    """
 
-    def ours(number: int) -> None:
+    inside: int
+    turn: Callable[[int], object]
+
+
+def sides(work: Work) -> dict[str, Side]:
+    """Each from its own state; all begin at the same start and see the same draws."""
+    start, matrix = work.start(), torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=work.device)
+    contest = {PLAIN: Side(work.threads, plain_loop(work, start)), OURS: Side(1, together(work, start, work.threads))}
+    if work.threads > 1:
+        contest[INSIDE] = Side(work.threads, together(work, start, 1))
+    return {**contest, MATRIX: Side(work.threads, lambda _: torch.mm(matrix, matrix))}
+
+
+def plain_loop(work: Work, start: Weights) -> Callable[[int], object]:
+    """Meta steps of the plain loop."""
+    plain, supports = PlainReptile(work.spec, work.recipe, start), work.supports()
+    return lambda number: plain.meta_step(supports, STEP_SIZE, inner_seeds(0, number, work.tasks))
+
+
+def together(work: Work, start: Weights, threads: int) -> Callable[[int], object]:
+    """Meta steps as `anole train` takes them."""
+    net, supports, reptile, state = build(work.spec), work.supports(), Reptile(threads), MetaState(start)
+
+    def turn(number: int) -> None:
         nonlocal state
-        state = meta_step(net, state, supports, work.recipe, STEP_SIZE, seeds(number))
+        seeds = inner_seeds(0, number, work.tasks)
+        state = reptile.meta_step(net, state, supports, work.recipe, STEP_SIZE, seeds)
 
-    def inside(number: int) -> Weights:
-        starts = algebra.expand(start, work.tasks)
-        descent = descend(net, starts, supports, work.recipe, seeds(number), DescentOptions(state.moments))
-        return algebra.interpolate(start, algebra.task_mean(descent.weights), STEP_SIZE)
-
-    contest: dict[str, Callable[[int], object]] = {
-        PLAIN: lambda number: plain.meta_step(supports, STEP_SIZE, seeds(number)),
-        OURS: ours,
-    }
-    if work.device.type == "cpu" and torch.get_num_threads() > 1:
-        contest[INSIDE] = inside
-    return contest
+    return turn
 
 
-def print_table(work: Work, times: Mapping[str, Times], threads: int) -> None:
+def print_table(work: Work, times: Mapping[str, Times]) -> None:
     """One row a side: elapsed time, its ratio to the plain loop's, and how much of the machine that is."""
-    matrix_rate = 2 * MATRIX_SIDE**3 / statistics.median(times["torch.mm"].elapsed_s)
+    matrix_rate = 2 * MATRIX_SIDE**3 / statistics.median(times[MATRIX].elapsed_s)
     plain = times[PLAIN]
-    print(f"{threads} thread(s); torch.mm of {MATRIX_SIDE} x {MATRIX_SIDE}: {matrix_rate / 1e9:.0f} GFLOP/s\n")
-    rows = [row(work, name, side, plain, matrix_rate) for name, side in times.items() if name != "torch.mm"]
+    print(f"{work.threads} thread(s); torch.mm of {MATRIX_SIDE} x {MATRIX_SIDE}: {matrix_rate / 1e9:.0f} GFLOP/s\n")
+    rows = [row(work, name, side, plain, matrix_rate) for name, side in times.items() if name != MATRIX]
     headings = ("meta step", "ms", "tasks a second", "ratio", "processor ms", "ratio", "GFLOP/s", "of torch.mm")
     print(markdown(headings, rows) + "\n")
 

@@ -29,7 +29,7 @@ from models.nets.net import Net, grouped
 from models.nets.norm import BatchPass
 from models.outer_adam import adam_step
 from models.recipe import InnerLoop, MetaLoop
-from models.reptile import MetaState, MetaStep, carried_moments
+from models.reptile import MetaState, MetaStep, Reptile, carried_moments
 from models.reptile import meta_step as reptile_meta_step
 from models.task import Support
 
@@ -98,9 +98,14 @@ class Maml:
         return dict(zip(start, gradients, strict=True)), losses.detach(), descent
 
 
-def meta_step_of(meta: MetaLoop) -> MetaStep:
-    """The meta step of the algorithm that `meta` names, with the rates that `meta` has."""
-    step = reptile_meta_step
+def meta_step_of(meta: MetaLoop, threads: int = 1) -> MetaStep:
+    """The meta step of the algorithm that `meta` names, with the rates that `meta` has.
+
+    Args:
+        meta: which algorithm.
+        threads: that Reptile spreads its tasks over; MAML's tasks share one graph, which one thread goes through.
+    """
+    step = reptile_meta_step if threads == 1 else Reptile(threads).meta_step
     if meta.algorithm != "reptile":
         step = Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
     return ByLayer(step, meta.rates).meta_step if meta.rates else step

@@ -19,7 +19,7 @@ from models.nets.net import Net
 from models.optimiser import Moments
 from models.outer_adam import OuterMoments
 from models.recipe import InnerLoop, MetaLoop
-from models.spread import descend_spread
+from models.spread import Spread
 from models.task import Support
 from models.weights import Weights
 
@@ -51,25 +51,44 @@ MetaStep = Callable[[Net, MetaState, Sequence[Support], InnerLoop, float, Sequen
 """Net, state, the tasks' supports, recipe, step size and one seed a task -> the state after one meta step."""
 
 
-def meta_step(
-    net: Net, state: MetaState, supports: Sequence[Support], recipe: InnerLoop, step_size: float, seeds: Sequence[int]
-) -> MetaState:
-    """Adapt to all `supports` from `state.start` and return the state after moving towards their mean.
+@dataclass(frozen=True)
+class Reptile:
+    """Reptile's meta step.
 
-    Raises:
-        AdaptationDiverged: a task's loss stopped being finite; the state passed in is untouched.
+    Attributes:
+        threads: that the tasks are spread over, on a CPU; see `Spread`.
     """
-    descent = descend_spread(net, state.start, supports, recipe, seeds, state.moments)
-    bad = (~descent.losses.isfinite()).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise AdaptationDiverged(recipe.steps, tuple(bad))
-    target = algebra.task_mean({name: descent.weights[name] for name in state.start})
-    return MetaState(
-        start=algebra.interpolate(state.start, target, step_size),
-        moments=carried_moments(descent, recipe),
-        meta_step=state.meta_step + 1,
-        loss=float(descent.losses.mean()) if descent.losses.numel() else float("nan"),
-    )
+
+    threads: int = 1
+
+    def meta_step(
+        self,
+        net: Net,
+        state: MetaState,
+        supports: Sequence[Support],
+        recipe: InnerLoop,
+        step_size: float,
+        seeds: Sequence[int],
+    ) -> MetaState:
+        """Adapt to all `supports` from `state.start` and return the state after moving towards their mean.
+
+        Raises:
+            AdaptationDiverged: a task's loss stopped being finite; the state passed in is untouched.
+        """
+        descent = Spread(self.threads).descend(net, state.start, supports, recipe, seeds, state.moments)
+        bad = (~descent.losses.isfinite()).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise AdaptationDiverged(recipe.steps, tuple(bad))
+        target = algebra.task_mean({name: descent.weights[name] for name in state.start})
+        return MetaState(
+            start=algebra.interpolate(state.start, target, step_size),
+            moments=carried_moments(descent, recipe),
+            meta_step=state.meta_step + 1,
+            loss=float(descent.losses.mean()) if descent.losses.numel() else float("nan"),
+        )
+
+
+meta_step: MetaStep = Reptile().meta_step
 
 
 def carried_moments(descent: Descent, recipe: InnerLoop) -> Moments | None:

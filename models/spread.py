@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -21,44 +22,57 @@ from models.task import Support
 from models.weights import Weights
 
 
-def descend_spread(
-    net: Net,
-    start: Weights,
-    supports: Sequence[Support],
-    recipe: InnerLoop,
-    seeds: Sequence[int],
-    moments: Moments | None = None,
-) -> Descent:
-    """Run K tasks' inner steps from one start on as many threads as torch is set to use; see `descend`.
+@dataclass(frozen=True)
+class Spread:
+    """So many threads, each with its share of the tasks.
 
-    On a GPU, with one thread, and where tasks differ in their number of classes, all go through the net together. The
-    number of threads changes how sums round.
-
-    Args:
-        net: its architecture.
-        start: (...) each, the same for all tasks.
-        supports: one a task.
-        recipe: of the inner loops.
-        seeds: one a task.
-        moments: Adam's, (...) each, to go on from.
-
-    Raises:
-        InvalidRecipe: as `descend`.
+    The process itself is best set to one thread an operation: threads that wait inside operations take the time of
+    those that work.
     """
-    options = DescentOptions(moments)
-    alike = len({support.n_way for support in supports}) == 1
+
+    threads: int = 1
+
+    def descend(
+        self,
+        net: Net,
+        start: Weights,
+        supports: Sequence[Support],
+        recipe: InnerLoop,
+        seeds: Sequence[int],
+        moments: Moments | None = None,
+    ) -> Descent:
+        """Run K tasks' inner steps from one start; see `descend`.
+
+        On a GPU, and where tasks differ in their number of classes, all go through the net together on one thread. The
+        number of threads changes how sums round.
+
+        Args:
+            net: its architecture.
+            start: (...) each, the same for all tasks.
+            supports: one a task.
+            recipe: of the inner loops.
+            seeds: one a task.
+            moments: Adam's, (...) each, to go on from.
+
+        Raises:
+            InvalidRecipe: as `descend`.
+        """
+        options = DescentOptions(moments)
+
+        def own(share: range) -> Descent:
+            tasks = [supports[task] for task in share]
+            starts = algebra.expand(start, len(tasks))
+            return descend(net, starts, tasks, recipe, [seeds[task] for task in share], options)
+
+        threads = min(self.threads, len(supports)) if _can_part(supports) else 1
+        if threads == 1:
+            return own(range(len(supports)))
+        return _joined(list(_crew(threads).map(own, _shares(len(supports), threads))))
+
+
+def _can_part(supports: Sequence[Support]) -> bool:
     on_cpu = supports[0].images.device.type == "cpu"
-    threads = min(torch.get_num_threads(), len(supports)) if alike and on_cpu else 1
-
-    def own(share: range) -> Descent:
-        tasks = [supports[task] for task in share]
-        starts = algebra.expand(start, len(tasks))
-        return descend(net, starts, tasks, recipe, [seeds[task] for task in share], options)
-
-    shares = _shares(len(supports), threads)
-    if threads == 1:
-        return own(shares[0])
-    return _joined(list(_crew(threads).map(own, shares)))
+    return on_cpu and len({support.n_way for support in supports}) == 1
 
 
 def _shares(tasks: int, threads: int) -> list[range]:

@@ -91,6 +91,7 @@ class TrainingRun:
         serve: the inner loop that the finished checkpoint is to be used with.
         path: of the checkpoint; continued if it holds the same plan.
         device: where to compute.
+        threads: that tasks are spread over on a CPU, where the algorithm can; it changes how sums round.
 
     Attributes:
         path: of the checkpoint.
@@ -101,8 +102,10 @@ class TrainingRun:
         InvalidRecipe: a rate pattern that matches none of the net's weights, a precision that the device lacks.
     """
 
-    def __init__(self, plan: TrainingPlan, serve: InnerLoop, path: Path, device: torch.device) -> None:
-        self._plan, self._serve, self._device = plan, serve, device
+    def __init__(
+        self, plan: TrainingPlan, serve: InnerLoop, path: Path, device: torch.device, threads: int = 1
+    ) -> None:
+        self._plan, self._serve, self._device, self._threads = plan, serve, device, threads
         self.path = path
         self._net = build(plan.net_spec, plan.meta.seed)
         self._curve = Curve(path.with_suffix(".csv"))
@@ -121,7 +124,7 @@ class TrainingRun:
         if saved == meta.meta_steps:
             self.save()  # trained to the end before: another inner loop to be used with is taken up
         began = saved_s = clock()
-        source, step = self._source(sets), meta_step_of(meta)
+        source, step = self._source(sets), meta_step_of(meta, self._threads)
         for state in meta_train(self._net, self._on_device(self.state), source, self._plan.recipe, meta, step):
             self.state = state
             now_s, last = clock(), state.meta_step == meta.meta_steps

@@ -86,7 +86,7 @@ def train(
     ] = 180.0,
 ) -> None:
     """Meta-train a start; interrupted, the same command goes on where it stood."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1 if algorithm == "reptile" else threads)  # its tasks are spread over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
     kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_rates(meta_rate))
@@ -95,7 +95,7 @@ def train(
     shared = _given(rates=_rates(inner_rate), precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
     plan = TrainingPlan(chosen.net_spec, recipe, meta, {"algorithm": algorithm, "sets": records})
-    run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device))
+    run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)
     if not can_draw():
         notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)

@@ -7,7 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.meta_training_throughput import STEP_SIZE, Times, Work, measured, print_table, sides
+from benchmarks.meta_training_throughput import (
+    INSIDE,
+    MATRIX,
+    OURS,
+    PLAIN,
+    STEP_SIZE,
+    Times,
+    Work,
+    measured,
+    print_table,
+    sides,
+)
 from benchmarks.plain_reptile import PlainReptile, plain_name
 from models.nets import build, heads
 from models.presets import preset
@@ -49,18 +60,19 @@ def test_the_operations_of_a_meta_step_are_those_counted_by_hand() -> None:
 
 def test_each_side_of_the_benchmark_takes_its_turns() -> None:
     work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
-    assert set(sides(work)) == {"plain loop, one task after another", "tasks together"}
+    assert list(sides(work)) == [PLAIN, OURS, MATRIX]
+    assert list(sides(replace(work, threads=2))) == [PLAIN, OURS, INSIDE, MATRIX]
     times = measured(work, 2)
-    assert {name: len(side.elapsed_s) for name, side in times.items()} == dict.fromkeys(times, 2)
+    assert {name: len(side.elapsed_s) for name, side in times.items()} == {PLAIN: 2, OURS: 2, MATRIX: 2}
 
 
 def test_the_ratio_is_the_plain_loops_time_over_ours(capsys: pytest.CaptureFixture[str]) -> None:
     work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
     times = {
-        "plain loop, one task after another": Times([0.3], [0.4]),
-        "tasks together": Times([0.1], [0.1]),
-        "torch.mm": Times([0.01], [0.01]),
+        PLAIN: Times([0.3], [0.4]),
+        OURS: Times([0.1], [0.1]),
+        MATRIX: Times([0.01], [0.01]),
     }
-    print_table(work, times, 1)
-    ours = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| tasks together"))
+    print_table(work, times)
+    ours = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {OURS} |"))
     assert "| 100.0 | 20.0 | 3.00 | 100.0 | 4.00 |" in ours

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -17,11 +16,12 @@ from models.inner_loop import DescentOptions, descend
 from models.nets import Net
 from models.optimiser import Moments
 from models.recipe import InnerLoop
-from models.reptile import MetaState, meta_step
-from models.spread import descend_spread
+from models.reptile import MetaState, Reptile
+from models.spread import Spread
 from tests.unit.models.conftest import MakeSupport
 
 SGD = InnerLoop(steps=3, learning_rate=0.005, batch_size=4)
+SPREAD = Spread(threads=2)
 ADAM = InnerLoop(steps=3, learning_rate=0.001, batch_size=4, optimiser="adam", carry_moments=True)
 
 FAULTS = """
@@ -40,23 +40,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.fixture(params=[2])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """So many threads for the length of a test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("recipe", [SGD, ADAM], ids=["sgd", "adam"])
 def test_threads_give_the_weights_losses_and_moments_of_tasks_side_by_side(
-    net: Net, make_support: MakeSupport, threads: int, recipe: InnerLoop
+    net: Net, make_support: MakeSupport, recipe: InnerLoop
 ) -> None:
     supports, seeds = [make_support(seed) for seed in range(5)], [5, 6, 7, 8, 9]
     ones = {name: torch.full_like(tensor, 1e-4) for name, tensor in net.start().items()}
     moments = Moments(ones, 4) if recipe.carry_moments else None
-    spread = descend_spread(net, net.start(), supports, recipe, seeds, moments)
+    spread = SPREAD.descend(net, net.start(), supports, recipe, seeds, moments)
     starts = algebra.expand(net.start(), 5)
     together = descend(net, starts, supports, recipe, seeds, DescentOptions(moments))
     torch.testing.assert_close(dict(spread.weights), dict(together.weights), rtol=1e-3, atol=2e-5)
@@ -68,31 +59,32 @@ def test_threads_give_the_weights_losses_and_moments_of_tasks_side_by_side(
         torch.testing.assert_close(dict(spread.moments.second), dict(together.moments.second), rtol=1e-2, atol=1e-6)
 
 
-def test_spreading_leaves_the_callers_threads_as_they_were(conv4: Net, make_support: MakeSupport, threads: int) -> None:
-    descend_spread(conv4, conv4.start(), [make_support(seed) for seed in range(4)], SGD, [1, 2, 3, 4])
-    assert torch.get_num_threads() == threads
+def test_spreading_leaves_the_callers_threads_as_they_were(conv4: Net, make_support: MakeSupport) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    SPREAD.descend(conv4, conv4.start(), [make_support(seed) for seed in range(4)], SGD, [1, 2, 3, 4])
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
 
 
-def test_the_same_threads_give_the_same_bits(conv4: Net, make_support: MakeSupport, threads: int) -> None:
+def test_the_same_threads_give_the_same_bits(conv4: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed) for seed in range(4)]
-    first, again = (descend_spread(conv4, conv4.start(), supports, ADAM, [1, 2, 3, 4]) for _ in range(2))
+    first, again = (SPREAD.descend(conv4, conv4.start(), supports, ADAM, [1, 2, 3, 4]) for _ in range(2))
     assert algebra.digest(first.weights) == algebra.digest(again.weights)
 
 
-def test_tasks_of_different_numbers_of_classes_keep_one_width_of_head(
-    conv4: Net, make_support: MakeSupport, threads: int
-) -> None:
+def test_tasks_of_different_numbers_of_classes_keep_one_width_of_head(conv4: Net, make_support: MakeSupport) -> None:
     supports = [make_support(1, n_way=2), make_support(2, n_way=4), make_support(3, n_way=3)]
-    descent = descend_spread(conv4, conv4.start(), supports, SGD, [1, 2, 3])
+    descent = SPREAD.descend(conv4, conv4.start(), supports, SGD, [1, 2, 3])
     assert descent.absent.sum(1).tolist() == [2, 0, 1]
     assert descent.weights["head.bias"].shape == (3, 4)
 
 
-def test_a_task_that_diverges_on_another_thread_is_named(conv4: Net, make_support: MakeSupport, threads: int) -> None:
+def test_a_task_that_diverges_on_another_thread_is_named(conv4: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed) for seed in range(4)]
     supports[3] = replace(supports[3], images=torch.full_like(supports[3].images, float("inf")))
     with pytest.raises(AdaptationDiverged) as caught:
-        meta_step(conv4, MetaState(conv4.start()), supports, SGD, 1.0, [1, 2, 3, 4])
+        Reptile(threads=2).meta_step(conv4, MetaState(conv4.start()), supports, SGD, 1.0, [1, 2, 3, 4])
     assert caught.value.tasks == (3,)
 
 
