@@ -1,6 +1,6 @@
 """What adapting a large net takes: peak memory and time, with blocks kept or run again, in full and half precision.
 
-    python benchmarks/size.py [--weights 10 100] [--side 42] [--batch 25] [--steps 2] [--rounds 3] [--device cpu]
+    python benchmarks/size.py [--weights 10 100] [--side 84] [--batch 25] [--steps 2] [--rounds 3] [--device cpu]
 
 ResNet-12 is widened to about as many million weights as asked for. Every measurement is an `adapt` of random images in
 a fresh process of its own; the ways of one size take turns. Memory is what the process holds at most during it, less
@@ -138,7 +138,7 @@ def parsed() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=float, nargs="+", default=[10, 100], help="millions of them; 10 100")
-    parser.add_argument("--side", type=int, default=42, help="of an image, pixels (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=84, help="of an image, pixels (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=25, help="images of five classes (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2, help="inner steps (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="adaptations of each kind (default: %(default)s)")

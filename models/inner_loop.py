@@ -126,6 +126,7 @@ def descend(
             stacked = optimiser.differentiable_step(stacked, gradients)
         else:
             optimiser.step(stacked, gradients)
+        del gradients  # a copy of the weights in size, which the next step's passes need not run beside
         losses.append(loss)
     if options.derivative == "first":
         stacked = {name: own + (begun[name] - begun[name].detach()) for name, own in stacked.items()}

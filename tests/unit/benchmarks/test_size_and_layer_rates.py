@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import layer_rates, size
+from benchmarks import half_precision, layer_rates, size
 from benchmarks.layer_rates import blocks_of, inner_ways, meta_ways
 from benchmarks.meta_work import Data
 from benchmarks.size import Cell, Taken, against, cells_of, random_support, taken_here, width_of
@@ -132,3 +132,18 @@ def test_a_short_training_takes_its_rates_into_use(arguments: Namespace) -> None
     changed = algebra.changed(untouched, row.start.weights)
     assert changed
     assert not any(name.startswith("block1.") for name in changed)
+
+
+def test_every_operation_runs_in_both_precisions() -> None:
+    operations = half_precision.operations(batch=2, side=16)
+    for operation in operations[1:2] + operations[4:]:
+        name, full, half, *_ = half_precision.line(operation, rounds=1)
+        assert name == operation.name
+        assert float(full) >= 0
+        assert float(half) >= 0
+
+
+def test_a_convolution_counts_the_products_of_its_three_passes() -> None:
+    plain, grouped = (half_precision.convolution("x", (tasks, 64, 10, 14)).flop for tasks in (1, 5))
+    assert plain == 3 * 2 * 10 * 14 * 14 * 64 * 64 * 9
+    assert grouped == 5 * plain

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from models import inner_loop
 from models import weights as algebra
 from models.adapt import adapt_one
 from models.checkpoint import load_checkpoint
@@ -215,3 +218,20 @@ def test_a_linear_head_and_pooling_are_as_exact(pooling: str, make_support: Make
         for own in (recipe, replace(recipe, recompute=True))
     )
     assert algebra.digest(kept.weights) == algebra.digest(again.weights)
+
+
+def test_a_steps_gradients_are_gone_before_the_next_step_begins(
+    conv4: Net, make_support: MakeSupport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    taken = inner_loop._gradients
+
+    def watched(*arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        assert [held for held in alive if held() is not None] == []
+        losses, gradients = taken(*arguments)
+        alive[:] = [weakref.ref(gradient) for gradient in gradients.values()]
+        return losses, gradients
+
+    monkeypatch.setattr(inner_loop, "_gradients", watched)
+    descend(conv4, algebra.expand(conv4.start(), 1), [make_support(1)], SGD, [0])
+    assert alive
