@@ -18,6 +18,7 @@ from models.adapt import adapt_one
 from models.checkpoint import load_checkpoint
 from models.errors import InvalidRecipe
 from models.gradients import FIRST_SCALE, Differentiation
+from models.images import ImageSpec
 from models.inner_loop import DescentOptions, descend
 from models.maml import Maml
 from models.nets import Net, build, heads
@@ -103,15 +104,19 @@ def update_error(start: algebra.Weights, exact: algebra.Weights, other: algebra.
     return distance(other) / distance(start)
 
 
-@pytest.mark.parametrize("name", ["omniglot", "surfaces"])
-def test_half_precision_comes_close_and_everything_kept_is_float32(name: str) -> None:
-    checkpoint = load_checkpoint(name)  # an untrained net magnifies rounding by more than a trained one
-    image = checkpoint.net_spec.image
+def noisy_support(image: ImageSpec) -> Support:
+    """Five noisy images of each of five classes, as a net wants to see them."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(5).repeat_interleave(5)
     classes = torch.randn(5, image.channels, image.side, image.side, generator=generator)
     noise = torch.randn(25, image.channels, image.side, image.side, generator=generator)
-    support = Support(classes[labels] + noise, labels, 5)
+    return Support(classes[labels] + noise, labels, 5)
+
+
+@pytest.mark.parametrize("name", ["omniglot", "surfaces"])
+def test_half_precision_comes_close_and_everything_kept_is_float32(name: str) -> None:
+    checkpoint = load_checkpoint(name)  # an untrained net magnifies rounding by more than a trained one
+    support = noisy_support(checkpoint.net_spec.image)
     exact, half = (
         adapt_one(checkpoint.build_net(), checkpoint.weights, support, recipe, seed=4)
         for recipe in (checkpoint.recipe, replace(checkpoint.recipe, precision="bfloat16"))
@@ -181,6 +186,24 @@ def test_a_task_whose_gradients_overflow_is_taken_again_at_a_smaller_scale() -> 
     taken.gradients(losses_of, [leaf], through=False)
     assert first > 1
     assert len(runs) == 1  # the scales found are kept
+
+
+@pytest.mark.parametrize("first_scale", [FIRST_SCALE, 2.0**40], ids=["as on CUDA", "far too large"])
+def test_float16_with_scaled_losses_comes_close(first_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Float16OnCpu(Differentiation):
+        """What CUDA gets, computed slowly here."""
+
+        def __init__(self, recipe: InnerLoop, tasks: int, device: torch.device, *, second_order: bool) -> None:
+            super().__init__(recipe, tasks, device, second_order=second_order)
+            self._half, self._scale = torch.float16, torch.full((tasks,), first_scale)
+
+    checkpoint = load_checkpoint("omniglot")
+    support, net = noisy_support(checkpoint.net_spec.image), checkpoint.build_net()
+    exact = adapt_one(net, checkpoint.weights, support, checkpoint.recipe, seed=4)
+    monkeypatch.setattr(inner_loop, "Differentiation", Float16OnCpu)
+    half = adapt_one(net, checkpoint.weights, support, checkpoint.recipe, seed=4)
+    assert 0 < update_error(checkpoint.weights, exact.weights, half.weights) < 0.05
+    assert {tensor.dtype for tensor in half.weights.values()} == {torch.float32}
 
 
 def test_a_loss_that_is_not_finite_is_not_tried_again() -> None:
