@@ -24,6 +24,20 @@ SMALLER = 2.0**-3
 """A loss's first scale, and what it is multiplied with when a gradient overflows."""
 
 
+def require_precision(recipe: InnerLoop, device: torch.device, *, second_order: bool = False) -> None:
+    """Raise InvalidRecipe for a precision that this device, or a derivative of second order, cannot have."""
+    if recipe.precision == "float16" and device.type != "cuda":
+        raise InvalidRecipe(
+            f"precision is float16 and the device {device.type}, which has no float16 arithmetic; allowed there: "
+            "float32, bfloat16"
+        )
+    if recipe.precision != "float32" and second_order:
+        raise InvalidRecipe(
+            f"second-order MAML came with precision {recipe.precision}; second derivatives are taken in float32 alone: "
+            "use float32, or fomaml"
+        )
+
+
 class Differentiation:
     """The passes and gradients of one descent.
 
@@ -34,20 +48,11 @@ class Differentiation:
         second_order: gradients will be differentiated in their turn.
 
     Raises:
-        InvalidRecipe: a precision that this device, or a derivative of second order, cannot have.
+        InvalidRecipe: as `require_precision`.
     """
 
     def __init__(self, recipe: InnerLoop, tasks: int, device: torch.device, *, second_order: bool = False) -> None:
-        if recipe.precision == "float16" and device.type != "cuda":
-            raise InvalidRecipe(
-                f"precision is float16 and the device {device.type}, which has no float16 arithmetic; allowed there: "
-                "float32, bfloat16"
-            )
-        if recipe.precision != "float32" and second_order:
-            raise InvalidRecipe(
-                f"second-order MAML came with precision {recipe.precision}; second derivatives are taken in float32 "
-                "alone: use float32, or fomaml"
-            )
+        require_precision(recipe, device, second_order=second_order)
         self._half = HALF.get(recipe.precision)
         self._recompute = recipe.recompute
         self._device = device

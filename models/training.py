@@ -20,7 +20,7 @@ from models.curve import Curve
 from models.data.image_classes import ImageClasses
 from models.episodes import EpisodeShape, EpisodeSource
 from models.errors import CheckpointInvalid
-from models.gradients import Differentiation
+from models.gradients import require_precision
 from models.maml import meta_step_of
 from models.nets import build, heads
 from models.recipe import InnerLoop, MetaLoop, NetSpec
@@ -170,8 +170,7 @@ class TrainingRun:
 
     def _check_recipes(self) -> None:
         """Find what cannot be before the training begins, and not after it when it is served."""
-        second_order = self._plan.meta.algorithm == "maml"
-        Differentiation(self._plan.recipe, self._plan.meta.meta_batch, self._device, second_order=second_order)
+        require_precision(self._plan.recipe, self._device, second_order=self._plan.meta.algorithm == "maml")
         start = list(self.state.start)
         algebra.rate_multipliers(start, self._plan.meta.rates)
         for recipe in (self._plan.recipe, self._serve):

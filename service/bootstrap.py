@@ -14,6 +14,7 @@ import torch
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
 from models.compact import CompactWeights
 from models.errors import CheckpointInvalid
+from models.gradients import require_precision
 from models.images import DecodeLimits
 from models.memory import keep_freed_memory
 from service.adaptation import Adaptation, AdaptLimits
@@ -69,6 +70,7 @@ def build(settings: Settings) -> Services:
 
     Raises:
         CheckpointInvalid: there is no such checkpoint, or it is damaged.
+        InvalidRecipe: the checkpoint's recipe wants a precision that the device does not have.
         InvalidSettings: the device is not here.
         StoreUnavailable: the store cannot be opened.
     """
@@ -76,6 +78,7 @@ def build(settings: Settings) -> Services:
     keep_freed_memory()
     device = pick_device(settings.device)
     current = Learner(load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings))
+    require_precision(current.checkpoint.recipe, device)
     learners = Learners(current, _others(current.digest, device))
     store = open_store(settings)
     keys = open_keys(settings)

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.errors import InvalidRecipe
 from models.recipe import InnerLoop
 from service import bootstrap
 from service.app import create_app
@@ -48,3 +51,10 @@ def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
     assert len({tuple(curve) for curve in losses}) == 3
     sizes_bytes = [answer["weights"]["bytes"] for answer, _, _ in answers]
     assert sizes_bytes[3] < 0.7 * sizes_bytes[0]
+
+
+def test_a_precision_that_the_device_lacks_is_found_when_the_service_starts(settings: Settings, tmp_path: Path) -> None:
+    checkpoint, path = load_checkpoint(settings.meta_model), tmp_path / "float16.safetensors"
+    save_checkpoint(replace(checkpoint, recipe=replace(checkpoint.recipe, precision="float16")), path)
+    with pytest.raises(InvalidRecipe, match="allowed there: float32, bfloat16"):
+        bootstrap.build(settings.model_copy(update={"meta_model": str(path)}))
