@@ -5,6 +5,7 @@
 #   PYTHON   the interpreter that the environment is made of (the first of python3, python3.14 ... python3.11 that will do)
 #   PIPARGS  further arguments for pip, such as --extra-index-url and an index of CPU builds of torch
 #   ARGS     further arguments for pytest, such as -k prediction
+#   FORMS IMAGES ROUTES SEED   how much `make fuzz` tries (100000, 50000, 100 a route) and from which seed (0)
 #
 # PORT and DATA, where they are given, reach the tests too: PORT is the port that a test serves on instead of a free
 # one, and what the tests write goes to DATA/test-runs instead of the system's folder for temporary files.
@@ -20,6 +21,10 @@ DATA ?= ./data
 PYTHON ?=
 PIPARGS ?=
 ARGS ?=
+FORMS ?= 100000
+IMAGES ?= 50000
+ROUTES ?= 100
+SEED ?= 0
 
 BIN := .venv/bin
 CODE := models service tests benchmarks
@@ -27,7 +32,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock image-test clean
+.PHONY: help run test fuzz check format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -41,6 +46,11 @@ test: ## install what the tests need and run all of them
 	@.ci/install test
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
 	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
+
+fuzz: ## damaged forms, damaged images and requests made from the description: FORMS, IMAGES and ROUTES of them, from SEED
+	@.ci/install test
+	@FUZZ_FORMS='$(FORMS)' FUZZ_IMAGES='$(IMAGES)' FUZZ_ROUTES='$(ROUTES)' FUZZ_SEED='$(SEED)' \
+	$(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 check: ## ruff, mypy, the rules about who may import whom, hadolint
 	@.ci/install dev

@@ -1,0 +1,76 @@
+"""Damaged multipart bodies against the whole service in this process: an answer to each, never 500, nothing growing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from tests.fuzz.conftest import cases, resident_mib, seed
+from tests.generated import striped
+from tests.in_process import Web
+from tests.mutations import FORM, FormCase, damaged_form, sound_forms, written
+
+ALLOWED = {200, 201, 400, 404, 409, 413, 415, 422}
+GROWTH_MIB = 64.0
+
+
+async def answered(app: Any, case: FormCase) -> tuple[int, bytes]:
+    """Status and body of the application's answer."""
+    pending = [
+        {"type": "http.request", "body": piece, "more_body": index < len(case.pieces) - 1}
+        for index, piece in enumerate(case.pieces)
+    ]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if not pending:
+            await anyio.sleep_forever()  # the sender stays and waits for its answer
+        return pending.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", case.content_type)]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": case.path, "raw_path": case.path.encode(), "query_string": b"", "root_path": "", "headers": headers,
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 8000),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
+
+
+async def siege(app: Any, generator: np.random.Generator, forms: Sequence[Any], count: int) -> Counter[int]:
+    """Try that many and count the statuses; the first that is not allowed ends it."""
+    seen: Counter[int] = Counter()
+    for _ in range(count):
+        case = damaged_form(generator, forms)
+        status, body = await answered(app, case)
+        seen[status] += 1
+        assert status in ALLOWED, (status, body, case)
+    return seen
+
+
+@pytest.mark.slow
+def test_every_damaged_form_gets_an_answer_and_leaves_nothing(web: Web, tell: Callable[[str], None]) -> None:
+    count, generator = cases("forms", 400), np.random.default_rng(seed())
+    forms = sound_forms(striped(2, 4), striped(2, 13))
+    app = web.transport.app
+    for path, parts in forms:
+        status, body = web.portal.call(answered, app, FormCase(path, FORM, (written(parts),)))
+        assert status in {200, 201}, body
+    seen = web.portal.call(siege, app, generator, forms, count // 4)
+    before_mib = resident_mib()
+    for _ in range(3):
+        web("DELETE", "/clients/line")
+        seen += web.portal.call(siege, app, generator, forms, count // 4)
+    grown_mib = resident_mib() - before_mib
+    tell(f"{seen.total():,} damaged forms: {dict(sorted(seen.items()))}; the process grew by {grown_mib:.1f} MiB")
+    assert len(seen) >= 4
+    assert grown_mib < GROWTH_MIB
+    assert "anole_decoder_processes_lost_total 0.0" in web("GET", "/metrics").text

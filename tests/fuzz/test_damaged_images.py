@@ -1,0 +1,63 @@
+"""Damaged images against a decoder process: an image or a refusal for each, by one process that does not grow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from models.errors import ImageRejected
+from models.images import CANONICAL_SIDE, DecodeLimits
+from service.engine.decoder import DecoderPool, PoolBounds
+from service.settings import child_environment
+from tests.fuzz.conftest import cases, resident_mib, seed
+from tests.mutations import damaged_image, image_corpus
+
+LIMITS = DecodeLimits()
+GROWTH_MIB = 48.0
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    """One process that is never replaced, so that what it would leak adds up."""
+    pool = DecoderPool(LIMITS, PoolBounds(1, images_each=10**9), child_environment())
+    yield pool
+    pool.close()
+
+
+def siege(pool: DecoderPool, generator: np.random.Generator, corpus: list[bytes], count: int) -> Counter[str]:
+    """Try that many and count what became of them."""
+    seen: Counter[str] = Counter()
+    for _ in range(count):
+        content = damaged_image(generator, corpus)
+        try:
+            image = pool.decode(content)
+        except ImageRejected as refused:
+            seen[type(refused).__name__] += 1
+        else:
+            seen["image"] += 1
+            assert image.shape[0] in (1, 3)
+            assert max(image.shape[1:]) <= CANONICAL_SIDE
+    return seen
+
+
+@pytest.mark.slow
+def test_every_damaged_image_is_decoded_or_refused_and_costs_no_process(
+    pool: DecoderPool, tell: Callable[[str], None]
+) -> None:
+    count, generator = cases("images", 2000), np.random.default_rng(seed())
+    corpus = image_corpus(generator)
+    for content in corpus:
+        pool.decode(content)
+    seen = siege(pool, generator, corpus, count // 2)
+    processes = pool.process_ids()
+    before_mib = sum(resident_mib(pid) for pid in processes)
+    seen += siege(pool, generator, corpus, count - count // 2)
+    grown_mib = sum(resident_mib(pid) for pid in pool.process_ids()) - before_mib
+    tell(f"{seen.total():,} damaged images: {dict(seen)}; the process grew by {grown_mib:.1f} MiB")
+    assert {"image", "ImageCorrupt"} <= seen.keys()
+    assert pool.process_ids() == processes
+    assert pool.readings()["decoder_processes_lost_total"] == 0
+    assert grown_mib < GROWTH_MIB

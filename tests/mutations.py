@@ -1,0 +1,235 @@
+"""Forms and images that were damaged on purpose, drawn from a generator: the same seed gives the same cases.
+
+It knows bytes and the shape of a multipart body; it refuses to know what a service should say to them.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from PIL import Image
+
+INTERESTING: Final = (0, 1, 9, 10, 13, 34, 45, 58, 59, 61, 127, 128, 255)
+HEADS: Final = (
+    b"form-data",
+    b"form-data; name=",
+    b'form-data; name="client"; name="labels"',
+    b"form-data; name*=utf-8''client",
+    b"form-data; name=\"samples\"; filename*=utf-8''%2e%2e%2fx",
+    b'form-data; name="images"; filename=""',
+    b'form-data; name="client"; filename="../../x"',
+    b"attachment; filename=x",
+    b'form-data; name="\x00"',
+    b'form-data; name="' + b"n" * 3000 + b'"',
+    b"\xff\xfe\xfd",
+    b"",
+)
+VALUES: Final = (
+    b"", b"..", b"a\x00b", b"\xff\xfe", b"1e999", b"-1", b"nan", b"null", b"{}", b"line\r\nX-Injected: 1", b"9" * 40,
+    "\uff41\u202eb".encode(), b"<script>", b"' OR 1=1 --", b"x" * 5000,
+)  # fmt: skip
+NAMES: Final = (b"client", b"labels", b"samples", b"images", b"archive", b"mode", b"seed", b"steps", b"publish",
+                b"learning_rate", b"version", b"alias", b"unknown")  # fmt: skip
+BOUNDARY: Final = b"between"
+FORM: Final = b"multipart/form-data; boundary=" + BOUNDARY
+CONTENT_TYPES: Final = (
+    b"multipart/form-data", b"multipart/form-data; boundary=", b'multipart/form-data; boundary="between',
+    b"multipart/form-data; boundary=other", b"multipart/form-data; boundary=between; boundary=x", b"multipart/mixed",
+    b"application/json", b"image/png", b"multipart/form-data; boundary=\xff\x00", b"",
+)  # fmt: skip
+FORMATS: Final = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a form: its Content-Disposition, further header lines, and what it holds."""
+
+    head: bytes
+    content: bytes
+    more: bytes = b""
+
+    def written(self, boundary: bytes) -> bytes:
+        return b"--%s\r\nContent-Disposition: %s\r\n%s\r\n%s\r\n" % (boundary, self.head, self.more, self.content)
+
+
+def field(name: bytes, content: bytes) -> Part:
+    """A text field."""
+    return Part(b'form-data; name="%s"' % name, content)
+
+
+def file(name: bytes, file_name: bytes, content: bytes) -> Part:
+    """A file."""
+    return Part(b'form-data; name="%s"; filename="%s"' % (name, file_name), content, b"Content-Type: image/png\r\n")
+
+
+@dataclass(frozen=True, slots=True)
+class FormCase:
+    """A damaged request: where it goes, what it says it is, and its body in the pieces in which it comes."""
+
+    path: str
+    content_type: bytes
+    pieces: tuple[bytes, ...]
+
+
+def pick(generator: np.random.Generator, choices: Sequence[T]) -> T:
+    """One of them."""
+    return choices[int(generator.integers(len(choices)))]
+
+
+def sound_forms(pictures: Sequence[bytes], others: Sequence[bytes]) -> tuple[tuple[str, tuple[Part, ...]], ...]:
+    """Addresses with forms that the service takes; two pictures of each of two classes are enough."""
+    labelled = [(b"good", content) for content in pictures[:2]] + [(b"bad", content) for content in others[:2]]
+    samples = [
+        part
+        for index, (label, content) in enumerate(labelled)
+        for part in (field(b"labels", label), file(b"samples", b"%d.png" % index, content))
+    ]
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for index, (label, content) in enumerate(labelled):
+            archive.writestr(f"{label.decode()}/{index}.png", content)
+    client = field(b"client", b"line")
+    images = [file(b"images", b"%d.png" % index, content) for index, content in enumerate(pictures[:2])]
+    chosen = [field(b"steps", b"1"), field(b"publish", b"always"), field(b"mode", b"replace")]
+    return (
+        ("/adapt", (client, *samples, *chosen)),
+        ("/adapt", (client, file(b"archive", b"all.zip", packed.getvalue()), *chosen)),
+        ("/predict", (client, *images)),
+        ("/predict", (client, *images, field(b"version", b"1"))),
+    )
+
+
+def damaged_form(generator: np.random.Generator, forms: Sequence[tuple[str, tuple[Part, ...]]]) -> FormCase:
+    """One of `forms` with parts changed, bytes changed, or another content type: at least one of the three."""
+    path, parts = pick(generator, forms)
+    kept = list(parts)
+    kinds = generator.permutation(3)[: generator.integers(1, 4)]
+    if 0 in kinds:
+        for _ in range(generator.integers(1, 4)):
+            pick(generator, PART_CHANGES)(generator, kept)
+    body = written(kept)
+    if 1 in kinds:
+        body = damaged_bytes(generator, body)
+    said = FORM
+    if 2 in kinds and generator.random() < 0.3:
+        said = pick(generator, CONTENT_TYPES)
+    return FormCase(path, said, in_pieces(generator, body))
+
+
+def written(parts: Sequence[Part]) -> bytes:
+    """The whole body."""
+    return b"".join(part.written(BOUNDARY) for part in parts) + b"--%s--\r\n" % BOUNDARY
+
+
+def damaged_image(generator: np.random.Generator, images: Sequence[bytes]) -> bytes:
+    """One of `images` with bytes changed."""
+    return damaged_bytes(generator, pick(generator, images))
+
+
+def damaged_bytes(generator: np.random.Generator, content: bytes) -> bytes:
+    """The same bytes but for one to six changes: flipped, set, cut out, put in, repeated, or the end missing."""
+    changed = bytearray(content)
+    for _ in range(generator.integers(1, 7)):
+        if changed:
+            pick(generator, BYTE_CHANGES)(generator, changed)
+    return bytes(changed)
+
+
+def in_pieces(generator: np.random.Generator, body: bytes) -> tuple[bytes, ...]:
+    """The body as it may come off the wire: whole, or cut at up to four places."""
+    cuts = sorted(int(cut) for cut in generator.integers(0, len(body) + 1, generator.integers(0, 5)))
+    return tuple(body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True))
+
+
+def image_corpus(generator: np.random.Generator) -> list[bytes]:
+    """Small pictures of every format and kind of pixel that is taken, made here."""
+    pixels = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+    colour = Image.fromarray(pixels)
+    corpus = [encoded(colour, name) for name in FORMATS] + [encoded(colour.convert("L"), name) for name in FORMATS]
+    corpus += [encoded(colour.convert(mode), "PNG") for mode in ("1", "P", "LA", "RGBA", "I;16")]
+    corpus += [encoded(colour.convert("CMYK"), name) for name in ("JPEG", "TIFF")]
+    corpus += [encoded(colour, "TIFF", compression=kind) for kind in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return [*corpus, encoded(colour, "JPEG", exif=exif, progressive=True), encoded(colour, "WEBP", lossless=True)]
+
+
+def encoded(image: Image.Image, name: str, **options: Any) -> bytes:
+    """The image in that format."""
+    held = io.BytesIO()
+    image.save(held, name, **options)
+    return held.getvalue()
+
+
+def _drop(generator: np.random.Generator, parts: list[Part]) -> None:
+    if parts:
+        del parts[int(generator.integers(len(parts)))]
+
+
+def _repeat(generator: np.random.Generator, parts: list[Part]) -> None:
+    if parts:
+        parts.extend([pick(generator, parts)] * int(generator.integers(1, 90)))
+
+
+def _rename(generator: np.random.Generator, parts: list[Part]) -> None:
+    _replace(generator, parts, lambda part: Part(b'form-data; name="%s"' % pick(generator, NAMES), part.content))
+
+
+def _behead(generator: np.random.Generator, parts: list[Part]) -> None:
+    _replace(generator, parts, lambda part: Part(pick(generator, HEADS), part.content, part.more))
+
+
+def _refill(generator: np.random.Generator, parts: list[Part]) -> None:
+    _replace(generator, parts, lambda part: Part(part.head, pick(generator, VALUES), part.more))
+
+
+def _damage(generator: np.random.Generator, parts: list[Part]) -> None:
+    _replace(generator, parts, lambda part: Part(part.head, damaged_bytes(generator, part.content), part.more))
+
+
+def _shuffle(generator: np.random.Generator, parts: list[Part]) -> None:
+    parts[:] = [parts[index] for index in generator.permutation(len(parts))]
+
+
+def _replace(generator: np.random.Generator, parts: list[Part], changed: Callable[[Part], Part]) -> None:
+    if parts:
+        index = int(generator.integers(len(parts)))
+        parts[index] = changed(parts[index])
+
+
+def _flip(generator: np.random.Generator, content: bytearray) -> None:
+    content[int(generator.integers(len(content)))] ^= 1 << int(generator.integers(8))
+
+
+def _set(generator: np.random.Generator, content: bytearray) -> None:
+    content[int(generator.integers(len(content)))] = pick(generator, INTERESTING)
+
+
+def _cut_out(generator: np.random.Generator, content: bytearray) -> None:
+    begin = int(generator.integers(len(content)))
+    del content[begin : begin + int(generator.integers(1, 64))]
+
+
+def _put_in(generator: np.random.Generator, content: bytearray) -> None:
+    begin = int(generator.integers(len(content)))
+    content[begin:begin] = generator.bytes(int(generator.integers(1, 64)))
+
+
+def _stutter(generator: np.random.Generator, content: bytearray) -> None:
+    begin, length = int(generator.integers(len(content))), int(generator.integers(1, 256))
+    content[begin:begin] = content[begin : begin + length] * int(generator.integers(1, 16))
+
+
+def _end_early(generator: np.random.Generator, content: bytearray) -> None:
+    del content[int(generator.integers(len(content))) :]
+
+
+PART_CHANGES: Final = (_drop, _repeat, _rename, _behead, _refill, _damage, _shuffle)
+BYTE_CHANGES: Final = (_flip, _flip, _set, _set, _cut_out, _put_in, _stutter, _end_early)
