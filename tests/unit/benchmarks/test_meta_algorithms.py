@@ -210,6 +210,7 @@ def test_the_verdict_says_where_the_claim_holds_and_where_it_does_not() -> None:
     said = verdict(USUAL)
     assert "50, 81, 89 % (at 1, 5, 10 inner steps) less memory" in said
     assert "The 62 % of memory is reached or passed at 5, 10 inner steps" in said
+    assert "Of all that the process holds, 17, 46, 62 % (at 1, 5, 10 inner steps) are saved" in said
     assert "The 97 % of time is reached nowhere" in said
     assert "33 times as slow, which is 4.0 times as slow here" in said
     assert "adds 40.0 MiB to MAML, which keeps its graph, and 0.0 MiB to Reptile" in said
