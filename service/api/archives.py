@@ -6,10 +6,12 @@ It knows zip, not images: entries that are no images are refused where they are 
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from typing import Final
 
+from models.errors import AnoleError
 from service.api.refusals import ArchiveInvalid, ArchiveTooLarge
 from service.api.uploads import check_size
 from service.errors import NoSamples
@@ -20,6 +22,8 @@ _LAYOUT: Final = "an archive holds one folder a class, with the images of that c
 _IGNORED: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 _COMPRESSIONS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _ENCRYPTED: Final = 0x1
+_UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, ValueError)
+"""What zipfile raises for offsets, sizes and names that cannot be; a negative offset is a ValueError."""
 _CENTRAL_DIRECTORY_ENTRIES: Final = 4096
 """Entries of any kind, ignored ones too."""
 
@@ -40,7 +44,9 @@ def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tup
             entries = _entries(opened, settings)
             labels = _labels([entry.filename for entry in entries])
             uploads = tuple(check_size(_read(opened, entry, settings), settings) for entry in entries)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+    except AnoleError:
+        raise  # what is said about its layout, in other words than zipfile's
+    except _UNREADABLE as error:
         raise ArchiveInvalid(f"archive {archive.name!r} is not a readable zip file: {error}") from error
     return uploads, labels
 

@@ -55,6 +55,23 @@ def test_an_exception_is_logged_with_its_trace_in_one_line(capsys: pytest.Captur
     assert "broken" in json.loads(line)["exception"][0]["exc_value"]
 
 
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_trace_shows_lines_of_code_and_no_values(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info", "json" if form == "json" else "console")
+
+    def failing(headers: list[tuple[bytes, bytes]]) -> None:
+        raise ValueError(f"broken by {len(headers)}")
+
+    try:
+        failing([(b"x-api-key", b"secret" * 2)])
+    except ValueError:
+        structlog.get_logger("test").exception("request failed")
+    said = capsys.readouterr().err
+    assert "broken by 1" in said
+    assert "failing" in said
+    assert "secretsecret" not in said
+
+
 def test_two_services_in_one_process_count_apart() -> None:
     one, other = Telemetry(), Telemetry()
     one.versions.labels("publish").inc()

@@ -1,0 +1,153 @@
+"""Two keys, every route of the application, every id of the other one: what is answered tells nothing of the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from service import bootstrap
+from service.access import Grant
+from service.app import create_app
+from service.keys import KeyBook, create
+from service.settings import Settings, load_settings
+from tests.generated import striped, tiny_checkpoint_in
+from tests.in_process import Web, started
+from tests.unit.service.api.test_door import OPEN_TO_ALL, routes_of
+
+PICTURES = striped(2, 4) + striped(2, 13)
+SAMPLES = [("samples", (f"{index}.png", content)) for index, content in enumerate(PICTURES)]
+LABELS = ["fine", "fine", "coarse", "coarse"]
+MINE, THEIRS, MISSING = "line-mine", "line-othr", "line-none"  # of one length, so that lengths tell nothing either
+IDS = {
+    "client": (MINE, THEIRS, MISSING),
+    "version": ("1", "2", "99"),
+    "before": ("1", "2"),
+    "after": ("1", "2"),
+    "alias": ("live", "absent"),
+    "name": ("tiny",),
+}
+ROUTES = sorted({route for route in routes_of(create_app(load_settings()).routes) if route[1] not in OPEN_TO_ALL})
+OF_A_CLIENT = [route for route in ROUTES if "{client}" in route[1]]
+NAMED_IN_THE_FORM = {("POST", "/adapt"), ("POST", "/predict")}
+OF_NO_CLIENT = {("GET", "/clients"), ("GET", "/metrics"), ("GET", "/models"), ("GET", "/models/{name}")}
+VARYING = re.compile(rb'"(seconds|request_id|moved_at|created_at)":("[^"]*"|[\d.e-]+)')
+
+
+class TwoKeys:
+    """A service with a client of each of two keys; the first has everything over its own and nothing over the other."""
+
+    def __init__(self, web: Web, keys: tuple[str, str]) -> None:
+        self.web = web
+        self.mine, self.theirs = ({"X-API-Key": key} for key in keys)
+        for client, headers in ((MINE, self.mine), (THEIRS, self.theirs)):
+            for _ in range(2):
+                assert self.adapt(client, headers).status_code == 201
+
+    def adapt(self, client: str, headers: dict[str, str]) -> Any:
+        fields = {"client": client, "labels": LABELS, "publish": "always", "mode": "replace", "steps": "1"}
+        return self.web("POST", "/adapt", data=fields, files=SAMPLES, headers=headers)
+
+    def state_of_theirs(self) -> list[bytes]:
+        paths = (
+            f"/clients/{THEIRS}{rest}" for rest in ("", "/versions", "/history", "/settings", "/versions/1/weights")
+        )
+        return [self.web("GET", path, headers=self.theirs).content for path in paths]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoKeys]:
+    """Module-wide: nothing in here may change the second key's client, and that is what is tested."""
+    folder = tmp_path_factory.mktemp("isolation")
+    settings: Settings = load_settings(
+        data=folder / "data", meta_model=str(tiny_checkpoint_in(folder)), device="cpu", demo=False, key_rate_per_s=1e6
+    )
+    with bootstrap.open_keys(settings) as kept:
+        grants = (Grant(client, ("predict", "adapt", "admin"), (client,)) for client in (MINE, THEIRS))
+        keys = [create(kept, grant)[0] for grant in grants]
+        create(kept, Grant("neither", ("predict",), ("line-none",)))
+    services = bootstrap.build(settings)
+    assert isinstance(services.keys, KeyBook)
+    with started(create_app(settings, lambda _: services), services) as web:
+        yield TwoKeys(web, (keys[0], keys[1]))
+
+
+def paths(template: str, client: str) -> list[str]:
+    """The template with every combination of ids, for one client."""
+    filled = [template.replace("{client}", client)]
+    for name in re.findall(r"{(\w+)}", filled[0]):
+        filled = [path.replace(f"{{{name}}}", value) for path in filled for value in IDS[name]]
+    return filled
+
+
+def bodies(method: str, path: str) -> list[dict[str, Any]]:
+    """What is sent with it: sound, and for what takes JSON also nonsense."""
+    if method != "PUT":
+        return [{}]
+    sound = {"version": 1} if "/aliases/" in path else {"keep_last": 3}
+    return [{"json": sound}, {"json": {}}, {"json": [1]}, {"json": sound, "headers": {"If-Match": '"1"'}}]
+
+
+def told(two: TwoKeys, method: str, path: str, options: dict[str, Any], client: str) -> tuple[int, bytes, Any]:
+    """All of an answer that may tell one client from another, with the client's name taken out."""
+    headers = {**two.mine, **options.get("headers", {})}
+    answer = two.web(method, path, **{**options, "headers": headers})
+    said = VARYING.sub(b"", answer.content.replace(client.encode(), b"CLIENT"))
+    kept = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    return answer.status_code, said, kept
+
+
+def test_every_route_is_in_the_matrix() -> None:
+    assert len(OF_A_CLIENT) >= 12
+    assert set(ROUTES) - set(OF_A_CLIENT) == NAMED_IN_THE_FORM | OF_NO_CLIENT
+    assert all(set(re.findall(r"{(\w+)}", path)) <= IDS.keys() for _, path in ROUTES)
+
+
+@pytest.mark.parametrize(("method", "template"), OF_A_CLIENT)
+def test_no_route_tells_another_key_s_client_from_a_missing_one(two: TwoKeys, method: str, template: str) -> None:
+    before = two.state_of_theirs()
+    for theirs, missing in zip(paths(template, THEIRS), paths(template, MISSING), strict=True):
+        for options in bodies(method, theirs):
+            answer = told(two, method, theirs, options, THEIRS)
+            assert answer == told(two, method, missing, options, MISSING)
+            assert answer[0] in {404, 405, 422}
+            assert two.web(method, theirs, **options).status_code == 401
+    assert two.state_of_theirs() == before
+
+
+@pytest.mark.parametrize("reference", [{}, {"version": "1"}, {"version": "99"}, {"alias": "live"}, {"alias": "absent"}])
+def test_no_prediction_tells_them_apart(two: TwoKeys, reference: dict[str, str]) -> None:
+    answers = []
+    for client in (THEIRS, MISSING):
+        images = {"files": [("images", ("a.png", PICTURES[0]))], "data": {"client": client, **reference}}
+        answers.append(told(two, "POST", "/predict", images, client))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
+
+
+def test_no_adaptation_tells_them_apart_or_changes_them(two: TwoKeys) -> None:
+    before = two.state_of_theirs()
+    answers = []
+    for client in (THEIRS, MISSING):
+        answer = two.adapt(client, two.mine)
+        answers.append((answer.status_code, answer.content.replace(client.encode(), b"CLIENT")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in {403, 404}
+    assert two.state_of_theirs() == before
+
+
+def test_lists_and_figures_name_no_other_client(two: TwoKeys) -> None:
+    for method, path in sorted(OF_NO_CLIENT):
+        answer = two.web(method, path.format(name="tiny"), headers=two.mine)
+        assert answer.status_code == 200
+        assert THEIRS not in answer.text
+    assert [one["client"] for one in two.web("GET", "/clients", headers=two.mine).json()["clients"]] == [MINE]
+
+
+def test_one_s_own_ids_are_answered(two: TwoKeys) -> None:
+    for method, template in OF_A_CLIENT:
+        if method == "GET" and "diff" not in template:
+            answer = two.web(method, paths(template, MINE)[0], headers=two.mine)
+            assert answer.status_code == 200, (template, answer.text)
