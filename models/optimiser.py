@@ -88,11 +88,13 @@ class Optimiser:
             by_rate.setdefault(self._rates[name], []).append(name)
             if name not in self._second:
                 begun = self._begun.get(name)
-                self._second[name] = _filled(stacked[name], torch.zeros(()) if begun is None else begun)
+                self._second[name] = torch.zeros_like(stacked[name])
+                if begun is not None:
+                    self._second[name].copy_(begun)
         for rate, names in by_rate.items():
-            weights = [stacked[name] for name in names]
-            own = [_laid_out_as(stacked[name], gradients[name]) for name in names]
-            second = [self._second[name] for name in names]
+            weights = [_as_in_memory(stacked[name]) for name in names]
+            own = [_as_in_memory(gradients[name]).contiguous() for name in names]
+            second = [_as_in_memory(self._second[name]) for name in names]
             steps = torch.full((len(names),), self._steps - 1.0, device=weights[0].device).unbind()
             adam(
                 weights,
@@ -112,11 +114,6 @@ class Optimiser:
             )
 
 
-def _filled(like: Tensor, values: Tensor) -> Tensor:
-    """`values`, broadcast, in new memory that is laid out as that of `like`."""
-    return torch.empty_like(like).copy_(values)
-
-
-def _laid_out_as(weight: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient in the weight's layout: the fused update goes through both memories in step, blind to strides."""
-    return gradient if gradient.stride() == weight.stride() else _filled(weight, gradient)
+def _as_in_memory(stacked: Tensor) -> Tensor:
+    """A view in the order of memory, see `working_copy`; the fused update copies what is not."""
+    return stacked.permute(0, 1, 3, 4, 2) if stacked.ndim == 5 else stacked
