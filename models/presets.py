@@ -65,6 +65,12 @@ PRESETS = {
         meta=MetaLoop(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
         serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
+    "mini-imagenet-resnet12": Preset(  # the "mini-imagenet" preset with a larger net; --recompute saves memory
+        net_spec=NetSpec("resnet12", ImageSpec(channels=3, side=84, contrast="none"), width=64),
+        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaLoop(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
+        serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+    ),
     "surfaces": Preset(
         net_spec=NetSpec("surface", ImageSpec(channels=1, side=64, contrast="regional"), width=128),
         recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=10),
