@@ -23,7 +23,9 @@ from service import bootstrap
 from service.api import adapt, aliases, choices, clients, docs, health, meta_models, predict, problems, versions
 from service.api.deps import Context, Room
 from service.api.described import Application
+from service.api.direct import Direct
 from service.api.door import Door
+from service.api.mailbox import Mailbox
 from service.api.middleware import BodyLimit, BodyRule, Envelope
 from service.api.ports import Services
 from service.settings import Settings, load_settings
@@ -79,6 +81,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     for resource in (adapt, predict, clients, choices, versions, aliases, meta_models, health, docs):
         app.include_router(resource.router)
     problems.install(app)
+    app.add_middleware(Direct, endpoints={("POST", "/predict"): predict.judge})
     app.add_middleware(BodyLimit, rules=_body_rules(settings))
     app.add_middleware(Door, settings=settings, telemetry=telemetry)
     app.add_middleware(Envelope, telemetry=telemetry)
@@ -109,6 +112,7 @@ def _lifespan(
             telemetry=telemetry,
             adapt_room=Room("adapt", settings.adapt_running, settings.adapt_waiting, telemetry),
             predict_room=Room("predict", settings.predict_running, settings.predict_waiting, telemetry),
+            mailbox=Mailbox(),
         )
         app.state.context = context
         telemetry.scrape(lambda: {**services.readings(), **_rooms(context)})

@@ -13,6 +13,7 @@ from fastapi import Depends, Path, Request
 
 from service.api.bound import bound
 from service.api.door import CALLER
+from service.api.mailbox import Mailbox
 from service.api.ports import Services
 from service.api.problems import MEDIA_TYPE, PROBLEMS
 from service.api.schemas import ProblemDetails
@@ -103,17 +104,22 @@ class Context:
     telemetry: Telemetry
     adapt_room: Room
     predict_room: Room
+    mailbox: Mailbox
 
 
-async def _context(request: Request) -> Context:
+def context_of(request: Request) -> Context:
     """The application's, its use cases as the caller behind the door may see them."""
     context = cast(Context, request.app.state.context)
     caller = request.scope[CALLER]
     return context if caller.clients is None else replace(context, services=bound(context.services, caller))
 
 
+async def _context(request: Request) -> Context:
+    return context_of(request)
+
+
 async def _services(request: Request) -> Services:
-    return (await _context(request)).services
+    return context_of(request).services
 
 
 async def _client(

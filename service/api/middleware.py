@@ -5,9 +5,10 @@ It knows no resource: which path takes which body comes in as rules. It runs bef
 
 from __future__ import annotations
 
+import itertools
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -51,6 +52,7 @@ class Envelope:
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._ids, self._count = secrets.token_hex(10), itertools.count()
         self._log = structlog.get_logger("anole.request")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +60,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = uuid.uuid4().hex
+        request_id = f"{self._ids}{next(self._count):012x}"
         scope[NOTES] = {"request_id": request_id}
         reply = _Reply(send, request_id)
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from service.api import schemas, views
 from service.api.deps import HIGHEST_VERSION, Context, ContextDep, problems
@@ -59,25 +59,31 @@ _BODY: Final[dict[str, Any]] = {
 @router.post(
     "/predict",
     summary="Judge images by a client's version",
+    response_model=schemas.Predicted,
     responses=problems(400, 404, 409, 413, 415, 422, 503),
     openapi_extra=_BODY,
 )
-async def predict(request: Request, context: ContextDep) -> schemas.Predicted:
+async def predict(request: Request, context: ContextDep) -> Response:
     """Send a form with `client` and `images`, or one image as the body with `?client=`.
 
     The answer depends on the image and the version alone, never on what else is being judged.
     """
+    return await judge(request, context)
+
+
+async def judge(request: Request, context: Context) -> Response:
+    """What `predict` answers; the application calls it directly."""
     context.predict_room.refuse_when_full()
     fields, images = await _read(request, context)
     client = client_name(fields.required("client"))
     submit = partial(context.services.prediction.submit, client, images, _reference(fields))
-    work = context.predict_room.submitted(submit)
+    work = context.mailbox.expect(context.predict_room.submitted(submit))
     outcome = await answered(request, work, context.settings.predict_s)
     request.scope[NOTES].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:
         context.telemetry.images.labels(image.verdict).inc()
-    return views.predicted(outcome)
+    return Response(views.predicted(outcome).model_dump_json(), media_type="application/json")
 
 
 async def _read(request: Request, context: Context) -> tuple[Fields, tuple[Upload, ...]]:

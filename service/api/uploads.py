@@ -6,15 +6,16 @@ It knows fields and sizes, not what an image or a class is. File names are kept 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from service.api.multipart import PartLimits, StrictParser
+from service.api.plain_forms import LARGEST_BYTES, FilePart, Part, plain_parts
 from service.api.refusals import (
     FieldDuplicate,
     FieldInvalid,
@@ -157,13 +158,9 @@ async def read_form(request: Request, shape: FormShape, settings: Settings) -> F
     largest = max(settings.file_bytes, settings.adapt_body_bytes if "archive" in shape.files else 0)
     limits = PartLimits(settings.max_files, max_fields, settings.field_bytes, largest)
     try:
-        form = await StrictParser(request.headers, request.stream(), limits).parse()
+        return _sort(await _parts(request, limits), shape, settings)
     except MultiPartException as error:
         raise _unreadable(error.message, settings, max_fields) from error
-    try:
-        return await _sort(form, shape, settings)
-    finally:
-        await form.close()
 
 
 def read_query(request: Request, allowed: Collection[str]) -> Fields:
@@ -193,18 +190,40 @@ def check_size(upload: Upload, settings: Settings) -> Upload:
     return upload
 
 
-async def _sort(form: FormData, shape: FormShape, settings: Settings) -> Form:
+async def _parts(request: Request, limits: PartLimits) -> list[Part]:
+    """The form's parts, small and plain ones in one sweep.
+
+    Raises:
+        MultiPartException, FileTooLarge.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) <= LARGEST_BYTES:
+        parts = plain_parts(request.headers["content-type"], await request.body(), limits)
+        if parts is not None:
+            return parts
+    form = await StrictParser(request.headers, request.stream(), limits).parse()
+    try:
+        return [(name, await _read(value)) for name, value in form.multi_items()]
+    finally:
+        await form.close()
+
+
+async def _read(value: UploadFile | str) -> FilePart | str:
+    return value if isinstance(value, str) else FilePart(value.filename or "", await value.read())
+
+
+def _sort(parts: Sequence[Part], shape: FormShape, settings: Settings) -> Form:
     texts: dict[str, tuple[str, ...]] = {}
     files: dict[str, tuple[Upload, ...]] = {}
-    for name, value in form.multi_items():
+    for name, value in parts:
         if name not in shape.names:
             raise FieldUnknown(f"the form has a field {_shown(name)}; allowed are {', '.join(shape.names)}")
         if _left_empty(name, value, shape):
             continue
-        if isinstance(value, UploadFile):
+        if isinstance(value, FilePart):
             if name not in shape.files:
                 raise FieldInvalid(f"field {name!r} came as a file; give it as text")
-            upload = Upload(value.filename or f"{name}[{len(files.get(name, ()))}]", await value.read())
+            upload = Upload(value.file_name or f"{name}[{len(files.get(name, ()))}]", value.content)
             files[name] = (*files.get(name, ()), upload if name == "archive" else check_size(upload, settings))
         elif name in shape.files:
             raise FieldInvalid(f"field {name!r} came as text; give it as a file (with curl: -F {name}=@part.png)")
@@ -215,9 +234,9 @@ async def _sort(form: FormData, shape: FormShape, settings: Settings) -> Form:
     return Form(Fields(texts), files)
 
 
-def _left_empty(name: str, value: UploadFile | str, shape: FormShape) -> bool:
-    if isinstance(value, UploadFile):
-        return name in shape.files and not value.filename and not value.size
+def _left_empty(name: str, value: FilePart | str, shape: FormShape) -> bool:
+    if isinstance(value, FilePart):
+        return name in shape.files and not value.file_name and not value.content
     return name not in shape.repeated and not value
 
 

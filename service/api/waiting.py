@@ -8,7 +8,6 @@ resource. A request that is answered soon is not watched at all, which would cos
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -21,15 +20,14 @@ _SOON_S: Final = 0.05
 _RETRY_S: Final = 2
 
 
-async def answered(request: Request, work: Future[T], limit_s: float, soon_s: float = _SOON_S) -> T:
-    """Wait for `work`; `request`, whose body has been read, is watched once `soon_s` have passed.
+async def answered(request: Request, answer: asyncio.Future[T], limit_s: float, soon_s: float = _SOON_S) -> T:
+    """Wait for `answer`; `request`, whose body has been read, is watched once `soon_s` have passed.
 
     Raises:
         ClientDisconnect: the other side has gone.
         DeadlinePassed: `limit_s` have passed.
         And whatever the work ends with.
     """
-    answer = asyncio.wrap_future(work)
     watch = _Watch(request, answer, limit_s)
     look = asyncio.get_running_loop().call_later(soon_s, watch.begin)
     try:

@@ -13,6 +13,7 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from service.api.deps import Room
+from service.api.mailbox import Mailbox
 from service.api.waiting import answered
 from service.engine.predict_batcher import PredictBatcher
 from service.errors import DeadlinePassed, Overloaded
@@ -48,8 +49,8 @@ class Hanging:
         self.done += jobs
         yield from ((place, KeyError(job) if job < 0 else job) for place, job in enumerate(jobs))
 
-    def submitted(self, room: Room, job: int) -> Future[int]:
-        return room.submitted(partial(self.batcher.submit, job))
+    def submitted(self, room: Room, job: int) -> asyncio.Future[int]:
+        return Mailbox().expect(room.submitted(partial(self.batcher.submit, job)))
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_who_hangs_up_gives_the_place_back_and_the_work_is_not_done(hanging: Han
 def test_a_service_that_stops_is_not_taken_for_a_client_that_left() -> None:
     async def live() -> None:
         never: Future[int] = Future()
-        task = asyncio.ensure_future(answered(Line().request, never, LIMIT_S, soon_s=0))
+        task = asyncio.ensure_future(answered(Line().request, Mailbox().expect(never), LIMIT_S, soon_s=0))
         for _ in range(5):
             await asyncio.sleep(0)
         task.cancel()
