@@ -6,6 +6,7 @@ It knows no learning and no store; `bootstrap.build` wires those, when the appli
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import signal
 import threading
@@ -18,6 +19,7 @@ from typing import Any, Final, Protocol
 import structlog
 from anyio import to_thread
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service import bootstrap
 from service.api import adapt, aliases, choices, clients, docs, health, meta_models, predict, problems, versions
@@ -81,11 +83,16 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     for resource in (adapt, predict, clients, choices, versions, aliases, meta_models, health, docs):
         app.include_router(resource.router)
     problems.install(app)
-    app.add_middleware(Direct, endpoints={("POST", "/predict"): predict.judge})
-    app.add_middleware(BodyLimit, rules=_body_rules(settings))
-    app.add_middleware(Door, settings=settings, telemetry=telemetry)
-    app.add_middleware(Envelope, telemetry=telemetry)
+    app.surround(functools.partial(_surrounded, settings, telemetry))
     return app
+
+
+def _surrounded(settings: Settings, telemetry: Telemetry, app: ASGIApp) -> ASGIApp:
+    """What a request passes, from the outside to the inside: read it from the last line to the first."""
+    direct = Direct(app, {("POST", "/predict"): predict.judge})
+    bounded = BodyLimit(direct, _body_rules(settings))
+    behind_the_door = Door(bounded, settings, telemetry)
+    return Envelope(behind_the_door, telemetry)
 
 
 def _body_rules(settings: Settings) -> tuple[BodyRule, ...]:

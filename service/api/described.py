@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.deps import problems
 from service.api.door import PUBLIC, permission_for
@@ -18,7 +20,21 @@ _SCHEMA: Final = {"$ref": "#/components/schemas/ProblemDetails"}
 
 
 class Application(FastAPI):
-    """FastAPI whose description says where a key is needed, and for what."""
+    """FastAPI whose description says where a key is needed, and for what; and with a surrounding of its own.
+
+    Middleware that is added to the framework runs inside layers of it, which every request would pass first.
+    """
+
+    _entrance: ASGIApp | None = None
+
+    def surround(self, surrounding: Callable[[ASGIApp], ASGIApp]) -> None:
+        """Let what `surrounding` makes of this application answer in its place."""
+        self._entrance = surrounding(super().__call__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self
+        await (self._entrance or super().__call__)(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The description, made once."""

@@ -164,12 +164,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(learning.AnoleError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(Exception, _on_failure)
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     if problem_of(error) is None:
         raise error
     return answer_to(error, request.url.path)
+
+
+async def _on_failure(request: Request, error: Exception) -> JSONResponse:
+    return answer_to(error, request.url.path)  # and the framework raises it again, to be logged
 
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:

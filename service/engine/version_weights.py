@@ -62,4 +62,5 @@ class VersionWeights:
 
 
 def _key(version: ServedVersion) -> Key:
-    return version.client, version.meta_model_digest, version.weights_digest
+    """With the temperature: versions of the same stored weights may have been examined differently."""
+    return version.client, version.meta_model_digest, f"{version.weights_digest}@{version.temperature}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 Key = tuple[str, str, str]
-"""Client, digest of the meta-model, digest of the version's weights."""
+"""Client, digest of the meta-model, and what else makes the weights what they are."""
 
 
 class Sized(Protocol):
