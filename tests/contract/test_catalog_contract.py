@@ -278,3 +278,18 @@ def test_a_whole_catalog_reports_no_problem(catalog: Catalog) -> None:
     catalog.publish(a_draft(), [LIVE])
     assert catalog.problems() == ()
     catalog.ping()
+
+
+@pytest.mark.parametrize("reference", [LIVE, 1])
+@pytest.mark.parametrize(
+    "report", [{}, {"unknown_threshold": None, "temperature": None}, {"unknown_threshold": 0.25, "temperature": 1.5}]
+)
+def test_a_prediction_is_told_the_threshold_and_the_temperature_if_there_are_any(
+    catalog: Catalog, reference: str | int, report: dict[str, float | None]
+) -> None:
+    catalog.publish(a_draft(report=report), [LIVE])
+    served = catalog.served(CLIENT, reference)
+    assert (served.unknown_threshold, served.temperature) == (
+        report.get("unknown_threshold"),
+        report.get("temperature"),
+    )
