@@ -64,9 +64,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The request has come; the next one's head follows."""
+        """The request has come; the next one's head follows. What came just now was, for the most part, its body."""
         super().on_message_complete()
         self._in_head = True
+        self._head_ended = True
 
     def _count(self, size_bytes: int) -> None:
         self._head_bytes += size_bytes

@@ -12,7 +12,7 @@ from uvicorn.server import ServerState
 
 from service.http_protocol import HEAD_BYTES, BoundedHttp
 
-Feed = Callable[[bytes], bytes]
+Feed = Callable[..., bytes]
 REQUEST = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 
 
@@ -61,14 +61,15 @@ def wire() -> Wire:
 
 @pytest.fixture
 def feed(wire: Wire) -> Iterator[Feed]:
-    """Send bytes on one connection; gives all that came back so far."""
+    """Send bytes on one connection, piece by piece; gives all that came back so far."""
     loop = asyncio.new_event_loop()
     config = uvicorn.Config(echo, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
     protocol = BoundedHttp(config, ServerState(), {}, _loop=loop)
 
-    async def send(data: bytes) -> bytes:
-        protocol.data_received(data)
+    async def send(*pieces: bytes) -> bytes:
+        for data in pieces:
+            protocol.data_received(data)
         await asyncio.gather(*protocol.tasks)
         return wire.written
 
@@ -79,7 +80,7 @@ def feed(wire: Wire) -> Iterator[Feed]:
         protocol.connection_lost(None)
 
     loop.run_until_complete(connect())
-    yield lambda data: loop.run_until_complete(send(data))
+    yield lambda *pieces: loop.run_until_complete(send(*pieces))
     loop.run_until_complete(leave())
     loop.close()
 
@@ -99,6 +100,13 @@ def test_pipelined_requests_without_end_are_no_long_head(feed: Feed, wire: Wire)
 def test_a_body_may_be_longer_than_a_head(feed: Feed) -> None:
     head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES)
     assert feed(head + b"z" * (3 * HEAD_BYTES)).endswith(b"z" * HEAD_BYTES)
+
+
+def test_the_last_piece_of_a_body_is_no_part_of_the_next_head(feed: Feed, wire: Wire) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES)
+    assert feed(head, b"z" * (3 * HEAD_BYTES)).endswith(b"z" * HEAD_BYTES)
+    assert not wire.closed
+    assert feed(REQUEST).endswith(b"hello")
 
 
 @pytest.mark.parametrize(
