@@ -109,7 +109,7 @@ def draw(classes: ImageClasses, how: EpisodeDraw, checkpoint: Checkpoint, seed: 
     seen = torch.cat(support)
     return Drawn(
         support=Support(normalise(seen, spec), _flipped(true_labels, how, generator), how.ways),
-        groups=copies(list(seen)),
+        groups=copies(list(seen), mirrors=checkpoint.recipe.mirrors),
         true_labels=true_labels,
         queries=(normalise(torch.cat(queries), spec), torch.tensor(query_labels)),
         strange=normalise(torch.cat(strange), spec),

@@ -89,14 +89,14 @@ class Candidate:
         folds: one result a fold.
         plan: who was left out where.
         support: what the version was adapted on.
-        head_scale: of the recipe.
+        recipe: of the version.
     """
 
     adapted: Adapted
     folds: tuple[Adapted | AdaptationDiverged, ...]
     plan: Folds
     support: Support
-    head_scale: float
+    recipe: InnerLoop
 
     @property
     def batched_with(self) -> int:
@@ -158,7 +158,7 @@ class Examiner:
         )
         if isinstance(version, AdaptationDiverged):
             raise version
-        return Candidate(version, tuple(others), folds, support, recipe.head_scale)
+        return Candidate(version, tuple(others), folds, support, recipe)
 
     def conclude(self, candidate: Candidate) -> Examination | NoExamination:
         """Let the folds judge what they left out, and draw conclusions."""
@@ -166,8 +166,8 @@ class Examiner:
         judged = _judge_left_out(self.net, candidate.folds, candidate.support, plan)
         if not len(judged.rows):
             return NoExamination(_why_not(labels, plan))
-        features = _start_features(self.net, self.start, candidate.support)
-        suspects = find_suspects(features, labels, plan.groups, candidate.head_scale)
+        features = _start_features(self.net, self.start, candidate.support, candidate.recipe)
+        suspects = find_suspects(features, labels, plan.groups, candidate.recipe.head_scale)
         return _conclude(judged, labels, plan.groups, suspects, plan.count)
 
     def _fold_recipe(self, recipe: InnerLoop, share: float, device: torch.device) -> InnerLoop:
@@ -230,11 +230,13 @@ def _answers(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor
         return scores[0], heads.distance_to_own(single, features, scores)[0]
 
 
-def _start_features(net: Net, start: Weights, support: Support) -> Tensor:
-    """Features of the support under the meta-trained weights, on the CPU: (samples, features)."""
+def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoop) -> Tensor:
+    """Features of the support under the meta-trained weights, on the CPU: (samples, features); means over mirrors."""
+    seen = support.mirrored() if recipe.mirrors else support
     with torch.no_grad():
-        (measured,) = measure(net, algebra.expand(start, 1), [support.images])
-    return measured.features[0].cpu()
+        (measured,) = measure(net, algebra.expand(start, 1), [seen.images])
+    views = measured.features[0].view(-1, len(support), measured.features.shape[-1])  # (views, samples, features)
+    return views.mean(0).cpu()
 
 
 def _conclude(

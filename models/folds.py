@@ -25,6 +25,9 @@ brightness or with noise 0.91 at least, on five data sets; a trial, not a commit
 
 _SIDE = 32
 _NEIGHBOURHOOD = 9
+_MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
+"""What is flipped of (samples, height, width)."""
+
 _LUMA = (0.299, 0.587, 0.114)
 _FLAT = 0.25
 """Deviation in grey levels, of 255, below which a picture has no content to tell it from another flat one."""
@@ -49,16 +52,17 @@ class Folds:
         return self.of_sample == fold
 
 
-def copies(images: Sequence[Tensor]) -> Tensor:
+def copies(images: Sequence[Tensor], *, mirrors: bool = False) -> Tensor:
     """Number the groups of images that are copies of one picture.
 
     Args:
         images: canonical images, uint8 (1 or 3, height, width) each, of any sizes.
+        mirrors: a picture's mirror images are copies of it too, as they are to a recipe that learns from them.
 
     Returns:
         int64 (samples,), equal for copies; chains of copies are one group.
     """
-    correlation = likeness(images)
+    correlation = likeness(images, mirrors=mirrors)
     groups = torch.arange(len(images))
     alike = (correlation >= SAME_PICTURE).triu(1).nonzero()
     for first, second in alike.tolist():
@@ -68,8 +72,8 @@ def copies(images: Sequence[Tensor]) -> Tensor:
     return numbered
 
 
-def likeness(images: Sequence[Tensor]) -> Tensor:
-    """Correlation of the images' thumbnails.
+def likeness(images: Sequence[Tensor], *, mirrors: bool = False) -> Tensor:
+    """Correlation of the images' thumbnails; with `mirrors` the largest over one's mirror images.
 
     A thumbnail is grey, 32 pixels wide, less its local mean, so that neither brightness nor lighting makes two pictures
     alike. Pictures without content are alike.
@@ -77,10 +81,12 @@ def likeness(images: Sequence[Tensor]) -> Tensor:
     Returns:
         float32 (samples, samples), at most 1.
     """
-    flat = torch.stack([_thumbnail(image) for image in images]).flatten(1)  # (samples, pixels)
+    thumbnails = torch.stack([_thumbnail(image) for image in images])  # (samples, side, side)
+    flat = thumbnails.flatten(1)
     floor = _FLAT**2 * _SIDE**2
     energy = flat.square().sum(1) + floor  # (samples,)
-    products: Tensor = flat @ flat.T + floor
+    views = [thumbnails.flip(dims).flatten(1) for dims in (_MIRRORS if mirrors else _MIRRORS[:1])]
+    products = torch.stack([flat @ view.T for view in views]).amax(0) + floor
     return products / (energy[:, None] * energy).sqrt()
 
 

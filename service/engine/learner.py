@@ -69,7 +69,7 @@ class Learner:
         Raises:
             AdaptationDiverged.
         """
-        return self._examiner.adapt(support, recipe, seed, copies(images))
+        return self._examiner.adapt(support, recipe, seed, copies(images, mirrors=recipe.mirrors))
 
     def conclude(self, candidate: Candidate) -> Examination | NoExamination:
         """What the folds find out about the version."""

@@ -110,6 +110,17 @@ def test_a_wrong_label_is_suspected_and_what_it_looks_like_is_named(net: Net) ->
     assert all(suspect.confidence > 0.4 for suspect in examination.suspects)
 
 
+def test_a_recipe_that_learns_from_mirrors_is_examined_on_the_samples_alone(net: Net) -> None:
+    support = clear_support()
+    labels = support.labels.clone()
+    labels[2] = 1
+    candidate = replace(support, labels=labels)
+    examined = Examiner(net, net.start()).examine(candidate, replace(RECIPE, mirrors=True), 0, alone(support))
+    assert isinstance(examined.examination, Examination)
+    assert int(examined.examination.confusion.sum()) == 18
+    assert [suspect.sample for suspect in examined.examination.suspects] == [2]
+
+
 def test_the_most_suspect_label_comes_first() -> None:
     features = torch.tensor([[0.0], [0.1], [0.2], [9.8], [0.05], [10.0], [10.1], [9.9], [5.5], [10.05]])
     labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 0, 1])

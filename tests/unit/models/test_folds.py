@@ -49,6 +49,12 @@ def test_a_copy_of_a_picture_is_in_its_group(how: str) -> None:
     assert groups[0] == groups[2] != groups[1]
 
 
+def test_a_mirror_image_is_a_copy_to_a_recipe_that_learns_from_mirrors_alone() -> None:
+    pictures = [coarse(1), coarse(2), coarse(1).flip(2), coarse(2).flip(1, 2)]
+    assert copies(pictures).tolist() == [0, 1, 2, 3]
+    assert copies(pictures, mirrors=True).tolist() == [0, 1, 0, 1]
+
+
 def test_different_pictures_are_in_groups_of_their_own() -> None:
     assert len(set(copies([coarse(seed) for seed in range(12)]).tolist())) == 12
 
