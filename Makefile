@@ -6,6 +6,7 @@
 #   PIPARGS  further arguments for pip, such as --extra-index-url and an index of CPU builds of torch
 #   ARGS     further arguments for pytest, such as -k prediction
 #   FORMS IMAGES ROUTES SEED   how much `make fuzz` tries (100000, 50000, 100 a route) and from which seed (0)
+#   SOAK_MINUTES   how long `make soak` takes (120)
 #
 # PORT and DATA, where they are given, reach the tests too: PORT is the port that a test serves on instead of a free
 # one, and what the tests write goes to DATA/test-runs instead of the system's folder for temporary files.
@@ -25,6 +26,7 @@ FORMS ?= 100000
 IMAGES ?= 50000
 ROUTES ?= 100
 SEED ?= 0
+SOAK_MINUTES ?= 120
 
 BIN := .venv/bin
 CODE := models service tests benchmarks
@@ -32,7 +34,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test fuzz check format lock image-test clean
+.PHONY: help run test test-offline fuzz soak check format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -46,6 +48,15 @@ test: ## install what the tests need and run all of them
 	@.ci/install test
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
 	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
+
+test-offline: ## the tests of the service without a network but the loopback (Linux)
+	@.ci/install test
+	@unshare --user --map-root-user --net $(BIN)/python -m tests.offline \
+	$(if $(ARGS),$(ARGS),tests/unit/service tests/contract tests/integration tests/e2e)
+
+soak: ## adapt, predict, roll back and delete for SOAK_MINUTES; prints memory, descriptors and threads on the way
+	@.ci/install test
+	@$(BIN)/python -m benchmarks.soak --minutes '$(SOAK_MINUTES)' $(ARGS)
 
 fuzz: ## damaged forms, damaged images and requests made from the description: FORMS, IMAGES and ROUTES of them, from SEED
 	@.ci/install test

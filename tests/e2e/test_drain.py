@@ -1,0 +1,107 @@
+"""SIGTERM while requests come: who may still send is answered, and the process is gone in time."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from service.client import AdaptOptions, Client
+from service.settings import Settings
+from tests.e2e.test_service_process import SAMPLES, serving
+from tests.generated import tiny_checkpoint_in
+
+pytestmark = pytest.mark.slow
+
+ENDS_IN_S = 25
+ADAPTING, PREDICTING = 2, 6
+
+
+def told_to_come_again(seconds: float) -> None:
+    raise AssertionError(f"the service refused a request and asked for it again in {seconds} s")
+
+
+class Load:
+    """Callers that send one request after another, each on a connection of its own, until they are told to stop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.no_more = threading.Event()
+        self.answered: list[str] = []
+        self.failed: list[Exception] = []
+        kinds = [self._adapt] * ADAPTING + [self._predict] * PREDICTING
+        self._callers = [threading.Thread(target=self._repeat, args=(kind, n)) for n, kind in enumerate(kinds)]
+        for caller in self._callers:
+            caller.start()
+
+    def _repeat(self, kind: Callable[[Client, int], str], number: int) -> None:
+        while not self.no_more.is_set():
+            try:
+                with Client(self._url, wait=told_to_come_again) as anole:
+                    self.answered.append(kind(anole, number))
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+                self.failed.append(error)
+                return
+
+    def _adapt(self, anole: Client, number: int) -> str:
+        made = anole.adapt(f"line-{number}", SAMPLES, AdaptOptions(mode="replace", publish="always", steps=1))
+        return f"adapt {made.version}"
+
+    def _predict(self, anole: Client, _: int) -> str:
+        return f"predict {anole.predict('line', [SAMPLES[0].content]).version}"
+
+    def ended(self) -> bool:
+        """Whether every caller has its last answer."""
+        for caller in self._callers:
+            caller.join(ENDS_IN_S)
+        return not any(caller.is_alive() for caller in self._callers)
+
+
+def test_sigterm_under_load_drops_no_request_and_the_process_ends_in_time(tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint_in(tmp_path), ANOLE_DEMO="false", ANOLE_DRAIN_S="3") as running:
+        with Client(running.url) as anole:
+            anole.adapt("line", SAMPLES)
+        load = Load(running.url)
+        with httpx.Client(base_url=running.url) as web:
+            while len(load.answered) < 30 and not load.failed:
+                assert web.get("/readyz").status_code == 200
+            began = time.monotonic()
+            running.process.terminate()
+            while web.get("/readyz").status_code == 200:
+                assert time.monotonic() - began < ENDS_IN_S
+            before = len(load.answered)
+            while len(load.answered) < before + 5 and not load.failed:  # what comes all the same is still answered
+                assert web.get("/readyz").status_code == 503
+        load.no_more.set()
+        assert load.ended()
+        running.process.wait(ENDS_IN_S)
+        assert time.monotonic() - began < ENDS_IN_S
+    assert load.failed == []
+    assert {answer.split()[0] for answer in load.answered} == {"adapt", "predict"}
+    assert any('"stopped"' in line for line in running.printed)
+    with serving(tmp_path, tmp_path / "tiny.safetensors", ANOLE_DEMO="false") as again, Client(again.url) as anole:
+        made = sum(answer.startswith("adapt") for answer in load.answered)
+        assert sum(len(anole.versions(f"line-{number}")) for number in range(ADAPTING)) == made
+
+
+def test_a_body_without_end_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
+    environment = {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0", "ANOLE_STOP_S": "1"}
+    with serving(tmp_path, tiny_checkpoint_in(tmp_path), **environment) as running:
+        address = urlsplit(running.url)
+        with socket.create_connection((address.hostname, address.port), timeout=ENDS_IN_S) as raw:
+            raw.sendall(b"POST /predict?client=a HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n")
+            raw.sendall(b"Content-Length: 1000\r\n\r\nx")
+            assert httpx.get(f"{running.url}/livez").status_code == 200
+            running.process.terminate()
+            running.process.wait(ENDS_IN_S)
+
+
+def test_by_default_the_deadlines_of_stopping_end_in_time() -> None:
+    seconds = Settings.model_fields["drain_s"].default + Settings.model_fields["stop_s"].default
+    assert seconds < ENDS_IN_S
