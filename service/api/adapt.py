@@ -67,6 +67,7 @@ _BODY: Final[dict[str, Any]] = {
                         "learning_rate": {
                             "type": "number",
                             "exclusiveMinimum": 0,
+                            "maximum": 1e6,
                             "examples": [""],
                             "description": "of the inner steps; empty: the recipe's",
                         },

@@ -29,6 +29,8 @@ from service.api.refusals import (
 from service.settings import Settings
 from service.uploads import Upload
 
+_LARGEST: Final = 1e6
+"""Of a number in a form; far above any rate that leads anywhere, and far below what single precision overflows at."""
 _EXTRA_FIELDS: Final = 16
 _TOO_MANY: Final = ("Too many", "Part exceeded", "Field exceeded")
 """How the parser's messages about too many or too long parts begin; a test holds them against the installed parser."""
@@ -101,7 +103,7 @@ class Fields:
         return int(text)
 
     def positive(self, name: str) -> float | None:
-        """A finite number above zero, or None when the field is absent.
+        """A number above zero and not beyond reason, or None when the field is absent.
 
         Raises:
             FieldInvalid: anything else.
@@ -113,8 +115,8 @@ class Fields:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not (math.isfinite(number) and number > 0):
-            raise FieldInvalid(f"field {name!r} is {_shown(text)}; allowed is a number above 0")
+        if not 0 < number <= _LARGEST:
+            raise FieldInvalid(f"field {name!r} is {_shown(text)}; allowed is a number above 0, at most {_LARGEST:g}")
         return number
 
     def choice(self, name: str, allowed: Collection[str], default: str) -> str:

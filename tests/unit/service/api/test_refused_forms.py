@@ -49,6 +49,7 @@ ADAPT = [
     ),
     Bad("rate nan", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"nan")], 422, "field_invalid", "'learning_rate'"),
     Bad("rate infinite", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"inf")], 422, "field_invalid", "'inf'"),
+    Bad("rate huge", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"9e39")], 422, "field_invalid", "at most 1e+06"),
     Bad("rate zero", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"0")], 422, "field_invalid", "above 0"),
     Bad("seed too large", [CLIENT, LABEL, SAMPLE, ("seed", None, b"9" * 20)], 422, "field_invalid", "'seed'"),
     Bad("field too long", [CLIENT, LABEL, SAMPLE, ("mode", None, b"x" * 5000)], 400, "too_many_parts", "4096"),
