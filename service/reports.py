@@ -71,3 +71,22 @@ class CheckReport:
     def whole(self) -> bool:
         """True if nothing is missing or damaged."""
         return not self.damages and not self.catalog_problems
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What a backup holds, or what a restoration brought back.
+
+    Attributes:
+        clients: how many.
+        versions: how many they have together.
+        blobs: how many different blobs they need, client by client.
+        added: how many of these were not there yet and were copied.
+        damages: blobs that the store itself has no good copy of; everything else is there.
+    """
+
+    clients: int
+    versions: int
+    blobs: int
+    added: int
+    damages: tuple[Damage, ...]

@@ -10,14 +10,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
+from models.errors import AnoleError
 from service.choices import ClientSettings
 from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
-from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, UnknownClient, VersionInUse
+from service.errors import (
+    AliasConflict,
+    NothingToRollBackTo,
+    ParentSuperseded,
+    UnknownClient,
+    VersionCorrupt,
+    VersionInUse,
+)
+from service.store import catalog_copy
+from service.store import catalog_moves as moves
 from service.store import catalog_reads as reads
-from service.store.catalog_tables import ALIASES, CLIENTS
+from service.store.catalog_check import row_problems
+from service.store.catalog_tables import ALIASES, CLIENTS, VERSIONS
 from service.store.catalog_writes import Writes
 from service.store.clock import utc_now
 from service.store.database import Database
@@ -59,37 +71,41 @@ class SqlCatalog(Catalog):
                 guard()
             keeps = draft.samples_kept and reads.settings_of(connection, client).retain_samples
             number = writes.record(client, replace(draft, samples_kept=keeps))
-            for alias in aliases:
-                writes.move(client, alias, number, reason="adapt")
-            live = reads.live_version(connection, client)
+            made = tuple(writes.move(client, alias, number, reason="adapt") for alias in aliases)
+            live = moves.live_version(connection, client)
             if idempotency is not None:
                 writes.remember(client, idempotency, number, live)
-            return reads.publication(connection, client, number, live=live)
+            return Publication(reads.published(connection, client, number), made, live)
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
         """See `Catalog.recall`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             found = reads.find_client(connection, client)
             return None if found is None else reads.recall(connection, found, idempotency)
 
     def clients(self) -> tuple[ClientSummary, ...]:
         """See `Catalog.clients`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return reads.summaries(connection)
+
+    def names(self) -> tuple[str, ...]:
+        """See `Catalog.names`."""
+        with self._reading() as connection:
+            return reads.names(connection)
 
     def client(self, client: str) -> ClientSummary:
         """See `Catalog.client`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return reads.summaries(connection, reads.need_client(connection, client).name)[0]
 
     def version(self, client: str, number: int) -> Version:
         """See `Catalog.version`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return reads.need_version(connection, reads.need_client(connection, client), number)
 
     def served(self, client: str, reference: str | int) -> ServedVersion:
         """See `Catalog.served`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return reads.need_served(connection, client, reference)
 
     def revision(self) -> int | None:
@@ -98,25 +114,25 @@ class SqlCatalog(Catalog):
 
     def versions(self, client: str) -> tuple[Version, ...]:
         """See `Catalog.versions`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return reads.read_versions(connection, reads.need_client(connection, client))
 
     def latest(self, client: str) -> Version | None:
         """See `Catalog.latest`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             found = reads.find_client(connection, client)
             number = None if found is None else reads.latest_number(connection, found)
             return None if found is None or number is None else reads.any_version(connection, found, number)
 
     def alias(self, client: str, alias: str) -> AliasMove:
         """See `Catalog.alias`."""
-        with self._database.reading() as connection:
-            return reads.need_move(connection, reads.need_client(connection, client), alias)
+        with self._reading() as connection:
+            return moves.need_move(connection, reads.need_client(connection, client), alias)
 
     def history(self, client: str, *, at: datetime | None = None) -> tuple[AliasMove, ...]:
         """See `Catalog.history`."""
-        with self._database.reading() as connection:
-            return reads.moves_of(connection, reads.need_client(connection, client), at=at)
+        with self._reading() as connection:
+            return moves.moves_of(connection, reads.need_client(connection, client), at=at)
 
     def move_alias(
         self, client: str, alias: str, version: int, *, expected_revision: int | None, reason: str
@@ -125,16 +141,16 @@ class SqlCatalog(Catalog):
         with self._writing(client) as (connection, writes):
             found = reads.need_client(connection, client)
             reads.need_version(connection, found, version)
-            _expect(reads.current_move(connection, found, alias), alias, expected_revision)
+            _expect(moves.current_move(connection, found, alias), alias, expected_revision)
             return writes.move(found, alias, version, reason=reason)
 
     def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
         """See `Catalog.roll_back`."""
         with self._writing(client) as (connection, writes):
             found = reads.need_client(connection, client)
-            current = reads.need_move(connection, found, alias)
+            current = moves.need_move(connection, found, alias)
             _expect(current, alias, expected_revision)
-            target = reads.move_before(connection, found, current)
+            target = moves.move_before(connection, found, current)
             if target is None:
                 raise NothingToRollBackTo(
                     f"alias {alias!r} of client {client!r} points at version {current.version} and no earlier version "
@@ -157,16 +173,19 @@ class SqlCatalog(Catalog):
             writes.let_go(found, version)
             return version
 
-    def delete_client(self, client: str) -> None:
+    def delete_client(self, client: str) -> int:
         """See `Catalog.delete_client`."""
         with self._writing(client, erasing=True) as (connection, _):
-            removed = connection.execute(delete(CLIENTS).where(CLIENTS.c.name == client))
-            if removed.rowcount == 0:
+            mine = CLIENTS.c.name == client
+            kept = select(func.count(VERSIONS.c.id)).join(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)
+            versions = connection.execute(kept.where(mine, VERSIONS.c.deleted_at.is_(None))).scalar_one()
+            if connection.execute(delete(CLIENTS).where(mine)).rowcount == 0:
                 raise UnknownClient(f"no client is called {client!r}; nothing was deleted")
+            return int(versions)
 
     def settings(self, client: str) -> ClientSettings:
         """See `Catalog.settings`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             return reads.settings_of(connection, reads.need_client(connection, client))
 
     def settle(self, client: str, settings: ClientSettings) -> None:
@@ -186,21 +205,54 @@ class SqlCatalog(Catalog):
 
     @contextmanager
     def _writing(self, client: str, *, erasing: bool = False) -> Iterator[tuple[Connection, Writes]]:
-        with self._database.writing(client, erasing=erasing) as connection:
+        with _understood(), self._database.writing(client, erasing=erasing) as connection:
             yield connection, Writes(connection, self._clock())
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with _understood(), self._database.reading() as connection:
+            yield connection
+
+    def export(self, path: Path) -> None:
+        """See `Catalog.export`."""
+        catalog_copy.export(self._database, path)
+
+    @contextmanager
+    def copy_in(self, path: Path) -> Iterator[Catalog]:
+        """See `Catalog.copy_in`."""
+        with catalog_copy.opened(path) as database:
+            yield SqlCatalog(database, self._clock)
+
+    def load(self, path: Path) -> None:
+        """See `Catalog.load`."""
+        with _understood():
+            catalog_copy.load(self._database, path)
 
     def problems(self) -> tuple[str, ...]:
         """See `Catalog.problems`."""
-        return self._database.problems()
+        found = self._database.problems()
+        with self._database.reading() as connection:
+            return (*found, *row_problems(connection))
 
     def ping(self) -> None:
         """See `Catalog.ping`."""
-        with self._database.reading() as connection:
+        with self._reading() as connection:
             connection.execute(select(CLIENTS.c.id).limit(1)).all()
 
     def close(self) -> None:
         """See `Catalog.close`."""
         self._database.close()
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """Say of a row that cannot even be read, such as half a JSON text, that it is damaged."""
+    try:
+        yield
+    except AnoleError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise VersionCorrupt(f"a row of the catalog cannot be understood ({error}); restore a backup") from error
 
 
 def _expect(current: AliasMove | None, alias: str, revision: int | None) -> None:

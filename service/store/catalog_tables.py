@@ -1,7 +1,8 @@
 """The catalog's tables, in types and names that SQLite and PostgreSQL share. Knows no query and no connection.
 
 Order is by integers (version numbers, revisions); the times are information and order nothing. Deleting a client's
-row takes everything of the client with it. ``migrations/`` makes these tables; a test compares the two.
+row takes everything of the client with it. ``migrations/`` makes these tables; a test compares the two. Every row has a
+seal over what it says (``row_seals.py``); samples share one, in the row of their version.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
     true,
 )
 
@@ -67,6 +69,7 @@ CLIENTS: Final = Table(
     Column("name", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("latest", Integer, nullable=False),  # the highest version number given; the next one is taken from here
+    Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("name"),
 )
 
@@ -90,6 +93,8 @@ VERSIONS: Final = Table(
     Column("batched_with", Integer, nullable=False),
     Column("report", JSON, nullable=False),
     Column("samples_kept", Boolean, nullable=False, server_default=true()),
+    Column("samples_seal", String(32), nullable=False, server_default=text("''")),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("client_id", "number"),
 )
 
@@ -111,6 +116,7 @@ ALIASES: Final = Table(
     Column("alias", String(64), primary_key=True),
     Column("revision", Integer, nullable=False),
     Column("version", Integer, nullable=False),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
     ForeignKeyConstraint(["client_id", "version"], ["versions.client_id", "versions.number"]),
     sqlite_with_rowid=False,
 )
@@ -127,6 +133,7 @@ ALIAS_MOVES: Final = Table(
     Column("moved_at", UtcDateTime, nullable=False),
     Column("reason", String(16), nullable=False),
     Column("restores", Integer, nullable=True),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("client_id", "alias", "revision"),
     Index(None, "client_id", "version"),
 )
@@ -140,6 +147,7 @@ IDEMPOTENCY: Final = Table(
     Column("version", Integer, nullable=False),
     Column("live", Integer, nullable=True),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
     ForeignKeyConstraint(["client_id", "version"], ["versions.client_id", "versions.number"]),
     sqlite_with_rowid=False,
 )
@@ -150,6 +158,7 @@ CLIENT_SETTINGS: Final = Table(
     Column("client_id", Integer, ForeignKey("clients.id", ondelete="CASCADE"), primary_key=True),
     Column("settings", JSON, nullable=False),
     Column("changed_at", UtcDateTime, nullable=False),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
 )
 
 API_KEYS: Final = Table(
@@ -163,5 +172,6 @@ API_KEYS: Final = Table(
     Column("clients", JSON, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("revoked_at", UtcDateTime, nullable=True),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("prefix"),
 )

@@ -7,6 +7,9 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from service.errors import VersionCorrupt
 
 TABLES: Final = "*"
 """The scope of a change of the tables themselves; no client can be called that."""
@@ -58,3 +61,9 @@ class Database(Protocol):
 def strict_json(value: Any) -> str:
     """JSON that every database takes: no NaN, no infinity; keys stay in their order."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def contradiction(error: IntegrityError) -> VersionCorrupt:
+    """What a broken rule between rows means: writers of one client exclude each other, so a row must have changed."""
+    said = str(error.orig).strip().partition("\n")[0]
+    return VersionCorrupt(f"rows of the catalog contradict each other ({said}); nothing was recorded; restore a backup")

@@ -25,7 +25,7 @@ from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy import exc as sql_errors
 
 from service.errors import InvalidSettings, StoreFull, StoreUnavailable
-from service.store.database import TABLES, Database, strict_json
+from service.store.database import TABLES, Database, contradiction, strict_json
 
 CONNECTIONS_KEPT: Final = 8
 CONNECTIONS_AT_MOST: Final = 32
@@ -137,6 +137,8 @@ class PostgresDatabase(Database):
             yield
         except sql_errors.TimeoutError as error:
             raise self._busy() from error
+        except sql_errors.IntegrityError as error:
+            raise contradiction(error) from error
         except sql_errors.DBAPIError as error:
             raise self._translate(error) from error
 

@@ -19,15 +19,15 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy import exc as sql_errors
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.database import Database, strict_json
+from service.store.database import Database, contradiction, strict_json
 
 FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
 CONNECTIONS_KEPT: Final = 8
@@ -125,6 +125,12 @@ class SqliteDatabase(Database):
             ]
         return tuple([line for line in structure if line != "ok"] + references)
 
+    def copy_to(self, path: Path) -> None:
+        """Copy the database, as of one moment, into a new file, page by page; commits wait as long as that takes."""
+        with self.reading() as connection, closing(sqlite3.connect(path)) as copy:
+            source: Any = connection.connection.driver_connection
+            source.backup(copy)
+
     def close(self) -> None:
         """See `Database.close`."""
         self._engine.dispose()
@@ -135,6 +141,7 @@ class SqliteDatabase(Database):
 
     def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
         """Set up a fresh connection; the pragmas hold for that connection alone."""
+        connection.text_factory = _text
         connection.isolation_level = None  # the driver must not begin or commit anything by itself: see _begin
         self._set_journal(connection, journal_mode(sqlite3.sqlite_version_info))
         connection.execute(f"PRAGMA synchronous={'EXTRA' if self._sync else 'OFF'}")
@@ -165,10 +172,14 @@ class SqliteDatabase(Database):
             yield
         except sql_errors.TimeoutError as error:
             raise self._busy() from error
+        except sql_errors.IntegrityError as error:
+            raise contradiction(error) from error
         except sql_errors.DBAPIError as error:
             raise self._translate(error.orig) from error
         except sqlite3.Error as error:
             raise self._translate(error) from error
+        except UnicodeDecodeError as error:  # of SQLite's own words, which repeat what is damaged
+            raise self._damaged(str(error)) from error
 
     def _translate(self, error: BaseException | None) -> Exception:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; extended ones tell where it happened
@@ -180,18 +191,24 @@ class SqliteDatabase(Database):
         if code == sqlite3.SQLITE_FULL:
             return StoreFull(f"no space left for the catalog {self._path}; nothing was recorded; free some space")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StoreUnavailable(
-                f"the catalog {self._path} is damaged ({name}: {error}); stop the service and restore a backup"
-            )
+            return self._damaged(f"{name}: {error}")
         if isinstance(error, sqlite3.OperationalError):
             return StoreUnavailable(f"the catalog {self._path} cannot be used ({name}: {error}); nothing was recorded")
         return error if isinstance(error, Exception) else StoreUnavailable(f"the catalog {self._path} failed: {error}")
+
+    def _damaged(self, said: str) -> StoreUnavailable:
+        return StoreUnavailable(f"the catalog {self._path} is damaged ({said}); stop the service and restore a backup")
 
     def _busy(self) -> StoreUnavailable:
         return StoreUnavailable(
             f"the catalog {self._path} was locked by other writers for more than {self._busy_timeout_s:g} s; "
             "nothing was recorded; try again"
         )
+
+
+def _text(content: bytes) -> str:
+    """Text that a changed bit made undecodable is given on, so that its row is found damaged and not the database."""
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _begin(connection: Connection) -> None:

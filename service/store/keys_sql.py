@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import insert, select, update
 
 from service.access import KeyRecord
 from service.errors import InvalidKey, UnknownKey
@@ -15,6 +15,7 @@ from service.store.catalog_tables import API_KEYS
 from service.store.clock import utc_now
 from service.store.database import Database
 from service.store.ports import Keys
+from service.store.row_seals import Values, row_seal, sealed
 
 _SCOPE: Final = "api_keys, whosever"
 """What a writer keeps others out of; no client is called so."""
@@ -47,22 +48,23 @@ class SqlKeys(Keys):
                 "created_at": record.created_at,
                 "revoked_at": record.revoked_at,
             }
-            connection.execute(insert(API_KEYS).values(row))
+            connection.execute(insert(API_KEYS).values(sealed(API_KEYS, "", row)))
 
     def all(self) -> tuple[KeyRecord, ...]:
-        """See `Keys.all`."""
+        """See `Keys.all`; a row that is damaged is no key, so nobody gains by a changed bit."""
         with self._database.reading() as connection:
-            return tuple(_record(row) for row in connection.execute(select(API_KEYS).order_by(API_KEYS.c.id)))
+            rows = connection.execute(select(API_KEYS).order_by(API_KEYS.c.id)).mappings().all()
+        return tuple(_record(row) for row in rows if row["seal"] == row_seal(API_KEYS, "", row))
 
     def revoke(self, prefix: str) -> KeyRecord:
         """See `Keys.revoke`."""
         mine = API_KEYS.c.prefix == prefix
         with self._database.writing(_SCOPE) as connection:
-            good = update(API_KEYS).where(mine, API_KEYS.c.revoked_at.is_(None))
-            connection.execute(good.values(revoked_at=self._clock()))
-            row = connection.execute(select(API_KEYS).where(mine)).one_or_none()
-        if row is None:
-            raise UnknownKey(f"no key is called {prefix[:80]!r}; `anole keys list` shows them")
+            found = connection.execute(select(API_KEYS).where(mine)).mappings().one_or_none()
+            if found is None:
+                raise UnknownKey(f"no key is called {prefix[:80]!r}; `anole keys list` shows them")
+            row = sealed(API_KEYS, "", {**found, "revoked_at": found["revoked_at"] or self._clock()})
+            connection.execute(update(API_KEYS).where(mine).values(revoked_at=row["revoked_at"], seal=row["seal"]))
         return _record(row)
 
     def close(self) -> None:
@@ -78,7 +80,13 @@ class SqlKeys(Keys):
         self.close()
 
 
-def _record(row: Row[Any]) -> KeyRecord:
+def _record(row: Values) -> KeyRecord:
     return KeyRecord(
-        row.prefix, row.digest, row.name, tuple(row.scopes), tuple(row.clients), row.created_at, row.revoked_at
+        prefix=row["prefix"],
+        digest=row["digest"],
+        name=row["name"],
+        scopes=tuple(row["scopes"]),
+        clients=tuple(row["clients"]),
+        created_at=row["created_at"],
+        revoked_at=row["revoked_at"],
     )

@@ -1,7 +1,7 @@
 """Brings a catalog to this release's tables, or refuses one it does not understand. Knows no query of the catalog.
 
-All steps run in one writing transaction: a start that is killed leaves the old tables, and of two processes that start
-at once the second waits and finds the work done.
+All steps run in one writing transaction, at whose end every row is sealed anew: a start that is killed leaves the old
+tables, and of two processes that start at once the second waits and finds the work done.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from service.errors import StoreIncompatible
+from service.store.catalog_check import seal_all
 from service.store.database import TABLES, Database
 
 _SCRIPTS: Final = "service.store:migrations"
@@ -39,6 +40,7 @@ def upgrade(database: Database) -> None:
         _refuse_unknown(connection, scripts)
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
+        seal_all(connection)
 
 
 def _revision(connection: Connection) -> str | None:

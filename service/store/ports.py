@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol
 
 from service.access import KeyRecord
@@ -85,7 +86,11 @@ class Blobs(Protocol):
 
 
 class Catalog(Protocol):
-    """Clients, versions and aliases: rows and transactions. Every method is one transaction."""
+    """Clients, versions and aliases: rows and transactions. Every method is one transaction.
+
+    What a row says is held to the row's seal whenever it is read: besides what they name, all methods raise
+    VersionCorrupt where a row that they need is damaged, and none gives back what was not written.
+    """
 
     def publish(
         self,
@@ -121,6 +126,10 @@ class Catalog(Protocol):
 
     def clients(self) -> tuple[ClientSummary, ...]:
         """All clients, by name."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all clients, also where their rows are damaged."""
         ...
 
     def client(self, client: str) -> ClientSummary:
@@ -198,8 +207,8 @@ class Catalog(Protocol):
         """
         ...
 
-    def delete_client(self, client: str) -> None:
-        """Remove every row of the client. Raises UnknownClient."""
+    def delete_client(self, client: str) -> int:
+        """Remove every row of the client, damaged ones too, and say how many versions it had. Raises UnknownClient."""
         ...
 
     def settings(self, client: str) -> ClientSettings:
@@ -223,8 +232,28 @@ class Catalog(Protocol):
         """
         ...
 
+    def export(self, path: Path) -> None:
+        """Write everything, as of one moment, into a new file, while others go on.
+
+        Raises:
+            StoreFull, StoreUnavailable: the file is of no use.
+        """
+        ...
+
+    def copy_in(self, path: Path) -> AbstractContextManager[Catalog]:
+        """Open a file that `export` wrote; one of an earlier release is brought to this one's tables."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Take over everything from a file that `export` wrote, all or nothing.
+
+        Raises:
+            InvalidRequest: there are clients already.
+        """
+        ...
+
     def problems(self) -> tuple[str, ...]:
-        """What the database finds wrong with itself; empty if it is whole."""
+        """What is wrong with the database's files, with single rows and between them; empty if it is whole."""
         ...
 
     def ping(self) -> None:

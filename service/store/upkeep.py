@@ -6,23 +6,18 @@ file system and no weights format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from service.domain import Version, VersionDraft
+from service.domain import Version
 from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt, VersionInUse
 from service.reports import CheckReport, CollectReport, Damage, Erasure
+from service.store.needs import needed_by
 from service.store.ports import Blobs, Catalog
 
 GRACE_S: Final = 3600.0
 """How long an unneeded blob is kept: its publish may be between blob and row."""
-
-
-def needed_by(draft: VersionDraft) -> frozenset[str]:
-    """The digests of the blobs without which a version cannot be served or repeated."""
-    samples = (sample.digest for sample in draft.samples) if draft.samples_kept else ()
-    return frozenset({draft.weights_digest, *samples})
 
 
 def delete_version(catalog: Catalog, blobs: Blobs, client: str, number: int) -> None:
@@ -38,8 +33,7 @@ def delete_version(catalog: Catalog, blobs: Blobs, client: str, number: int) -> 
 
 def erase(catalog: Catalog, blobs: Blobs, client: str) -> Erasure:
     """Delete a client: its rows, then at once everything stored for it, published or not. Raises UnknownClient."""
-    versions = catalog.client(client).versions
-    catalog.delete_client(client)
+    versions = catalog.delete_client(client)
     removed = collect_space(catalog, blobs, client, grace_s=0.0)
     return Erasure(client, versions, removed.removed, removed.removed_bytes)
 
@@ -48,8 +42,14 @@ def collect(catalog: Catalog, blobs: Blobs, *, grace_s: float) -> CollectReport:
     """Let go of the versions that their clients do not want kept, then remove what no row needs.
 
     What no row needs is removed once it is older than `grace_s` seconds; what only a retired version needed, at once.
+
+    Raises:
+        VersionCorrupt: a row is damaged, so that it is not known what is needed; nothing was removed.
     """
-    retired = sum(_retire(catalog, blobs, client.name) for client in catalog.clients())
+    problems = catalog.problems()
+    if problems:
+        raise VersionCorrupt(f"nothing was removed, because the catalog is damaged: {problems[0]}; restore a backup")
+    retired = sum(_retire(catalog, blobs, client) for client in catalog.names())
     reports = [collect_space(catalog, blobs, space, grace_s=grace_s) for space in blobs.spaces()]
     return CollectReport(
         removed=sum(report.removed for report in reports),
@@ -85,12 +85,15 @@ def collect_space(catalog: Catalog, blobs: Blobs, space: str, *, grace_s: float)
 
 
 def check(catalog: Catalog, blobs: Blobs) -> CheckReport:
-    """Read and verify every blob that a version needs, and ask the catalog for its own problems."""
+    """Read and verify every blob that a version needs, and ask the catalog for its own problems.
+
+    Versions whose rows are damaged are among the catalog's problems; their blobs are not looked for.
+    """
     versions = 0
     seen: dict[tuple[str, str], str | None] = {}
     damages: list[Damage] = []
-    for client in catalog.clients():
-        for version in _versions_now(catalog, client.name):
+    for client in catalog.names():
+        for version in _versions_now(catalog, client):
             versions += 1
             found = _damages(blobs, version, seen)
             damages.extend(found if found and _still_there(catalog, version) else [])
@@ -98,10 +101,20 @@ def check(catalog: Catalog, blobs: Blobs) -> CheckReport:
 
 
 def _versions_now(catalog: Catalog, client: str) -> Iterable[Version]:
+    """The client's versions that can be read; none if it was deleted since it was listed."""
     try:
         return catalog.versions(client)
-    except UnknownClient:  # deleted since it was listed
+    except UnknownClient:
         return ()
+    except VersionCorrupt:  # one of them is damaged: those that are not
+        return tuple(_sound(catalog, client))
+
+
+def _sound(catalog: Catalog, client: str) -> Iterator[Version]:
+    with suppress(UnknownClient, VersionCorrupt):
+        for number in range(1, catalog.client(client).latest + 1):
+            with suppress(UnknownVersion, VersionCorrupt):
+                yield catalog.version(client, number)
 
 
 def _damages(blobs: Blobs, version: Version, seen: dict[tuple[str, str], str | None]) -> list[Damage]:

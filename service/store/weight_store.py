@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -29,11 +30,12 @@ from service.domain import (
     VersionDraft,
 )
 from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, VersionCorrupt
-from service.reports import CheckReport, CollectReport, Erasure
-from service.store import upkeep
+from service.reports import BackupReport, CheckReport, CollectReport, Erasure
+from service.store import backup, upkeep
+from service.store.needs import needed_by
 from service.store.ports import Blobs, Catalog
 from service.store.tensor_bytes import from_bytes, to_bytes
-from service.store.upkeep import GRACE_S, needed_by
+from service.store.upkeep import GRACE_S
 
 _IMAGE: Final = "image"
 
@@ -226,6 +228,25 @@ class WeightStore:
     def check(self) -> CheckReport:
         """Read and verify every blob that a version needs, and ask the catalog for its own problems."""
         return upkeep.check(self._catalog, self._blobs)
+
+    def back_up(self, folder: Path) -> BackupReport:
+        """Make a backup in `folder`, or bring the one there up to now, while the store is used; see ``backup.py``.
+
+        Raises:
+            VersionCorrupt: the catalog is damaged; a backup that is there stays as it was.
+            StoreUnavailable: the folder or the store cannot be used.
+        """
+        return backup.back_up(self._catalog, self._blobs, folder)
+
+    def restore(self, folder: Path) -> BackupReport:
+        """Fill this store, which must be empty, with the backup in `folder`.
+
+        Raises:
+            InvalidRequest: it is not empty, or the folder holds no backup.
+            VersionCorrupt: the backup is damaged; nothing was recorded.
+            StoreUnavailable: the folder or the store cannot be used.
+        """
+        return backup.restore(self._catalog, self._blobs, folder)
 
     def ping(self) -> None:
         """Raises StoreUnavailable unless catalog and blobs can be used."""

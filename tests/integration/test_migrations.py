@@ -103,8 +103,8 @@ def filled_by_the_first_release(database: Database) -> None:
                 connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 2)"))
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
-def test_a_catalog_of_any_release_is_brought_to_this_one_with_all_that_is_in_it(
+@pytest.mark.parametrize("revision", REVISIONS[1:])
+def test_a_catalog_of_any_earlier_release_is_brought_to_this_one_with_all_that_is_in_it(
     database: Database, revision: str
 ) -> None:
     brought_to(database, FIRST)

@@ -45,7 +45,9 @@ def test_every_constraint_has_the_name_that_its_table_says(database: SqliteDatab
 def test_upgrading_again_changes_nothing(database: SqliteDatabase) -> None:
     upgrade(database)
     with database.writing(TABLES) as connection:
-        connection.exec_driver_sql("INSERT INTO clients VALUES (1, 'line-1', '2026-01-01 00:00:00.000000', 0)")
+        connection.exec_driver_sql(
+            "INSERT INTO clients (id, name, created_at, latest) VALUES (1, 'line-1', '2026-01-01 00:00:00.000000', 0)"
+        )
     upgrade(database)
     with database.reading() as connection:
         assert connection.exec_driver_sql("SELECT name FROM clients").scalar_one() == "line-1"
