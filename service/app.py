@@ -118,7 +118,9 @@ def _lifespan(
             settings=settings,
             telemetry=telemetry,
             adapt_room=Room("adapt", settings.adapt_running, settings.adapt_waiting, telemetry),
-            predict_room=Room("predict", settings.predict_running, settings.predict_waiting, telemetry),
+            predict_room=Room(
+                "predict", settings.predict_running * settings.predict_batch, settings.predict_waiting, telemetry
+            ),
             mailbox=Mailbox(),
         )
         app.state.context = context

@@ -74,7 +74,7 @@ def build(settings: Settings) -> Services:
         InvalidSettings: the device is not here.
         StoreUnavailable: the store cannot be opened.
     """
-    torch.set_num_threads(settings.torch_threads)
+    torch.set_num_threads(torch_threads(settings, usable_cores()))
     keep_freed_memory()
     device = pick_device(settings.device)
     current = Learner(load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings))
@@ -83,6 +83,7 @@ def build(settings: Settings) -> Services:
     store = open_store(settings)
     keys = open_keys(settings)
     decoder = _decoder(settings)
+    current.make_ready()
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
     turns = Turns(settings.adapt_running)
     batching = Batching(settings.predict_batch, settings.predict_running)
@@ -106,8 +107,14 @@ def build(settings: Settings) -> Services:
     )
 
 
+def torch_threads(settings: Settings, cores: int) -> int:
+    """Threads inside one operation: those asked for, but no more than this worker's share of the cores, and one."""
+    return max(1, min(settings.torch_threads, cores // settings.workers))
+
+
 def _cores_each(settings: Settings) -> int:
-    return max(1, usable_cores() // (settings.workers * settings.torch_threads))
+    cores = usable_cores()
+    return max(1, cores // (settings.workers * torch_threads(settings, cores)))
 
 
 def _close(*held: Prediction | Decoder | SqlKeys | WeightStore) -> None:

@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where adaptation and prediction run")
     meta_model: str = Field("surfaces", min_length=1, description="name of a shipped checkpoint, or a path to one")
     data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
-    torch_threads: int = Field(1, ge=1, le=256, description="threads inside one operation, per worker")
+    torch_threads: int = Field(
+        1, ge=1, le=256, description="threads inside one operation; no more than a worker's share of the cores"
+    )
     adapt_threads: int = Field(
         0, ge=0, le=256, description="inner loops of one adaptation side by side; 0: this machine's cores / workers"
     )
@@ -109,7 +111,7 @@ class Settings(BaseSettings):
     predict_running: Count = Field(1, description="batches of predictions at the same time, per worker")
     predict_batch: Count = Field(16, description="images that one batch of predictions gathers")
     predict_waiting: int = Field(
-        32, ge=0, le=10_000, description="predictions that may wait; one more is refused with 503"
+        32, ge=0, le=10_000, description="images that may wait; a request with one more is refused with 503"
     )
     predict_s: float = Field(5.0, gt=0, le=600, description="seconds for a prediction, waiting included, then 503")
 

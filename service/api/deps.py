@@ -29,7 +29,14 @@ _RETRY_S: Final = 2
 
 
 class Room:
-    """Places, and threads, for one kind of work: so many run, so many wait in line, and one more is refused at once."""
+    """Places for one kind of work: so many are run, so many wait in line, and one more is refused at once.
+
+    Args:
+        work: what it is called, in figures and refusals.
+        running: places of what runs; so many threads too.
+        waiting: places in line.
+        telemetry: counts what is refused.
+    """
 
     def __init__(self, work: str, running: int, waiting: int, telemetry: Telemetry) -> None:
         self._work = work
@@ -41,7 +48,7 @@ class Room:
 
     @property
     def taken(self) -> int:
-        """How many calls run or wait."""
+        """Places of what runs or waits."""
         return self._taken
 
     def refuse_when_full(self) -> None:
@@ -51,12 +58,7 @@ class Room:
             Overloaded: every place is taken.
         """
         if self._taken >= self._places:
-            self._telemetry.refused.labels(self._work).inc()
-            raise Overloaded(
-                f"{self._taken} requests to {self._work} are running or waiting and no more are taken; "
-                f"try again in {_RETRY_S} s",
-                retry_after_s=_RETRY_S,
-            )
+            raise self._full()
 
     async def run(self, call: Callable[[], T]) -> T:
         """Run a blocking call in a thread of this room.
@@ -70,29 +72,40 @@ class Room:
         finally:
             self._give_back()
 
-    def submitted(self, submit: Callable[[], Future[T]]) -> Future[T]:
-        """Submit work that runs in threads of its own; it holds a place here until it has ended or was cancelled.
+    def submitted(self, submit: Callable[[], Future[T]], places: int = 1) -> Future[T]:
+        """Submit work that runs in threads of its own; it holds its places until it has ended or was cancelled.
+
+        Work that needs more places than there are is taken when nothing else is there.
 
         Raises:
-            Overloaded: every place is taken.
+            Overloaded: too few places are free.
         """
-        self._take()
+        self._take(places)
         try:
             work = submit()
         except BaseException:
-            self._give_back()
+            self._give_back(places)
             raise
-        work.add_done_callback(self._give_back)
+        work.add_done_callback(lambda _: self._give_back(places))
         return work
 
-    def _take(self) -> None:
-        self.refuse_when_full()
-        with self._lock:
-            self._taken += 1
-
-    def _give_back(self, _: object = None) -> None:
+    def _take(self, places: int = 1) -> None:
         with self._lock:  # work ends in other threads
-            self._taken -= 1
+            if self._taken and self._taken + places > self._places:
+                raise self._full()
+            self._taken += places
+
+    def _give_back(self, places: int = 1) -> None:
+        with self._lock:
+            self._taken -= places
+
+    def _full(self) -> Overloaded:
+        self._telemetry.refused.labels(self._work).inc()
+        return Overloaded(
+            f"{self._taken} of {self._places} places to {self._work} are taken, and too few are free; "
+            f"try again in {_RETRY_S} s",
+            retry_after_s=_RETRY_S,
+        )
 
 
 @dataclass(frozen=True, slots=True)

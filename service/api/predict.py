@@ -77,7 +77,7 @@ async def judge(request: Request, context: Context) -> Response:
     fields, images = await _read(request, context)
     client = client_name(fields.required("client"))
     submit = partial(context.services.prediction.submit, client, images, _reference(fields))
-    work = context.mailbox.expect(context.predict_room.submitted(submit))
+    work = context.mailbox.expect(context.predict_room.submitted(submit, len(images)))
     outcome = await answered(request, work, context.settings.predict_s)
     request.scope[NOTES].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)

@@ -97,6 +97,12 @@ class Learner:
             return OnnxForward(self._net, torch.get_num_threads())
         return TorchForward(self._net, self.device)
 
+    def make_ready(self) -> None:
+        """Make now what the first judgement would have to wait for."""
+        image = self.checkpoint.net_spec.image
+        self.prepared([torch.zeros(image.channels, image.side, image.side, dtype=torch.uint8)])
+        self.forward.judge([])
+
     def prepared(self, images: Sequence[Tensor]) -> Floats:
         """Canonical images as `forward` wants them."""
         return prepare_together(images, self.checkpoint.net_spec.image).numpy()

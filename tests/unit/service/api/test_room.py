@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
 from functools import partial
 
 import anyio
@@ -40,7 +41,7 @@ def test_waiting_calls_run_when_a_place_is_free_and_never_more_at_once() -> None
                 group.start_soon(one, number)
             while room.taken < 5:
                 await anyio.sleep(0)
-            with pytest.raises(Overloaded, match="5 requests to adapt"):
+            with pytest.raises(Overloaded, match="5 of 5 places to adapt"):
                 await room.run(partial(work, 9))
             go_on.set()
         assert room.taken == 0
@@ -62,3 +63,21 @@ def test_a_call_that_fails_gives_its_place_back() -> None:
         return room.taken
 
     assert anyio.run(live) == 0
+
+
+def test_work_takes_as_many_places_as_it_is_large_and_the_largest_comes_in_alone() -> None:
+    room, works = Room("predict", running=4, waiting=4, telemetry=Telemetry()), [Future[int]() for _ in range(4)]
+    room.submitted(lambda: works[0], 3)
+    room.submitted(lambda: works[1], 5)
+    assert room.taken == 8
+    with pytest.raises(Overloaded):
+        room.submitted(lambda: works[2], 1)
+    works[0].set_result(1)
+    with pytest.raises(Overloaded):
+        room.submitted(lambda: works[2], 4)
+    works[1].cancel()
+    room.submitted(lambda: works[2], 100)
+    with pytest.raises(Overloaded):
+        room.submitted(lambda: works[3], 1)
+    works[2].set_exception(KeyError("x"))
+    assert room.taken == 0

@@ -1,0 +1,120 @@
+"""Two workers on one store: an alias that moves is seen by both at once, and a worker that is killed is replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.client import AdaptOptions, Client
+from tests.e2e.conftest import START_LIMIT_S
+from tests.e2e.test_service_process import SAMPLES, Process, serving
+from tests.generated import tiny_checkpoint_in
+
+pytestmark = pytest.mark.slow
+
+CONNECTIONS = 6
+ALWAYS = AdaptOptions(mode="replace", publish="always")
+UNBOUNDED = {"ANOLE_DEMO": "false", "ANOLE_ADDRESS_RATE_PER_S": "1000000", "ANOLE_DECODER_PROCESSES": "0"}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    folder = tmp_path_factory.mktemp("workers")
+    with serving(folder / "data", tiny_checkpoint_in(folder), "--workers", "2", **UNBOUNDED) as process:
+        yield process
+
+
+def workers(service: Process) -> set[int]:
+    """The processes that answer: children of the first that run our program, and not a helper of Python's."""
+    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+    return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+@dataclass
+class Caller(threading.Thread):
+    """Predicts on one kept connection, again and again; a connection that breaks is made anew and counted."""
+
+    url: str
+    stop: threading.Event
+    versions: list[int] = field(default_factory=list)
+    broken_at: list[float] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            with httpx.Client(base_url=self.url, timeout=30) as web:
+                try:
+                    while not self.stop.is_set():
+                        self.one(web)
+                except httpx.TransportError:
+                    self.broken_at.append(time.monotonic())
+
+    def one(self, web: httpx.Client) -> None:
+        answer = web.post("/predict", data={"client": "line"}, files=[("images", ("a.png", SAMPLES[0].content))])
+        if answer.status_code == 200:
+            self.versions.append(answer.json()["version"])
+        else:
+            self.refused.append(answer.text)
+
+
+def wait_for(reached: object, what: str) -> None:
+    until = time.monotonic() + START_LIMIT_S
+    while not reached():  # type: ignore[operator]
+        if time.monotonic() > until:
+            pytest.fail(f"no {what} within {START_LIMIT_S} s", pytrace=False)
+        threading.Event().wait(0.05)
+
+
+def test_an_alias_that_moves_is_seen_on_every_connection_at_once(pair: Process) -> None:
+    lines = [Client(pair.url) for _ in range(CONNECTIONS)]
+    try:
+        image = [SAMPLES[0].content]
+        for live in (1, 2, 3):
+            assert lines[live].adapt("mover", SAMPLES, ALWAYS).version == live
+            assert [line.predict("mover", image).version for line in lines] == [live] * CONNECTIONS
+        assert lines[0].rollback("mover").version == 2
+        assert [line.predict("mover", image).version for line in lines] == [2] * CONNECTIONS
+    finally:
+        for line in lines:
+            line.close()
+
+
+def test_a_killed_worker_is_replaced_and_the_other_loses_nothing(pair: Process) -> None:
+    with Client(pair.url) as anole:
+        acknowledged = [anole.adapt("line", SAMPLES, ALWAYS).weights_digest for _ in range(2)]
+    stop = threading.Event()
+    callers = [Caller(pair.url, stop) for _ in range(CONNECTIONS)]
+    for caller in callers:
+        caller.start()
+    for kills in (1, 2):
+        before = workers(pair)
+        assert len(before) == 2
+        wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "answers")
+        os.kill(min(before), signal.SIGKILL)
+        wait_for(lambda before=before: len(workers(pair) - before) == 1, "new worker")
+        for caller in callers:
+            caller.versions.clear()
+        assert all(len(caller.broken_at) <= kills for caller in callers)  # once a kill, if it was on that worker
+    wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "answers")
+    stop.set()
+    for caller in callers:
+        caller.join(30)
+    assert {version for caller in callers for version in caller.versions} == {2}
+    assert [refusal for caller in callers for refusal in caller.refused] == []
+    with Client(pair.url) as anole:
+        assert [version.weights_digest for version in anole.versions("line")] == acknowledged
+        assert anole.adapt("line", SAMPLES, ALWAYS).version == 3
