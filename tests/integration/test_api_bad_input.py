@@ -131,8 +131,8 @@ BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, str], int, str, 
     "empty label": ([GOOD, OTHER], ["fine", " "], {}, 422, "invalid_name", "label"),
     "label with a bell": ([GOOD, OTHER], ["fine", "a\x07b"], {}, 422, "invalid_name", "label"),
     "label too long": ([GOOD, OTHER], ["fine", "x" * 65], {}, 422, "invalid_name", "65"),
-    "rate that diverges": (
-        [GOOD, OTHER], ["fine", "coarse"], {"learning_rate": "1e30"}, 422, "adaptation_diverged", "learning rate",
+    "rate out of range": (
+        [GOOD, OTHER], ["fine", "coarse"], {"learning_rate": "1e30"}, 422, "field_invalid", "'learning_rate'",
     ),
     "steps too many": ([GOOD, OTHER], ["fine", "coarse"], {"steps": "101"}, 422, "field_invalid", "'steps'"),
 }  # fmt: skip
