@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import re
 import signal
 import threading
@@ -60,7 +61,13 @@ def application() -> FastAPI:
     """What a worker process serves: settings from the environment, logs set up."""
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    return create_app(settings)
+    return create_app(settings, lambda settings: bootstrap.build(settings, end_process))
+
+
+def end_process(said: str) -> None:
+    """Ask this process to drain and end, so that its supervisor starts one that knows what is on the disk."""
+    structlog.get_logger("anole.app").error("the store is not durable any more, ending", reason=said)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:

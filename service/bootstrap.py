@@ -34,6 +34,7 @@ from service.repeats import AdaptOnce
 from service.rerun import Rerun
 from service.settings import Settings, child_environment
 from service.store import open_store as stores
+from service.store.durability import Told, nobody
 from service.store.keys_sql import SqlKeys
 from service.store.weight_store import WeightStore
 
@@ -65,8 +66,12 @@ class Services:
     close: Callable[[], None]
 
 
-def build(settings: Settings) -> Services:
+def build(settings: Settings, told: Told = nobody) -> Services:
     """Load the checkpoint, open the store and wire the use cases.
+
+    Args:
+        settings: all of them.
+        told: is told when a write could not be made durable; the store then takes no more until it is opened anew.
 
     Raises:
         CheckpointInvalid: there is no such checkpoint, or it is damaged.
@@ -80,7 +85,7 @@ def build(settings: Settings) -> Services:
     current = Learner(load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings))
     require_precision(current.checkpoint.recipe, device)
     learners = Learners(current, _others(current.digest, device))
-    store = open_store(settings)
+    store = open_store(settings, told)
     keys = open_keys(settings)
     decoder = _decoder(settings)
     current.make_ready()
@@ -144,14 +149,14 @@ def _decoder(settings: Settings) -> Decoder:
     return DecoderPool(limits, bounds, child_environment())
 
 
-def open_store(settings: Settings) -> WeightStore:
+def open_store(settings: Settings, told: Told = nobody) -> WeightStore:
     """Open the store: at the URLs that are given, else in the data folder.
 
     Raises:
         InvalidSettings: a URL that names nothing known here.
         StoreUnavailable: it cannot be opened.
     """
-    return stores.open_store(_place(settings))
+    return stores.open_store(_place(settings), told=told)
 
 
 def open_keys(settings: Settings) -> SqlKeys:

@@ -38,12 +38,18 @@ def catalog_url(postgres: PostgresServer, catalog_template: str) -> Iterator[str
     postgres.drop(name)
 
 
-@pytest.fixture(scope="session")
-def objects() -> Iterator[ObjectServer]:
-    """A server of objects, and the credentials for it in the environment."""
-    server = ObjectServer()
+@pytest.fixture(scope="session", autouse=True)
+def credentials() -> Iterator[None]:
+    """Credentials for the server of objects, from the start: what processes fork from starts early."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CREDENTIALS.items():
             environment.setenv(name, value)
-        yield server
+        yield
+
+
+@pytest.fixture(scope="session")
+def objects() -> Iterator[ObjectServer]:
+    """A server of objects."""
+    server = ObjectServer()
+    yield server
     server.remove()

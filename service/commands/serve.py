@@ -15,7 +15,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service import bootstrap
 from service.access import EVERY_CLIENT, SCOPES, Grant
-from service.app import create_app
+from service.app import create_app, end_process
 from service.commands import demonstration
 from service.commands.console import notices, output
 from service.connections import DeadlinedConfig, Deadlines
@@ -124,7 +124,7 @@ def _open_to_all(settings: Settings) -> bool:
 
 def _prepared(settings: Settings) -> bootstrap.Services:
     """Build the services here first, so that what is wrong is said in one line and the store is seeded once."""
-    services = bootstrap.build(settings)
+    services = bootstrap.build(settings, end_process)
     try:
         if settings.demo:
             demonstration.seed(services, settings.data)

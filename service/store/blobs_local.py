@@ -4,8 +4,7 @@ A blob comes into being by a rename of a finished, synced file, so under its nam
 write to a temporary file in the same folder, fsync it, rename it, fsync the folder; fsync the root too, because the
 space may be new. Within a space there is no fan-out: a client has thousands of blobs, not millions.
 
-After a failed fsync the kernel may drop the unwritten pages and let the next fsync succeed, so a failure is final:
-this adapter then takes no more writes until the service is started anew. Reads go on.
+A failed fsync is final (``durability.py``): there are no more writes until the service is started anew. Reads go on.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from typing import Final
 
 from service.domain import client_name
 from service.errors import InvalidName, StoreFull, StoreUnavailable, VersionCorrupt
+from service.store.durability import Durability
 from service.store.ports import BlobEntry, Blobs
 
 SYNCS_AT_ONCE: Final = 16
@@ -39,12 +39,13 @@ class LocalBlobs(Blobs):
     Args:
         root: the folder; it must be there.
         sync: False trades durability for speed: a power loss may lose blobs. For measurements only.
+        durability: of the store that they belong to; their own unless given.
     """
 
-    def __init__(self, root: Path, *, sync: bool = True) -> None:
+    def __init__(self, root: Path, *, sync: bool = True, durability: Durability | None = None) -> None:
         self._root = root
         self._sync = sync
-        self._sync_failure: str | None = None
+        self._durability = durability or Durability()
 
     def put(self, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
         """See `Blobs.put`."""
@@ -52,7 +53,7 @@ class LocalBlobs(Blobs):
         digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
         wanted = dict(zip(digests, contents, strict=True))
         with self._translated(f"storing in {space!r}"):
-            self._refuse_after_sync_failure()
+            self._durability.refuse_after_failure(str(self._root))
             folder.mkdir(mode=0o700, exist_ok=True)
             new = {digest: content for digest, content in wanted.items() if not _whole(folder / digest, digest)}
             with self._staged(folder, list(new.values())) as staged:
@@ -127,7 +128,7 @@ class LocalBlobs(Blobs):
 
     def ping(self) -> None:
         """See `Blobs.ping`."""
-        self._refuse_after_sync_failure()
+        self._durability.refuse_after_failure(str(self._root))
         if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
             raise StoreUnavailable(f"the folder of the blobs {self._root} cannot be written; check it and its owner")
 
@@ -182,15 +183,8 @@ class LocalBlobs(Blobs):
         try:
             os.fsync(handle)
         except OSError as error:
-            self._sync_failure = str(error)
+            self._durability.failed(str(error))
             raise
-
-    def _refuse_after_sync_failure(self) -> None:
-        if self._sync_failure is not None:
-            raise StoreUnavailable(
-                f"an earlier write under {self._root} could not be made durable ({self._sync_failure}), so what "
-                "followed it could not be trusted; check the disk, then start the service anew"
-            )
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:

@@ -9,13 +9,14 @@ Decisions, with their reasons:
 * **Durability.** ``synchronous=EXTRA``: a commit returns when journal and database are on the disk.
 * **Locks.** Writers begin IMMEDIATE, so no reader is ever upgraded and two writers cannot deadlock. Threads of one
   process queue at a lock of ours, processes at SQLite's; either wait ends after `busy_timeout_s`.
-* **Failed syncs.** After one, the kernel may report the next as done though pages were lost; no more is written then.
+* **Failed syncs** are final; see ``durability.py``.
 * **Erasure.** Deleting a client means that its data is gone: ``secure_delete`` overwrites deleted rows, and a deletion
   empties the journal, which holds the pages as they were.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -25,14 +26,17 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, create_engine, event
 from sqlalchemy import exc as sql_errors
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import StoreFull, StoreUnavailable
 from service.store.database import Database, contradiction, strict_json
+from service.store.durability import Durability
 
 FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
 CONNECTIONS_KEPT: Final = 8
 CONNECTIONS_AT_MOST: Final = 32
 
+_READ_ONLY: Final = "opened while the disk was read-only"
 _JOURNAL_KEPT_BYTES: Final = 1 << 20
 _JOURNAL_ATTEMPTS: Final = 20
 _FAILED_SYNCS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
@@ -50,14 +54,17 @@ class SqliteDatabase(Database):
         path: the file; made if it is not there, its folder must be.
         sync: False trades durability for speed: a power loss may lose or damage the catalog. For measurements only.
         busy_timeout_s: how long to wait for other writers, in seconds.
+        durability: of the store that it belongs to; its own unless given.
     """
 
-    def __init__(self, path: Path, *, sync: bool = True, busy_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, path: Path, *, sync: bool = True, busy_timeout_s: float = 5.0, durability: Durability | None = None
+    ) -> None:
         self._path = path
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
         self._gate = threading.Lock()
-        self._sync_failure: str | None = None
+        self._durability = durability or Durability()
         self._watch = threading.Lock()
         self._watcher: sqlite3.Connection | None = None
         self._engine = create_engine(
@@ -69,6 +76,7 @@ class SqliteDatabase(Database):
             json_serializer=strict_json,
         )
         event.listen(self._engine, "connect", self._prepare)
+        event.listen(self._engine, "checkout", self._renew)
         event.listen(self._engine, "begin", _begin)
         self._writer = self._engine.execution_options(anole_begin="BEGIN IMMEDIATE")
         self._log_keeper = self._engine.execution_options(anole_begin=None)
@@ -82,11 +90,7 @@ class SqliteDatabase(Database):
     @contextmanager
     def writing(self, scope: str, *, erasing: bool = False) -> Iterator[Connection]:
         """See `Database.writing`; there is one writer at a time, whatever the scope."""
-        if self._sync_failure is not None:
-            raise StoreUnavailable(
-                f"an earlier write of the catalog {self._path} could not be made durable ({self._sync_failure}); "
-                "check the disk, then start the service anew; reading goes on"
-            )
+        self._durability.refuse_after_failure(str(self._path))
         if not self._gate.acquire(timeout=self._busy_timeout_s):
             raise self._busy()
         try:
@@ -139,8 +143,14 @@ class SqliteDatabase(Database):
                 self._watcher.close()
                 self._watcher = None
 
-    def _prepare(self, connection: sqlite3.Connection, _record: object) -> None:
+    def _renew(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        """A connection that was opened while the disk was read-only stays so: it is replaced once the disk is not."""
+        if record.info[_READ_ONLY] and os.access(self._path, os.W_OK):
+            raise sql_errors.DisconnectionError("the disk can be written again")
+
+    def _prepare(self, connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
         """Set up a fresh connection; the pragmas hold for that connection alone."""
+        record.info[_READ_ONLY] = not os.access(self._path, os.W_OK)
         connection.text_factory = _text
         connection.isolation_level = None  # the driver must not begin or commit anything by itself: see _begin
         self._set_journal(connection, journal_mode(sqlite3.sqlite_version_info))
@@ -185,7 +195,7 @@ class SqliteDatabase(Database):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; extended ones tell where it happened
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         if name in _FAILED_SYNCS:
-            self._sync_failure = name
+            self._durability.failed(name)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return self._busy()
         if code == sqlite3.SQLITE_FULL:

@@ -22,6 +22,7 @@ from service.store.catalog_sql import SqlCatalog
 from service.store.database import Database
 from service.store.database_postgres import PostgresDatabase
 from service.store.database_sqlite import SqliteDatabase
+from service.store.durability import Durability, Told, nobody
 from service.store.keys_sql import SqlKeys
 from service.store.migrate import upgrade
 from service.store.ports import Blobs
@@ -55,29 +56,31 @@ def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
     return open_store(Place(folder), sync=sync)
 
 
-def open_store(place: Place, *, sync: bool = True) -> WeightStore:
+def open_store(place: Place, *, sync: bool = True, told: Told = nobody) -> WeightStore:
     """Open a store, made and brought to this release's tables where needed; several may have it open.
 
     Args:
         place: where it is.
         sync: False trades durability for speed; for measurements and throw-away stores only.
+        told: is told when a write could not be made durable; the store takes no more writes then.
 
     Raises:
         InvalidSettings: a URL that names nothing known here, or whose driver is not installed.
         StoreUnavailable: it cannot be reached or written, or the catalog is damaged.
         StoreIncompatible: a newer release wrote the catalog, or it is not one of this project.
     """
-    blobs = _blobs(place, sync=sync)
-    return WeightStore(SqlCatalog(_opened(place, sync=sync)), blobs)
+    durability = Durability(told)
+    blobs = _blobs(place, durability, sync=sync)
+    return WeightStore(SqlCatalog(_opened(place, durability, sync=sync)), blobs)
 
 
 def open_keys(place: Place) -> SqlKeys:
     """Open the keys that lie beside the catalog; makes and raises what `open_store` does."""
-    return SqlKeys(_opened(place, sync=True))
+    return SqlKeys(_opened(place, Durability(), sync=True))
 
 
-def _opened(place: Place, *, sync: bool) -> Database:
-    database = _database(place, sync=sync)
+def _opened(place: Place, durability: Durability, *, sync: bool) -> Database:
+    database = _database(place, durability, sync=sync)
     try:
         upgrade(database)
     except BaseException:
@@ -86,10 +89,10 @@ def _opened(place: Place, *, sync: bool) -> Database:
     return database
 
 
-def _database(place: Place, *, sync: bool) -> Database:
+def _database(place: Place, durability: Durability, *, sync: bool) -> Database:
     if place.catalog_url is None:
         _make_writable(place.folder, sync=sync)
-        return SqliteDatabase(place.folder / CATALOG_FILE, sync=sync)
+        return SqliteDatabase(place.folder / CATALOG_FILE, sync=sync, durability=durability)
     try:
         url = make_url(place.catalog_url)
     except (ArgumentError, ValueError) as error:  # the URL itself may hold a password: it is not repeated
@@ -100,18 +103,18 @@ def _database(place: Place, *, sync: bool) -> Database:
         case "sqlite" if url.database and url.database != ":memory:":
             path = Path(url.database)
             _make_writable(path.parent, sync=sync)
-            return SqliteDatabase(path, sync=sync)
+            return SqliteDatabase(path, sync=sync, durability=durability)
     shown = url.render_as_string(hide_password=True)
     raise InvalidSettings(f"the URL of the catalog is {shown!r}; allowed is {_CATALOG_ALLOWED}")
 
 
-def _blobs(place: Place, *, sync: bool) -> Blobs:
+def _blobs(place: Place, durability: Durability, *, sync: bool) -> Blobs:
     url = urlsplit(place.blobs_url or "")
     options = parse_qs(url.query)
     if place.blobs_url is None or (url.scheme == "file" and url.path and not url.netloc and not options):
         folder = Path(url.path) if place.blobs_url else place.folder / BLOBS_FOLDER
         _make_writable(folder, sync=sync)
-        return LocalBlobs(folder, sync=sync)
+        return LocalBlobs(folder, sync=sync, durability=durability)
     if url.scheme != "s3" or not url.hostname or url.username or options.keys() - _BLOBS_OPTIONS:
         raise InvalidSettings(
             f"the URL of the blobs is {url.scheme}://{url.hostname or ''}{url.path} with "

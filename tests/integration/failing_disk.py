@@ -1,0 +1,31 @@
+"""Serves like ``anole serve``, on a disk whose syncs fail while a file called ``failing`` is there.
+
+python tests/integration/failing_disk.py FOLDER CHECKPOINT
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from service.commands.serve import run
+from service.settings import load_settings
+
+
+def main(folder: Path, checkpoint: str) -> None:
+    """Serve on a free port until ended."""
+    fsync = os.fsync
+
+    def failing(handle: int) -> None:
+        if (folder / "failing").exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(handle)
+
+    os.fsync = failing  # type: ignore[assignment]
+    run(load_settings(data=folder / "data", meta_model=checkpoint, device="cpu", demo=False, port=0, drain_s=0.0))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,195 @@
+"""A disk that is full, read-only or does not sync: the declared problem, reads go on, and it comes back by itself.
+
+Full and read-only are real: a small file system of its own, mounted for the test. Mounting takes root; without it the
+tests say that they were skipped, and what they try is tried with injected errors elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service import bootstrap
+from service.app import create_app
+from service.choices import ClientSettings
+from service.domain import LIVE
+from service.errors import StoreFull, StoreUnavailable
+from service.settings import Settings, load_settings
+from service.store.open_store import open_embedded
+from tests.generated import striped
+from tests.in_process import Web, started
+from tests.integration.store_child import CLIENT, publish
+from tests.integration.test_api_service import adapt, predict, samples
+
+DISK_BYTES = 2 << 20
+STEP_BYTES = 4096
+END_LIMIT_S = 25
+ROOT = Path(__file__).parents[2]
+
+
+class Disk:
+    """A file system in memory with little room."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fill(self, left_bytes: int) -> None:
+        """Leave so much room."""
+        room = os.statvfs(self.path)
+        filler = self.path / "filler"
+        filler.write_bytes(b"\0" * max(0, room.f_bavail * room.f_frsize - left_bytes))
+
+    def empty(self) -> None:
+        """Make room again."""
+        (self.path / "filler").unlink()
+
+    def remount(self, mode: str) -> None:
+        """Make it read-only ("ro") or writable ("rw")."""
+        mounting("-o", f"remount,{mode}", str(self.path))
+
+
+def mounting(*arguments: str) -> None:
+    done = subprocess.run(["mount", *arguments], text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no file system can be mounted here ({done.stderr.strip()}): run the tests as root")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system takes root")
+    mounting("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path))
+    yield Disk(path)
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, disk: Disk) -> Settings:
+    return load_settings(data=disk.path / "data", meta_model=str(tiny_checkpoint), device="cpu", demo=False)
+
+
+@pytest.fixture
+def web(settings: Settings) -> Iterator[Web]:
+    services = bootstrap.build(settings)
+    with started(create_app(settings, lambda _: services), services) as web:
+        adapt(web)
+        yield web
+
+
+def answered(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json().get("code", "")
+
+
+def test_on_a_full_disk_nothing_is_taught_everything_is_served_and_room_is_all_it_takes(web: Web, disk: Disk) -> None:
+    before = predict(web, striped(2, 6, seed=9)).json()
+    disk.fill(left_bytes=0)
+    assert answered(adapt(web, image_seed=1)) == (507, "store_full")
+    assert predict(web, striped(2, 6, seed=9)).json()["predictions"] == before["predictions"]
+    assert web("GET", "/clients/line/history").status_code == 200
+    disk.empty()
+    assert adapt(web, image_seed=1).json()["version"] == 2
+    assert web.services.lifecycle.check().whole
+
+
+def test_wherever_the_room_ends_a_version_is_whole_or_not_there(disk: Disk) -> None:
+    """From no room at all upwards, page by page, until a publish fits: blobs first, then journal, row, alias."""
+    with open_embedded(disk.path / "data") as store:
+        publish(store, 0)
+        refused, made, i = 0, 1, 1
+        while made < 3:
+            disk.fill(left_bytes=(i - 1) * STEP_BYTES)
+            try:
+                publish(store, i)
+                made += 1
+            except StoreFull:
+                refused += 1
+            assert store.client(CLIENT).latest == made
+            assert store.check().whole
+            disk.empty()
+            i += 1
+        assert refused > 1
+        store.collect(grace_s=0.0)
+        publish(store, i)
+        assert store.check().whole
+
+
+def test_on_a_read_only_disk_everything_is_served_and_writing_comes_back_with_the_disk(disk: Disk) -> None:
+    with open_embedded(disk.path / "data") as store:
+        publish(store, 0)
+        store._catalog.close()  # a disk with a file open for writing cannot be made read-only: connections come anew
+        disk.remount("ro")
+        for write in (
+            lambda: publish(store, 1),
+            lambda: store.settle(CLIENT, ClientSettings(keep_last=3)),
+            lambda: store.delete_client(CLIENT),
+        ):
+            with pytest.raises(StoreUnavailable) as refused:
+                write()
+            assert not isinstance(refused.value, StoreFull)
+            assert store.served(CLIENT, LIVE).number == 1
+            assert store.check().whole
+        disk.remount("rw")
+        assert publish(store, 1) == (2, 2)
+        store.settle(CLIENT, ClientSettings(keep_last=3))
+        assert store.check().whole
+
+
+def test_a_store_on_a_read_only_disk_is_not_opened(disk: Disk) -> None:
+    open_embedded(disk.path / "data").close()
+    disk.remount("ro")
+    with pytest.raises(StoreUnavailable, match="Read-only file system"):
+        open_embedded(disk.path / "data")
+
+
+@contextmanager
+def serving(folder: Path, checkpoint: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    command = [sys.executable, str(Path(__file__).with_name("failing_disk.py")), str(folder), str(checkpoint)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            stdout: Any = process.stdout
+            address = next(found[1] for line in stdout if (found := re.search(r"serves on (http://\S+)", line)))
+            with httpx.Client(base_url=address, timeout=30) as http:
+                yield http, process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=END_LIMIT_S)
+
+
+def taught(http: httpx.Client, seed: int) -> httpx.Response:
+    named, labels = samples({"fine": 6, "coarse": 20}, seed=seed)
+    return http.post("/adapt", data={"client": "line", "labels": labels}, files=[("samples", item) for item in named])
+
+
+def shown(http: httpx.Client) -> httpx.Response:
+    images = [("images", (f"{i}.png", content)) for i, content in enumerate(striped(2, 6, seed=9))]
+    return http.post("/predict", data={"client": "line"}, files=images)
+
+
+def test_after_a_failed_sync_the_process_ends_and_the_next_one_has_all_that_was_acknowledged(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    with serving(tmp_path, tiny_checkpoint) as (http, process):
+        assert taught(http, 0).json()["version"] == 1
+        before = shown(http).json()
+        (tmp_path / "failing").touch()
+        assert answered(taught(http, 1)) == (503, "store_unavailable")
+        assert process.wait(END_LIMIT_S) != 0
+    (tmp_path / "failing").unlink()
+    with serving(tmp_path, tiny_checkpoint) as (http, _):
+        assert shown(http).json()["predictions"] == before["predictions"]
+        assert taught(http, 1).json()["version"] == 2

@@ -1,0 +1,70 @@
+"""`anole store` on a real folder: check, collect, backup, restore, and their exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service import cli
+from service.store.open_store import open_embedded
+from tests.integration.store_child import CLIENT, publish
+
+Anole = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Anole:
+    """Runs `anole store …` on the store in `tmp_path`; returns exit code, output and errors."""
+
+    def run(*arguments: str, data: str = "data") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["anole", "store", *arguments, "--data", str(tmp_path / data)])
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(exited.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> Path:
+    with open_embedded(tmp_path / "data") as store:
+        for i in range(3):
+            publish(store, i)
+    return tmp_path
+
+
+def test_a_backup_is_made_and_restored(anole: Anole, filled: Path) -> None:
+    code, printed, _ = anole("backup", str(filled / "backup"))
+    assert (code, printed.strip()) == (0, "backed up 3 versions of 1 clients: 7 blobs, 7 of them new")
+    assert "0 of them new" in anole("backup", str(filled / "backup"))[1]
+    code, printed, _ = anole("restore", str(filled / "backup"), data="again")
+    assert (code, printed.strip()) == (0, "restored 3 versions of 1 clients: 7 blobs, 7 of them new")
+    assert "looked at 3 versions and 7 blobs" in anole("check", data="again")[1]
+
+
+def test_restoring_over_a_store_in_use_is_refused_in_one_line(anole: Anole, filled: Path) -> None:
+    anole("backup", str(filled / "backup"))
+    code, printed, said = anole("restore", str(filled / "backup"))
+    assert (code, printed) == (1, "")
+    assert "the store holds 1 clients and a backup is restored into an empty one" in said
+
+
+def test_damage_is_named_and_ends_with_one(anole: Anole, filled: Path) -> None:
+    victim = sorted((filled / "data" / "blobs" / CLIENT).iterdir())[0]
+    victim.write_bytes(b"damaged")
+    for command in (("check",), ("backup", str(filled / "backup"))):
+        code, printed, _ = anole(*command)
+        assert code == 1
+        assert victim.name in printed
+
+
+def test_a_collection_says_what_it_did(anole: Anole, filled: Path) -> None:
+    assert anole("collect")[:2] == (
+        0,
+        "let go of 0 versions; removed 0 blobs (0 bytes) and 0 leftovers; 7 blobs remain\n",
+    )
