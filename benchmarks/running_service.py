@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -43,12 +43,15 @@ class ServiceOptions:
         device: auto, cpu or cuda.
         torch_threads: threads inside one operation.
         folder: where the store is written, which decides what a sync costs; None is the system's temporary folder.
+        environment: further settings. All requests of a benchmark come from one address, so what one address may
+            take is lifted unless it is said here.
     """
 
     checkpoint: str
     device: str = "cpu"
     torch_threads: int = 1
     folder: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen
     arguments = ["serve", "--port", "0", "--data", str(data), "--model", options.checkpoint, "--device", options.device]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANOLE_")}
     environment |= {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0", "ANOLE_TORCH_THREADS": str(options.torch_threads)}
+    environment |= {"ANOLE_ADDRESS_RATE_PER_S": "1000000", "ANOLE_ADDRESS_IN_FLIGHT": "10000", **options.environment}
     with log.open("w") as errors:
         return subprocess.Popen(
             [_COMMAND, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=errors

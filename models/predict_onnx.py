@@ -51,15 +51,17 @@ class OnnxForward(Forward):
     Args:
         net: the architecture; one that `graph_of` has a graph for.
         threads: of one run.
+        laid_out: lay weights out as the runtime does; False keeps them as they come, to compare.
     """
 
-    def __init__(self, net: Net, threads: int = 1) -> None:
+    def __init__(self, net: Net, threads: int = 1, laid_out: bool = True) -> None:
         graph = graph_of(net)
         if graph is None:
             raise NotImplementedError(f"{type(net).__name__} has no graph in models/onnx_graphs.py; use TorchForward")
         self._layouts: dict[str, _Layout] = {}
         self._session = _session(graph, threads, _ALL)
-        self._lay_out_as_the_runtime_does(net, graph, threads)
+        if laid_out:
+            self._lay_out_as_the_runtime_does(net, graph, threads)
 
     def _values(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
         values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in folded.items()}

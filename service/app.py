@@ -6,7 +6,6 @@ It knows no learning and no store; `bootstrap.build` wires those, when the appli
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import re
 import signal
@@ -31,6 +30,7 @@ from service.api.door import Door
 from service.api.mailbox import Mailbox
 from service.api.middleware import BodyLimit, BodyRule, Envelope
 from service.api.ports import Services
+from service.api.shedding import Shedding
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry, configure_logging
 
@@ -38,6 +38,7 @@ _DESCRIPTION: Final = """Send a few labelled images to `/adapt`, get a version; 
 Errors are RFC 9457 problems with a stable `code`."""
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "aliases", "models", "operations"]
 _FORM: Final = "multipart/form-data"
+_PREDICT: Final = ("POST", "/predict")
 
 
 class OpenServices(Services, Protocol):
@@ -90,16 +91,22 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     for resource in (adapt, predict, clients, choices, versions, aliases, meta_models, health, docs):
         app.include_router(resource.router)
     problems.install(app)
-    app.surround(functools.partial(_surrounded, settings, telemetry))
+
+    def surrounded(inside: ASGIApp) -> ASGIApp:
+        """What a request passes, from the outside to the inside: read it from the last line to the first."""
+        direct = Direct(inside, {_PREDICT: predict.judge})
+        bounded = BodyLimit(direct, _body_rules(settings))
+        behind_the_door = Door(bounded, settings, telemetry)
+        enveloped = Envelope(behind_the_door, telemetry)
+        return Shedding(enveloped, {_PREDICT: lambda: _room_of(app)}, telemetry)
+
+    app.surround(surrounded)
     return app
 
 
-def _surrounded(settings: Settings, telemetry: Telemetry, app: ASGIApp) -> ASGIApp:
-    """What a request passes, from the outside to the inside: read it from the last line to the first."""
-    direct = Direct(app, {("POST", "/predict"): predict.judge})
-    bounded = BodyLimit(direct, _body_rules(settings))
-    behind_the_door = Door(bounded, settings, telemetry)
-    return Envelope(behind_the_door, telemetry)
+def _room_of(app: FastAPI) -> Room | None:
+    context: Context | None = getattr(app.state, "context", None)
+    return None if context is None else context.predict_room
 
 
 def _body_rules(settings: Settings) -> tuple[BodyRule, ...]:

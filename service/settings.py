@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     adapt_waiting: int = Field(
         8, ge=0, le=10_000, description="adaptations that may wait; one more is refused with 503"
     )
-    predict_running: Count = Field(1, description="batches of predictions at the same time, per worker")
+    predict_running: Count = Field(2, description="batches of predictions at the same time, per worker")
     predict_batch: Count = Field(16, description="images that one batch of predictions gathers")
     predict_waiting: int = Field(
         32, ge=0, le=10_000, description="images that may wait; a request with one more is refused with 503"

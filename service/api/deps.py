@@ -51,13 +51,18 @@ class Room:
         """Places of what runs or waits."""
         return self._taken
 
+    @property
+    def full(self) -> bool:
+        """Whether every place is taken."""
+        return self._taken >= self._places
+
     def refuse_when_full(self) -> None:
         """Call it before reading a body, so that a body that nobody will work on is not read.
 
         Raises:
             Overloaded: every place is taken.
         """
-        if self._taken >= self._places:
+        if self.full:
             raise self._full()
 
     async def run(self, call: Callable[[], T]) -> T:

@@ -1,0 +1,71 @@
+"""The other side of `predict_vs_litserve.py`: a version of ours behind LitServe, as its documentation would have it.
+
+    python benchmarks/litserve_side.py PORT CHECKPOINT WEIGHTS TEMPERATURE LABEL...
+
+One worker, batching on: what waits is batched up to 16 images, prepared together and judged by torch in one pass. It
+decodes with our decoder and answers label and scores. It has no store, no versions, no keys and no log line a request.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import litserve  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+
+from models.checkpoint import load_checkpoint
+from models.images import decode, prepare_together
+from models.predict import judge
+from service.engine.learner import Learner
+from service.store.tensor_bytes import from_bytes
+
+MOST: int = 16
+
+
+class Version(litserve.LitAPI):  # type: ignore[misc]
+    """Judges images by the one version."""
+
+    def __init__(self, checkpoint: str, weights: Path, temperature: float, labels: Sequence[str]) -> None:
+        super().__init__(max_batch_size=MOST, batch_timeout=0.0, api_path="/predict")
+        self._checkpoint, self._weights = checkpoint, weights
+        self._temperature, self._labels = temperature, tuple(labels)
+
+    def setup(self, device: str) -> None:
+        """Load the net, in the process that uses it."""
+        torch.set_num_threads(1)
+        loaded = load_checkpoint(self._checkpoint)
+        learner = Learner(loaded, torch.device("cpu"))
+        self._net, self._image = loaded.build_net().eval(), loaded.net_spec.image
+        self._folded = learner.fold(from_bytes(self._weights.read_bytes()), self._temperature)
+
+    def decode_request(self, request) -> Tensor:  # type: ignore[no-untyped-def]
+        """A form with one image; LitServe reads what a request is from its type, and none is a form or JSON."""
+        return decode(request["images"].file.read())
+
+    def batch(self, inputs: list[Tensor]) -> Tensor:
+        """What came together, as the net wants it."""
+        return prepare_together(inputs, self._image)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """One pass."""
+        return judge(self._net, self._folded, images).probabilities
+
+    def unbatch(self, output: Tensor) -> list[Tensor]:
+        """One row an image."""
+        return list(output)
+
+    def encode_response(self, output: Tensor) -> dict[str, Any]:
+        """The likeliest label and all scores."""
+        scores = dict(zip(self._labels, output.tolist(), strict=True))
+        return {"label": max(scores, key=scores.__getitem__), "scores": scores}
+
+
+if __name__ == "__main__":
+    port, checkpoint, weights, temperature, *labels = sys.argv[1:]
+    api = Version(checkpoint, Path(weights), float(temperature), labels)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server.run(host="127.0.0.1", port=int(port), log_level="warning", generate_client_file=False, num_api_servers=1)

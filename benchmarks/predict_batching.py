@@ -1,0 +1,264 @@
+"""The claims: a thousand clients in random order are judged nearly as fast as one; far faster than by loading each
+client's state dict into one net; and cached clients take under a quarter of the memory of copies of the net.
+
+    python benchmarks/predict_batching.py [--data-root FOLDER] [--clients 1000] [--cached 10000]
+
+In one process, without HTTP and decoding: weights are looked up where the service looks them up, images are judged by
+what the service judges with, 16 to a batch. The state-dict way keeps every client's dict in memory and loads it for
+each image into the same net, as a service does that has one net and many checkpoints. The ways take turns. The second
+table is of resident memory: each kind is held by a process of its own, which says how it grew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.figures import machine, machine_line, markdown, percentile
+from benchmarks.labelled_pngs import steel_or_generated
+from benchmarks.running_service import ServiceOptions
+from benchmarks.versions_made import Made, folded, made
+from models.adapt import Adapted
+from models.compact import Compactor, CompactWeights
+from models.forward import Asked, ReadyWeights
+from models.nets import Net, heads
+from models.nets.net import grouped
+from models.nets.norm import FrozenPass
+from models.predict import judge
+from models.predict_onnx import OnnxForward
+from service.engine.weight_cache import Key, WeightCache
+
+BATCH: Final = 16
+GENERATED_IMAGES: Final = 30
+ENOUGH_BYTES: Final = 2**40
+ONE, MANY, PACKED, LOADED = "one client", "many clients, ready", "many clients, packed", "many clients, state dicts"
+COPIES, HELD_READY, HELD_PACKED = "copies of the net", "ready", "packed"
+
+
+class Plain(nn.Module):
+    """A version as an ordinary module: its weights are parameters, its statistics buffers, its head a layer."""
+
+    def __init__(self, net: Net, adapted: Adapted) -> None:
+        super().__init__()
+        self._net = (net,)  # in a tuple, so that its own parameters are no part of this
+        for name, tensor in adapted.weights.items():
+            self.register_parameter(name.replace(".", "_"), nn.Parameter(tensor.clone(), requires_grad=False))
+        for name, tensor in adapted.statistics.items():
+            self.register_buffer("of_" + name.replace(".", "_"), tensor.clone())
+        self._names = tuple(adapted.weights), tuple(adapted.statistics)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities of float32 (batch, channels, side, side)."""
+        weights = {name: getattr(self, name.replace(".", "_"))[None] for name in self._names[0]}
+        statistics = {name: getattr(self, "of_" + name.replace(".", "_"))[None] for name in self._names[1]}
+        features = self._net[0].features(FrozenPass(weights, statistics), grouped(images[None]))
+        return heads.logits(weights, features)[0].softmax(-1)
+
+
+def main() -> None:
+    """Measure and print the tables, or hold what this process was asked to hold."""
+    arguments = parsed()
+    torch.set_num_threads(1)
+    images = steel_or_generated(arguments.data_root, 5, GENERATED_IMAGES)
+    version = made(arguments.model, images, arguments.seed)
+    if arguments.hold:
+        print(json.dumps(grown(version, arguments.hold, arguments.count)))
+        return
+    found = machine(ServiceOptions(arguments.model))
+    record: dict[str, Any] = {"data": images.name, "machine": found, "clients": arguments.clients}
+    record["rounds"], record["change"] = arguments.rounds, change_by_packing(version)
+    record["speed"] = speeds(version, arguments)
+    record["memory"] = [held(kind, count, arguments) for kind, count in holdings(arguments)]
+    print(json.dumps(record, indent=2) if arguments.json else table(record))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
+    parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
+    parser.add_argument("--clients", type=int, default=1000, help="that take turns at random (default: 1000)")
+    parser.add_argument("--cached", type=int, default=10_000, help="held packed, for their memory (default: 10000)")
+    parser.add_argument("--copies", type=int, default=1000, help="of the net, for theirs (default: 1000)")
+    parser.add_argument("--images", type=int, default=480, help="of each way in a round (default: 480)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns (default: 9)")
+    parser.add_argument("--seed", type=int, default=0, help="of images and turns (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--hold", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--count", type=int, default=0, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def speeds(version: Made, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Images a second of each way, by turns."""
+    ways = built(version, arguments.clients)
+    draws = np.random.default_rng(arguments.seed)
+    clock_s: dict[str, list[float]] = {name: [] for name in ways}
+    thread_s: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.rounds):
+        clients = draws.integers(arguments.clients, size=arguments.images).tolist()
+        images = version.images[torch.from_numpy(draws.integers(len(version.images), size=arguments.images))]
+        for name, way in ways.items():
+            began, used = time.perf_counter(), time.thread_time()
+            way(clients, images)
+            clock_s[name].append((time.perf_counter() - began) / arguments.images)
+            thread_s[name].append((time.thread_time() - used) / arguments.images)
+    return [
+        {"way": name, "p50_s": percentile(clock_s[name], 0.5), "thread_p50_s": percentile(thread_s[name], 0.5)}
+        for name in ways
+    ]
+
+
+def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
+    """The ways, with what they keep in memory."""
+    forward, packer = OnnxForward(version.net), Compactor(version.checkpoint.weights)
+    ready: WeightCache[ReadyWeights] = WeightCache(ENOUGH_BYTES)
+    packed: WeightCache[CompactWeights] = WeightCache(ENOUGH_BYTES)
+    dicts: list[dict[str, Tensor]] = []
+    for client, adapted in enumerate(itertools.chain([version.adapted], version.others(clients - 1))):
+        weights = folded(adapted)
+        ready.get(key(client), lambda weights=weights: forward.ready(weights))  # type: ignore[misc]
+        packed.get(key(client), lambda weights=weights: packer.compact(weights))  # type: ignore[misc]
+        dicts.append(Plain(version.net, adapted).state_dict())
+    plain = Plain(version.net, version.adapted).eval()
+
+    def together(clients: list[int], images: Tensor, find: Callable[[int], ReadyWeights]) -> None:
+        for first in range(0, len(clients), BATCH):
+            batch = images[first : first + BATCH].numpy()
+            mine: dict[int, list[int]] = {}
+            for place, client in enumerate(clients[first : first + BATCH]):
+                mine.setdefault(client, []).append(place)
+            forward.judge([Asked(find(client), batch[places]) for client, places in mine.items()])
+
+    def one_by_one(clients: list[int], images: Tensor) -> None:
+        with torch.inference_mode():
+            for client, image in zip(clients, images, strict=True):
+                plain.load_state_dict(dicts[client])
+                plain(image[None])
+
+    def held_ready(client: int) -> ReadyWeights:
+        found = ready.held(key(client))
+        return found or forward.ready(folded(version.adapted))
+
+    return {
+        ONE: lambda clients, images: together([0] * len(clients), images, held_ready),
+        MANY: lambda clients, images: together(clients, images, held_ready),
+        PACKED: lambda clients, images: together(
+            clients, images, lambda client: forward.ready(packer.expanded(packed.get(key(client), nothing)))
+        ),
+        LOADED: one_by_one,
+    }
+
+
+def nothing() -> CompactWeights:
+    """Nothing is missing from a cache that holds all."""
+    raise LookupError("the cache was meant to hold every client")
+
+
+def key(client: int) -> Key:
+    """Of one client's only version."""
+    return f"client-{client}", "", ""
+
+
+def change_by_packing(version: Made) -> dict[str, float]:
+    """How far packing moves what the version says of images that it was not adapted on."""
+    packer = Compactor(version.checkpoint.weights)
+    before = judge(version.net, version.folded(), version.images).probabilities
+    expanded = packer.expanded(packer.compact(version.folded()))
+    after = judge(version.net, expanded, version.images).probabilities
+    moved = (after - before).abs()
+    labels = (after.argmax(1) != before.argmax(1)).sum()
+    return {"images": len(before), "largest": float(moved.max()), "mean": float(moved.mean()), "labels": int(labels)}
+
+
+def holdings(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Kinds of what is held, and how many."""
+    yield COPIES, arguments.copies
+    yield HELD_READY, arguments.copies
+    yield HELD_PACKED, arguments.cached
+
+
+def held(kind: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Let another process hold them and say how it grew."""
+    asked = ["--hold", kind, "--count", str(count), "--model", arguments.model, "--seed", str(arguments.seed)]
+    if arguments.data_root is not None:
+        asked += ["--data-root", str(arguments.data_root)]
+    done = subprocess.run([sys.executable, __file__, *asked], stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def grown(version: Made, kind: str, count: int) -> dict[str, Any]:
+    """Hold `count` of a kind; the resident memory that they took."""
+    forward, packer = OnnxForward(version.net), Compactor(version.checkpoint.weights)
+    cache: WeightCache[Any] = WeightCache(ENOUGH_BYTES)
+    copies: list[nn.Module] = []
+    before = resident_bytes()
+    for client, adapted in enumerate(version.others(count)):
+        if kind == COPIES:
+            copies.append(Plain(version.net, adapted))
+        elif kind == HELD_READY:
+            cache.get(key(client), lambda adapted=adapted: forward.ready(folded(adapted)))  # type: ignore[misc]
+        else:
+            cache.get(key(client), lambda adapted=adapted: packer.compact(folded(adapted)))  # type: ignore[misc]
+    return {"kind": kind, "count": count, "bytes_each": (resident_bytes() - before) / count}
+
+
+def resident_bytes() -> int:
+    """Of this process, from /proc, once what is free has been given back to the system."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def table(record: dict[str, Any]) -> str:
+    """The run for people."""
+    speed = {row["way"]: row for row in record["speed"]}
+    rows = [
+        (
+            name,
+            f"{1 / row['p50_s']:.0f}",
+            f"{speed[ONE]['p50_s'] / row['p50_s']:.2f}",
+            f"{speed[LOADED]['p50_s'] / row['p50_s']:.2f}",
+            f"{1e3 * row['thread_p50_s']:.3f}",
+            f"{speed[ONE]['thread_p50_s'] / row['thread_p50_s']:.2f}",
+            f"{speed[LOADED]['thread_p50_s'] / row['thread_p50_s']:.2f}",
+        )
+        for name, row in speed.items()
+    ]
+    columns = ("way", "images/s", "times one client", "times state dicts", "CPU ms an image", "CPU: one", "CPU: dicts")
+    full = record["memory"][0]["bytes_each"]
+    memory = [
+        (row["kind"], f"{row['count']:,}", f"{row['bytes_each'] / 1000:.0f}", f"{row['bytes_each'] / full:.3f}")
+        for row in record["memory"]
+    ]
+    change = record["change"]
+    return "\n".join([
+        f"{record['data']}; {record['clients']} clients, medians of {record['rounds']} rounds by turns",
+        machine_line(record["machine"]),
+        "",
+        markdown(columns, rows),
+        "",
+        markdown(("held", "clients", "resident kB each", "times a copy"), memory),
+        "",
+        f"packing moves probabilities by {change['largest']:.1e} at most, {change['mean']:.1e} on average",
+        f"and {change['labels']} of {change['images']} labels",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""The choice: how images of several versions go through one net at the same time, each with its own weights.
+
+    python benchmarks/predict_ways.py [--data-root FOLDER] [--clients 1 4 16] [--device cpu|cuda]
+
+Every way judges the same images by the same versions, one image a version, and they take turns. What each says is held
+against the plain way. The last rows give one version many images. On the CPU the processor time of the thread is
+printed beside the time on the clock: on a machine with other work it is the steadier of the two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.figures import machine, machine_line, markdown, percentile
+from benchmarks.labelled_pngs import steel_or_generated
+from benchmarks.running_service import ServiceOptions
+from benchmarks.versions_made import Made, folded, made
+from models.forward import Asked, Forward
+from models.nets import Net, heads
+from models.nets.net import grouped
+from models.nets.norm import FoldedPass
+from models.onnx_graphs import graph_of
+from models.predict import judge
+from models.predict_onnx import OnnxForward
+from models.predict_torch import TorchForward
+from models.weights import Weights
+
+Way = Callable[[], Sequence[Tensor]]
+"""Probabilities of each version's images, on the CPU."""
+
+PLAIN: Final = "one after another, torch"
+GENERATED_IMAGES: Final = 30
+MANY_IMAGES: Final = (1, 4, 16)
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    arguments = parsed()
+    torch.set_num_threads(arguments.threads)
+    found = machine(ServiceOptions(arguments.model, arguments.device, arguments.threads))
+    images = steel_or_generated(arguments.data_root, 5, GENERATED_IMAGES)
+    version = made(arguments.model, images, arguments.seed)
+    record: dict[str, Any] = {"data": images.name, "machine": found, "rounds": arguments.rounds, "rows": []}
+    for clients in arguments.clients:
+        record["rows"] += compared(ways(version, clients, 1, arguments), clients, 1, arguments)
+    for count in MANY_IMAGES:
+        record["rows"] += compared(ways(version, 1, count, arguments), 1, count, arguments)
+    print(json.dumps(record, indent=2) if arguments.json else table(record))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
+    parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of one operation (default: 1)")
+    parser.add_argument("--clients", type=int, nargs="+", default=[4, 16, 64], help="versions at once")
+    parser.add_argument("--rounds", type=int, default=30, help="turns (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    return parser.parse_args()
+
+
+def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace) -> dict[str, Way]:
+    """Each way with its weights in place, ready to be called."""
+    device = torch.device(arguments.device)
+    net = version.net.to(device)
+    versions = [version.folded(), *(dict(folded(other)) for other in version.others(clients - 1))]
+    on_device = [{name: tensor.to(device) for name, tensor in one.items()} for one in versions]
+    picks = torch.arange(clients * count) % len(version.images)
+    images = version.images[picks].view(clients, count, *version.images.shape[1:])  # (clients, images, ...)
+    there = images.to(device)
+    stacked = {name: torch.stack([one[name] for one in on_device]) for name in on_device[0]}
+    found: dict[str, Way] = {
+        PLAIN: lambda: [judge(net, one, own).probabilities.cpu() for one, own in zip(on_device, there, strict=True)],
+        "grouped convolutions": lambda: apart(side_by_side(net, stacked, there)),
+        "grouped convolutions, channels last": lambda: apart(side_by_side(net, stacked, there, grouped)),
+        "vmap": lambda: apart(mapped(net, stacked, there)),
+        "im2col and batched products": lambda: apart(unfolded(net, stacked, there)),
+        "TorchForward: stacked anew each time": through(TorchForward(net, device), versions, images),
+    }
+    if device.type == "cpu" and graph_of(net) is not None:
+        found["onnxruntime, weights as they come"] = through(
+            OnnxForward(net, arguments.threads, False), versions, images
+        )
+        found["OnnxForward: in the runtime's layout"] = through(OnnxForward(net, arguments.threads), versions, images)
+    return found
+
+
+def side_by_side(
+    net: Net, stacked: Weights, images: Tensor, layout: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """As many groups as versions; without a layout the channels come before the pixels in memory."""
+    tasks, batch, channels, height, width = images.shape
+    given = layout(images) if layout else images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
+    with torch.inference_mode():
+        return heads.logits(stacked, net.features(FoldedPass(stacked), given)).softmax(-1)
+
+
+def mapped(net: Net, stacked: Weights, images: Tensor) -> Tensor:
+    """torch.vmap over versions."""
+
+    def one(weights: Weights, own: Tensor) -> Tensor:
+        single = {name: tensor[None] for name, tensor in weights.items()}
+        return heads.logits(single, net.features(FoldedPass(single), own))[0].softmax(-1)
+
+    with torch.inference_mode():
+        result: Tensor = torch.vmap(one)(dict(stacked), images)
+        return result
+
+
+class UnfoldedPass(FoldedPass):
+    """Convolutions as im2col and one batched product over versions."""
+
+    def conv(self, name: str, images: Tensor, stride: int) -> Tensor:
+        """See `Pass.conv`."""
+        weight = self.weights[f"{name}.weight"]  # (tasks, out, in, kernel, kernel)
+        tasks, out, channels, kernel, _ = weight.shape
+        batch, _, height, width = images.shape
+        own = images.view(batch, tasks, channels, height, width).transpose(0, 1).flatten(0, 1)
+        columns = F.unfold(own, kernel, padding=kernel // 2, stride=stride)  # (tasks * batch, in * k * k, pixels)
+        columns = columns.view(tasks, batch, *columns.shape[1:]).transpose(1, 2).flatten(2)
+        maps = torch.baddbmm(self.weights[f"{name}.bias"][..., None], weight.flatten(2), columns)
+        high, wide = -(-height // stride), -(-width // stride)
+        return maps.view(tasks, out, batch, high, wide).permute(2, 0, 1, 3, 4).flatten(1, 2)
+
+
+def unfolded(net: Net, stacked: Weights, images: Tensor) -> Tensor:
+    """im2col, then one product for all versions a layer."""
+    given = images.transpose(0, 1).flatten(1, 2)  # (images, clients * channels, height, width)
+    with torch.inference_mode():
+        return heads.logits(stacked, net.features(UnfoldedPass(stacked), given)).softmax(-1)
+
+
+def apart(together: Tensor) -> list[Tensor]:
+    """(clients, images, n_way) on any device to one tensor a client on the CPU."""
+    return list(together.cpu())
+
+
+def through(forward: Forward, versions: Sequence[Weights], images: Tensor) -> Way:
+    """What the service itself uses."""
+    asked = [
+        Asked(forward.ready(one), np.ascontiguousarray(own.numpy())) for one, own in zip(versions, images, strict=True)
+    ]
+    return lambda: [judged.probabilities for judged in forward.judge(asked)]
+
+
+def compared(found: dict[str, Way], clients: int, count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Let the ways take turns; one row each."""
+    expected = torch.cat(list(found[PLAIN]()))
+    clock_s: dict[str, list[float]] = {name: [] for name in found}
+    thread_s: dict[str, list[float]] = {name: [] for name in found}
+    apart_by = {name: float((torch.cat(list(way())) - expected).abs().max()) for name, way in found.items()}
+    for _ in range(arguments.rounds):
+        for name, way in found.items():
+            began, used = time.perf_counter(), time.thread_time()
+            way()
+            clock_s[name].append(time.perf_counter() - began)
+            thread_s[name].append(time.thread_time() - used)
+    return [
+        {
+            "clients": clients,
+            "images": count,
+            "way": name,
+            "p50_s": percentile(clock_s[name], 0.5),
+            "thread_p50_s": percentile(thread_s[name], 0.5),
+            "largest_difference": apart_by[name],
+        }
+        for name in found
+    ]
+
+
+def table(record: dict[str, Any]) -> str:
+    """The run for people."""
+    columns = ("versions x images", "way", "ms", "images/s", "times plain", "CPU ms", "CPU, times plain", "difference")
+    rows = []
+    for row in record["rows"]:
+        plain = next(
+            other for other in record["rows"]
+            if (other["clients"], other["images"], other["way"]) == (row["clients"], row["images"], PLAIN)
+        )  # fmt: skip
+        rows.append((
+            f"{row['clients']} x {row['images']}",
+            row["way"],
+            f"{1e3 * row['p50_s']:.2f}",
+            f"{row['clients'] * row['images'] / row['p50_s']:.0f}",
+            f"{plain['p50_s'] / row['p50_s']:.2f}",
+            f"{1e3 * row['thread_p50_s']:.2f}",
+            f"{plain['thread_p50_s'] / row['thread_p50_s']:.2f}",
+            f"{row['largest_difference']:.0e}",
+        ))  # fmt: skip
+    return "\n".join([record["data"], machine_line(record["machine"]), "", markdown(columns, rows)])
+
+
+if __name__ == "__main__":
+    main()
