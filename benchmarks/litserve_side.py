@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import litserve  # type: ignore[import-untyped]
+import litserve
 import torch
 from torch import Tensor
 
