@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
+import structlog
 import torch
 
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
@@ -22,6 +23,7 @@ from service.domain import ServedVersion
 from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.engine.device import pick_device, usable_cores
 from service.engine.learner import Learner, Learners
+from service.engine.quarantine import Quarantine
 from service.engine.turns import Turns
 from service.engine.version_weights import VersionWeights
 from service.engine.weight_cache import WeightCache
@@ -29,6 +31,7 @@ from service.keys import KeyBook
 from service.lifecycle import Lifecycle
 from service.meta_models import MetaModels, MetaModelSummary
 from service.prediction import Batching, Prediction
+from service.quarantined import AdaptQuarantined
 from service.readiness import Readiness
 from service.repeats import AdaptOnce
 from service.rerun import Rerun
@@ -92,13 +95,15 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
     turns = Turns(settings.adapt_running)
     batching = Batching(settings.predict_batch, settings.predict_running)
-    prediction = Prediction(store, learners, _weights(settings, store), decoder, batching)
+    quarantine = _quarantine(settings)
+    prediction = Prediction(store, learners, _weights(settings, store), decoder, batching, quarantine)
+    adaptation = AdaptQuarantined(Adaptation(store, learners, decoder, limits, turns), quarantine)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
         return learners.of(digest, name).checkpoint.weights
 
     return Services(
-        adaptation=AdaptOnce(store, Adaptation(store, learners, decoder, limits, turns)),
+        adaptation=AdaptOnce(store, adaptation),
         rerun=Rerun(store, learners, turns),
         prediction=prediction,
         lifecycle=Lifecycle(
@@ -107,8 +112,8 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         meta_models=MetaModels([_summary(current.checkpoint)]),
         keys=KeyBook(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=lambda: {**prediction.readings(), **decoder.readings()},
-        close=functools.partial(_close, prediction, decoder, keys, store),
+        readings=lambda: {**prediction.readings(), **decoder.readings(), **quarantine.readings()},
+        close=functools.partial(_close, prediction, decoder, keys, store, quarantine),
     )
 
 
@@ -122,7 +127,7 @@ def _cores_each(settings: Settings) -> int:
     return max(1, cores // (settings.workers * torch_threads(settings, cores)))
 
 
-def _close(*held: Prediction | Decoder | SqlKeys | WeightStore) -> None:
+def _close(*held: Prediction | Decoder | SqlKeys | WeightStore | Quarantine) -> None:
     for one in held:
         one.close()
 
@@ -147,6 +152,17 @@ def _decoder(settings: Settings) -> Decoder:
         return InlineDecoder(limits)
     bounds = PoolBounds(settings.decoder_processes, settings.decode_s, settings.decoder_bytes)
     return DecoderPool(limits, bounds, child_environment())
+
+
+def _quarantine(settings: Settings) -> Quarantine:
+    """The quarantine of all processes that serve from this data folder; of none where nothing can be written now."""
+    try:
+        return Quarantine(settings.data / "in-work", settings.quarantine_s)
+    except OSError as error:
+        structlog.get_logger("anole.bootstrap").warning(
+            "no quarantine: its folder cannot be written", reason=str(error)
+        )
+        return Quarantine(None, settings.quarantine_s)
 
 
 def open_store(settings: Settings, told: Told = nobody) -> WeightStore:

@@ -18,6 +18,7 @@ from service.domain import LIVE, ServedVersion
 from service.engine.decoder import Decoder
 from service.engine.learner import Learner, Learners
 from service.engine.predict_batcher import PredictBatcher
+from service.engine.quarantine import Quarantine, digest_of
 from service.engine.version_weights import VersionWeights
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.store.served_reads import ServedReads
@@ -94,6 +95,7 @@ class Prediction:
         weights: of versions, ready to judge with.
         decoder: turns bytes into images.
         batching: how requests share the device.
+        quarantine: of requests that processes died of; none unless given.
     """
 
     def __init__(
@@ -103,13 +105,15 @@ class Prediction:
         weights: VersionWeights,
         decoder: Decoder,
         batching: Batching = Batching(),
+        quarantine: Quarantine | None = None,
     ) -> None:
         self._served = ServedReads(store)
         self._learners = learners
         self._weights = weights
         self._decoder = decoder
+        guarded = self._answers if quarantine is None else quarantine.guarding(self._answers, _digest)
         self._batcher: PredictBatcher[_Request, PredictOutcome] = PredictBatcher(
-            self._answers, batching.images, batching.batches
+            guarded, batching.images, batching.batches
         )
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
@@ -193,6 +197,10 @@ class Prediction:
             ]
             for places, judged in zip(mine, learner.forward.judge(asked), strict=True):
                 yield from _outcomes({place: decoded[place] for place in places}, judged, began)
+
+
+def _digest(request: _Request) -> bytes:
+    return digest_of("predict", request.client, request.reference, *(upload.content for upload in request.uploads))
 
 
 def _named(request: _Request) -> tuple[str, str | int]:

@@ -7,12 +7,8 @@ tests say that they were skipped, and what they try is tried with injected error
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +24,12 @@ from service.settings import Settings, load_settings
 from service.store.open_store import open_embedded
 from tests.generated import striped
 from tests.in_process import Web, started
+from tests.integration.scripted_service import END_LIMIT_S, serving
 from tests.integration.store_child import CLIENT, publish
 from tests.integration.test_api_service import adapt, predict, samples
 
 DISK_BYTES = 2 << 20
 STEP_BYTES = 4096
-END_LIMIT_S = 25
-ROOT = Path(__file__).parents[2]
 
 
 class Disk:
@@ -153,23 +148,6 @@ def test_a_store_on_a_read_only_disk_is_not_opened(disk: Disk) -> None:
         open_embedded(disk.path / "data")
 
 
-@contextmanager
-def serving(folder: Path, checkpoint: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    command = [sys.executable, str(Path(__file__).with_name("failing_disk.py")), str(folder), str(checkpoint)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            stdout: Any = process.stdout
-            address = next(found[1] for line in stdout if (found := re.search(r"serves on (http://\S+)", line)))
-            with httpx.Client(base_url=address, timeout=30) as http:
-                yield http, process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=END_LIMIT_S)
-
-
 def taught(http: httpx.Client, seed: int) -> httpx.Response:
     named, labels = samples({"fine": 6, "coarse": 20}, seed=seed)
     return http.post("/adapt", data={"client": "line", "labels": labels}, files=[("samples", item) for item in named])
@@ -183,13 +161,13 @@ def shown(http: httpx.Client) -> httpx.Response:
 def test_after_a_failed_sync_the_process_ends_and_the_next_one_has_all_that_was_acknowledged(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    with serving(tmp_path, tiny_checkpoint) as (http, process):
+    with serving("failing_disk.py", tmp_path, tiny_checkpoint) as (http, process):
         assert taught(http, 0).json()["version"] == 1
         before = shown(http).json()
         (tmp_path / "failing").touch()
         assert answered(taught(http, 1)) == (503, "store_unavailable")
         assert process.wait(END_LIMIT_S) != 0
     (tmp_path / "failing").unlink()
-    with serving(tmp_path, tiny_checkpoint) as (http, _):
+    with serving("failing_disk.py", tmp_path, tiny_checkpoint) as (http, _):
         assert shown(http).json()["predictions"] == before["predictions"]
         assert taught(http, 1).json()["version"] == 2

@@ -1,0 +1,46 @@
+"""Use case: adapt, unless processes have died of exactly that. It knows no file, and not how adapting is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from service.adaptation import AdaptCommand, AdaptOutcome
+from service.engine.quarantine import Quarantine, digest_of
+
+
+class Adapts(Protocol):
+    """Whatever makes a version."""
+
+    def run(self, command: AdaptCommand) -> AdaptOutcome:
+        """Make a version."""
+        ...
+
+
+class AdaptQuarantined:
+    """Notes what is adapted while it is, and refuses what a process died of twice."""
+
+    def __init__(self, adaptation: Adapts, quarantine: Quarantine) -> None:
+        self._adaptation = adaptation
+        self._guarded = quarantine.guarding(self._each, _digest)
+
+    def run(self, command: AdaptCommand) -> AdaptOutcome:
+        """Adapt.
+
+        Raises:
+            RequestQuarantined: a process died of this request twice; what adapting raises comes as it is.
+        """
+        ((_, outcome),) = self._guarded([command])
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def _each(self, commands: Sequence[AdaptCommand]) -> Iterator[tuple[int, AdaptOutcome]]:
+        for place, command in enumerate(commands):
+            yield place, self._adaptation.run(command)
+
+
+def _digest(command: AdaptCommand) -> bytes:
+    chosen = (command.mode, command.steps, command.learning_rate, command.seed, command.publish)
+    contents = (upload.content for upload in command.uploads)
+    return digest_of("adapt", command.client, repr(chosen), repr(command.labels), *contents)
