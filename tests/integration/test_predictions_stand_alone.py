@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from service import bootstrap
 from service.adaptation import AdaptCommand
@@ -90,3 +92,29 @@ def test_racing_extensions_of_one_client_lose_no_samples(services: Services) -> 
     last = max((outcome.version for outcome in outcomes), key=lambda version: version.number)
     assert last.draft.parent == 3
     assert len(last.draft.samples) == 6 + 3 * 6
+
+
+def sources_of_chance() -> tuple[object, ...]:
+    return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
+
+
+@pytest.mark.slow
+def test_ten_thousand_requests_leave_the_start_and_every_source_of_chance_as_they_were(settings: Settings) -> None:
+    built = bootstrap.build(settings.model_copy(update={"decoder_processes": 0}))
+    image, other = (Upload("a.png", striped(1, period, 7)[0]) for period in PERIODS[:2])
+    try:
+        before = built.adaptation.run(command("ada", PERIODS[:2])).version.draft.weights_digest
+        chance = sources_of_chance()
+        for round_ in range(100):
+            waiting = [built.prediction.submit("ada", [image if turn % 3 else other]) for turn in range(100)]
+            scores = [answer.result().predictions[0].scores for answer in waiting]
+            for label, score in scores[1].items():
+                assert all(abs(scores[turn][label] - score) <= TOLERANCE for turn in (2, 4))
+            if round_ % 25 == 24:
+                built.adaptation.run(command("bo", PERIODS[:3], round_))
+                assert built.readiness.report().ready
+        assert built.readiness.report().checks["meta_model"] == "ok"
+        assert sources_of_chance() == chance
+        assert built.adaptation.run(command("cy", PERIODS[:2])).version.draft.weights_digest == before
+    finally:
+        built.close()
