@@ -7,6 +7,7 @@
 #   ARGS     further arguments for pytest, such as -k prediction
 #   FORMS IMAGES ROUTES SEED   how much `make fuzz` tries (100000, 50000, 100 a route) and from which seed (0)
 #   SOAK_MINUTES   how long `make soak` takes (120)
+#   CRASH    arguments for `make crash`, such as "--kills 500" or "--part bugs"
 #   RACE     arguments for `make race`, such as "--shared" or "--threads 8 --publishes 256"
 #
 # PORT and DATA, where they are given, reach the tests too: PORT is the port that a test serves on instead of a free
@@ -35,7 +36,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race soak check format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak check format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -67,6 +68,10 @@ fuzz: ## damaged forms, damaged images and requests made from the description: F
 race: ## 2,048 publishes of one client by 2 x 64 threads, their recorded history judged
 	@.ci/install test
 	@$(BIN)/python -m tests.integration.racing $(RACE)
+
+crash: ## kill the store 10,000 times, at every call that writes, and cut its power; then with faults seeded
+	@.ci/install test
+	@$(BIN)/python -m tests.crash $(CRASH)
 
 check: ## ruff, mypy, the rules about who may import whom, hadolint
 	@.ci/install dev

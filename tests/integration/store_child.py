@@ -1,19 +1,15 @@
-"""What other processes do to a store in the tests: publish, delete, collect, and die at a chosen moment.
+"""What other processes do to a store in the tests: publish, delete, collect.
 
 The functions run in processes forked from one that has imported everything, so that a test can afford many of them.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
-from sqlalchemy.engine.default import DefaultDialect
 
 from service.domain import LIVE, SampleRef, VersionDraft
 from service.errors import StoreUnavailable, UnknownVersion, VersionInUse
@@ -21,9 +17,6 @@ from service.store.open_store import Place, open_embedded, open_store
 from service.store.weight_store import WeightStore
 
 CLIENT = "line-1"
-Told = tuple[str, int, int]
-"""What happened, the number of the version it happened to, and the revision of the alias if that was moved."""
-
 SHADES = 6
 """Few different samples and weights, so that what was removed or torn is soon written again under its old name."""
 
@@ -79,89 +72,3 @@ def delete_and_collect(folder: Path, rounds: int, acknowledge: Connection) -> No
                     continue
             store.collect(grace_s=0.0)
     acknowledge.close()
-
-
-def live_on(folder: Path, start: int, acknowledge: Connection) -> None:
-    """Everything a store is asked to do, until killed; what was done is sent, and what is about to be deleted."""
-    with open_embedded(folder) as store:
-        i = start
-        while True:
-            acknowledge.send(("published", *publish(store, i)))
-            live = store.alias(CLIENT, LIVE)
-            if i % 3 == 0:
-                acknowledge.send(("moved", live.version, store.roll_back(CLIENT, LIVE).revision))
-            if i % 4 == 0:
-                oldest = store.versions(CLIENT)[0].number
-                if oldest != store.alias(CLIENT, LIVE).version:
-                    acknowledge.send(("deleting", oldest, 0))
-                    store.delete_version(CLIENT, oldest)
-            if i % 5 == 0:
-                store.collect(grace_s=0.0)
-            i += 1
-
-
-def publish_new(store: WeightStore) -> Told:
-    """Samples and weights of which some are there and some are not."""
-    return "published", *publish(store, 3)
-
-
-def publish_again(store: WeightStore) -> Told:
-    """Samples and weights that are all there."""
-    return "published", *publish(store, 1)
-
-
-def publish_first(store: WeightStore) -> Told:
-    """The first version of another client."""
-    publish(store, 1, client="line-2")
-    return "other", 1, 1
-
-
-def roll_back(store: WeightStore) -> Told:
-    """One alias move."""
-    return "moved", 2, store.roll_back(CLIENT, LIVE).revision
-
-
-def delete_version(store: WeightStore) -> Told:
-    """The oldest version and what it alone needs."""
-    store.delete_version(CLIENT, 1)
-    return "deleted", 1, 0
-
-
-def delete_client(store: WeightStore) -> Told:
-    """All of it."""
-    store.delete_client(CLIENT)
-    return "erased", 0, 0
-
-
-def collect(store: WeightStore) -> Told:
-    """The blobs that a version left unpublished."""
-    store.collect(grace_s=0.0)
-    return "collected", 0, 0
-
-
-OPERATIONS: dict[str, Callable[[WeightStore], Told]] = {
-    function.__name__: function
-    for function in (publish_new, publish_again, publish_first, roll_back, delete_version, delete_client, collect)
-}
-
-
-def killed_at(folder: Path, acknowledge: Connection, operation: str, call: int) -> None:
-    """Open the store, do the operation, and die right before the write-like call of that number (from 1)."""
-    calls = 0
-
-    def dying(real: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **named: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == call:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*args, **named)
-
-        return counted
-
-    os.fsync = dying(os.fsync)
-    for name in ("replace", "unlink", "mkdir", "rmdir"):
-        setattr(Path, name, dying(getattr(Path, name)))
-    DefaultDialect.do_commit = dying(DefaultDialect.do_commit)  # type: ignore[method-assign]
-    with open_embedded(folder) as store:
-        acknowledge.send(OPERATIONS[operation](store))

@@ -1,0 +1,91 @@
+"""Everything that a store does to a disk, told to a watcher call by call, in this process and for good.
+
+It stands in front of what Python offers of the operating system, and of the statements and commits of the database;
+what SQLite does to its files within one commit, only the system's tracer sees (``traced.py``). For processes that die.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Engine, event
+from sqlalchemy.engine.default import DefaultDialect
+
+WRITES: Final = ("fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "utime", "ftruncate", "truncate")
+_READS: Final = ("SELECT", "PRAGMA")
+
+
+class Watcher(Protocol):
+    """Is told of calls."""
+
+    def before(self, name: str, *arguments: Any) -> None:
+        """A call is about to be made; of a write, another one tells that half of it has been made."""
+        ...
+
+    def after(self, name: str, result: Any, *arguments: Any) -> None:
+        """It was made."""
+        ...
+
+
+def watch(watcher: Watcher) -> None:
+    """Tell the watcher of every write-like call of this process from now on."""
+    for name in WRITES:
+        setattr(os, name, _told(name, getattr(os, name), watcher))
+    opened = _told("open", os.open, watcher)
+    really_open = os.open
+
+    def opening(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+        creates = flags & os.O_CREAT and flags & getattr(os, "O_TMPFILE", 0) != getattr(os, "O_TMPFILE", -1)
+        handle: int = (opened if creates else really_open)(path, flags, *arguments, **named)
+        if not creates:
+            watcher.after("look", handle, path, flags)
+        return handle
+
+    def fdopen(handle: int, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        if mode == "wb":
+            return io.BufferedWriter(_WatchedFile(handle, watcher))
+        return open(handle, mode, *arguments, **named)
+
+    os.open = opening
+    os.fdopen = fdopen  # type: ignore[assignment]
+    DefaultDialect.do_commit = _told("commit", DefaultDialect.do_commit, watcher)  # type: ignore[method-assign]
+    event.listen(Engine, "before_cursor_execute", _statements_to(watcher))
+
+
+class _WatchedFile(io.FileIO):
+    """A file whose writes are told of, in two halves."""
+
+    def __init__(self, handle: int, watcher: Watcher) -> None:
+        super().__init__(handle, "wb")
+        self._watcher = watcher
+
+    def write(self, content: Any) -> int:
+        whole = bytes(content)
+        at, middle = self.tell(), len(whole) // 2
+        for part in (whole[:middle], whole[middle:]):
+            self._watcher.before("write", self.fileno(), at, part)
+            super().write(part)
+            self._watcher.after("write", None, self.fileno(), at, part)
+            at += len(part)
+        return len(whole)
+
+
+def _told(name: str, real: Callable[..., Any], watcher: Watcher) -> Callable[..., Any]:
+    def call(*arguments: Any, **named: Any) -> Any:
+        watcher.before(name, *arguments)
+        result = real(*arguments, **named)
+        watcher.after(name, result, *arguments)
+        return result
+
+    return call
+
+
+def _statements_to(watcher: Watcher) -> Callable[..., None]:
+    def executed(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if not statement.lstrip().upper().startswith(_READS):
+            watcher.before("statement", statement.split(maxsplit=1)[0])
+
+    return executed
