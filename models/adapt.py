@@ -5,15 +5,16 @@ It refuses to know how a step is made and where the result is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
 from models import weights as algebra
 from models.errors import AdaptationDiverged
-from models.inner_loop import Descent, Measured, descend, measure
+from models.inner_loop import Descent, DescentOptions, Measured, Watch, descend, measure
 from models.nets import heads
 from models.nets.net import Net
 from models.recipe import InnerLoop
@@ -46,18 +47,39 @@ class Adapted:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """One task's inner loop, to be run.
+
+    Attributes:
+        support: what it learns from.
+        recipe: how.
+        seed: of its random draws.
+    """
+
+    support: Support
+    recipe: InnerLoop
+    seed: int
+
+
+GroupWatch = Callable[[range, int, Tensor], None]
+"""Is told of each inner step which tasks went through the net together, how many steps they did, and their losses."""
+
+
+@dataclass(frozen=True)
 class Company:
-    """How tasks that are adapted by one call share the machine.
+    """How tasks that are adapted by one call share the machine, and who watches.
 
     Attributes:
         together: tasks that go through the net side by side. Sums then round in another order than for a task alone,
             and steps at a high rate magnify that. None takes 1 on the CPU, so that each task gets the bits that it
             would get alone, and all of them on a GPU.
         threads: groups of tasks adapted at the same time on the CPU, one a thread; changes no bit of a result.
+        watch: is told of every inner step, in whichever thread; what it raises ends the call.
     """
 
     together: int | None = None
     threads: int = 1
+    watch: GroupWatch | None = None
 
 
 ALONE = Company()
@@ -91,8 +113,8 @@ def adapt(
     groups = list(_groups(recipes, company.together or (1 if _on_cpu(supports) else len(supports))))
 
     def adapted(tasks: range) -> list[Adapted | AdaptationDiverged]:
-        own = [supports[task] for task in tasks]
-        return _adapt_group(net, start, own, recipes[tasks.start], [seeds[task] for task in tasks])
+        loops = [Loop(supports[task], recipes[task], seeds[task]) for task in tasks]
+        return _adapt_group(net, start, loops, None if company.watch is None else partial(company.watch, tasks))
 
     if company.threads == 1 or len(groups) == 1 or not _on_cpu(supports):
         return [result for tasks in groups for result in adapted(tasks)]
@@ -113,12 +135,23 @@ def _groups(recipes: Sequence[InnerLoop], together: int) -> Iterator[range]:
             first = task
 
 
-def _adapt_group(
-    net: Net, start: Weights, supports: Sequence[Support], recipe: InnerLoop, seeds: Sequence[int]
+def adapt_loops(
+    net: Net, start: Weights, loops: Sequence[Loop], company: Company = ALONE
 ) -> list[Adapted | AdaptationDiverged]:
-    descent = descend(net, algebra.expand(start, len(supports)), supports, recipe, seeds)
+    """`adapt`, for tasks that each have their recipe and seed with them."""
+    supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
+    return adapt(net, start, supports, [loop.recipe for loop in loops], seeds, company)
+
+
+def _adapt_group(
+    net: Net, start: Weights, loops: Sequence[Loop], watch: Watch | None
+) -> list[Adapted | AdaptationDiverged]:
+    """Adapt tasks that have one recipe, together."""
+    supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
+    options = DescentOptions(watch=watch)
+    descent = descend(net, algebra.expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
     measured = measure(net, descent.weights, [support.images for support in descent.supports])
-    return [_finish(descent, task, measured[task]) for task in range(len(supports))]
+    return [_finish(descent, task, measured[task]) for task in range(len(loops))]
 
 
 def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoop, seed: int) -> Adapted:

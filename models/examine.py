@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
-from models.adapt import ALONE, Adapted, Company, adapt
+from models.adapt import ALONE, Adapted, Company, Loop, adapt_loops
 from models.calibration import Estimate, estimate_accuracy, fit_temperature, unknown_threshold
 from models.errors import AdaptationDiverged
 from models.folds import Folds, make_folds
@@ -98,10 +98,29 @@ class Candidate:
     support: Support
     recipe: InnerLoop
 
-    @property
-    def batched_with(self) -> int:
-        """How many folds went through the net together with the version, which rounds its sums in another order."""
-        return 0 if self.support.images.device.type == "cpu" else len(self.folds)
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run for a version and its folds.
+
+    Attributes:
+        loops: the version's, then one a fold.
+        folds: who is left out where.
+    """
+
+    loops: tuple[Loop, ...]
+    folds: Folds
+
+    def candidate(self, results: Sequence[Adapted | AdaptationDiverged]) -> Candidate:
+        """What came of the loops, in their order.
+
+        Raises:
+            AdaptationDiverged: of the version; folds that diverge only leave their samples unjudged.
+        """
+        version, *others = results
+        if isinstance(version, AdaptationDiverged):
+            raise version
+        return Candidate(version, tuple(others), self.folds, self.loops[0].support, self.loops[0].recipe)
 
 
 @dataclass(frozen=True)
@@ -137,28 +156,25 @@ class Examiner:
         return Examined(candidate.adapted, self.conclude(candidate))
 
     def adapt(self, support: Support, recipe: InnerLoop, seed: int, groups: Tensor) -> Candidate:
-        """Adapt to the support, and to its folds beside it.
+        """Run what `plan` says; raises what `Plan.candidate` raises."""
+        plan = self.plan(support, recipe, seed, groups)
+        return plan.candidate(adapt_loops(self.net, self.start, plan.loops, self.company))
+
+    def plan(self, support: Support, recipe: InnerLoop, seed: int, groups: Tensor) -> Plan:
+        """Plan to adapt to the support, and to its folds beside it.
 
         Args:
             support: all labelled images; its anchors, if any, are not used by folds.
             recipe: of the version.
             seed: of the version's draws; the folds' are derived from it.
             groups: int64 (samples,), from `folds.copies`: samples of one group are never divided.
-
-        Raises:
-            AdaptationDiverged: of the version; folds that diverge only leave their samples unjudged.
         """
         labels = support.labels.cpu()
         folds = make_folds(labels, groups, self.most_folds, torch.Generator().manual_seed(seed))
         parts = [_without(support, folds.left_out(fold)) for fold in range(folds.count)]
         recipes = [self._fold_recipe(recipe, len(part) / len(support), part.images.device) for part in parts]
         seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
-        version, *others = adapt(
-            self.net, self.start, [support, *parts], [recipe, *recipes], [seed, *seeds], self.company
-        )
-        if isinstance(version, AdaptationDiverged):
-            raise version
-        return Candidate(version, tuple(others), folds, support, recipe)
+        return Plan((Loop(support, recipe, seed), *map(Loop, parts, recipes, seeds)), folds)
 
     def conclude(self, candidate: Candidate) -> Examination | NoExamination:
         """Let the folds judge what they left out, and draw conclusions."""

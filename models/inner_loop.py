@@ -8,7 +8,7 @@ Nothing passed in is changed. It refuses to know where the start comes from and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,9 +30,13 @@ STATISTICS_SAMPLES = 256
 """Most support images that statistics are measured on in one pass; a larger support is measured on an even subset."""
 
 
+Watch = Callable[[int, Tensor], None]
+"""Is told after each inner step how many are done, and the losses that it began with, (tasks,)."""
+
+
 @dataclass(frozen=True)
 class DescentOptions:
-    """What an outer loop may ask of a descent.
+    """What whoever asks for a descent may ask of it.
 
     Attributes:
         moments: Adam's second moments, (...) each, to go on from; only for recipes that carry them.
@@ -40,10 +44,12 @@ class DescentOptions:
             "first": the starts and the prototypes made from them, each step's update a constant, as FOMAML has it;
             "second": the updates too, for which every step's graph is kept, as MAML has it. Derivatives of several
             steps magnify rounding, so images then go through the net in the layout that rounds least.
+        watch: is told of every step; what it raises ends the descent.
     """
 
     moments: Moments | None = None
     derivative: Literal["none", "first", "second"] = "none"
+    watch: Watch | None = None
 
     @property
     def precise(self) -> bool:
@@ -128,6 +134,8 @@ def descend(
             optimiser.step(stacked, gradients)
         del gradients  # a copy of the weights in size, which the next step's passes need not run beside
         losses.append(loss)
+        if options.watch is not None:
+            options.watch(step + 1, loss)
     if options.derivative == "first":
         stacked = {name: own + (begun[name] - begun[name].detach()) for name, own in stacked.items()}
     stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain

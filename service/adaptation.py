@@ -17,26 +17,17 @@ from models.errors import InvalidRecipe
 from models.examine import Examined, NoExamination
 from models.recipe import InnerLoop
 from service.choices import ClientSettings
-from service.domain import LIVE, Idempotency, SampleRef, Version, VersionDraft, client_name, label_name
+from service.domain import LIVE, Idempotency, Version, VersionDraft, client_name
 from service.engine.decoder import Decoder
 from service.engine.learner import Learners
 from service.engine.stopwatch import Stopwatch
-from service.engine.turns import Turns
-from service.errors import (
-    InvalidRequest,
-    LabelCountMismatch,
-    NoSamples,
-    ParentSuperseded,
-    SamplesNotKept,
-    TooFewClasses,
-    TooManyClasses,
-    TooManySamples,
-    UnknownClient,
-)
+from service.errors import InvalidRequest, ParentSuperseded, UnknownClient
 from service.examination import findings
 from service.gate import decide
+from service.samples import Sample, Samples, joined
 from service.store.weight_store import WeightStore
-from service.uploads import Upload, decode_upload
+from service.ticket import Ticket
+from service.uploads import Upload
 
 _MAX_SEED = 2**63 - 1
 
@@ -97,22 +88,22 @@ class AdaptLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sample:
-    """A labelled canonical image, uint8 (channels, height, width), kept already or new."""
+class _Wanted:
+    """A command with its recipe and seed, which are within bounds."""
 
-    ref: SampleRef
-    image: Tensor
+    command: AdaptCommand
+    recipe: InnerLoop
+    seed: int
 
 
 class Adaptation:
-    """Adapts for one client at a time; blocks, so call it in a worker thread.
+    """Adapts, for several clients at the same time.
 
     Args:
         store: where samples, weights and versions are kept.
         learners: the meta-trained start to adapt from, and those of earlier versions.
         decoder: turns bytes into images.
         limits: of one adaptation.
-        turns: how many run at the same time; the others wait.
     """
 
     def __init__(
@@ -121,52 +112,51 @@ class Adaptation:
         learners: Learners,
         decoder: Decoder,
         limits: AdaptLimits | None = None,
-        turns: Turns | None = None,
     ) -> None:
         self._store = store
         self._learners = learners
-        self._decoder = decoder
         self._limits = limits or AdaptLimits()
-        self._turns = turns or Turns(1)
+        self._samples = Samples(store, decoder, self._limits.max_classes, self._limits.max_samples)
 
-    def run(self, command: AdaptCommand) -> AdaptOutcome:
-        """Make a new version, when it is this request's turn.
+    def run(self, command: AdaptCommand, ticket: Ticket) -> AdaptOutcome:
+        """Make a new version; `ticket` is told how far it is, and may stop it. Blocks.
 
         Raises:
-            InvalidName, InvalidRequest (and its subclasses): the request does not fit together.
+            InvalidName, InvalidRequest (and its subclasses): the request does not fit together, or not with what is
+                kept.
             ImageRejected: a file that is no acceptable image; the message begins with its name.
             AdaptationDiverged: no finite weights came of it.
             StoreFull, StoreUnavailable: nothing was recorded.
+            And whatever the ticket is stopped with: nothing was recorded either.
         """
-        with self._turns.taken():
-            return self._run(command)
-
-    def _run(self, command: AdaptCommand) -> AdaptOutcome:
         clock = Stopwatch(("decode", "adapt", "examine", "store"))
         client_name(command.client)
-        recipe, seed = self._recipe(command)
-        new = self._decode(command)
+        wanted = _Wanted(command, *self._recipe(command))
+        ticket.at("decode")
+        labels = self._samples.labels(command.uploads, command.labels)
+        new = self._samples.decoded(command.uploads, labels)
         clock.lap("decode")
         for _ in range(_ATTEMPTS - 1):
             with suppress(ParentSuperseded):
-                return self._attempt(command, new, (recipe, seed), clock)
-        return self._attempt(command, new, (recipe, seed), clock)
+                return self._attempt(wanted, new, clock, ticket)
+        return self._attempt(wanted, new, clock, ticket)
 
-    def _attempt(
-        self, command: AdaptCommand, new: Sequence[_Sample], settings: tuple[InnerLoop, int], clock: Stopwatch
-    ) -> AdaptOutcome:
+    def _attempt(self, wanted: _Wanted, new: Sequence[Sample], clock: Stopwatch, ticket: Ticket) -> AdaptOutcome:
         """Adapt on what is kept now and `new`; raises ParentSuperseded if another extension was faster."""
-        recipe, seed = settings
+        command, recipe, seed = wanted.command, wanted.recipe, wanted.seed
+        ticket.at("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
-        samples = _joined(self._kept(parent), new)
-        classes = self._classes(samples)
+        samples = joined(self._samples.kept(parent), new)
+        classes = self._samples.classes(samples)
         learner = self._learners.current
         images = [sample.image for sample in samples]
         support = learner.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
-        candidate = learner.adapt_with_folds(support, images, recipe, seed)
+        candidate, batched_with = learner.adapt_with_folds(support, images, recipe, seed, ticket)
         clock.lap("adapt")
+        ticket.at("examine")
         examined = Examined(candidate.adapted, learner.conclude(candidate))
         clock.lap("examine")
+        ticket.at("store")
         chosen, earlier = self._settings(command.client), parent or self._store.base(command.client)
         draft = VersionDraft(
             client=command.client,
@@ -180,12 +170,16 @@ class Adaptation:
             weights_digest="",
             weights_bytes=0,
             device=learner.device.type,
-            batched_with=candidate.batched_with,
+            batched_with=batched_with,
             report=findings(examined, [sample.ref for sample in samples], classes),
             samples_kept=chosen.retain_samples,
         )
         draft = _through_gate(command, draft, chosen, earlier, examined)
-        return self._publish(command, draft, (samples, learner.delta(candidate.adapted)), clock)
+        draft = self._stored(draft, (samples, learner.delta(candidate.adapted)), clock)
+        aliases = () if draft.report["gate"]["decision"] == "hold" else (LIVE,)
+        with ticket.recording():
+            made = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
+        return AdaptOutcome(made.version, LIVE in aliases, made.live)
 
     def _recipe(self, command: AdaptCommand) -> tuple[InnerLoop, int]:
         steps, seed = command.steps, 0 if command.seed is None else command.seed
@@ -198,69 +192,16 @@ class Adaptation:
         except InvalidRecipe as error:
             raise InvalidRequest(str(error)) from error
 
-    def _decode(self, command: AdaptCommand) -> list[_Sample]:
-        """Decode the samples, after every check that needs no pixel."""
-        labels = self._labels(command)
-        samples = []
-        for upload, label in zip(command.uploads, labels, strict=True):
-            image = decode_upload(upload, self._decoder)
-            samples.append(_Sample(SampleRef(self._store.sample_digest(image), label, upload.name), image))
-        return samples
-
-    def _labels(self, command: AdaptCommand) -> list[str]:
-        if not command.uploads:
-            raise NoSamples("no samples came; send at least one image with its label")
-        if len(command.labels) != len(command.uploads):
-            raise LabelCountMismatch(
-                f"{len(command.uploads)} samples came with {len(command.labels)} labels; send one label a sample, "
-                "in the same order"
-            )
-        labels = [label_name(text) for text in command.labels]
-        self._refuse_more_than_allowed(len(set(labels)), len(labels))
-        return labels
-
-    def _refuse_more_than_allowed(self, classes: int, samples: int) -> None:
-        if classes > self._limits.max_classes:
-            raise TooManyClasses(f"{classes} classes after this request; at most {self._limits.max_classes}")
-        if samples > self._limits.max_samples:
-            raise TooManySamples(
-                f"{samples} samples after this request, kept ones included; at most {self._limits.max_samples}: send "
-                "fewer, or start afresh with mode=replace"
-            )
-
-    def _kept(self, parent: Version | None) -> list[_Sample]:
-        if parent is None:
-            return []
-        client = parent.draft.client
-        if not parent.draft.samples_kept:
-            raise SamplesNotKept(
-                f"client {client!r} keeps no samples (its setting retain_samples), so its version {parent.number} "
-                "cannot be extended; send the samples of every class together, with mode=replace"
-            )
-        return [_Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
-
     def _settings(self, client: str) -> ClientSettings:
         try:
             return self._store.settings(client)
         except UnknownClient:
             return ClientSettings()
 
-    def _classes(self, samples: Sequence[_Sample]) -> tuple[str, ...]:
-        classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
-        if len(classes) < 2:
-            raise TooFewClasses(
-                f"only the class {classes[0]!r} is known after this request; send samples of at least two classes"
-            )
-        self._refuse_more_than_allowed(len(classes), len(samples))
-        return classes
-
-    def _publish(
-        self,
-        command: AdaptCommand,
-        draft: VersionDraft,
-        content: tuple[Sequence[_Sample], Mapping[str, Tensor]],
-        clock: Stopwatch,
-    ) -> AdaptOutcome:
+    def _stored(
+        self, draft: VersionDraft, content: tuple[Sequence[Sample], Mapping[str, Tensor]], clock: Stopwatch
+    ) -> VersionDraft:
+        """Put samples and weights where a version may refer to them; the draft with what they are called."""
         samples, delta = content
         if draft.samples_kept:
             self._store.put_samples(draft.client, [sample.image for sample in samples])
@@ -272,18 +213,7 @@ class Adaptation:
         digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
         clock.lap("store")
         report = {**draft.report, "seconds": clock.laps()}
-        draft = replace(draft, weights_digest=digest, weights_bytes=size_bytes, report=report)
-        aliases = () if report["gate"]["decision"] == "hold" else (LIVE,)
-        publication = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
-        return AdaptOutcome(publication.version, LIVE in aliases, publication.live)
-
-
-def _joined(kept: Sequence[_Sample], new: Sequence[_Sample]) -> list[_Sample]:
-    """Kept samples, then new ones; an image that comes again counts once, under the label given last."""
-    by_digest: dict[str, _Sample] = {}
-    for sample in [*kept, *new]:
-        by_digest[sample.ref.digest] = sample
-    return list(by_digest.values())
+        return replace(draft, weights_digest=digest, weights_bytes=size_bytes, report=report)
 
 
 def _through_gate(

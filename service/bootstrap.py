@@ -20,11 +20,11 @@ from models.images import DecodeLimits
 from models.memory import keep_freed_memory
 from service.adaptation import Adaptation, AdaptLimits
 from service.domain import ServedVersion
+from service.engine.adapt_queue import AdaptQueue
 from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.engine.device import pick_device, usable_cores
 from service.engine.learner import Learner, Learners
 from service.engine.quarantine import Quarantine
-from service.engine.turns import Turns
 from service.engine.version_weights import VersionWeights
 from service.engine.weight_cache import WeightCache
 from service.keys import KeyBook
@@ -93,18 +93,18 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     decoder = _decoder(settings)
     current.make_ready()
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
-    turns = Turns(settings.adapt_running)
+    queue = AdaptQueue(settings.adapt_running)
     batching = Batching(settings.predict_batch, settings.predict_running)
     quarantine = _quarantine(settings)
     prediction = Prediction(store, learners, _weights(settings, store), decoder, batching, quarantine)
-    adaptation = AdaptQuarantined(Adaptation(store, learners, decoder, limits, turns), quarantine)
+    adaptation = AdaptQuarantined(Adaptation(store, learners, decoder, limits), quarantine)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
         return learners.of(digest, name).checkpoint.weights
 
     return Services(
-        adaptation=AdaptOnce(store, adaptation),
-        rerun=Rerun(store, learners, turns),
+        adaptation=AdaptOnce(store, adaptation, queue),
+        rerun=Rerun(store, learners, queue),
         prediction=prediction,
         lifecycle=Lifecycle(
             store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
@@ -112,8 +112,13 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         meta_models=MetaModels([_summary(current.checkpoint)]),
         keys=KeyBook(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=lambda: {**prediction.readings(), **decoder.readings(), **quarantine.readings()},
-        close=functools.partial(_close, prediction, decoder, keys, store, quarantine),
+        readings=lambda: {
+            **prediction.readings(),
+            **queue.readings(),
+            **decoder.readings(),
+            **quarantine.readings(),
+        },
+        close=functools.partial(_close, queue, prediction, current, decoder, keys, store, quarantine),
     )
 
 
@@ -127,7 +132,7 @@ def _cores_each(settings: Settings) -> int:
     return max(1, cores // (settings.workers * torch_threads(settings, cores)))
 
 
-def _close(*held: Prediction | Decoder | SqlKeys | WeightStore | Quarantine) -> None:
+def _close(*held: AdaptQueue | Prediction | Learner | Decoder | SqlKeys | WeightStore | Quarantine) -> None:
     for one in held:
         one.close()
 

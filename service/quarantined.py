@@ -7,12 +7,13 @@ from typing import Protocol
 
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.engine.quarantine import Quarantine, digest_of
+from service.ticket import Ticket
 
 
 class Adapts(Protocol):
     """Whatever makes a version."""
 
-    def run(self, command: AdaptCommand) -> AdaptOutcome:
+    def run(self, command: AdaptCommand, ticket: Ticket) -> AdaptOutcome:
         """Make a version."""
         ...
 
@@ -24,23 +25,24 @@ class AdaptQuarantined:
         self._adaptation = adaptation
         self._guarded = quarantine.guarding(self._each, _digest)
 
-    def run(self, command: AdaptCommand) -> AdaptOutcome:
+    def run(self, command: AdaptCommand, ticket: Ticket) -> AdaptOutcome:
         """Adapt.
 
         Raises:
             RequestQuarantined: a process died of this request twice; what adapting raises comes as it is.
         """
-        ((_, outcome),) = self._guarded([command])
+        ((_, outcome),) = self._guarded([(command, ticket)])
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    def _each(self, commands: Sequence[AdaptCommand]) -> Iterator[tuple[int, AdaptOutcome]]:
-        for place, command in enumerate(commands):
-            yield place, self._adaptation.run(command)
+    def _each(self, jobs: Sequence[tuple[AdaptCommand, Ticket]]) -> Iterator[tuple[int, AdaptOutcome]]:
+        for place, (command, ticket) in enumerate(jobs):
+            yield place, self._adaptation.run(command, ticket)
 
 
-def _digest(command: AdaptCommand) -> bytes:
+def _digest(job: tuple[AdaptCommand, Ticket]) -> bytes:
+    command, _ = job
     chosen = (command.mode, command.steps, command.learning_rate, command.seed, command.publish)
     contents = (upload.content for upload in command.uploads)
     return digest_of("adapt", command.client, repr(chosen), repr(command.labels), *contents)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from models.nets import heads
 from models.recipe import InnerLoop
+from service.engine.adapt_queue import AdaptQueue
 from service.engine.learner import Learners
-from service.engine.turns import Turns
 from service.errors import SamplesNotKept
 from service.store.weight_store import WeightStore
+from service.ticket import Ticket
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +33,10 @@ class RerunOutcome:
 class Rerun:
     """Adapts again what is stored; blocks, so call it in a worker thread."""
 
-    def __init__(self, store: WeightStore, learners: Learners, turns: Turns) -> None:
+    def __init__(self, store: WeightStore, learners: Learners, queue: AdaptQueue) -> None:
         self._store = store
         self._learners = learners
-        self._turns = turns
+        self._queue = queue
 
     def run(self, client: str, number: int) -> RerunOutcome:
         """Adapt from the version's samples, recipe and seed, and compare with its stored weights.
@@ -52,8 +53,8 @@ class Rerun:
         learner = self._learners.of(draft.meta_model_digest, draft.meta_model)
         images = [self._store.sample(client, ref.digest) for ref in draft.samples]
         support = learner.support(images, [draft.classes.index(ref.label) for ref in draft.samples], len(draft.classes))
-        with self._turns.taken():
-            adapted = learner.adapt(support, InnerLoop.from_json(draft.recipe), draft.seed)
+        recipe = InnerLoop.from_json(draft.recipe)
+        adapted = self._queue.submit(client, lambda: learner.adapt(support, recipe, draft.seed), Ticket()).result()
         return _compared(learner.delta(adapted), self._store.weights(client, draft.weights_digest))
 
 

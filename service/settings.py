@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         1, ge=1, le=256, description="threads inside one operation; no more than a worker's share of the cores"
     )
     adapt_threads: int = Field(
-        0, ge=0, le=256, description="inner loops of one adaptation side by side; 0: this machine's cores / workers"
+        0, ge=0, le=256, description="inner loops side by side on a CPU; 0: this machine's cores / workers"
     )
     demo: bool = Field(True, description="seed the client `demo` when the store is empty")
 
@@ -104,9 +104,14 @@ class Settings(BaseSettings):
     decoder_bytes: Bytes = Field(1024 * _MIB, description="address space of one decoder process")
 
     # How much work may wait
-    adapt_running: Count = Field(1, description="adaptations at the same time, per worker")
+    adapt_running: Count = Field(
+        2, description="adaptations in work at the same time, per worker, each of another client"
+    )
     adapt_waiting: int = Field(
         8, ge=0, le=10_000, description="adaptations that may wait; one more is refused with 503"
+    )
+    adapt_s: float = Field(
+        30.0, gt=0, le=3600, description="seconds for an adaptation, waiting included, then 503 and no version"
     )
     predict_running: Count = Field(2, description="batches of predictions at the same time, per worker")
     predict_batch: Count = Field(16, description="images that one batch of predictions gathers")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Annotated, Any, Final, cast
 
+from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
+from starlette.requests import ClientDisconnect
 
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api import schemas, views
@@ -17,9 +21,11 @@ from service.api.examination_schemas import Report
 from service.api.middleware import NOTES
 from service.api.refusals import FieldDuplicate, FieldsConflict
 from service.api.uploads import Form, FormShape, read_form
+from service.api.waiting import answered
 from service.domain import Idempotency, client_name, idempotency_key
-from service.errors import NoSamples
+from service.errors import DeadlinePassed, NoSamples
 from service.settings import Settings
+from service.ticket import Ticket
 from service.uploads import Upload
 
 router = APIRouter(tags=["adapt"])
@@ -30,6 +36,8 @@ _SHAPE: Final = FormShape(
     files=frozenset({"samples", "archive"}),
 )
 _HIGHEST_SEED: Final = 2**63 - 1
+_RECORDING_S: Final = 10.0
+"""How long an answer is waited for beyond its deadline, where the version was being recorded when the time was over."""
 _FILES: Final[dict[str, Any]] = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -114,7 +122,7 @@ async def adapt(
     context.adapt_room.refuse_when_full()
     form = await read_form(request, _SHAPE, context.settings)
     client = client_name(form.fields.required("client"))
-    outcome = await context.adapt_room.run(partial(_run, context, form, client, key))
+    outcome = await _outcome(request, context, partial(_command, form, client, key, context.settings))
     draft = outcome.version.draft
     request.scope[NOTES].update(client=client, version=outcome.version.number, weights_digest=draft.weights_digest)
     answer = views.adapted(outcome)
@@ -123,9 +131,30 @@ async def adapt(
     return answer
 
 
-def _run(context: Context, form: Form, client: str, key: str | None) -> AdaptOutcome:
-    """Unpack and adapt; both block, so both belong into the room's thread."""
-    return context.services.adaptation.run(_command(form, client, key, context.settings))
+async def _outcome(request: Request, context: Context, asked: Callable[[], AdaptCommand]) -> AdaptOutcome:
+    """What comes of an adaptation while somebody waits for it; without one it is ended, and makes no version.
+
+    Raises:
+        ClientDisconnect: the other side has gone.
+        DeadlinePassed: its time is over.
+        And whatever the adaptation ends with.
+    """
+    ticket = Ticket(context.settings.adapt_s)
+    work: Future[AdaptOutcome] | None = None
+    try:
+        work = await to_thread.run_sync(_begun, context, asked, ticket)
+        return await answered(request, context.mailbox.expect(work), context.settings.adapt_s)
+    except (ClientDisconnect, DeadlinePassed) as over:
+        if work is None or ticket.stop(over) or isinstance(over, ClientDisconnect):
+            raise
+        return await answered(request, context.mailbox.expect(work), _RECORDING_S)
+    finally:
+        ticket.stop(ClientDisconnect())
+
+
+def _begun(context: Context, asked: Callable[[], AdaptCommand], ticket: Ticket) -> Future[AdaptOutcome]:
+    """Unpack, look the request up, and queue it; that blocks, and so belongs into a thread."""
+    return context.adapt_room.submitted(partial(context.services.adaptation.submit, asked(), ticket))
 
 
 def _command(form: Form, client: str, key: str | None, settings: Settings) -> AdaptCommand:

@@ -25,6 +25,7 @@ from service.meta_models import MetaModels
 from service.prediction import PredictOutcome
 from service.readiness import Readiness
 from service.reports import Erasure
+from service.ticket import Ticket
 from service.uploads import Upload
 
 T = TypeVar("T")
@@ -99,6 +100,11 @@ class BoundAdaptation(AdaptationPort):
         """See `AdaptationPort.run`. Raises UnknownClient for a client beyond reach, there or not."""
         self._reach.insist(command.client, self._services.lifecycle)
         return self._services.adaptation.run(command)
+
+    def submit(self, command: AdaptCommand, ticket: Ticket) -> Future[AdaptOutcome]:
+        """See `AdaptationPort.submit`. Raises UnknownClient, at once, for a client beyond reach, there or not."""
+        self._reach.insist(command.client, self._services.lifecycle)
+        return self._services.adaptation.submit(command, ticket)
 
 
 class BoundPrediction(PredictionPort):

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, TypeVar, cast
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Path, Request
 
 from service.api.bound import bound
@@ -33,7 +32,7 @@ class Room:
 
     Args:
         work: what it is called, in figures and refusals.
-        running: places of what runs; so many threads too.
+        running: places of what runs.
         waiting: places in line.
         telemetry: counts what is refused.
     """
@@ -43,7 +42,6 @@ class Room:
         self._places = running + waiting
         self._taken = 0
         self._lock = threading.Lock()
-        self._limiter = CapacityLimiter(running)
         self._telemetry = telemetry
 
     @property
@@ -65,18 +63,6 @@ class Room:
         if self.full:
             raise self._full()
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Run a blocking call in a thread of this room.
-
-        Raises:
-            Overloaded: every place is taken.
-        """
-        self._take()
-        try:
-            return await to_thread.run_sync(call, limiter=self._limiter)
-        finally:
-            self._give_back()
-
     def submitted(self, submit: Callable[[], Future[T]], places: int = 1) -> Future[T]:
         """Submit work that runs in threads of its own; it holds its places until it has ended or was cancelled.
 
@@ -94,13 +80,13 @@ class Room:
         work.add_done_callback(lambda _: self._give_back(places))
         return work
 
-    def _take(self, places: int = 1) -> None:
+    def _take(self, places: int) -> None:
         with self._lock:  # work ends in other threads
             if self._taken and self._taken + places > self._places:
                 raise self._full()
             self._taken += places
 
-    def _give_back(self, places: int = 1) -> None:
+    def _give_back(self, places: int) -> None:
         with self._lock:
             self._taken -= places
 

@@ -16,6 +16,7 @@ from service.meta_models import MetaModels
 from service.prediction import PredictOutcome
 from service.readiness import Readiness
 from service.reports import Erasure
+from service.ticket import Ticket
 from service.uploads import Upload
 
 
@@ -24,6 +25,10 @@ class AdaptationPort(Protocol):
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
         """Adapt, examine, store. Blocks."""
+        ...
+
+    def submit(self, command: AdaptCommand, ticket: Ticket) -> Future[AdaptOutcome]:
+        """As `run`, in a thread of its own; cancelling what has not begun takes it back, the ticket stops the rest."""
         ...
 
 

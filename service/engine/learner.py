@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
-from models.adapt import Adapted, Company, adapt_one
+from models.adapt import Adapted, Company, GroupWatch, Loop, adapt_loops, adapt_one
 from models.checkpoint import Checkpoint
 from models.compact import Compactor, CompactWeights
 from models.examine import Candidate, Examination, Examiner, NoExamination
@@ -25,7 +25,9 @@ from models.predict_onnx import OnnxForward
 from models.predict_torch import TorchForward
 from models.recipe import InnerLoop
 from models.task import Support
+from service.engine.bench import Bench, Cores, Gathered, Result
 from service.errors import UnknownMetaModel
+from service.ticket import Ticket
 
 _STATISTICS = "statistics."
 """Prefix of the frozen statistics' names in a delta; every other name is a weight's."""
@@ -37,7 +39,7 @@ class Learner:
     Args:
         checkpoint: what it holds.
         device: where it computes.
-        threads: inner loops of one adaptation, its own and its folds', side by side on the CPU.
+        threads: inner loops side by side on the CPU, whoever's they are.
 
     Attributes:
         checkpoint: what it holds.
@@ -52,7 +54,8 @@ class Learner:
         self._net = checkpoint.build_net().to(device).eval()
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
         self._compactor = Compactor(checkpoint.weights)
-        self._examiner = Examiner(self._net, self._start, Company(threads=threads))
+        self._examiner = Examiner(self._net, self._start)
+        self._bench: Bench = Cores(self._run, threads) if device.type == "cpu" else Gathered(self._run)
 
     def support(self, images: Sequence[Tensor], labels: Sequence[int], n_way: int) -> Support:
         """Prepare canonical images, uint8 (channels, height, width) each, with class indices as a support."""
@@ -63,13 +66,27 @@ class Learner:
         """Run the inner loop, alone. Raises AdaptationDiverged."""
         return adapt_one(self._net, self._start, support, recipe, seed)
 
-    def adapt_with_folds(self, support: Support, images: Sequence[Tensor], recipe: InnerLoop, seed: int) -> Candidate:
-        """Run the inner loop with those of its folds beside it; `images` are the support's, canonical.
+    def adapt_with_folds(
+        self, support: Support, images: Sequence[Tensor], recipe: InnerLoop, seed: int, ticket: Ticket
+    ) -> tuple[Candidate, int]:
+        """Run the inner loop and those of its folds, beside whatever else is adapted now.
+
+        Args:
+            support: what to adapt to.
+            images: the support's, canonical.
+            recipe: of the version.
+            seed: of its draws.
+            ticket: is told of every step.
+
+        Returns:
+            What came of it, and how many other loops went through the net together with the version's.
 
         Raises:
-            AdaptationDiverged.
+            AdaptationDiverged, and whatever the ticket is stopped with.
         """
-        return self._examiner.adapt(support, recipe, seed, copies(images, mirrors=recipe.mirrors))
+        plan = self._examiner.plan(support, recipe, seed, copies(images, mirrors=recipe.mirrors))
+        ran = self._bench.run(plan.loops, ticket)
+        return plan.candidate(ran.results), ran.batched_with
 
     def conclude(self, candidate: Candidate) -> Examination | NoExamination:
         """What the folds find out about the version."""
@@ -118,6 +135,13 @@ class Learner:
     def unpacked(self, packed: CompactWeights) -> ReadyWeights:
         """Packed weights, as `forward` wants them."""
         return self.forward.ready(self._compactor.expanded(packed))
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._bench.close()
+
+    def _run(self, loops: Sequence[Loop], watch: GroupWatch) -> Sequence[Result]:
+        return adapt_loops(self._net, self._start, loops, Company(watch=watch))
 
     def start_digest(self) -> str:
         """Digest of the start's weights as they are on the device now; it never changes."""

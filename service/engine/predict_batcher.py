@@ -1,13 +1,14 @@
 """Gathers what waits into batches: a free thread takes the jobs there are, up to a size, and works on them together.
 
-Nothing waits for company: a job that comes to an idle batcher is a batch by itself, and batches grow as the work falls
-behind. Every job gets its own answer or its own error, whatever happens to the others. How many may wait is decided
-before a job comes here, and what the jobs are is not known.
+Unless it is told to, nothing waits for company: a job that comes to an idle batcher is a batch by itself, and batches
+grow as the work falls behind. Every job gets its own answer or its own error, whatever happens to the others. How many
+may wait is decided before a job comes here, and what the jobs are is not known.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -39,11 +40,13 @@ class PredictBatcher(Generic[Job, Answer]):
             it ends with. What it raises itself is nobody's own: after that each job not yet answered is tried alone.
         most: sizes that a batch may add up to; a larger job goes alone.
         threads: batches at the same time.
+        gather_s: how long the first job of a batch waits for others, unless the batch is full before.
     """
 
-    def __init__(self, work: Work[Job, Answer], most: int, threads: int) -> None:
+    def __init__(self, work: Work[Job, Answer], most: int, threads: int, gather_s: float = 0.0) -> None:
         self._work = work
         self._most = most
+        self._gather_s = gather_s
         self._waiting: deque[_Waiting[Job, Answer]] = deque()
         self._change = threading.Condition()
         self._closed = False
@@ -107,6 +110,8 @@ class PredictBatcher(Generic[Job, Answer]):
         with self._change:
             while not self._waiting and not self._closed:
                 self._change.wait()
+                if self._gather_s:
+                    self._gather()
             batch: list[_Waiting[Job, Answer]] = []
             size = 0
             while self._waiting and (not batch or size + self._waiting[0].size <= self._most):
@@ -115,6 +120,12 @@ class PredictBatcher(Generic[Job, Answer]):
             self._batches += bool(batch)
             self._jobs += len(batch)
             return batch
+
+    def _gather(self) -> None:
+        until = time.monotonic() + self._gather_s
+        while not self._closed and sum(waiting.size for waiting in self._waiting) < self._most:
+            if not self._change.wait(until - time.monotonic()):
+                return
 
     def _answer(self, begun: Sequence[_Waiting[Job, Answer]]) -> None:
         left = dict(enumerate(begun))

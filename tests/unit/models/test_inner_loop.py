@@ -217,3 +217,38 @@ def test_a_support_larger_than_the_statistics_sample_is_measured_evenly(conv4: N
     adapted = adapt_one(conv4, conv4.start(), large, replace(SGD, steps=1), seed=0)
     assert 0.0 <= adapted.support_accuracy <= 1.0
     assert torch.isfinite(adapted.statistics["block4.mean"]).all()
+
+
+@pytest.mark.parametrize("company", [Company(), Company(threads=2), Company(together=2)])
+def test_who_watches_is_told_of_every_step_of_every_task_and_changes_no_bit(
+    conv4: Net, make_support: MakeSupport, company: Company
+) -> None:
+    supports, seeds = [make_support(seed) for seed in range(3)], [0, 1, 2]
+    seen: dict[int, list[float]] = {task: [] for task in range(3)}
+
+    def watch(tasks: range, step: int, losses: torch.Tensor) -> None:
+        for task, loss in zip(tasks, losses.tolist(), strict=True):
+            seen[task].append(loss)
+            assert len(seen[task]) == step
+
+    watched = adapt(conv4, conv4.start(), supports, SGD, seeds, replace(company, watch=watch))
+    for task, (own, unwatched) in enumerate(
+        zip(watched, adapt(conv4, conv4.start(), supports, SGD, seeds, company), strict=True)
+    ):
+        assert isinstance(own, Adapted)
+        assert isinstance(unwatched, Adapted)
+        assert own.losses == unwatched.losses == pytest.approx(seen[task])
+        assert all(torch.equal(own.weights[name], unwatched.weights[name]) for name in own.weights)
+
+
+def test_what_a_watch_raises_ends_the_call(conv4: Net, make_support: MakeSupport) -> None:
+    steps: list[int] = []
+
+    def watch(_: range, step: int, __: torch.Tensor) -> None:
+        steps.append(step)
+        if step == 2:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        adapt(conv4, conv4.start(), [make_support(1)], replace(SGD, steps=9), [0], Company(watch=watch))
+    assert steps == [1, 2]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from models.errors import ImageFormatUnsupported
 from service.access import KeyRecord
@@ -23,7 +23,10 @@ from service.prediction import ImagePrediction, PredictOutcome
 from service.readiness import Readiness
 from service.reports import Erasure
 from service.store.ports import Keys
+from service.ticket import Ticket
 from service.uploads import Upload
+
+T = TypeVar("T")
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PNG = b"\x89PNG not looked at by fakes"
@@ -146,8 +149,13 @@ class FakeAdaptation(AdaptationPort):
     def __init__(self, lifecycle: FakeLifecycle) -> None:
         self.lifecycle = lifecycle
         self.commands: list[AdaptCommand] = []
+        self.tickets: list[Ticket] = []
         self.raises: Exception | None = None
         self.before: Callable[[], None] = lambda: None
+
+    def submit(self, command: AdaptCommand, ticket: Ticket) -> Future[AdaptOutcome]:
+        self.tickets.append(ticket)
+        return in_a_thread(lambda: self.run(command))
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
         self.commands.append(command)
@@ -178,6 +186,21 @@ class FakeAdaptation(AdaptationPort):
         return AdaptOutcome(version=version, published=publishes, live=version.number if publishes else None)
 
 
+def in_a_thread(call: Callable[[], T]) -> Future[T]:
+    """What comes of a call in a thread of its own, begun at once."""
+    answer: Future[T] = Future()
+    answer.set_running_or_notify_cancel()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as error:  # noqa: BLE001 - whoever waits is told
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return answer
+
+
 class FakePrediction(PredictionPort):
     """Names every image after the first class, or raises what it was told to."""
 
@@ -187,17 +210,7 @@ class FakePrediction(PredictionPort):
         self.raises: Exception | None = None
 
     def submit(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> Future[PredictOutcome]:
-        answer: Future[PredictOutcome] = Future()
-        answer.set_running_or_notify_cancel()
-
-        def work() -> None:
-            try:
-                answer.set_result(self.run(client, uploads, reference))
-            except Exception as error:  # noqa: BLE001 - whoever waits is told
-                answer.set_exception(error)
-
-        threading.Thread(target=work, daemon=True).start()
-        return answer
+        return in_a_thread(lambda: self.run(client, uploads, reference))
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
         self.calls.append((client, tuple(uploads), reference))

@@ -11,8 +11,10 @@ import pytest
 
 from service.adaptation import AdaptCommand, AdaptOutcome
 from service.domain import Idempotency, Publication
+from service.engine.adapt_queue import AdaptQueue
 from service.errors import IdempotencyInFlight, IdempotencyMismatch
 from service.repeats import AdaptOnce, Adapts, Recalls
+from service.ticket import Ticket
 from service.uploads import Upload
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
@@ -37,7 +39,7 @@ class FakeStore(Recalls, Adapts):
             raise IdempotencyMismatch("the key came with another body")
         return made
 
-    def run(self, command: AdaptCommand) -> AdaptOutcome:
+    def run(self, command: AdaptCommand, ticket: Ticket) -> AdaptOutcome:
         self.runs += 1
         self.during.set()
         assert self.go_on.wait(30)
@@ -56,7 +58,7 @@ def store() -> FakeStore:
 
 @pytest.fixture
 def once(store: FakeStore) -> AdaptOnce:
-    return AdaptOnce(store, store)
+    return AdaptOnce(store, store, AdaptQueue(2))
 
 
 @pytest.mark.parametrize("publish", ["always", "never"])
@@ -102,10 +104,10 @@ def test_a_repetition_while_the_first_is_running_is_refused_and_later_answered(
 
 def test_a_request_that_failed_may_be_sent_again_under_its_key(store: FakeStore, once: AdaptOnce) -> None:
     class Fails(Adapts):
-        def run(self, command: AdaptCommand) -> AdaptOutcome:
+        def run(self, command: AdaptCommand, ticket: Ticket) -> AdaptOutcome:
             raise ZeroDivisionError
 
-    failing = AdaptOnce(store, Fails())
+    failing = AdaptOnce(store, Fails(), AdaptQueue())
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             failing.run(COMMAND)

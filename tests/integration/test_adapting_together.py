@@ -1,0 +1,63 @@
+"""Many clients adapting at once through the whole service: each gets what it would get alone, or its own error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from service import bootstrap
+from service.app import create_app
+from service.settings import Settings
+from tests.generated import striped
+from tests.in_process import Web, started
+
+PERIODS = (5, 9, 15, 25)
+CLIENTS = {"ada": (2, 3), "bo": (4, 2), "cy": (3, 5), "di": (2, 6), "ed": (4, 4), "flo": (3, 1)}
+"""Numbers of classes and of samples a class."""
+
+
+@pytest.fixture
+def busy(settings: Settings) -> Iterator[Web]:
+    """A service in which several adapt at the same time."""
+    several = settings.model_copy(update={"adapt_running": 3, "adapt_threads": 2, "adapt_waiting": 16})
+    services = bootstrap.build(several)
+    with started(create_app(several, lambda _: services), services) as web:
+        yield web
+
+
+def adapt(web: Web, client: str, classes: int, shots: int, seed: int = 0, **fields: str) -> httpx.Response:
+    drawn = [(period, content) for period in PERIODS[:classes] for content in striped(shots, period, seed)]
+    files = [("samples", (f"{place}.png", content)) for place, (_, content) in enumerate(drawn)]
+    data: dict[str, Any] = {"client": client, "labels": [f"pitch {period}" for period, _ in drawn], "seed": "7"}
+    return web("POST", "/adapt", data={**data, **fields}, files=files)
+
+
+def test_each_of_many_at_once_gets_the_version_that_it_gets_alone_and_failures_are_their_own(busy: Web) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        works = {client: pool.submit(adapt, busy, client, *size) for client, size in CLIENTS.items()}
+        wild = pool.submit(adapt, busy, "wild", 3, 4, learning_rate="1e6", steps="50")
+        broken = pool.submit(
+            busy, "POST", "/adapt", data={"client": "broken", "labels": ["a", "b"]},
+            files=[("samples", (name, b"no image")) for name in "ab"],
+        )  # fmt: skip
+        digests = {client: work.result().json()["weights"]["digest"] for client, work in works.items()}
+    assert (wild.result().status_code, wild.result().json()["code"]) == (422, "adaptation_diverged")
+    assert (broken.result().status_code, broken.result().json()["code"]) == (415, "image_format_unsupported")
+    for client, size in CLIENTS.items():
+        again = adapt(busy, f"{client}-alone", *size).json()
+        assert again["weights"]["digest"] == digests[client]
+        assert busy("GET", f"/clients/{client}/versions/1").json()["batched_with"] == 0
+
+
+def test_extensions_of_one_client_at_once_each_build_on_the_one_before(busy: Web) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        works = [pool.submit(adapt, busy, "line", 2, 2, seed, publish="always") for seed in range(4)]
+        numbers = sorted(work.result().json()["version"] for work in works)
+    assert numbers == [1, 2, 3, 4]
+    kept = [busy("GET", f"/clients/line/versions/{number}").json() for number in numbers]
+    assert [own["parent"] for own in kept] == [None, 1, 2, 3]
+    assert [own["samples"] for own in kept] == [4, 8, 12, 16]
