@@ -112,12 +112,7 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         meta_models=MetaModels([_summary(current.checkpoint)]),
         keys=KeyBook(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=lambda: {
-            **prediction.readings(),
-            **queue.readings(),
-            **decoder.readings(),
-            **quarantine.readings(),
-        },
+        readings=functools.partial(_readings, prediction, queue, decoder, quarantine),
         close=functools.partial(_close, queue, prediction, current, decoder, keys, store, quarantine),
     )
 
@@ -130,6 +125,10 @@ def torch_threads(settings: Settings, cores: int) -> int:
 def _cores_each(settings: Settings) -> int:
     cores = usable_cores()
     return max(1, cores // (settings.workers * torch_threads(settings, cores)))
+
+
+def _readings(*held: Prediction | AdaptQueue | Decoder | Quarantine) -> dict[str, float]:
+    return {name: figure for one in held for name, figure in one.readings().items()}
 
 
 def _close(*held: AdaptQueue | Prediction | Learner | Decoder | SqlKeys | WeightStore | Quarantine) -> None:
