@@ -53,6 +53,8 @@ def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tup
 
 def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInfo]:
     listed = opened.infolist()
+    if not all(entry.filename for entry in listed):  # cut at a zero byte, it may begin with one
+        raise ArchiveInvalid(f"an entry of the archive has no name; {_LAYOUT}")
     entries = [entry for entry in listed if not entry.is_dir() and not _ignored(entry.filename)]
     if len(listed) > _CENTRAL_DIRECTORY_ENTRIES or len(entries) > settings.max_files:
         raise ArchiveTooLarge(f"the archive has {len(entries)} files; at most {settings.max_files} are allowed")

@@ -193,6 +193,9 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else INTERNAL.status
+    if status == 400 and isinstance(error.__cause__, ValueError | RecursionError):  # what reading JSON raises
+        detail = "the body cannot be read; send one JSON object in UTF-8, with fewer levels and shorter numbers"
+        return problem_response(PARAMETER, detail, request.url.path)
     headers = error.headers if isinstance(error, HTTPException) else None
     phrase = HTTPStatus(status).phrase
     problem = _BY_STATUS.get(status, Problem(status, phrase.lower().replace(" ", "_"), phrase))

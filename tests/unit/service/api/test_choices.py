@@ -42,6 +42,17 @@ def test_what_is_no_setting_is_refused(two_versions: Web, body: Any) -> None:
     assert web_settings(two_versions) == ClientSettings()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"f\xff\xfe", b'{"keep_last": ' + b"9" * 5000 + b"}", b"[" * 50_000],
+    ids=["nothing", "cut off", "no text", "a long number", "many levels"],
+)
+def test_what_is_no_json_is_refused(two_versions: Web, body: bytes) -> None:
+    answer = two_versions("PUT", PATH, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+    assert answer.json()["detail"]
+
+
 def test_settings_come_as_json_alone(two_versions: Web) -> None:
     answer = two_versions("PUT", PATH, data={"retain_samples": "false"})
     assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")

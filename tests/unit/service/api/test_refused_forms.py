@@ -181,6 +181,7 @@ def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels:
         (zipped("good/1.png", "bad/1.png", stored=True).replace(PNG, b"\x89PNH", 1), 422, "archive_invalid"),
         (zipped(*[f"good/{index}.png" for index in range(9)]), 413, "archive_too_large"),
         (zipped("good/1.png", content=b"\0" * 17_000), 413, "file_too_large"),
+        (zipped("good/1.png", "bad/1.png").replace(b"good/", b"\0ood/"), 422, "archive_invalid"),
     ],
     ids=[
         "empty",
@@ -194,6 +195,7 @@ def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels:
         "flipped",
         "many",
         "large file",
+        "an entry without a name",
     ],
 )
 def test_an_archive_that_cannot_be_used_is_refused(web: Web, content: bytes, status: int, code: str) -> None:
