@@ -31,6 +31,8 @@ from service.uploads import Upload
 
 _MAX_SEED = 2**63 - 1
 
+_PARTS = ("decode", "adapt", "examine", "store")
+
 _ATTEMPTS = 5
 """How often an extension starts again because another one of the same client was published in the meantime."""
 
@@ -48,6 +50,8 @@ class AdaptCommand:
         steps: inner steps; None takes the checkpoint's recipe.
         learning_rate: of the inner loop; None takes the checkpoint's recipe.
         seed: of the inner loop's draws; None is 0.
+        first: "prototypes": make a version without inner steps before the one that is asked for, as an answer within a
+            fraction of a second; examined like any other.
         publish: "auto" leaves it to the gate, "always" makes the version live, "never" keeps it aside.
         idempotency: recorded with the version, so that a repeated request finds it.
     """
@@ -59,6 +63,7 @@ class AdaptCommand:
     steps: int | None = None
     learning_rate: float | None = None
     seed: int | None = None
+    first: Literal["prototypes"] | None = None
     publish: Literal["auto", "always", "never"] = "auto"
     idempotency: Idempotency | None = None
 
@@ -129,13 +134,21 @@ class Adaptation:
             StoreFull, StoreUnavailable: nothing was recorded.
             And whatever the ticket is stopped with: nothing was recorded either.
         """
-        clock = Stopwatch(("decode", "adapt", "examine", "store"))
+        clock = Stopwatch(_PARTS)
         client_name(command.client)
         wanted = _Wanted(command, *self._recipe(command))
         ticket.at("decode")
         labels = self._samples.labels(command.uploads, command.labels)
         new = self._samples.decoded(command.uploads, labels)
         clock.lap("decode")
+        if command.first is not None:
+            unnamed = replace(command, idempotency=None)
+            at_once = _Wanted(unnamed, replace(wanted.recipe, steps=0), wanted.seed)
+            ticket.came_to(self._made(at_once, new, clock, ticket))
+            clock = Stopwatch(_PARTS)
+        return self._made(wanted, new, clock, ticket)
+
+    def _made(self, wanted: _Wanted, new: Sequence[Sample], clock: Stopwatch, ticket: Ticket) -> AdaptOutcome:
         for _ in range(_ATTEMPTS - 1):
             with suppress(ParentSuperseded):
                 return self._attempt(wanted, new, clock, ticket)

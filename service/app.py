@@ -6,10 +6,12 @@ It knows no learning and no store; `bootstrap.build` wires those, when the appli
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 import signal
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from importlib import metadata
@@ -22,7 +24,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from service import bootstrap
-from service.api import adapt, aliases, choices, clients, docs, health, meta_models, predict, problems, versions
+from service.api import adapt, aliases, choices, clients, docs, health, jobs, meta_models, predict, problems, versions
 from service.api.deps import Context, Room
 from service.api.described import Application
 from service.api.direct import Direct
@@ -31,6 +33,7 @@ from service.api.mailbox import Mailbox
 from service.api.middleware import BodyLimit, BodyRule, Envelope
 from service.api.ports import Services
 from service.api.shedding import Shedding
+from service.jobs import Jobs
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry, configure_logging
 
@@ -47,6 +50,11 @@ class OpenServices(Services, Protocol):
     @property
     def readings(self) -> Callable[[], Mapping[str, float]]:
         """Figures of the moment, by name."""
+        ...
+
+    @property
+    def finish(self) -> Callable[[float], None]:
+        """Ends the adaptations that were accepted, within so many seconds, and takes no more."""
         ...
 
     @property
@@ -88,7 +96,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         redoc_url=None,
         lifespan=_lifespan(settings, telemetry, build),
     )
-    for resource in (adapt, predict, clients, choices, versions, aliases, meta_models, health, docs):
+    for resource in (adapt, jobs, predict, clients, choices, versions, aliases, meta_models, health, docs):
         app.include_router(resource.router)
     problems.install(app)
 
@@ -136,6 +144,7 @@ def _lifespan(
                 "predict", settings.predict_running * settings.predict_batch, settings.predict_waiting, telemetry
             ),
             mailbox=Mailbox(),
+            jobs=Jobs(),
         )
         app.state.context = context
         telemetry.scrape(lambda: {**services.readings(), **_rooms(context)})
@@ -143,10 +152,17 @@ def _lifespan(
         log.info("ready", meta_model=settings.meta_model, data=str(settings.data))
         if services.keys.open:
             log.warning("open to whoever reaches it: no key was ever made", host=settings.host)
+        last = _Last(settings.drain_s + settings.stop_s)
+
+        def drain() -> None:
+            last.begin()
+            services.readiness.drain()
+
         try:
-            with _draining_first(services.readiness.drain, settings.drain_s):
+            with _draining_first(drain, settings.drain_s):
                 yield
         finally:
+            await to_thread.run_sync(services.finish, last.left_s)
             await to_thread.run_sync(services.close)
             log.info("stopped")
 
@@ -154,7 +170,26 @@ def _lifespan(
 
 
 def _rooms(context: Context) -> dict[str, float]:
-    return {"adapt_taken": context.adapt_room.taken, "predict_taken": context.predict_room.taken}
+    rooms = {"adapt_taken": context.adapt_room.taken, "predict_taken": context.predict_room.taken}
+    return {**rooms, **context.jobs.readings()}
+
+
+class _Last:
+    """How much is left of the time that a stopping process has."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = math.inf
+
+    def begin(self) -> None:
+        """It stops from now on."""
+        self._until = min(self._until, time.monotonic() + self._seconds)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds; it begins now if it has not begun."""
+        self.begin()
+        return max(0.0, self._until - time.monotonic())
 
 
 @contextmanager

@@ -55,6 +55,7 @@ class Services:
         keys: who may call.
         readiness: whether this process may get requests.
         readings: figures of the moment, by name.
+        finish: ends the adaptations that were accepted, within so many seconds, and takes no more.
         close: lets go of what they hold; none of them is used afterwards.
     """
 
@@ -66,6 +67,7 @@ class Services:
     keys: KeyBook
     readiness: Readiness
     readings: Callable[[], Mapping[str, float]]
+    finish: Callable[[float], None]
     close: Callable[[], None]
 
 
@@ -113,6 +115,7 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         keys=KeyBook(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
         readings=functools.partial(_readings, prediction, queue, decoder, quarantine),
+        finish=queue.close,
         close=functools.partial(_close, queue, prediction, current, decoder, keys, store, quarantine),
     )
 

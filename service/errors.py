@@ -25,6 +25,8 @@
         ├── VersionCorrupt          stored content does not match its digest
         ├── RequestQuarantined      a process died of this request, twice
         ├── ParentSuperseded        another version went live while an extension was being made from the one before
+        ├── UnknownJob              no such job in this process: it ended with its process, or is long over
+        ├── JobCancelled            an adaptation that was ended on request; there is no version
         ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
         ├── Overloaded              a queue is full; carries retry_after_s
         │   ├── DeadlinePassed      the time for the work is over
@@ -114,6 +116,14 @@ class UnknownAlias(ServiceError, LookupError):
 
 class UnknownMetaModel(ServiceError, LookupError):
     """No checkpoint of that name or path."""
+
+
+class UnknownJob(ServiceError, LookupError):
+    """This process has no job of that number, or has forgotten it."""
+
+
+class JobCancelled(ServiceError):
+    """The adaptation was ended on request, and made no version."""
 
 
 class NothingLive(ServiceError):

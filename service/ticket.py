@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from service.errors import DeadlinePassed
 
@@ -41,6 +41,9 @@ class Progress:
 class Ticket:
     """Belongs to one adaptation from when it is accepted to its end.
 
+    Attributes:
+        first: what it came to before its inner steps, if that was asked for and is there.
+
     Args:
         limit_s: seconds that it may take until its version is recorded.
         waits: whether waiting in line counts; if not, the time runs from when work begins.
@@ -58,6 +61,7 @@ class Ticket:
         self._recording = False
         self._progress = Progress()
         self._told: Callable[[], object] | None = None
+        self.first: Any = None
 
     @property
     def progress(self) -> Progress:
@@ -110,6 +114,11 @@ class Ticket:
         """Say that an inner step was done; its loss if it was the version's. Raises as `check`."""
         self.check()
         self._show(lambda now: replace(now, steps_done=now.steps_done + 1, loss=now.loss if loss is None else loss))
+
+    def came_to(self, first: object) -> None:
+        """Say what it came to before its inner steps."""
+        self.first = first
+        self._show(lambda now: now)
 
     @contextmanager
     def recording(self) -> Iterator[None]:

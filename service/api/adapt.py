@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any, Final, cast
 
+import structlog
 from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
 from starlette.requests import ClientDisconnect
@@ -17,13 +20,17 @@ from service.adaptation import AdaptCommand, AdaptOutcome
 from service.api import schemas, views
 from service.api.archives import unpack
 from service.api.deps import Context, ContextDep, problems
+from service.api.door import ADAPTING
 from service.api.examination_schemas import Report
+from service.api.job_schemas import JobInfo
 from service.api.middleware import NOTES
+from service.api.problems import problem_of
 from service.api.refusals import FieldDuplicate, FieldsConflict
 from service.api.uploads import Form, FormShape, read_form
 from service.api.waiting import answered
 from service.domain import Idempotency, client_name, idempotency_key
 from service.errors import DeadlinePassed, NoSamples
+from service.jobs import Job
 from service.settings import Settings
 from service.ticket import Ticket
 from service.uploads import Upload
@@ -31,7 +38,7 @@ from service.uploads import Upload
 router = APIRouter(tags=["adapt"])
 
 _SHAPE: Final = FormShape(
-    single=frozenset({"client", "mode", "steps", "learning_rate", "seed", "publish"}),
+    single=frozenset({"client", "mode", "steps", "learning_rate", "seed", "first", "publish"}),
     repeated=frozenset({"labels"}),
     files=frozenset({"samples", "archive"}),
 )
@@ -85,6 +92,11 @@ _BODY: Final[dict[str, Any]] = {
                             "examples": [""],
                             "description": "of the random draws; empty: the service's",
                         },
+                        "first": {
+                            "type": "string",
+                            "enum": ["prototypes"],
+                            "description": "with respond-async: a version without inner steps before the one asked for",
+                        },
                         "publish": {
                             "type": "string",
                             "enum": ["auto", "always", "never"],
@@ -104,7 +116,11 @@ _BODY: Final[dict[str, Any]] = {
     "/adapt",
     status_code=201,
     summary="Adapt to labelled images",
-    responses=problems(400, 409, 413, 415, 422, 503, 507),
+    response_model=schemas.Adapted,
+    responses={
+        202: {"model": JobInfo, "description": "accepted as a job"},
+        **problems(400, 409, 413, 415, 422, 503, 507),
+    },
     openapi_extra=_BODY,
 )
 async def adapt(
@@ -114,15 +130,25 @@ async def adapt(
     key: Annotated[
         str | None, Header(alias="Idempotency-Key", description="the same key and body get the same answer")
     ] = None,
-) -> schemas.Adapted:
+    prefer: Annotated[str, Header(description="respond-async: answer 202 with a job, and adapt meanwhile")] = "",
+) -> schemas.Adapted | Response:
     """Make a new version of a client from labelled images, and put it live unless its examination says otherwise.
 
     Send `samples` with as many `labels` in the same order, or an `archive`: a zip with one folder a class.
+    With `Prefer: respond-async` the answer is a job, to be followed at its `Location`; a service of several workers
+    answers with the version all the same, because a job is known to one of them alone.
     """
     context.adapt_room.refuse_when_full()
     form = await read_form(request, _SHAPE, context.settings)
     client = client_name(form.fields.required("client"))
-    outcome = await _outcome(request, context, partial(_command, form, client, key, context.settings))
+    asked = partial(_command, form, client, key, context.settings)
+    if context.settings.workers == 1 and "respond-async" in _preferences(prefer):
+        return await _accepted(request, context, client, asked)
+    if form.fields.text("first") is not None:
+        raise FieldsConflict(
+            "field 'first' goes with 'Prefer: respond-async': otherwise there is one answer, at the end"
+        )
+    outcome = await _outcome(request, context, asked)
     draft = outcome.version.draft
     request.scope[NOTES].update(client=client, version=outcome.version.number, weights_digest=draft.weights_digest)
     answer = views.adapted(outcome)
@@ -152,6 +178,32 @@ async def _outcome(request: Request, context: Context, asked: Callable[[], Adapt
         ticket.stop(ClientDisconnect())
 
 
+async def _accepted(request: Request, context: Context, client: str, asked: Callable[[], AdaptCommand]) -> Response:
+    """Leave it to a job, which keeps the caller's share until it is over."""
+    ticket = Ticket(context.settings.adapt_s, waits=False)
+    job = context.jobs.add(client, ticket, await to_thread.run_sync(_begun, context, asked, ticket))
+    share: ExitStack = request.scope[ADAPTING].pop_all()
+    context.mailbox.expect(job.work).add_done_callback(lambda answer: _over(context, job, share, answer))
+    headers = {"Location": f"/jobs/{job.number}", "Preference-Applied": "respond-async"}
+    return Response(views.job(job).model_dump_json(), 202, headers, "application/json")
+
+
+def _over(context: Context, job: Job, share: ExitStack, answer: asyncio.Future[AdaptOutcome]) -> None:
+    share.close()
+    context.jobs.ended(job)
+    error = None if answer.cancelled() else answer.exception()
+    if isinstance(error, Exception):
+        if problem_of(error) is None:
+            structlog.get_logger("anole.jobs").error("job failed", job=job.number, exc_info=error)
+    elif not answer.cancelled():
+        _observe(context, views.adapted(answer.result()).report)
+
+
+def _preferences(header: str) -> set[str]:
+    """The preferences of RFC 7240 that a header names, without their parameters."""
+    return {part.partition(";")[0].strip().lower() for part in header.split(",")}
+
+
 def _begun(context: Context, asked: Callable[[], AdaptCommand], ticket: Ticket) -> Future[AdaptOutcome]:
     """Unpack, look the request up, and queue it; that blocks, and so belongs into a thread."""
     return context.adapt_room.submitted(partial(context.services.adaptation.submit, asked(), ticket))
@@ -168,6 +220,7 @@ def _command(form: Form, client: str, key: str | None, settings: Settings) -> Ad
         steps=fields.integer("steps", 0, settings.max_steps),
         learning_rate=fields.positive("learning_rate"),
         seed=fields.integer("seed", 0, _HIGHEST_SEED),
+        first=cast(Any, fields.choice("first", {"prototypes"}, "")) or None,
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
         idempotency=None if key is None else Idempotency(idempotency_key(key), _digest(form)),
     )

@@ -18,6 +18,7 @@ from service.api.problems import MEDIA_TYPE, PROBLEMS
 from service.api.schemas import ProblemDetails
 from service.domain import alias_name, client_name
 from service.errors import Overloaded
+from service.jobs import Jobs
 from service.settings import Settings
 from service.telemetry import Telemetry
 
@@ -109,6 +110,7 @@ class Context:
     adapt_room: Room
     predict_room: Room
     mailbox: Mailbox
+    jobs: Jobs
 
 
 def context_of(request: Request) -> Context:

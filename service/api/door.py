@@ -27,6 +27,10 @@ from service.telemetry import Telemetry
 CALLER: Final = "anole.caller"
 """Where in the scope the caller is found behind the door."""
 
+ADAPTING: Final = "anole.adapting"
+"""Where in the scope lies what the caller's adaptation takes of its share, given back when the answer is sent; whoever
+goes on adapting after that takes it over."""
+
 PUBLIC: Final = re.compile(r"/|/livez|/readyz|/openapi\.json|/docs|/docs/[^/]+")
 """Paths that anybody may ask for: the process's health, and the description of the API with its page."""
 
@@ -36,6 +40,8 @@ _READABLE: Final = re.compile(
 )
 _MOVES: Final = {"PUT": re.compile(r"/clients/[^/]+/aliases/[^/]+"), "POST": re.compile(r"/clients/[^/]+/rollback")}
 
+_JOBS: Final = re.compile(r"(GET|DELETE) /jobs/[^/]+|GET /jobs/[^/]+/events")
+
 
 def permission_for(method: str, path: str) -> Permission | None:
     """The scope that a request needs; None: any key will do. What is not named here needs `admin`."""
@@ -43,7 +49,7 @@ def permission_for(method: str, path: str) -> Permission | None:
         return None
     if (method, path) == ("POST", "/predict"):
         return "predict"
-    moves = method in _MOVES and _MOVES[method].fullmatch(path)
+    moves = (method in _MOVES and _MOVES[method].fullmatch(path)) or _JOBS.fullmatch(f"{method} {path}")
     return "adapt" if moves or (method, path) == ("POST", "/adapt") else "admin"
 
 
@@ -64,6 +70,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         with ExitStack() as taken:
+            scope[ADAPTING] = taken.enter_context(ExitStack())
             try:
                 for share in await self._let_in(scope):
                     taken.enter_context(share)
@@ -94,8 +101,10 @@ class Door:
     def _shares(self, scope: Scope, caller: Caller) -> list[AbstractContextManager[None]]:
         if caller is ANYBODY:
             return [self._addresses.taken((scope.get("client") or ("",))[0])]
-        adapts = (scope["method"], scope["path"]) == ("POST", "/adapt")
-        return [self._keyed.taken(caller.prefix), *([self._adapting.taken(caller.prefix)] if adapts else [])]
+        if (scope["method"], scope["path"]) == ("POST", "/adapt"):
+            adapting: ExitStack = scope[ADAPTING]
+            adapting.enter_context(self._adapting.taken(caller.prefix))
+        return [self._keyed.taken(caller.prefix)]
 
 
 class _Reader:

@@ -94,6 +94,8 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.UnknownVersion: Problem(404, "unknown_version", "There is no such version"),
     serving.UnknownAlias: Problem(404, "unknown_alias", "There is no such alias"),
     serving.UnknownMetaModel: Problem(404, "unknown_meta_model", "There is no such meta-model"),
+    serving.UnknownJob: Problem(404, "unknown_job", "There is no such job"),
+    serving.JobCancelled: Problem(409, "job_cancelled", "The job was cancelled"),
     serving.NothingLive: Problem(409, "nothing_live", "No version of the client is live"),
     serving.NothingToRollBackTo: Problem(409, "nothing_to_roll_back_to", "There is no earlier version"),
     serving.VersionInUse: Problem(409, "version_in_use", "An alias points at the version"),

@@ -7,11 +7,14 @@ from datetime import datetime
 from service.adaptation import AdaptOutcome
 from service.api import examination_schemas as reports
 from service.api import schemas
+from service.api.job_schemas import JobInfo, JobSteps
 from service.api.preconditions import etag
+from service.api.problems import answer_to
 from service.choices import ClientSettings
 from service.comparison import VersionDiff
 from service.domain import LIVE, AliasMove, ClientSummary, Version
 from service.examination import HELD_OUT, ClassEstimate, HeldOutAnswer, held_out
+from service.jobs import Job
 from service.meta_models import MetaModelSummary
 from service.prediction import PredictOutcome
 from service.reports import Erasure
@@ -31,6 +34,26 @@ def adapted(outcome: AdaptOutcome) -> schemas.Adapted:
         weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
         report=_report(outcome.version),
     )
+
+
+def job(own: Job) -> JobInfo:
+    """A job as it is now."""
+    progress, first, outcome, error = own.ticket.progress, own.ticket.first, own.outcome, own.error
+    return JobInfo(
+        job=own.number,
+        client=own.client,
+        state=own.state,
+        stage=progress.stage,
+        steps=JobSteps(done=progress.steps_done, of=progress.steps, loss=progress.loss),
+        first=None if first is None else adapted(first),
+        result=None if outcome is None else adapted(outcome),
+        problem=None if error is None else _problem(error, own),
+        created_at=own.created_at,
+    )
+
+
+def _problem(error: Exception, own: Job) -> schemas.ProblemDetails:
+    return schemas.ProblemDetails.model_validate_json(bytes(answer_to(error, f"/jobs/{own.number}").body))
 
 
 def predicted(outcome: PredictOutcome) -> schemas.Predicted:

@@ -61,3 +61,40 @@ def test_extensions_of_one_client_at_once_each_build_on_the_one_before(busy: Web
     kept = [busy("GET", f"/clients/line/versions/{number}").json() for number in numbers]
     assert [own["parent"] for own in kept] == [None, 1, 2, 3]
     assert [own["samples"] for own in kept] == [4, 8, 12, 16]
+
+
+def test_a_job_with_prototypes_first_makes_two_versions_that_were_both_examined(busy: Web) -> None:
+    drawn = [(period, content) for period in PERIODS[:2] for content in striped(4, period, 0)]
+    accepted = busy(
+        "POST", "/adapt", headers={"Prefer": "respond-async"},
+        data={"client": "line", "labels": [f"pitch {period}" for period, _ in drawn], "first": "prototypes"},
+        files=[("samples", (f"{place}.png", content)) for place, (_, content) in enumerate(drawn)],
+    )  # fmt: skip
+    assert accepted.status_code == 202
+    busy("GET", f"{accepted.headers['location']}/events")
+    job = busy("GET", accepted.headers["location"]).json()
+    assert (job["state"], job["first"]["version"], job["result"]["version"]) == ("done", 1, 2)
+    first, second = (busy("GET", f"/clients/line/versions/{number}").json() for number in (1, 2))
+    assert (first["recipe"]["steps"], second["recipe"]["steps"]) == (0, 5)
+    assert first["samples"] == second["samples"] == 8
+    assert second["parent"] == 1
+    for answered, kept in ((job["first"], first), (job["result"], second)):
+        assert answered["report"]["gate"]["decision"] in {"publish", "hold"}
+        assert kept["estimated_accuracy"] is not None
+        assert answered["published"] == (answered["report"]["gate"]["decision"] == "publish")
+
+
+def test_a_service_that_stops_ends_the_jobs_that_it_accepted(settings: Settings) -> None:
+    services = bootstrap.build(settings)
+    drawn = [(period, content) for period in PERIODS[:2] for content in striped(3, period, 0)]
+    with started(create_app(settings, lambda _: services), services) as web:
+        for client in ("ada", "bo", "cy"):
+            answer = web(
+                "POST", "/adapt", headers={"Prefer": "respond-async"},
+                data={"client": client, "labels": [f"pitch {period}" for period, _ in drawn]},
+                files=[("samples", (f"{place}.png", content)) for place, (_, content) in enumerate(drawn)],
+            )  # fmt: skip
+            assert answer.status_code == 202
+    again = bootstrap.build(settings)
+    assert [summary.name for summary in again.lifecycle.clients()] == ["ada", "bo", "cy"]
+    again.close()

@@ -28,11 +28,13 @@ IDS = {
     "after": ("1", "2"),
     "alias": ("live", "absent"),
     "name": ("tiny",),
+    "job": ("0" * 32,),
 }
 ROUTES = sorted({route for route in routes_of(create_app(load_settings()).routes) if route[1] not in OPEN_TO_ALL})
 OF_A_CLIENT = [route for route in ROUTES if "{client}" in route[1]]
 NAMED_IN_THE_FORM = {("POST", "/adapt"), ("POST", "/predict")}
 OF_NO_CLIENT = {("GET", "/clients"), ("GET", "/metrics"), ("GET", "/models"), ("GET", "/models/{name}")}
+OF_A_JOB = {("GET", "/jobs/{job}"), ("DELETE", "/jobs/{job}"), ("GET", "/jobs/{job}/events")}
 VARYING = re.compile(rb'"(seconds|request_id|moved_at|created_at)":("[^"]*"|[\d.e-]+)')
 
 
@@ -101,7 +103,7 @@ def told(two: TwoKeys, method: str, path: str, options: dict[str, Any], client: 
 
 def test_every_route_is_in_the_matrix() -> None:
     assert len(OF_A_CLIENT) >= 12
-    assert set(ROUTES) - set(OF_A_CLIENT) == NAMED_IN_THE_FORM | OF_NO_CLIENT
+    assert set(ROUTES) - set(OF_A_CLIENT) == NAMED_IN_THE_FORM | OF_NO_CLIENT | OF_A_JOB
     assert all(set(re.findall(r"{(\w+)}", path)) <= IDS.keys() for _, path in ROUTES)
 
 
@@ -136,6 +138,19 @@ def test_no_adaptation_tells_them_apart_or_changes_them(two: TwoKeys) -> None:
     assert answers[0] == answers[1]
     assert answers[0][0] in {403, 404}
     assert two.state_of_theirs() == before
+
+
+def test_a_job_of_another_key_is_answered_for_like_a_missing_one(two: TwoKeys) -> None:
+    headers = {**two.theirs, "Prefer": "respond-async"}
+    fields = {"client": THEIRS, "labels": LABELS, "publish": "never", "mode": "replace", "steps": "1"}
+    accepted = two.web("POST", "/adapt", data=fields, files=SAMPLES, headers=headers)
+    number = accepted.json()["job"]
+    for method, template in sorted(OF_A_JOB):
+        theirs, missing = (two.web(method, template.format(job=own), headers=two.mine) for own in (number, "f" * 32))
+        assert theirs.status_code == missing.status_code == 404
+        assert theirs.text.replace(number, "NUMBER") == missing.text.replace("f" * 32, "NUMBER")
+    assert two.web("GET", f"/jobs/{number}/events", headers=two.theirs).text.endswith("}\n\n")
+    assert two.web("GET", f"/jobs/{number}", headers=two.theirs).json()["state"] == "done"
 
 
 def test_lists_and_figures_name_no_other_client(two: TwoKeys) -> None:

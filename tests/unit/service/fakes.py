@@ -281,5 +281,8 @@ class FakeServices:
     def readings(self) -> dict[str, float]:
         return {"weight_cache_hits_total": 3}
 
+    def finish(self, within_s: float) -> None:
+        self.finished_within_s = within_s
+
     def close(self) -> None:
         self.closed = True

@@ -18,7 +18,7 @@ from tests.in_process import PNG, Web
 from tests.unit.service.api.guarded import key_for
 
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
-IDS = {"client": "line", "version": "1", "before": "1", "after": "1", "alias": "live", "name": "tiny"}
+IDS = {"client": "line", "version": "1", "before": "1", "after": "1", "alias": "live", "name": "tiny", "job": "0" * 32}
 OPEN_TO_ALL = {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
 
 
@@ -115,6 +115,9 @@ def test_a_revoked_key_is_refused(guarded: Web) -> None:
 NEEDS: dict[tuple[str, str], Scope | None] = {
     ("POST", "/predict"): "predict",
     ("POST", "/adapt"): "adapt",
+    ("GET", "/jobs/{job}"): "adapt",
+    ("DELETE", "/jobs/{job}"): "adapt",
+    ("GET", "/jobs/{job}/events"): "adapt",
     ("PUT", "/clients/{client}/aliases/{alias}"): "adapt",
     ("POST", "/clients/{client}/rollback"): "adapt",
     ("GET", "/clients/{client}/versions/{version}/weights"): "admin",

@@ -172,6 +172,9 @@ def test_the_description_names_every_route_of_the_contract_and_both_bodies(web: 
     described = web("GET", "/openapi.json").json()["paths"]
     assert {(path, method) for path, methods in described.items() for method in methods} == {
         ("/adapt", "post"),
+        ("/jobs/{job}", "get"),
+        ("/jobs/{job}", "delete"),
+        ("/jobs/{job}/events", "get"),
         ("/predict", "post"),
         ("/clients", "get"),
         ("/clients/{client}", "get"),
@@ -196,7 +199,7 @@ def test_the_description_names_every_route_of_the_contract_and_both_bodies(web: 
     assert set(described["/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     form = described["/adapt"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {
-        "client", "samples", "labels", "archive", "mode", "steps", "learning_rate", "seed", "publish",
+        "client", "samples", "labels", "archive", "mode", "steps", "learning_rate", "seed", "first", "publish",
     }  # fmt: skip
 
 
