@@ -34,6 +34,8 @@ _PAPER = InnerLoop(
     steps=5, learning_rate=1e-3, batch_size=10, optimiser="adam", carry_moments=True, head="linear", statistics="batch"
 )
 
+_PAPER_20 = replace(_PAPER, steps=10, learning_rate=5e-4, batch_size=20)
+
 _PAPER_MINI = replace(_PAPER, steps=8)
 _PAPER_MINI_TRAINING = Preset(
     net_spec=NetSpec("conv4", ImageSpec(channels=3, side=84, contrast="none"), width=32, pooling="max"),
@@ -48,6 +50,12 @@ PRESETS = {
         recipe=_PAPER,
         meta=MetaLoop(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=10),
         serve=InnerLoop(**{**_PAPER.to_json(), "steps": 50, "batch_size": 5}),
+    ),
+    "paper-20-way": Preset(
+        net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
+        recipe=_PAPER_20,
+        meta=MetaLoop(meta_steps=200_000, meta_batch=5, n_way=20, train_shots=10),
+        serve=replace(_PAPER_20, steps=50, batch_size=10),
     ),
     "omniglot": Preset(
         net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
