@@ -1,6 +1,6 @@
 """The campaign: a store whose process dies again and again, and the faults that it would have found.
 
-    python -m tests.crash [--kills 10000] [--seed 0] [--part kills] [--part calls] [--part bugs]
+    python -m tests.crash [--kills 10000] [--seed 0] [--part kills|calls|power|bugs]...
 
 Ends with 1 if any death left something wrong, or a seeded fault was not found.
 """
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tests.crash.campaign import Found, kill_at_every_call, kill_at_random
+from tests.crash.power import lose_power, recorded
 from tests.crash.seeded import BUGS
 from tests.crash.statements import keep_statements
 from tests.crash.steps import EVERY_KIND
@@ -56,18 +57,37 @@ def calls(_given: argparse.Namespace) -> bool:
     return bool(found.wrong)
 
 
-def bugs(_given: argparse.Namespace) -> bool:
+def power(given: argparse.Namespace) -> bool:
+    """The same life, and every disk that a power loss in it may leave."""
+    began = time.monotonic()
+    found = lose_power(recorded(EVERY_KIND), seed=given.seed)
+    tell("disks that a power loss may leave", found, began)
+    return bool(found.wrong)
+
+
+def bugs(given: argparse.Namespace) -> bool:
     """Every seeded fault, and what showed it after how many deaths."""
     began, missed = time.monotonic(), 0
     for name, bug in BUGS.items():
-        found = kill_at_every_call(bug.kinds, calm=len(bug.kinds) - 1, bug=name)
+        if bug.by == "calls":
+            found = kill_at_every_call(bug.kinds, calm=len(bug.kinds) - 1, bug=name)
+        else:
+            found = lose_power(recorded(bug.kinds, bug=name), seed=given.seed)
         missed += not found.wrong
-        row(f"seeded: {bug.said}", found.deaths, found.acknowledged, "found" if found.wrong else "MISSED", "")
+        row(
+            f"seeded, by {bug.by}: {bug.said}",
+            found.deaths,
+            found.acknowledged,
+            "found" if found.wrong else "MISSED",
+            "",
+        )
     row("seeded faults found", f"{len(BUGS) - missed} of {len(BUGS)}", "", "", f"{time.monotonic() - began:.0f}")
     return bool(missed)
 
 
-PARTS: Final[dict[str, Callable[[argparse.Namespace], bool]]] = {"kills": kills, "calls": calls, "bugs": bugs}
+PARTS: Final[dict[str, Callable[[argparse.Namespace], bool]]] = {
+    "kills": kills, "calls": calls, "power": power, "bugs": bugs,
+}  # fmt: skip
 
 
 def tell(what: str, found: Found, began: float) -> None:

@@ -33,13 +33,13 @@ class Bug:
         said: what is wrong, in words.
         put_in: does it.
         kinds: a short life in which it shows.
-        by: what shows it: "points", or "power" where a killed process loses nothing.
+        by: what shows it: "calls" before which its process is killed, or "power" where a killed process loses nothing.
     """
 
     said: str
     put_in: Callable[[], None]
     kinds: tuple[str, ...]
-    by: str = "points"
+    by: str = "calls"
 
 
 def seed_bug(name: str) -> None:
@@ -291,6 +291,7 @@ BUGS: Final[dict[str, Bug]] = {
         Bug("folders are not synced", folder_not_synced, ("publish",), "power"),
         Bug("the folder of a new client's folder is not synced", new_space_not_synced, ("publish",), "power"),
         Bug("the folder of a new store's folder is not synced", store_s_own_folder_not_synced, ("publish",), "power"),
+        Bug("what is there is not synced", deduplicated_without_sync, ("publish", "cut_short", "publish"), "power"),
         Bug("files are synced after they are renamed", renamed_before_synced, ("publish",), "power"),
     )
 }

@@ -5,6 +5,7 @@ SQLAlchemy keeps what it compiled with the engine and its dialect, and every ope
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import create_engine
@@ -12,8 +13,8 @@ from sqlalchemy import create_engine
 from service.store import database_sqlite
 
 
-def keep_statements() -> None:
-    """From now on all stores of this process share one dialect and what was compiled for it."""
+def keep_statements() -> Callable[[], None]:
+    """From now on all stores of this process share one dialect and what was compiled for it; returns how to undo it."""
     kept: list[Any] = []
 
     def made(*arguments: Any, **named: Any) -> Any:
@@ -23,4 +24,8 @@ def keep_statements() -> None:
         engine.dialect, engine._compiled_cache = kept[0].dialect, kept[0]._compiled_cache
         return engine
 
+    def undo() -> None:
+        database_sqlite.create_engine = create_engine  # type: ignore[attr-defined]
+
     database_sqlite.create_engine = made  # type: ignore[attr-defined]
+    return undo

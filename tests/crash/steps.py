@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -34,13 +35,14 @@ UNFINISHED: Final = ".unfinished-"
 
 KINDS: Final = {
     "publish": 6, "keyed": 5, "read": 2, "roll_back": 3, "move": 2, "stale": 1, "delete": 3, "settle": 1, "collect": 3,
-    "abandon": 1, "overtaken": 1, "patient": 1, "decay": 1, "erase": 1,
+    "abandon": 1, "cut_short": 1, "overtaken": 1, "patient": 1, "decay": 1, "erase": 1,
 }  # fmt: skip
 """Every kind of step, and how often it is drawn beside the others."""
 
 EVERY_KIND: Final = (
-    "publish", "keyed", "publish", "roll_back", "stale", "move", "abandon", "collect", "keyed", "delete", "decay",
-    "patient", "overtaken", "settle", "keyed", "collect", "publish", "roll_back", "read", "erase", "publish", "collect",
+    "publish", "cut_short", "keyed", "publish", "roll_back", "stale", "move", "abandon", "collect", "keyed", "delete",
+    "decay", "patient", "overtaken", "settle", "keyed", "collect", "publish", "roll_back", "read", "erase", "publish",
+    "collect",
 )  # fmt: skip
 """A short life in which every kind of step comes."""
 
@@ -61,6 +63,8 @@ def choose(kind: str, book: Book, i: int, client: str) -> Step | None:
         return Step(kind, client, version=loose[0]) if loose else None
     if not page.versions:
         return None
+    if kind == "cut_short":
+        return Step(kind, client, i)
     return Step(kind, client, version=page.numbers()[-1])
 
 
@@ -154,6 +158,20 @@ def _abandoned(store: WeightStore, folder: Path, step: Step) -> int:
     return 0
 
 
+def _cut_short(_store: WeightStore, folder: Path, step: Step) -> int:
+    """What a death between renames of blobs and the sync of their folder leaves; the next publish needs these blobs."""
+    space = folder / BLOBS_FOLDER / step.client
+    images, weights = payload(step.i + 1)
+    for content in (*(to_bytes({"image": image}) for image in images), to_bytes(weights, {"kind": "delta"})):
+        handle = os.open(space / f"{UNFINISHED}renamed", os.O_CREAT | os.O_WRONLY, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(handle)
+        os.replace(space / f"{UNFINISHED}renamed", space / hashlib.sha256(content).hexdigest())
+    return 0
+
+
 def _decayed(store: WeightStore, folder: Path, step: Step) -> int:
     """Bytes change on the disk: that is found, and the same content put again is whole and can be published."""
     _, digest, _ = _stored(store, step)
@@ -225,6 +243,7 @@ def _revision(store: WeightStore, client: str, alias: str) -> int:
 
 _DOING: Final[dict[str, Callable[[WeightStore, Path, Step], int]]] = {
     "publish": _published, "keyed": _published, "patient": _patient, "overtaken": _overtaken, "abandon": _abandoned,
+    "cut_short": _cut_short,
     "decay": _decayed, "read": _read, "move": _moved, "stale": _stale, "roll_back": _rolled_back, "delete": _deleted,
     "settle": _settled, "collect": _collected, "erase": _erased,
 }  # fmt: skip

@@ -45,7 +45,7 @@ def test_killed_before_any_write_of_a_step_nothing_is_lost_and_nothing_is_left_o
     assert found.deaths > 2
 
 
-@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.by == "points"])
+@pytest.mark.parametrize("name", [name for name, bug in BUGS.items() if bug.by == "calls"])
 def test_a_seeded_fault_is_found_by_killing_at_every_write(name: str) -> None:
     kinds = BUGS[name].kinds
     assert kill_at_every_call(kinds, calm=len(kinds) - 1, bug=name).wrong
