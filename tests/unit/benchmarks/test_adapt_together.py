@@ -1,0 +1,27 @@
+"""The two sides of the comparison adapt to the same thing."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from benchmarks.adapt_together import PLAIN, QUEUE, PlainLoop, Queued, largest_difference, table, work_of
+from benchmarks.meta_training_throughput import Times
+
+
+def test_the_plain_loop_and_the_queue_come_to_the_same_weights_and_other_draws_to_others() -> None:
+    threads = torch.get_num_threads()
+    work = work_of(argparse.Namespace(net="omniglot", device="cpu", clients=2, threads=1))
+    queued = Queued(work)
+    plain, ours = PlainLoop(work).turn(), queued.turn()
+    assert largest_difference(plain, ours) < 0.1 * largest_difference(plain, ours[::-1])
+    queued.close()
+    torch.set_num_threads(threads)
+
+
+def test_the_table_shows_clients_a_second_and_the_ratio_to_the_plain_loop() -> None:
+    times = {PLAIN: Times([4.0, 8.0, 4.0], [8.0, 8.0, 8.0]), QUEUE: Times([2.0, 2.0, 9.0], [2.0, 4.0, 4.0])}
+    (row,) = [line for line in table(times, clients=32).splitlines() if QUEUE in line]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == [QUEUE, "2000", "16.0", "2.00", "4000", "2.00"]
