@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol
 
-import torch
 from torch import Tensor
 
 from models.adapt import Adapted, GroupWatch, Loop
@@ -109,7 +108,6 @@ class Cores(Bench):
         return self._run([loop], watch)[0]
 
     def _work(self) -> None:
-        torch.set_num_threads(1)
         while (taken := self._next()) is not None:
             piece, place, call = taken
             try:
