@@ -1,6 +1,6 @@
 """The campaign: a store whose process dies again and again, and the faults that it would have found.
 
-    python -m tests.crash [--kills 10000] [--seed 0] [--part kills|calls|power|bugs]...
+    python -m tests.crash [--kills 10000] [--seed 0] [--part kills|calls|traced|power|bugs]...
 
 Ends with 1 if any death left something wrong, or a seeded fault was not found.
 """
@@ -18,6 +18,7 @@ from tests.crash.power import lose_power, recorded
 from tests.crash.seeded import BUGS
 from tests.crash.statements import keep_statements
 from tests.crash.steps import EVERY_KIND
+from tests.crash.traced import TRACED, Untraceable, kill_at_every_system_call
 
 AT_ONCE: Final = 1000
 
@@ -57,6 +58,21 @@ def calls(_given: argparse.Namespace) -> bool:
     return bool(found.wrong)
 
 
+def traced(_given: argparse.Namespace) -> bool:
+    """Every write-like call of the system, those within a commit of SQLite too, by the system's tracer."""
+    for kinds in TRACED:
+        began = time.monotonic()
+        try:
+            found = kill_at_every_system_call(kinds)
+        except Untraceable as reason:
+            sys.stdout.write(f"STRACE IS NOT THERE, so no death within a commit of SQLite was tried: {reason}\n")
+            return False
+        tell(f"SIGKILL at every call of the system that writes: {kinds[-1]}", found, began)
+        if found.wrong:
+            return True
+    return False
+
+
 def power(given: argparse.Namespace) -> bool:
     """The same life, and every disk that a power loss in it may leave."""
     began = time.monotonic()
@@ -69,10 +85,7 @@ def bugs(given: argparse.Namespace) -> bool:
     """Every seeded fault, and what showed it after how many deaths."""
     began, missed = time.monotonic(), 0
     for name, bug in BUGS.items():
-        if bug.by == "calls":
-            found = kill_at_every_call(bug.kinds, calm=len(bug.kinds) - 1, bug=name)
-        else:
-            found = lose_power(recorded(bug.kinds, bug=name), seed=given.seed)
+        found = _sought(name, given.seed)
         missed += not found.wrong
         row(
             f"seeded, by {bug.by}: {bug.said}",
@@ -85,8 +98,21 @@ def bugs(given: argparse.Namespace) -> bool:
     return bool(missed)
 
 
+def _sought(name: str, seed: int) -> Found:
+    bug = BUGS[name]
+    if bug.by == "power":
+        return lose_power(recorded(bug.kinds, bug=name), seed=seed)
+    if bug.by == "calls":
+        return kill_at_every_call(bug.kinds, calm=len(bug.kinds) - 1, bug=name)
+    try:
+        return kill_at_every_system_call(bug.kinds, calls=("pwrite64",), bug=name)
+    except Untraceable as reason:
+        sys.stdout.write(f"STRACE IS NOT THERE, so this fault cannot show: {reason}\n")
+        return Found(0, 0, ())
+
+
 PARTS: Final[dict[str, Callable[[argparse.Namespace], bool]]] = {
-    "kills": kills, "calls": calls, "power": power, "bugs": bugs,
+    "kills": kills, "calls": calls, "traced": traced, "power": power, "bugs": bugs,
 }  # fmt: skip
 
 

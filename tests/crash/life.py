@@ -117,7 +117,11 @@ def live_and_die_at(life: Life, call: int, pipe: Connection) -> None:
 
 
 def live_and_wait(life: Life, pipe: Connection) -> None:
-    """Live once told to through the pipe, so that a tracer can come first; tell through it."""
-    pipe.recv()
-    live(life, pipe.send)
+    """Live; where the calm ends, say nothing more than that and wait to be told to go on, so that a tracer can come."""
+
+    def wait() -> None:
+        pipe.send(None)
+        pipe.recv()
+
+    live(life, pipe.send, wait)
     pipe.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import stat
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from service.store.blobs_local import LocalBlobs
 from service.store.catalog_sql import SqlCatalog
 from service.store.catalog_writes import Writes
 from service.store.clock import utc_now
+from service.store.database_sqlite import SqliteDatabase
 from service.store.needs import needed_by
 from service.store.weight_store import WeightStore
 
@@ -33,7 +35,8 @@ class Bug:
         said: what is wrong, in words.
         put_in: does it.
         kinds: a short life in which it shows.
-        by: what shows it: "calls" before which its process is killed, or "power" where a killed process loses nothing.
+        by: what shows it: "calls" before which its process is killed, "traced" for those within a commit, or "power"
+            where a killed process loses nothing.
     """
 
     said: str
@@ -269,6 +272,13 @@ def deduplicated_without_sync() -> None:
     _replace(LocalBlobs, "put", trusting)
 
 
+def committed_without_journal() -> None:
+    def without(_self: SqliteDatabase, connection: sqlite3.Connection, _wanted: str) -> None:
+        connection.execute("PRAGMA journal_mode=OFF")
+
+    _replace(SqliteDatabase, "_set_journal", without)
+
+
 BUGS: Final[dict[str, Bug]] = {
     bug.put_in.__name__: bug
     for bug in (
@@ -287,6 +297,7 @@ BUGS: Final[dict[str, Bug]] = {
         Bug("a client's blobs are erased before its rows", client_erased_blobs_first, ("publish", "erase")),
         Bug("what cut-off writes leave is never removed", leftovers_stay, ("abandon", "collect")),
         Bug("a roll-back takes a line of the log back", log_taken_back, ("publish", "publish", "roll_back")),
+        Bug("a commit has no journal", committed_without_journal, ("publish", "keyed"), "traced"),
         Bug("files are not synced", file_not_synced, ("publish",), "power"),
         Bug("folders are not synced", folder_not_synced, ("publish",), "power"),
         Bug("the folder of a new client's folder is not synced", new_space_not_synced, ("publish",), "power"),
