@@ -8,15 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from service.domain import Idempotency, Publication, Version, VersionDraft
 from service.errors import UnknownClient
-from service.store import blobs_local, catalog_sql, open_store, upkeep
+from service.store import blobs_local, catalog_sql, upkeep
 from service.store import catalog_reads as reads
 from service.store.blobs_local import LocalBlobs
 from service.store.catalog_sql import SqlCatalog
@@ -25,6 +23,14 @@ from service.store.clock import utc_now
 from service.store.database_sqlite import SqliteDatabase
 from service.store.needs import needed_by
 from service.store.weight_store import WeightStore
+from tests.crash.seeded_syncs import (
+    deduplicated_without_sync,
+    file_not_synced,
+    folder_not_synced,
+    new_space_not_synced,
+    renamed_before_synced,
+    store_s_own_folder_not_synced,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,60 +222,6 @@ def log_taken_back() -> None:
         return move(self, client, alias, version, reason="adapt")
 
     _replace(Writes, "move", unmoved)
-
-
-def file_not_synced() -> None:
-    fsync = LocalBlobs._fsync
-
-    def folders_only(self: LocalBlobs, handle: int) -> None:
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            fsync(self, handle)
-
-    _replace(LocalBlobs, "_fsync", folders_only)
-
-
-def folder_not_synced() -> None:
-    sync = LocalBlobs._sync_folder
-    _replace(LocalBlobs, "_sync_folder", lambda self, folder: folder == self._root and sync(self, folder))
-
-
-def new_space_not_synced() -> None:
-    sync = LocalBlobs._sync_folder
-    _replace(LocalBlobs, "_sync_folder", lambda self, folder: folder != self._root and sync(self, folder))
-
-
-def store_s_own_folder_not_synced() -> None:
-    _replace(open_store, "_sync_folder", lambda _folder: None)
-
-
-def renamed_before_synced() -> None:
-    stage, sync = LocalBlobs._stage, LocalBlobs._sync_folder
-
-    def unsynced(self: LocalBlobs, folder: Path, content: bytes) -> Path:
-        self._sync = False
-        try:
-            return stage(self, folder, content)
-        finally:
-            self._sync = True
-
-    def late(self: LocalBlobs, folder: Path) -> None:
-        for path in folder.iterdir() if folder != self._root else ():
-            with path.open("rb") as file:
-                self._fsync(file.fileno())
-        sync(self, folder)
-
-    _replace(LocalBlobs, "_stage", unsynced)
-    _replace(LocalBlobs, "_sync_folder", late)
-
-
-def deduplicated_without_sync() -> None:
-    put = LocalBlobs.put
-
-    def trusting(self: LocalBlobs, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
-        digests: Collection[str] = [hashlib.sha256(content).hexdigest() for content in contents]
-        return put(self, space, contents) if self.missing(space, digests) else tuple(digests)
-
-    _replace(LocalBlobs, "put", trusting)
 
 
 def committed_without_journal() -> None:
