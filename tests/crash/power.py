@@ -1,8 +1,7 @@
 """Power losses: one life is recorded call by call, and every disk that it could have left behind is judged.
 
 Recorded are the blobs, in the process itself. The catalog is what it was at the latest commit that had returned: that
-commits survive a power loss is SQLite's own promise for ``synchronous=EXTRA``, tried by ``traced.py`` where there is
-``strace``.
+commits survive a power loss is SQLite's own promise for ``synchronous=EXTRA``, and is not tried here.
 """
 
 from __future__ import annotations
