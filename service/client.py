@@ -20,12 +20,15 @@ import anyio
 import httpx
 
 from service import client_calls as calls
+from service import client_jobs as jobs
 from service import client_wire as wire
 from service.client_calls import Call
+from service.client_jobs import Job, Told
 from service.client_reports import VersionDiff
 from service.client_types import (
     Adapted,
     AdaptOptions,
+    AdaptProgress,
     AliasInfo,
     ClientError,
     ClientInfo,
@@ -40,6 +43,7 @@ from service.client_wire import Samples
 
 __all__ = [
     "AdaptOptions",
+    "AdaptProgress",
     "AsyncClient",
     "Client",
     "ClientError",
@@ -79,20 +83,38 @@ class Client:
         self._wait = wait or threading.Event().wait
 
     def adapt(
-        self, client: str, samples: Samples, options: AdaptOptions = _AS_SENT, *, idempotency_key: str | None = None
+        self,
+        client: str,
+        samples: Samples,
+        options: AdaptOptions = _AS_SENT,
+        *,
+        told: Told | None = None,
+        idempotency_key: str | None = None,
     ) -> Adapted:
         """Make a new version of `client`; a repetition after a lost answer makes no second one.
+
+        Whoever is told how far it is may raise, or be interrupted from the keyboard: the adaptation is then cancelled,
+        and the error has a note that says what came of that.
 
         Args:
             client: its name; it is made if it is new.
             samples: a folder with one sub-folder a class, a zip of such, or images with labels.
             options: what to ask for.
+            told: called with how far it is, again and again; not at all by a service of several workers.
             idempotency_key: names this request; a fresh one if None.
 
         Raises:
-            InvalidInput, ServiceProblem, ServiceUnreachable.
+            InvalidInput, ServiceProblem, ServiceUnreachable; and what `told` raises.
         """
-        return self._send(wire.adapt_call(client, samples, options, idempotency_key))
+        call = wire.adapt_call(client, samples, options, idempotency_key)
+        if told is None:
+            return self._send(call)
+        answer = self._send(jobs.left_to_a_job(call))
+        return (
+            jobs.Follower(self._http, self._send, self._wait).follow(answer, told)
+            if isinstance(answer, Job)
+            else answer
+        )
 
     def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
@@ -182,10 +204,22 @@ class AsyncClient:
         self._wait = wait
 
     async def adapt(
-        self, client: str, samples: Samples, options: AdaptOptions = _AS_SENT, *, idempotency_key: str | None = None
+        self,
+        client: str,
+        samples: Samples,
+        options: AdaptOptions = _AS_SENT,
+        *,
+        told: Told | None = None,
+        idempotency_key: str | None = None,
     ) -> Adapted:
-        """As `Client.adapt`."""
-        return await self._send(wire.adapt_call(client, samples, options, idempotency_key))
+        """As `Client.adapt`; `told` may be a coroutine function, and to be cancelled is to be interrupted."""
+        call = wire.adapt_call(client, samples, options, idempotency_key)
+        if told is None:
+            return await self._send(call)
+        answer = await self._send(jobs.left_to_a_job(call))
+        if isinstance(answer, Job):
+            return await jobs.AwaitingFollower(self._http, self._send, self._wait).follow(answer, told)
+        return answer
 
     async def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None

@@ -175,7 +175,7 @@ def _adapt(client: str, parts: list[Part], options: AdaptOptions, key: str | Non
     fields = {"client": client, **{name: str(value) for name, value in asdict(options).items() if value is not None}}
     named: list[Part] = [(name, (None, value.encode())) for name, value in fields.items()]
     headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-    return Call("POST", "/adapt", _adapted, [*named, *parts], headers=headers)
+    return Call("POST", "/adapt", read_adapted, [*named, *parts], headers=headers)
 
 
 def _path(name: str, *steps: str) -> str:
@@ -186,7 +186,8 @@ def _json(content: bytes) -> Any:
     return json.loads(content)
 
 
-def _adapted(data: Any) -> Adapted:
+def read_adapted(data: Any) -> Adapted:
+    """A version that was made, from its JSON."""
     return Adapted(
         client=data["client"],
         version=data["version"],

@@ -32,7 +32,7 @@ class ServiceProblem(ClientError):
         title: short text, the same for every occurrence.
         detail: what came, what is allowed, what to do.
         retry_after_s: when to try again, in seconds, if the service said so.
-        request_id: names the request in the service's log.
+        request_id: names the request in the service's log; of a job that failed, the job's number, which does so too.
     """
 
     def __init__(self, fields: Mapping[str, Any], retry_after_s: int | None, request_id: str) -> None:
@@ -64,6 +64,7 @@ class AdaptOptions:
         learning_rate: of the inner steps.
         seed: of the inner loop's random draws.
         publish: "auto", "always" or "never".
+        first: "prototypes" makes a version without inner steps before the one asked for; goes with `told`.
     """
 
     mode: str | None = None
@@ -71,6 +72,7 @@ class AdaptOptions:
     learning_rate: float | None = None
     seed: int | None = None
     publish: str | None = None
+    first: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,25 @@ class Adapted:
     weights_digest: str
     weights_bytes: int
     report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptProgress:
+    """How far an adaptation is.
+
+    Attributes:
+        stage: "waiting", "decode", "adapt", "examine" or "store".
+        steps_done: inner steps done, those of the folds that examine the version included.
+        steps: inner steps that there are to do; 0 until it is known.
+        loss: that the version's last inner step began with; None before the first.
+        first: the version without inner steps, once it is made, if one was asked for.
+    """
+
+    stage: str
+    steps_done: int
+    steps: int
+    loss: float | None
+    first: Adapted | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,8 @@ async def adapt(
         return await _accepted(request, context, client, asked)
     if form.fields.text("first") is not None:
         raise FieldsConflict(
-            "field 'first' goes with 'Prefer: respond-async': otherwise there is one answer, at the end"
+            "field 'first' goes with 'Prefer: respond-async', and to a service of one worker: otherwise there is one "
+            "answer, at the end; leave the field out"
         )
     outcome = await _outcome(request, context, asked)
     draft = outcome.version.draft

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.console import Console
 from rich.text import Text
 
 ABSENT = "-"
+
+INTERRUPTED: Final = 130
+"""Exit code after an interrupt from the keyboard, as shells have it."""
 
 
 def output() -> Console:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -22,14 +22,12 @@ from models.memory import keep_freed_memory
 from models.presets import PRESETS, preset
 from models.recipe import Precision, Rates
 from models.training import TrainingPlan, TrainingRun, WeightedSet
-from service.commands.console import notices, output, plain
+from service.commands.console import INTERRUPTED, notices, output, plain
 from service.commands.progress import Work, reported
 from service.engine.device import pick_device
 from service.settings import load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
-INTERRUPTED: Final = 130
-"""Exit code after an interrupt from the keyboard, as shells have it."""
 
 DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, or folder:PATH.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]

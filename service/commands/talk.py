@@ -11,7 +11,8 @@ from rich.table import Table
 from service.client import Client
 from service.client_reports import Report
 from service.client_types import Adapted, AdaptOptions, Predicted, VersionInfo
-from service.commands.console import ABSENT, notices, output, percent, plain
+from service.commands.console import ABSENT, INTERRUPTED, notices, output, percent, plain
+from service.commands.following import followed
 from service.settings import load_settings
 
 _SHOWN_SUSPECTS: Final = 5
@@ -29,13 +30,19 @@ def adapt(
     learning_rate: Annotated[float | None, typer.Option(help="Of the inner steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the inner loop's random draws.")] = None,
     publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
+    first: Annotated[str | None, typer.Option(help="prototypes: a version without inner steps first.")] = None,
     url: Url = None,
     key: Key = None,
 ) -> None:
-    """Make a new version of CLIENT from labelled images."""
-    options = AdaptOptions(mode=mode, steps=steps, learning_rate=learning_rate, seed=seed, publish=publish)
-    with _connect(url, key) as anole, notices().status(f"adapting {client} …"):
-        adapted = anole.adapt(client, folder, options)
+    """Make a new version of CLIENT from labelled images; interrupted, none is made."""
+    options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
+    try:
+        with _connect(url, key) as anole, followed(client) as told:
+            adapted = anole.adapt(client, folder, options, told=told)
+    except KeyboardInterrupt as stop:
+        unknown = f"the service had not answered yet; see what it made with: anole versions {client}"
+        notices().print(plain(f"stopped; {'; '.join(getattr(stop, '__notes__', [unknown]))}"))
+        raise typer.Exit(INTERRUPTED) from None
     output().print(_adapted_table(adapted))
     if adapted.published:
         output().print(f"next: anole predict {client} IMAGE")

@@ -17,6 +17,7 @@ from service.client import Client
 from service.commands import talk
 from service.keys import create
 from tests.in_process import Web
+from tests.unit.service.scripted_job import PATH, Scripted, event, job
 
 PNG = b"\x89PNG"
 Anole = Callable[..., tuple[int, str, str]]
@@ -61,6 +62,37 @@ def test_adapting_tells_the_version_its_estimate_and_the_verdict_of_the_gate(
     for word in ("1, live", "bad, good", "100.0 %", "publish: every sample is named right", "anole predict line"):
         assert word in printed
     assert served.services.adaptation.commands[0].seed == 3
+
+
+def test_adapting_off_a_terminal_prints_the_table_alone(anole: Anole, served: Web, folder: Path) -> None:
+    code, printed, said = anole("adapt", "line", str(folder), "--first", "prototypes")
+    assert (code, said) == (0, "")
+    assert printed.startswith("client ")
+    assert served.services.adaptation.commands[0].first == "prototypes"
+
+
+def test_adapting_that_is_interrupted_cancels_the_job_says_so_and_is_exit_code_130(
+    anole: Anole, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    service = Scripted(event("progress", job()), KeyboardInterrupt())
+    monkeypatch.setattr(talk, "_connect", lambda url, key: Client(transport=service.transport))
+    code, printed, said = anole("adapt", "line", str(folder))
+    assert (code, printed) == (130, "")
+    assert said == "stopped; job 5f1c was cancelled, and made no version\n"
+    assert service.asked[-1] == f"DELETE {PATH}"
+
+
+def test_adapting_that_is_interrupted_before_any_answer_says_where_to_look(
+    anole: Anole, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    def interrupted(_: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    transport = httpx.MockTransport(interrupted)
+    monkeypatch.setattr(talk, "_connect", lambda url, key: Client(transport=transport))
+    code, _, said = anole("adapt", "line", str(folder))
+    assert code == 130
+    assert said == "stopped; the service had not answered yet; see what it made with: anole versions line\n"
 
 
 def test_predicting_prints_one_row_an_image(anole: Anole, served: Web, folder: Path) -> None:

@@ -1,0 +1,111 @@
+"""A service with one job whose answers are written down beforehand, for either client."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+import anyio.lowlevel
+import httpx
+
+from service.client import AsyncClient, Client
+from service.client_types import Adapted, AdaptProgress, LabelledFile
+
+SAMPLES = [LabelledFile(label, "1.png", b"\x89PNG") for label in ("good", "bad")]
+PATH = "/jobs/5f1c"
+
+
+def adapted(version: int = 1) -> dict[str, Any]:
+    gate = {"decision": "publish", "reasons": ["it is good"], "floor": None, "dropped": []}
+    report = dict.fromkeys(("support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold"))
+    return {
+        "client": "line",
+        "version": version,
+        "parent": None,
+        "classes": ["bad\u2028", "good"],
+        "published": True,
+        "live": version,
+        "model": "tiny",
+        "weights": {"digest": "b" * 64, "bytes": 1234},
+        "report": {
+            **report,
+            "loss_curve": [],
+            "suspects": None,
+            "confusion": None,
+            "folds": 0,
+            "gate": gate,
+            "seconds": {},
+        },
+    }
+
+
+def job(state: str = "running", stage: str = "adapt", done: int = 0, **more: Any) -> dict[str, Any]:
+    steps = {"done": done, "of": 2, "loss": 0.75 if done else None}
+    empty = {"first": None, "result": None, "problem": None, "created_at": "2026-03-01T12:00:00Z"}
+    return {"job": "5f1c", "client": "line", "state": state, "stage": stage, "steps": steps, **empty, **more}
+
+
+DONE = job("done", "store", 2, result=adapted())
+PROBLEM = {"type": "t", "title": "T", "status": 503, "code": "overloaded", "detail": "d", "instance": PATH}
+
+
+def event(kind: str, data: Any) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """Chunks as they come over the line; an error among them is raised in its place."""
+
+    def __init__(self, chunks: Sequence[bytes | BaseException]) -> None:
+        self._chunks = chunks
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            yield chunk
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self:
+            yield chunk
+
+
+class Scripted:
+    """A service with one job: its events, and what looking at it and cancelling it is answered with, one by one."""
+
+    def __init__(self, *events: bytes | BaseException, looks: Sequence[Any] = (), cancelling: Any = None) -> None:
+        self.events, self.looks, self.cancelling = events, list(looks), cancelling or job("cancelled")
+        self.asked: list[str] = []
+        self.waited: list[float] = []
+        self.prefer: str | None = None
+        self.transport = httpx.MockTransport(self._answer)
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        self.asked.append(f"{request.method} {request.url.path}")
+        if request.url.path == "/adapt":
+            self.prefer = request.headers.get("prefer")
+            return httpx.Response(202, json=job("waiting", "waiting"))
+        if request.url.path == f"{PATH}/events":
+            return httpx.Response(200, stream=Stream(self.events), headers={"Content-Type": "text/event-stream"})
+        answer = self.cancelling if request.method == "DELETE" else self.looks.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        status, content = answer if isinstance(answer, tuple) else (200, answer)
+        media_type = "application/json" if status == 200 else "application/problem+json"
+        return httpx.Response(status, json=content, headers={"Content-Type": media_type})
+
+    def adapt(self, told: Callable[[AdaptProgress], object], **more: Any) -> Adapted:
+        with Client(transport=self.transport, wait=self.waited.append) as anole:
+            return anole.adapt("line", SAMPLES, told=told, **more)
+
+    async def adapt_awaited(self, told: Callable[[AdaptProgress], object]) -> Adapted:
+        async def wait(seconds: float) -> None:
+            self.waited.append(seconds)
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            await anyio.lowlevel.checkpoint()  # as a line would
+            return self._answer(request)
+
+        async with AsyncClient(transport=httpx.MockTransport(answer), wait=wait) as anole:
+            return await anole.adapt("line", SAMPLES, told=told)
