@@ -7,6 +7,7 @@ import os
 import pty
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def test_its_steps_are_told_while_they_are_done_and_the_version_is_the_plain_calls(service: Process) -> None:
     told: list[AdaptProgress] = []
     with Client(service.url) as anole:
-        options = AdaptOptions(steps=200, seed=1, publish="always")
+        options = AdaptOptions(steps=500, seed=1, publish="always")
         followed = anole.adapt("followed", SAMPLES, options, told=told.append)
         assert followed.weights_digest == anole.adapt("plain", SAMPLES, options).weights_digest
     done = [progress.steps_done for progress in told]
@@ -83,12 +84,15 @@ def test_an_interrupted_command_on_a_terminal_cancels_and_says_so(service: Proce
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs) as process,
     ):
         os.close(theirs)
+        ending = threading.Timer(STOP_LIMIT_S, process.kill)  # so that nothing is waited for without end
+        ending.start()
         shown = b""
         while b"interrupted adapts" not in shown:
             shown += terminal.read(4096)  # fails once the command has ended
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(OSError):  # how the end of a terminal shows
-            while True:
-                shown += terminal.read(4096)
+            while piece := terminal.read(4096):
+                shown += piece
         assert process.wait(STOP_LIMIT_S) == 130
+        ending.cancel()
     assert b"was cancelled, and made no version" in shown
