@@ -15,7 +15,7 @@ from uvicorn.supervisors import Multiprocess
 
 from service import bootstrap
 from service.access import EVERY_CLIENT, SCOPES, Grant
-from service.app import create_app, end_process
+from service.app import create_app, end_process, set_aside
 from service.commands import demonstration
 from service.commands.console import notices, output
 from service.connections import DeadlinedConfig, Deadlines
@@ -60,7 +60,7 @@ def run(settings: Settings) -> None:
             services = _prepared(settings)
         with contextlib.suppress(KeyboardInterrupt):
             if settings.workers == 1:
-                app = functools.partial(create_app, settings, lambda _: services)
+                app = functools.partial(create_app, settings, lambda _: set_aside(services))
                 _Server(_config(settings, app), announce).run(sockets=[listener])
             else:
                 services.close()

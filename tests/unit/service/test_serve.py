@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 
 from service import bootstrap
 from service.access import Grant
-from service.app import create_app
+from service.app import create_app, set_aside
 from service.bootstrap import Services
 from service.commands import demonstration, serve
 from service.errors import InvalidKey, InvalidSettings
@@ -22,6 +23,15 @@ from service.keys import create
 from service.settings import load_settings
 from service.store.open_store import Place, open_keys
 from tests.unit.service.fakes import FakeServices
+
+
+def test_a_served_process_does_not_look_through_what_it_started_with_again() -> None:
+    services: Any = FakeServices()
+    try:
+        assert set_aside(services) is services
+        assert gc.get_freeze_count() > len(gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 def test_answers_are_not_held_back_for_an_acknowledgement() -> None:
