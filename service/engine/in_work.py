@@ -15,6 +15,7 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -71,11 +72,21 @@ class InWork:
         self._file.close()
 
 
-def left_behind(folder: Path) -> Iterator[list[bytes]]:
-    """Digests that dead processes had in work, a list each; a process is told of once, when its list has been used.
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a dead process had in work; where anything in it was suspected, that alone.
 
-    Where one was suspected, the list holds that one alone.
+    Attributes:
+        digests: of what was in work.
+        suspected: whether the process was expected to die of it.
     """
+
+    digests: tuple[bytes, ...]
+    suspected: bool
+
+
+def left_behind(folder: Path) -> Iterator[Left]:
+    """What dead processes had in work; a process is told of once, when what it left has been used."""
     for path in folder.glob(f"*{_SUFFIX}"):
         try:
             file = path.open("rb")
@@ -91,11 +102,12 @@ def left_behind(folder: Path) -> Iterator[list[bytes]]:
                 path.unlink()
 
 
-def _blamed(notes: bytes) -> list[bytes]:
+def _blamed(notes: bytes) -> Left:
     by_state: dict[int, list[bytes]] = {_WORKING: [], _SUSPECTED: []}
     for at in range(0, len(notes) - _SLOT_BYTES + 1, _SLOT_BYTES):
         by_state.setdefault(notes[at], []).append(notes[at + 1 : at + _SLOT_BYTES])
-    return by_state[_SUSPECTED] or by_state[_WORKING]
+    suspects = by_state[_SUSPECTED]
+    return Left(tuple(suspects or by_state[_WORKING]), bool(suspects))
 
 
 def _locked_file(folder: Path) -> tuple[Path, BinaryIO]:

@@ -1,7 +1,8 @@
 """Keeps a request of which a process died from ending one process after another. Knows digests of requests, no more.
 
 What was in work when a process died is suspected: it is worked on again, one suspect at a time, so that the innocent
-among them are cleared by the answer that they get. What a process dies of a second time is refused for a while.
+among them are cleared by the answer that they get. A suspect that a process dies of is refused for a while. However
+often processes are killed from outside, what they happened to work on is therefore no more than suspected.
 """
 
 from __future__ import annotations
@@ -13,19 +14,37 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from service.engine.in_work import DIGEST_BYTES, InWork, left_behind
+from service.engine.in_work import DIGEST_BYTES, InWork, Left, left_behind
 from service.errors import RequestQuarantined
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 Work = Callable[[Sequence[Job]], Iterable[tuple[int, Answer | BaseException]]]
 
-DEATHS_AT_MOST: Final = 2
 _LEDGER: Final = "deaths"
 _LOOK_S: Final = 1.0
+
+
+_NOTHING: Final = Left((), suspected=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Death:
+    """A process that died while it worked on something.
+
+    Attributes:
+        digest: of what it worked on.
+        at: seconds since the epoch.
+        suspected: whether it worked on this because it was suspected, with no other suspect beside it.
+    """
+
+    digest: bytes
+    at: float
+    suspected: bool
 
 
 class Quarantine:
@@ -46,11 +65,11 @@ class Quarantine:
         self._kept_s = kept_s
         self._clock = clock
         self._guard = threading.Lock()
-        self._deaths: dict[bytes, list[float]] = {}
+        self._deaths: dict[bytes, list[_Death]] = {}
         self._seen: tuple[int, int] | None = None
         self._looked_at = -_LOOK_S
-        for digests in () if folder is None else left_behind(folder):
-            self._rewrite(added=digests)
+        for left in () if folder is None else left_behind(folder):
+            self._rewrite(added=left)
 
     def guarding(
         self, work: Work[Job, Answer], digest: Callable[[Job], bytes]
@@ -72,7 +91,7 @@ class Quarantine:
                     for place, answer in work([jobs[place] for place in clear]):
                         yield clear[place], answer
             for place, died in enumerate(deaths):
-                if len(died) >= DEATHS_AT_MOST:
+                if _guilty(died):
                     yield place, self._refusal(died)
                 elif died:
                     with one_suspect, self._cleared_if_it_survives(digests[place]):
@@ -84,7 +103,7 @@ class Quarantine:
     def readings(self) -> dict[str, float]:
         """How many requests are refused now."""
         with self._guard:
-            return {"requests_quarantined": sum(len(died) >= DEATHS_AT_MOST for died in self._deaths.values())}
+            return {"requests_quarantined": sum(map(_guilty, self._deaths.values()))}
 
     def close(self) -> None:
         """Leave no note behind; nothing may be in work any more."""
@@ -103,22 +122,22 @@ class Quarantine:
             with suppress(OSError):  # on a full disk it stays suspected, and its answer is not lost for that
                 self._rewrite(without=digest)
 
-    def _refusal(self, died: Sequence[float]) -> RequestQuarantined:
-        left_min = max(1, round((min(died) + self._kept_s - self._clock()) / 60))
+    def _refusal(self, died: Sequence[_Death]) -> RequestQuarantined:
+        left_min = max(1, round((max(death.at for death in died) + self._kept_s - self._clock()) / 60))
         return RequestQuarantined(
             f"a process of the service died {len(died)} times while it worked on exactly this request, which is not "
             f"tried again for {left_min} min; send other images, and tell whoever runs the service"
         )
 
-    def _deaths_of(self, digests: Sequence[bytes]) -> list[list[float]]:
-        """When processes died of each; other processes' deaths are seen within a second."""
+    def _deaths_of(self, digests: Sequence[bytes]) -> list[list[_Death]]:
+        """The deaths of processes that worked on each; other processes' deaths are seen within a second."""
         with self._guard:
             if time.monotonic() - self._looked_at >= _LOOK_S:
                 self._look()
             if not self._deaths:
                 return [[] for _ in digests]
             after = self._clock() - self._kept_s
-            return [[at for at in self._deaths.get(digest, ()) if at >= after] for digest in digests]
+            return [[death for death in self._deaths.get(digest, ()) if death.at >= after] for digest in digests]
 
     def _look(self) -> None:
         self._looked_at = time.monotonic()
@@ -133,17 +152,17 @@ class Quarantine:
 
     def _take(self, ledger: bytes) -> None:
         self._deaths = {}
-        for digest, at in _entries(ledger):
-            self._deaths.setdefault(digest, []).append(at)
+        for death in _entries(ledger):
+            self._deaths.setdefault(death.digest, []).append(death)
 
-    def _rewrite(self, *, added: Sequence[bytes] = (), without: bytes | None = None) -> None:
+    def _rewrite(self, *, added: Left = _NOTHING, without: bytes | None = None) -> None:
         """Change the count while no other process does; deaths of long ago are left out."""
         with self._guard, os.fdopen(os.open(self._ledger, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             now = self._clock()
-            deaths = [*_entries(file.read()), *((digest, now) for digest in added)]
-            kept = [(digest, at) for digest, at in deaths if digest != without and at >= now - self._kept_s]
-            ledger = b"".join(b"%s %.3f\n" % (digest.hex().encode(), at) for digest, at in kept)
+            deaths = [*_entries(file.read()), *(_Death(digest, now, added.suspected) for digest in added.digests)]
+            kept = [death for death in deaths if death.digest != without and death.at >= now - self._kept_s]
+            ledger = b"".join(map(_line, kept))
             file.seek(0)
             file.write(ledger)
             file.truncate()
@@ -161,15 +180,24 @@ def digest_of(*parts: bytes | str) -> bytes:
     return digest.digest()
 
 
-def _entries(ledger: bytes) -> list[tuple[bytes, float]]:
+def _guilty(died: Sequence[_Death]) -> bool:
+    """Whether a process died of it a second time, when it alone was suspected."""
+    return any(death.suspected for death in died)
+
+
+def _line(death: _Death) -> bytes:
+    return b"%s %.3f %d\n" % (death.digest.hex().encode(), death.at, death.suspected)
+
+
+def _entries(ledger: bytes) -> list[_Death]:
     """What the lines say; a line that a death cut short says nothing."""
     entries = []
     for line in ledger.splitlines():
-        digest, _, at = line.partition(b" ")
+        digest, at, suspected, *_ = [*line.split(b" "), b"", b"", b""]
         try:
-            entry = bytes.fromhex(digest.decode("ascii")), float(at)
+            entry = _Death(bytes.fromhex(digest.decode("ascii")), float(at), bool(int(suspected)))
         except ValueError:
             continue
-        if len(entry[0]) == DIGEST_BYTES:
+        if len(entry.digest) == DIGEST_BYTES:
             entries.append(entry)
     return entries

@@ -69,8 +69,8 @@ GOOD_FILES = {
 
 
 def stored(settings: Settings) -> dict[str, bytes]:
-    """Every file of the store but what SQLite keeps beside its own, with its content."""
-    files = (path for path in sorted(settings.data.rglob("*")) if path.is_file())
+    """Every file of the store with its content, but what SQLite keeps beside its own and what is noted as in work."""
+    files = (path for path in sorted(settings.data.rglob("*")) if path.is_file() and path.parent.name != "in-work")
     return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-journal", "-wal", "-shm"))}
 
 

@@ -68,7 +68,7 @@ def test_what_one_service_is_taught_the_other_serves(two: tuple[Web, Web], place
     assert other("POST", "/clients/line/rollback").json()["version"] == 1
     assert predict(one, images).json()["version"] == 1
     assert [one("GET", "/readyz").status_code, other("GET", "/readyz").status_code] == [200, 200]
-    assert not place.folder.exists()
+    assert [path.name for path in place.folder.iterdir()] == ["in-work"]  # what a process has in work, and no more
 
 
 def test_a_key_that_one_service_knows_the_other_answers_with(two: tuple[Web, Web]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.engine.in_work import DIGEST_BYTES, InWork, left_behind
+from service.engine.in_work import DIGEST_BYTES, InWork, Left, left_behind
 from service.engine.quarantine import Quarantine, digest_of
 from service.errors import RequestQuarantined
 from tests.e2e.conftest import ROOT
@@ -89,9 +89,21 @@ def test_what_was_in_work_at_a_death_is_tried_again_by_itself_and_cleared_by_its
     assert work.batches[3:] == [["a", "b", "c"]]
 
 
-def test_what_two_processes_died_of_is_refused_and_worked_on_no_more(tmp_path: Path, opened: ExitStack) -> None:
-    for _ in range(2):
+def died_of(folder: Path, guilty: bytes) -> None:
+    killed_while_it_works_on(folder, guilty)
+    killed_while_it_works_on(folder, suspect=guilty)
+
+
+def test_what_is_in_work_whenever_processes_are_killed_from_outside_is_suspected_and_not_refused(
+    tmp_path: Path, opened: ExitStack
+) -> None:
+    for _ in range(3):
         killed_while_it_works_on(tmp_path, A)
+    assert answers(quarantine(tmp_path, opened), Work(), "a", "b") == ["A", "B"]
+
+
+def test_what_two_processes_died_of_is_refused_and_worked_on_no_more(tmp_path: Path, opened: ExitStack) -> None:
+    died_of(tmp_path, A)
     held, work = quarantine(tmp_path, opened), Work()
     refused, other = answers(held, work, "a", "b")
     assert isinstance(refused, RequestQuarantined)
@@ -102,7 +114,7 @@ def test_what_two_processes_died_of_is_refused_and_worked_on_no_more(tmp_path: P
 
 def test_only_the_suspect_is_blamed_where_there_was_one(tmp_path: Path) -> None:
     killed_while_it_works_on(tmp_path, A, C, suspect=B)
-    assert list(left_behind(tmp_path)) == [[B]]
+    assert list(left_behind(tmp_path)) == [Left((B,), suspected=True)]
     assert list(left_behind(tmp_path)) == []
 
 
@@ -115,8 +127,7 @@ def test_who_lives_is_not_taken_for_dead(tmp_path: Path) -> None:
 
 def test_a_death_is_forgiven_after_its_time(tmp_path: Path, opened: ExitStack) -> None:
     clock, work = Clock(), Work()
-    for _ in range(2):
-        killed_while_it_works_on(tmp_path, A)
+    died_of(tmp_path, A)
     held = quarantine(tmp_path, opened, clock)
     assert isinstance(answers(held, work, "a")[0], RequestQuarantined)
     clock.now += 61
@@ -129,9 +140,8 @@ def test_a_process_learns_of_deaths_that_another_one_has_counted(
     monkeypatch.setattr("service.engine.quarantine._LOOK_S", 0.0)
     held, work = quarantine(tmp_path, opened), Work()
     assert answers(held, work, "a") == ["A"]
-    for _ in range(2):
-        killed_while_it_works_on(tmp_path, A)
-        quarantine(tmp_path, opened)  # whoever replaces it
+    died_of(tmp_path, A)
+    quarantine(tmp_path, opened)  # whoever replaces them
     assert isinstance(answers(held, work, "a")[0], RequestQuarantined)
 
 
@@ -141,12 +151,13 @@ def test_a_process_that_ends_in_order_or_had_nothing_in_work_blames_nobody(tmp_p
         pass
     notes.close()
     killed_while_it_works_on(tmp_path)
-    assert list(left_behind(tmp_path)) == [[]]
+    assert list(left_behind(tmp_path)) == [Left((), suspected=False)]
     assert list(tmp_path.glob("*.notes")) == []
 
 
 def test_a_count_cut_short_or_damaged_is_read_as_far_as_it_goes(tmp_path: Path, opened: ExitStack) -> None:
-    lines = [b"%s 1000.0" % A.hex().encode()] * 2 + [b"zz 1000", b"00 1000", b"\xff\xfe", B.hex().encode()[:20]]
+    lines = [b"%s 1000.0 %d" % (A.hex().encode(), suspected) for suspected in (0, 1)]
+    lines += [b"zz 1000 1", b"00 1000 1", b"\xff\xfe", B.hex().encode()[:20], b"%s 1000.0" % B.hex().encode()]
     (tmp_path / "deaths").write_bytes(b"\n".join(lines))
     held, work = quarantine(tmp_path, opened), Work()
     refused, other = answers(held, work, "a", "b")
@@ -172,9 +183,9 @@ def test_an_error_of_one_suspect_is_its_own_and_clears_it(tmp_path: Path, opened
 def test_more_than_there_is_room_to_note_is_worked_on_all_the_same(tmp_path: Path) -> None:
     many = [number.to_bytes(DIGEST_BYTES, "big") for number in range(1, 700)]
     killed_while_it_works_on(tmp_path, *many)
-    ((*blamed,),) = left_behind(tmp_path)
-    assert len(blamed) > 100
-    assert set(blamed) <= set(many)
+    (left,) = left_behind(tmp_path)
+    assert len(left.digests) > 100
+    assert set(left.digests) <= set(many)
 
 
 def test_without_a_folder_nothing_is_noted_and_nobody_suspected() -> None:
