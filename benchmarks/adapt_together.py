@@ -30,17 +30,17 @@ from benchmarks.figures import machine, markdown
 from benchmarks.meta_training_throughput import Times
 from benchmarks.plain_reptile import PlainConv4, plain_name
 from benchmarks.running_service import ServiceOptions
-from models.adapt import Adapted, Company, GroupWatch, Loop, adapt_loops
-from models.inner_loop import batch_plan
-from models.memory import keep_freed_memory
+from models.adaptation.adapt import Adapted, Company, InnerLoopInput, OnGroupStep, adapt_inputs
+from models.adaptation.allocator import keep_freed_memory
+from models.adaptation.inner_loop import batch_plan
+from models.config import InnerLoopConfig, NetConfig
 from models.nets import build, heads
 from models.presets import preset
-from models.recipe import InnerLoop, NetSpec
 from models.task import Support
 from models.weights import Weights
-from service.engine.adapt_queue import AdaptQueue
-from service.engine.bench import Bench, Cores, Gathered, Result
-from service.ticket import Ticket
+from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
+from service.runtime.job_control import JobControl
 
 PLAIN: Final = "plain loop, one client after another"
 QUEUE: Final = "through the queue"
@@ -62,9 +62,9 @@ class Work:
         threads: for each side.
     """
 
-    spec: NetSpec
+    spec: NetConfig
     start: Weights
-    loops: Sequence[Loop]
+    loops: Sequence[InnerLoopInput]
     device: torch.device
     threads: int
 
@@ -108,15 +108,17 @@ def parsed() -> argparse.Namespace:
 def work_of(arguments: argparse.Namespace) -> Work:
     """Random images for each client: the time does not depend on what they show."""
     chosen, device = preset(arguments.net), torch.device(arguments.device)
-    recipe = InnerLoop(steps=chosen.serve.steps, learning_rate=0.01, batch_size=chosen.serve.batch_size, head="linear")
-    net, image = build(chosen.net_spec, seed=0), chosen.net_spec.image
+    recipe = InnerLoopConfig(
+        steps=chosen.serve.steps, learning_rate=0.01, batch_size=chosen.serve.batch_size, head="linear"
+    )
+    net, image = build(chosen.net_config, seed=0), chosen.net_config.image
     head = heads.linear_head(net.feature_count, N_WAY, torch.Generator().manual_seed(0))
     generator, labels = torch.Generator().manual_seed(1), torch.arange(N_WAY).repeat_interleave(N_SHOT)
     size = (len(labels), image.channels, image.side, image.side)
     supports = [Support(torch.rand(size, generator=generator), labels, N_WAY) for _ in range(arguments.clients)]
-    loops = [Loop(support.to(device), recipe, seed) for seed, support in enumerate(supports)]
+    loops = [InnerLoopInput(support.to(device), recipe, seed) for seed, support in enumerate(supports)]
     start = {name: tensor.to(device) for name, tensor in {**net.start(), **head}.items()}
-    return Work(chosen.net_spec, start, loops, device, arguments.threads)
+    return Work(chosen.net_config, start, loops, device, arguments.threads)
 
 
 class PlainLoop:
@@ -132,7 +134,7 @@ class PlainLoop:
         torch.set_num_threads(self._work.threads)
         return [self._adapted(loop) for loop in self._work.loops]
 
-    def _adapted(self, loop: Loop) -> Mapping[str, Tensor]:
+    def _adapted(self, loop: InnerLoopInput) -> Mapping[str, Tensor]:
         net: nn.Module = copy.deepcopy(self._net)
         optimiser = torch.optim.SGD(net.parameters(), lr=loop.recipe.learning_rate)
         images, labels = loop.support.images, loop.support.labels
@@ -151,7 +153,9 @@ class Queued:
         self._work = work
         self._net = build(work.spec, seed=0).to(work.device).eval()
         on_cpu = work.device.type == "cpu"
-        self._bench: Bench = Cores(self._run, work.threads) if on_cpu else Gathered(self._run, most=len(work.loops))
+        self._bench: InnerLoopExecutor = (
+            ThreadedExecutor(self._run, work.threads) if on_cpu else BatchedExecutor(self._run, most=len(work.loops))
+        )
         self._queue = AdaptQueue(2 if on_cpu else len(work.loops))
 
     def turn(self) -> list[Mapping[str, Tensor]]:
@@ -159,7 +163,7 @@ class Queued:
         torch.set_num_threads(1)
         answers = []
         for number, loop in enumerate(self._work.loops):
-            ticket = Ticket()
+            ticket = JobControl()
             answers.append(self._queue.submit(str(number), partial(self._bench.run, [loop], ticket), ticket))
         return [named(answer.result().results[0]) for answer in answers]
 
@@ -168,8 +172,8 @@ class Queued:
         self._queue.close()
         self._bench.close()
 
-    def _run(self, loops: Sequence[Loop], watch: GroupWatch) -> Sequence[Result]:
-        return adapt_loops(self._net, self._work.start, loops, Company(watch=watch))
+    def _run(self, loops: Sequence[InnerLoopInput], watch: OnGroupStep) -> Sequence[Result]:
+        return adapt_inputs(self._net, self._work.start, loops, Company(watch=watch))
 
 
 def named(result: Result) -> dict[str, Tensor]:
@@ -224,7 +228,7 @@ def profiled(work: Work, shown: int = 12) -> str:
     torch.set_num_threads(1)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         for _ in range(5):
-            adapt_loops(net, alone.start, alone.loops)
+            adapt_inputs(net, alone.start, alone.loops)
     own = sorted(found.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in own)
     rows = [(event.key, str(event.count), f"{100 * event.self_cpu_time_total / total:.1f} %") for event in own[:shown]]

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.figures import markdown, percentile
-from models.images import DEFAULT_LIMITS
-from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
+from models.images.preprocessing import DEFAULT_LIMITS
+from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.settings import child_environment
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from models.data.catalogue import open_data_set
-from models.data.image_classes import ImageClasses
-from models.images import ImageSpec
-from service.commands.learn import CACHE
+from models.data.class_dataset import ClassDataset
+from models.data.registry import open_dataset
+from models.images.preprocessing import ImageConfig
+from service.cli.train import CACHE
 
 
 def add_episode_options(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +24,13 @@ def add_episode_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def few_shot_classes(arguments: argparse.Namespace, spec: ImageSpec) -> ImageClasses:
+def few_shot_classes(arguments: argparse.Namespace, spec: ImageConfig) -> ClassDataset:
     """The classes that episodes are drawn from, at the spec's channels and side.
 
     Raises:
         DataSetUnavailable: unknown, not there, or not to be read.
     """
-    return open_data_set(arguments.dataset, spec, arguments.data_root, CACHE).test
+    return open_dataset(arguments.dataset, spec, arguments.data_root, CACHE).test
 
 
 def _at_least_two(text: str) -> int:

@@ -5,7 +5,7 @@
 Data: Omniglot's test characters with the checkpoint ``omniglot``; X-SDD and procedural textures, other seeds than any
 training, with ``surfaces``. Neither has seen these classes. 5-way; as many queries as there are, up to ``--queries`` a
 class; strange images come from up to five classes beside the episode's five. ``--fit`` prints, from meta-training
-classes alone, what `models.calibration.Learning` states.
+classes alone, what `models.validation.calibration.Learning` states.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from rich.progress import track
 from benchmarks.examined_episodes import EpisodeDraw, Outcome, draw, found, outcomes, timed
 from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.running_service import ServiceOptions
-from models.adapt import Company
-from models.calibration import LEARNING, Learning, auroc, estimate_accuracy, expected_calibration_error
+from models.adaptation.adapt import Company
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.data.catalogue import open_data_set
-from models.data.image_classes import ImageClasses
+from models.data.class_dataset import ClassDataset
+from models.data.registry import open_dataset
 from models.errors import AnoleError
-from service.commands.learn import CACHE
+from models.validation.calibration import LEARNING, Learning, auroc, estimate_accuracy, expected_calibration_error
+from service.cli.train import CACHE
 
 WAYS: Final = 5
 FLIPPED: Final = 0.2
@@ -46,7 +46,7 @@ class Source:
     """Classes and the checkpoint that adapts to them."""
 
     name: str
-    classes: ImageClasses
+    classes: ClassDataset
     checkpoint: Checkpoint
 
 
@@ -94,7 +94,7 @@ def sources(arguments: argparse.Namespace, *, training: bool = False) -> list[So
     opened = []
     for name in ("omniglot", "textures") if training else arguments.data:
         checkpoint = load_checkpoint(arguments.omniglot if name == "omniglot" else arguments.surfaces)
-        data = open_data_set(name, checkpoint.net_spec.image, arguments.data_root, CACHE)
+        data = open_dataset(name, checkpoint.net_config.image, arguments.data_root, CACHE)
         opened.append(Source(name, data.train if training else data.test, checkpoint))
     return opened
 

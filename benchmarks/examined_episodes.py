@@ -13,14 +13,14 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.adapt import Company, adapt_one
+from models.adaptation.adapt import Company, adapt_one
 from models.checkpoint import Checkpoint
-from models.data.image_classes import ImageClasses
-from models.examine import Examination, Examined, Examiner
-from models.folds import copies
-from models.images import normalise
-from models.predict import judge, ready
+from models.data.class_dataset import ClassDataset
+from models.images.preprocessing import normalise
+from models.inference.predict import judge, ready
 from models.task import Support
+from models.validation.cross_validation import CrossValidation, CrossValidator, ValidatedAdaptation
+from models.validation.folds import copies
 
 STRANGE_CLASSES: Final = 5
 STRANGE_IMAGES: Final = 10
@@ -75,7 +75,7 @@ class Outcome:
         flips: bool (samples,), True where the label was replaced.
     """
 
-    examined: Examined
+    examined: ValidatedAdaptation
     confidence: Tensor
     right: Tensor
     familiar: Tensor
@@ -88,10 +88,10 @@ class Outcome:
         return float(self.right.double().mean())
 
 
-def draw(classes: ImageClasses, how: EpisodeDraw, checkpoint: Checkpoint, seed: int) -> Drawn:
+def draw(classes: ClassDataset, how: EpisodeDraw, checkpoint: Checkpoint, seed: int) -> Drawn:
     """Draw one episode, a function of its seed alone; classes need five images more than `shots`."""
     generator = torch.Generator().manual_seed(seed)
-    spec = checkpoint.net_spec.image
+    spec = checkpoint.net_config.image
     usable = [index for index in range(len(classes)) if classes.count(index) >= how.shots + 5]
     order = [usable[place] for place in torch.randperm(len(usable), generator=generator).tolist()]
     support, queries, query_labels = [], [], []
@@ -125,11 +125,11 @@ def _flipped(labels: Tensor, how: EpisodeDraw, generator: torch.Generator) -> Te
 
 
 def outcomes(
-    classes: ImageClasses, how: EpisodeDraw, checkpoint: Checkpoint, seeds: range, company: Company
+    classes: ClassDataset, how: EpisodeDraw, checkpoint: Checkpoint, seeds: range, company: Company
 ) -> Iterator[Outcome]:
     """Draw, examine and judge one episode a seed; episodes without an examination cannot come of these draws."""
     net = checkpoint.build_net()
-    examiner = Examiner(net, checkpoint.weights, company)
+    examiner = CrossValidator(net, checkpoint.weights, company)
     for seed in seeds:
         drawn = draw(classes, how, checkpoint, seed)
         examined = examiner.examine(drawn.support, checkpoint.recipe, seed, drawn.groups)
@@ -147,9 +147,9 @@ def outcomes(
         )
 
 
-def found(examined: Examined) -> Examination:
+def found(examined: ValidatedAdaptation) -> CrossValidation:
     """The examination, which every drawn episode has."""
-    if isinstance(examined.examination, Examination):
+    if isinstance(examined.examination, CrossValidation):
         return examined.examination
     raise ValueError(f"an episode without an examination: {examined.examination.reason}; draw two shots or more")
 
@@ -166,5 +166,5 @@ def timed(drawn: Drawn, checkpoint: Checkpoint, seed: int, company: Company) -> 
     began = time.perf_counter()
     adapt_one(net, checkpoint.weights, drawn.support, checkpoint.recipe, seed)
     alone_s = time.perf_counter() - began
-    Examiner(net, checkpoint.weights, company).examine(drawn.support, checkpoint.recipe, seed, drawn.groups)
+    CrossValidator(net, checkpoint.weights, company).examine(drawn.support, checkpoint.recipe, seed, drawn.groups)
     return alone_s, time.perf_counter() - began - alone_s

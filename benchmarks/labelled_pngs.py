@@ -17,9 +17,9 @@ import numpy as np
 from PIL import Image
 
 from models.data.archives import read_files
-from models.data.textures import Textures
+from models.data.synthetic import Textures
 from models.errors import DataSetUnavailable
-from service.client_types import LabelledFile
+from service.client.types import LabelledFile
 
 STEEL: Final = "x_sdd.zip"
 """X-SDD, hot-rolled steel strip defects: seven classes, 128 px; a file name below the data root."""

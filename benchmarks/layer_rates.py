@@ -28,20 +28,20 @@ from benchmarks.figures import machine, machine_line, markdown
 from benchmarks.meta_work import Data, open_data
 from benchmarks.running_service import ServiceOptions
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.data.catalogue import open_data_set
-from models.data.image_classes import ImageClasses
-from models.data.textures import Textures
-from models.episodes import EpisodeShape, EpisodeSource
+from models.config import LrMultipliers
+from models.data.class_dataset import ClassDataset
+from models.data.episodes import EpisodeSampler, EpisodeShape
+from models.data.registry import open_dataset
+from models.data.synthetic import Textures
 from models.errors import AdaptationDiverged, AnoleError
-from models.evaluate import EvaluationPlan, Score, evaluate
-from models.maml import meta_step_of
+from models.meta.evaluation import EvaluationPlan, Score, evaluate
+from models.meta.maml import meta_step_of
+from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
 from models.nets import build
 from models.presets import PRESETS
-from models.recipe import Rates
-from models.reptile import MetaState, inner_seeds, meta_train
 from models.task import Support
-from service.commands.learn import CACHE
-from service.engine.learner import Learner
+from service.cli.train import CACHE
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import to_bytes
 
 PARTS: Final = ("training", "serving")
@@ -52,7 +52,7 @@ JUDGED: Final = {"omniglot": "omniglot", "surfaces": "folder:x_sdd.zip"}
 
 @dataclass(frozen=True)
 class Way:
-    """Rates by layer.
+    """LrMultipliers by layer.
 
     Attributes:
         name: for the table.
@@ -61,8 +61,8 @@ class Way:
     """
 
     name: str
-    inner: Rates = ()
-    meta: Rates = ()
+    inner: LrMultipliers = ()
+    meta: LrMultipliers = ()
 
 
 @dataclass
@@ -150,7 +150,7 @@ def parsed() -> argparse.Namespace:
 def training(arguments: argparse.Namespace) -> None:
     """Train every way and print what came of it."""
     data, preset = open_data(arguments.data_root), PRESETS["omniglot"]
-    blocks = blocks_of(build(preset.net_spec).start())
+    blocks = blocks_of(build(preset.net_config).start())
     rows = [trained(way, data, arguments) for way in (*inner_ways(blocks), *meta_ways())]
     measure(rows, data.test, arguments)
     print(f"\nTrained {arguments.meta_steps} meta steps each (preset omniglot, seed {arguments.seed}) on {data.name}")
@@ -160,34 +160,34 @@ def training(arguments: argparse.Namespace) -> None:
 def trained(way: Way, data: Data, arguments: argparse.Namespace) -> Row:
     """A short training by a way's rates."""
     preset = PRESETS["omniglot"]
-    net, spec = build(preset.net_spec, arguments.seed), preset.net_spec.image
+    net, spec = build(preset.net_config, arguments.seed), preset.net_config.image
     meta = replace(preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed, rates=way.meta)
     shape = EpisodeShape(meta.n_way, meta.train_shots, anchor_shots=meta.anchor_shots)
-    source = EpisodeSource(data.train, shape, spec)
+    source = EpisodeSampler(data.train, shape, spec)
 
     def tasks(meta_step: int) -> list[Support]:
         return [source.support(seed) for seed in inner_seeds(meta.seed + TASKS, meta_step, meta.meta_batch)]
 
     recipe, serve = (replace(loop, rates=way.inner) for loop in (preset.recipe, preset.serve))
-    last = MetaState(net.start())
+    last = MetaTrainingState(net.start())
     states = meta_train(net, last, tasks, recipe, meta, meta_step_of(meta))
     try:
         for state in track(states, way.name, total=meta.meta_steps, console=Console(stderr=True)):
             last = state
     except AdaptationDiverged:
         return Row(way, None, note=f"diverged at meta step {last.meta_step + 1}")
-    return Row(way, Checkpoint("trained", preset.net_spec, serve, last.start))
+    return Row(way, Checkpoint("trained", preset.net_config, serve, last.start))
 
 
 def serving(name: str, arguments: argparse.Namespace) -> None:
     """Adapt a shipped checkpoint by every way and print what came of it."""
     shipped = load_checkpoint(name)
-    spec = shipped.net_spec.image
+    spec = shipped.net_config.image
     if arguments.data_root is None:
-        classes: ImageClasses = Textures(spec.side, spec.channels, seed=1, lines=24)
+        classes: ClassDataset = Textures(spec.side, spec.channels, seed=1, lines=24)
         judged = "generated surfaces, which stand in (no --data-root)"
     else:
-        classes = open_data_set(JUDGED[name], spec, arguments.data_root, CACHE).test
+        classes = open_dataset(JUDGED[name], spec, arguments.data_root, CACHE).test
         judged = classes.name
     ways = inner_ways(blocks_of(shipped.weights))
     rows = [Row(way, replace(shipped, recipe=replace(shipped.recipe, rates=way.inner))) for way in ways]
@@ -204,17 +204,17 @@ def blocks_of(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name.split(".")[0] for name in names if name.startswith("block")))
 
 
-def measure(rows: Sequence[Row], classes: ImageClasses, arguments: argparse.Namespace) -> None:
+def measure(rows: Sequence[Row], classes: ClassDataset, arguments: argparse.Namespace) -> None:
     """Score and time every row that has a start."""
     there = [(row, row.start) for row in rows if row.start is not None]
     for row, start in track(there, "scoring", console=Console(stderr=True)):
-        source = EpisodeSource(classes, EpisodeShape(WAYS, arguments.shots, QUERIES), start.net_spec.image)
+        source = EpisodeSampler(classes, EpisodeShape(WAYS, arguments.shots, QUERIES), start.net_config.image)
         plan = EvaluationPlan(arguments.episodes, arguments.seed, start.recipe.statistics)
         row.accuracies = list(evaluate(start.build_net(), start.weights, source, start.recipe, plan, start.moments))
-    learners = [(row, start, Learner(start, torch.device("cpu"))) for row, start in there]
+    learners = [(row, start, LoadedCheckpoint(start, torch.device("cpu"))) for row, start in there]
     for number in range(arguments.rounds):
         for row, start, learner in learners:
-            timed = EpisodeSource(classes, EpisodeShape(WAYS, TIMED_SHOTS), start.net_spec.image)
+            timed = EpisodeSampler(classes, EpisodeShape(WAYS, TIMED_SHOTS), start.net_config.image)
             support, began = timed.support(arguments.seed + number), time.process_time()
             adapted = learner.adapt(support, start.recipe, number)
             row.adapt_s.append(time.process_time() - began)

@@ -25,14 +25,14 @@ from torch import Tensor
 
 from benchmarks.episode_options import add_episode_options, few_shot_classes
 from benchmarks.figures import markdown
-from models.data.image_classes import ImageClasses
-from models.episodes import EpisodeShape, EpisodeSource
+from models.data.class_dataset import ClassDataset
+from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AnoleError
-from models.evaluate import EvaluationPlan, Score
-from models.images import ImageSpec
+from models.images.preprocessing import ImageConfig
+from models.meta.evaluation import EvaluationPlan, Score
 from models.task import Support
 
-SPEC: Final = ImageSpec(channels=1, side=128, contrast="none")
+SPEC: Final = ImageConfig(channels=1, side=128, contrast="none")
 NEEDED: Final = "scikit-image and scikit-learn are not installed: pip install 'anole[benchmarks]'"
 
 
@@ -103,7 +103,7 @@ def fitted(support: Support, histograms: Histograms) -> Any:
 
 
 def accuracies(
-    classes: ImageClasses, shape: EpisodeShape, plan: EvaluationPlan, histograms: Histograms
+    classes: ClassDataset, shape: EpisodeShape, plan: EvaluationPlan, histograms: Histograms
 ) -> Iterator[float]:
     """Learn episode after episode and yield each one's query accuracy.
 
@@ -113,7 +113,7 @@ def accuracies(
         plan: how many, and the seed of the first.
         histograms: shared between calls, so that an image is looked at once.
     """
-    source = EpisodeSource(classes, shape, SPEC)
+    source = EpisodeSampler(classes, shape, SPEC)
     for episode in range(plan.episodes):
         task = source.task(plan.seed + episode)
         predicted = fitted(task.support, histograms).predict(histograms.of(task.query_images))
@@ -139,7 +139,7 @@ def main() -> None:
     print(markdown(headings, [(name, *map(percent, row)) for name, row in record.items()]))
 
 
-def scores(classes: ImageClasses, arguments: argparse.Namespace, patterns: Patterns) -> list[list[float]]:
+def scores(classes: ClassDataset, arguments: argparse.Namespace, patterns: Patterns) -> list[list[float]]:
     """Accuracies of the episodes, for each number of shots."""
     histograms, plan = Histograms(patterns), EvaluationPlan(arguments.episodes, arguments.seed)
     shapes = (EpisodeShape(arguments.ways, shots, arguments.queries) for shots in arguments.shots)

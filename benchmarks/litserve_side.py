@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
-from models.images import decode, prepare_together
-from models.predict import judge
-from service.engine.learner import Learner
+from models.images.preprocessing import decode, prepare_together
+from models.inference.predict import judge
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import from_bytes
 
 MOST: int = 16
@@ -38,8 +38,8 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
         """Load the net, in the process that uses it."""
         torch.set_num_threads(1)
         loaded = load_checkpoint(self._checkpoint)
-        learner = Learner(loaded, torch.device("cpu"))
-        self._net, self._image = loaded.build_net().eval(), loaded.net_spec.image
+        learner = LoadedCheckpoint(loaded, torch.device("cpu"))
+        self._net, self._image = loaded.build_net().eval(), loaded.net_config.image
         self._folded = learner.fold(from_bytes(self._weights.read_bytes()), self._temperature)
 
     def decode_request(self, request) -> Tensor:  # type: ignore[no-untyped-def]

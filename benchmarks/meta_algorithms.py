@@ -27,10 +27,20 @@ from benchmarks.meta_costs import clock, interleaved_seconds, memory_apart
 from benchmarks.meta_picture import Drawing, picture
 from benchmarks.meta_race import MARKS, N_QUERY, N_SHOT, Runner, race, score, step_of
 from benchmarks.meta_report import MIB, Cost, Result, cost_table, outcomes, result_table, saved, verdict
-from benchmarks.meta_work import RATES, Algorithm, Data, Rates, TaskStream, Work, algorithm_named, entries, open_data
+from benchmarks.meta_work import (
+    RATES,
+    Algorithm,
+    Data,
+    LrMultipliers,
+    TaskStream,
+    Work,
+    algorithm_named,
+    entries,
+    open_data,
+)
 from benchmarks.running_service import ServiceOptions
 from models.errors import AnoleError
-from models.evaluate import EvaluationPlan
+from models.meta.evaluation import EvaluationPlan
 
 PICTURE = Path(__file__).parents[1] / "docs" / "meta-algorithms.png"
 
@@ -68,11 +78,11 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def rates_of(text: str) -> tuple[Algorithm, Rates]:
+def rates_of(text: str) -> tuple[Algorithm, LrMultipliers]:
     """An algorithm and its rates out of e.g. "maml=0.1,0.003"."""
     name, _, numbers = text.partition("=")
     inner, _, outer = numbers.partition(",")
-    return algorithm_named(name), Rates(float(inner), float(outer))
+    return algorithm_named(name), LrMultipliers(float(inner), float(outer))
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -102,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def measured_costs(
-    arguments: argparse.Namespace, work: Work, tasks: TaskStream, rates: Mapping[Algorithm, Rates]
+    arguments: argparse.Namespace, work: Work, tasks: TaskStream, rates: Mapping[Algorithm, LrMultipliers]
 ) -> list[Cost]:
     """Seconds and memory of every algorithm at every number of inner steps."""
     device = torch.device(arguments.device)
@@ -115,7 +125,7 @@ def measured_costs(
 
 
 def trained(
-    arguments: argparse.Namespace, work: Work, data: Data, rates: Mapping[Algorithm, Rates], steps: int
+    arguments: argparse.Namespace, work: Work, data: Data, rates: Mapping[Algorithm, LrMultipliers], steps: int
 ) -> list[Result]:
     """All algorithms after equal training time, scored at every mark."""
     device = torch.device(arguments.device)
@@ -166,7 +176,10 @@ def described(record: Mapping[str, Any]) -> str:
 
 
 def told(
-    record: Mapping[str, Any], costs: Sequence[Cost], results: Sequence[Result], rates: Mapping[Algorithm, Rates]
+    record: Mapping[str, Any],
+    costs: Sequence[Cost],
+    results: Sequence[Result],
+    rates: Mapping[Algorithm, LrMultipliers],
 ) -> str:
     """The run for people."""
     found = record["machine"]

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.meta_work import Data, Entry, TaskStream, Work
-from models.episodes import EpisodeShape, EpisodeSource
+from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AdaptationDiverged
-from models.evaluate import EvaluationPlan, Score, evaluate
-from models.reptile import MetaState
+from models.meta.evaluation import EvaluationPlan, Score, evaluate
+from models.meta.reptile import MetaTrainingState
 from models.weights import Weights
 
 MARKS = (0.125, 0.25, 0.5, 1.0)
@@ -38,13 +38,13 @@ class Runner:
     """
 
     entry: Entry
-    state: MetaState
+    state: MetaTrainingState
     used_s: float = 0.0
-    kept: list[tuple[float, MetaState]] = field(default_factory=list)
+    kept: list[tuple[float, MetaTrainingState]] = field(default_factory=list)
     diverged: bool = False
 
 
-Step = Callable[[MetaState, Entry, float], MetaState]
+Step = Callable[[MetaTrainingState, Entry, float], MetaTrainingState]
 """State, entry and share of the outer rate -> the state after one meta step."""
 
 
@@ -77,7 +77,7 @@ def step_of(work: Work, tasks: TaskStream) -> Step:
     """The meta step of every entry: on the tasks of its number, which are the same for all."""
     net = work.net()
 
-    def step(state: MetaState, entry: Entry, share: float) -> MetaState:
+    def step(state: MetaTrainingState, entry: Entry, share: float) -> MetaTrainingState:
         return entry.step(work, net, state, tasks(state.meta_step), share)
 
     return step
@@ -85,6 +85,6 @@ def step_of(work: Work, tasks: TaskStream) -> Step:
 
 def score(entry: Entry, start: Weights, work: Work, data: Data, plan: EvaluationPlan) -> Score:
     """Adapt `start` to episodes of classes that were not trained on, by the entry's own inner loop."""
-    source = EpisodeSource(data.test, EpisodeShape(work.n_way, N_SHOT, N_QUERY), work.net_spec.image)
+    source = EpisodeSampler(data.test, EpisodeShape(work.n_way, N_SHOT, N_QUERY), work.net_config.image)
     here = {name: tensor.cpu() for name, tensor in start.items()}
     return Score(tuple(evaluate(work.net(), here, source, entry.recipe(work), plan)))

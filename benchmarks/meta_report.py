@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.figures import markdown, percentile
 from benchmarks.meta_costs import Memory
-from benchmarks.meta_work import ALGORITHMS, NAMES, Algorithm, Rates
+from benchmarks.meta_work import ALGORITHMS, NAMES, Algorithm, LrMultipliers
 
 MIB: Final = 2**20
 CLAIMED_MEMORY, CLAIMED_TIME = 0.62, 0.97
@@ -104,7 +104,7 @@ def cost_table(costs: Sequence[Cost], what: str) -> str:
     return markdown(("inner steps", *(NAMES[name] for name in ALGORITHMS), "MAML / Reptile"), rows)
 
 
-def result_table(results: Sequence[Result], rates: Mapping[Algorithm, Rates]) -> str:
+def result_table(results: Sequence[Result], rates: Mapping[Algorithm, LrMultipliers]) -> str:
     """A row for each algorithm at the end of its training."""
     rows = [
         (

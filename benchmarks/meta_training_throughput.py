@@ -26,11 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.figures import machine, markdown
 from benchmarks.plain_reptile import PlainConv4, PlainReptile
 from benchmarks.running_service import ServiceOptions
-from models.memory import keep_freed_memory
+from models.adaptation.allocator import keep_freed_memory
+from models.config import InnerLoopConfig, NetConfig
+from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
 from models.nets import build, heads
 from models.presets import preset
-from models.recipe import InnerLoop, NetSpec
-from models.reptile import MetaState, Reptile, inner_seeds
 from models.task import Support
 from models.weights import Weights
 
@@ -55,7 +55,7 @@ class Work:
         threads: for each side.
     """
 
-    recipe: InnerLoop
+    recipe: InnerLoopConfig
     tasks: int
     n_way: int
     shots: int
@@ -63,9 +63,9 @@ class Work:
     threads: int = 1
 
     @property
-    def spec(self) -> NetSpec:
+    def spec(self) -> NetConfig:
         """The paper's net for Omniglot."""
-        return preset("paper").net_spec
+        return preset("paper").net_config
 
     def start(self) -> dict[str, torch.Tensor]:
         """Weights and a linear head, drawn from seed 0."""
@@ -186,7 +186,7 @@ def plain_loop(work: Work, start: Weights) -> Callable[[int], object]:
 
 def together(work: Work, start: Weights, threads: int) -> Callable[[int], object]:
     """Meta steps as `anole train` takes them."""
-    net, supports, reptile, state = build(work.spec), work.supports(), Reptile(threads), MetaState(start)
+    net, supports, reptile, state = build(work.spec), work.supports(), Reptile(threads), MetaTrainingState(start)
 
     def turn(number: int) -> None:
         nonlocal state

@@ -12,28 +12,28 @@ from typing import Final, Literal
 
 import torch
 
-from models.data.catalogue import open_data_set
-from models.data.image_classes import ImageClasses
-from models.data.textures import Textures
-from models.episodes import EpisodeShape, EpisodeSource
-from models.images import ImageSpec
-from models.maml import meta_step_of
+from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
+from models.data.class_dataset import ClassDataset
+from models.data.episodes import EpisodeSampler, EpisodeShape
+from models.data.registry import open_dataset
+from models.data.synthetic import Textures
+from models.images.preprocessing import ImageConfig
+from models.meta.maml import meta_step_of
+from models.meta.reptile import MetaTrainingState, inner_seeds
 from models.nets import Net, build, heads
-from models.recipe import InnerLoop, MetaLoop, NetSpec
-from models.reptile import MetaState, inner_seeds
 from models.task import Support
-from service.commands.learn import CACHE
+from service.cli.train import CACHE
 
 Algorithm = Literal["reptile", "fomaml", "maml"]
 ALGORITHMS: Final[tuple[Algorithm, ...]] = ("reptile", "fomaml", "maml")
 NAMES: Final[Mapping[Algorithm, str]] = {"reptile": "Reptile", "fomaml": "FOMAML", "maml": "MAML"}
 
 _TASKS, _STAND_IN_LINES = 1, 24
-_IMAGES: Final = ImageSpec(channels=1, side=28, contrast="none")
+_IMAGES: Final = ImageConfig(channels=1, side=28, contrast="none")
 
 
 @dataclass(frozen=True)
-class Rates:
+class LrMultipliers:
     """An algorithm's own step sizes.
 
     Attributes:
@@ -46,10 +46,10 @@ class Rates:
     outer: float
 
 
-RATES: Final[Mapping[Algorithm, Rates]] = {
-    "reptile": Rates(inner=0.3, outer=1.0),
-    "fomaml": Rates(inner=0.3, outer=1e-2),
-    "maml": Rates(inner=0.1, outer=5e-3),
+RATES: Final[Mapping[Algorithm, LrMultipliers]] = {
+    "reptile": LrMultipliers(inner=0.3, outer=1.0),
+    "fomaml": LrMultipliers(inner=0.3, outer=1e-2),
+    "maml": LrMultipliers(inner=0.1, outer=5e-3),
 }
 """For five inner steps and a minute of training. Chosen by single trials of 20 s on the training characters, with inner
 rates from 0.03 to 0.6 and outer ones of Adam from 0.003 to 0.01; second-order MAML wanted the lower inner rate."""
@@ -77,19 +77,19 @@ class Work:
     seed: int = 0
 
     @property
-    def net_spec(self) -> NetSpec:
+    def net_config(self) -> NetConfig:
         """The four-block net for 28 x 28 grey images."""
-        return NetSpec("conv4", _IMAGES, width=self.width)
+        return NetConfig("conv4", _IMAGES, width=self.width)
 
     def net(self) -> Net:
         """The net, its weights drawn from the seed."""
-        return build(self.net_spec, self.seed)
+        return build(self.net_config, self.seed)
 
-    def start(self, device: torch.device) -> MetaState:
+    def start(self, device: torch.device) -> MetaTrainingState:
         """Where all trainings begin: the net's weights and a linear head."""
         net = self.net()
         head = heads.linear_head(net.feature_count, self.n_way, torch.Generator().manual_seed(self.seed))
-        return MetaState({name: tensor.to(device) for name, tensor in {**net.start(), **head}.items()})
+        return MetaTrainingState({name: tensor.to(device) for name, tensor in {**net.start(), **head}.items()})
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ class Entry:
 
     algorithm: Algorithm
     inner_steps: int
-    rates: Rates
+    rates: LrMultipliers
 
-    def recipe(self, work: Work) -> InnerLoop:
+    def recipe(self, work: Work) -> InnerLoopConfig:
         """Its inner loop: plain gradient steps on a linear head."""
-        return InnerLoop(
+        return InnerLoopConfig(
             steps=self.inner_steps,
             learning_rate=self.rates.inner,
             batch_size=work.batch_size,
@@ -110,11 +110,15 @@ class Entry:
             statistics="batch",
         )
 
-    def step(self, work: Work, net: Net, state: MetaState, supports: Sequence[Support], share: float) -> MetaState:
+    def step(
+        self, work: Work, net: Net, state: MetaTrainingState, supports: Sequence[Support], share: float
+    ) -> MetaTrainingState:
         """One meta step on `supports`, at `share` (0 to 1) of the outer rate."""
         reptile = self.algorithm == "reptile"
         outer_rate = 1e-3 if reptile else self.rates.outer
-        meta = MetaLoop(meta_steps=1, algorithm=self.algorithm, outer_learning_rate=outer_rate, n_way=work.n_way)
+        meta = MetaTrainingConfig(
+            meta_steps=1, algorithm=self.algorithm, outer_learning_rate=outer_rate, n_way=work.n_way
+        )
         size = share * self.rates.outer if reptile else share
         seeds = inner_seeds(work.seed, state.meta_step, len(supports))
         return meta_step_of(meta)(net, state, supports, self.recipe(work), size, seeds)
@@ -125,8 +129,8 @@ class Data:
     """Classes to train on and classes to be scored on, and what they are in words."""
 
     name: str
-    train: ImageClasses
-    test: ImageClasses
+    train: ClassDataset
+    test: ClassDataset
 
 
 def open_data(data_root: Path | None) -> Data:
@@ -140,7 +144,7 @@ def open_data(data_root: Path | None) -> Data:
             Textures(_IMAGES.side, _IMAGES.channels, seed=seed, lines=_STAND_IN_LINES) for seed in (0, 1)
         )
         return Data("generated surfaces, which stand in for Omniglot (no --data-root)", training, held_out)
-    omniglot = open_data_set("omniglot", _IMAGES, data_root, CACHE)
+    omniglot = open_dataset("omniglot", _IMAGES, data_root, CACHE)
     return Data("Omniglot, 1200 characters in four turns; scored on the other 423", omniglot.train, omniglot.test)
 
 
@@ -149,7 +153,7 @@ class TaskStream:
 
     def __init__(self, data: Data, work: Work, device: torch.device) -> None:
         self._work, self._device = work, device
-        self._source = EpisodeSource(data.train, EpisodeShape(work.n_way, work.shots), _IMAGES)
+        self._source = EpisodeSampler(data.train, EpisodeShape(work.n_way, work.shots), _IMAGES)
 
     def __call__(self, meta_step: int) -> list[Support]:
         """The meta-batch of meta step `meta_step`."""
@@ -157,7 +161,7 @@ class TaskStream:
         return [self._source.support(seed).to(self._device) for seed in seeds]
 
 
-def entries(inner_steps: Sequence[int], rates: Mapping[Algorithm, Rates]) -> list[Entry]:
+def entries(inner_steps: Sequence[int], rates: Mapping[Algorithm, LrMultipliers]) -> list[Entry]:
     """All algorithms at each number of inner steps."""
     return [Entry(algorithm, steps, rates[algorithm]) for steps in inner_steps for algorithm in ALGORITHMS]
 

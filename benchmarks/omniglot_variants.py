@@ -23,16 +23,16 @@ import torch
 
 from benchmarks.figures import markdown
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.data.catalogue import DataSet, open_data_set
-from models.data.image_classes import ClassSubset, ImageClasses
-from models.episodes import EpisodeShape, EpisodeSource
+from models.config import InnerLoopConfig
+from models.data.class_dataset import ClassDataset, DatasetSubset
+from models.data.episodes import EpisodeSampler, EpisodeShape
+from models.data.registry import DataSet, open_dataset
 from models.errors import AdaptationDiverged, AnoleError
-from models.evaluate import EvaluationPlan, Normalisation, Score, evaluate
+from models.meta.evaluation import EvaluationPlan, Normalisation, Score, evaluate
+from models.meta.training import TrainingPlan, TrainingRun, WeightedSet
 from models.presets import PRESETS, Preset
-from models.recipe import InnerLoop
-from models.training import TrainingPlan, TrainingRun, WeightedSet
-from service.commands.learn import CACHE
-from service.commands.progress import Work, reported
+from service.cli.progress import Work, reported
+from service.cli.train import CACHE
 
 SHOTS: Final = (1, 5)
 QUERIES: Final = 10
@@ -62,7 +62,7 @@ class Use:
 
     name: str
     change: str
-    serve: InnerLoop
+    serve: InnerLoopConfig
     normalisation: Normalisation = "frozen"
 
 
@@ -103,11 +103,13 @@ def variants() -> list[Variant]:
             "blocks at a tenth of the head's rate, in training and use",
             replace(BASE, recipe=replace(BASE.recipe, rates=slow), serve=replace(BASE.serve, rates=slow)),
         ),
-        Variant("width-128", "128 channels instead of 64", replace(BASE, net_spec=replace(BASE.net_spec, width=128))),
+        Variant(
+            "width-128", "128 channels instead of 64", replace(BASE, net_config=replace(BASE.net_config, width=128))
+        ),
     ]
 
 
-def uses(serve: InnerLoop) -> list[Use]:
+def uses(serve: InnerLoopConfig) -> list[Use]:
     """The ways of using a checkpoint; the first is what the others are compared with."""
     steps = [
         Use(f"steps-{steps}", f"{steps} step{'s' * (steps != 1)}", serve.adjusted(steps, None))
@@ -135,7 +137,7 @@ def main() -> None:
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
     try:
-        data = open_data_set("omniglot", BASE.net_spec.image, arguments.data_root, CACHE)
+        data = open_dataset("omniglot", BASE.net_config.image, arguments.data_root, CACHE)
         run(arguments, data)
     except AnoleError as error:
         sys.exit(f"error: {error}")
@@ -185,7 +187,7 @@ def outcome(variant: Variant, data: DataSet, arguments: argparse.Namespace) -> S
     path = arguments.folder / f"{variant.name}-{arguments.meta_steps}-seed{arguments.seed}.safetensors"
     meta = replace(variant.preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed)
     record = {"algorithm": "reptile", "sets": [{**data.record, "turned": variant.turned}]}
-    plan = TrainingPlan(variant.preset.net_spec, variant.preset.recipe, meta, record)
+    plan = TrainingPlan(variant.preset.net_config, variant.preset.recipe, meta, record)
     training = TrainingRun(plan, variant.preset.serve, path, torch.device("cpu"))
     left = meta.meta_steps - training.state.meta_step
     if left:
@@ -199,9 +201,9 @@ def outcome(variant: Variant, data: DataSet, arguments: argparse.Namespace) -> S
     return kept_scores(path.with_suffix(".json"), load_checkpoint(path), "frozen", data, arguments)
 
 
-def upright(turned: ImageClasses) -> ImageClasses:
+def upright(turned: ClassDataset) -> ClassDataset:
     """Of classes in four turns those that are not turned."""
-    return ClassSubset(turned, range(0, len(turned), 4), f"{turned.name}, upright")
+    return DatasetSubset(turned, range(0, len(turned), 4), f"{turned.name}, upright")
 
 
 def used_scores(use: Use, shipped: Checkpoint, data: DataSet, arguments: argparse.Namespace) -> Scores:
@@ -225,9 +227,9 @@ def kept_scores(
     return accuracies
 
 
-def scored(start: Checkpoint, how: Normalisation, test: ImageClasses, shots: int, episodes: int) -> list[float]:
+def scored(start: Checkpoint, how: Normalisation, test: ClassDataset, shots: int, episodes: int) -> list[float]:
     """One accuracy an episode."""
-    source = EpisodeSource(test, EpisodeShape(5, shots, QUERIES), start.net_spec.image)
+    source = EpisodeSampler(test, EpisodeShape(5, shots, QUERIES), start.net_config.image)
     plan = EvaluationPlan(episodes, normalisation=how)
     return list(evaluate(start.build_net(), start.weights, source, start.recipe, plan, start.moments))
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.inner_loop import batch_plan
+from models.adaptation.inner_loop import batch_plan
+from models.config import InnerLoopConfig, NetConfig
 from models.nets import heads
 from models.nets.conv4 import BLOCKS
-from models.recipe import InnerLoop, NetSpec
 from models.task import Support
 from models.weights import Weights
 
@@ -29,7 +29,7 @@ class PlainConv4(nn.Module):
     normalisation's running statistics, which nothing reads.
     """
 
-    def __init__(self, spec: NetSpec, n_way: int) -> None:
+    def __init__(self, spec: NetConfig, n_way: int) -> None:
         super().__init__()
         channels, side = spec.image.channels, spec.image.side
         self.blocks = nn.Sequential()
@@ -57,7 +57,7 @@ class PlainReptile:
         start: where it begins, `head.weight` and `head.bias` included.
     """
 
-    def __init__(self, spec: NetSpec, recipe: InnerLoop, start: Weights) -> None:
+    def __init__(self, spec: NetConfig, recipe: InnerLoopConfig, start: Weights) -> None:
         self.recipe = recipe
         device = start[heads.WEIGHT].device
         self.net = PlainConv4(spec, start[heads.WEIGHT].shape[0]).to(device)

@@ -32,15 +32,15 @@ from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.labelled_pngs import steel_or_generated
 from benchmarks.running_service import ServiceOptions
 from benchmarks.versions_made import Made, folded, made
-from models.adapt import Adapted
-from models.compact import Compactor, CompactWeights
-from models.forward import Asked, ReadyWeights
+from models.adaptation.adapt import Adapted
+from models.inference.compact import Compactor, CompactWeights
+from models.inference.onnx_predictor import OnnxPredictor
+from models.inference.predict import judge
+from models.inference.predictor import PredictionRequest, ServingWeights
 from models.nets import Net, heads
-from models.nets.net import grouped
-from models.nets.norm import FrozenPass
-from models.predict import judge
-from models.predict_onnx import OnnxForward
-from service.engine.weight_cache import Key, WeightCache
+from models.nets.base import grouped
+from models.nets.normalisation import FrozenPass
+from service.runtime.weight_cache import Key, WeightCache
 
 BATCH: Final = 16
 GENERATED_IMAGES: Final = 30
@@ -125,8 +125,8 @@ def speeds(version: Made, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
     """The ways, with what they keep in memory."""
-    forward, packer = OnnxForward(version.net), Compactor(version.checkpoint.weights)
-    ready: WeightCache[ReadyWeights] = WeightCache(ENOUGH_BYTES)
+    forward, packer = OnnxPredictor(version.net), Compactor(version.checkpoint.weights)
+    ready: WeightCache[ServingWeights] = WeightCache(ENOUGH_BYTES)
     packed: WeightCache[CompactWeights] = WeightCache(ENOUGH_BYTES)
     dicts: list[dict[str, Tensor]] = []
     for client, adapted in enumerate(itertools.chain([version.adapted], version.others(clients - 1))):
@@ -136,13 +136,13 @@ def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor]
         dicts.append(Plain(version.net, adapted).state_dict())
     plain = Plain(version.net, version.adapted).eval()
 
-    def together(clients: list[int], images: Tensor, find: Callable[[int], ReadyWeights]) -> None:
+    def together(clients: list[int], images: Tensor, find: Callable[[int], ServingWeights]) -> None:
         for first in range(0, len(clients), BATCH):
             batch = images[first : first + BATCH].numpy()
             mine: dict[int, list[int]] = {}
             for place, client in enumerate(clients[first : first + BATCH]):
                 mine.setdefault(client, []).append(place)
-            forward.judge([Asked(find(client), batch[places]) for client, places in mine.items()])
+            forward.judge([PredictionRequest(find(client), batch[places]) for client, places in mine.items()])
 
     def one_by_one(clients: list[int], images: Tensor) -> None:
         with torch.inference_mode():
@@ -150,7 +150,7 @@ def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor]
                 plain.load_state_dict(dicts[client])
                 plain(image[None])
 
-    def held_ready(client: int) -> ReadyWeights:
+    def held_ready(client: int) -> ServingWeights:
         found = ready.held(key(client))
         return found or forward.ready(folded(version.adapted))
 
@@ -204,7 +204,7 @@ def held(kind: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]
 
 def grown(version: Made, kind: str, count: int) -> dict[str, Any]:
     """Hold `count` of a kind; the resident memory that they took."""
-    forward, packer = OnnxForward(version.net), Compactor(version.checkpoint.weights)
+    forward, packer = OnnxPredictor(version.net), Compactor(version.checkpoint.weights)
     cache: WeightCache[Any] = WeightCache(ENOUGH_BYTES)
     copies: list[nn.Module] = []
     before = resident_bytes()

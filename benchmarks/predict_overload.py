@@ -31,8 +31,9 @@ from benchmarks.labelled_pngs import draw, steel_or_generated
 from benchmarks.predict_latency import on_the_wire
 from benchmarks.running_service import RunningService, add_options, chosen_options, serving
 from models.errors import AnoleError
-from service import client_calls, client_wire
-from service.client import AdaptOptions, Client
+from service.client import calls as client_calls
+from service.client import wire as client_wire
+from service.client.client import AdaptOptions, Client
 
 CLIENT: Final = "bench"
 N_WAY, N_SHOT, GENERATED_IMAGES = 5, 10, 30

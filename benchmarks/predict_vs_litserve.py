@@ -33,8 +33,9 @@ from benchmarks.labelled_pngs import draw, steel_or_generated
 from benchmarks.running_service import RunningService, ServiceNotStarted, add_options, chosen_options, serving
 from benchmarks.wrk import Driven, Form, drive, script
 from models.errors import AnoleError
-from service import client_calls, client_wire
-from service.client import AdaptOptions, Client
+from service.client import calls as client_calls
+from service.client import wire as client_wire
+from service.client.client import AdaptOptions, Client
 
 CLIENT: Final = "bench"
 N_WAY, N_SHOT, GENERATED_IMAGES = 5, 10, 30

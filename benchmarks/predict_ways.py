@@ -25,14 +25,14 @@ from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.labelled_pngs import steel_or_generated
 from benchmarks.running_service import ServiceOptions
 from benchmarks.versions_made import Made, folded, made
-from models.forward import Asked, Forward
+from models.inference.onnx_graphs import graph_of
+from models.inference.onnx_predictor import OnnxPredictor
+from models.inference.predict import judge
+from models.inference.predictor import BatchPredictor, PredictionRequest
+from models.inference.torch_predictor import TorchPredictor
 from models.nets import Net, heads
-from models.nets.net import grouped
-from models.nets.norm import FoldedPass
-from models.onnx_graphs import graph_of
-from models.predict import judge
-from models.predict_onnx import OnnxForward
-from models.predict_torch import TorchForward
+from models.nets.base import grouped
+from models.nets.normalisation import FoldedPass
 from models.weights import Weights
 
 Way = Callable[[], Sequence[Tensor]]
@@ -88,13 +88,15 @@ def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace)
         "grouped convolutions, channels last": lambda: apart(side_by_side(net, stacked, there, grouped)),
         "vmap": lambda: apart(mapped(net, stacked, there)),
         "im2col and batched products": lambda: apart(unfolded(net, stacked, there)),
-        "TorchForward: stacked anew each time": through(TorchForward(net, device), versions, images),
+        "TorchPredictor: stacked anew each time": through(TorchPredictor(net, device), versions, images),
     }
     if device.type == "cpu" and graph_of(net) is not None:
         found["onnxruntime, weights as they come"] = through(
-            OnnxForward(net, arguments.threads, False), versions, images
+            OnnxPredictor(net, arguments.threads, False), versions, images
         )
-        found["OnnxForward: in the runtime's layout"] = through(OnnxForward(net, arguments.threads), versions, images)
+        found["OnnxPredictor: in the runtime's layout"] = through(
+            OnnxPredictor(net, arguments.threads), versions, images
+        )
     return found
 
 
@@ -148,10 +150,11 @@ def apart(together: Tensor) -> list[Tensor]:
     return list(together.cpu())
 
 
-def through(forward: Forward, versions: Sequence[Weights], images: Tensor) -> Way:
+def through(forward: BatchPredictor, versions: Sequence[Weights], images: Tensor) -> Way:
     """What the service itself uses."""
     asked = [
-        Asked(forward.ready(one), np.ascontiguousarray(own.numpy())) for one, own in zip(versions, images, strict=True)
+        PredictionRequest(forward.ready(one), np.ascontiguousarray(own.numpy()))
+        for one, own in zip(versions, images, strict=True)
     ]
     return lambda: [judged.probabilities for judged in forward.judge(asked)]
 

@@ -34,13 +34,13 @@ from benchmarks.figures import machine, machine_line, markdown
 from benchmarks.meta_costs import clock, peak_bytes, reset_peak
 from benchmarks.running_service import ServiceOptions
 from models import weights as algebra
-from models.adapt import adapt_one
-from models.images import ImageSpec
+from models.adaptation.adapt import adapt_one
+from models.config import InnerLoopConfig, NetConfig, Precision
+from models.images.preprocessing import ImageConfig
 from models.nets import build
-from models.recipe import InnerLoop, NetSpec, Precision
 from models.task import Support
 from models.weights import Weights
-from service.engine.device import pick_device
+from service.runtime.device import pick_device
 
 PUBLISHED_WIDTH, PUBLISHED_WEIGHTS = 64, 12_424_320
 WAYS: Final = 5
@@ -72,14 +72,14 @@ class Cell:
     threads: int
 
     @property
-    def net_spec(self) -> NetSpec:
+    def net_config(self) -> NetConfig:
         """ResNet-12 for colour images."""
-        return NetSpec("resnet12", ImageSpec(channels=3, side=self.side), self.width)
+        return NetConfig("resnet12", ImageConfig(channels=3, side=self.side), self.width)
 
     @property
-    def recipe(self) -> InnerLoop:
+    def recipe(self) -> InnerLoopConfig:
         """Plain steps, small enough for weights that were never trained."""
-        return InnerLoop(
+        return InnerLoopConfig(
             self.steps, 1e-4, batch_size=self.batch, precision=self.precision, recompute=self.recompute, clip_norm=10.0
         )
 
@@ -196,7 +196,7 @@ def taken_here(cell: Cell, reference: str) -> Taken:
 
 def adapt_untrained(cell: Cell, device: torch.device) -> tuple[int, int, int, float, Weights, Weights]:
     """Adapt random weights to random images: their count, bytes before and added, seconds, start and result."""
-    net = build(cell.net_spec)
+    net = build(cell.net_config)
     start = {name: tensor.to(device) for name, tensor in net.start().items()}
     support, now = random_support(cell).to(device), clock(device)
     before_bytes, began = reset_peak(device), now()

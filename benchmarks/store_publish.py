@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import Checkpoint, load_checkpoint
-from service.domain import LIVE, SampleRef, VersionDraft
-from service.engine.learner import Learner
+from service.domain.version import LIVE, SampleRef, VersionDraft
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.open_store import BLOBS_FOLDER, CATALOG_FILE, open_embedded
 from service.store.tensor_bytes import to_bytes
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 
 Result = TypeVar("Result")
 
@@ -39,10 +39,10 @@ STAGES = (f"{N_SHOT} new samples", "weights", "row and alias")
 
 
 @dataclass
-class Bench:
+class InnerLoopExecutor:
     """One store, and the milliseconds of every publish by stage."""
 
-    store: WeightStore
+    store: VersionStore
     stage_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
 
 
@@ -77,7 +77,7 @@ def images(count: int, generator: torch.Generator) -> list[Tensor]:
 
 def adapted_delta(checkpoint: Checkpoint, samples: Sequence[Tensor], *, n_way: int) -> dict[str, Tensor]:
     """What a version of that checkpoint stores."""
-    learner = Learner(checkpoint, torch.device("cpu"))
+    learner = LoadedCheckpoint(checkpoint, torch.device("cpu"))
     support = learner.support(samples, [i % n_way for i in range(len(samples))], n_way)
     return learner.delta(learner.adapt(support, checkpoint.recipe, seed=0))
 
@@ -85,7 +85,8 @@ def adapted_delta(checkpoint: Checkpoint, samples: Sequence[Tensor], *, n_way: i
 def times(folder: Path, delta: dict[str, Tensor], publishes: int, generator: torch.Generator) -> None:
     """Publish to a durable and to a volatile store by turns, and print the milliseconds."""
     benches = [
-        Bench(open_embedded(folder / name, sync=sync)) for name, sync in (("durable", True), ("volatile", False))
+        InnerLoopExecutor(open_embedded(folder / name, sync=sync))
+        for name, sync in (("durable", True), ("volatile", False))
     ]
     warm_up = 5
     for i in range(publishes + warm_up):
@@ -106,12 +107,12 @@ def times(folder: Path, delta: dict[str, Tensor], publishes: int, generator: tor
         bench.store.close()
 
 
-def totals(bench: Bench) -> list[float]:
+def totals(bench: InnerLoopExecutor) -> list[float]:
     """Milliseconds of each publish, all stages together."""
     return [sum(stages) for stages in zip(*bench.stage_ms.values(), strict=True)]
 
 
-def publish(bench: Bench, new: Sequence[Tensor], weights: dict[str, Tensor]) -> None:
+def publish(bench: InnerLoopExecutor, new: Sequence[Tensor], weights: dict[str, Tensor]) -> None:
     """One version of `new` samples and `weights`, timed by stage."""
     store = bench.store
     digests = timed(bench, STAGES[0], lambda: store.put_samples(CLIENT, new))
@@ -120,7 +121,7 @@ def publish(bench: Bench, new: Sequence[Tensor], weights: dict[str, Tensor]) -> 
     timed(bench, STAGES[2], lambda: store.publish(draft, [LIVE]))
 
 
-def timed(bench: Bench, stage: str, work: Callable[[], Result]) -> Result:
+def timed(bench: InnerLoopExecutor, stage: str, work: Callable[[], Result]) -> Result:
     """Do the work and note its milliseconds."""
     begun = time.perf_counter()
     result = work()
@@ -175,7 +176,7 @@ def sizes(folder: Path, checkpoint: Checkpoint, delta: dict[str, Tensor], genera
     place = folder / "sizes"
     extensions = 100
     with open_embedded(place, sync=False) as store:
-        bench, samples = Bench(store), images(N_WAY * N_SHOT, generator)
+        bench, samples = InnerLoopExecutor(store), images(N_WAY * N_SHOT, generator)
         publish(bench, samples, delta)
         first = bytes_on_disk(place)
         catalog_bytes = (place / CATALOG_FILE).stat().st_size

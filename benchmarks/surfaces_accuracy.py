@@ -31,8 +31,8 @@ from benchmarks.running_service import ServiceOptions, add_options, chosen_optio
 from benchmarks.untrained import untrained
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.errors import AnoleError
-from models.evaluate import Score
-from service.client import AdaptOptions, Client
+from models.meta.evaluation import Score
+from service.client.client import AdaptOptions, Client
 
 IMAGES_A_REQUEST: Final = 50
 

@@ -26,13 +26,13 @@ from benchmarks.episode_options import add_episode_options, few_shot_classes
 from benchmarks.figures import machine, machine_line, markdown
 from benchmarks.running_service import ServiceOptions
 from benchmarks.untrained import untrained
-from models.adapt import adapt_one
+from models.adaptation.adapt import adapt_one
 from models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
-from models.data.image_classes import ImageClasses
-from models.episodes import EpisodeShape, EpisodeSource
+from models.data.class_dataset import ClassDataset
+from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AnoleError
-from models.evaluate import EvaluationPlan, Score, evaluate
-from service.commands.progress import Work, reported
+from models.meta.evaluation import EvaluationPlan, Score, evaluate
+from service.cli.progress import Work, reported
 
 TIMED_IMAGES: Final = 50
 
@@ -111,7 +111,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def chosen_ways(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Way]:
     """The rows of the table."""
-    classes = few_shot_classes(arguments, checkpoint.net_spec.image)
+    classes = few_shot_classes(arguments, checkpoint.net_config.image)
     plan = EvaluationPlan(arguments.episodes, arguments.seed, checkpoint.recipe.statistics)
     steps = checkpoint.recipe.steps
     starts = {"meta-trained": checkpoint, "random": untrained(checkpoint, arguments.random_seed)}
@@ -127,22 +127,22 @@ def chosen_ways(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[W
     return ways + [lbp_way(patterns, grey, plan) for patterns in lbp_baseline.PATTERNS]
 
 
-def net_way(name: str, start: Checkpoint, classes: ImageClasses, plan: EvaluationPlan) -> Way:
+def net_way(name: str, start: Checkpoint, classes: ClassDataset, plan: EvaluationPlan) -> Way:
     """A checkpoint adapted by its recipe."""
-    net, spec = start.build_net(), start.net_spec.image
+    net, spec = start.build_net(), start.net_config.image
 
     def score(shape: EpisodeShape) -> Iterator[float]:
-        source = EpisodeSource(classes, shape, spec)
+        source = EpisodeSampler(classes, shape, spec)
         return evaluate(net, start.weights, source, start.recipe, plan, start.moments)
 
     def learner(shape: EpisodeShape, seed: int) -> Callable[[], object]:
-        support = EpisodeSource(classes, shape, spec).support(seed)
+        support = EpisodeSampler(classes, shape, spec).support(seed)
         return lambda: adapt_one(net, start.weights, support, start.recipe, seed)
 
     return Way(name, score, learner)
 
 
-def lbp_way(patterns: lbp_baseline.Patterns, grey: ImageClasses, plan: EvaluationPlan) -> Way:
+def lbp_way(patterns: lbp_baseline.Patterns, grey: ClassDataset, plan: EvaluationPlan) -> Way:
     """Classical features; the timed ones look at every image afresh."""
     known = lbp_baseline.Histograms(patterns)
 
@@ -150,7 +150,7 @@ def lbp_way(patterns: lbp_baseline.Patterns, grey: ImageClasses, plan: Evaluatio
         return lbp_baseline.accuracies(grey, shape, plan, known)
 
     def learner(shape: EpisodeShape, seed: int) -> Callable[[], object]:
-        support = EpisodeSource(grey, shape, lbp_baseline.SPEC).support(seed)
+        support = EpisodeSampler(grey, shape, lbp_baseline.SPEC).support(seed)
         return lambda: lbp_baseline.fitted(support, lbp_baseline.Histograms(patterns))
 
     return Way(patterns.name, score, learner)

@@ -13,7 +13,7 @@ from models.weights import Weights
 
 def untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """The checkpoint with weights as its net draws them from `seed`, a linear head included, and moments at nought."""
-    net = build(checkpoint.net_spec, seed)
+    net = build(checkpoint.net_config, seed)
     weights: Weights = net.start()
     if heads.WEIGHT in checkpoint.weights:
         ways = checkpoint.weights[heads.WEIGHT].shape[0]
@@ -21,4 +21,4 @@ def untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     moments = checkpoint.moments and replace(
         checkpoint.moments, second={name: tensor * 0 for name, tensor in checkpoint.moments.second.items()}, steps=0
     )
-    return Checkpoint("random", checkpoint.net_spec, checkpoint.recipe, weights, moments, {"data": "none"})
+    return Checkpoint("random", checkpoint.net_config, checkpoint.recipe, weights, moments, {"data": "none"})

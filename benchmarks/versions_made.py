@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.labelled_pngs import LabelledPngs, draw
-from models.adapt import Adapted, adapt_one
+from models.adaptation.adapt import Adapted, adapt_one
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.images import decode, prepare
+from models.images.preprocessing import decode, prepare
+from models.inference.predict import ready
 from models.nets import Net
-from models.predict import ready
 from models.task import Support
 from models.weights import Weights
 
@@ -67,7 +67,7 @@ def made(checkpoint: str, images: LabelledPngs, seed: int, queries: int = 20) ->
     """Adapt one client, 5 classes x 10 images, and keep up to `queries` other images a class."""
     loaded = load_checkpoint(checkpoint)
     net = loaded.build_net().eval()
-    spec = loaded.net_spec.image
+    spec = loaded.net_config.image
     task = draw(images, np.random.default_rng(seed), N_WAY, N_SHOT, queries)
     classes = sorted(task.queries)
     labels = torch.tensor([classes.index(file.label) for file in task.support])

@@ -21,12 +21,12 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from models import weights as algebra
-from models.errors import CheckpointInvalid, InvalidRecipe
-from models.images import PREPROCESSING_VERSION
+from models.adaptation.optimisers import Moments
+from models.config import InnerLoopConfig, NetConfig
+from models.errors import CheckpointInvalid, InvalidConfig
+from models.images.preprocessing import PREPROCESSING_VERSION
+from models.meta.outer_adam import OuterMoments
 from models.nets import Net, build
-from models.optimiser import Moments
-from models.outer_adam import OuterMoments
-from models.recipe import InnerLoop, NetSpec
 from models.weights import Weights
 
 FORMAT = "anole-checkpoint-1"
@@ -42,7 +42,7 @@ class Checkpoint:
 
     Attributes:
         name: what it is called, e.g. "surfaces".
-        net_spec: the net it belongs to.
+        net_config: the net it belongs to.
         recipe: the inner loop it was trained for and is served with.
         weights: name -> tensor.
         moments: Adam's second moments, for recipes that carry them.
@@ -51,8 +51,8 @@ class Checkpoint:
     """
 
     name: str
-    net_spec: NetSpec
-    recipe: InnerLoop
+    net_config: NetConfig
+    recipe: InnerLoopConfig
     weights: Weights
     moments: Moments | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Checkpoint:
 
     def build_net(self) -> Net:
         """Build its net; the net's own parameters are not the checkpoint's and are not used."""
-        return build(self.net_spec)
+        return build(self.net_config)
 
     def on(self, device: torch.device) -> Checkpoint:
         """The same with its weights and moments on `device`."""
@@ -77,7 +77,7 @@ class Checkpoint:
         return {
             "format": FORMAT,
             "preprocessing": PREPROCESSING_VERSION,
-            "net": self.net_spec.to_json(),
+            "net": self.net_config.to_json(),
             "recipe": json.loads(json.dumps(self.recipe.to_json())),
             "moment_steps": self.moments.steps if self.moments else None,
             **({"outer_steps": self.outer.steps} if self.outer else {}),
@@ -128,7 +128,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         metadata = header["__metadata__"]
         settings = json.loads(metadata["settings"])
         checkpoint = _assemble(path.stem, settings, tensors, json.loads(metadata["training"]))
-    except (SafetensorError, KeyError, ValueError, TypeError, InvalidRecipe) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, InvalidConfig) as error:
         raise CheckpointInvalid(f"{path} is not a checkpoint of this version of Anole: {error}") from error
     if checkpoint.digest != metadata["digest"]:
         raise CheckpointInvalid(
@@ -168,8 +168,8 @@ def _assemble(
     second, outer_first, outer_second = (_with_prefix(tensors, prefix) for prefix in prefixes)
     return Checkpoint(
         name=name,
-        net_spec=NetSpec.from_json(settings["net"]),
-        recipe=InnerLoop.from_json(settings["recipe"]),
+        net_config=NetConfig.from_json(settings["net"]),
+        recipe=InnerLoopConfig.from_json(settings["recipe"]),
         weights={key: value for key, value in tensors.items() if not key.startswith(prefixes)},
         moments=None if moment_steps is None else Moments(second, moment_steps),
         training=training,

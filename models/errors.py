@@ -4,7 +4,7 @@
 
     AnoleError                      everything this project raises on purpose (the service's tree hangs below it too)
     ├── InvalidTask                 support or query that cannot make a few-shot task
-    ├── InvalidRecipe               a field of a recipe outside its range, a pattern that matches nothing
+    ├── InvalidConfig               a field of a recipe outside its range, a pattern that matches nothing
     ├── AdaptationDiverged          the loss or the weights of an inner loop stopped being finite
     ├── CheckpointInvalid           a checkpoint that is damaged, of another format, or not what its name says
     ├── DataSetUnavailable          a data set that is neither on this machine nor to be fetched
@@ -28,7 +28,7 @@ class InvalidTask(AnoleError, ValueError):
     """Support or query images and labels that cannot make a few-shot task."""
 
 
-class InvalidRecipe(AnoleError, ValueError):
+class InvalidConfig(AnoleError, ValueError):
     """A setting outside its range, or a name pattern that matches none of the net's weights."""
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from models.errors import InvalidRecipe
-from models.images import ImageSpec
-from models.recipe import InnerLoop, MetaLoop, NetSpec
+from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
+from models.errors import InvalidConfig
+from models.images.preprocessing import ImageConfig
 
 
 @dataclass(frozen=True)
@@ -18,19 +18,19 @@ class Preset:
     """Settings that belong together.
 
     Attributes:
-        net_spec: which net.
+        net_config: which net.
         recipe: of the inner loops in training.
         meta: of the meta loop.
         serve: the inner loop for evaluation and for the service.
     """
 
-    net_spec: NetSpec
-    recipe: InnerLoop
-    meta: MetaLoop
-    serve: InnerLoop
+    net_config: NetConfig
+    recipe: InnerLoopConfig
+    meta: MetaTrainingConfig
+    serve: InnerLoopConfig
 
 
-_PAPER = InnerLoop(
+_PAPER = InnerLoopConfig(
     steps=5, learning_rate=1e-3, batch_size=10, optimiser="adam", carry_moments=True, head="linear", statistics="batch"
 )
 
@@ -38,58 +38,60 @@ _PAPER_20 = replace(_PAPER, steps=10, learning_rate=5e-4, batch_size=20)
 
 _PAPER_MINI = replace(_PAPER, steps=8)
 _PAPER_MINI_TRAINING = Preset(
-    net_spec=NetSpec("conv4", ImageSpec(channels=3, side=84, contrast="none"), width=32, pooling="max"),
+    net_config=NetConfig("conv4", ImageConfig(channels=3, side=84, contrast="none"), width=32, pooling="max"),
     recipe=_PAPER_MINI,
-    meta=MetaLoop(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=15),
+    meta=MetaTrainingConfig(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=15),
     serve=replace(_PAPER_MINI, steps=50, batch_size=15),
 )
 
 PRESETS = {
     "paper": Preset(
-        net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64),
         recipe=_PAPER,
-        meta=MetaLoop(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=10),
-        serve=InnerLoop(**{**_PAPER.to_json(), "steps": 50, "batch_size": 5}),
+        meta=MetaTrainingConfig(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=10),
+        serve=InnerLoopConfig(**{**_PAPER.to_json(), "steps": 50, "batch_size": 5}),
     ),
     "paper-20-way": Preset(
-        net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64),
         recipe=_PAPER_20,
-        meta=MetaLoop(meta_steps=200_000, meta_batch=5, n_way=20, train_shots=10),
+        meta=MetaTrainingConfig(meta_steps=200_000, meta_batch=5, n_way=20, train_shots=10),
         serve=replace(_PAPER_20, steps=50, batch_size=10),
     ),
     "omniglot": Preset(
-        net_spec=NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=64),
-        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=20),
-        meta=MetaLoop(meta_steps=8_000, meta_batch=5, n_way=20, train_shots=5, anchor_shots=1),
-        serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(meta_steps=8_000, meta_batch=5, n_way=20, train_shots=5, anchor_shots=1),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
     "mini-imagenet-paper": _PAPER_MINI_TRAINING,
     "mini-imagenet-paper-1-shot": replace(
         _PAPER_MINI_TRAINING, serve=replace(_PAPER_MINI_TRAINING.serve, batch_size=5)
     ),
     "mini-imagenet": Preset(  # the omniglot preset's rates on the paper's net: not tuned on these images
-        net_spec=_PAPER_MINI_TRAINING.net_spec,
-        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=20),
-        meta=MetaLoop(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
-        serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+        net_config=_PAPER_MINI_TRAINING.net_config,
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
     "mini-imagenet-resnet12": Preset(  # the "mini-imagenet" preset with a larger net; --recompute saves memory
-        net_spec=NetSpec("resnet12", ImageSpec(channels=3, side=84, contrast="none"), width=64),
-        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=20),
-        meta=MetaLoop(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
-        serve=InnerLoop(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+        net_config=NetConfig("resnet12", ImageConfig(channels=3, side=84, contrast="none"), width=64),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
     "surfaces": Preset(
-        net_spec=NetSpec("surface", ImageSpec(channels=1, side=64, contrast="regional"), width=128),
-        recipe=InnerLoop(steps=5, learning_rate=0.3, batch_size=10),
-        meta=MetaLoop(meta_steps=5_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5),
-        serve=InnerLoop(steps=15, learning_rate=1.0, batch_size=25, head_scale=2.0, clip_norm=10.0, mirrors=True),
+        net_config=NetConfig("surface", ImageConfig(channels=1, side=64, contrast="regional"), width=128),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=10),
+        meta=MetaTrainingConfig(
+            meta_steps=5_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5
+        ),
+        serve=InnerLoopConfig(steps=15, learning_rate=1.0, batch_size=25, head_scale=2.0, clip_norm=10.0, mirrors=True),
     ),
 }
 
 
 def preset(name: str) -> Preset:
-    """The preset of that name; raises InvalidRecipe."""
+    """The preset of that name; raises InvalidConfig."""
     if name not in PRESETS:
-        raise InvalidRecipe(f"no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise InvalidConfig(f"no preset {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from models.errors import InvalidRecipe
+from models.errors import InvalidConfig
 
 Weights = Mapping[str, Tensor]
 
@@ -79,16 +79,16 @@ def digest(weights: Weights, text: str = "") -> str:
     return sha.hexdigest()
 
 
-def rate_multipliers(names: Sequence[str], rates: Sequence[tuple[str, float]]) -> dict[str, float]:
+def lr_multipliers_by_name(names: Sequence[str], rates: Sequence[tuple[str, float]]) -> dict[str, float]:
     """A learning-rate multiplier for every name: 1, or that of the last pattern (`fnmatch`) that matches it.
 
     Raises:
-        InvalidRecipe: a pattern matches no name.
+        InvalidConfig: a pattern matches no name.
     """
     multipliers = dict.fromkeys(names, 1.0)
     for pattern, multiplier in rates:
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
-            raise InvalidRecipe(f"rate pattern {pattern!r} matches no weight; the names are {', '.join(names)}")
+            raise InvalidConfig(f"rate pattern {pattern!r} matches no weight; the names are {', '.join(names)}")
         multipliers.update(dict.fromkeys(matched, multiplier))
     return multipliers

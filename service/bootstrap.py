@@ -12,34 +12,34 @@ from dataclasses import asdict, dataclass
 import structlog
 import torch
 
+from models.adaptation.allocator import keep_freed_memory
+from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
-from models.compact import CompactWeights
 from models.errors import CheckpointInvalid
-from models.gradients import require_precision
-from models.images import DecodeLimits
-from models.memory import keep_freed_memory
-from service.adaptation import Adaptation, AdaptLimits
-from service.domain import ServedVersion
-from service.engine.adapt_queue import AdaptQueue
-from service.engine.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
-from service.engine.device import pick_device, usable_cores
-from service.engine.learner import Learner, Learners
-from service.engine.quarantine import Quarantine
-from service.engine.version_weights import VersionWeights
-from service.engine.weight_cache import WeightCache
-from service.keys import KeyBook
-from service.lifecycle import Lifecycle
-from service.meta_models import MetaModels, MetaModelSummary
-from service.prediction import Batching, Prediction
-from service.quarantined import AdaptQuarantined
-from service.readiness import Readiness
-from service.repeats import AdaptOnce
-from service.rerun import Rerun
+from models.images.preprocessing import DecodeLimits
+from models.inference.compact import CompactWeights
+from service.domain.version import ServedVersion
+from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
+from service.runtime.device import pick_device, usable_cores
+from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
+from service.runtime.quarantine import Quarantine
+from service.runtime.version_weights import VersionWeights
+from service.runtime.weight_cache import WeightCache
 from service.settings import Settings, child_environment
 from service.store import open_store as stores
+from service.store.catalog.keys import SqlKeys
 from service.store.durability import Told, nobody
-from service.store.keys_sql import SqlKeys
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
+from service.usecases.adapt import Adaptation, AdaptLimits
+from service.usecases.checkpoints import CheckpointList, CheckpointSummary
+from service.usecases.idempotency import IdempotentAdaptation
+from service.usecases.keys import KeyCache
+from service.usecases.lifecycle import Lifecycle
+from service.usecases.predict import Batching, Prediction
+from service.usecases.quarantined import AdaptQuarantined
+from service.usecases.readiness import Readiness
+from service.usecases.rerun import Rerun
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ class Services:
         close: lets go of what they hold; none of them is used afterwards.
     """
 
-    adaptation: AdaptOnce
+    adaptation: IdempotentAdaptation
     rerun: Rerun
     prediction: Prediction
     lifecycle: Lifecycle
-    meta_models: MetaModels
-    keys: KeyBook
+    meta_models: CheckpointList
+    keys: KeyCache
     readiness: Readiness
     readings: Callable[[], Mapping[str, float]]
     finish: Callable[[float], None]
@@ -80,16 +80,18 @@ def build(settings: Settings, told: Told = nobody) -> Services:
 
     Raises:
         CheckpointInvalid: there is no such checkpoint, or it is damaged.
-        InvalidRecipe: the checkpoint's recipe wants a precision that the device does not have.
+        InvalidConfig: the checkpoint's recipe wants a precision that the device does not have.
         InvalidSettings: the device is not here.
         StoreUnavailable: the store cannot be opened.
     """
     torch.set_num_threads(torch_threads(settings, usable_cores()))
     keep_freed_memory()
     device = pick_device(settings.device)
-    current = Learner(load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings))
+    current = LoadedCheckpoint(
+        load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings)
+    )
     require_precision(current.checkpoint.recipe, device)
-    learners = Learners(current, _others(current.digest, device))
+    learners = LoadedCheckpoints(current, _others(current.digest, device))
     store = open_store(settings, told)
     keys = open_keys(settings)
     decoder = _decoder(settings)
@@ -105,14 +107,14 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         return learners.of(digest, name).checkpoint.weights
 
     return Services(
-        adaptation=AdaptOnce(store, adaptation, queue),
+        adaptation=IdempotentAdaptation(store, adaptation, queue),
         rerun=Rerun(store, learners, queue),
         prediction=prediction,
         lifecycle=Lifecycle(
             store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
         ),
-        meta_models=MetaModels([_summary(current.checkpoint)]),
-        keys=KeyBook(keys, open_without_keys=settings.loopback),
+        meta_models=CheckpointList([_summary(current.checkpoint)]),
+        keys=KeyCache(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
         readings=functools.partial(_readings, prediction, queue, decoder, quarantine),
         finish=queue.close,
@@ -134,12 +136,12 @@ def _readings(*held: Prediction | AdaptQueue | Decoder | Quarantine) -> dict[str
     return {name: figure for one in held for name, figure in one.readings().items()}
 
 
-def _close(*held: AdaptQueue | Prediction | Learner | Decoder | SqlKeys | WeightStore | Quarantine) -> None:
+def _close(*held: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore | Quarantine) -> None:
     for one in held:
         one.close()
 
 
-def _weights(settings: Settings, store: WeightStore) -> VersionWeights:
+def _weights(settings: Settings, store: VersionStore) -> VersionWeights:
     def load(version: ServedVersion) -> Mapping[str, torch.Tensor]:
         return store.version_weights(store.version(version.client, version.number))
 
@@ -172,7 +174,7 @@ def _quarantine(settings: Settings) -> Quarantine:
         return Quarantine(None, settings.quarantine_s)
 
 
-def open_store(settings: Settings, told: Told = nobody) -> WeightStore:
+def open_store(settings: Settings, told: Told = nobody) -> VersionStore:
     """Open the store: at the URLs that are given, else in the data folder.
 
     Raises:
@@ -196,28 +198,28 @@ def _place(settings: Settings) -> stores.Place:
     return stores.Place(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
 
-def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], Learner]]]:
+def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], LoadedCheckpoint]]]:
     """Makers of learners for the shipped checkpoints that are not in use: versions made from them still predict."""
     checkpoints = [load_checkpoint(name) for name in shipped_names()]
     return [
-        (checkpoint.digest, functools.partial(Learner, checkpoint, device))
+        (checkpoint.digest, functools.partial(LoadedCheckpoint, checkpoint, device))
         for checkpoint in checkpoints
         if checkpoint.digest != current
     ]
 
 
-def _summary(checkpoint: Checkpoint) -> MetaModelSummary:
-    return MetaModelSummary(
+def _summary(checkpoint: Checkpoint) -> CheckpointSummary:
+    return CheckpointSummary(
         name=checkpoint.name,
         digest=checkpoint.digest,
-        net=checkpoint.net_spec.to_json(),
+        net=checkpoint.net_config.to_json(),
         recipe=checkpoint.recipe.to_json(),
-        image=asdict(checkpoint.net_spec.image),
+        image=asdict(checkpoint.net_config.image),
         card=dict(checkpoint.training),
     )
 
 
-def _unchanged(learner: Learner) -> Callable[[], None]:
+def _unchanged(learner: LoadedCheckpoint) -> Callable[[], None]:
     """A check that the start's weights are what they were when the process started."""
     at_start = learner.start_digest()
 

@@ -17,7 +17,7 @@
         ├── UnknownKey              no key of that prefix
         ├── KeyMissing / KeyRefused a request without the key that it needs, or with one that is not valid
         ├── ScopeMissing            a key that may do other things than this
-        ├── UnknownClient / UnknownVersion / UnknownAlias / UnknownMetaModel
+        ├── UnknownClient / UnknownVersion / UnknownAlias / UnknownCheckpoint
         ├── NothingLive             the client exists, but its alias points at no version
         ├── NothingToRollBackTo     no earlier version in the alias log
         ├── AliasConflict           If-Match did not match: somebody moved the alias first
@@ -114,7 +114,7 @@ class UnknownAlias(ServiceError, LookupError):
     """The client has no alias of that name."""
 
 
-class UnknownMetaModel(ServiceError, LookupError):
+class UnknownCheckpoint(ServiceError, LookupError):
     """No checkpoint of that name or path."""
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import make_url
 
-from service.store.database_postgres import PostgresDatabase
-from service.store.migrate import upgrade
+from service.store.catalog.migrate import upgrade
+from service.store.catalog.postgres import PostgresDatabase
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 
 

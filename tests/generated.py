@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image
 
 from models.checkpoint import Checkpoint, save_checkpoint
-from models.images import ImageSpec
+from models.config import InnerLoopConfig, NetConfig
+from models.images.preprocessing import ImageConfig
 from models.nets import build
-from models.recipe import InnerLoop, NetSpec
 
 
 def tiny_checkpoint_in(folder: Path) -> Path:
     """Writes a four-block net of eight channels, with weights as drawn from its seed, and returns its path."""
-    spec = NetSpec("conv4", ImageSpec(channels=1, side=28, contrast="none"), width=8)
-    recipe = InnerLoop(steps=5, learning_rate=0.05, batch_size=8)
+    spec = NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=8)
+    recipe = InnerLoopConfig(steps=5, learning_rate=0.05, batch_size=8)
     path = folder / "tiny.safetensors"
     save_checkpoint(Checkpoint("tiny", spec, recipe, build(spec, seed=1).start(), training={"data": "none"}), path)
     return path

@@ -21,7 +21,7 @@ import httpx
 import obstore
 import psycopg
 
-from service.store.blobs_objects import s3_store
+from service.store.blobs.s3 import s3_store
 
 START_LIMIT_S = 60
 OBJECT_SERVER = Path(__file__).with_name("object_server.py")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from models.data.archives import read_files
-from models.data.image_classes import ArrayClasses
+from models.data.class_dataset import ArrayDataset
 from models.errors import DataSetUnavailable, ImageRejected
-from models.images import DEFAULT_LIMITS, ImageSpec, decode, fit_to_side
+from models.images.preprocessing import DEFAULT_LIMITS, ImageConfig, decode, fit_to_side
 
 MIN_IMAGES = 2  # one to learn from, one to be asked about
 
@@ -50,7 +50,7 @@ class _Entry:
     content: bytes
 
 
-class FolderClasses(ArrayClasses):
+class FolderDataset(ArrayDataset):
     """What was read from a folder.
 
     Attributes:
@@ -71,7 +71,7 @@ class FolderClasses(ArrayClasses):
         return self._origins[class_index]
 
 
-def open_folder(location: Path, spec: ImageSpec, rules: FolderRules = DEFAULT_RULES) -> FolderClasses:
+def open_folder(location: Path, spec: ImageConfig, rules: FolderRules = DEFAULT_RULES) -> FolderDataset:
     """Reads a folder or .zip of class folders at the spec's channels and side.
 
     Exact copies (same SHA-256) within a class are dropped but for the first; a picture that lies in several classes is
@@ -79,7 +79,7 @@ def open_folder(location: Path, spec: ImageSpec, rules: FolderRules = DEFAULT_RU
 
     Args:
         location: the folder or .zip file.
-        spec: channels and side; contrast is left to ``models.images.normalise``.
+        spec: channels and side; contrast is left to ``models.images.preprocessing.normalise``.
         rules: grouping, and what to do with files that are no images.
 
     Raises:
@@ -100,7 +100,7 @@ def open_folder(location: Path, spec: ImageSpec, rules: FolderRules = DEFAULT_RU
             f"{location} has {len(usable)} classes with at least {MIN_IMAGES} images; two are needed: "
             f"one folder a class, with its images inside. {' '.join(left_out[:5])}"
         )
-    classes = FolderClasses(location.stem, usable, rules)
+    classes = FolderDataset(location.stem, usable, rules)
     classes.duplicates = len(entries) - len(unique)
     classes.left_out = tuple(left_out)
     return classes
@@ -147,7 +147,7 @@ def _unique(entries: Sequence[_Entry], left_out: list[str]) -> list[_Entry]:
     return unique
 
 
-def _image(entry: _Entry, spec: ImageSpec, rules: FolderRules, left_out: list[str]) -> Tensor | None:
+def _image(entry: _Entry, spec: ImageConfig, rules: FolderRules, left_out: list[str]) -> Tensor | None:
     try:
         return fit_to_side(decode(entry.content), spec)
     except ImageRejected as error:

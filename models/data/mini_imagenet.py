@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from models.data.archives import archive_key, is_litter, read_files
-from models.data.image_classes import ArrayClasses, ImageClasses
+from models.data.class_dataset import ArrayDataset, ClassDataset
 from models.errors import DataSetUnavailable, ImageRejected
-from models.images import PREPROCESSING_VERSION, ImageSpec, decode, fit_to_side
+from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
 
 FOLDER = "mini-imagenet"
 SPLITS = ("train", "val", "test")
@@ -60,13 +60,13 @@ PUBLISHED = SplitSizes()
 class MiniImagenet:
     """The three parts; no class is in two of them. Class names are WordNet ids, sorted."""
 
-    train: ImageClasses
-    val: ImageClasses
-    test: ImageClasses
+    train: ClassDataset
+    val: ClassDataset
+    test: ClassDataset
 
 
 def open_mini_imagenet(
-    data_root: Path | None, cache_folder: Path, spec: ImageSpec, sizes: SplitSizes = PUBLISHED
+    data_root: Path | None, cache_folder: Path, spec: ImageConfig, sizes: SplitSizes = PUBLISHED
 ) -> MiniImagenet:
     """Opens mini-ImageNet at the spec's channels and side; decoded images are kept in `cache_folder`.
 
@@ -76,7 +76,7 @@ def open_mini_imagenet(
     Args:
         data_root: where the folder or .zip is looked for; None finds nothing.
         cache_folder: made if missing.
-        spec: channels and side (84 in the paper); contrast is left to ``models.images.normalise``.
+        spec: channels and side (84 in the paper); contrast is left to ``models.images.preprocessing.normalise``.
         sizes: what must be there; other than the default in tests alone.
 
     Raises:
@@ -197,7 +197,7 @@ def _verify(source: str, classes: Mapping[str, list[str]], expected: int, images
 
 
 def _decode_into(
-    kept: Mapping[str, Path], location: Path, plan: Mapping[str, Mapping[str, list[str]]], spec: ImageSpec
+    kept: Mapping[str, Path], location: Path, plan: Mapping[str, Mapping[str, list[str]]], spec: ImageConfig
 ) -> None:
     """Decodes every image once, in one pass over the files, and keeps each split's as one array."""
     wanted = {path for classes in plan.values() for paths in classes.values() for path in paths}
@@ -209,7 +209,7 @@ def _decode_into(
         _write_whole(kept[split], array.view(len(classes), -1, *array.shape[1:]))
 
 
-def _decoded(name: str, content: bytes, spec: ImageSpec) -> Tensor:
+def _decoded(name: str, content: bytes, spec: ImageConfig) -> Tensor:
     try:
         return fit_to_side(decode(content), spec)
     except ImageRejected as error:
@@ -226,10 +226,10 @@ def _mapped(path: Path) -> Tensor | None:
         return None
 
 
-def _part(split: str, class_names: list[str], array: Tensor | None) -> ImageClasses:
+def _part(split: str, class_names: list[str], array: Tensor | None) -> ClassDataset:
     if array is None:
         raise DataSetUnavailable(f"the cache of mini-ImageNet's {split} images cannot be read back; make room for it")
-    return ArrayClasses(f"mini-ImageNet {split} classes", class_names, list(array))
+    return ArrayDataset(f"mini-ImageNet {split} classes", class_names, list(array))
 
 
 def _write_whole(path: Path, array: Tensor) -> None:

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from models.data.archives import archive_key, read_files
-from models.data.image_classes import ArrayClasses, ClassSubset, ImageClasses, QuarterTurns
+from models.data.class_dataset import ArrayDataset, ClassDataset, DatasetSubset, QuarterTurnDataset
 from models.errors import DataSetUnavailable, ImageRejected
-from models.images import PREPROCESSING_VERSION, ImageSpec, decode, fit_to_side
+from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
 
 TRAIN_CHARACTERS = 1200
 _FETCH_TIMEOUT_S = 60.0
@@ -71,10 +71,10 @@ PARTS = (
 )
 
 
-class Omniglot(ArrayClasses):
+class Omniglot(ArrayDataset):
     """All characters of both archives: class names are ``part/alphabet/character``, in that order."""
 
-    def split(self, seed: int, train_characters: int = TRAIN_CHARACTERS) -> tuple[ImageClasses, ImageClasses]:
+    def split(self, seed: int, train_characters: int = TRAIN_CHARACTERS) -> tuple[ClassDataset, ClassDataset]:
         """Shuffles all characters, whatever their alphabet, into training and test classes (Nichol et al. 2018, 5).
 
         Args:
@@ -87,13 +87,13 @@ class Omniglot(ArrayClasses):
         if not 0 < train_characters < len(self):
             raise DataSetUnavailable(f"{train_characters} of {len(self)} characters for training; both parts need some")
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
-        train = ClassSubset(self, order[:train_characters], f"{self.name} training characters, seed {seed}")
-        test = ClassSubset(self, order[train_characters:], f"{self.name} test characters, seed {seed}")
-        return QuarterTurns(train), test
+        train = DatasetSubset(self, order[:train_characters], f"{self.name} training characters, seed {seed}")
+        test = DatasetSubset(self, order[train_characters:], f"{self.name} test characters, seed {seed}")
+        return QuarterTurnDataset(train), test
 
 
 def open_omniglot(
-    data_root: Path | None, cache_folder: Path, spec: ImageSpec, parts: Sequence[OmniglotPart] = PARTS
+    data_root: Path | None, cache_folder: Path, spec: ImageConfig, parts: Sequence[OmniglotPart] = PARTS
 ) -> Omniglot:
     """Opens Omniglot at the spec's channels and side; decoded images are kept in ``cache_folder`` for the next time.
 
@@ -101,7 +101,7 @@ def open_omniglot(
         data_root: where archives or unpacked folders are looked for, in it and in its folder ``omniglot``; None looks
             in the cache alone.
         cache_folder: made if missing; downloads and decoded arrays go there.
-        spec: channels and side; contrast is left to ``models.images.normalise``.
+        spec: channels and side; contrast is left to ``models.images.preprocessing.normalise``.
         parts: what the archives must hold; other than the default in tests alone.
 
     Raises:
@@ -141,7 +141,7 @@ def _fetch(part: OmniglotPart, cache_folder: Path) -> Path:
     return target
 
 
-def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageSpec) -> tuple[list[str], Tensor]:
+def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageConfig) -> tuple[list[str], Tensor]:
     """Class names and uint8 (characters, drawings, channels, side, side), from the cache where it has them."""
     kind = f"p{PREPROCESSING_VERSION}-c{spec.channels}-s{spec.side}"
     path = cache_folder / f"{part.name}-{archive_key(location)}-{kind}.npz"
@@ -171,7 +171,7 @@ def _kept(path: Path) -> tuple[list[str], Tensor] | None:
         return None
 
 
-def _read(part: OmniglotPart, location: Path, spec: ImageSpec) -> tuple[list[str], Tensor]:
+def _read(part: OmniglotPart, location: Path, spec: ImageConfig) -> tuple[list[str], Tensor]:
     drawings: dict[str, list[Tensor]] = {}
     digest = hashlib.sha256()
     for path, content in read_files(location):
@@ -183,7 +183,7 @@ def _read(part: OmniglotPart, location: Path, spec: ImageSpec) -> tuple[list[str
     return list(drawings), torch.stack([torch.stack(images) for images in drawings.values()])
 
 
-def _drawing(name: str, content: bytes, spec: ImageSpec) -> Tensor:
+def _drawing(name: str, content: bytes, spec: ImageConfig) -> Tensor:
     try:
         return fit_to_side(decode(content), spec)
     except ImageRejected as error:

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.nets.net import ConvNorm, Net
-from models.nets.norm import Pass
-from models.recipe import NetSpec
+from models.config import NetConfig
+from models.nets.base import ConvNorm, Net
+from models.nets.normalisation import Pass
 
 BLOCKS = ("block1", "block2", "block3", "block4")
 
@@ -26,7 +26,7 @@ class Conv4(Net):
     channels they are 42, 21, 11 and 6 wide: 6 * 6 * 32 = 1152. Odd maps are rounded up, with both ways of halving.
     """
 
-    def __init__(self, spec: NetSpec, generator: torch.Generator) -> None:
+    def __init__(self, spec: NetConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.spec = spec
         channels, side = spec.image.channels, spec.image.side

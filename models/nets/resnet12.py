@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.nets.net import ConvNorm, Net
-from models.nets.norm import Pass
-from models.recipe import NetSpec
+from models.config import NetConfig
+from models.nets.base import ConvNorm, Net
+from models.nets.normalisation import Pass
 
 BLOCKS = ("block1", "block2", "block3", "block4")
 _HALVES = (2, 5, 10, 20)
@@ -29,7 +29,7 @@ class ResNet12(Net):
     With 84 x 84 images the maps are 42, 21, 10 and 5 wide; width 64 has 640 features and 12.4 million weights.
     """
 
-    def __init__(self, spec: NetSpec, generator: torch.Generator) -> None:
+    def __init__(self, spec: NetConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.spec = spec
         channels = spec.image.channels

@@ -12,9 +12,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from models.nets.net import ConvNorm, Net
-from models.nets.norm import Pass
-from models.recipe import NetSpec
+from models.config import NetConfig
+from models.nets.base import ConvNorm, Net
+from models.nets.normalisation import Pass
 
 SPREAD_EPSILON = 1e-4
 PLAN = (("block1", 5, 2, 4), ("block2", 3, 2, 6), ("block3", 3, 1, 8), ("block4", 3, 2, 12), ("block5", 3, 1, 16))
@@ -25,7 +25,7 @@ POOLED = frozenset({"block2", "block3", "block4", "block5"})
 class SurfaceNet(Net):
     """Five blocks of convolution, normalisation and ReLU; mean and spread of the last four are the features."""
 
-    def __init__(self, spec: NetSpec, generator: torch.Generator) -> None:
+    def __init__(self, spec: NetConfig, generator: torch.Generator) -> None:
         super().__init__()
         self.spec = spec
         self.feature_count = 0

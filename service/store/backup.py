@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from service.domain.maintenance import BackupReport, Damage
 from service.errors import InvalidRequest, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
-from service.reports import BackupReport, Damage
-from service.store.blobs_local import LocalBlobs
+from service.store.blobs.local import LocalBlobs
 from service.store.needs import needed_by
 from service.store.ports import Blobs, Catalog
 

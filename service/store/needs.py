@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain import VersionDraft
+from service.domain.version import VersionDraft
 
 
 def needed_by(draft: VersionDraft) -> frozenset[str]:

@@ -17,16 +17,16 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from service.errors import InvalidSettings, StoreUnavailable
-from service.store.blobs_local import LocalBlobs
-from service.store.catalog_sql import SqlCatalog
-from service.store.database import Database
-from service.store.database_postgres import PostgresDatabase
-from service.store.database_sqlite import SqliteDatabase
+from service.store.blobs.local import LocalBlobs
+from service.store.catalog.database import Database
+from service.store.catalog.keys import SqlKeys
+from service.store.catalog.migrate import upgrade
+from service.store.catalog.postgres import PostgresDatabase
+from service.store.catalog.sql import SqlCatalog
+from service.store.catalog.sqlite import SqliteDatabase
 from service.store.durability import Durability, Told, nobody
-from service.store.keys_sql import SqlKeys
-from service.store.migrate import upgrade
 from service.store.ports import Blobs
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 
 CATALOG_FILE: Final = "catalog.sqlite3"
 BLOBS_FOLDER: Final = "blobs"
@@ -51,12 +51,12 @@ class Place:
     blobs_url: str | None = None
 
 
-def open_embedded(folder: Path, *, sync: bool = True) -> WeightStore:
+def open_embedded(folder: Path, *, sync: bool = True) -> VersionStore:
     """Open the store in `folder`; see `open_store`."""
     return open_store(Place(folder), sync=sync)
 
 
-def open_store(place: Place, *, sync: bool = True, told: Told = nobody) -> WeightStore:
+def open_store(place: Place, *, sync: bool = True, told: Told = nobody) -> VersionStore:
     """Open a store, made and brought to this release's tables where needed; several may have it open.
 
     Args:
@@ -71,7 +71,7 @@ def open_store(place: Place, *, sync: bool = True, told: Told = nobody) -> Weigh
     """
     durability = Durability(told)
     blobs = _blobs(place, durability, sync=sync)
-    return WeightStore(SqlCatalog(_opened(place, durability, sync=sync)), blobs)
+    return VersionStore(SqlCatalog(_opened(place, durability, sync=sync)), blobs)
 
 
 def open_keys(place: Place) -> SqlKeys:
@@ -122,7 +122,7 @@ def _blobs(place: Place, durability: Durability, *, sync: bool) -> Blobs:
             "come from AWS's own environment variables"
         )
     try:
-        from service.store.blobs_objects import ObjectBlobs, s3_store
+        from service.store.blobs.s3 import ObjectBlobs, s3_store
     except ImportError as error:
         raise InvalidSettings(f"blobs at s3:// need obstore ({error}); install anole[shared]") from error
     last = {name: values[-1] for name, values in options.items()}

@@ -3,7 +3,7 @@
 Order of writes (``weight_store.py`` keeps it): blobs, durable; then the version's row and the aliases, in one
 transaction. An adapter acknowledges by returning; whatever it has returned from survives a kill and a power loss.
 
-Blobs live in *spaces*, one a client, so that storing once what is the same never reaches across clients: neither the
+Blobs live in *spaces*, one a client, so that storing once what is the same never can_access across clients: neither the
 time a write takes nor the deletion of one client tells or costs another anything.
 
 Removing is safe against publishing by one rule: blobs are removed only inside ``Catalog.holding`` and only if no row
@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from service.access import KeyRecord
-from service.choices import ClientSettings
-from service.domain import AliasMove, ClientSummary, Idempotency, Publication, ServedVersion, Version, VersionDraft
+from service.domain.client import ClientSettings, ClientSummary
+from service.domain.key import KeyRecord
+from service.domain.version import AliasMove, Idempotency, Publication, ServedVersion, Version, VersionDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class Catalog(Protocol):
         """What the client chose, or the defaults. Raises UnknownClient."""
         ...
 
-    def settle(self, client: str, settings: ClientSettings) -> None:
+    def update_settings(self, client: str, settings: ClientSettings) -> None:
         """Put these settings in place of all that the client chose before; makes the client if there is none.
 
         Settings that retain no samples take effect on all versions at once: none needs its samples any more.

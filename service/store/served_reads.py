@@ -10,22 +10,22 @@ import threading
 from collections.abc import Sequence
 
 from models.errors import AnoleError
-from service.domain import ServedVersion
-from service.store.weight_store import WeightStore
+from service.domain.version import ServedVersion
+from service.store.version_store import VersionStore
 
 Reference = tuple[str, str | int]
 """A client's name, and an alias or a version's number."""
 
 
 class ServedReads:
-    """Reads `WeightStore.served` for many requests. Safe from several threads.
+    """Reads `VersionStore.served` for many requests. Safe from several threads.
 
     Args:
         store: where versions and aliases are kept.
         remembered: references kept at most; with one more all are forgotten.
     """
 
-    def __init__(self, store: WeightStore, remembered: int = 20_000) -> None:
+    def __init__(self, store: VersionStore, remembered: int = 20_000) -> None:
         self._store = store
         self._remembered = remembered
         self._lock = threading.Lock()

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from service.domain import Version
+from service.domain.maintenance import CheckReport, CollectReport, Damage, Erasure
+from service.domain.version import Version
 from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt, VersionInUse
-from service.reports import CheckReport, CollectReport, Damage, Erasure
 from service.store.needs import needed_by
 from service.store.ports import Blobs, Catalog
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url
 
-from service.store import database_sqlite
-from service.store.catalog_sql import SqlCatalog
-from service.store.database import Database
-from service.store.database_postgres import PostgresDatabase
-from service.store.database_sqlite import SqliteDatabase
-from service.store.migrate import upgrade
+from service.store.catalog import sqlite as database_sqlite
+from service.store.catalog.database import Database
+from service.store.catalog.migrate import upgrade
+from service.store.catalog.postgres import PostgresDatabase
+from service.store.catalog.sql import SqlCatalog
+from service.store.catalog.sqlite import SqliteDatabase
 from service.store.ports import Catalog
 
 ADAPTERS = ("sqlite with the rollback journal", "sqlite with the write-ahead log", "postgresql")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.domain import LIVE
+from service.domain.version import LIVE
 from service.errors import AliasConflict, NothingToRollBackTo, ServiceError, UnknownAlias
 from service.store.ports import Catalog
 from tests.contract.values import CLIENT, a_draft

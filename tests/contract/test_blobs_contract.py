@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidName, VersionCorrupt
-from service.store.blobs_local import LocalBlobs
-from service.store.blobs_objects import ObjectBlobs, s3_store
+from service.store.blobs.local import LocalBlobs
+from service.store.blobs.s3 import ObjectBlobs, s3_store
 from service.store.ports import Blobs
 from tests.contract.memory_blobs import MemoryBlobs
 from tests.real_parts import ObjectServer

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.domain import LIVE, Idempotency
+from service.domain.version import LIVE, Idempotency
 from service.errors import (
     IdempotencyMismatch,
     StoreUnavailable,

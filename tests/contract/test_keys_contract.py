@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.access import Grant, KeyRecord, new_key, record_of
+from service.domain.key import Grant, KeyRecord, new_key, record_of
 from service.errors import InvalidKey, UnknownKey
 from service.store.open_store import Place, open_keys
 from service.store.ports import Keys

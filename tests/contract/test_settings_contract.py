@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from service.choices import ClientSettings
-from service.domain import LIVE
+from service.domain.client import ClientSettings
+from service.domain.version import LIVE
 from service.errors import ParentSuperseded, UnknownClient
 from service.store.ports import Catalog
 from tests.contract.values import CLIENT, a_draft, digest_of
@@ -25,16 +25,16 @@ def test_a_client_that_never_chose_has_the_defaults(catalog: Catalog) -> None:
 
 
 def test_settings_come_back_as_they_were_chosen_last(catalog: Catalog) -> None:
-    catalog.settle(CLIENT, ClientSettings(keep_last=3))
+    catalog.update_settings(CLIENT, ClientSettings(keep_last=3))
     assert catalog.settings(CLIENT) == ClientSettings(keep_last=3)
-    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.update_settings(CLIENT, NOTHING_KEPT)
     assert catalog.settings(CLIENT) == NOTHING_KEPT
-    catalog.settle("line-2", ClientSettings())
+    catalog.update_settings("line-2", ClientSettings())
     assert catalog.settings(CLIENT) == NOTHING_KEPT
 
 
 def test_choosing_makes_a_client_without_versions(catalog: Catalog) -> None:
-    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.update_settings(CLIENT, NOTHING_KEPT)
     assert [(client.name, client.versions, client.latest) for client in catalog.clients()] == [(CLIENT, 0, 0)]
     assert catalog.versions(CLIENT) == ()
     assert catalog.latest(CLIENT) is None
@@ -42,7 +42,7 @@ def test_choosing_makes_a_client_without_versions(catalog: Catalog) -> None:
 
 
 def test_settings_go_with_their_client(catalog: Catalog) -> None:
-    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.update_settings(CLIENT, NOTHING_KEPT)
     catalog.delete_client(CLIENT)
     catalog.publish(a_draft(), [LIVE])
     assert catalog.settings(CLIENT) == ClientSettings()
@@ -51,7 +51,7 @@ def test_settings_go_with_their_client(catalog: Catalog) -> None:
 def test_a_client_that_retains_no_samples_has_versions_that_need_none(catalog: Catalog) -> None:
     catalog.publish(a_draft(weights="w1", samples=["dent-1"]), [LIVE])
     catalog.publish(a_draft("line-2", weights="w1", samples=["dent-1"]), [LIVE])
-    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.update_settings(CLIENT, NOTHING_KEPT)
     made = catalog.publish(a_draft(weights="w2", samples=["dent-2"]), [LIVE]).version
     assert made.draft == replace(a_draft(weights="w2", samples=["dent-2"]), samples_kept=False)
     assert [version.draft.samples_kept for version in catalog.versions(CLIENT)] == [False, False]
@@ -62,9 +62,9 @@ def test_a_client_that_retains_no_samples_has_versions_that_need_none(catalog: C
 
 
 def test_retaining_samples_again_does_not_bring_back_those_let_go(catalog: Catalog) -> None:
-    catalog.settle(CLIENT, NOTHING_KEPT)
+    catalog.update_settings(CLIENT, NOTHING_KEPT)
     catalog.publish(a_draft(), [LIVE])
-    catalog.settle(CLIENT, ClientSettings())
+    catalog.update_settings(CLIENT, ClientSettings())
     catalog.publish(a_draft(), [LIVE])
     assert [version.draft.samples_kept for version in catalog.versions(CLIENT)] == [False, True]
 

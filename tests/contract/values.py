@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.domain import SampleRef, VersionDraft
+from service.domain.version import SampleRef, VersionDraft
 
 CLIENT = "line-1"
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from service.domain import LIVE
+from service.domain.version import LIVE
 
 CANARY: Final = "canary"
 

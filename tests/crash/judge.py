@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import AnoleError
-from service.domain import LIVE
+from service.domain.version import LIVE
 from service.store.needs import needed_by
 from service.store.open_store import BLOBS_FOLDER, open_embedded
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.crash.book import Book, Move, Page, Step, complaint, passed
 from tests.crash.steps import CLIENTS, perform, weights_digest
 
@@ -66,7 +66,7 @@ def judge(folder: Path, book: Book, said: Sequence[Said]) -> Verdict:
     return Verdict(tuple(wrong), seen)
 
 
-def observed(store: WeightStore, wrong: list[str]) -> tuple[Book, set[tuple[str, str]]]:
+def observed(store: VersionStore, wrong: list[str]) -> tuple[Book, set[tuple[str, str]]]:
     """All that the store says, page by page, and the blobs that it needs, each with its client."""
     book: dict[str, Page] = {}
     needed: set[tuple[str, str]] = set()
@@ -115,7 +115,7 @@ def _unexplained(book: Book, cut_off: Step | None, seen: Book) -> Iterator[str]:
             yield f"{name} is {seen.get(name)} after {cut_off}; acknowledged was {book.get(name)}"
 
 
-def _unsound(store: WeightStore) -> Iterator[str]:
+def _unsound(store: VersionStore) -> Iterator[str]:
     """What the store's own check finds: it reads every blob that a version needs, and every row."""
     report = store.check()
     yield from (f"version {damage.version}: {damage.problem}" for damage in report.damages)
@@ -131,7 +131,7 @@ def _torn(folder: Path, cut_off: Step | None) -> Iterator[str]:
             yield f"{path.name[:12]} of {path.parent.name} is torn: {path.stat().st_size} bytes"
 
 
-def _probed(store: WeightStore, folder: Path, seen: Book, cut_off: Step | None) -> Iterator[str]:
+def _probed(store: VersionStore, folder: Path, seen: Book, cut_off: Step | None) -> Iterator[str]:
     """Publish: the step that was cut off again if it has a key, which must come to one version; else a new one."""
     again = cut_off is not None and cut_off.kind == "keyed"
     step = cut_off if cut_off is not None and again else Step("publish", CLIENTS[0], PROBE)

@@ -12,17 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from service.domain import Idempotency, Publication, Version, VersionDraft
+from service.domain.version import Idempotency, Publication, Version, VersionDraft
 from service.errors import UnknownClient
-from service.store import blobs_local, catalog_sql, upkeep
-from service.store import catalog_reads as reads
-from service.store.blobs_local import LocalBlobs
-from service.store.catalog_sql import SqlCatalog
-from service.store.catalog_writes import Writes
+from service.store import upkeep
+from service.store.blobs import local as blobs_local
+from service.store.blobs.local import LocalBlobs
+from service.store.catalog import reads
+from service.store.catalog import sql as catalog_sql
+from service.store.catalog.sql import SqlCatalog
+from service.store.catalog.sqlite import SqliteDatabase
+from service.store.catalog.writes import Writes
 from service.store.clock import utc_now
-from service.store.database_sqlite import SqliteDatabase
 from service.store.needs import needed_by
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.crash.seeded_syncs import (
     deduplicated_without_sync,
     file_not_synced,
@@ -68,32 +70,32 @@ def row_before_blobs() -> None:
         owed.append((self, space, contents))
         return tuple(hashlib.sha256(content).hexdigest() for content in contents)
 
-    def publish(self: WeightStore, draft: VersionDraft, aliases: Sequence[str], key: Any = None) -> Publication:
+    def publish(self: VersionStore, draft: VersionDraft, aliases: Sequence[str], key: Any = None) -> Publication:
         made = self._catalog.publish(draft, aliases, idempotency=key)
         while owed:
             put(*owed.pop())
         return made
 
     _replace(LocalBlobs, "put", later)
-    _replace(WeightStore, "publish", publish)
+    _replace(VersionStore, "publish", publish)
 
 
 def acknowledged_before_commit() -> None:
-    publish = WeightStore.publish
+    publish = VersionStore.publish
     owed: list[Any] = []
 
-    def pay(self: WeightStore) -> None:
+    def pay(self: VersionStore) -> None:
         while owed:
             publish(self, *owed.pop())
 
     def paying(real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: WeightStore, *arguments: Any, **named: Any) -> Any:
+        def call(self: VersionStore, *arguments: Any, **named: Any) -> Any:
             pay(self)
             return real(self, *arguments, **named)
 
         return call
 
-    def promised(self: WeightStore, draft: VersionDraft, aliases: Sequence[str], key: Any = None) -> Publication:
+    def promised(self: VersionStore, draft: VersionDraft, aliases: Sequence[str], key: Any = None) -> Publication:
         pay(self)
         try:
             number = self.client(draft.client).latest + 1
@@ -103,8 +105,8 @@ def acknowledged_before_commit() -> None:
         return Publication(Version(number, utc_now(), draft), (), number)
 
     for name in ("put_samples", "collect", "version", "alias", "roll_back", "move_alias", "delete_version", "settle"):
-        _replace(WeightStore, name, paying(getattr(WeightStore, name)))
-    _replace(WeightStore, "publish", promised)
+        _replace(VersionStore, name, paying(getattr(VersionStore, name)))
+    _replace(VersionStore, "publish", promised)
 
 
 def written_in_place() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from service.store import open_store
-from service.store.blobs_local import LocalBlobs
+from service.store.blobs.local import LocalBlobs
 
 
 def _replace(owner: Any, name: str, new: Any) -> None:

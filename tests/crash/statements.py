@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import create_engine
 
-from service.store import database_sqlite
+from service.store.catalog import sqlite as database_sqlite
 
 
 def keep_statements() -> Callable[[], None]:

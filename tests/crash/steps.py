@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.choices import ClientSettings
-from service.domain import LIVE, Idempotency, SampleRef, VersionDraft
+from service.domain.client import ClientSettings
+from service.domain.version import LIVE, Idempotency, SampleRef, VersionDraft
 from service.errors import AliasConflict, NothingToRollBackTo, StoreUnavailable, UnknownAlias, VersionCorrupt
 from service.store.open_store import BLOBS_FOLDER
 from service.store.tensor_bytes import to_bytes
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.crash.book import CANARY, Book, Page, Step
 
 CLIENTS: Final = ("line-1", "line-2")
@@ -96,7 +96,7 @@ def weights_digest(i: int) -> str:
     return hashlib.sha256(to_bytes(payload(i)[1], {"kind": "delta"})).hexdigest()
 
 
-def perform(store: WeightStore, folder: Path, step: Step) -> int:
+def perform(store: VersionStore, folder: Path, step: Step) -> int:
     """Do the step to the store in `folder` and say what it came to."""
     return _DOING[step.kind](store, folder, step)
 
@@ -105,12 +105,12 @@ Stored = tuple[Sequence[str], str, int]
 """The digests of two samples; the digest of weights and their size."""
 
 
-def _stored(store: WeightStore, step: Step) -> Stored:
+def _stored(store: VersionStore, step: Step) -> Stored:
     images, weights = payload(step.i)
     return store.put_samples(step.client, images), *store.put_weights(step.client, weights, {"kind": "delta"})
 
 
-def _publish(store: WeightStore, step: Step, stored: Stored) -> int:
+def _publish(store: VersionStore, step: Step, stored: Stored) -> int:
     samples, digest, size_bytes = stored
     draft = VersionDraft(
         client=step.client,
@@ -130,18 +130,18 @@ def _publish(store: WeightStore, step: Step, stored: Stored) -> int:
     return store.publish(draft, (LIVE,), key).version.number
 
 
-def _published(store: WeightStore, _folder: Path, step: Step) -> int:
+def _published(store: VersionStore, _folder: Path, step: Step) -> int:
     return _publish(store, step, _stored(store, step))
 
 
-def _patient(store: WeightStore, _folder: Path, step: Step) -> int:
+def _patient(store: VersionStore, _folder: Path, step: Step) -> int:
     """A collection that comes between blob and row leaves young blobs alone."""
     stored = _stored(store, step)
     store.collect()
     return _publish(store, step, stored)
 
 
-def _overtaken(store: WeightStore, _folder: Path, step: Step) -> int:
+def _overtaken(store: VersionStore, _folder: Path, step: Step) -> int:
     """A collection without grace does not; then there must be no row."""
     stored = _stored(store, step)
     store.collect(grace_s=0.0)
@@ -151,14 +151,14 @@ def _overtaken(store: WeightStore, _folder: Path, step: Step) -> int:
         return 0
 
 
-def _abandoned(store: WeightStore, folder: Path, step: Step) -> int:
+def _abandoned(store: VersionStore, folder: Path, step: Step) -> int:
     """What a death between blob and row leaves, and one within a blob."""
     _stored(store, step)
     (folder / BLOBS_FOLDER / step.client / f"{UNFINISHED}cut-off").write_bytes(b"half")
     return 0
 
 
-def _cut_short(_store: WeightStore, folder: Path, step: Step) -> int:
+def _cut_short(_store: VersionStore, folder: Path, step: Step) -> int:
     """What a death between renames of blobs and the sync of their folder leaves; the next publish needs these blobs."""
     space = folder / BLOBS_FOLDER / step.client
     images, weights = payload(step.i + 1)
@@ -172,7 +172,7 @@ def _cut_short(_store: WeightStore, folder: Path, step: Step) -> int:
     return 0
 
 
-def _decayed(store: WeightStore, folder: Path, step: Step) -> int:
+def _decayed(store: VersionStore, folder: Path, step: Step) -> int:
     """Bytes change on the disk: that is found, and the same content put again is whole and can be published."""
     _, digest, _ = _stored(store, step)
     blob = folder / BLOBS_FOLDER / step.client / digest
@@ -186,19 +186,19 @@ def _decayed(store: WeightStore, folder: Path, step: Step) -> int:
     return -1
 
 
-def _read(store: WeightStore, _folder: Path, step: Step) -> int:
+def _read(store: VersionStore, _folder: Path, step: Step) -> int:
     version = store.version(step.client, store.served(step.client, LIVE).number)
     found = store.weights(step.client, version.draft.weights_digest)
     wanted = payload(version.draft.seed)[1]
     return version.number if all(torch.equal(found[name], wanted[name]) for name in wanted) else -1
 
 
-def _moved(store: WeightStore, _folder: Path, step: Step) -> int:
+def _moved(store: VersionStore, _folder: Path, step: Step) -> int:
     expected = _revision(store, step.client, CANARY)
     return store.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
 
 
-def _stale(store: WeightStore, _folder: Path, step: Step) -> int:
+def _stale(store: VersionStore, _folder: Path, step: Step) -> int:
     try:
         expected = _revision(store, step.client, CANARY) + 1
         return store.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
@@ -206,42 +206,42 @@ def _stale(store: WeightStore, _folder: Path, step: Step) -> int:
         return 0
 
 
-def _rolled_back(store: WeightStore, _folder: Path, step: Step) -> int:
+def _rolled_back(store: VersionStore, _folder: Path, step: Step) -> int:
     try:
         return store.roll_back(step.client, LIVE).version
     except NothingToRollBackTo:
         return 0
 
 
-def _deleted(store: WeightStore, _folder: Path, step: Step) -> int:
+def _deleted(store: VersionStore, _folder: Path, step: Step) -> int:
     store.delete_version(step.client, step.version)
     return 0
 
 
-def _settled(store: WeightStore, _folder: Path, step: Step) -> int:
-    store.settle(step.client, ClientSettings(keep_last=step.version or None))
+def _settled(store: VersionStore, _folder: Path, step: Step) -> int:
+    store.update_settings(step.client, ClientSettings(keep_last=step.version or None))
     return 0
 
 
-def _collected(store: WeightStore, folder: Path, _step: Step) -> int:
+def _collected(store: VersionStore, folder: Path, _step: Step) -> int:
     """The leftovers that the collection left."""
     store.collect(grace_s=0.0)
     return sum(1 for _ in (folder / BLOBS_FOLDER).glob(f"*/{UNFINISHED}*"))
 
 
-def _erased(store: WeightStore, _folder: Path, step: Step) -> int:
+def _erased(store: VersionStore, _folder: Path, step: Step) -> int:
     store.delete_client(step.client)
     return 0
 
 
-def _revision(store: WeightStore, client: str, alias: str) -> int:
+def _revision(store: VersionStore, client: str, alias: str) -> int:
     try:
         return store.alias(client, alias).revision
     except UnknownAlias:
         return 0
 
 
-_DOING: Final[dict[str, Callable[[WeightStore, Path, Step], int]]] = {
+_DOING: Final[dict[str, Callable[[VersionStore, Path, Step], int]]] = {
     "publish": _published, "keyed": _published, "patient": _patient, "overtaken": _overtaken, "abandon": _abandoned,
     "cut_short": _cut_short,
     "decay": _decayed, "read": _read, "move": _moved, "stale": _stale, "roll_back": _rolled_back, "delete": _deleted,

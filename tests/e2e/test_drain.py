@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.client import AdaptOptions, Client
+from service.client.client import AdaptOptions, Client
 from service.settings import Settings
 from tests.e2e.test_service_process import SAMPLES, serving
 from tests.generated import tiny_checkpoint_in

@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from service.client import AdaptOptions, AdaptProgress, AsyncClient, Client, ServiceProblem
+from service.client.client import AdaptOptions, AdaptProgress, AsyncClient, Client, ServiceProblem
 from tests.e2e.conftest import ROOT, STOP_LIMIT_S, clean_environment
 from tests.e2e.test_service_process import ANOLE, SAMPLES, Process, serving
 from tests.generated import tiny_checkpoint_in

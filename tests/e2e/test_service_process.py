@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.client import Client
-from service.client_types import LabelledFile
+from service.client.client import Client
+from service.client.types import LabelledFile
 from tests.e2e.conftest import ROOT, START_LIMIT_S, STOP_LIMIT_S, clean_environment, collect
 from tests.generated import striped, tiny_checkpoint_in
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.client import AdaptOptions, Client
+from service.client.client import AdaptOptions, Client
 from tests.e2e.conftest import START_LIMIT_S
 from tests.e2e.test_service_process import SAMPLES, Process, serving
 from tests.generated import tiny_checkpoint_in

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from service import bootstrap
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import load_settings
 from tests.generated import tiny_checkpoint_in
 from tests.in_process import Web, started

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from models.errors import ImageRejected
-from models.images import CANONICAL_SIDE, DecodeLimits
-from service.engine.decoder import DecoderPool, PoolBounds
+from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits
+from service.runtime.decoding.decoder import DecoderPool, PoolBounds
 from service.settings import child_environment
 from tests.fuzz.conftest import cases, resident_mib, seed
 from tests.mutations import damaged_image, image_corpus

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service import bootstrap
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings, load_settings
 from tests.generated import tiny_checkpoint_in
 from tests.in_process import Web, started

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.commands.serve import run
-from service.engine.learner import Learner
+from service.cli.serve import run
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.settings import load_settings
 
 DEADLY_SEED = 13
@@ -20,14 +20,16 @@ DEADLY_SEED = 13
 
 def main(folder: Path, checkpoint: str) -> None:
     """Serve on a free port until ended."""
-    adapt = Learner.adapt_with_folds
+    adapt = LoadedCheckpoint.adapt_with_folds
 
-    def deadly(self: Learner, support: Any, images: Any, recipe: Any, seed: int, *others: Any, **named: Any) -> Any:
+    def deadly(
+        self: LoadedCheckpoint, support: Any, images: Any, recipe: Any, seed: int, *others: Any, **named: Any
+    ) -> Any:
         if seed == DEADLY_SEED:
             os.kill(os.getpid(), signal.SIGKILL)
         return adapt(self, support, images, recipe, seed, *others, **named)
 
-    Learner.adapt_with_folds = deadly  # type: ignore[method-assign]
+    LoadedCheckpoint.adapt_with_folds = deadly  # type: ignore[method-assign]
     run(load_settings(data=folder / "data", meta_model=checkpoint, device="cpu", demo=False, port=0, drain_s=0.0))
 
 

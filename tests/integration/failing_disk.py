@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from service.commands.serve import run
+from service.cli.serve import run
 from service.settings import load_settings
 
 

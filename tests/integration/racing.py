@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from service.domain import LIVE
+from service.domain.version import LIVE
 from service.errors import StoreUnavailable, UnknownAlias, UnknownClient
 from service.store.open_store import Place, open_store
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.integration import store_child
 from tests.integration.store_child import CLIENT, publish
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
@@ -89,7 +89,7 @@ def _take_part(place: Place, threads: int, share: int, tell: Connection) -> None
     tell.close()
 
 
-def _publish(store: WeightStore, i: int) -> tuple[list[Operation], int]:
+def _publish(store: VersionStore, i: int) -> tuple[list[Operation], int]:
     made: list[Operation] = []
     if i % READ_EVERY == 0:
         began = time.monotonic_ns()
@@ -108,7 +108,7 @@ def _publish(store: WeightStore, i: int) -> tuple[list[Operation], int]:
         return made, refusals
 
 
-def _seen(store: WeightStore) -> int:
+def _seen(store: VersionStore) -> int:
     try:
         return store.alias(CLIENT, LIVE).revision
     except (UnknownClient, UnknownAlias):
@@ -138,7 +138,7 @@ def contradictions(operations: Sequence[Operation]) -> list[str]:
     return found
 
 
-def log_contradictions(store: WeightStore, publishes: int) -> list[str]:
+def log_contradictions(store: VersionStore, publishes: int) -> list[str]:
     """What the alias's log and the versions say that so many publishes in a row could not have left."""
     expected = list(range(1, publishes + 1))
     moves = store.history(CLIENT)

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import torch
 
-from service.domain import LIVE, SampleRef, VersionDraft
+from service.domain.version import LIVE, SampleRef, VersionDraft
 from service.errors import StoreUnavailable, UnknownVersion, VersionInUse
 from service.store.open_store import Place, open_embedded, open_store
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 
 CLIENT = "line-1"
 SHADES = 6
 """Few different samples and weights, so that what was removed or torn is soon written again under its old name."""
 
 
-def publish(store: WeightStore, i: int, *, client: str = CLIENT, aliases: Sequence[str] = (LIVE,)) -> tuple[int, int]:
+def publish(store: VersionStore, i: int, *, client: str = CLIENT, aliases: Sequence[str] = (LIVE,)) -> tuple[int, int]:
     """Store two samples and weights that many publishes share; return the version's number and the alias's revision."""
     torch.set_num_threads(1)
     images = [torch.full((1, 48, 48), (i + k) % SHADES, dtype=torch.uint8) for k in range(2)]

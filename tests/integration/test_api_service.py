@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service import bootstrap
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started

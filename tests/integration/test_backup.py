@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from service import bootstrap
-from service.access import Grant, new_key, record_of
-from service.app import create_app
-from service.choices import ClientSettings
-from service.domain import LIVE, AliasMove, Idempotency, Version
+from service.domain.client import ClientSettings
+from service.domain.key import Grant, new_key, record_of
+from service.domain.version import LIVE, AliasMove, Idempotency, Version
 from service.errors import InvalidRequest, StoreUnavailable
+from service.http.app import create_app
 from service.settings import Settings
-from service.store.blobs_local import LocalBlobs
+from service.store.blobs.local import LocalBlobs
 from service.store.clock import utc_now
 from service.store.open_store import Place, open_embedded, open_keys, open_store
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.generated import striped
 from tests.in_process import started
 from tests.integration.store_child import CLIENT, publish
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[WeightStore]:
+def store(tmp_path: Path) -> Iterator[VersionStore]:
     with open_embedded(tmp_path / "data") as opened:
         yield opened
 
@@ -58,17 +58,17 @@ def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Pl
     return place
 
 
-def filled(store: WeightStore) -> WeightStore:
+def filled(store: VersionStore) -> VersionStore:
     for i in range(4):
         publish(store, i)
         publish(store, i, client=OTHER)
     store.roll_back(CLIENT, LIVE)
     store.delete_version(CLIENT, 1)
-    store.settle(OTHER, ClientSettings(keep_last=9))
+    store.update_settings(OTHER, ClientSettings(keep_last=9))
     return store
 
 
-def everything(store: WeightStore) -> Everything:
+def everything(store: VersionStore) -> Everything:
     names = [client.name for client in store.clients()]
     return {name: (store.versions(name), store.history(name), store.settings(name)) for name in names}
 
@@ -125,7 +125,7 @@ def test_the_drill_serves_the_same_predictions_after_everything_was_lost(setting
         assert adapt(web, classes={"broad": 30}).json()["version"] == 2
 
 
-def _publish_until(store: WeightStore, stop: threading.Event) -> int:
+def _publish_until(store: VersionStore, stop: threading.Event) -> int:
     made = 0
     while made < 3 or not stop.is_set():
         made, _ = publish(store, made, client=OTHER)
@@ -134,7 +134,7 @@ def _publish_until(store: WeightStore, stop: threading.Event) -> int:
     return made
 
 
-def test_the_next_backup_brings_what_is_new_and_lets_go_what_was_erased(store: WeightStore, folder: Path) -> None:
+def test_the_next_backup_brings_what_is_new_and_lets_go_what_was_erased(store: VersionStore, folder: Path) -> None:
     filled(store).back_up(folder)
     assert store.back_up(folder).added == 0
     publish(store, 17)
@@ -163,7 +163,7 @@ def test_keys_and_answered_requests_come_back_too(tmp_path: Path, folder: Path) 
 
 
 def test_a_run_that_was_cut_off_leaves_the_backup_before_and_is_taken_up(
-    store: WeightStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: VersionStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(store).back_up(folder)
     old = everything(store)
@@ -192,7 +192,7 @@ def test_a_run_that_was_cut_off_leaves_the_backup_before_and_is_taken_up(
 
 
 def test_a_version_deleted_while_its_blobs_are_copied_is_not_in_the_backup(
-    store: WeightStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: VersionStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store, 1, aliases=())
     publish(store, 3)
@@ -209,7 +209,7 @@ def test_a_version_deleted_while_its_blobs_are_copied_is_not_in_the_backup(
     assert len(blobs_in(folder)) == report.blobs
 
 
-def test_a_store_with_clients_is_not_restored_over(store: WeightStore, folder: Path) -> None:
+def test_a_store_with_clients_is_not_restored_over(store: VersionStore, folder: Path) -> None:
     before = everything(filled(store))
     store.back_up(folder)
     with pytest.raises(InvalidRequest, match="holds 2 clients"):
@@ -218,7 +218,7 @@ def test_a_store_with_clients_is_not_restored_over(store: WeightStore, folder: P
 
 
 def test_a_restoration_that_was_cut_off_is_repeated(
-    store: WeightStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: VersionStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(store).back_up(folder)
     with open_embedded(tmp_path / "restored") as restored:
@@ -231,7 +231,7 @@ def test_a_restoration_that_was_cut_off_is_repeated(
         assert everything(restored) == everything(store)
 
 
-def test_what_is_no_backup_is_said_to_be_none(store: WeightStore, folder: Path) -> None:
+def test_what_is_no_backup_is_said_to_be_none(store: VersionStore, folder: Path) -> None:
     with pytest.raises(InvalidRequest, match="there is no backup in"):
         store.restore(folder)
     filled(store).back_up(folder)
@@ -242,7 +242,7 @@ def test_what_is_no_backup_is_said_to_be_none(store: WeightStore, folder: Path) 
 
 
 def test_two_backups_into_one_folder_do_not_run_at_once(
-    store: WeightStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: VersionStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store, 1)
     export = store._catalog.export
@@ -256,7 +256,7 @@ def test_two_backups_into_one_folder_do_not_run_at_once(
     assert store.back_up(folder).versions == 1
 
 
-def test_a_folder_that_cannot_be_written_is_said_so(store: WeightStore, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_said_so(store: VersionStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be kept"):
         store.back_up(tmp_path / "file" / "backup")

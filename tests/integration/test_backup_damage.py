@@ -11,7 +11,7 @@ import pytest
 
 from service.errors import InvalidRequest, StoreUnavailable, VersionCorrupt
 from service.store.open_store import CATALOG_FILE, open_embedded
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.integration.store_child import CLIENT
 from tests.integration.test_backup import everything, filled
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[WeightStore]:
+def store(tmp_path: Path) -> Iterator[VersionStore]:
     with open_embedded(tmp_path / "data") as opened:
         yield opened
 
@@ -34,7 +34,7 @@ def flip(path: Path) -> None:
 
 
 def test_a_damaged_blob_is_named_and_everything_else_is_backed_up(
-    store: WeightStore, folder: Path, tmp_path: Path
+    store: VersionStore, folder: Path, tmp_path: Path
 ) -> None:
     filled(store)
     lost = store.version(CLIENT, 2).draft.weights_digest
@@ -49,7 +49,7 @@ def test_a_damaged_blob_is_named_and_everything_else_is_backed_up(
 
 
 def test_what_was_damaged_since_the_last_backup_is_taken_from_that_one(
-    store: WeightStore, folder: Path, tmp_path: Path
+    store: VersionStore, folder: Path, tmp_path: Path
 ) -> None:
     filled(store).back_up(folder)
     flip(tmp_path / "data" / "blobs" / CLIENT / store.version(CLIENT, 2).draft.weights_digest)
@@ -59,7 +59,7 @@ def test_what_was_damaged_since_the_last_backup_is_taken_from_that_one(
         assert restored.check().whole
 
 
-def test_a_damaged_catalog_never_replaces_a_good_backup(store: WeightStore, folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_catalog_never_replaces_a_good_backup(store: VersionStore, folder: Path, tmp_path: Path) -> None:
     filled(store).back_up(folder)
     before = (folder / "backup.json").read_bytes()
     with closing(sqlite3.connect(tmp_path / "data" / CATALOG_FILE)) as behind:
@@ -76,7 +76,7 @@ def test_a_damaged_catalog_never_replaces_a_good_backup(store: WeightStore, fold
 @pytest.mark.parametrize("part", ["blobs/*/*", "catalog-*", "backup.json"])
 @pytest.mark.parametrize("how", ["flipped", "gone"])
 def test_a_damaged_backup_is_refused_before_anything_is_recorded(
-    store: WeightStore, folder: Path, tmp_path: Path, part: str, how: str
+    store: VersionStore, folder: Path, tmp_path: Path, part: str, how: str
 ) -> None:
     filled(store).back_up(folder)
     victim = sorted(folder.glob(part))[0]

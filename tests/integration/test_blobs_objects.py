@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.blobs_objects import ObjectBlobs, s3_store
+from service.store.blobs.s3 import ObjectBlobs, s3_store
 from tests.real_parts import ObjectServer
 
 SPACE = "line-1"

@@ -15,18 +15,18 @@ import pytest
 from sqlalchemy import Column, Connection, Integer, Table, create_engine, delete, make_url, select, text
 
 from models.errors import AnoleError
-from service.access import Grant, KeyRecord, new_key, record_of
-from service.choices import ClientSettings
-from service.domain import LIVE, Idempotency
+from service.domain.client import ClientSettings
+from service.domain.key import Grant, KeyRecord, new_key, record_of
+from service.domain.version import LIVE, Idempotency
 from service.errors import StoreUnavailable, VersionCorrupt
-from service.store.catalog_sql import SqlCatalog
-from service.store.catalog_tables import METADATA, SAMPLES
+from service.store.catalog.database import Database
+from service.store.catalog.keys import SqlKeys
+from service.store.catalog.migrate import upgrade
+from service.store.catalog.postgres import PostgresDatabase
+from service.store.catalog.sql import SqlCatalog
+from service.store.catalog.sqlite import SqliteDatabase
+from service.store.catalog.tables import METADATA, SAMPLES
 from service.store.clock import utc_now
-from service.store.database import Database
-from service.store.database_postgres import PostgresDatabase
-from service.store.database_sqlite import SqliteDatabase
-from service.store.keys_sql import SqlKeys
-from service.store.migrate import upgrade
 from service.store.open_store import CATALOG_FILE, open_embedded
 from tests.contract.values import CLIENT, a_draft, digest_of
 from tests.integration.store_child import publish
@@ -60,7 +60,7 @@ def filled(database: Database) -> tuple[SqlCatalog, KeyRecord]:
     for client in (CLIENT, OTHER):
         catalog.publish(a_draft(client), [LIVE], idempotency=KEY)
         catalog.publish(a_draft(client, weights="second"), [LIVE])
-        catalog.settle(client, ClientSettings(keep_last=5))
+        catalog.update_settings(client, ClientSettings(keep_last=5))
     record = record_of(new_key(), Grant("camera", ("predict",), (CLIENT,)), utc_now())
     SqlKeys(database).add(record)
     return catalog, record

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from service import bootstrap
-from service.app import create_app
-from service.engine.decoder import DecoderPool
+from service.http.app import create_app
+from service.runtime.decoding.decoder import DecoderPool
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started
 
-FAILING = "tests.unit.service.engine.failing_decoder"
+FAILING = "tests.unit.service.runtime.decoding.failing_decoder"
 FILES = [("samples", (f"{index}.png", content)) for index, content in enumerate(striped(2, 4) + striped(2, 13))]
 LABELS = ["fine", "fine", "coarse", "coarse"]
 

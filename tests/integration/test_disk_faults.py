@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 from service import bootstrap
-from service.app import create_app
-from service.choices import ClientSettings
-from service.domain import LIVE
+from service.domain.client import ClientSettings
+from service.domain.version import LIVE
 from service.errors import StoreFull, StoreUnavailable
+from service.http.app import create_app
 from service.settings import Settings, load_settings
 from service.store.open_store import open_embedded
 from tests.generated import striped
@@ -127,7 +127,7 @@ def test_on_a_read_only_disk_everything_is_served_and_writing_comes_back_with_th
         disk.remount("ro")
         for write in (
             lambda: publish(store, 1),
-            lambda: store.settle(CLIENT, ClientSettings(keep_last=3)),
+            lambda: store.update_settings(CLIENT, ClientSettings(keep_last=3)),
             lambda: store.delete_client(CLIENT),
         ):
             with pytest.raises(StoreUnavailable) as refused:
@@ -137,7 +137,7 @@ def test_on_a_read_only_disk_everything_is_served_and_writing_comes_back_with_th
             assert store.check().whole
         disk.remount("rw")
         assert publish(store, 1) == (2, 2)
-        store.settle(CLIENT, ClientSettings(keep_last=3))
+        store.update_settings(CLIENT, ClientSettings(keep_last=3))
         assert store.check().whole
 
 

@@ -1,4 +1,4 @@
-"""Examination, gate, verdicts and diff through the API over the real use cases and store."""
+"""CrossValidation, gate, verdicts and diff through the API over the real use cases and store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service import bootstrap
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from service import bootstrap
-from service.access import Grant
-from service.app import create_app
-from service.keys import KeyBook, create
+from service.domain.key import Grant
+from service.http.app import create_app
 from service.settings import Settings, load_settings
+from service.usecases.keys import KeyCache, create
 from tests.generated import striped, tiny_checkpoint_in
 from tests.in_process import Web, started
-from tests.unit.service.api.test_door import OPEN_TO_ALL, routes_of
+from tests.unit.service.http.middleware.test_auth import OPEN_TO_ALL, routes_of
 
 PICTURES = striped(2, 4) + striped(2, 13)
 SAMPLES = [("samples", (f"{index}.png", content)) for index, content in enumerate(PICTURES)]
@@ -71,7 +71,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoKeys]:
         keys = [create(kept, grant)[0] for grant in grants]
         create(kept, Grant("neither", ("predict",), ("line-none",)))
     services = bootstrap.build(settings)
-    assert isinstance(services.keys, KeyBook)
+    assert isinstance(services.keys, KeyCache)
     with started(create_app(settings, lambda _: services), services) as web:
         yield TwoKeys(web, (keys[0], keys[1]))
 

@@ -1,4 +1,4 @@
-"""Keys on the whole service: another's client is like a missing one, and revoking reaches a running service."""
+"""Keys on the whole service: another's client is like a missing one, and revoking can_access a running service."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from service import bootstrap
-from service.access import Grant
-from service.app import create_app
-from service.keys import FRESH_S, KeyBook, create
+from service.domain.key import Grant
+from service.http.app import create_app
 from service.settings import Settings
+from service.usecases.keys import FRESH_S, KeyCache, create
 from tests.generated import striped
 from tests.in_process import Web, started
 
@@ -51,7 +51,7 @@ class Guarded:
 def guarded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
     held: list[Guarded] = []
     monkeypatch.setattr(
-        bootstrap, "KeyBook", lambda keys, **said: KeyBook(keys, **said, clock=lambda: held[0].now if held else 0.0)
+        bootstrap, "KeyCache", lambda keys, **said: KeyCache(keys, **said, clock=lambda: held[0].now if held else 0.0)
     )
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:

@@ -14,13 +14,13 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
-from service.domain import LIVE, Idempotency
-from service.store.catalog_sql import SqlCatalog
-from service.store.catalog_tables import METADATA
-from service.store.database import TABLES, Database
-from service.store.database_postgres import PostgresDatabase
-from service.store.database_sqlite import SqliteDatabase
-from service.store.migrate import upgrade
+from service.domain.version import LIVE, Idempotency
+from service.store.catalog.database import TABLES, Database
+from service.store.catalog.migrate import upgrade
+from service.store.catalog.postgres import PostgresDatabase
+from service.store.catalog.sql import SqlCatalog
+from service.store.catalog.sqlite import SqliteDatabase
+from service.store.catalog.tables import METADATA
 from tests.contract.values import CLIENT, a_draft, digest_of
 from tests.real_parts import PostgresServer
 

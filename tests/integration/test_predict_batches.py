@@ -11,10 +11,10 @@ from models.errors import ImageCorrupt
 from service import bootstrap
 from service.bootstrap import Services
 from service.errors import NothingLive, UnknownClient, UnknownVersion
-from service.prediction import Prediction, PredictOutcome, _Request
 from service.settings import Settings
 from service.store.served_reads import ServedReads
-from service.uploads import Upload
+from service.usecases.predict import Prediction, PredictOutcome, _Request
+from service.usecases.uploads import Upload
 from tests.generated import striped
 from tests.integration.test_predictions_stand_alone import PERIODS, TOLERANCE, command
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from service import bootstrap
-from service.adaptation import AdaptCommand
 from service.bootstrap import Services
 from service.settings import Settings
-from service.uploads import Upload
+from service.usecases.adapt import AdaptCommand
+from service.usecases.uploads import Upload
 from tests.generated import striped
 
 PERIODS = (5, 9, 15, 25)

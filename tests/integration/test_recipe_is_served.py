@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.errors import InvalidRecipe
-from models.recipe import InnerLoop
+from models.config import InnerLoopConfig
+from models.errors import InvalidConfig
 from service import bootstrap
-from service.app import create_app
+from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import started
 
 
-def adapted_by(recipe: InnerLoop, settings: Settings, folder: Path) -> tuple[dict[str, Any], dict[str, Any], bool]:
+def adapted_by(
+    recipe: InnerLoopConfig, settings: Settings, folder: Path
+) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """The answer, the version's record, and whether adapting again from the record gives the same bits."""
     path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.rates)}.safetensors", "line"
     save_checkpoint(replace(load_checkpoint(settings.meta_model), recipe=recipe), path)
@@ -44,7 +46,7 @@ def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
     recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
     answers = [adapted_by(own, settings, tmp_path) for own in recipes]
     for own, (_, record, identical) in zip(recipes, answers, strict=True):
-        assert InnerLoop.from_json(record["recipe"]) == own
+        assert InnerLoopConfig.from_json(record["recipe"]) == own
         assert identical
     losses = [answer["report"]["loss_curve"] for answer, _, _ in answers]
     assert losses[0] == losses[1]
@@ -56,5 +58,5 @@ def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
 def test_a_precision_that_the_device_lacks_is_found_when_the_service_starts(settings: Settings, tmp_path: Path) -> None:
     checkpoint, path = load_checkpoint(settings.meta_model), tmp_path / "float16.safetensors"
     save_checkpoint(replace(checkpoint, recipe=replace(checkpoint.recipe, precision="float16")), path)
-    with pytest.raises(InvalidRecipe, match="allowed there: float32, bfloat16"):
+    with pytest.raises(InvalidConfig, match="allowed there: float32, bfloat16"):
         bootstrap.build(settings.model_copy(update={"meta_model": str(path)}))

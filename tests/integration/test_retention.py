@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from service.choices import ClientSettings
-from service.domain import LIVE
+from service.domain.client import ClientSettings
+from service.domain.version import LIVE
 from service.errors import SamplesNotKept, StoreUnavailable
 from service.settings import Settings
 from service.store.open_store import open_embedded
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.generated import striped
 from tests.in_process import Web
 from tests.integration.store_child import CLIENT, publish
@@ -64,19 +64,19 @@ def test_a_client_that_stops_retaining_samples_loses_those_it_had_and_none_of_it
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> WeightStore:
+def store(tmp_path: Path) -> VersionStore:
     return open_embedded(tmp_path)
 
 
 def test_samples_stored_before_the_client_chose_to_keep_none_are_not_published(
-    store: WeightStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: VersionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An adaptation under way when the choice is made: its samples are gone, or its version is one without samples."""
     put_weights = store.put_weights
 
     def choosing_first(*arguments: object) -> object:
         monkeypatch.undo()
-        store.settle(CLIENT, ClientSettings(retain_samples=False))
+        store.update_settings(CLIENT, ClientSettings(retain_samples=False))
         return put_weights(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store, "put_weights", choosing_first)
@@ -90,14 +90,14 @@ def test_samples_stored_before_the_client_chose_to_keep_none_are_not_published(
         ]
 
 
-def test_a_collection_keeps_the_last_versions_and_those_that_an_alias_points_at(store: WeightStore) -> None:
+def test_a_collection_keeps_the_last_versions_and_those_that_an_alias_points_at(store: VersionStore) -> None:
     with store:
         for i in range(6):
             publish(store, i)
             publish(store, i, client="line-2")
         store.move_alias(CLIENT, LIVE, 2, expected_revision=None)
         store.move_alias(CLIENT, "trusted", 1, expected_revision=None)
-        store.settle(CLIENT, ClientSettings(keep_last=2))
+        store.update_settings(CLIENT, ClientSettings(keep_last=2))
         assert store.collect(grace_s=0.0).retired == 2
         assert [version.number for version in store.versions(CLIENT)] == [1, 2, 5, 6]
         assert len(store.versions("line-2")) == 6

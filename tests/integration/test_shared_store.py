@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from service import bootstrap
-from service.app import create_app
-from service.domain import LIVE
+from service.domain.version import LIVE
+from service.http.app import create_app
 from service.settings import Settings, load_settings
 from service.store.open_store import Place, open_store
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.generated import striped
 from tests.in_process import Web, started
 from tests.integration import store_child
@@ -33,7 +33,7 @@ def place(tmp_path: Path, catalog_url: str, objects: ObjectServer) -> Place:
 
 
 @pytest.fixture
-def store(place: Place) -> Iterator[WeightStore]:
+def store(place: Place) -> Iterator[VersionStore]:
     with open_store(place) as opened:
         yield opened
 
@@ -79,7 +79,7 @@ def test_a_key_that_one_service_knows_the_other_answers_with(two: tuple[Web, Web
     assert again.json()["report"] == first.json()["report"]
 
 
-def test_erasing_a_client_leaves_no_object_of_it(two: tuple[Web, Web], store: WeightStore) -> None:
+def test_erasing_a_client_leaves_no_object_of_it(two: tuple[Web, Web], store: VersionStore) -> None:
     one, other = two
     adapt(one)
     adapt(one, "kept")
@@ -105,7 +105,7 @@ def test_racing_threads_and_services_get_gapless_numbers(place: Place) -> None:
         assert other.check().whole
 
 
-def test_racing_processes_get_gapless_numbers(place: Place, store: WeightStore) -> None:
+def test_racing_processes_get_gapless_numbers(place: Place, store: VersionStore) -> None:
     ends: list[Connection] = []
     running = []
     for _ in range(2):
@@ -126,7 +126,7 @@ def test_racing_processes_get_gapless_numbers(place: Place, store: WeightStore) 
     assert [move.version for move in store.history(CLIENT)] == list(range(1, 31))
 
 
-def test_collecting_and_deleting_keep_to_what_is_needed(place: Place, store: WeightStore) -> None:
+def test_collecting_and_deleting_keep_to_what_is_needed(place: Place, store: VersionStore) -> None:
     for i in range(4):
         publish(store, i)
     publish(store, 9, client="line-2", aliases=())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service import cli
+from service.cli import main as cli
 from service.store.open_store import open_embedded
 from tests.integration.store_child import CLIENT, publish
 

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import Connection, Engine, event
 
 from service.store.open_store import open_embedded
-from service.store.weight_store import WeightStore
+from service.store.version_store import VersionStore
 from tests.integration.store_child import CLIENT, publish
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[WeightStore]:
+def store(tmp_path: Path) -> Iterator[VersionStore]:
     with open_embedded(tmp_path) as opened:
         yield opened
 
@@ -46,7 +46,7 @@ class Notes:
 
 
 @pytest.fixture
-def calls(store: WeightStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def calls(store: VersionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     notes = Notes(tmp_path / "blobs")
 
     def noted(real: Callable[..., Any], note: Callable[..., None]) -> Callable[..., Any]:
@@ -65,14 +65,14 @@ def calls(store: WeightStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     event.remove(Engine, "commit", notes.commit)
 
 
-def test_blobs_are_durable_before_the_row_is_committed(store: WeightStore, calls: list[str]) -> None:
+def test_blobs_are_durable_before_the_row_is_committed(store: VersionStore, calls: list[str]) -> None:
     publish(store, 0)
     durable = ["sync file", "rename", "sync folder", "sync root"]
     assert calls == [*durable, *durable, "look", "commit"]
 
 
 def test_blobs_that_were_there_are_made_durable_before_a_new_row_needs_them(
-    store: WeightStore, calls: list[str]
+    store: VersionStore, calls: list[str]
 ) -> None:
     publish(store, 0)
     calls.clear()
@@ -80,7 +80,7 @@ def test_blobs_that_were_there_are_made_durable_before_a_new_row_needs_them(
     assert calls == ["sync folder", "sync root"] * 2 + ["look", "commit"]
 
 
-def test_rows_are_deleted_durably_before_their_blobs(store: WeightStore, calls: list[str]) -> None:
+def test_rows_are_deleted_durably_before_their_blobs(store: VersionStore, calls: list[str]) -> None:
     publish(store, 0, aliases=())
     calls.clear()
     store.delete_version(CLIENT, 1)

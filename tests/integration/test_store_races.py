@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from service.domain import LIVE
+from service.domain.version import LIVE
 from service.store.open_store import open_embedded
 from tests.integration import store_child
 from tests.integration.store_child import CLIENT, publish

@@ -1,4 +1,4 @@
-"""What `.ci/install` says and does where a machine is not as it should be; reaches no index."""
+"""What `.ci/install` says and does where a machine is not as it should be; can_access no index."""
 
 from __future__ import annotations
 

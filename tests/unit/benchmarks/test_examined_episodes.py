@@ -8,21 +8,21 @@ import torch
 
 from benchmarks.examination import FLIPPED, flip_row, honesty_row, verdict_row
 from benchmarks.examined_episodes import EpisodeDraw, draw, outcomes
-from models.adapt import ALONE
+from models.adaptation.adapt import ALONE
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.data.image_classes import ArrayClasses
+from models.data.class_dataset import ArrayDataset
 from tests.generated import tiny_checkpoint_in
 
 SHAPE = EpisodeDraw(ways=3, shots=4, queries=6, flipped=0.25)
 
 
-def blobs() -> ArrayClasses:
+def blobs() -> ArrayDataset:
     """Classes of noise around a grey level of their own."""
     generator = torch.Generator().manual_seed(0)
     arrays = [
         (24 * level + 10 + 40 * torch.rand(12, 1, 28, 28, generator=generator)).to(torch.uint8) for level in range(8)
     ]
-    return ArrayClasses("blobs", [f"level {level}" for level in range(8)], arrays)
+    return ArrayDataset("blobs", [f"level {level}" for level in range(8)], arrays)
 
 
 def tiny(folder: Path) -> Checkpoint:

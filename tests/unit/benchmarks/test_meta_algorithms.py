@@ -19,10 +19,10 @@ from benchmarks.meta_race import MARKS, Runner, race, score, step_of
 from benchmarks.meta_report import Cost, Result, cost_table, growth, outcomes, result_table, saved, verdict
 from benchmarks.meta_work import ALGORITHMS, RATES, Algorithm, Data, Entry, TaskStream, Work, entries, open_data
 from models import weights as algebra
-from models.data.image_classes import ArrayClasses
+from models.data.class_dataset import ArrayDataset
 from models.errors import AdaptationDiverged
-from models.evaluate import EvaluationPlan
-from models.reptile import MetaState, inner_seeds, meta_step
+from models.meta.evaluation import EvaluationPlan
+from models.meta.reptile import MetaTrainingState, inner_seeds, meta_step
 
 CPU = torch.device("cpu")
 TINY = Work(width=4, n_way=2, shots=4, meta_batch=2, batch_size=4)
@@ -36,7 +36,7 @@ def data() -> Data:
     arrays = [
         torch.randint(40 * i, 40 * i + 100, (16, 1, 28, 28), generator=generator, dtype=torch.uint8) for i in range(4)
     ]
-    classes = ArrayClasses("noise", [str(i) for i in range(4)], arrays)
+    classes = ArrayDataset("noise", [str(i) for i in range(4)], arrays)
     return Data("noise", classes, classes)
 
 
@@ -129,14 +129,14 @@ class FakeWork:
     def now(self) -> float:
         return self.time
 
-    def step(self, state: MetaState, entry: Entry, share: float) -> MetaState:
+    def step(self, state: MetaTrainingState, entry: Entry, share: float) -> MetaTrainingState:
         self.time += self.seconds[entry.algorithm]
         self.shares.append(share)
-        return MetaState(state.start, meta_step=state.meta_step + 1)
+        return MetaTrainingState(state.start, meta_step=state.meta_step + 1)
 
 
 def runners(*algorithms: Algorithm) -> list[Runner]:
-    return [Runner(entry(algorithm), MetaState({})) for algorithm in algorithms]
+    return [Runner(entry(algorithm), MetaTrainingState({})) for algorithm in algorithms]
 
 
 def test_in_equal_time_a_cheap_step_is_made_more_often() -> None:
@@ -159,7 +159,7 @@ def test_a_training_that_diverges_keeps_its_last_finite_start() -> None:
     (runner,) = alone = runners("maml")
     fake = FakeWork({"maml": 1.0})
 
-    def step(state: MetaState, entry: Entry, share: float) -> MetaState:
+    def step(state: MetaTrainingState, entry: Entry, share: float) -> MetaTrainingState:
         if state.meta_step == 3:
             raise AdaptationDiverged(1, (0,))
         return fake.step(state, entry, share)

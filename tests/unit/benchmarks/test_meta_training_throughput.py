@@ -20,14 +20,14 @@ from benchmarks.meta_training_throughput import (
     sides,
 )
 from benchmarks.plain_reptile import PlainReptile, plain_name
+from models.config import InnerLoopConfig
+from models.meta.reptile import MetaTrainingState, inner_seeds, meta_step
 from models.nets import build, heads
 from models.presets import preset
-from models.recipe import InnerLoop
-from models.reptile import MetaState, inner_seeds, meta_step
 from tests.unit.models.conftest import SPEC, random_support
 
 CPU = torch.device("cpu")
-SGD = InnerLoop(steps=3, learning_rate=0.01, batch_size=5, head="linear", statistics="batch")
+SGD = InnerLoopConfig(steps=3, learning_rate=0.01, batch_size=5, head="linear", statistics="batch")
 ADAM = replace(SGD, optimiser="adam", learning_rate=0.001)
 
 
@@ -36,10 +36,10 @@ ADAM = replace(SGD, optimiser="adam", learning_rate=0.001)
     [(SGD, 5), (ADAM, 5), (replace(ADAM, carry_moments=True), 1)],
     ids=["sgd", "adam, anew with each task", "adam, carried from meta step to meta step"],
 )
-def test_the_plain_loop_and_ours_reach_the_same_weights_on_the_same_draws(recipe: InnerLoop, tasks: int) -> None:
+def test_the_plain_loop_and_ours_reach_the_same_weights_on_the_same_draws(recipe: InnerLoopConfig, tasks: int) -> None:
     net, supports = build(SPEC, seed=3), [random_support(seed) for seed in range(tasks)]
     head = heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(0))
-    state = MetaState({**net.start(), **head})
+    state = MetaTrainingState({**net.start(), **head})
     plain = PlainReptile(SPEC, recipe, state.start)
     for step in range(3):
         seeds = inner_seeds(0, step, tasks)

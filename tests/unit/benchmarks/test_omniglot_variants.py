@@ -10,24 +10,24 @@ import torch
 
 from benchmarks import omniglot_variants
 from benchmarks.omniglot_variants import BASE, table, uses, variants
-from models.data.catalogue import DataSet
-from models.data.image_classes import ArrayClasses, QuarterTurns
+from models.data.class_dataset import ArrayDataset, QuarterTurnDataset
+from models.data.registry import DataSet
 from tests.generated import tiny_checkpoint_in
 
 
-def characters(count: int, seed: int) -> ArrayClasses:
+def characters(count: int, seed: int) -> ArrayDataset:
     """Classes of noisy copies of one random pattern each."""
     generator = torch.Generator().manual_seed(seed)
     patterns = torch.randint(200, (count, 1, 1, 28, 28), generator=generator)
     noise = torch.randint(56, (count, 16, 1, 28, 28), generator=generator)
     arrays = list((patterns + noise).to(torch.uint8))
-    return ArrayClasses("characters", [str(index) for index in range(count)], arrays)
+    return ArrayDataset("characters", [str(index) for index in range(count)], arrays)
 
 
 @pytest.fixture
 def data(monkeypatch: pytest.MonkeyPatch) -> DataSet:
-    small = DataSet(QuarterTurns(characters(20, 0)), characters(6, 1), {"name": "characters"})
-    monkeypatch.setattr(omniglot_variants, "open_data_set", lambda *_: small)
+    small = DataSet(QuarterTurnDataset(characters(20, 0)), characters(6, 1), {"name": "characters"})
+    monkeypatch.setattr(omniglot_variants, "open_dataset", lambda *_: small)
     return small
 
 

@@ -15,10 +15,10 @@ from benchmarks.meta_work import Data
 from benchmarks.size import Cell, Taken, against, cells_of, random_support, taken_here, width_of
 from models import weights as algebra
 from models.checkpoint import Checkpoint
-from models.data.textures import Textures
-from models.images import ImageSpec
+from models.config import InnerLoopConfig, NetConfig
+from models.data.synthetic import Textures
+from models.images.preprocessing import ImageConfig
 from models.nets import build
-from models.recipe import InnerLoop, NetSpec
 from tests.unit.models.conftest import RESNET_SPEC, SPEC, SURFACE_SPEC
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ CELL = Cell(width=2, precision="float32", recompute=False, side=16, batch=10, st
 
 @pytest.mark.parametrize("millions", [1, 10])
 def test_a_net_has_about_as_many_weights_as_asked_for(millions: float) -> None:
-    start = build(NetSpec("resnet12", ImageSpec(3, 42), width_of(millions))).start()
+    start = build(NetConfig("resnet12", ImageConfig(3, 42), width_of(millions))).start()
     assert sum(tensor.numel() for tensor in start.values()) == pytest.approx(millions * 1e6, rel=0.1)
 
 
@@ -83,23 +83,23 @@ def test_a_line_holds_ratios_to_the_first_row() -> None:
 
 
 @pytest.mark.parametrize("spec", [SPEC, SURFACE_SPEC, RESNET_SPEC], ids=lambda spec: spec.kind)
-def test_every_way_matches_weights_of_every_net(spec: NetSpec) -> None:
+def test_every_way_matches_weights_of_every_net(spec: NetConfig) -> None:
     start = build(spec).start()
     names = [*start, "head.weight", "head.bias"]
     ways = inner_ways(blocks_of(start))
     assert ways[0].inner == ()
     for way in ways:
-        multipliers = algebra.rate_multipliers(names, way.inner)
+        multipliers = algebra.lr_multipliers_by_name(names, way.inner)
         assert (set(multipliers.values()) == {1.0}) == (way is ways[0]), way.name
     last = next(way for way in ways if way.name == "last block and head")
-    moving = {name.split(".")[0] for name, rate in algebra.rate_multipliers(names, last.inner).items() if rate}
+    moving = {name.split(".")[0] for name, rate in algebra.lr_multipliers_by_name(names, last.inner).items() if rate}
     assert moving == {blocks_of(start)[-1], "head"}
 
 
 def test_meta_ways_match_the_net_that_is_trained() -> None:
-    names = list(build(NetSpec("conv4", ImageSpec(1, 28), 4)).start())
+    names = list(build(NetConfig("conv4", ImageConfig(1, 28), 4)).start())
     for way in meta_ways():
-        assert set(algebra.rate_multipliers(names, way.meta).values()) != {1.0}
+        assert set(algebra.lr_multipliers_by_name(names, way.meta).values()) != {1.0}
 
 
 @pytest.fixture
@@ -108,9 +108,9 @@ def arguments() -> Namespace:
 
 
 def test_ways_are_scored_timed_and_weighed(arguments: Namespace) -> None:
-    spec, classes = NetSpec("conv4", ImageSpec(1, 16), 4), Textures(16, 1, seed=1, lines=2)
+    spec, classes = NetConfig("conv4", ImageConfig(1, 16), 4), Textures(16, 1, seed=1, lines=2)
     rows = [
-        layer_rates.Row(way, Checkpoint("x", spec, InnerLoop(1, 0.1, rates=way.inner), build(spec).start()))
+        layer_rates.Row(way, Checkpoint("x", spec, InnerLoopConfig(1, 0.1, rates=way.inner), build(spec).start()))
         for way in inner_ways(["block1", "block2", "block3", "block4"])[:4]
     ]
     layer_rates.measure(rows, classes, arguments)
@@ -128,7 +128,7 @@ def test_a_short_training_takes_its_rates_into_use(arguments: Namespace) -> None
     row = layer_rates.trained(way, Data("textures", textures, textures), arguments)
     assert row.start is not None
     assert row.start.recipe.rates == way.inner
-    untouched = build(row.start.net_spec, 0).start()
+    untouched = build(row.start.net_config, 0).start()
     changed = algebra.changed(untouched, row.start.weights)
     assert changed
     assert not any(name.startswith("block1.") for name in changed)

@@ -12,15 +12,15 @@ import torch
 from benchmarks import lbp_baseline, surfaces_table
 from benchmarks.lbp_baseline import PATTERNS, Histograms, Patterns, accuracies
 from benchmarks.untrained import untrained
+from models.adaptation.optimisers import Moments
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.config import InnerLoopConfig, NetConfig
+from models.data.class_dataset import ArrayDataset
+from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.folders import open_folder
-from models.data.image_classes import ArrayClasses
-from models.episodes import EpisodeShape, EpisodeSource
-from models.evaluate import EvaluationPlan
-from models.images import ImageSpec, normalise
+from models.images.preprocessing import ImageConfig, normalise
+from models.meta.evaluation import EvaluationPlan
 from models.nets import build, heads
-from models.optimiser import Moments
-from models.recipe import InnerLoop, NetSpec
 from tests.generated import striped, tiny_checkpoint_in
 
 
@@ -59,10 +59,10 @@ def test_only_patterns_with_a_direction_tell_upright_from_lying_stripes() -> Non
 
 
 def test_the_features_see_the_images_that_a_net_of_another_input_sees(stripes: Path) -> None:
-    def drawn(spec: ImageSpec) -> list[tuple[str, int]]:
+    def drawn(spec: ImageConfig) -> list[tuple[str, int]]:
         """Class and place of each query of an episode, found by its pixels."""
         classes = open_folder(stripes, spec)
-        task = EpisodeSource(classes, EpisodeShape(n_way=2, n_shot=2, n_query=2), spec).task(4)
+        task = EpisodeSampler(classes, EpisodeShape(n_way=2, n_shot=2, n_query=2), spec).task(4)
         places = []
         for image, label in zip(task.query_images, task.query_labels.tolist(), strict=True):
             name = task.class_names[label]
@@ -71,7 +71,7 @@ def test_the_features_see_the_images_that_a_net_of_another_input_sees(stripes: P
         return places
 
     assert len(set(drawn(lbp_baseline.SPEC))) == 4
-    assert drawn(ImageSpec(channels=1, side=32)) == drawn(lbp_baseline.SPEC)
+    assert drawn(ImageConfig(channels=1, side=32)) == drawn(lbp_baseline.SPEC)
 
 
 def test_episodes_are_learned_from_their_support() -> None:
@@ -80,13 +80,13 @@ def test_episodes_are_learned_from_their_support() -> None:
     noise = torch.randint(60, (2, 6, 1, 128, 128), generator=generator)
     upright = (torch.arange(128) // 4 % 2 * 100).expand(128, 128)
     arrays = [(noise[0] + upright).to(torch.uint8), (noise[1] + upright.T).to(torch.uint8)]
-    classes, shape = ArrayClasses("stripes", ("upright", "lying"), arrays), EpisodeShape(n_way=2, n_shot=3, n_query=3)
+    classes, shape = ArrayDataset("stripes", ("upright", "lying"), arrays), EpisodeShape(n_way=2, n_shot=3, n_query=3)
     assert list(accuracies(classes, shape, EvaluationPlan(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
 
 
 def test_an_untrained_checkpoint_differs_in_its_weights_alone() -> None:
-    spec = NetSpec("conv4", ImageSpec(channels=1, side=16), width=8)
-    recipe = InnerLoop(steps=1, learning_rate=0.1, optimiser="adam", carry_moments=True, head="linear")
+    spec = NetConfig("conv4", ImageConfig(channels=1, side=16), width=8)
+    recipe = InnerLoopConfig(steps=1, learning_rate=0.1, optimiser="adam", carry_moments=True, head="linear")
     net = build(spec, seed=1)
     weights = {**net.start(), **heads.linear_head(net.feature_count, 4, torch.Generator().manual_seed(1))}
     moments = Moments({name: tensor.square() for name, tensor in weights.items()}, 9)

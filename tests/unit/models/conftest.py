@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.images import ImageSpec
+from models.config import NetConfig
+from models.images.preprocessing import ImageConfig
 from models.nets import Net, build
-from models.recipe import NetSpec
 from models.task import Support
 
-SPEC = NetSpec("conv4", ImageSpec(channels=1, side=16, contrast="none"), width=8)
-SURFACE_SPEC = NetSpec("surface", ImageSpec(channels=1, side=16, contrast="none"), width=16)
-RESNET_SPEC = NetSpec("resnet12", ImageSpec(channels=1, side=16, contrast="none"), width=4)
+SPEC = NetConfig("conv4", ImageConfig(channels=1, side=16, contrast="none"), width=8)
+SURFACE_SPEC = NetConfig("surface", ImageConfig(channels=1, side=16, contrast="none"), width=16)
+RESNET_SPEC = NetConfig("resnet12", ImageConfig(channels=1, side=16, contrast="none"), width=4)
 
 MakeSupport = Callable[..., Support]
 

@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from models import weights as algebra
+from models.adaptation.optimisers import Moments
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, shipped_names
-from models.data.image_classes import ArrayClasses
-from models.errors import CheckpointInvalid, InvalidRecipe
+from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
+from models.data.class_dataset import ArrayDataset
+from models.errors import CheckpointInvalid, InvalidConfig
+from models.meta.training import TrainingPlan, TrainingRun, WeightedSet
 from models.nets import build
-from models.optimiser import Moments
 from models.presets import PRESETS, preset
-from models.recipe import InnerLoop, MetaLoop, NetSpec
-from models.training import TrainingPlan, TrainingRun, WeightedSet
 from tests.unit.models.conftest import SPEC
 
 CPU = torch.device("cpu")
-RECIPE = InnerLoop(steps=2, learning_rate=0.01, batch_size=4, rates=(("head.*", 2.0),))
+RECIPE = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=4, rates=(("head.*", 2.0),))
 ADAM = replace(RECIPE, optimiser="adam", carry_moments=True, rates=())
-SERVE = InnerLoop(steps=5, learning_rate=0.01)
+SERVE = InnerLoopConfig(steps=5, learning_rate=0.01)
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture
-def classes() -> ArrayClasses:
+def classes() -> ArrayDataset:
     generator = torch.Generator().manual_seed(0)
     arrays = [torch.randint(256, (6, 1, 16, 16), generator=generator, dtype=torch.uint8) for _ in range(6)]
-    return ArrayClasses("noise", [str(index) for index in range(6)], arrays)
+    return ArrayDataset("noise", [str(index) for index in range(6)], arrays)
 
 
 def test_a_checkpoint_comes_back_as_it_was_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(checkpoint: Checkpoint, tmp_p
     save_checkpoint(checkpoint, path)
     loaded = load_checkpoint(path)
     assert loaded.digest == checkpoint.digest
-    assert (loaded.net_spec, loaded.recipe, dict(loaded.training)) == (SPEC, ADAM, {"meta_step": 3})
+    assert (loaded.net_config, loaded.recipe, dict(loaded.training)) == (SPEC, ADAM, {"meta_step": 3})
     assert loaded.moments is not None
     assert loaded.moments.steps == 7
     assert algebra.digest(loaded.moments.second) == algebra.digest(
@@ -68,7 +68,7 @@ def test_the_digest_names_weights_recipe_net_and_moments(checkpoint: Checkpoint)
         checkpoint,
         replace(checkpoint, weights=other_weights),
         replace(checkpoint, recipe=replace(ADAM, steps=3)),
-        replace(checkpoint, net_spec=replace(SPEC, width=16)),
+        replace(checkpoint, net_config=replace(SPEC, width=16)),
         replace(checkpoint, moments=None),
     ]
     assert len({variant.digest for variant in variants}) == len(variants)
@@ -109,8 +109,8 @@ def test_shipped_checkpoints_load_and_have_a_card(name: str) -> None:
     assert checkpoint.training["meta_step"] == checkpoint.training["meta"]["meta_steps"]
 
 
-@pytest.mark.parametrize("record", [SPEC, RECIPE, ADAM, MetaLoop(meta_steps=5, n_way=3)])
-def test_recipes_survive_json(record: NetSpec | InnerLoop | MetaLoop) -> None:
+@pytest.mark.parametrize("record", [SPEC, RECIPE, ADAM, MetaTrainingConfig(meta_steps=5, n_way=3)])
+def test_recipes_survive_json(record: NetConfig | InnerLoopConfig | MetaTrainingConfig) -> None:
     assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
@@ -119,20 +119,20 @@ def test_recipes_survive_json(record: NetSpec | InnerLoop | MetaLoop) -> None:
     [("steps", -1), ("learning_rate", float("nan")), ("batch_size", 0), ("optimiser", "lbfgs"), ("clip_norm", 0.0)],
 )
 def test_a_recipe_outside_its_range_names_the_field(field: str, value: object) -> None:
-    with pytest.raises(InvalidRecipe, match=field):
-        InnerLoop.from_json({**RECIPE.to_json(), field: value})
+    with pytest.raises(InvalidConfig, match=field):
+        InnerLoopConfig.from_json({**RECIPE.to_json(), field: value})
 
 
 def test_an_unknown_recipe_field_is_refused() -> None:
-    with pytest.raises(InvalidRecipe, match="momentum"):
-        InnerLoop.from_json({**RECIPE.to_json(), "momentum": 0.9})
+    with pytest.raises(InvalidConfig, match="momentum"):
+        InnerLoopConfig.from_json({**RECIPE.to_json(), "momentum": 0.9})
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build_their_nets(name: str) -> None:
     chosen = preset(name)
-    assert build(chosen.net_spec).feature_count > 0
-    with pytest.raises(InvalidRecipe, match="no preset"):
+    assert build(chosen.net_config).feature_count > 0
+    with pytest.raises(InvalidConfig, match="no preset"):
         preset(name + "x")
 
 
@@ -150,12 +150,12 @@ class Ticks:
 @pytest.fixture(params=[RECIPE, ADAM, replace(RECIPE, head="linear")], ids=["sgd", "adam", "linear head"])
 def plan(request: pytest.FixtureRequest) -> TrainingPlan:
     return TrainingPlan(
-        SPEC, request.param, MetaLoop(meta_steps=6, meta_batch=2, n_way=3, train_shots=3), {"name": "x"}
+        SPEC, request.param, MetaTrainingConfig(meta_steps=6, meta_batch=2, n_way=3, train_shots=3), {"name": "x"}
     )
 
 
 def test_a_training_that_was_killed_goes_on_to_the_same_result(
-    plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
+    plan: TrainingPlan, classes: ArrayDataset, tmp_path: Path
 ) -> None:
     straight = TrainingRun(plan, SERVE, tmp_path / "straight.safetensors", CPU)
     list(straight.run([WeightedSet(classes)]))
@@ -173,7 +173,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_result(
 
 
 def test_a_file_of_another_training_is_not_overwritten(
-    plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
+    plan: TrainingPlan, classes: ArrayDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
     list(TrainingRun(plan, SERVE, path, CPU).run([WeightedSet(classes)]))
@@ -183,7 +183,7 @@ def test_a_file_of_another_training_is_not_overwritten(
 
 
 def test_a_finished_training_takes_up_another_serving_recipe(
-    plan: TrainingPlan, classes: ArrayClasses, tmp_path: Path
+    plan: TrainingPlan, classes: ArrayDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
     list(TrainingRun(plan, SERVE, path, CPU).run([WeightedSet(classes)]))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.app import create_app
-from service.keys import KeyBook
+from service.http.app import create_app
 from service.settings import Settings, load_settings
+from service.usecases.keys import KeyCache
 from tests.in_process import InProcess, Web, started
 from tests.unit.service.fakes import FakeServices
 
@@ -49,6 +49,6 @@ def two_versions(web: Web) -> Web:
 @pytest.fixture
 def guarded(settings: Settings, services: FakeServices) -> Iterator[Web]:
     """A service that lets nobody in without a key."""
-    services.keys = KeyBook(services.kept_keys, open_without_keys=False, clock=itertools.count(0.0, 10.0).__next__)
+    services.keys = KeyCache(services.kept_keys, open_without_keys=False, clock=itertools.count(0.0, 10.0).__next__)
     with started(create_app(settings, lambda _: services), services) as web:
         yield web

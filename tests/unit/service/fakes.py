@@ -10,21 +10,21 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from models.errors import ImageFormatUnsupported
-from service.access import KeyRecord
-from service.adaptation import AdaptCommand, AdaptOutcome
-from service.api.ports import AdaptationPort, LifecyclePort, PredictionPort
-from service.choices import ClientSettings
-from service.comparison import VersionDiff, compare
-from service.domain import LIVE, AliasMove, ClientSummary, SampleRef, Version, VersionDraft
+from service.domain.client import ClientSettings, ClientSummary
+from service.domain.diff import VersionDiff, compare
+from service.domain.key import KeyRecord
+from service.domain.maintenance import Erasure
+from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
-from service.keys import KeyBook
-from service.meta_models import MetaModels, MetaModelSummary
-from service.prediction import ImagePrediction, PredictOutcome
-from service.readiness import Readiness
-from service.reports import Erasure
+from service.http.ports import AdaptationPort, LifecyclePort, PredictionPort
+from service.runtime.job_control import JobControl
 from service.store.ports import Keys
-from service.ticket import Ticket
-from service.uploads import Upload
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.checkpoints import CheckpointList, CheckpointSummary
+from service.usecases.keys import KeyCache
+from service.usecases.predict import ImagePrediction, PredictOutcome
+from service.usecases.readiness import Readiness
+from service.usecases.uploads import Upload
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ class FakeLifecycle(LifecyclePort):
         self._of(client)
         return self.chosen.get(client, ClientSettings())
 
-    def settle(self, client: str, settings: ClientSettings) -> ClientSettings:
+    def update_settings(self, client: str, settings: ClientSettings) -> ClientSettings:
         self.kept.setdefault(client, {})
         self.chosen[client] = settings
         return settings
@@ -149,11 +149,11 @@ class FakeAdaptation(AdaptationPort):
     def __init__(self, lifecycle: FakeLifecycle) -> None:
         self.lifecycle = lifecycle
         self.commands: list[AdaptCommand] = []
-        self.tickets: list[Ticket] = []
+        self.tickets: list[JobControl] = []
         self.raises: Exception | None = None
         self.before: Callable[[], None] = lambda: None
 
-    def submit(self, command: AdaptCommand, ticket: Ticket) -> Future[AdaptOutcome]:
+    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
         self.tickets.append(ticket)
         return in_a_thread(lambda: self.run(command))
 
@@ -272,10 +272,10 @@ class FakeServices:
     def __post_init__(self) -> None:
         self.adaptation = FakeAdaptation(self.lifecycle)
         self.prediction = FakePrediction(self.lifecycle)
-        self.keys = KeyBook(self.kept_keys, open_without_keys=True)
+        self.keys = KeyCache(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
-        self.meta_models = MetaModels(
-            [MetaModelSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]
+        self.meta_models = CheckpointList(
+            [CheckpointSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]
         )
 
     def readings(self) -> dict[str, float]:

@@ -9,8 +9,8 @@ from typing import Any
 import anyio.lowlevel
 import httpx
 
-from service.client import AsyncClient, Client
-from service.client_types import Adapted, AdaptProgress, LabelledFile
+from service.client.client import AsyncClient, Client
+from service.client.types import Adapted, AdaptProgress, LabelledFile
 
 SAMPLES = [LabelledFile(label, "1.png", b"\x89PNG") for label in ("good", "bad")]
 PATH = "/jobs/5f1c"

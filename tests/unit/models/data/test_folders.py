@@ -11,10 +11,10 @@ from PIL import Image
 
 from models.data.folders import FolderRules, open_folder
 from models.errors import DataSetUnavailable, ImageFormatUnsupported
-from models.images import ImageSpec, decode, fit_to_side
+from models.images.preprocessing import ImageConfig, decode, fit_to_side
 from tests.unit.models.pictures import encoded, scene
 
-SPEC = ImageSpec(channels=3, side=16)
+SPEC = ImageConfig(channels=3, side=16)
 
 
 def picture(seed: int, file_format: str = "PNG") -> bytes:

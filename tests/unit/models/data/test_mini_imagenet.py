@@ -13,21 +13,21 @@ import pytest
 import torch
 from PIL import Image
 
-from models import curve, training
 from models.checkpoint import load_checkpoint
-from models.data import catalogue
-from models.data.catalogue import open_data_set
+from models.data import registry as catalogue
 from models.data.mini_imagenet import SPLITS, MiniImagenet, SplitSizes, open_mini_imagenet
+from models.data.registry import open_dataset
 from models.errors import DataSetUnavailable
-from models.images import ImageSpec, decode, fit_to_side
+from models.images.preprocessing import ImageConfig, decode, fit_to_side
+from models.meta import curve, training
 from models.presets import preset
-from service import cli
-from service.commands import learn
+from service.cli import main as cli
+from service.cli import train as learn
 from tests.unit.models.pictures import encoded, scene
 
 Anole = Callable[[str], tuple[int, str, str]]
 
-SPEC = ImageSpec(channels=3, side=16)
+SPEC = ImageConfig(channels=3, side=16)
 SIZES = SplitSizes(train=3, val=2, test=2, images_per_class=4)
 CLASSES = {"train": ("n03", "n01", "n07"), "val": ("n02", "n05"), "test": ("n04", "n06")}
 
@@ -96,7 +96,7 @@ def test_settings_can_be_chosen_on_the_validation_classes(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
-    test, val = (open_data_set(name, SPEC, flat, tmp_path / "cache") for name in ("mini-imagenet", "mini-imagenet:val"))
+    test, val = (open_dataset(name, SPEC, flat, tmp_path / "cache") for name in ("mini-imagenet", "mini-imagenet:val"))
     assert (test.test.class_names, val.test.class_names) == (("n04", "n06"), ("n02", "n05"))
     assert test.train.class_names == val.train.class_names
     assert test.record == val.record
@@ -217,7 +217,7 @@ def test_a_tiny_training_its_resumption_and_its_evaluation_run_from_the_command_
     assert "stands at meta step 1 of 2; going on" in said
 
     trained = load_checkpoint(out)
-    assert (trained.net_spec.pooling, trained.net_spec.image.side, trained.net_spec.width) == ("max", 84, 32)
+    assert (trained.net_config.pooling, trained.net_config.image.side, trained.net_config.width) == ("max", 84, 32)
     assert trained.training["data"]["sets"][0]["name"] == "mini-imagenet"
     code, printed, said = anole(f"evaluate {common} --shots 2 --queries 2 --episodes 2 --json --checkpoint {out}")
     assert code == 0, said

@@ -17,10 +17,10 @@ from PIL import Image
 
 from models.data.omniglot import PARTS, Omniglot, OmniglotPart, open_omniglot
 from models.errors import DataSetUnavailable
-from models.images import ImageSpec, decode, fit_to_side
+from models.images.preprocessing import ImageConfig, decode, fit_to_side
 from tests.unit.models.pictures import encoded
 
-SPEC = ImageSpec(channels=1, side=28)
+SPEC = ImageConfig(channels=1, side=28)
 DRAWINGS = 3
 
 
@@ -73,7 +73,7 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def opened(data_root: Path | None, cache: Path, spec: ImageSpec = SPEC) -> Omniglot:
+def opened(data_root: Path | None, cache: Path, spec: ImageConfig = SPEC) -> Omniglot:
     return open_omniglot(data_root, cache, spec, SMALL)
 
 
@@ -143,7 +143,7 @@ def test_the_second_start_reads_the_cache_and_not_the_drawings(data_root: Path, 
 
 def test_another_size_does_not_find_the_first_ones_cache(data_root: Path, cache: Path) -> None:
     opened(data_root, cache)
-    assert opened(data_root, cache, ImageSpec(channels=3, side=32)).images(0).shape == (DRAWINGS, 3, 32, 32)
+    assert opened(data_root, cache, ImageConfig(channels=3, side=32)).images(0).shape == (DRAWINGS, 3, 32, 32)
 
 
 def test_a_damaged_cache_is_made_anew(data_root: Path, cache: Path) -> None:

@@ -1,0 +1,44 @@
+"""What a newcomer finds in an empty store: the client `demo`, adapted like any other, and its images as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from models.data.synthetic.demo import LabelledImage, demo_samples
+from service.bootstrap import Services
+from service.usecases.adapt import AdaptCommand
+from service.usecases.uploads import Upload
+
+CLIENT: Final = "demo"
+FOLDER: Final = "demo"
+_EXAMPLE: Final = "scratch"
+
+
+def seed(services: Services, data: Path) -> None:
+    """Adapt the client `demo` on generated images if the store has no client, and write these images to the folder.
+
+    Raises:
+        StoreUnavailable: it could not be stored.
+    """
+    if services.lifecycle.clients():
+        return
+    demo = demo_samples()
+    _write(demo.support, data / FOLDER / "support")
+    _write(demo.queries, data / FOLDER / "queries")
+    uploads = tuple(Upload(image.file_name, image.content) for image in demo.support)
+    labels = tuple(image.label for image in demo.support)
+    services.adaptation.run(AdaptCommand(CLIENT, uploads, labels, mode="replace", publish="always"))
+
+
+def example(data: Path) -> Path | None:
+    """An image to try the client `demo` with, if its images are there."""
+    return next(iter(sorted((data / FOLDER / "queries" / _EXAMPLE).glob("*.png"))), None)
+
+
+def _write(images: Iterable[LabelledImage], folder: Path) -> None:
+    for image in images:
+        path = folder / image.label / image.file_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image.content)

@@ -1,0 +1,165 @@
+"""Serving: takes the port, prepares the store, and runs the web server in one or more processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from service import bootstrap
+from service.cli import demo as demonstration
+from service.cli.console import notices, output
+from service.domain.key import EVERY_CLIENT, SCOPES, Grant
+from service.errors import InvalidSettings
+from service.http.app import create_app, end_process, set_aside
+from service.http.connections import DeadlinedConfig, Deadlines
+from service.settings import Settings, hand_to_workers
+from service.telemetry import configure_logging
+from service.usecases.keys import admit_first
+
+_BACKLOG: Final = 1024
+_OTHER_FILES: Final = 512
+_OPEN: Final = "open to everyone on this machine; the first `anole keys create` closes it"
+_EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
+
+
+class _Server(uvicorn.Server):
+    """A web server that says when it is there."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then announce."""
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop.
+
+    Raises:
+        InvalidSettings: the port cannot be had, or others could reach it and no key was made.
+        CheckpointInvalid, StoreUnavailable: there is nothing to serve with, or nowhere to keep versions.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    _allow_files(settings.max_connections + _OTHER_FILES)
+    with contextlib.closing(_listen(settings.host, settings.port)) as listener:
+        open_to_all = _open_to_all(settings)
+        announce = functools.partial(_announce, settings, listener.getsockname()[1], open_to_all=open_to_all)
+        with notices().status("starting …"):
+            services = _prepared(settings)
+        with contextlib.suppress(KeyboardInterrupt):
+            if settings.workers == 1:
+                app = functools.partial(create_app, settings, lambda _: set_aside(services))
+                _Server(_config(settings, app), announce).run(sockets=[listener])
+            else:
+                services.close()
+                hand_to_workers(settings)
+                announce()
+                Multiprocess(_config(settings, "service.http.app:application"), sockets=[listener]).run()
+
+
+def _allow_files(count: int) -> None:
+    """Let this process and its workers have so many files and connections open, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < count:
+        structlog.get_logger("anole.serve").warning("fewer connections than max_connections", files_allowed=wanted)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the port before anything slow happens.
+
+    The socket says that it is TCP: asyncio turns Nagle's algorithm off for such sockets alone, and with it on every
+    answer on a kept connection waits 40 ms for the other side's acknowledgement.
+
+    Raises:
+        InvalidSettings: somebody else has it, or the address is not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            f"{host}:{port} cannot be listened on: {error.strerror or error}; "
+            "stop what is using the port, or choose another with --port"
+        ) from error
+    return listener
+
+
+def _open_to_all(settings: Settings) -> bool:
+    """Admit the first key, if one is set; return whether the service will ask for none.
+
+    Raises:
+        InvalidSettings: others than this machine can reach the address, and there is no key to ask them for.
+    """
+    with bootstrap.open_keys(settings) as keys:
+        if settings.bootstrap_key is not None:
+            admit_first(keys, settings.bootstrap_key.get_secret_value(), _EVERYTHING)
+        records = keys.all()
+    if not settings.loopback and all(record.revoked_at is not None for record in records):
+        raise InvalidSettings(
+            f"others than this machine can reach {settings.host}, and there is no key to ask them for; make one with "
+            f"`anole keys create NAME --client '*' --scope predict --scope adapt --data {settings.data}`, "
+            "or listen on 127.0.0.1"
+        )
+    return not records
+
+
+def _prepared(settings: Settings) -> bootstrap.Services:
+    """Build the services here first, so that what is wrong is said in one line and the store is seeded once."""
+    services = bootstrap.build(settings, end_process)
+    try:
+        if settings.demo:
+            demonstration.seed(services, settings.data)
+    except BaseException:
+        services.close()
+        raise
+    return services
+
+
+def _config(settings: Settings, app: Any) -> uvicorn.Config:
+    deadlines = Deadlines(settings.head_s, settings.body_s, settings.reader_s, settings.max_connections)
+    return DeadlinedConfig(
+        app,
+        deadlines,
+        factory=True,
+        workers=settings.workers,
+        interface="asgi3",
+        lifespan="on",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=settings.stop_s,
+    )
+
+
+def _announce(settings: Settings, port: int, *, open_to_all: bool) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{port}"
+    lines = [f"Anole serves on {url}", f"  description  {url}/docs", f"  store        {settings.data.absolute()}"]
+    lines.append(f"  access       {_OPEN if open_to_all else 'with a key; see `anole keys list`'}")
+    example = demonstration.example(settings.data)
+    if example is not None:
+        key = "" if open_to_all else "-H 'X-API-Key: KEY' "
+        lines.append(f"  try          curl {key}-F client=demo -F images=@{example} {url}/predict")
+    output().print("\n".join(lines))

@@ -1,0 +1,85 @@
+"""GET / and /docs: the interactive description of the API, from files on this machine; no other host is asked."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
+
+from service.http.dependencies import ServicesDep
+from service.http.schemas import resources as schemas
+
+router = APIRouter(include_in_schema=False)
+
+_ASSETS: Final = "fastapi_swagger.resources"
+_MEDIA_TYPES: Final = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE: Final = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Anole API</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="page"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START: Final = """SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#page",
+  deepLinking: true,
+  tryItOutEnabled: true,
+  displayRequestDuration: true,
+  defaultModelsExpandDepth: 0,
+  validatorUrl: null,
+});
+"""
+
+
+@router.get("/")
+async def landing(request: Request, services: ServicesDep) -> schemas.Landing:
+    """Where to go from here, and whether a key is needed."""
+    return schemas.Landing(
+        service="anole",
+        version=request.app.version,
+        access="open" if services.keys.open else "key",
+        docs="/docs",
+        openapi="/openapi.json",
+        clients="/clients",
+    )
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    """The page; it loads the files below and the API's description."""
+    return Response(_PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY})
+
+
+@router.get("/docs/start.js")
+async def start() -> Response:
+    """What starts the page, apart from it so that its policy can forbid inline scripts."""
+    return Response(_START, media_type="text/javascript; charset=utf-8")
+
+
+@router.get("/docs/{name}")
+def asset(name: str) -> Response:
+    """A file of Swagger UI, out of the installed package that carries it."""
+    if name not in _MEDIA_TYPES:
+        raise HTTPException(404)
+    content = resources.files(_ASSETS).joinpath(name).read_bytes()
+    return Response(content, media_type=_MEDIA_TYPES[name], headers={"Cache-Control": "max-age=86400"})

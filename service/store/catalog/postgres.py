@@ -1,0 +1,175 @@
+"""PostgreSQL as the catalog's database: snapshots, locks and errors. Knows no table of the catalog.
+
+Decisions, with their reasons:
+
+* **Locks.** A writer takes an advisory lock named after its scope before anything else and holds it until it commits,
+  so writers of one client queue and nothing is ever retried; writers of different clients pass each other. Threads of
+  one process queue at a lock of ours first: of a client's waiting writers each process keeps one connection only.
+* **Snapshots.** A reader runs REPEATABLE READ: one moment for all its statements, and no reader waits for a writer.
+  A writer runs READ COMMITTED, so what it reads after it has the lock is newer than every write before it.
+* **Durability.** A commit returns when the server has it on its disk; a server that is set not to is overruled.
+* **Recovery.** A connection is tried before it is used, so a server that was started again costs no request.
+* **Erasure.** What is deleted leaves the tables at once and the server's files with its next vacuum; its own logs and
+  backups are the server's business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+from weakref import WeakValueDictionary
+
+from sqlalchemy import URL, Connection, create_engine, event, text
+from sqlalchemy import exc as sql_errors
+
+from service.errors import InvalidSettings, StoreFull, StoreUnavailable
+from service.store.catalog.database import TABLES, Database, contradiction, strict_json
+
+CONNECTIONS_KEPT: Final = 8
+CONNECTIONS_AT_MOST: Final = 32
+
+_CONNECT_TIMEOUT_S: Final = 5
+_STATEMENT_TIMEOUT_S: Final = 60
+_IDLE_TIMEOUT_S: Final = 120
+_DISK_FULL: Final = "53100"
+_WAITED_TOO_LONG: Final = frozenset({"55P03", "57014", "40P01", "40001"})
+_DAMAGED: Final = "XX"
+_LOCK_CLIENT: Final = text(
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended(:all, 0)), pg_advisory_xact_lock(hashtextextended(:mine, 0))"
+)
+_LOCK_ALL: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:all, 0))")
+
+
+class PostgresDatabase(Database):
+    """A database on a PostgreSQL server, used by any number of threads, processes and machines.
+
+    Args:
+        url: ``postgresql://…``, with all that libpq understands.
+        sync: False trades durability for speed: a crash of the server may lose the last commits. For measurements only.
+        busy_timeout_s: how long to wait for other writers of the same scope, in seconds.
+
+    Raises:
+        InvalidSettings: the driver is not installed.
+    """
+
+    def __init__(self, url: URL, *, sync: bool = True, busy_timeout_s: float = 5.0) -> None:
+        self._shown = url.set(query={}).render_as_string(hide_password=True)
+        self._sync = sync
+        self._busy_timeout_s = busy_timeout_s
+        self._gates: WeakValueDictionary[str, _Gate] = WeakValueDictionary()
+        self._gates_lock = threading.Lock()
+        try:
+            self._engine = create_engine(
+                url.set(drivername="postgresql+psycopg"),
+                connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "anole"},
+                pool_size=CONNECTIONS_KEPT,
+                max_overflow=CONNECTIONS_AT_MOST - CONNECTIONS_KEPT,
+                pool_timeout=busy_timeout_s,
+                pool_pre_ping=True,
+                json_serializer=strict_json,
+            )
+        except ImportError as error:
+            raise InvalidSettings(
+                f"the catalog {self._shown} needs the driver psycopg ({error}); install anole[shared]"
+            ) from error
+        event.listen(self._engine, "connect", self._prepare)
+        self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        self._writer = self._engine.execution_options(isolation_level="READ COMMITTED")
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See `Database.reading`."""
+        with self._translated(), self._reader.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, scope: str, *, erasing: bool = False) -> Iterator[Connection]:
+        """See `Database.writing`."""
+        gate = self._gate(scope)
+        if not gate.lock.acquire(timeout=self._busy_timeout_s):
+            raise self._busy()
+        try:
+            with self._translated(), self._writer.begin() as connection:
+                if scope == TABLES:
+                    connection.execute(_LOCK_ALL, {"all": _lock_name(TABLES)})
+                else:
+                    connection.execute(_LOCK_CLIENT, {"all": _lock_name(TABLES), "mine": _lock_name(scope)})
+                yield connection
+        finally:
+            gate.lock.release()
+
+    def problems(self) -> tuple[str, ...]:
+        """See `Database.problems`: the server keeps its references whole itself, and has tools of its own for files."""
+        with self.reading() as connection:
+            connection.execute(text("SELECT 1"))
+        return ()
+
+    def close(self) -> None:
+        """See `Database.close`."""
+        self._engine.dispose()
+
+    def _gate(self, scope: str) -> _Gate:
+        """The lock at which this process's writers of that scope queue; it lasts while one of them has it in hand."""
+        with self._gates_lock:
+            return self._gates.setdefault(scope, _Gate())
+
+    def _prepare(self, connection: Any, _record: object) -> None:
+        """Set up a fresh connection; what is set holds for as long as it lives."""
+        limits = {
+            "lock_timeout": f"{int(self._busy_timeout_s * 1000)}ms",
+            "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
+            "idle_in_transaction_session_timeout": f"{_IDLE_TIMEOUT_S}s",
+        }
+        with connection.cursor() as cursor:
+            for name, value in limits.items():
+                cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+            cursor.execute("SHOW synchronous_commit")
+            if (cursor.fetchone()[0] == "off") == self._sync:
+                cursor.execute("SELECT set_config('synchronous_commit', %s, false)", ("on" if self._sync else "off",))
+        connection.commit()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the database's errors into the store's; see `_translate`."""
+        try:
+            yield
+        except sql_errors.TimeoutError as error:
+            raise self._busy() from error
+        except sql_errors.IntegrityError as error:
+            raise contradiction(error) from error
+        except sql_errors.DBAPIError as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: sql_errors.DBAPIError) -> Exception:
+        state = getattr(error.orig, "sqlstate", None) or ""
+        said = str(error.orig).strip().partition("\n")[0]
+        if state in _WAITED_TOO_LONG:
+            return self._busy()
+        if state == _DISK_FULL:
+            return StoreFull(f"no space left for the catalog {self._shown}; nothing was recorded; free some space")
+        if state.startswith(_DAMAGED):
+            return StoreUnavailable(f"the catalog {self._shown} is damaged ({said}); restore a backup")
+        if isinstance(error, sql_errors.OperationalError | sql_errors.InterfaceError | sql_errors.InternalError):
+            return StoreUnavailable(f"the catalog {self._shown} cannot be used ({said}); nothing was recorded")
+        return error.orig if isinstance(error.orig, Exception) else error
+
+    def _busy(self) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"the catalog {self._shown} was locked by other writers for more than {self._busy_timeout_s:g} s; "
+            "nothing was recorded; try again"
+        )
+
+
+class _Gate:
+    """A lock that a weak dictionary can hold."""
+
+    __slots__ = ("__weakref__", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def _lock_name(scope: str) -> str:
+    return f"anole/{scope}"

@@ -1,0 +1,266 @@
+"""Blocks that are run again, and half precision: what they may change of an adaptation, and what they may not."""
+
+from __future__ import annotations
+
+import json
+import math
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import weights as algebra
+from models.adaptation import inner_loop
+from models.adaptation.adapt import adapt_one
+from models.adaptation.gradients import FIRST_SCALE, Differentiation
+from models.adaptation.inner_loop import InnerLoopOptions, run_inner_loop
+from models.checkpoint import load_checkpoint
+from models.config import InnerLoopConfig, NetConfig
+from models.errors import InvalidConfig
+from models.images.preprocessing import ImageConfig
+from models.meta.maml import Maml
+from models.meta.reptile import MetaTrainingState
+from models.nets import Net, build, heads
+from models.nets.base import grouped
+from models.nets.normalisation import BatchPass
+from models.task import Support
+from tests.unit.models.conftest import SPEC, MakeSupport
+
+SGD = InnerLoopConfig(steps=4, learning_rate=0.005, batch_size=6)
+BF16 = replace(SGD, precision="bfloat16")
+CPU = torch.device("cpu")
+
+
+class CountingPass(BatchPass):
+    """Counts how often each convolution is run, and sees in which type."""
+
+    def __init__(self, weights: algebra.Weights, *, record: bool = False, recompute: bool = False) -> None:
+        super().__init__(weights, record=record, recompute=recompute)
+        self.runs: dict[str, int] = {}
+
+    def conv(self, name: str, images: Tensor, stride: int) -> Tensor:
+        self.runs[name] = self.runs.get(name, 0) + 1
+        return super().conv(name, images, stride)
+
+
+@pytest.mark.parametrize("recipe", [SGD, replace(SGD, optimiser="adam"), replace(SGD, rates=(("block[12]*", 0.0),))])
+def test_blocks_run_again_give_the_same_bits(net: Net, make_support: MakeSupport, recipe: InnerLoopConfig) -> None:
+    kept, again = (
+        adapt_one(net, net.start(), make_support(1), replace(recipe, recompute=recompute), seed=4)
+        for recompute in (False, True)
+    )
+    assert kept.losses == again.losses
+    assert algebra.digest(kept.weights) == algebra.digest(again.weights)
+    assert algebra.digest(kept.statistics) == algebra.digest(again.statistics)
+
+
+def gradient_through(net: Net, layers: BatchPass, images: Tensor) -> None:
+    features = net.features(layers, images)
+    torch.autograd.grad(features.square().sum(), list(layers.weights.values()))
+
+
+@pytest.mark.parametrize(("recompute", "runs"), [(False, 1), (True, 2)])
+def test_blocks_are_run_again_in_the_backward_pass(
+    net: Net, make_support: MakeSupport, recompute: bool, runs: int
+) -> None:
+    weights = {name: tensor.clone()[None].requires_grad_() for name, tensor in net.start().items()}
+    layers = CountingPass(weights, recompute=recompute)
+    gradient_through(net, layers, grouped(make_support(1).images[None]))
+    assert set(layers.runs.values()) == {runs}
+
+
+def test_a_pass_that_records_runs_every_block_once(net: Net, make_support: MakeSupport) -> None:
+    weights = {name: tensor.clone()[None].requires_grad_() for name, tensor in net.start().items()}
+    layers = CountingPass(weights, record=True, recompute=True)
+    gradient_through(net, layers, grouped(make_support(1).images[None]))
+    assert set(layers.runs.values()) == {1}
+    assert len(layers.statistics) >= 2 * len(layers.runs)
+
+
+@pytest.mark.parametrize("second_order", [True, False], ids=["maml", "fomaml"])
+def test_mamls_gradient_is_the_same_with_blocks_run_again(
+    net: Net, make_support: MakeSupport, second_order: bool
+) -> None:
+    kept, again = (
+        Maml(second_order).outer_gradient(
+            net,
+            MetaTrainingState(net.start()),
+            [make_support(1), make_support(2)],
+            replace(SGD, recompute=recompute),
+            [4, 5],
+        )[0]
+        for recompute in (False, True)
+    )
+    assert any(bool(gradient.abs().sum() > 0) for gradient in kept.values())
+    for name, gradient in kept.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def update_error(start: algebra.Weights, exact: algebra.Weights, other: algebra.Weights) -> float:
+    """How far `other` is from `exact`, as a share of how far `exact` is from `start`."""
+
+    def distance(base: algebra.Weights) -> float:
+        return math.sqrt(math.fsum(float((exact[name] - base[name]).square().sum()) for name in start))
+
+    return distance(other) / distance(start)
+
+
+def noisy_support(image: ImageConfig) -> Support:
+    """Five noisy images of each of five classes, as a net wants to see them."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(5).repeat_interleave(5)
+    classes = torch.randn(5, image.channels, image.side, image.side, generator=generator)
+    noise = torch.randn(25, image.channels, image.side, image.side, generator=generator)
+    return Support(classes[labels] + noise, labels, 5)
+
+
+@pytest.mark.parametrize("name", ["omniglot", "surfaces"])
+def test_half_precision_comes_close_and_everything_kept_is_float32(name: str) -> None:
+    checkpoint = load_checkpoint(name)  # an untrained net magnifies rounding by more than a trained one
+    support = noisy_support(checkpoint.net_config.image)
+    exact, half = (
+        adapt_one(checkpoint.build_net(), checkpoint.weights, support, recipe, seed=4)
+        for recipe in (checkpoint.recipe, replace(checkpoint.recipe, precision="bfloat16"))
+    )
+    assert {tensor.dtype for tensor in (*half.weights.values(), *half.statistics.values())} == {torch.float32}
+    assert 0 < update_error(checkpoint.weights, exact.weights, half.weights) < 0.1
+    assert half.losses == pytest.approx(exact.losses, rel=0.1)
+    assert half.support_accuracy == exact.support_accuracy
+
+
+def test_half_precision_with_blocks_run_again_gives_the_same_bits(net: Net, make_support: MakeSupport) -> None:
+    kept, again = (
+        adapt_one(net, net.start(), make_support(1), replace(BF16, recompute=recompute), seed=4)
+        for recompute in (False, True)
+    )
+    assert algebra.digest(kept.weights) == algebra.digest(again.weights)
+
+
+def test_adams_moments_stay_float32_in_half_precision(net: Net, make_support: MakeSupport) -> None:
+    recipe = replace(BF16, optimiser="adam", learning_rate=0.001)
+    descent = run_inner_loop(net, algebra.expand(net.start(), 1), [make_support(1)], recipe, [0])
+    assert descent.moments is not None
+    assert {tensor.dtype for tensor in descent.moments.second.values()} == {torch.float32}
+    assert descent.losses.dtype == torch.float32
+
+
+def test_float16_is_refused_where_there_is_no_cuda(conv4: Net, make_support: MakeSupport) -> None:
+    with pytest.raises(InvalidConfig, match=r"precision is float16 and the device cpu.*float32, bfloat16"):
+        adapt_one(conv4, conv4.start(), make_support(1), replace(SGD, precision="float16"), seed=0)
+
+
+def test_second_order_in_half_precision_is_refused(conv4: Net, make_support: MakeSupport) -> None:
+    with pytest.raises(InvalidConfig, match="second-order MAML came with precision bfloat16"):
+        Maml(second_order=True).meta_step(conv4, MetaTrainingState(conv4.start()), [make_support(1)], BF16, 1.0, [0])
+    Maml(second_order=False).meta_step(conv4, MetaTrainingState(conv4.start()), [make_support(1)], BF16, 1.0, [0])
+
+
+def overflowing(gradient: Tensor) -> Tensor:
+    """What becomes of a gradient in a format of short range."""
+    return torch.where(gradient.abs() > 1000, torch.inf, gradient)
+
+
+class ScaledOnCpu(Differentiation):
+    """Scales losses as on CUDA, where a test can look."""
+
+    def __init__(self, tasks: int) -> None:
+        super().__init__(SGD, tasks, CPU)
+        self._scale = torch.full((tasks,), FIRST_SCALE)
+
+
+def test_a_task_whose_gradients_overflow_is_taken_again_at_a_smaller_scale() -> None:
+    taken = ScaledOnCpu(3)
+    leaf = torch.tensor([[1e-3, 2.0], [3.0, 1e-6], [1e9, 1.0]]).requires_grad_()
+    runs = []
+
+    def losses_of() -> Tensor:
+        runs.append(1)
+        short = leaf.clone()
+        short.register_hook(overflowing)  # type: ignore[no-untyped-call]
+        return (short**2).sum(1) / 2
+
+    losses, (gradient,) = taken.gradients(losses_of, [leaf], through=False)
+    torch.testing.assert_close(losses, (leaf.detach() ** 2).sum(1) / 2)
+    assert torch.equal(gradient[:2], leaf.detach()[:2])  # scales are powers of two
+    assert bool(gradient[2].isinf().any())  # what overflows at scale 1 is passed on
+    first, runs[:] = len(runs), []
+    taken.gradients(losses_of, [leaf], through=False)
+    assert first > 1
+    assert len(runs) == 1  # the scales found are kept
+
+
+@pytest.mark.parametrize("first_scale", [FIRST_SCALE, 2.0**40], ids=["as on CUDA", "far too large"])
+def test_float16_with_scaled_losses_comes_close(first_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Float16OnCpu(Differentiation):
+        """What CUDA gets, computed slowly here."""
+
+        def __init__(self, recipe: InnerLoopConfig, tasks: int, device: torch.device, *, second_order: bool) -> None:
+            super().__init__(recipe, tasks, device, second_order=second_order)
+            self._half, self._scale = torch.float16, torch.full((tasks,), first_scale)
+
+    checkpoint = load_checkpoint("omniglot")
+    support, net = noisy_support(checkpoint.net_config.image), checkpoint.build_net()
+    exact = adapt_one(net, checkpoint.weights, support, checkpoint.recipe, seed=4)
+    monkeypatch.setattr(inner_loop, "Differentiation", Float16OnCpu)
+    half = adapt_one(net, checkpoint.weights, support, checkpoint.recipe, seed=4)
+    assert 0 < update_error(checkpoint.weights, exact.weights, half.weights) < 0.05
+    assert {tensor.dtype for tensor in half.weights.values()} == {torch.float32}
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again() -> None:
+    leaf = torch.tensor([[float("inf")], [1e-3]]).requires_grad_()
+    runs = []
+
+    def losses_of() -> Tensor:
+        runs.append(1)
+        return (leaf**2).sum(1)
+
+    losses, _ = ScaledOnCpu(2).gradients(losses_of, [leaf], through=False)
+    assert len(runs) == 1
+    assert losses.isfinite().tolist() == [False, True]
+
+
+def test_the_choices_survive_json_and_are_silent_by_default() -> None:
+    chosen = replace(BF16, recompute=True)
+    data = json.loads(json.dumps(chosen.to_json()))
+    assert (data["precision"], data["recompute"]) == ("bfloat16", True)
+    assert InnerLoopConfig.from_json(data) == chosen
+    assert {"precision", "recompute"}.isdisjoint(SGD.to_json())
+    assert chosen.adjusted(9, None) == replace(chosen, steps=9)
+    for field, value in (("precision", "float64"), ("recompute", "yes")):
+        with pytest.raises(InvalidConfig, match=field):
+            InnerLoopConfig.from_json({**SGD.to_json(), field: value})
+
+
+@pytest.mark.parametrize("pooling", ["stride", "max"])
+def test_a_linear_head_and_pooling_are_as_exact(pooling: str, make_support: MakeSupport) -> None:
+    net = build(NetConfig.from_json({**SPEC.to_json(), "pooling": pooling}), seed=3)
+    start = {**net.start(), **heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(1))}
+    recipe = replace(SGD, head="linear")
+    kept, again = (
+        run_inner_loop(
+            net, algebra.expand(start, 2), [make_support(1), make_support(2)], own, [4, 5], InnerLoopOptions()
+        )
+        for own in (recipe, replace(recipe, recompute=True))
+    )
+    assert algebra.digest(kept.weights) == algebra.digest(again.weights)
+
+
+def test_a_steps_gradients_are_gone_before_the_next_step_begins(
+    conv4: Net, make_support: MakeSupport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Tensor]] = []
+    taken = inner_loop._gradients
+
+    def watched(*arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        assert [held for held in alive if held() is not None] == []
+        losses, gradients = taken(*arguments)
+        alive[:] = [weakref.ref(gradient) for gradient in gradients.values()]
+        return losses, gradients
+
+    monkeypatch.setattr(inner_loop, "_gradients", watched)
+    run_inner_loop(conv4, algebra.expand(conv4.start(), 1), [make_support(1)], SGD, [0])
+    assert alive

@@ -1,0 +1,85 @@
+"""Prediction: folding, and independence of batch mates."""
+
+from __future__ import annotations
+
+import torch
+
+from models.adaptation.adapt import adapt_one
+from models.config import InnerLoopConfig
+from models.inference.predict import class_probabilities, judge, ready
+from models.nets import Net, heads
+from models.nets.base import grouped
+from models.nets.normalisation import FrozenPass, fold
+from tests.unit.models.conftest import MakeSupport
+
+RECIPE = InnerLoopConfig(steps=3, learning_rate=0.05, batch_size=6)
+
+
+def test_folded_weights_predict_what_frozen_statistics_do(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    images = make_support(2).images
+    stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
+    frozen = FrozenPass(stacked, {name: tensor[None] for name, tensor in adapted.statistics.items()})
+    with torch.no_grad():
+        expected = heads.logits(stacked, net.features(frozen, grouped(images[None])))[0].softmax(-1)
+    got = class_probabilities(net, fold(adapted.weights, adapted.statistics), images)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prediction_does_not_depend_on_batch_mates(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    folded = fold(adapted.weights, adapted.statistics)
+    images = make_support(2, n_way=4, n_shot=5).images
+    together = class_probabilities(net, folded, images)
+    alone = torch.cat([class_probabilities(net, folded, image[None]) for image in images])
+    extreme = torch.cat([images[:1], 1000 * images[1:]])
+    assert float((together - alone).abs().max()) <= 1e-5
+    assert float((class_probabilities(net, folded, extreme)[0] - alone[0]).abs().max()) <= 1e-5
+
+
+def test_probabilities_sum_to_one_over_the_classes(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1, n_way=7), RECIPE, seed=0)
+    rows = class_probabilities(net, fold(adapted.weights, adapted.statistics), make_support(2).images)
+    assert rows.shape == (12, 7)
+    torch.testing.assert_close(rows.sum(1), torch.ones(12))
+
+
+def test_sixty_four_classes_are_as_good_as_two(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1, n_way=64, n_shot=1), RECIPE, seed=0)
+    assert adapted.weights[heads.WEIGHT].shape == (64, net.feature_count)
+
+
+def test_familiarity_does_not_depend_on_batch_mates(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    weights = ready(adapted.kept(), adapted.statistics)
+    images = make_support(2).images
+    together = judge(net, weights, torch.cat([images[:1], 1000 * images[1:]])).familiarity
+    alone = judge(net, weights, images[:1]).familiarity
+    assert together is not None
+    assert alone is not None
+    assert abs(float(together[0] - alone[0])) <= 1e-5
+
+
+def test_an_image_unlike_any_sample_is_less_familiar_than_a_sample(net: Net, make_support: MakeSupport) -> None:
+    support = make_support(1)
+    adapted = adapt_one(net, net.start(), support, RECIPE, seed=0)
+    weights = ready(adapted.kept(), adapted.statistics)
+    own = judge(net, weights, support.images).familiarity
+    strange = judge(net, weights, 1 - 2 * make_support(9).images.square()).familiarity
+    assert own is not None
+    assert strange is not None
+    assert float(own.median()) > float(strange.median())
+
+
+def test_a_temperature_changes_confidence_and_no_label(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    images = make_support(2).images
+    plain = judge(net, ready(adapted.kept(), adapted.statistics), images).probabilities
+    hot = judge(net, ready(adapted.kept(), adapted.statistics, temperature=3.0), images).probabilities
+    assert torch.equal(plain.argmax(-1), hot.argmax(-1))
+    torch.testing.assert_close(hot, (plain.log() / 3).softmax(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_without_class_means_judge_without_familiarity(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    assert judge(net, ready(adapted.weights, adapted.statistics), make_support(2).images).familiarity is None

@@ -1,0 +1,152 @@
+"""MAML's gradients against torch.func on a plain module, against rounding, against the analysis of Reptile's paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, grad
+
+from models import weights as algebra
+from models.adaptation.inner_loop import batch_plan, run_inner_loop
+from models.config import InnerLoopConfig
+from models.meta.maml import Maml, split
+from models.meta.reptile import MetaTrainingState
+from models.nets import Net, build, heads
+from models.task import Support
+from tests.unit.models.conftest import SPEC, MakeSupport
+
+MAML, FOMAML = Maml(second_order=True), Maml(second_order=False)
+N_WAY = 3
+Gradient = dict[str, Tensor]
+
+
+class DoubleSupport(Support):
+    """In float64, which product code refuses, so that a test can tell rounding from error."""
+
+    def __post_init__(self) -> None:
+        """Takes what it is given."""
+
+
+def in_double(support: Support) -> Support:
+    return DoubleSupport(support.images.double(), support.labels, support.n_way)
+
+
+def single_start() -> Gradient:
+    net = build(SPEC, seed=3)
+    return {**net.start(), **heads.linear_head(net.feature_count, N_WAY, torch.Generator().manual_seed(1))}
+
+
+def double_start() -> Gradient:
+    return {name: tensor.double() for name, tensor in single_start().items()}
+
+
+def block(channels_in: int) -> nn.Module:
+    convolution = nn.Conv2d(channels_in, SPEC.width, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(SPEC.width, track_running_stats=False), nn.ReLU())
+
+
+def plain_module() -> tuple[nn.Module, dict[str, str]]:
+    """The four-block net as PyTorch users write it, and its parameters' names -> ours."""
+    blocks = [block(SPEC.image.channels), *[block(SPEC.width) for _ in range(3)]]
+    module = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(build(SPEC).feature_count, N_WAY)).double()
+    parts = {"0.weight": "weight", "1.weight": "scale", "1.bias": "shift"}
+    names = {f"{i}.{theirs}": f"block{i + 1}.{ours}" for i in range(4) for theirs, ours in parts.items()}
+    return module, {**names, "5.weight": heads.WEIGHT, "5.bias": heads.BIAS}
+
+
+def gradient_by_torch_func(
+    supports: Sequence[Support], start: Gradient, recipe: InnerLoopConfig, second: bool
+) -> Gradient:
+    """Algorithms 1 and 2 of Finn et al. 2017 word by word, task by task, each step on the whole inner part."""
+    module, names = plain_module()
+
+    def loss(weights: Gradient, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(module, weights, (images,)), labels)
+
+    def adapted_loss(weights: Gradient, support: Support) -> Tensor:
+        inner, query = split(support)
+        for _ in range(recipe.steps):
+            slopes = grad(loss)(weights, inner.images, inner.labels)
+            used = slopes if second else {name: slope.detach() for name, slope in slopes.items()}
+            weights = {name: weights[name] - recipe.learning_rate * used[name] for name in weights}
+        return loss(weights, query.images, query.labels)
+
+    def outer_loss(weights: Gradient) -> Tensor:
+        return torch.stack([adapted_loss(weights, support) for support in supports]).mean()
+
+    found = grad(outer_loss)({theirs: start[ours] for theirs, ours in names.items()})
+    return {ours: found[theirs] for theirs, ours in names.items()}
+
+
+@pytest.mark.parametrize("way", [MAML, FOMAML], ids=["maml", "fomaml"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_gradient_is_torch_funcs(conv4: Net, make_support: MakeSupport, way: Maml, steps: int) -> None:
+    supports = [in_double(make_support(seed)) for seed in (1, 2, 3)]
+    whole = len(split(supports[0])[0])
+    recipe = InnerLoopConfig(steps=steps, learning_rate=0.05, batch_size=whole, head="linear", statistics="batch")
+    found = way.outer_gradient(conv4, MetaTrainingState(double_start()), supports, recipe, [4, 5, 6])[0]
+    expected = gradient_by_torch_func(supports, double_start(), recipe, way.second_order)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-10)
+
+
+def drawn_on_white(support: Support) -> Support:
+    """Mostly one value, as drawings are, so that a channel's mean is large beside its spread."""
+    images = torch.ones_like(support.images)
+    images[..., 5:11, 5:11] = support.images[..., 5:11, 5:11]
+    return replace(support, images=images)
+
+
+@pytest.mark.parametrize("head", ["linear", "prototype"])
+def test_rounding_leaves_the_second_order_gradient_whole(conv4: Net, make_support: MakeSupport, head: str) -> None:
+    supports = [drawn_on_white(make_support(seed, n_shot=40)) for seed in (1, 2, 3, 4)]
+    recipe = InnerLoopConfig.from_json({"steps": 3, "learning_rate": 0.05, "batch_size": 30, "head": head})
+    rounded = MAML.outer_gradient(conv4, MetaTrainingState(single_start()), supports, recipe, [4, 5, 6, 7])[0]
+    doubles = [in_double(support) for support in supports]
+    exact = MAML.outer_gradient(conv4, MetaTrainingState(double_start()), doubles, recipe, [4, 5, 6, 7])[0]
+    error = sum(float((rounded[name] - exact[name]).square().sum()) for name in exact) ** 0.5
+    assert error < 5e-3 * sum(float(gradient.square().sum()) for gradient in exact.values()) ** 0.5
+
+
+TWO_STEPS = InnerLoopConfig(steps=2, learning_rate=1e-5, batch_size=N_WAY, head="linear", statistics="batch")
+EVEN, ODD = {0, 2, 4}, {1, 3, 5}
+
+
+def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
+    """What Reptile moves against, in units of the inner rate: two steps, the first on the images `first`."""
+    plans = (batch_plan(len(support), TWO_STEPS, torch.Generator().manual_seed(seed)) for seed in range(1000))
+    seed = next(seed for seed, plan in enumerate(plans) if set(plan[0].tolist()) == first)
+    start = double_start()
+    end = algebra.task_slice(run_inner_loop(net, algebra.expand(start, 1), [support], TWO_STEPS, [seed]).weights, 0)
+    return {name: (start[name] - end[name]) / TWO_STEPS.learning_rate for name in start}
+
+
+def maml_gradient(net: Net, support: Support, first: set[int], way: Maml, steps: int = 1) -> Gradient:
+    """One inner step on the images `first`, asked about the others."""
+    second = (EVEN | ODD) - first
+    order = [index for pair in zip(sorted(first), sorted(second), strict=True) for index in pair]
+    ordered = DoubleSupport(support.images[order], support.labels[order], support.n_way)
+    return way.outer_gradient(net, MetaTrainingState(double_start()), [ordered], replace(TWO_STEPS, steps=steps), [0])[
+        0
+    ]
+
+
+def test_the_updates_differ_as_the_analysis_of_reptile_says(conv4: Net, make_support: MakeSupport) -> None:
+    # Nichol et al. 2018, section 5.1, for two batches in either order and to first order in the inner rate a:
+    # E[MAML] = G - 2 a I, E[FOMAML] = G - a I, E[Reptile] = 2 G - a I, with G the mean gradient at the start and I
+    # the gradient of the inner product of the two batches' gradients.
+    support, orders = in_double(make_support(1, n_way=N_WAY, n_shot=2)), (EVEN, ODD)
+    plain = algebra.mean([maml_gradient(conv4, support, first, FOMAML, steps=0) for first in orders])
+    first_order = algebra.mean([maml_gradient(conv4, support, first, FOMAML) for first in orders])
+    second_order = algebra.mean([maml_gradient(conv4, support, first, MAML) for first in orders])
+    reptile = algebra.mean([reptile_gradient(conv4, support, first) for first in orders])
+    for name, gradient in plain.items():
+        along = first_order[name] - gradient
+        assert float(along.norm()) > 0, name
+        torch.testing.assert_close(second_order[name] - gradient, 2 * along, rtol=0.01, atol=0.01 * float(along.norm()))
+        torch.testing.assert_close(reptile[name] - 2 * gradient, along, rtol=0.01, atol=0.01 * float(along.norm()))

@@ -1,0 +1,112 @@
+"""A training that is killed goes on to the very bits that it would have ended with."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from models.checkpoint import load_checkpoint
+from models.meta import curve, training
+from service.cli import main as cli
+from tests.unit.models.meta import training_child
+
+META_STEPS = 6
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([training_child.__name__])
+
+Train = Callable[[Path], str]
+
+
+def arguments(pictures: Path, out: Path) -> list[str]:
+    """Of `anole`: a checkpoint every meta step; Adam's moments are carried along."""
+    line = f"train --dataset folder:{pictures} --preset paper --ways 2 --shots 2 --meta-steps {META_STEPS} --seed 3"
+    return [*line.split(), "--device", "cpu", "--save-every-s", "0", "--out", str(out)]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for shade, name in ((60, "dent"), (150, "scratch"), (200, "stain")):
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (28, 28), shade + 9 * number).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def train(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Runs `anole train` to its end and returns what it says of its progress."""
+    monkeypatch.setattr(curve, "can_draw", lambda: False)
+
+    def run(out: Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["anole", *arguments(pictures, out)])
+        with pytest.raises(SystemExit) as exited:
+            cli.main()
+        said = capsys.readouterr().err
+        assert not exited.value.code, said
+        return said
+
+    return run
+
+
+def rows(checkpoint: Path) -> list[list[str]]:
+    with checkpoint.with_suffix(".csv").open(newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize(("when", "stands_at"), [("before", 3), ("after", 4)])
+def test_a_training_that_was_killed_ends_like_one_that_was_not(
+    when: str, stands_at: int, pictures: Path, train: Train, tmp_path: Path
+) -> None:
+    straight, killed = tmp_path / "straight.safetensors", tmp_path / "killed.safetensors"
+    train(straight)
+    process = PROCESSES.Process(target=training_child.train_and_die, args=(arguments(pictures, killed), when, 4))
+    process.start()
+    process.join()
+    assert process.exitcode == -9
+    assert load_checkpoint(killed).training["meta_step"] == stands_at
+
+    said = train(killed)
+    assert f"stands at meta step {stands_at} of {META_STEPS}; going on" in said
+    assert f"training {META_STEPS}/{META_STEPS}" in said
+    one, other = load_checkpoint(straight), load_checkpoint(killed)
+    assert one.moments is not None
+    assert one.digest == other.digest
+    assert one.training == other.training
+    assert [row[0] for row in rows(straight)] == [row[0] for row in rows(killed)] == ["meta_step", str(META_STEPS)]
+
+
+def test_a_training_that_is_done_stays_as_it_is(train: Train, tmp_path: Path) -> None:
+    out = tmp_path / "done.safetensors"
+    train(out)
+    before, curve_rows = load_checkpoint(out), rows(out)
+    assert "nothing is left to do" in train(out)
+    after = load_checkpoint(out)
+    assert (after.digest, after.training, rows(out)) == (before.digest, before.training, curve_rows)
+
+
+def test_an_interrupt_from_the_keyboard_keeps_what_there_is(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(curve.Curve):
+        def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
+            super().add(meta_step, loss, seconds, last=last)
+            if meta_step == 3:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "stopped.safetensors"
+    monkeypatch.setattr(curve, "can_draw", lambda: False)
+    monkeypatch.setattr(training, "Curve", Interrupted)
+    monkeypatch.setattr(sys, "argv", ["anole", *arguments(pictures, out), "--save-every-s", "3600"])
+    with pytest.raises(SystemExit) as exited:
+        cli.main()
+    assert exited.value.code == 130
+    assert load_checkpoint(out).training["meta_step"] == 3
+    assert [row[0] for row in rows(out)] == ["meta_step", "3"]
+    assert "holds meta step 3; the same command goes on" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""The four-block net with max pooling, and the records of nets and trainings from before there was a choice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.adaptation.adapt import adapt_one
+from models.checkpoint import Checkpoint
+from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
+from models.errors import InvalidConfig
+from models.images.preprocessing import ImageConfig
+from models.inference.predict import class_probabilities, fold
+from models.nets import build, heads
+from models.nets.base import grouped
+from models.nets.normalisation import BatchPass, FrozenPass
+from tests.unit.models.conftest import MakeSupport
+
+POOLED = NetConfig("conv4", ImageConfig(channels=1, side=16, contrast="none"), width=8, pooling="max")
+
+
+def test_the_digest_of_a_net_without_the_choice_is_what_it_was() -> None:
+    spec = NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64)
+    checkpoint = Checkpoint("zeros", spec, InnerLoopConfig(steps=5, learning_rate=0.1), {"w": torch.zeros(2)})
+    assert checkpoint.digest == "f1323c48c5ed5eba57f2ffb7a0350b5e7c2454665a4a760dbb5ba5a85598e29f"
+
+
+def test_a_choice_that_is_not_the_default_is_recorded_and_read_back() -> None:
+    assert POOLED.to_json()["pooling"] == "max"
+    assert NetConfig.from_json(POOLED.to_json()) == POOLED
+    strided = NetConfig("conv4", POOLED.image, 8)
+    assert "pooling" not in strided.to_json()
+    assert NetConfig.from_json(strided.to_json()) == strided
+
+
+def test_only_the_four_block_net_pools() -> None:
+    with pytest.raises(InvalidConfig, match="stride with the surface net"):
+        NetConfig("surface", POOLED.image, 16, pooling="max")
+
+
+def test_the_published_mini_imagenet_net_has_1152_features() -> None:
+    net = build(NetConfig("conv4", ImageConfig(channels=3, side=84), width=32, pooling="max"))
+    stacked = {name: tensor[None] for name, tensor in net.start().items()}
+    features = net.features(BatchPass(stacked), grouped(torch.zeros(1, 2, 3, 84, 84)))
+    assert features.shape == (1, 2, 1152)
+    assert net.feature_count == 1152
+
+
+def test_pooled_features_are_those_of_a_plain_net(make_support: MakeSupport) -> None:
+    net, images = build(POOLED, seed=3), make_support(1).images
+    start = net.start()
+    features = net.features(BatchPass({name: tensor[None] for name, tensor in start.items()}), grouped(images[None]))
+    for block in ("block1", "block2", "block3", "block4"):
+        raw = F.conv2d(images, start[f"{block}.weight"], padding=1)
+        images = F.max_pool2d(F.relu(F.batch_norm(raw, None, None, training=True)), 2)
+    torch.testing.assert_close(features[0], images.flatten(1), rtol=1e-4, atol=1e-5)
+
+
+def test_folding_is_exact_with_pooling_whatever_the_sign_of_the_scale(make_support: MakeSupport) -> None:
+    net, support = build(POOLED, seed=3), make_support(1)
+    start = net.start()
+    start["block2.scale"] = start["block2.scale"] * torch.tensor([1.0, -1.0] * 4)
+    adapted = adapt_one(net, start, support, InnerLoopConfig(steps=2, learning_rate=0.01), seed=0)
+    stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
+    statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
+    features = net.features(FrozenPass(stacked, statistics), grouped(support.images[None]))
+    unfolded = heads.logits(stacked, features)[0].softmax(-1)
+    folded = class_probabilities(net, fold(adapted.weights, adapted.statistics), support.images)
+    torch.testing.assert_close(folded, unfolded, rtol=1e-4, atol=1e-5)
+
+
+def test_a_meta_loop_of_before_reads_back_equal() -> None:
+    meta = MetaTrainingConfig(meta_steps=3)
+    assert MetaTrainingConfig.from_json(meta.to_json()) == meta

@@ -1,0 +1,79 @@
+"""ResNet-12: its size, its arithmetic against torch's own layers, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.config import InnerLoopConfig, NetConfig
+from models.errors import InvalidConfig
+from models.images.preprocessing import ImageConfig
+from models.nets import build
+from models.nets.base import grouped
+from models.nets.normalisation import BatchPass
+from tests.unit.models.conftest import RESNET_SPEC, MakeSupport
+
+
+def count(width: int) -> int:
+    return sum(tensor.numel() for tensor in build(NetConfig("resnet12", ImageConfig(3, 84), width)).start().values())
+
+
+def test_the_published_width_has_the_published_number_of_weights_and_features() -> None:
+    assert count(64) == 12_424_320  # without a head; MetaOptNet's backbone
+    assert build(NetConfig("resnet12", ImageConfig(3, 84), 64)).feature_count == 640
+
+
+def plain_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
+    """One task's features by torch's own operations, without groups."""
+
+    def normalised(name: str, maps: Tensor) -> Tensor:
+        weight = weights[f"{name}.weight"]
+        raw = F.conv2d(maps, weight, padding=weight.shape[-1] // 2)
+        return F.batch_norm(raw, None, None, weights[f"{name}.scale"], weights[f"{name}.shift"], training=True)
+
+    for block in ("block1", "block2", "block3", "block4"):
+        maps = F.leaky_relu(normalised(f"{block}.conv1", images), 0.1)
+        maps = F.leaky_relu(normalised(f"{block}.conv2", maps), 0.1)
+        maps = normalised(f"{block}.conv3", maps) + normalised(f"{block}.shortcut", images)
+        images = F.max_pool2d(F.leaky_relu(maps, 0.1), 2)
+    return images.mean((2, 3))
+
+
+def test_tasks_side_by_side_have_the_features_of_a_plain_net(make_support: MakeSupport) -> None:
+    starts = [build(RESNET_SPEC, seed).start() for seed in (1, 2)]
+    images = [make_support(seed).images for seed in (3, 4)]
+    stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
+    features = build(RESNET_SPEC).features(BatchPass(stacked), grouped(torch.stack(images)))
+    assert features.shape == (2, 12, 40)
+    for task in (0, 1):
+        torch.testing.assert_close(features[task], plain_features(starts[task], images[task]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [16, 21, 28, 84])
+def test_maps_of_any_allowed_side_can_be_halved_four_times(side: int) -> None:
+    net = build(NetConfig("resnet12", ImageConfig(1, side), 2))
+    stacked = {name: tensor[None] for name, tensor in net.start().items()}
+    features = net.features(BatchPass(stacked), grouped(torch.rand(1, 2, 1, side, side, generator=torch.Generator())))
+    assert features.shape == (1, 2, net.feature_count)
+
+
+def test_an_odd_width_is_refused() -> None:
+    with pytest.raises(InvalidConfig, match="width is 7; allowed: an even number with the resnet12 net"):
+        NetConfig("resnet12", ImageConfig(1, 16), 7)
+    with pytest.raises(InvalidConfig, match="stride with the resnet12 net"):
+        NetConfig("resnet12", ImageConfig(1, 16), 8, pooling="max")
+
+
+def test_a_checkpoint_of_it_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    recipe = InnerLoopConfig(steps=1, learning_rate=0.1, precision="bfloat16", recompute=True)
+    save_checkpoint(Checkpoint("net", RESNET_SPEC, recipe, build(RESNET_SPEC).start()), path)
+    made = load_checkpoint(path)
+    assert (made.net_config, made.recipe) == (RESNET_SPEC, recipe)
+    assert NetConfig.from_json(json.loads(json.dumps(RESNET_SPEC.to_json()))) == RESNET_SPEC

@@ -1,0 +1,190 @@
+"""What serving does before the first request: the port, the demonstration, the announcement, the signal."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from service import bootstrap
+from service.bootstrap import Services
+from service.cli import demo as demonstration
+from service.cli import serve
+from service.domain.key import Grant
+from service.errors import InvalidKey, InvalidSettings
+from service.http.app import create_app, set_aside
+from service.settings import load_settings
+from service.store.open_store import Place, open_keys
+from service.usecases.keys import create
+from tests.unit.service.fakes import FakeServices
+
+
+def test_a_served_process_does_not_look_through_what_it_started_with_again() -> None:
+    services: Any = FakeServices()
+    try:
+        assert set_aside(services) is services
+        assert gc.get_freeze_count() > len(gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
+def test_answers_are_not_held_back_for_an_acknowledgement() -> None:
+    with serve._listen("127.0.0.1", 0) as listener:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.proto == socket.IPPROTO_TCP  # asyncio looks at this before it sets TCP_NODELAY
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
+def test_an_address_that_is_not_here_is_named(host: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"{host}:0 cannot be listened on"):
+        serve._listen(host, 0)
+
+
+def test_an_empty_store_gets_the_demonstration_and_its_images_as_files(services: FakeServices, tmp_path: Path) -> None:
+    demonstration.seed(cast(Services, services), tmp_path)
+    (command,) = services.adaptation.commands
+    assert (command.client, sorted(set(command.labels))) == ("demo", ["clean", "pit", "scratch", "stain"])
+    assert services.lifecycle.client("demo").aliases["live"].version == 1
+    assert len(list((tmp_path / "demo" / "support" / "pit").glob("*.png"))) == 10
+    example = demonstration.example(tmp_path)
+    assert example is not None
+    assert example.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_store_with_a_client_is_left_alone(services: FakeServices, tmp_path: Path) -> None:
+    demonstration.seed(cast(Services, services), tmp_path)
+    demonstration.seed(cast(Services, services), tmp_path)
+    assert len(services.adaptation.commands) == 1
+
+
+def test_without_images_there_is_no_example(tmp_path: Path) -> None:
+    assert demonstration.example(tmp_path) is None
+
+
+def test_the_announcement_has_what_a_newcomer_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = tmp_path / "demo" / "queries" / "scratch" / "scratch-10.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    serve._announce(load_settings(data=tmp_path, host="::1"), 8123, open_to_all=True)
+    printed = capsys.readouterr().out
+    assert "Anole serves on http://[::1]:8123\n" in printed
+    assert "http://[::1]:8123/docs" in printed
+    assert f"curl -F client=demo -F images=@{image} http://[::1]:8123/predict" in printed
+
+
+@pytest.fixture
+def server_handler() -> Iterator[list[int]]:
+    """Stands for the web server's handler of SIGTERM; holds the signals that reached it."""
+    reached: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        reached.append(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield reached
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_first_makes_the_service_not_ready_and_then_reaches_the_server(
+    services: FakeServices, server_handler: list[int]
+) -> None:
+    seen: dict[str, Any] = {}
+
+    async def live() -> None:
+        app = create_app(load_settings(drain_s=0.05), lambda _: services)
+        async with app.router.lifespan_context(app):
+            seen["before"] = services.readiness.report().ready
+            signal.raise_signal(signal.SIGTERM)
+            seen["draining"] = (services.readiness.report().ready, list(server_handler))
+            with anyio.fail_after(30):
+                while not server_handler:
+                    await anyio.sleep(0)
+
+    anyio.run(live)
+    assert seen == {"before": True, "draining": (False, [])}
+    assert server_handler == [signal.SIGTERM]
+
+
+def test_settings_that_workers_get_make_the_same_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = serve._config(load_settings(workers=3, stop_s=7), "service.http.app:application")
+    assert (config.workers, config.timeout_graceful_shutdown, config.factory) == (3, 7, True)
+    assert not config.server_header
+
+
+def test_a_service_on_loopback_without_keys_is_open_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings(data=tmp_path)
+    assert serve._open_to_all(settings)
+    serve._announce(settings, 8123, open_to_all=True)
+    assert "open to everyone on this machine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
+def test_a_service_that_others_can_reach_does_not_start_without_a_good_key(tmp_path: Path, host: str) -> None:
+    settings = load_settings(data=tmp_path, host=host)
+    with pytest.raises(InvalidSettings, match="anole keys create") as refused:
+        serve._open_to_all(settings)
+    assert f"reach {host}" in str(refused.value)
+    with open_keys(Place(tmp_path)) as keys:
+        _, record = create(keys, Grant("camera", ("predict",), ("*",)))
+        assert not serve._open_to_all(settings)
+        keys.revoke(record.prefix)
+    with pytest.raises(InvalidSettings):
+        serve._open_to_all(settings)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_loopback_is_known_by_its_addresses_and_its_name(host: str) -> None:
+    assert load_settings(host=host).loopback
+
+
+def test_a_key_from_the_environment_is_admitted_at_the_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"anole_ab12cd34_{'f' * 64}"
+    monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", key)
+    settings = load_settings(data=tmp_path, host="0.0.0.0")
+    assert key not in repr(settings)
+    for _ in range(2):
+        assert not serve._open_to_all(settings)
+    with open_keys(Place(tmp_path)) as keys:
+        (record,) = keys.all()
+    assert (record.prefix, record.scopes, record.clients) == ("anole_ab12cd34", ("predict", "adapt", "admin"), ("*",))
+
+
+def test_a_weak_key_from_the_environment_is_refused_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "hunter2")
+    with pytest.raises(InvalidKey) as refused:
+        serve._open_to_all(load_settings(data=tmp_path))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_the_announcement_of_a_guarded_service_shows_where_the_key_goes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "demo" / "queries" / "scratch" / "scratch-10.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"")
+    serve._announce(load_settings(data=tmp_path), 8123, open_to_all=False)
+    printed = capsys.readouterr().out
+    assert "with a key" in printed
+    assert "curl -H 'X-API-Key: KEY' -F client=demo" in printed
+
+
+@pytest.mark.parametrize(
+    ("asked", "workers", "cores", "given"), [(1, 1, 8, 1), (4, 2, 8, 4), (4, 2, 2, 1), (9, 4, 2, 1)]
+)
+def test_workers_split_the_cores(asked: int, workers: int, cores: int, given: int) -> None:
+    assert bootstrap.torch_threads(load_settings(torch_threads=asked, workers=workers), cores) == given

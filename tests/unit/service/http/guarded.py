@@ -1,0 +1,13 @@
+"""Keys for a service that lets nobody in without one; the fixture `guarded` is such a service."""
+
+from __future__ import annotations
+
+from service.domain.key import Grant, Scope
+from service.usecases.keys import create
+from tests.in_process import Web
+
+
+def key_for(web: Web, *scopes: Scope, clients: tuple[str, ...] = ("*",)) -> dict[str, str]:
+    """Headers with a new key. The clock of `guarded` makes every request read the keys again."""
+    key, _ = create(web.services.kept_keys, Grant("test", scopes or ("predict", "adapt", "admin"), clients))
+    return {"X-API-Key": key}

@@ -1,0 +1,121 @@
+"""POST /adapt while somebody waits: deadlines, departures, and a version that was being recorded all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from starlette.types import Message
+
+from service.http.app import create_app
+from service.runtime.job_control import JobControl
+from service.settings import load_settings
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from tests.in_process import PNG, Web, started
+from tests.unit.service.fakes import FakeAdaptation, FakeServices
+
+LIMIT_S = 30
+
+
+class Patient(FakeAdaptation):
+    """Waits to be let go before it records a version; asks its ticket as the real one does."""
+
+    def __init__(self, services: FakeServices) -> None:
+        super().__init__(services.lifecycle)
+        self.begun, self.go, self.recording = threading.Event(), threading.Event(), False
+        self.ended = threading.Event()
+
+    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
+        self.tickets.append(ticket)
+        self.before = lambda: self._work(ticket)
+        answer = super().submit(command, ticket)
+        answer.add_done_callback(lambda _: self.ended.set())
+        return answer
+
+    def _work(self, ticket: JobControl) -> None:
+        with ExitStack() as held:
+            if self.recording:
+                held.enter_context(ticket.recording())
+            self.begun.set()
+            assert self.go.wait(LIMIT_S)
+            if not self.recording:
+                ticket.check()
+
+
+@pytest.fixture
+def patient() -> Iterator[Web]:
+    """A service whose adaptations may take a fiftieth of a second, and take as long as the test wants."""
+    services = FakeServices()
+    adaptation = services.adaptation = Patient(services)
+    with started(create_app(load_settings(adapt_s=0.02), lambda _: services), services) as web:
+        yield web
+        adaptation.go.set()
+
+
+def versions(web: Web) -> int:
+    return sum(map(len, web.services.lifecycle.kept.values()))
+
+
+def test_an_adaptation_that_hangs_is_answered_with_503_at_its_deadline_and_makes_no_version(patient: Web) -> None:
+    answer = patient.adapt()
+    assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
+    assert int(answer.headers["retry-after"]) > 0
+    assert "anole_adapt_taken 1.0" in patient("GET", "/metrics").text
+    patient.services.adaptation.go.set()
+    assert patient.services.adaptation.ended.wait(LIMIT_S)
+    assert versions(patient) == 0
+
+
+def test_a_version_that_was_being_recorded_at_the_deadline_is_answered_with(patient: Web) -> None:
+    adaptation = patient.services.adaptation
+    adaptation.recording = True
+    threading.Timer(0.2, adaptation.go.set).start()
+    assert patient.adapt().status_code == 201
+    assert versions(patient) == 1
+
+
+def test_who_hangs_up_ends_the_adaptation_and_frees_its_place(settings: Any) -> None:
+    services = FakeServices()
+    adaptation = services.adaptation = Patient(services)
+    body = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="' + name + b'"' + rest + b"\r\n"
+        for name, rest in [
+            (b"client", b"\r\n\r\nline"),
+            (b"labels", b"\r\n\r\na"),
+            (b"samples", b'; filename="1"\r\n\r\n' + PNG),
+        ]
+    )
+    sent: list[bool] = []
+    statuses: list[int] = []
+
+    async def receive() -> Message:
+        if not sent:
+            sent.append(True)
+            return {"type": "http.request", "body": body + b"--x--\r\n", "more_body": False}
+        while not adaptation.begun.is_set():
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    app = create_app(settings, lambda _: services)
+    with started(app, services) as web:
+        headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"host", b"127.0.0.1")]
+        scope = {
+            "type": "http", "method": "POST", "path": "/adapt", "headers": headers, "query_string": b"",
+            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1",
+            "asgi": {"version": "3.0"},
+        }  # fmt: skip
+        web.portal.call(app, scope, receive, send)
+        adaptation.go.set()
+        assert adaptation.ended.wait(LIMIT_S)
+        assert versions(web) == 0
+        assert "anole_adapt_taken 0.0" in web("GET", "/metrics").text
+    assert statuses == [499]

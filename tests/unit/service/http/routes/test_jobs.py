@@ -1,0 +1,184 @@
+"""Adapting while nobody waits on the line: accepted, followed, cancelled, refused, forgotten."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from service.errors import UnknownJob
+from service.http.app import create_app
+from service.runtime.job_control import JobControl
+from service.settings import load_settings
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.jobs import KEPT_S, Jobs
+from tests.in_process import PNG, Web, started
+from tests.unit.service.fakes import FakeAdaptation, FakeServices
+from tests.unit.service.http.guarded import key_for
+
+LIMIT_S = 30
+ASYNC = {"Prefer": "respond-async"}
+FORM = {
+    "data": {"client": "line", "labels": ["a", "b"]},
+    "files": [("samples", ("1.png", PNG)), ("samples", ("2.png", PNG))],
+}
+
+
+class Stepwise(FakeAdaptation):
+    """Does two inner steps, the second when it is told to go on; asks its ticket before it records."""
+
+    def __init__(self, services: FakeServices) -> None:
+        super().__init__(services.lifecycle)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
+        self.before = lambda: self._steps(command, ticket)
+        return super().submit(command, ticket)
+
+    def _steps(self, command: AdaptCommand, ticket: JobControl) -> None:
+        self.before = lambda: None
+        ticket.at("adapt")
+        if command.first is not None:
+            ticket.came_to(self.run(command))
+        ticket.planned(2)
+        ticket.step(0.75)
+        self.begun.set()
+        assert self.go.wait(LIMIT_S)
+        ticket.step(0.5)
+
+
+@pytest.fixture
+def stepwise(settings: Any) -> Iterator[Web]:
+    services = FakeServices()
+    adaptation = services.adaptation = Stepwise(services)
+    with started(create_app(settings, lambda _: services), services) as web:
+        yield web
+        adaptation.go.set()
+
+
+def begin(web: Web, **fields: str) -> httpx.Response:
+    answer = web("POST", "/adapt", **{**FORM, "data": {**FORM["data"], **fields}}, headers=ASYNC)  # type: ignore[dict-item]
+    assert web.services.adaptation.begun.wait(LIMIT_S)
+    return answer
+
+
+def events(answer: httpx.Response) -> list[tuple[str, Any]]:
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in answer.text.split("\n\n") if block]
+    return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in blocks]
+
+
+def test_a_job_is_accepted_at_once_and_tells_how_far_it_is_and_what_came_of_it(stepwise: Web) -> None:
+    answer = begin(stepwise)
+    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
+    path = answer.headers["location"]
+    job = stepwise("GET", path).json()
+    assert (job["state"], job["stage"], job["client"]) == ("running", "adapt", "line")
+    assert job["steps"] == {"done": 1, "of": 2, "loss": 0.75}
+    assert (job["result"], job["problem"], job["first"]) == (None, None, None)
+    stepwise.services.adaptation.go.set()
+    assert events(stepwise("GET", f"{path}/events"))[-1][0] == "done"
+    job = stepwise("GET", path).json()
+    assert (job["state"], job["steps"]["done"], job["result"]["version"]) == ("done", 2, 1)
+    assert 'anole_versions_total{gate="publish"} 1.0' in stepwise("GET", "/metrics").text
+    assert "anole_adapt_jobs 0.0" in stepwise("GET", "/metrics").text
+
+
+def test_its_events_come_while_it_runs_and_end_with_what_came_of_it(stepwise: Web) -> None:
+    path = begin(stepwise).headers["location"]
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(stepwise, "GET", f"{path}/events")
+        stepwise.services.adaptation.go.set()
+        told = events(following.result(LIMIT_S))
+    assert [kind for kind, _ in told][:-1] == ["progress"] * (len(told) - 1)
+    assert told[-1][0] == "done"
+    assert told[-1][1]["result"]["version"] == 1
+
+
+def test_a_version_by_prototypes_comes_first_where_it_is_asked_for(stepwise: Web) -> None:
+    answer = begin(stepwise, first="prototypes")
+    job = stepwise("GET", answer.headers["location"]).json()
+    assert (job["state"], job["first"]["version"], job["result"]) == ("running", 1, None)
+    stepwise.services.adaptation.go.set()
+    told = events(stepwise("GET", f"{answer.headers['location']}/events"))
+    assert next(data for kind, data in told if kind == "first")["version"] == 1
+    assert told[-1][1]["result"]["version"] == 2
+    refused = stepwise.adapt(first="prototypes")
+    assert (refused.status_code, refused.json()["code"]) == (422, "fields_conflict")
+
+
+def test_a_cancelled_job_makes_no_version_and_ends_its_events(stepwise: Web) -> None:
+    path = begin(stepwise).headers["location"]
+    assert stepwise("DELETE", path).json()["state"] == "cancelled"
+    assert [kind for kind, _ in events(stepwise("GET", f"{path}/events"))] == ["cancelled"]
+    stepwise.services.adaptation.go.set()
+    assert stepwise("GET", path).json()["result"] is None
+    assert stepwise.services.lifecycle.kept == {}
+
+
+def test_a_job_that_is_over_cannot_be_cancelled(web: Web) -> None:
+    path = web("POST", "/adapt", **FORM, headers=ASYNC).headers["location"]
+    assert events(web("GET", f"{path}/events"))[-1][0] == "done"
+    assert web("DELETE", path).json()["state"] == "done"
+
+
+@pytest.mark.parametrize(("error", "code"), [(MemoryError(), "overloaded"), (KeyError("secret"), "internal_error")])
+def test_a_job_that_fails_says_why_as_the_answer_would_have(web: Web, error: Exception, code: str) -> None:
+    web.services.adaptation.raises = error
+    path = web("POST", "/adapt", **FORM, headers=ASYNC).headers["location"]
+    kind, job = events(web("GET", f"{path}/events"))[-1]
+    assert (kind, job["state"], job["problem"]["code"]) == ("failed", "failed", code)
+    assert "secret" not in json.dumps(job)
+
+
+def test_a_job_that_nobody_knows_is_a_problem_that_says_what_to_do(web: Web) -> None:
+    for method, path in (("GET", "/jobs/0"), ("DELETE", "/jobs/0"), ("GET", "/jobs/0/events")):
+        answer = web(method, path)
+        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_job")
+        assert "Idempotency-Key" in answer.json()["detail"]
+
+
+def test_a_key_s_jobs_count_as_its_adaptations_until_they_are_over(settings: Any) -> None:
+    services = FakeServices()
+    adaptation = services.adaptation = Stepwise(services)
+    several = load_settings(key_adapting=1, adapt_running=4)
+    with started(create_app(several, lambda _: services), services) as web:
+        headers = {**ASYNC, **key_for(web, "adapt")}
+        services.keys.read()
+        path = web("POST", "/adapt", **FORM, headers=headers).headers["location"]
+        assert web("POST", "/adapt", **FORM, headers=headers).status_code == 429
+        adaptation.go.set()
+        assert events(web("GET", f"{path}/events", headers=headers))[-1][0] == "done"
+        assert web("POST", "/adapt", **FORM, headers=headers).status_code == 202
+
+
+def test_where_several_workers_serve_the_version_itself_is_the_answer() -> None:
+    services = FakeServices()
+    with started(create_app(load_settings(workers=2), lambda _: services), services) as web:
+        answer = web("POST", "/adapt", **FORM, headers=ASYNC)
+    assert (answer.status_code, answer.json()["version"]) == (201, 1)
+
+
+def test_jobs_that_are_over_are_forgotten_after_a_while_and_others_are_not() -> None:
+    now = [0.0]
+    jobs = Jobs(clock=lambda: now[0])
+    over, going = (jobs.add("line", JobControl(), Future()) for _ in range(2))
+    jobs.ended(over)
+    now[0] = KEPT_S + 1
+    with pytest.raises(UnknownJob):
+        jobs.get(over.number, lambda _: True)
+    assert jobs.get(going.number, lambda _: True) is going
+    with pytest.raises(UnknownJob):
+        jobs.get(going.number, lambda client: client != "line")
+
+
+def test_what_was_accepted_is_ended_before_the_services_are_closed(settings: Any) -> None:
+    services = FakeServices()
+    with started(create_app(settings, lambda _: services), services):
+        pass
+    assert 0 < services.finished_within_s <= settings.drain_s + settings.stop_s

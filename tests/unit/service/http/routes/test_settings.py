@@ -1,0 +1,63 @@
+"""GET and PUT /clients/{client}/settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.domain.client import ClientSettings
+from tests.in_process import Web
+
+PATH = "/clients/line/settings"
+DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance": None}
+
+
+def test_a_client_has_the_defaults_until_it_chooses(two_versions: Web) -> None:
+    answer = two_versions("GET", PATH)
+    assert (answer.status_code, answer.json()) == (200, DEFAULTS)
+
+
+def test_what_is_put_replaces_all_that_was_chosen(two_versions: Web) -> None:
+    first = two_versions("PUT", PATH, json={"retain_samples": False})
+    assert (first.status_code, first.json()) == (200, {**DEFAULTS, "retain_samples": False})
+    assert two_versions("PUT", PATH, json={"keep_last": 4}).json() == {**DEFAULTS, "keep_last": 4}
+    assert two_versions("GET", PATH).json() == {**DEFAULTS, "keep_last": 4}
+
+
+def test_a_client_can_choose_before_its_first_sample(web: Web) -> None:
+    assert web("GET", PATH).json()["code"] == "unknown_client"
+    assert web("PUT", PATH, json={"retain_samples": False}).status_code == 200
+    assert web.services.lifecycle.chosen == {"line": ClientSettings(retain_samples=False)}
+    assert web("GET", "/clients/line").json()["versions"] == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"],
+)
+def test_what_is_no_setting_is_refused(two_versions: Web, body: Any) -> None:
+    answer = two_versions("PUT", PATH, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+    assert web_settings(two_versions) == ClientSettings()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"f\xff\xfe", b'{"keep_last": ' + b"9" * 5000 + b"}", b"[" * 50_000],
+    ids=["nothing", "cut off", "no text", "a long number", "many levels"],
+)
+def test_what_is_no_json_is_refused(two_versions: Web, body: bytes) -> None:
+    answer = two_versions("PUT", PATH, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+    assert answer.json()["detail"]
+
+
+def test_settings_come_as_json_alone(two_versions: Web) -> None:
+    answer = two_versions("PUT", PATH, data={"retain_samples": "false"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
+
+
+def web_settings(web: Web) -> ClientSettings:
+    found: ClientSettings = web.services.lifecycle.settings("line")
+    return found

@@ -1,0 +1,262 @@
+"""Deadlines of a connection, with a loop whose clock moves when told: nothing here waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from uvicorn.server import ServerState
+
+from service.http.connections import LEFTOVER_S, DeadlinedConfig, DeadlinedHttp, Deadlines
+
+DEADLINES = Deadlines(head_s=10.0, body_s=30.0, reader_s=20.0, connections=3)
+HEAD = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+
+
+class InnerLoopInput(asyncio.SelectorEventLoop):
+    """Seconds pass when `pass_s` says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def update_settings(self) -> None:
+        """Run what is ready, until nothing is."""
+        for _ in range(20):
+            self.call_soon(self.stop)
+            self.run_forever()
+
+    def pass_s(self, seconds: float) -> None:
+        self.update_settings()
+        self.now += seconds
+        self.update_settings()
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written; what the other side has not read is told by the test."""
+
+    def __init__(self, protocol: DeadlinedHttp) -> None:
+        super().__init__()
+        self.protocol = protocol
+        self.written = b""
+        self.unread = 0
+        self.closed = self.aborted = False
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+        self.protocol.connection_lost(None)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def pause_reading(self) -> None:
+        """Nothing comes by itself here."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes by itself here."""
+
+
+class Answering:
+    """An application that reads the body and answers, or answers at once, or waits; counts what it saw."""
+
+    def __init__(self) -> None:
+        self.reads_body = True
+        self.waits: asyncio.Event | None = None
+        self.disconnected = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        while self.reads_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                self.disconnected += 1
+                return
+            if not message["more_body"]:
+                break
+        if self.waits is not None:
+            await self.waits.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def loop() -> Iterator[InnerLoopInput]:
+    opened = InnerLoopInput()
+    asyncio.set_event_loop(opened)
+    yield opened
+    asyncio.set_event_loop(None)
+    opened.close()
+
+
+@pytest.fixture
+def app() -> Answering:
+    return Answering()
+
+
+@pytest.fixture
+def connect(loop: InnerLoopInput, app: Answering) -> Iterator[Callable[[], Wire]]:
+    config = DeadlinedConfig(app, DEADLINES, log_config=None, access_log=False, lifespan="off", ws="none")
+    config.load()
+    state = ServerState()
+    wires: list[Wire] = []
+
+    def connected() -> Wire:
+        protocol = DeadlinedHttp(config, state, {}, _loop=loop)
+        wires.append(Wire(protocol))
+        protocol.connection_made(wires[-1])
+        return wires[-1]
+
+    yield connected
+    for wire in wires:
+        if not wire.aborted:
+            wire.protocol.connection_lost(None)
+    loop.update_settings()
+
+
+def test_a_connection_that_says_nothing_is_closed(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+    wire = connect()
+    loop.pass_s(9.9)
+    assert not wire.closed
+    loop.pass_s(0.2)
+    assert wire.aborted
+
+
+def test_a_head_that_comes_in_drops_is_closed_however_steadily(
+    connect: Callable[[], Wire], loop: InnerLoopInput
+) -> None:
+    wire = connect()
+    for letter in HEAD[:10]:
+        wire.protocol.data_received(bytes([letter]))
+        loop.pass_s(1.1)
+    assert wire.aborted
+
+
+def test_a_body_that_comes_in_drops_is_closed_and_the_application_told(
+    connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering
+) -> None:
+    wire = connect()
+    loop.pass_s(9)
+    wire.protocol.data_received(HEAD)
+    for letter in b"hel":
+        loop.pass_s(9.9)
+        assert not wire.closed
+        wire.protocol.data_received(bytes([letter]))
+    loop.pass_s(0.4)
+    assert wire.aborted
+    loop.update_settings()
+    assert app.disconnected == 1
+
+
+def test_work_is_not_cut_off_however_long_it_takes(
+    connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering
+) -> None:
+    app.waits = asyncio.Event()
+    wire = connect()
+    wire.protocol.data_received(HEAD + b"hello")
+    loop.pass_s(1000)
+    assert not wire.closed
+    app.waits.set()
+    loop.update_settings()
+    assert wire.written.endswith(b"ok")
+
+
+def test_the_next_head_on_a_kept_connection_has_its_own_deadline(
+    connect: Callable[[], Wire], loop: InnerLoopInput
+) -> None:
+    wire = connect()
+    for _ in range(5):
+        wire.protocol.data_received(HEAD + b"hello")
+        loop.pass_s(4)
+    assert not wire.closed
+    for letter in HEAD[:5]:
+        wire.protocol.data_received(bytes([letter]))
+        loop.pass_s(1.9)
+    assert not wire.closed
+    loop.pass_s(0.5)
+    assert wire.aborted
+
+
+def test_a_body_that_goes_on_after_the_answer_is_closed(
+    connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering
+) -> None:
+    app.reads_body = False
+    wire = connect()
+    wire.protocol.data_received(b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    loop.update_settings()
+    assert wire.written.endswith(b"ok")
+    for _ in range(int(LEFTOVER_S) + 1):
+        if not wire.closed:
+            wire.protocol.data_received(b"5\r\nhello\r\n")
+        loop.pass_s(1.0)
+    assert wire.aborted
+
+
+def test_an_answer_that_nobody_reads_is_given_up(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+    wire = connect()
+    wire.unread = 100_000
+    wire.protocol.pause_writing()
+    loop.pass_s(9)
+    wire.protocol.data_received(HEAD + b"hello")
+    loop.pass_s(11.1)
+    assert wire.aborted
+
+
+def test_a_reader_that_catches_up_is_kept(connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering) -> None:
+    app.waits = asyncio.Event()
+    wire = connect()
+    wire.protocol.data_received(HEAD + b"hello")
+    for _ in range(4):
+        wire.unread = 100_000
+        wire.protocol.pause_writing()
+        loop.pass_s(15)
+        wire.unread = 0
+        wire.protocol.resume_writing()
+    loop.pass_s(100)
+    assert not wire.closed
+    app.waits.set()
+    loop.update_settings()
+
+
+def test_a_short_answer_that_nobody_reads_is_given_up_too(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+    wire = connect()
+    wire.unread = 10
+    wire.protocol.data_received(HEAD + b"hello")
+    loop.pass_s(5.1)
+    assert wire.closed  # idle for too long; what was written is still to be read
+    assert not wire.aborted
+    loop.pass_s(15)
+    assert wire.aborted
+
+
+def test_one_connection_too_many_is_closed_and_the_others_are_not(
+    connect: Callable[[], Wire], loop: InnerLoopInput
+) -> None:
+    wires = [connect() for _ in range(5)]
+    assert [wire.aborted for wire in wires] == [False, False, False, True, True]
+    wires[0].protocol.connection_lost(None)
+    assert not connect().aborted
+
+
+def test_a_closed_connection_leaves_no_timer(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+    wire = connect()
+    wire.protocol.data_received(HEAD)
+    wire.protocol.pause_writing()
+    wire.protocol.connection_lost(None)
+    loop.pass_s(1000)
+    assert not wire.aborted

@@ -1,0 +1,124 @@
+"""Keys with clients of their own: another's client is one that does not exist, on every route and in every way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from service.http.bound import BoundLifecycle, BoundServices
+from service.http.ports import LifecyclePort, Services
+from tests.in_process import PNG, Web
+from tests.unit.service.http.guarded import key_for
+
+REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "read": ("GET", "/clients/{client}", {}),
+    "versions": ("GET", "/clients/{client}/versions", {}),
+    "version": ("GET", "/clients/{client}/versions/1", {}),
+    "absent version": ("GET", "/clients/{client}/versions/99", {}),
+    "version out of range": ("GET", "/clients/{client}/versions/0", {}),
+    "weights": ("GET", "/clients/{client}/versions/1/weights", {}),
+    "history": ("GET", "/clients/{client}/history", {}),
+    "history at": ("GET", "/clients/{client}/history?at=2026-03-01T12:00:00Z", {}),
+    "history at nonsense": ("GET", "/clients/{client}/history?at=x", {}),
+    "alias": ("GET", "/clients/{client}/aliases/live", {}),
+    "absent alias": ("GET", "/clients/{client}/aliases/none", {}),
+    "move": ("PUT", "/clients/{client}/aliases/live", {"json": {"version": 1}}),
+    "move without a body": ("PUT", "/clients/{client}/aliases/live", {"json": {}}),
+    "move if matching": (
+        "PUT",
+        "/clients/{client}/aliases/live",
+        {"json": {"version": 1}, "headers": {"If-Match": '"1"'}},
+    ),
+    "move if nonsense": (
+        "PUT",
+        "/clients/{client}/aliases/live",
+        {"json": {"version": 1}, "headers": {"If-Match": "x"}},
+    ),
+    "rollback": ("POST", "/clients/{client}/rollback", {}),
+    "settings": ("GET", "/clients/{client}/settings", {}),
+    "update_settings nonsense": ("PUT", "/clients/{client}/settings", {"json": {"keep_last": 0}}),
+    "delete version": ("DELETE", "/clients/{client}/versions/1", {}),
+    "delete": ("DELETE", "/clients/{client}", {}),
+    "predict": ("POST", "/predict", {"data": {"client": "{client}"}, "files": [("images", ("a.png", PNG))]}),
+    "predict by version": (
+        "POST",
+        "/predict",
+        {"data": {"client": "{client}", "version": "1"}, "files": [("images", ("a.png", PNG))]},
+    ),
+    "predict without images": ("POST", "/predict", {"data": {"client": "{client}"}}),
+    "predict no image": ("POST", "/predict", {"data": {"client": "{client}"}, "files": [("images", ("a", b"x"))]}),
+    "predict a body": (
+        "POST",
+        "/predict?client={client}",
+        {"content": PNG, "headers": {"Content-Type": "image/png"}},
+    ),
+    "adapt": (
+        "POST",
+        "/adapt",
+        {"data": {"client": "{client}", "labels": ["a", "b"]}, "files": [("samples", (n, PNG)) for n in "12"]},
+    ),
+}
+
+
+def sent(
+    web: Web, request: tuple[str, str, dict[str, Any]], client: str, key: dict[str, str]
+) -> tuple[int, Any, bytes]:
+    """Status, headers without the request's id, and body with the client's name taken out."""
+    method, path, options = request
+    options = {**options, "headers": {**options.get("headers", {}), **key}}
+    if "data" in options:
+        options["data"] = {**options["data"], "client": client}
+    answer = web(method, path.format(client=client), **options)
+    headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "content-length"}}
+    return answer.status_code, headers, answer.content.replace(client.encode(), b"CLIENT")
+
+
+@pytest.mark.parametrize("request_name", REQUESTS)
+def test_the_client_of_another_is_answered_for_like_one_that_does_not_exist(guarded: Web, request_name: str) -> None:
+    own, others = key_for(guarded, clients=("mine",)), key_for(guarded)
+    for _ in range(2):
+        for client in ("mine", "another"):
+            fields = {"client": client, "labels": ["good", "bad"]}
+            files = [("samples", (f"{index}.png", PNG)) for index in range(2)]
+            assert guarded("POST", "/adapt", data=fields, files=files, headers=others).status_code == 201
+    request = REQUESTS[request_name]
+    assert sent(guarded, request, "another", own) == sent(guarded, request, "missing", own)
+    assert guarded("GET", "/clients/another", headers=others).json()["versions"] == 2
+    assert guarded("GET", "/clients/missing", headers=others).status_code == 404
+
+
+def test_a_missing_client_is_answered_for_alike_whether_a_key_reaches_it_or_not(guarded: Web) -> None:
+    for name, request in REQUESTS.items():
+        if name != "adapt":  # which makes the client
+            reached = sent(guarded, request, "missing", key_for(guarded))
+            assert reached == sent(guarded, request, "missing", key_for(guarded, clients=("mine",))), name
+
+
+def test_a_key_lists_its_own_clients_alone(guarded: Web) -> None:
+    everyone = key_for(guarded)
+    for client in ("a", "b", "c"):
+        fields = {"client": client, "labels": ["good", "bad"]}
+        guarded("POST", "/adapt", data=fields, files=[("samples", (n, PNG)) for n in "12"], headers=everyone)
+    listed = guarded("GET", "/clients", headers=key_for(guarded, "predict", clients=("c", "a", "z"))).json()["clients"]
+    assert [client["client"] for client in listed] == ["a", "c"]
+
+
+@pytest.mark.parametrize(("port", "bound"), [(LifecyclePort, BoundLifecycle), (Services, BoundServices)])
+def test_nothing_that_a_port_offers_goes_past_the_key_s_clients(port: type, bound: type) -> None:
+    assert {name for name in vars(port) if not name.startswith("_")} <= set(vars(bound))
+
+
+def test_a_key_settles_no_client_that_is_not_its_own(guarded: Web) -> None:
+    key = key_for(guarded, clients=("mine",))
+    answer = guarded("PUT", "/clients/yours/settings", json={"retain_samples": False}, headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_client")
+    assert guarded.services.lifecycle.kept == {}
+
+
+def test_a_key_makes_no_client_that_is_not_its_own(guarded: Web) -> None:
+    key = key_for(guarded, clients=("mine",))
+    fields = {"client": "yours", "labels": ["good", "bad"]}
+    answer = guarded("POST", "/adapt", data=fields, files=[("samples", (n, PNG)) for n in "12"], headers=key)
+    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_client")
+    assert guarded.services.adaptation.commands == []

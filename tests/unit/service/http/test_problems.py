@@ -1,0 +1,128 @@
+"""Every error raised on purpose has its row; what is not raised on purpose tells nothing."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+
+import pytest
+
+from models import errors as learning
+from models.errors import AnoleError
+from service import errors as serving
+from service.http import errors as refusals
+from service.http.problems import PROBLEMS, problem_of
+from tests.in_process import Web
+
+NEVER_ANSWERED = {
+    "AnoleError",
+    "ServiceError",
+    "RequestRefused",
+    "InvalidSettings",
+    "CheckpointInvalid",
+    "DataSetUnavailable",
+    "InvalidKey",
+    "UnknownKey",
+}
+"""Roots, and what can only stop a start, a training or a command on keys."""
+
+
+def raised_by(*modules: ModuleType) -> list[type[AnoleError]]:
+    return [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, AnoleError) and value.__module__ == module.__name__
+    ]
+
+
+@pytest.mark.parametrize("kind", raised_by(learning, serving, refusals), ids=lambda kind: kind.__name__)
+def test_every_error_raised_on_purpose_has_a_problem_of_its_own(kind: type[AnoleError]) -> None:
+    assert kind in PROBLEMS or kind.__name__ in NEVER_ANSWERED or problem_of_base(kind)
+
+
+def problem_of_base(kind: type[AnoleError]) -> bool:
+    return any(base in PROBLEMS and issubclass(base, serving.StoreUnavailable) for base in kind.__mro__)
+
+
+def test_codes_are_unique_and_in_snake_case() -> None:
+    codes = [problem.code for problem in PROBLEMS.values()]
+    assert len(codes) == len(set(codes))
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in codes)
+
+
+def test_the_nearest_class_decides() -> None:
+    full = problem_of(serving.StoreFull("no space left"))
+    assert full is not None
+    assert (full.status, full.code) == (507, "store_full")
+
+
+def test_an_error_nobody_raised_on_purpose_has_no_row() -> None:
+    assert problem_of(KeyError("x")) is None
+
+
+def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
+    answer = web("GET", "/clients/nobody")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json() == {
+        "type": "urn:anole:problem:unknown_client",
+        "title": "There is no such client",
+        "status": 404,
+        "code": "unknown_client",
+        "detail": "there is no client 'nobody'",
+        "instance": "/clients/nobody",
+    }
+
+
+def test_an_unexpected_error_answers_500_and_leaks_nothing(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
+    web.services.adaptation.raises = RuntimeError("the password is swordfish")
+    answer = web.adapt()
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "internal_error"
+    assert "swordfish" not in answer.text
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [
+        (serving.Overloaded("busy", retry_after_s=7), 503, "overloaded", "7"),
+        (serving.StoreUnavailable("locked"), 503, "store_unavailable", "5"),
+        (serving.StoreFull("no space"), 507, "store_full", None),
+        (serving.VersionCorrupt("flipped bit"), 503, "version_corrupt", None),
+        (learning.AdaptationDiverged(3, (0,)), 422, "adaptation_diverged", None),
+        (learning.ImageCorrupt("a.png: truncated"), 422, "image_corrupt", None),
+        (learning.ImageEmpty("a.png: no bytes"), 422, "image_empty", None),
+        (learning.ImageFormatUnsupported("a.png: text"), 415, "image_format_unsupported", None),
+        (learning.ImageTooLarge("a.png: 20000 x 20000"), 413, "image_too_large", None),
+        (learning.ImageTooSmall("a.png: 1 x 1"), 422, "image_too_small", None),
+        (serving.IdempotencyMismatch("other body"), 422, "idempotency_mismatch", None),
+        (serving.IdempotencyInFlight("still running"), 409, "idempotency_in_flight", None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+def test_what_a_use_case_raises_becomes_its_problem(
+    web: Web, error: AnoleError, status: int, code: str, retry_after: str | None
+) -> None:
+    web.services.adaptation.raises = error
+    answer = web.adapt()
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.json()["detail"] == str(error)
+    assert answer.headers.get("retry-after") == retry_after
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/docs/../../secret", 404, "not_found"),
+        ("DELETE", "/livez", 405, "method_not_allowed"),
+        ("GET", "/adapt", 405, "method_not_allowed"),
+    ],
+)
+def test_what_the_framework_refuses_is_a_problem_too(web: Web, method: str, path: str, status: int, code: str) -> None:
+    answer = web(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    if status == 405:
+        assert answer.headers["allow"]

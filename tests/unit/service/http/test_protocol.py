@@ -1,0 +1,140 @@
+"""The connection's protocol: a request's head is bounded, however it comes; bodies and later requests are not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from service.http.protocol import HEAD_BYTES, BoundedHttp
+
+Feed = Callable[..., bytes]
+REQUEST = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+
+
+class Wire(asyncio.Transport):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def pause_reading(self) -> None:
+        """Nothing comes by itself here."""
+
+    def resume_reading(self) -> None:
+        """Nothing comes by itself here."""
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire()
+
+
+@pytest.fixture
+def feed(wire: Wire) -> Iterator[Feed]:
+    """Send bytes on one connection, piece by piece; gives all that came back so far."""
+    loop = asyncio.new_event_loop()
+    config = uvicorn.Config(echo, log_config=None, access_log=False, lifespan="off", ws="none")
+    config.load()
+    protocol = BoundedHttp(config, ServerState(), {}, _loop=loop)
+
+    async def send(*pieces: bytes) -> bytes:
+        for data in pieces:
+            protocol.data_received(data)
+        await asyncio.gather(*protocol.tasks)
+        return wire.written
+
+    async def connect() -> None:
+        protocol.connection_made(wire)
+
+    async def leave() -> None:
+        protocol.connection_lost(None)
+
+    loop.run_until_complete(connect())
+    yield lambda *pieces: loop.run_until_complete(send(*pieces))
+    loop.run_until_complete(leave())
+    loop.close()
+
+
+def test_a_request_in_one_piece_is_answered(feed: Feed) -> None:
+    assert feed(REQUEST).endswith(b"hello")
+
+
+def test_pipelined_requests_without_end_are_no_long_head(feed: Feed, wire: Wire) -> None:
+    request = b"GET /x HTTP/1.1\r\nHost: a\r\nX-Padding: " + b"y" * 500 + b"\r\n\r\n"
+    for _ in range(2 * HEAD_BYTES // len(request)):
+        feed(request)
+    assert wire.written.count(b"HTTP/1.1 200 ") == 2 * HEAD_BYTES // len(request)
+    assert not wire.closed
+
+
+def test_a_body_may_be_longer_than_a_head(feed: Feed) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES)
+    assert feed(head + b"z" * (3 * HEAD_BYTES)).endswith(b"z" * HEAD_BYTES)
+
+
+def test_the_last_piece_of_a_body_is_no_part_of_the_next_head(feed: Feed, wire: Wire) -> None:
+    head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES)
+    assert feed(head, b"z" * (3 * HEAD_BYTES)).endswith(b"z" * HEAD_BYTES)
+    assert not wire.closed
+    assert feed(REQUEST).endswith(b"hello")
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"X-Y: " + b"z" * 1000 + b"\r\n", b"X: y\r\n" * 100, b"z" * 1000],
+    ids=["long headers", "many headers", "a header without end"],
+)
+def test_a_head_without_end_is_refused_and_the_connection_closed(feed: Feed, wire: Wire, piece: bytes) -> None:
+    feed(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Begins: y")
+    sent = 0
+    while not wire.closed and sent < 4 * HEAD_BYTES:
+        feed(piece)
+        sent += len(piece)
+    assert wire.closed
+    assert wire.written.startswith(b"HTTP/1.1 400 ")
+    assert sent <= HEAD_BYTES + 2 * len(piece)
+
+
+def test_a_request_line_without_end_is_refused(feed: Feed, wire: Wire) -> None:
+    feed(b"GET /")
+    for _ in range(HEAD_BYTES // 1000 + 2):
+        if not wire.closed:
+            feed(b"a" * 1000)
+    assert wire.written.startswith(b"HTTP/1.1 400 ")
+
+
+def test_blank_lines_before_a_request_have_an_end(feed: Feed, wire: Wire) -> None:
+    for _ in range(HEAD_BYTES // 1000 + 2):
+        if not wire.closed:
+            feed(b"\r\n" * 500)
+    assert wire.closed

@@ -1,0 +1,113 @@
+"""Adapting once, however often the request comes."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+
+from service.domain.version import Idempotency, Publication
+from service.errors import IdempotencyInFlight, IdempotencyMismatch
+from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.job_control import JobControl
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.idempotency import Adapts, IdempotentAdaptation, Recalls
+from service.usecases.uploads import Upload
+from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
+
+KEY = Idempotency("k", "1" * 64)
+COMMAND = AdaptCommand("line", (Upload("a", b"a"), Upload("b", b"b")), ("x", "y"), idempotency=KEY)
+
+
+class FakeStore(Recalls, Adapts):
+    """Remembers what was made under which key, as the store does in its publishing transaction."""
+
+    def __init__(self) -> None:
+        self._adaptation = FakeAdaptation(FakeLifecycle())
+        self._made: dict[tuple[str, str], tuple[str, Publication]] = {}
+        self.runs = 0
+        self.during = threading.Event()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
+        body_digest, made = self._made.get((client, idempotency.key), (idempotency.body_digest, None))
+        if body_digest != idempotency.body_digest:
+            raise IdempotencyMismatch("the key came with another body")
+        return made
+
+    def run(self, command: AdaptCommand, ticket: JobControl) -> AdaptOutcome:
+        self.runs += 1
+        self.during.set()
+        assert self.go_on.wait(30)
+        outcome = self._adaptation.run(command)
+        if command.idempotency is not None:
+            moves = self._adaptation.lifecycle.moves[command.client][-1:] if outcome.published else []
+            made = Publication(outcome.version, tuple(moves), outcome.live)
+            self._made[command.client, command.idempotency.key] = (command.idempotency.body_digest, made)
+        return outcome
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def once(store: FakeStore) -> IdempotentAdaptation:
+    return IdempotentAdaptation(store, store, AdaptQueue(2))
+
+
+@pytest.mark.parametrize("publish", ["always", "never"])
+def test_a_repeated_request_gets_the_first_answer_and_makes_nothing(
+    store: FakeStore, once: IdempotentAdaptation, publish: Literal["always", "never"]
+) -> None:
+    command = replace(COMMAND, publish=publish)
+    assert once.run(command) == once.run(command)
+    assert store.runs == 1
+
+
+def test_without_a_key_every_request_adapts(store: FakeStore, once: IdempotentAdaptation) -> None:
+    command = replace(COMMAND, idempotency=None)
+    assert [once.run(command).version.number for _ in range(2)] == [1, 2]
+
+
+def test_another_client_may_use_the_same_key(store: FakeStore, once: IdempotentAdaptation) -> None:
+    once.run(COMMAND)
+    assert once.run(replace(COMMAND, client="other")).version.number == 1
+    assert store.runs == 2
+
+
+def test_the_same_key_with_another_body_is_refused(store: FakeStore, once: IdempotentAdaptation) -> None:
+    once.run(COMMAND)
+    with pytest.raises(IdempotencyMismatch):
+        once.run(replace(COMMAND, idempotency=Idempotency("k", "2" * 64)))
+    assert store.runs == 1
+
+
+def test_a_repetition_while_the_first_is_running_is_refused_and_later_answered(
+    store: FakeStore, once: IdempotentAdaptation
+) -> None:
+    store.go_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(once.run, COMMAND)
+        assert store.during.wait(30)
+        with pytest.raises(IdempotencyInFlight, match="still running"):
+            once.run(COMMAND)
+        store.go_on.set()
+        assert once.run(replace(COMMAND, idempotency=Idempotency("other", "1" * 64))).version.number >= 1
+        assert first.result(30) == once.run(COMMAND)
+
+
+def test_a_request_that_failed_may_be_sent_again_under_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:
+    class Fails(Adapts):
+        def run(self, command: AdaptCommand, ticket: JobControl) -> AdaptOutcome:
+            raise ZeroDivisionError
+
+    failing = IdempotentAdaptation(store, Fails(), AdaptQueue())
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            failing.run(COMMAND)

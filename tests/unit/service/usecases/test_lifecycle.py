@@ -1,0 +1,170 @@
+"""The life of versions, as the use case offers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from service.domain.version import LIVE, Version
+from service.errors import (
+    AliasConflict,
+    InvalidName,
+    InvalidRequest,
+    NothingToRollBackTo,
+    UnknownAlias,
+    UnknownCheckpoint,
+    UnknownVersion,
+    VersionInUse,
+)
+from service.store.open_store import open_embedded
+from service.store.tensor_bytes import metadata_of
+from service.store.version_store import VersionStore
+from service.usecases.lifecycle import Lifecycle
+from tests.contract.values import CLIENT, a_draft
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[VersionStore]:
+    with open_embedded(tmp_path / "data", sync=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def lifecycle(store: VersionStore) -> Lifecycle:
+    return Lifecycle(store)
+
+
+def publish(store: VersionStore, value: float, client: str = CLIENT) -> Version:
+    sample = store.put_samples(client, [torch.zeros(1, 4, 4, dtype=torch.uint8)])[0]
+    digest, size_bytes = store.put_weights(client, {"head.bias": torch.full((2,), value)}, {"kind": "delta"})
+    draft = a_draft(client)
+    samples = tuple(replace(reference, digest=sample) for reference in draft.samples)
+    return store.publish(
+        replace(draft, samples=samples, weights_digest=digest, weights_bytes=size_bytes), [LIVE]
+    ).version
+
+
+def test_versions_and_clients_are_looked_up(store: VersionStore, lifecycle: Lifecycle) -> None:
+    made = [publish(store, value) for value in (1.0, 2.0)]
+    publish(store, 1.0, "line-2")
+    assert lifecycle.versions(CLIENT) == tuple(made)
+    assert lifecycle.version(CLIENT, 2) == made[1]
+    assert [client.name for client in lifecycle.clients()] == [CLIENT, "line-2"]
+    assert lifecycle.client("line-2").versions == 1
+    assert lifecycle.alias(CLIENT, LIVE).version == 2
+
+
+def test_a_roll_back_goes_back_and_further_back(store: VersionStore, lifecycle: Lifecycle) -> None:
+    for value in (1.0, 2.0, 3.0):
+        publish(store, value)
+    assert [lifecycle.rollback(CLIENT).version for _ in range(2)] == [2, 1]
+    with pytest.raises(NothingToRollBackTo):
+        lifecycle.rollback(CLIENT)
+    with pytest.raises(UnknownAlias):
+        lifecycle.rollback(CLIENT, "canary")
+    with pytest.raises(AliasConflict):
+        lifecycle.rollback(CLIENT, expected_revision=1)
+
+
+def test_an_alias_is_moved_by_compare_and_swap(store: VersionStore, lifecycle: Lifecycle) -> None:
+    publish(store, 1.0)
+    publish(store, 2.0)
+    assert lifecycle.move_alias(CLIENT, "canary", 1, 0).reason == "set"
+    assert lifecycle.move_alias(CLIENT, LIVE, 1, 2).revision == 3
+    with pytest.raises(AliasConflict):
+        lifecycle.move_alias(CLIENT, LIVE, 2, 2)
+
+
+def test_what_judged_at_a_time_is_what_was_live_then(store: VersionStore, lifecycle: Lifecycle) -> None:
+    publish(store, 1.0)
+    publish(store, 2.0)
+    lifecycle.move_alias(CLIENT, "canary", 2, None)
+    lifecycle.rollback(CLIENT)
+    first, second, canary, back = lifecycle.history(CLIENT)
+    just_before = timedelta(microseconds=1)
+    assert lifecycle.live_at(CLIENT, first.moved_at - just_before) is None
+    assert lifecycle.live_at(CLIENT, second.moved_at - just_before) == first
+    assert lifecycle.live_at(CLIENT, canary.moved_at) == second
+    assert lifecycle.live_at(CLIENT, datetime.now(UTC)) == back
+    assert lifecycle.live_at(CLIENT, datetime.now(UTC), "canary") == canary
+    assert lifecycle.history(CLIENT, second.moved_at) == (first, second)
+
+
+def test_a_time_without_a_zone_is_refused(store: VersionStore, lifecycle: Lifecycle) -> None:
+    publish(store, 1.0)
+    naive = datetime.fromisoformat("2026-03-01T14:31:00")
+    with pytest.raises(InvalidRequest, match="2026-03-01T14:31:00Z"):
+        lifecycle.history(CLIENT, naive)
+    with pytest.raises(InvalidRequest):
+        lifecycle.live_at(CLIENT, naive)
+
+
+def test_weights_are_handed_out_as_they_are_stored(store: VersionStore, lifecycle: Lifecycle) -> None:
+    publish(store, 1.5)
+    read = load(lifecycle.weights(CLIENT, 1))
+    assert list(read) == ["head.bias"]
+    assert torch.equal(read["head.bias"], torch.full((2,), 1.5))
+
+
+def test_weights_are_completed_by_those_of_the_meta_model(store: VersionStore) -> None:
+    def meta_weights(version: Version) -> Mapping[str, Tensor]:
+        assert version.draft.meta_model == "surfaces"
+        return {"conv.weight": torch.ones(3), "head.bias": torch.zeros(5)}
+
+    publish(store, 1.5)
+    content = Lifecycle(store, meta_weights).weights(CLIENT, 1)
+    read = load(content)
+    assert torch.equal(read["conv.weight"], torch.ones(3))
+    assert torch.equal(read["head.bias"], torch.full((2,), 1.5))
+    assert metadata_of(content) == {"kind": "delta"}
+
+
+def test_weights_whose_meta_model_is_gone_are_not_handed_out_in_part(store: VersionStore) -> None:
+    def meta_weights(version: Version) -> Mapping[str, Tensor]:
+        raise UnknownCheckpoint(f"no checkpoint {version.draft.meta_model!r}")
+
+    publish(store, 1.5)
+    with pytest.raises(UnknownCheckpoint):
+        Lifecycle(store, meta_weights).weights(CLIENT, 1)
+
+
+def test_deleting_leaves_the_rest_whole(store: VersionStore, lifecycle: Lifecycle) -> None:
+    publish(store, 1.0)
+    publish(store, 2.0)
+    publish(store, 1.0, "line-2")
+    with pytest.raises(VersionInUse):
+        lifecycle.delete_version(CLIENT, 2)
+    lifecycle.delete_version(CLIENT, 1)
+    with pytest.raises(UnknownVersion):
+        lifecycle.weights(CLIENT, 1)
+    assert lifecycle.delete_client("line-2").versions == 1
+    assert [client.name for client in lifecycle.clients()] == [CLIENT]
+    assert lifecycle.check().whole
+    assert lifecycle.collect(grace_s=0.0).removed == 0
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda lifecycle: lifecycle.client("../x"),
+        lambda lifecycle: lifecycle.versions("Line"),
+        lambda lifecycle: lifecycle.version("", 1),
+        lambda lifecycle: lifecycle.history("a b"),
+        lambda lifecycle: lifecycle.alias(CLIENT, "7"),
+        lambda lifecycle: lifecycle.move_alias(CLIENT, "7", 1, None),
+        lambda lifecycle: lifecycle.rollback(CLIENT, "a/b"),
+        lambda lifecycle: lifecycle.weights("x" * 65, 1),
+        lambda lifecycle: lifecycle.delete_version("é", 1),
+        lambda lifecycle: lifecycle.delete_client("."),
+    ],
+)
+def test_a_name_outside_its_rule_is_refused(lifecycle: Lifecycle, ask: Callable[[Lifecycle], object]) -> None:
+    with pytest.raises(InvalidName):
+        ask(lifecycle)
