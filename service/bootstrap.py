@@ -9,7 +9,6 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
-import structlog
 import torch
 
 from models.adaptation.allocator import keep_freed_memory
@@ -23,7 +22,6 @@ from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.runtime.device import pick_device, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
-from service.runtime.quarantine import Quarantine
 from service.runtime.version_weights import VersionWeights
 from service.runtime.weight_cache import WeightCache
 from service.settings import Settings, child_environment
@@ -37,9 +35,7 @@ from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import Batching, Prediction
-from service.usecases.quarantined import AdaptQuarantined
 from service.usecases.readiness import Readiness
-from service.usecases.rerun import Rerun
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,6 @@ class Services:
 
     Attributes:
         adaptation: makes versions, once a request.
-        rerun: makes a version again from its record, to compare.
         prediction: judges images.
         lifecycle: reads and moves what is stored.
         meta_models: what there is to start from.
@@ -60,7 +55,6 @@ class Services:
     """
 
     adaptation: IdempotentAdaptation
-    rerun: Rerun
     prediction: Prediction
     lifecycle: Lifecycle
     meta_models: CheckpointList
@@ -99,16 +93,14 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
     batching = Batching(settings.predict_batch, settings.predict_running)
-    quarantine = _quarantine(settings)
-    prediction = Prediction(store, learners, _weights(settings, store), decoder, batching, quarantine)
-    adaptation = AdaptQuarantined(Adaptation(store, learners, decoder, limits), quarantine)
+    prediction = Prediction(store, learners, _weights(settings, store), decoder, batching)
+    adaptation = Adaptation(store, learners, decoder, limits)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
         return learners.of(digest, name).checkpoint.weights
 
     return Services(
         adaptation=IdempotentAdaptation(store, adaptation, queue),
-        rerun=Rerun(store, learners, queue),
         prediction=prediction,
         lifecycle=Lifecycle(
             store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
@@ -116,9 +108,9 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         meta_models=CheckpointList([_summary(current.checkpoint)]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=functools.partial(_readings, prediction, queue, decoder, quarantine),
+        readings=functools.partial(_readings, prediction, queue, decoder),
         finish=queue.close,
-        close=functools.partial(_close, queue, prediction, current, decoder, keys, store, quarantine),
+        close=functools.partial(_close, queue, prediction, current, decoder, keys, store),
     )
 
 
@@ -132,11 +124,11 @@ def _cores_each(settings: Settings) -> int:
     return max(1, cores // (settings.workers * torch_threads(settings, cores)))
 
 
-def _readings(*held: Prediction | AdaptQueue | Decoder | Quarantine) -> dict[str, float]:
+def _readings(*held: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
     return {name: figure for one in held for name, figure in one.readings().items()}
 
 
-def _close(*held: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore | Quarantine) -> None:
+def _close(*held: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore) -> None:
     for one in held:
         one.close()
 
@@ -161,17 +153,6 @@ def _decoder(settings: Settings) -> Decoder:
         return InlineDecoder(limits)
     bounds = PoolBounds(settings.decoder_processes, settings.decode_s, settings.decoder_bytes)
     return DecoderPool(limits, bounds, child_environment())
-
-
-def _quarantine(settings: Settings) -> Quarantine:
-    """The quarantine of all processes that serve from this data folder; of none where nothing can be written now."""
-    try:
-        return Quarantine(settings.data / "in-work", settings.quarantine_s)
-    except OSError as error:
-        structlog.get_logger("anole.bootstrap").warning(
-            "no quarantine: its folder cannot be written", reason=str(error)
-        )
-        return Quarantine(None, settings.quarantine_s)
 
 
 def open_store(settings: Settings, told: Told = nobody) -> VersionStore:

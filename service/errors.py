@@ -23,7 +23,6 @@
         ├── AliasConflict           If-Match did not match: somebody moved the alias first
         ├── VersionInUse            a version that an alias points at cannot be deleted
         ├── VersionCorrupt          stored content does not match its digest
-        ├── RequestQuarantined      a process died of this request, twice
         ├── ParentSuperseded        another version went live while an extension was being made from the one before
         ├── UnknownJob              no such job in this process: it ended with its process, or is long over
         ├── JobCancelled            an adaptation that was ended on request; there is no version
@@ -144,10 +143,6 @@ class VersionInUse(ServiceError):
 
 class VersionCorrupt(ServiceError):
     """Stored weights or samples that do not match the digest they are named by."""
-
-
-class RequestQuarantined(ServiceError):
-    """A process of the service died twice while it worked on this request; for a while it is not tried again."""
 
 
 class ParentSuperseded(ServiceError):

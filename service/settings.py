@@ -120,10 +120,6 @@ class Settings(BaseSettings):
     )
     predict_s: float = Field(5.0, gt=0, le=600, description="seconds for a prediction, waiting included, then 503")
 
-    quarantine_s: float = Field(
-        3600.0, gt=0, le=30 * 86_400, description="seconds for which a request that a process died of twice is refused"
-    )
-
     # What is kept in memory
     cache_bytes: Bytes = Field(256 * _MIB, description="weights of versions kept ready for prediction, per worker")
     packed_bytes: int = Field(

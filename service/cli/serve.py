@@ -6,6 +6,7 @@ import contextlib
 import functools
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ from service.usecases.keys import admit_first
 
 _BACKLOG: Final = 1024
 _OTHER_FILES: Final = 512
+_FIRST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
+_CALM_S: Final = 120.0
 _OPEN: Final = "open to everyone on this machine; the first `anole keys create` closes it"
 _EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
 
@@ -42,6 +46,50 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._announce()
+
+
+class RestartBackoff:
+    """Decides when the next dead worker is replaced.
+
+    The first one is replaced at once. Each further replacement doubles the pause before the next, from 1 s to 30 s,
+    until two minutes pass without a death.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._pause_s = 0.0
+        self._restarted_at_s = -float("inf")
+
+    def is_due(self) -> bool:
+        """Return whether the pause after the last replacement is over."""
+        return self._clock() >= self._restarted_at_s + self._pause_s
+
+    def record_restart(self) -> None:
+        """Record that workers have just been replaced."""
+        now_s = self._clock()
+        calm = now_s - self._restarted_at_s >= _CALM_S
+        self._pause_s = _FIRST_PAUSE_S if calm else min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        self._restarted_at_s = now_s
+
+
+class _Supervisor(Multiprocess):
+    """Uvicorn's supervisor, which replaces dead and hung workers; here with pauses that grow while they keep dying."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._backoff = RestartBackoff()
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace dead workers, unless the pause after the last replacement is not over."""
+        if not self._backoff.is_due():
+            return
+        before = list(self.processes)
+        super().keep_subprocess_alive()
+        if self.processes != before:
+            self._backoff.record_restart()
 
 
 def run(settings: Settings) -> None:
@@ -66,7 +114,7 @@ def run(settings: Settings) -> None:
                 services.close()
                 hand_to_workers(settings)
                 announce()
-                Multiprocess(_config(settings, "service.http.app:application"), sockets=[listener]).run()
+                _Supervisor(_config(settings, "service.http.app:application"), sockets=[listener]).run()
 
 
 def _allow_files(count: int) -> None:

@@ -74,7 +74,6 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     learning.InvalidTask: Problem(422, "invalid_task", "The samples do not make a task"),
     learning.InvalidConfig: Problem(422, "invalid_recipe", "A setting of the inner loop is not allowed"),
     learning.AdaptationDiverged: Problem(422, "adaptation_diverged", "The adaptation diverged"),
-    serving.RequestQuarantined: Problem(422, "request_quarantined", "The service died of this request"),
     # What an image is
     learning.ImageEmpty: Problem(422, "image_empty", "An image file is empty"),
     learning.ImageCorrupt: Problem(422, "image_corrupt", "An image is truncated or damaged"),

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
-from service.domain.maintenance import CheckReport, CollectReport, Erasure
+from service.domain.maintenance import Erasure
 from service.domain.names import validate_alias_name, validate_client_name
 from service.domain.version import LIVE, AliasMove, Version
 from service.errors import InvalidRequest
 from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
-from service.store.upkeep import GRACE_S
 from service.store.version_store import VersionStore
 
 
@@ -60,16 +59,6 @@ class Lifecycle:
             InvalidRequest: `at` has no time zone.
         """
         return self._store.history(validate_client_name(client), at=None if at is None else _with_zone(at))
-
-    def live_at(self, client: str, at: datetime, alias: str = LIVE) -> AliasMove | None:
-        """The move that the alias stood at then: its `version` judged at that time; None before its first move.
-
-        Raises:
-            InvalidName, UnknownClient.
-            InvalidRequest: `at` has no time zone.
-        """
-        moves = [move for move in self.history(client, at) if move.alias == validate_alias_name(alias)]
-        return moves[-1] if moves else None
 
     def alias(self, client: str, alias: str) -> AliasMove:
         """Where the alias points: its latest move. Raises InvalidName, UnknownClient, UnknownAlias."""
@@ -144,14 +133,6 @@ class Lifecycle:
         """
         self._store.update_settings(validate_client_name(client), settings)
         return settings
-
-    def collect(self, grace_s: float = GRACE_S) -> CollectReport:
-        """Let go of versions beyond what their clients keep; remove what none needs and is older than `grace_s`."""
-        return self._store.collect(grace_s=grace_s)
-
-    def check(self) -> CheckReport:
-        """Read and verify everything that a version needs."""
-        return self._store.check()
 
 
 def _with_zone(at: datetime) -> datetime:

@@ -19,7 +19,6 @@ from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.decoding.decoder import Decoder
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
 from service.runtime.predict_batcher import PredictBatcher
-from service.runtime.quarantine import Quarantine, digest_of
 from service.runtime.version_weights import VersionWeights
 from service.store.served_reads import ServedReads
 from service.store.version_store import VersionStore
@@ -95,7 +94,6 @@ class Prediction:
         weights: of versions, ready to judge with.
         decoder: turns bytes into images.
         batching: how requests share the device.
-        quarantine: of requests that processes died of; none unless given.
     """
 
     def __init__(
@@ -105,15 +103,13 @@ class Prediction:
         weights: VersionWeights,
         decoder: Decoder,
         batching: Batching = Batching(),
-        quarantine: Quarantine | None = None,
     ) -> None:
         self._served = ServedReads(store)
         self._learners = learners
         self._weights = weights
         self._decoder = decoder
-        guarded = self._answers if quarantine is None else quarantine.guarding(self._answers, _digest)
         self._batcher: PredictBatcher[_Request, PredictOutcome] = PredictBatcher(
-            guarded, batching.images, batching.batches
+            self._answers, batching.images, batching.batches
         )
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
@@ -198,10 +194,6 @@ class Prediction:
             ]
             for places, judged in zip(mine, learner.forward.judge(asked), strict=True):
                 yield from _outcomes({place: decoded[place] for place in places}, judged, began)
-
-
-def _digest(request: _Request) -> bytes:
-    return digest_of("predict", request.client, request.reference, *(upload.content for upload in request.uploads))
 
 
 def _named(request: _Request) -> tuple[str, str | int]:

@@ -16,6 +16,7 @@ from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started
+from tests.repeated import repeats_bit_by_bit
 
 CLASSES = {"fine": 6, "coarse": 20}
 
@@ -187,11 +188,11 @@ def test_everything_is_there_after_a_start_from_the_same_folder(web: Web, settin
         assert predict(restarted, striped(2, 4)).json()["predictions"] == judged
 
 
-def test_a_version_is_made_again_from_its_record_bit_by_bit(web: Web) -> None:
+def test_a_version_is_made_again_from_its_record_bit_by_bit(web: Web, settings: Settings) -> None:
     adapt(web)
     adapt(web, classes={"broad": 30}, steps="3", learning_rate="0.02", seed="11")
     for number in (1, 2):
-        assert web.services.rerun.run("line", number).identical
+        assert repeats_bit_by_bit(settings, "line", number)
 
 
 def test_a_flipped_bit_in_stored_weights_is_found_and_never_judged_with(web: Web, settings: Settings) -> None:

@@ -16,6 +16,7 @@ from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import started
+from tests.repeated import repeats_bit_by_bit
 
 
 def adapted_by(
@@ -24,18 +25,17 @@ def adapted_by(
     """The answer, the version's record, and whether adapting again from the record gives the same bits."""
     path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.rates)}.safetensors", "line"
     save_checkpoint(replace(load_checkpoint(settings.meta_model), recipe=recipe), path)
-    services = bootstrap.build(
-        settings.model_copy(update={"meta_model": str(path), "data": folder / path.stem}),
-    )
+    own = settings.model_copy(update={"meta_model": str(path), "data": folder / path.stem})
+    services = bootstrap.build(own)
     files = [
         ("samples", (f"{period}-{n}.png", image)) for period in (6, 20) for n, image in enumerate(striped(3, period))
     ]
-    with started(create_app(settings, lambda _: services), services) as web:
+    with started(create_app(own, lambda _: services), services) as web:
         form = {"client": name, "labels": ["left", "right"] * 3}  # not to be learned at once
         answer = web("POST", "/adapt", data=form, files=files)
         assert answer.status_code == 201, answer.text
         record = web("GET", f"/clients/{name}/versions/1").json()
-        return answer.json(), record, services.rerun.run(name, 1).identical
+        return answer.json(), record, repeats_bit_by_bit(own, name, 1)
 
 
 def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(

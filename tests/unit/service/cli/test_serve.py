@@ -188,3 +188,21 @@ def test_the_announcement_of_a_guarded_service_shows_where_the_key_goes(
 )
 def test_workers_split_the_cores(asked: int, workers: int, cores: int, given: int) -> None:
     assert bootstrap.torch_threads(load_settings(torch_threads=asked, workers=workers), cores) == given
+
+
+def test_restarts_pause_longer_while_workers_keep_dying() -> None:
+    now_s = 100.0
+    backoff = serve.RestartBackoff(lambda: now_s)
+    pauses_s = []
+    for _ in range(7):
+        began_s = now_s
+        while not backoff.is_due():
+            now_s += 0.5
+        pauses_s.append(now_s - began_s)
+        backoff.record_restart()
+    assert pauses_s == [0, 1, 2, 4, 8, 16, 30]
+    now_s += 150
+    assert backoff.is_due()
+    backoff.record_restart()
+    now_s += 1
+    assert backoff.is_due()

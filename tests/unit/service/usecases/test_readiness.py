@@ -12,7 +12,7 @@ LIMIT_S = 60
 
 HAMMERED = """
 import signal
-from service.readiness import Readiness
+from service.usecases.readiness import Readiness
 readiness = Readiness({})
 came = 0
 def on_alarm(number, frame):

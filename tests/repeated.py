@@ -1,0 +1,24 @@
+"""Adapts a stored version again from its record alone, to show that the record holds everything the version needs."""
+
+from __future__ import annotations
+
+import torch
+
+from models.checkpoint import load_checkpoint
+from models.config import InnerLoopConfig
+from service.bootstrap import open_store
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
+from service.settings import Settings
+
+
+def repeats_bit_by_bit(settings: Settings, client: str, number: int) -> bool:
+    """Whether the version's samples, recipe and seed give exactly its stored weights and statistics again."""
+    checkpoint = LoadedCheckpoint(load_checkpoint(settings.meta_model), torch.device("cpu"))
+    with open_store(settings) as store:
+        draft = store.version(client, number).draft
+        images = [store.sample(client, sample.digest) for sample in draft.samples]
+        labels = [draft.classes.index(sample.label) for sample in draft.samples]
+        support = checkpoint.support(images, labels, len(draft.classes))
+        adapted = checkpoint.adapt(support, InnerLoopConfig.from_json(draft.recipe), draft.seed)
+        again, stored = checkpoint.delta(adapted), store.weights(client, draft.weights_digest)
+    return again.keys() == stored.keys() and all(torch.equal(again[name], stored[name]) for name in stored)
