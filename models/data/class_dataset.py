@@ -15,7 +15,7 @@ from models.errors import DataSetUnavailable
 
 
 class ClassDataset(ABC):
-    """A data set seen as classes of images, resized but not yet scaled to float: see ``models.images.preprocessing.normalise``."""
+    """Classes of images, resized but not yet scaled to float; see `models.images.preprocessing.normalise`."""
 
     name: str
     class_names: tuple[str, ...]

@@ -1,1 +1,1 @@
-
+"""Predicts with adapted weights."""

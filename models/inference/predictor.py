@@ -1,7 +1,7 @@
 """Judging images of many versions in one call, each with its own weights: what is asked, and what every way shares.
 
 `predict.judge` is the plain way for one version and says what is right; how many versions go through a net together is
-a `BatchPredictor`'s to decide, and which forward is used where its maker's. It refuses to know clients, versions and files.
+a `BatchPredictor`'s to decide, and which forward is used where its maker's.
 """
 
 from __future__ import annotations

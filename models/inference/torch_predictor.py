@@ -24,7 +24,7 @@ _IMAGES_AT_ONCE = 32
 
 
 class TorchPredictor(BatchPredictor):
-    """See `BatchPredictor`. Versions with about as many images run together: each is filled up to the next power of two.
+    """See `BatchPredictor`. Versions with about as many images run together, filled up to the next power of two.
 
     Args:
         net: the architecture.

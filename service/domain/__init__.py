@@ -1,1 +1,1 @@
-
+"""Records and rules without I/O."""

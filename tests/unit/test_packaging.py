@@ -100,7 +100,11 @@ def test_the_constraints_hold_no_address_and_no_option() -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    [r"models/pretrained/.+\.safetensors", r"service/store/catalog/migrations/versions/.+\.py", r".+/entry_points\.txt"],
+    [
+        r"models/pretrained/.+\.safetensors",
+        r"service/store/catalog/migrations/versions/.+\.py",
+        r".+/entry_points\.txt",
+    ],
 )
 def test_the_built_package_carries_what_serving_needs(wheel_names: list[str], pattern: str) -> None:
     assert [name for name in wheel_names if re.fullmatch(pattern, name)]

@@ -1,1 +1,1 @@
-
+"""The catalog: clients, versions, aliases and keys in a SQL database."""
