@@ -17,7 +17,7 @@ from service.http.mailbox import Mailbox
 from service.http.middleware.auth import CALLER
 from service.http.ports import Services
 from service.http.problems import MEDIA_TYPE, PROBLEMS
-from service.http.schemas.resources import ProblemDetails
+from service.http.schemas.base import ProblemDetails
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.jobs import Jobs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff
@@ -11,19 +12,21 @@ from service.domain.report import HELD_OUT, ClassEstimate, HeldOutPrediction, he
 from service.domain.version import LIVE, AliasMove, Version
 from service.http.preconditions import etag
 from service.http.problems import answer_to
-from service.http.schemas import report as reports
+from service.http.schemas import reports
 from service.http.schemas import resources as schemas
-from service.http.schemas.job import JobInfo, JobSteps
+from service.http.schemas.base import ProblemDetails
+from service.http.schemas.resources import Job as JobInfo
+from service.http.schemas.resources import JobSteps
 from service.usecases.adapt import AdaptOutcome
 from service.usecases.checkpoints import CheckpointSummary
 from service.usecases.jobs import Job
 from service.usecases.predict import PredictOutcome
 
 
-def adapted(outcome: AdaptOutcome) -> schemas.Adapted:
+def adapted(outcome: AdaptOutcome) -> schemas.AdaptResponse:
     """The answer of POST /adapt."""
     draft = outcome.version.draft
-    return schemas.Adapted(
+    return schemas.AdaptResponse(
         client=draft.client,
         version=outcome.version.number,
         parent=draft.parent,
@@ -52,18 +55,18 @@ def job(own: Job) -> JobInfo:
     )
 
 
-def _problem(error: Exception, own: Job) -> schemas.ProblemDetails:
-    return schemas.ProblemDetails.model_validate_json(bytes(answer_to(error, f"/jobs/{own.number}").body))
+def _problem(error: Exception, own: Job) -> ProblemDetails:
+    return ProblemDetails.model_validate_json(bytes(answer_to(error, f"/jobs/{own.number}").body))
 
 
-def predicted(outcome: PredictOutcome) -> schemas.Predicted:
+def predicted(outcome: PredictOutcome) -> schemas.PredictResponse:
     """The answer of POST /predict."""
-    return schemas.Predicted(
+    return schemas.PredictResponse(
         client=outcome.client,
         version=outcome.version,
         weights_digest=outcome.weights_digest,
         predictions=[
-            schemas.ImageVerdict(
+            schemas.ImagePrediction(
                 name=image.name,
                 label=image.label,
                 confidence=image.confidence,
@@ -155,19 +158,19 @@ def history(client_name: str, at: datetime | None, live: int | None, moves: tupl
     return schemas.History(client=client_name, at=at, live=live, moves=[alias(move) for move in moves])
 
 
-def choices(settings: ClientSettings) -> schemas.ClientSettingsBody:
+def choices(settings: ClientSettings) -> schemas.ClientSettings:
     """A client's settings."""
-    return schemas.ClientSettingsBody.model_validate(settings.to_json())
+    return schemas.ClientSettings.model_validate(settings.to_json())
 
 
-def chosen(body: schemas.ClientSettingsBody) -> ClientSettings:
+def chosen(body: schemas.ClientSettings) -> ClientSettings:
     """The settings that a request asks for."""
     return ClientSettings.from_json(body.model_dump())
 
 
-def erased(erasure: Erasure) -> schemas.Erased:
+def erased(erasure: Erasure) -> schemas.DeletedClient:
     """What a deletion took away."""
-    return schemas.Erased(
+    return schemas.DeletedClient(
         client=erasure.client, versions=erasure.versions, blobs=erasure.blobs, bytes=erasure.blobs_bytes
     )
 
@@ -225,10 +228,12 @@ def _estimate(own: ClassEstimate | None) -> reports.ClassEstimate | None:
     return None if own is None else reports.ClassEstimate(judged=own.judged, right=own.right, estimate=own.share)
 
 
-def _answer(own: HeldOutPrediction | None) -> reports.HeldOut | None:
+def _answer(own: HeldOutPrediction | None) -> reports.HeldOutPrediction | None:
     if own is None:
         return None
-    return reports.HeldOut(label=own.label, confidence=own.confidence, verdict="known" if own.known else "unknown")
+    return reports.HeldOutPrediction(
+        label=own.label, confidence=own.confidence, verdict="known" if own.known else "unknown"
+    )
 
 
 def _report(version: Version) -> reports.Report:

@@ -1,1 +1,1 @@
-"""What every request passes through before its route."""
+"""ASGI middleware: authentication, limits and logging."""

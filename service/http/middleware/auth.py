@@ -1,7 +1,6 @@
-"""The door: who calls, may they do that, and have they not taken their share. Plain ASGI, before a body byte is read.
+"""Authentication and rate limits, before any byte of the body is read.
 
-It looks at method, ``scope["path"]`` and headers alone and knows no resource; which clients a key can access is
-looked at where a client is named (``bound.py``).
+Which clients a key can access is checked where a client is named (``bound.py``).
 """
 
 from __future__ import annotations

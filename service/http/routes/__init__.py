@@ -1,1 +1,1 @@
-"""The routes, one file a resource."""
+"""FastAPI routes, one module per resource."""

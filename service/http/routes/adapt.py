@@ -28,8 +28,8 @@ from service.http.middleware.auth import ADAPTING
 from service.http.middleware.logging import NOTES
 from service.http.problems import problem_of
 from service.http.schemas import resources as schemas
-from service.http.schemas.job import JobInfo
-from service.http.schemas.report import Report
+from service.http.schemas.reports import Report
+from service.http.schemas.resources import Job as JobInfo
 from service.http.waiting import answered
 from service.runtime.job_control import JobControl
 from service.settings import Settings
@@ -118,7 +118,7 @@ _BODY: Final[dict[str, Any]] = {
     "/adapt",
     status_code=201,
     summary="Adapt to labelled images",
-    response_model=schemas.Adapted,
+    response_model=schemas.AdaptResponse,
     responses={
         202: {"model": JobInfo, "description": "accepted as a job"},
         **problems(400, 409, 413, 415, 422, 503, 507),
@@ -133,7 +133,7 @@ async def adapt(
         str | None, Header(alias="Idempotency-Key", description="the same key and body get the same answer")
     ] = None,
     prefer: Annotated[str, Header(description="respond-async: answer 202 with a job, and adapt meanwhile")] = "",
-) -> schemas.Adapted | Response:
+) -> schemas.AdaptResponse | Response:
     """Make a new version of a client from labelled images, and put it live unless its examination says otherwise.
 
     Send `samples` with as many `labels` in the same order, or an `archive`: a zip with one folder a class.

@@ -34,7 +34,7 @@ def read_client(client: ClientPath, services: ServicesDep, response: Response) -
 
 
 @router.delete("/{client}", summary="Delete a client", responses=problems(404, 422, 503))
-def delete_client(client: ClientPath, services: ServicesDep) -> schemas.Erased:
+def delete_client(client: ClientPath, services: ServicesDep) -> schemas.DeletedClient:
     """Erase everything a client has: versions, samples, weights, aliases and their log, settings; says how much."""
     return views.erased(services.lifecycle.delete_client(client))
 

@@ -52,9 +52,9 @@ _START: Final = """SwaggerUIBundle({
 
 
 @router.get("/")
-async def landing(request: Request, services: ServicesDep) -> schemas.Landing:
+async def landing(request: Request, services: ServicesDep) -> schemas.ServiceInfo:
     """Where to go from here, and whether a key is needed."""
-    return schemas.Landing(
+    return schemas.ServiceInfo(
         service="anole",
         version=request.app.version,
         access="open" if services.keys.open else "key",

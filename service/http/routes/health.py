@@ -13,17 +13,17 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/livez", summary="Is the process alive?")
-async def live() -> schemas.Alive:
+async def live() -> schemas.Liveness:
     """Answered by the event loop alone."""
-    return schemas.Alive()
+    return schemas.Liveness()
 
 
 @router.get(
     "/readyz",
     summary="May requests be sent here?",
-    responses={503: {"model": schemas.Ready, "description": "A check failed, or the process is about to stop"}},
+    responses={503: {"model": schemas.Readiness, "description": "A check failed, or the process is about to stop"}},
 )
-def ready(services: ServicesDep, response: Response) -> schemas.Ready:
+def ready(services: ServicesDep, response: Response) -> schemas.Readiness:
     """Catalog and blobs can be read, the meta-model is the one that was loaded, and the process is not stopping.
 
     Where a key is needed elsewhere, what is wrong is told to the log alone: it may name folders and hosts.
@@ -34,7 +34,7 @@ def ready(services: ServicesDep, response: Response) -> schemas.Ready:
     if wrong:
         structlog.get_logger("anole.readiness").warning("not ready", **wrong)
     told = report.checks if services.keys.open else {**report.checks, **dict.fromkeys(wrong, "failed")}
-    return schemas.Ready(status="ready" if report.ready else "not ready", checks=dict(told))
+    return schemas.Readiness(status="ready" if report.ready else "not ready", checks=dict(told))
 
 
 @router.get(

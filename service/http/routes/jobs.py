@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from service.http import responses as views
 from service.http.dependencies import ContextDep, problems
 from service.http.middleware.auth import CALLER
-from service.http.schemas.job import JobInfo
+from service.http.schemas.resources import Job as JobInfo
 from service.usecases.jobs import Job
 
 router = APIRouter(prefix="/jobs/{job}", tags=["adapt"])

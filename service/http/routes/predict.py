@@ -61,7 +61,7 @@ _BODY: Final[dict[str, Any]] = {
 @router.post(
     "/predict",
     summary="Judge images by a client's version",
-    response_model=schemas.Predicted,
+    response_model=schemas.PredictResponse,
     responses=problems(400, 404, 409, 413, 415, 422, 503),
     openapi_extra=_BODY,
 )

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from service.http import responses as views
 from service.http.dependencies import ClientPath, ServicesDep, VersionPath, problems
-from service.http.schemas import report as reports
+from service.http.schemas import reports
 from service.http.schemas import resources as schemas
 
 router = APIRouter(prefix="/clients/{client}/versions", tags=["versions"])

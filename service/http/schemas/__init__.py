@@ -1,1 +1,1 @@
-"""What requests and answers look like as JSON."""
+"""The JSON of requests and answers as pydantic models, shared by the server and the Python client."""

@@ -1,89 +1,109 @@
-"""The JSON of every answer, documented for /docs. It knows nothing of how the values are made."""
+"""The JSON of the resources: versions, predictions, jobs, aliases, clients, models and health."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from service.domain.client import MAX_KEEP_LAST
-from service.http.schemas.base import DIGEST, Answer
-from service.http.schemas.report import HeldOut, Report
+from service.http.schemas.base import DIGEST, Answer, ProblemDetails, RequestBody
+from service.http.schemas.reports import HeldOutPrediction, Report
 
-
-class ProblemDetails(Answer):
-    """RFC 9457: what went wrong. Programs compare `code`; people read `detail`."""
-
-    type: str = Field(examples=["urn:anole:problem:unknown_client"])
-    title: str = Field(examples=["There is no such client"])
-    status: int = Field(examples=[404])
-    code: str = Field(description="stable snake_case name of the problem", examples=["unknown_client"])
-    detail: str = Field(description="what came, what is allowed, what to do")
-    instance: str = Field(description="the path that was asked for", examples=["/clients/nobody"])
+MAX_KEEP_LAST: Final = 100_000
+_CLIENT: Final = ["line-7"]
 
 
 class Weights(Answer):
-    """The stored weights of a version: what differs from the meta-model."""
+    """The stored weights of a version: those that differ from the model it started from."""
 
     digest: str = Field(description="SHA-256 of the stored weights", json_schema_extra=DIGEST)
     bytes: int = Field(description="size of the stored weights", examples=[48_640])
 
 
-class Adapted(Answer):
+class AdaptResponse(Answer):
     """The version that an adaptation made."""
 
-    client: str = Field(examples=["demo"])
+    client: str = Field(examples=_CLIENT)
     version: int = Field(examples=[1])
-    parent: int | None = Field(description="the version whose samples it extends")
+    parent: int | None = Field(description="the version that it extends", examples=[None])
     classes: list[str] = Field(examples=[["clean", "scratch"]])
-    published: bool = Field(description="whether it went live")
-    live: int | None = Field(description="the version that is live now")
-    model: str = Field(description="name of the meta-model", examples=["surfaces"])
+    published: bool = Field(description="whether it went live", examples=[True])
+    live: int | None = Field(description="the version that is live now", examples=[1])
+    model: str = Field(description="name of the meta-trained model", examples=["surfaces"])
     weights: Weights
     report: Report
 
 
-class ImageVerdict(Answer):
-    """What a version says of one image."""
+class JobSteps(Answer):
+    """Progress in inner steps, including those of the cross-validation folds."""
 
-    name: str = Field(examples=["part-0417.png"])
-    label: str = Field(description="the likeliest class", examples=["scratch"])
-    confidence: float = Field(examples=[0.93])
-    scores: dict[str, float] = Field(description="probability by class; they sum to 1")
-    familiarity: float | None = Field(
-        description="how much it looks like one of the classes at all, 0 to 1; null for versions of earlier releases"
+    done: int = Field(examples=[12])
+    of: int = Field(description="total; 0 until it is known", examples=[30])
+    loss: float | None = Field(description="loss of the latest inner step of the version", examples=[0.35])
+
+
+class Job(Answer):
+    """An adaptation in the background."""
+
+    job: str = Field(examples=["5f1c0e4b7a3d4c2f9e8d7c6b5a493827"])
+    client: str = Field(examples=_CLIENT)
+    state: Literal["waiting", "running", "done", "failed", "cancelled"]
+    stage: Literal["waiting", "decode", "adapt", "examine", "store"] = Field(
+        description="what the job is doing, or was doing when it ended"
     )
-    verdict: Literal["known", "unknown"]
+    steps: JobSteps
+    first: AdaptResponse | None = Field(description="the version from prototypes, if one was requested and is ready")
+    result: AdaptResponse | None = Field(description="the version, once `state` is `done`")
+    problem: ProblemDetails | None = Field(description="the error, once `state` is `failed`")
+    created_at: datetime
 
 
-class Predicted(Answer):
-    """What one version says of every image, in the order they came."""
+class ImagePrediction(Answer):
+    """Prediction for one image."""
 
-    client: str
-    version: int = Field(description="the version that judged")
+    name: str = Field(description="name of the file", examples=["part-0417.png"])
+    label: str = Field(description="the most probable class", examples=["scratch"])
+    confidence: float = Field(description="probability of that class", examples=[0.93])
+    scores: dict[str, float] = Field(
+        description="probability of each class; they sum to 1", examples=[{"clean": 0.07, "scratch": 0.93}]
+    )
+    familiarity: float | None = Field(
+        description="how similar the image is to the classes, 0 to 1; null for versions of earlier releases",
+        examples=[0.88],
+    )
+    verdict: Literal["known", "unknown"] = Field(
+        description="`unknown`: the image probably belongs to none of the classes"
+    )
+
+
+class PredictResponse(Answer):
+    """Predictions of one version for all images, in the order in which they were sent."""
+
+    client: str = Field(examples=_CLIENT)
+    version: int = Field(description="the version that predicted", examples=[1])
     weights_digest: str = Field(json_schema_extra=DIGEST)
-    predictions: list[ImageVerdict]
-    seconds: float
+    predictions: list[ImagePrediction]
+    seconds: float = Field(examples=[0.004])
 
 
 class Alias(Answer):
-    """Where an alias points. `etag` goes into `If-Match` to move it only if nobody else did."""
+    """An alias and the version that it points to. Send `etag` in `If-Match` to move it safely."""
 
-    client: str
+    client: str = Field(examples=_CLIENT)
     alias: str = Field(examples=["live"])
-    version: int
-    previous: int | None = Field(description="where it pointed before this move")
-    revision: int = Field(description="1, 2, 3 … one more with each move")
+    version: int = Field(examples=[2])
+    previous: int | None = Field(description="the version that it pointed to before", examples=[1])
+    revision: int = Field(description="1, 2, 3 …, one more with each move", examples=[3])
     etag: str = Field(examples=['"3"'])
     moved_at: datetime
-    reason: str = Field(description="adapt, set or rollback")
+    reason: str = Field(description="adapt, set or rollback", examples=["adapt"])
 
 
-class AliasTarget(BaseModel):
-    """Where to point an alias."""
+class AliasTarget(RequestBody):
+    """The version that an alias is to point to."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra={"examples": [{"version": 1}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 1}]})
 
     version: int = Field(strict=True, ge=1, le=2**31 - 1)
 
@@ -91,140 +111,146 @@ class AliasTarget(BaseModel):
 class History(Answer):
     """The log of alias moves, oldest first."""
 
-    client: str
-    at: datetime | None = Field(description="the moment asked for, in UTC; null for all moves")
-    live: int | None = Field(description="the version that was live at that moment; null if none was")
+    client: str = Field(examples=_CLIENT)
+    at: datetime | None = Field(description="the requested moment in UTC; null for all moves")
+    live: int | None = Field(description="the version that was live at that moment", examples=[2])
     moves: list[Alias]
 
 
 class ClientInfo(Answer):
     """A client."""
 
-    client: str
+    client: str = Field(examples=_CLIENT)
     created_at: datetime
-    versions: int = Field(description="versions it has, deleted ones not counted")
-    latest: int = Field(description="highest version number given so far")
-    live: int | None
+    versions: int = Field(description="number of versions, without deleted ones", examples=[2])
+    latest: int = Field(description="highest version number so far", examples=[2])
+    live: int | None = Field(description="the live version", examples=[2])
     aliases: list[Alias]
 
 
 class ClientList(Answer):
-    """Every client, by name."""
+    """All clients, ordered by name."""
 
     clients: list[ClientInfo]
 
 
-class ClientSettingsBody(Answer):
-    """What a client chooses for itself."""
+class ClientSettings(RequestBody):
+    """Settings of a client."""
 
     retain_samples: bool = Field(
-        True, strict=True, description="false: no image is stored; versions cannot be extended"
+        True, strict=True, description="false: images are not stored and versions cannot be extended"
     )
     keep_last: int | None = Field(
-        None, strict=True, ge=1, le=MAX_KEEP_LAST, description="newest versions that a collection keeps; null: all"
+        None,
+        strict=True,
+        ge=1,
+        le=MAX_KEEP_LAST,
+        description="how many of the newest versions garbage collection keeps; null: all",
     )
     floor: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="estimated accuracy that a version must reach to go live; null: half way from guessing to 1",
+        description="minimum estimated accuracy to go live; null: half way between chance and 1",
     )
     tolerance: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="share of an earlier class's kept samples that a version may lose and still go live; null: a "
-        "quarter, and always one sample",
+        description="share of an earlier class's kept samples that a version may lose and still go live; "
+        "null: a quarter, and at least one sample",
     )
 
 
-class Erased(Answer):
-    """What the deletion of a client took away."""
+class DeletedClient(Answer):
+    """What was deleted with a client."""
 
-    client: str
-    versions: int = Field(description="versions it had")
-    blobs: int = Field(description="samples and weights that were stored for it")
-    bytes: int = Field(description="their size together")
+    client: str = Field(examples=_CLIENT)
+    versions: int = Field(examples=[2])
+    blobs: int = Field(description="stored samples and weights", examples=[22])
+    bytes: int = Field(description="their total size", examples=[310_204])
 
 
 class Sample(Answer):
     """A labelled image that a version was adapted on."""
 
-    name: str = Field(description="what the sender called it")
-    label: str
+    name: str = Field(description="name of the file", examples=["part-0417.png"])
+    label: str = Field(examples=["scratch"])
     digest: str = Field(description="SHA-256 of the stored image", json_schema_extra=DIGEST)
-    held_out: HeldOut | None = Field(None, description="what was said of it while it was left out")
+    held_out: HeldOutPrediction | None = Field(None, description="prediction by the fold that left the sample out")
 
 
 class VersionInfo(Answer):
-    """A version as a listing shows it."""
+    """A version as lists show it."""
 
-    client: str
-    version: int
-    parent: int | None
-    classes: list[str]
-    samples: int
-    aliases: list[str] = Field(description="aliases that point at it now")
-    model: str
+    client: str = Field(examples=_CLIENT)
+    version: int = Field(examples=[1])
+    parent: int | None = Field(examples=[None])
+    classes: list[str] = Field(examples=[["clean", "scratch"]])
+    samples: int = Field(examples=[10])
+    aliases: list[str] = Field(description="aliases that point to it", examples=[["live"]])
+    model: str = Field(examples=["surfaces"])
     weights: Weights
-    support_accuracy: float | None
-    estimated_accuracy: float | None
+    support_accuracy: float | None = Field(examples=[1.0])
+    estimated_accuracy: float | None = Field(examples=[0.94])
     gate: Literal["publish", "hold"]
     created_at: datetime
 
 
 class VersionList(Answer):
-    """The versions of a client that were not deleted, oldest first."""
+    """The versions of a client without deleted ones, oldest first."""
 
-    client: str
-    live: int | None
+    client: str = Field(examples=_CLIENT)
+    live: int | None = Field(examples=[1])
     versions: list[VersionInfo]
 
 
 class VersionDetails(VersionInfo):
-    """A version with everything that it can be made again from."""
+    """A version with everything that is needed to make it again."""
 
     model_digest: str = Field(json_schema_extra=DIGEST)
-    recipe: dict[str, Any]
-    seed: int
-    device: str
-    batched_with: int = Field(description="inner loops that ran in the same batch; 0: a re-run is bit-identical")
-    sample_list: list[Sample] = Field(description="in the order they were adapted on")
+    recipe: dict[str, Any] = Field(description="settings of the inner loop", examples=[{"steps": 5}])
+    seed: int = Field(examples=[0])
+    device: str = Field(examples=["cpu"])
+    batched_with: int = Field(
+        description="inner loops that ran in the same batch; with 0 a repetition is bit-identical", examples=[0]
+    )
+    sample_list: list[Sample] = Field(description="in the order in which they were used")
     report: Report
 
 
 class MetaModel(Answer):
-    """A meta-trained start."""
+    """A meta-trained model that clients are adapted from."""
 
-    name: str
+    name: str = Field(examples=["surfaces"])
     digest: str = Field(json_schema_extra=DIGEST)
-    net: dict[str, Any]
-    recipe: dict[str, Any]
-    image: dict[str, Any] = Field(description="what an image becomes before the net sees it")
-    card: dict[str, Any] = Field(description="how it was trained and what it scores")
+    net: dict[str, Any] = Field(description="architecture", examples=[{"kind": "conv4"}])
+    recipe: dict[str, Any] = Field(description="default settings of the inner loop", examples=[{"steps": 5}])
+    image: dict[str, Any] = Field(description="preprocessing of images", examples=[{"side": 64, "channels": 1}])
+    card: dict[str, Any] = Field(description="how it was trained, and its scores", examples=[{"data": "surfaces"}])
 
 
 class MetaModelList(Answer):
-    """The meta-models on offer; the first is the one in use."""
+    """The available models; the first one is in use."""
 
     models: list[MetaModel]
 
 
-class Alive(Answer):
-    """The event loop answers."""
+class Liveness(Answer):
+    """The process answers."""
 
     status: Literal["alive"] = "alive"
 
 
-class Ready(Answer):
-    """Whether requests should be sent here."""
+class Readiness(Answer):
+    """Whether the process accepts requests."""
 
     status: Literal["ready", "not ready"]
-    checks: dict[str, str]
+    checks: dict[str, str] = Field(examples=[{"store": "ok", "meta_model": "ok", "draining": "ok"}])
 
 
-class Landing(Answer):
-    """Where to go from here."""
+class ServiceInfo(Answer):
+    """Name, version and links of the service."""
 
     service: str
     version: str
