@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff
