@@ -17,7 +17,7 @@ from models.adaptation.adapt import Company, adapt_one
 from models.checkpoint import Checkpoint
 from models.data.class_dataset import ClassDataset
 from models.images.preprocessing import normalise
-from models.inference.predict import judge, ready
+from models.inference.predict import fold_calibrated, predict_images
 from models.task import Support
 from models.validation.cross_validation import CrossValidation, CrossValidator, ValidatedAdaptation
 from models.validation.folds import copies
@@ -133,9 +133,9 @@ def outcomes(
     for seed in seeds:
         drawn = draw(classes, how, checkpoint, seed)
         examined = examiner.examine(drawn.support, checkpoint.recipe, seed, drawn.groups)
-        weights = ready(examined.adapted.kept(), examined.adapted.statistics, found(examined).temperature)
+        weights = fold_calibrated(examined.adapted.kept(), examined.adapted.statistics, found(examined).temperature)
         images, labels = drawn.queries
-        judged, strange = judge(net, weights, images), judge(net, weights, drawn.strange)
+        judged, strange = predict_images(net, weights, images), predict_images(net, weights, drawn.strange)
         confidence, named = judged.probabilities.max(-1)
         yield Outcome(
             examined=examined,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.images.preprocessing import decode, prepare_together
-from models.inference.predict import judge
+from models.inference.predict import predict_images
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import from_bytes
 
@@ -52,7 +52,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, images: Tensor) -> Tensor:
         """One pass."""
-        return judge(self._net, self._folded, images).probabilities
+        return predict_images(self._net, self._folded, images).probabilities
 
     def unbatch(self, output: Tensor) -> list[Tensor]:
         """One row an image."""

@@ -1,12 +1,11 @@
-"""The claims: a thousand clients in random order are judged nearly as fast as one; far faster than by loading each
-client's state dict into one net; and cached clients take under a quarter of the memory of copies of the net.
+"""Throughput and memory of prediction for a thousand clients in random order, compared with one client.
 
-    python benchmarks/predict_batching.py [--data-root FOLDER] [--clients 1000] [--cached 10000]
+    python benchmarks/predict_batching.py [--data-root FOLDER] [--clients 1000]
 
-In one process, without HTTP and decoding: weights are looked up where the service looks them up, images are judged by
-what the service judges with, 16 to a batch. The state-dict way keeps every client's dict in memory and loads it for
-each image into the same net, as a service does that has one net and many checkpoints. The ways take turns. The second
-table is of resident memory: each kind is held by a process of its own, which says how it grew.
+Runs in one process, without HTTP and decoding, through the service's own predictor, 16 images to a batch. The
+state-dict row keeps every client's state dict in memory and loads it into one net for each image, as a service with
+one net and many checkpoints does. The rows take turns. The second table shows resident memory; each row is measured in
+a process of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,20 +32,16 @@ from benchmarks.labelled_pngs import steel_or_generated
 from benchmarks.running_service import ServiceOptions
 from benchmarks.versions_made import Made, folded, made
 from models.adaptation.adapt import Adapted
-from models.inference.compact import Compactor, CompactWeights
 from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predict import judge
 from models.inference.predictor import PredictionRequest, ServingWeights
 from models.nets import Net, heads
 from models.nets.base import grouped
 from models.nets.normalisation import FrozenPass
-from service.runtime.weight_cache import Key, WeightCache
 
 BATCH: Final = 16
 GENERATED_IMAGES: Final = 30
-ENOUGH_BYTES: Final = 2**40
-ONE, MANY, PACKED, LOADED = "one client", "many clients, ready", "many clients, packed", "many clients, state dicts"
-COPIES, HELD_READY, HELD_PACKED = "copies of the net", "ready", "packed"
+ONE, MANY, LOADED = "one client", "many clients", "many clients, state dicts"
+COPIES, SERVING = "copies of the net", "serving weights"
 
 
 class Plain(nn.Module):
@@ -70,7 +65,7 @@ class Plain(nn.Module):
 
 
 def main() -> None:
-    """Measure and print the tables, or hold what this process was asked to hold."""
+    """Measure and print the tables; with --hold, measure the memory of one row."""
     arguments = parsed()
     torch.set_num_threads(1)
     images = steel_or_generated(arguments.data_root, 5, GENERATED_IMAGES)
@@ -80,9 +75,9 @@ def main() -> None:
         return
     found = machine(ServiceOptions(arguments.model))
     record: dict[str, Any] = {"data": images.name, "machine": found, "clients": arguments.clients}
-    record["rounds"], record["change"] = arguments.rounds, change_by_packing(version)
+    record["rounds"] = arguments.rounds
     record["speed"] = speeds(version, arguments)
-    record["memory"] = [held(kind, count, arguments) for kind, count in holdings(arguments)]
+    record["memory"] = [held(kind, arguments) for kind in (COPIES, SERVING)]
     print(json.dumps(record, indent=2) if arguments.json else table(record))
 
 
@@ -92,8 +87,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
     parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
     parser.add_argument("--clients", type=int, default=1000, help="that take turns at random (default: 1000)")
-    parser.add_argument("--cached", type=int, default=10_000, help="held packed, for their memory (default: 10000)")
-    parser.add_argument("--copies", type=int, default=1000, help="of the net, for theirs (default: 1000)")
+    parser.add_argument("--copies", type=int, default=1000, help="versions held for the memory table (default: 1000)")
     parser.add_argument("--images", type=int, default=480, help="of each way in a round (default: 480)")
     parser.add_argument("--rounds", type=int, default=9, help="turns (default: 9)")
     parser.add_argument("--seed", type=int, default=0, help="of images and turns (default: 0)")
@@ -125,24 +119,21 @@ def speeds(version: Made, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
     """The ways, with what they keep in memory."""
-    forward, packer = OnnxPredictor(version.net), Compactor(version.checkpoint.weights)
-    ready: WeightCache[ServingWeights] = WeightCache(ENOUGH_BYTES)
-    packed: WeightCache[CompactWeights] = WeightCache(ENOUGH_BYTES)
+    predictor = OnnxPredictor(version.net)
+    serving: list[ServingWeights] = []
     dicts: list[dict[str, Tensor]] = []
-    for client, adapted in enumerate(itertools.chain([version.adapted], version.others(clients - 1))):
-        weights = folded(adapted)
-        ready.get(key(client), lambda weights=weights: forward.ready(weights))  # type: ignore[misc]
-        packed.get(key(client), lambda weights=weights: packer.compact(weights))  # type: ignore[misc]
+    for adapted in itertools.chain([version.adapted], version.others(clients - 1)):
+        serving.append(predictor.serving_weights(folded(adapted)))
         dicts.append(Plain(version.net, adapted).state_dict())
     plain = Plain(version.net, version.adapted).eval()
 
-    def together(clients: list[int], images: Tensor, find: Callable[[int], ServingWeights]) -> None:
+    def in_batches(clients: list[int], images: Tensor) -> None:
         for first in range(0, len(clients), BATCH):
             batch = images[first : first + BATCH].numpy()
             mine: dict[int, list[int]] = {}
             for place, client in enumerate(clients[first : first + BATCH]):
                 mine.setdefault(client, []).append(place)
-            forward.judge([PredictionRequest(find(client), batch[places]) for client, places in mine.items()])
+            predictor.predict([PredictionRequest(serving[client], batch[places]) for client, places in mine.items()])
 
     def one_by_one(clients: list[int], images: Tensor) -> None:
         with torch.inference_mode():
@@ -150,51 +141,25 @@ def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor]
                 plain.load_state_dict(dicts[client])
                 plain(image[None])
 
-    def held_ready(client: int) -> ServingWeights:
-        found = ready.held(key(client))
-        return found or forward.ready(folded(version.adapted))
-
     return {
-        ONE: lambda clients, images: together([0] * len(clients), images, held_ready),
-        MANY: lambda clients, images: together(clients, images, held_ready),
-        PACKED: lambda clients, images: together(
-            clients, images, lambda client: forward.ready(packer.expanded(packed.get(key(client), nothing)))
-        ),
+        ONE: lambda clients, images: in_batches([0] * len(clients), images),
+        MANY: in_batches,
         LOADED: one_by_one,
     }
 
 
-def nothing() -> CompactWeights:
-    """Nothing is missing from a cache that holds all."""
-    raise LookupError("the cache was meant to hold every client")
-
-
-def key(client: int) -> Key:
-    """Of one client's only version."""
-    return f"client-{client}", "", ""
-
-
-def change_by_packing(version: Made) -> dict[str, float]:
-    """How far packing moves what the version says of images that it was not adapted on."""
-    packer = Compactor(version.checkpoint.weights)
-    before = judge(version.net, version.folded(), version.images).probabilities
-    expanded = packer.expanded(packer.compact(version.folded()))
-    after = judge(version.net, expanded, version.images).probabilities
-    moved = (after - before).abs()
-    labels = (after.argmax(1) != before.argmax(1)).sum()
-    return {"images": len(before), "largest": float(moved.max()), "mean": float(moved.mean()), "labels": int(labels)}
-
-
-def holdings(arguments: argparse.Namespace) -> Iterator[tuple[str, int]]:
-    """Kinds of what is held, and how many."""
-    yield COPIES, arguments.copies
-    yield HELD_READY, arguments.copies
-    yield HELD_PACKED, arguments.cached
-
-
-def held(kind: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Let another process hold them and say how it grew."""
-    asked = ["--hold", kind, "--count", str(count), "--model", arguments.model, "--seed", str(arguments.seed)]
+def held(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the memory of one kind in a process of its own."""
+    asked = [
+        "--hold",
+        kind,
+        "--count",
+        str(arguments.copies),
+        "--model",
+        arguments.model,
+        "--seed",
+        str(arguments.seed),
+    ]
     if arguments.data_root is not None:
         asked += ["--data-root", str(arguments.data_root)]
     done = subprocess.run([sys.executable, __file__, *asked], stdout=subprocess.PIPE, text=True, check=True)
@@ -203,18 +168,13 @@ def held(kind: str, count: int, arguments: argparse.Namespace) -> dict[str, Any]
 
 
 def grown(version: Made, kind: str, count: int) -> dict[str, Any]:
-    """Hold `count` of a kind; the resident memory that they took."""
-    forward, packer = OnnxPredictor(version.net), Compactor(version.checkpoint.weights)
-    cache: WeightCache[Any] = WeightCache(ENOUGH_BYTES)
-    copies: list[nn.Module] = []
+    """Hold `count` versions; the resident memory that each takes."""
+    predictor = OnnxPredictor(version.net)
+    versions: list[nn.Module | ServingWeights] = []
     before = resident_bytes()
-    for client, adapted in enumerate(version.others(count)):
-        if kind == COPIES:
-            copies.append(Plain(version.net, adapted))
-        elif kind == HELD_READY:
-            cache.get(key(client), lambda adapted=adapted: forward.ready(folded(adapted)))  # type: ignore[misc]
-        else:
-            cache.get(key(client), lambda adapted=adapted: packer.compact(folded(adapted)))  # type: ignore[misc]
+    for adapted in version.others(count):
+        of_kind = Plain(version.net, adapted) if kind == COPIES else predictor.serving_weights(folded(adapted))
+        versions.append(of_kind)
     return {"kind": kind, "count": count, "bytes_each": (resident_bytes() - before) / count}
 
 
@@ -246,7 +206,6 @@ def table(record: dict[str, Any]) -> str:
         (row["kind"], f"{row['count']:,}", f"{row['bytes_each'] / 1000:.0f}", f"{row['bytes_each'] / full:.3f}")
         for row in record["memory"]
     ]
-    change = record["change"]
     return "\n".join([
         f"{record['data']}; {record['clients']} clients, medians of {record['rounds']} rounds by turns",
         machine_line(record["machine"]),
@@ -254,9 +213,6 @@ def table(record: dict[str, Any]) -> str:
         markdown(columns, rows),
         "",
         markdown(("held", "clients", "resident kB each", "times a copy"), memory),
-        "",
-        f"packing moves probabilities by {change['largest']:.1e} at most, {change['mean']:.1e} on average",
-        f"and {change['labels']} of {change['images']} labels",
     ])  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from benchmarks.running_service import ServiceOptions
 from benchmarks.versions_made import Made, folded, made
 from models.inference.onnx_graphs import graph_of
 from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predict import judge
+from models.inference.predict import predict_images
 from models.inference.predictor import BatchPredictor, PredictionRequest
 from models.inference.torch_predictor import TorchPredictor
 from models.nets import Net, heads
@@ -83,7 +83,9 @@ def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace)
     there = images.to(device)
     stacked = {name: torch.stack([one[name] for one in on_device]) for name in on_device[0]}
     found: dict[str, Way] = {
-        PLAIN: lambda: [judge(net, one, own).probabilities.cpu() for one, own in zip(on_device, there, strict=True)],
+        PLAIN: lambda: [
+            predict_images(net, one, own).probabilities.cpu() for one, own in zip(on_device, there, strict=True)
+        ],
         "grouped convolutions": lambda: apart(side_by_side(net, stacked, there)),
         "grouped convolutions, channels last": lambda: apart(side_by_side(net, stacked, there, grouped)),
         "vmap": lambda: apart(mapped(net, stacked, there)),
@@ -153,10 +155,10 @@ def apart(together: Tensor) -> list[Tensor]:
 def through(forward: BatchPredictor, versions: Sequence[Weights], images: Tensor) -> Way:
     """What the service itself uses."""
     asked = [
-        PredictionRequest(forward.ready(one), np.ascontiguousarray(own.numpy()))
+        PredictionRequest(forward.serving_weights(one), np.ascontiguousarray(own.numpy()))
         for one, own in zip(versions, images, strict=True)
     ]
-    return lambda: [judged.probabilities for judged in forward.judge(asked)]
+    return lambda: [judged.probabilities for judged in forward.predict(asked)]
 
 
 def compared(found: dict[str, Way], clients: int, count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:

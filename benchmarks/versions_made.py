@@ -17,7 +17,7 @@ from benchmarks.labelled_pngs import LabelledPngs, draw
 from models.adaptation.adapt import Adapted, adapt_one
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.images.preprocessing import decode, prepare
-from models.inference.predict import ready
+from models.inference.predict import fold_calibrated
 from models.nets import Net
 from models.task import Support
 from models.weights import Weights
@@ -43,7 +43,7 @@ class Made:
 
     def folded(self) -> dict[str, Tensor]:
         """The version as it is judged with."""
-        return ready(self.adapted.kept(), self.adapted.statistics)
+        return fold_calibrated(self.adapted.kept(), self.adapted.statistics)
 
     def others(self, count: int, seed: int = 0) -> Iterator[Adapted]:
         """Other versions: what this one adds to the start, each with its numbers in another order."""
@@ -60,7 +60,7 @@ class Made:
 
 def folded(adapted: Adapted) -> Weights:
     """A version as it is judged with."""
-    return ready(adapted.kept(), adapted.statistics)
+    return fold_calibrated(adapted.kept(), adapted.statistics)
 
 
 def made(checkpoint: str, images: LabelledPngs, seed: int, queries: int = 20) -> Made:

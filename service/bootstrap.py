@@ -16,13 +16,10 @@ from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
 from models.errors import CheckpointInvalid
 from models.images.preprocessing import DecodeLimits
-from models.inference.compact import CompactWeights
-from service.domain.version import ServedVersion
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.runtime.device import pick_device, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
-from service.runtime.version_weights import VersionWeights
 from service.runtime.weight_cache import WeightCache
 from service.settings import Settings, child_environment
 from service.store import open_store as stores
@@ -89,15 +86,15 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     store = open_store(settings, told)
     keys = open_keys(settings)
     decoder = _decoder(settings)
-    current.make_ready()
+    current.warm_up()
     limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
     batching = Batching(settings.predict_batch, settings.predict_running)
-    prediction = Prediction(store, learners, _weights(settings, store), decoder, batching)
+    prediction = Prediction(store, learners, WeightCache(settings.cache_bytes), decoder, batching)
     adaptation = Adaptation(store, learners, decoder, limits)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
-        return learners.of(digest, name).checkpoint.weights
+        return learners.get(digest, name).checkpoint.weights
 
     return Services(
         adaptation=IdempotentAdaptation(store, adaptation, queue),
@@ -125,21 +122,12 @@ def _cores_each(settings: Settings) -> int:
 
 
 def _readings(*held: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
-    return {name: figure for one in held for name, figure in one.readings().items()}
+    return {name: figure for one in held for name, figure in one.metrics().items()}
 
 
 def _close(*held: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore) -> None:
     for one in held:
         one.close()
-
-
-def _weights(settings: Settings, store: VersionStore) -> VersionWeights:
-    def load(version: ServedVersion) -> Mapping[str, torch.Tensor]:
-        return store.version_weights(store.version(version.client, version.number))
-
-    pinned = settings.pinned_clients.replace(",", " ").split()
-    packed = WeightCache[CompactWeights](settings.packed_bytes, pinned) if settings.packed_bytes else None
-    return VersionWeights(load, WeightCache(settings.cache_bytes, pinned), packed)
 
 
 def _decoder(settings: Settings) -> Decoder:

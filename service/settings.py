@@ -122,14 +122,6 @@ class Settings(BaseSettings):
 
     # What is kept in memory
     cache_bytes: Bytes = Field(256 * _MIB, description="weights of versions kept ready for prediction, per worker")
-    packed_bytes: int = Field(
-        0,
-        ge=0,
-        le=65_536 * _MIB,
-        description="packed weights kept behind them in a quarter of the memory, per worker; 0 packs nothing, with "
-        "any other number every version is judged by packed weights; its scores differ in the third decimal",
-    )
-    pinned_clients: str = Field("", description="clients whose weights leave memory last, between commas")
 
     # How it stops and what it tells
     drain_s: float = Field(1.0, ge=0, le=60, description="seconds from SIGTERM, /readyz 503, to no new connections")

@@ -1,1 +1,1 @@
-"""Predicts with adapted weights."""
+"""Prediction with adapted weights, in torch and onnxruntime."""

@@ -65,13 +65,13 @@ class OnnxPredictor(BatchPredictor):
         if laid_out:
             self._lay_out_as_the_runtime_does(net, graph, threads)
 
-    def _values(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
+    def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
         values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in folded.items()}
         values = _laid_out(values, self._layouts)
         return values, sum(array.nbytes for array in values.values())
 
-    def _scored(self, asked: Sequence[PredictionRequest]) -> list[NetOutput]:
-        return [self._run(one.weights.values, one.images) for one in asked]
+    def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
+        return [self._run(one.weights.values, one.images) for one in requests]
 
     def _run(self, weights: Mapping[str, Any], images: NDArray[np.float32]) -> NetOutput:
         if len(images) <= _IMAGES_AT_ONCE:

@@ -1,4 +1,4 @@
-"""Prediction with an adapted version: folded weights, no autograd, no statistics of the batch at hand."""
+"""Prediction with one adapted version: the plain path that defines the right answer for every faster one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from models.nets.base import Net, grouped
 from models.nets.normalisation import FoldedPass, fold
 from models.weights import Weights
 
-__all__ = ["Predictions", "class_probabilities", "fold", "judge", "ready"]
-
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a version says of images.
+    """Predictions for a batch of images.
 
     Attributes:
         probabilities: (batch, n_way), each row sums to 1.
@@ -29,29 +27,29 @@ class Predictions:
     familiarity: Tensor | None
 
 
-def ready(weights: Weights, statistics: Mapping[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
-    """Make a version's weights ready to judge with: `fold`, the head divided by `temperature`, the means' gain."""
+def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
+    """Fold the statistics into the weights, divide the head by `temperature` and add the gain of the class means."""
     folded = fold(weights, statistics)
     if temperature != 1.0:
         folded.update({name: folded[name] / temperature for name in (heads.WEIGHT, heads.BIAS)})
     if heads.MEANS in folded:
-        folded[heads.GAIN] = means_gain(folded[heads.MEANS])
+        folded[heads.GAIN] = class_means_gain(folded[heads.MEANS])
     return folded
 
 
-def means_gain(means: Tensor) -> Tensor:
-    """What `heads.distance_to_own` multiplies with: (n_way, features) -> a scalar."""
+def class_means_gain(means: Tensor) -> Tensor:
+    """The factor of `heads.distance_to_own`: (n_way, features) -> a scalar."""
     nothing = torch.zeros(1, means.shape[0], dtype=torch.bool, device=means.device)
     return heads.feature_gain(means[None], nothing).reshape(())
 
 
-def judge(net: Net, folded: Weights, images: Tensor) -> Predictions:
-    """Judge images by one version's ready weights; each answer depends on its own image alone.
+def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
+    """Predict with one version's folded weights. Each prediction depends on its own image alone.
 
     Args:
         net: the architecture.
-        folded: what `ready` (or `fold`) made of a version's weights and statistics.
-        images: float32 (batch, channels, side, side), from `images.prepare`.
+        folded: from `fold_calibrated`, or from `fold`.
+        images: float32 (batch, channels, side, side), from `images.preprocessing.prepare`.
     """
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
@@ -65,5 +63,5 @@ def judge(net: Net, folded: Weights, images: Tensor) -> Predictions:
 
 
 def class_probabilities(net: Net, folded: Weights, images: Tensor) -> Tensor:
-    """The probabilities of `judge` alone: (batch, n_way), each row sums to 1."""
-    return judge(net, folded, images).probabilities
+    """The probabilities of `predict_images`: (batch, n_way), each row sums to 1."""
+    return predict_images(net, folded, images).probabilities

@@ -1,8 +1,4 @@
-"""Judging images of many versions in one call, each with its own weights: what is asked, and what every way shares.
-
-`predict.judge` is the plain way for one version and says what is right; how many versions go through a net together is
-a `BatchPredictor`'s to decide, and which forward is used where its maker's.
-"""
+"""The interface of batch predictors: images of many versions in one call, each with its own weights."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ClassMeans:
-    """Where a version's classes lie: ``head.means`` (n_way, features) and ``head.gain``."""
+    """The classes' mean features: ``head.means`` (n_way, features) and ``head.gain``."""
 
     means: Floats
     gain: float
@@ -32,12 +28,12 @@ class ClassMeans:
 
 @dataclass(frozen=True, slots=True)
 class ServingWeights:
-    """One version's weights in the form that a `BatchPredictor` reads them in, and nobody else.
+    """One version's weights in the format of the `BatchPredictor` that made them.
 
     Attributes:
-        values: by the forward's own names.
-        class_means: for familiarity; None for weights without them.
-        size_bytes: what all of it holds in memory.
+        values: weights by name.
+        class_means: for familiarity; None for weights without class means.
+        size_bytes: memory held.
     """
 
     values: Mapping[str, Any]
@@ -47,7 +43,7 @@ class ServingWeights:
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """Images for one version: float32 (images, channels, side, side), from `images.prepare`."""
+    """Images for one version: float32 (images, channels, side, side), from `images.preprocessing.prepare`."""
 
     weights: ServingWeights
     images: Floats
@@ -55,49 +51,51 @@ class PredictionRequest:
 
 @dataclass(frozen=True, slots=True)
 class NetOutput:
-    """What a net says of a version's images: logits (images, n_way) and features (images, feature_count)."""
+    """The net's output for one request: logits (images, n_way) and features (images, feature_count)."""
 
     logits: Floats
     features: Floats
 
 
 class BatchPredictor(ABC):
-    """Judges images of many versions of one net in one call. Safe from several threads.
+    """Predicts images of many versions of one net in one call. Thread-safe.
 
-    What is said of an image depends on the image and its version alone: probabilities and familiarity are within 1e-5
-    of what `predict.judge` says of that image by itself.
+    A prediction depends on its image and version alone: probabilities and familiarity are within 1e-5 of
+    `predict_images` for that image by itself.
     """
 
-    def judge(self, asked: Sequence[PredictionRequest]) -> list[Predictions]:
-        """Judge the images of each, in the order they came; the numbers of images and classes may differ."""
+    def predict(self, requests: Sequence[PredictionRequest]) -> list[Predictions]:
+        """Predict the images of each request, in order. Requests may differ in their numbers of images and classes."""
+        outputs = self._forward(requests)
         return [
-            _judged(one.weights.class_means, scored) for one, scored in zip(asked, self._scored(asked), strict=True)
-        ]
+            _predictions(request.weights.class_means, output)
+            for request, output in zip(requests, outputs, strict=True)
+        ]  # fmt: skip
 
-    def ready(self, folded: Weights) -> ServingWeights:
-        """Bring what `predict.ready` made of a version's weights into the form that `judge` wants."""
+    def serving_weights(self, folded: Weights) -> ServingWeights:
+        """Convert the weights of `fold_calibrated` to the format of this predictor."""
         means = None
         if heads.MEANS in folded:
             means = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
-        judged_by = {name: tensor for name, tensor in folded.items() if name not in (heads.MEANS, heads.GAIN)}
-        values, size_bytes = self._values(judged_by)
+        net_weights = {name: tensor for name, tensor in folded.items() if name not in (heads.MEANS, heads.GAIN)}
+        values, size_bytes = self._convert(net_weights)
         return ServingWeights(values, means, size_bytes + (0 if means is None else means.means.nbytes))
 
     @abstractmethod
-    def _values(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
-        """The net's and the head's weights as `_scored` reads them, and their bytes."""
+    def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
+        """Convert the net's and the head's weights to the format that `_forward` reads; also return their bytes."""
 
     @abstractmethod
-    def _scored(self, asked: Sequence[PredictionRequest]) -> list[NetOutput]: ...
+    def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]: ...
 
 
-def _judged(means: ClassMeans | None, scored: NetOutput) -> Predictions:
-    """As `predict.judge`, in numpy: the arrays are small, and every call of torch costs more than its sums."""
-    raised = np.exp(scored.logits - scored.logits.max(-1, keepdims=True))
+def _predictions(means: ClassMeans | None, output: NetOutput) -> Predictions:
+    """As `predict_images`, in numpy: on arrays this small, the overhead of a torch call exceeds the arithmetic."""
+    raised = np.exp(output.logits - output.logits.max(-1, keepdims=True))
     probabilities = raised / raised.sum(-1, keepdims=True)  # (images, n_way)
     if means is None:
         return Predictions(torch.from_numpy(probabilities), None)
-    own = means.means[scored.logits.argmax(-1)]  # (images, features)
-    distance = np.square(scored.features - own).sum(-1) * means.gain**2  # (images,)
+    nearest = means.means[output.logits.argmax(-1)]  # (images, features)
+    distance = np.square(output.features - nearest).sum(-1) * means.gain**2  # (images,)
     confidence = probabilities.max(-1)
     return Predictions(torch.from_numpy(probabilities), torch.from_numpy(confidence / (confidence + distance)))

@@ -17,7 +17,7 @@ from models.adaptation.adapt import ALONE, Adapted, Company, InnerLoopInput, ada
 from models.adaptation.inner_loop import measure
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
-from models.inference.predict import means_gain
+from models.inference.predict import class_means_gain
 from models.nets import heads
 from models.nets.base import Net, grouped
 from models.nets.normalisation import FrozenPass
@@ -237,7 +237,7 @@ def _judge_left_out(net: Net, folds: Sequence[Adapted | AdaptationDiverged], sup
 
 def _answers(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits, (images, n_way), and distances to the likeliest class, (images,)."""
-    weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: means_gain(adapted.means)}
+    weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: class_means_gain(adapted.means)}
     single = {name: tensor[None] for name, tensor in weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
     with torch.no_grad():

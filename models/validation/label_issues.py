@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.inference.predict import means_gain
+from models.inference.predict import class_means_gain
 from models.nets import heads
 from models.validation.calibration import fit_temperature
 
@@ -62,7 +62,7 @@ def _left_out_scores(features: Tensor, labels: Tensor, groups: Tensor, scale: fl
     """Prototype scores of each sample by class means without its group: (samples, n_way), -inf for an empty class."""
     n_way = int(labels.max()) + 1
     means = heads.class_means(features[None], labels[None], n_way)
-    gain = means_gain(means[0])
+    gain = class_means_gain(means[0])
     scaled = features * gain
     member = F.one_hot(labels, n_way).to(features.dtype)  # (samples, n_way)
     same = (groups[:, None] == groups).to(features.dtype)  # (samples, samples)

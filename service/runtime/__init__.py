@@ -1,1 +1,1 @@
-"""What runs when on the device: device choice, the adapt queue, prediction's admission and the weight cache."""
+"""What runs on the device and when: the adapt queue, batching of predictions, the weight cache, image decoding."""

@@ -69,7 +69,7 @@ class AdaptQueue:
         job.answer.add_done_callback(lambda answer: self._drop(job) if answer.cancelled() else None)
         return job.answer
 
-    def readings(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """How many wait, how many are in work, and how many ended since the start."""
         with self._change:
             return {

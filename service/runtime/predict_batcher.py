@@ -73,7 +73,7 @@ class PredictBatcher(Generic[Job, Answer]):
         waiting.answer.add_done_callback(lambda answer: self._drop(waiting) if answer.cancelled() else None)
         return waiting.answer
 
-    def readings(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Counters since the start, and how many wait now."""
         with self._change:
             return {

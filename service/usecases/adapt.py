@@ -168,7 +168,7 @@ class Adaptation:
         candidate, batched_with = learner.adapt_with_folds(support, images, recipe, seed, ticket)
         clock.lap("adapt")
         ticket.at("examine")
-        examined = ValidatedAdaptation(candidate.adapted, learner.conclude(candidate))
+        examined = ValidatedAdaptation(candidate.adapted, learner.cross_validate(candidate))
         clock.lap("examine")
         ticket.at("store")
         chosen, earlier = self._settings(command.client), parent or self._store.base(command.client)

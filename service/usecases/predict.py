@@ -19,7 +19,7 @@ from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.decoding.decoder import Decoder
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
 from service.runtime.predict_batcher import PredictBatcher
-from service.runtime.version_weights import VersionWeights
+from service.runtime.weight_cache import WeightCache
 from service.store.served_reads import ServedReads
 from service.store.version_store import VersionStore
 from service.usecases.uploads import Upload, decode_upload
@@ -91,7 +91,7 @@ class Prediction:
     Args:
         store: where versions are kept.
         learners: the checkpoints that versions were adapted from.
-        weights: of versions, ready to judge with.
+        weights: cache of serving weights.
         decoder: turns bytes into images.
         batching: how requests share the device.
     """
@@ -100,10 +100,11 @@ class Prediction:
         self,
         store: VersionStore,
         learners: LoadedCheckpoints,
-        weights: VersionWeights,
+        weights: WeightCache,
         decoder: Decoder,
         batching: Batching = Batching(),
     ) -> None:
+        self._store = store
         self._served = ServedReads(store)
         self._learners = learners
         self._weights = weights
@@ -131,9 +132,9 @@ class Prediction:
             raise NoSamples("no images came; send at least one")
         return self._batcher.submit(_Request(client, tuple(uploads), reference), len(uploads))
 
-    def readings(self) -> Mapping[str, float]:
-        """Figures of the moment, by name."""
-        return {**self._weights.readings(), **self._batcher.readings()}
+    def metrics(self) -> Mapping[str, float]:
+        """Counters and gauges by name."""
+        return {**self._weights.metrics(), **self._batcher.metrics()}
 
     def close(self) -> None:
         """End the batches at hand; whoever still waits gets Overloaded."""
@@ -158,16 +159,29 @@ class Prediction:
         read: dict[int, ServingWeights] = {}
         for place in (place for place, one in held.items() if one is None):
             try:
-                read[place] = self._weights.of(decoded[place].version, decoded[place].learner)
+                read[place] = self._weights_of(decoded[place].version, decoded[place].learner)
             except Exception as error:  # noqa: BLE001 - it is this request's answer
                 yield place, error
         yield from self._judged(decoded, read, began)
+
+    def _weights_of(self, version: ServedVersion, learner: LoadedCheckpoint) -> ServingWeights:
+        """The version's serving weights, from the cache or the store.
+
+        Raises:
+            UnknownClient, UnknownVersion, VersionCorrupt, StoreUnavailable: the store does not have them.
+        """
+
+        def load() -> ServingWeights:
+            delta = self._store.version_weights(self._store.version(version.client, version.number))
+            return learner.serving_weights(delta, 1.0 if version.temperature is None else version.temperature)
+
+        return self._weights.get(version, load)
 
     def _decoded(self, request: _Request, served: ServedVersion | AnoleError) -> _Decoded | Exception:
         try:
             if isinstance(served, AnoleError):
                 raise served
-            learner = self._learners.of(served.meta_model_digest, served.meta_model)
+            learner = self._learners.get(served.meta_model_digest, served.meta_model)
             images = [decode_upload(upload, self._decoder) for upload in request.uploads]
         except UnknownAlias as error:
             return _nothing_live(request.client) if request.reference == LIVE else error
@@ -185,14 +199,16 @@ class Prediction:
             pieces.setdefault((decoded[place].learner, id(own)), []).append(place)
         for learner in {learner for learner, _ in pieces}:
             mine = [places for (other, _), places in pieces.items() if other is learner]
-            images = learner.prepared([image for places in mine for place in places for image in decoded[place].images])
+            images = learner.preprocess(
+                [image for places in mine for place in places for image in decoded[place].images]
+            )
             ends = itertools.accumulate(sum(len(decoded[place].images) for place in places) for places in mine)
             cuts = itertools.pairwise([0, *ends])
             asked = [
                 PredictionRequest(weights[places[0]], images[first:last])
                 for places, (first, last) in zip(mine, cuts, strict=True)
             ]
-            for places, judged in zip(mine, learner.forward.judge(asked), strict=True):
+            for places, judged in zip(mine, learner.predictor.predict(asked), strict=True):
                 yield from _outcomes({place: decoded[place] for place in places}, judged, began)
 
 

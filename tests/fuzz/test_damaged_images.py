@@ -59,5 +59,5 @@ def test_every_damaged_image_is_decoded_or_refused_and_costs_no_process(
     tell(f"{seen.total():,} damaged images: {dict(seen)}; the process grew by {grown_mib:.1f} MiB")
     assert {"image", "ImageCorrupt"} <= seen.keys()
     assert pool.process_ids() == processes
-    assert pool.readings()["decoder_processes_lost_total"] == 0
+    assert pool.metrics()["decoder_processes_lost_total"] == 0
     assert grown_mib < GROWTH_MIB

@@ -73,7 +73,7 @@ def test_many_versions_and_few_bytes_of_cache_answer_the_same(settings: Settings
         roomy.adaptation.run(command(f"line-{seed}", PERIODS[:3], seed))
         answers[f"line-{seed}"] = scores(roomy.prediction.run(f"line-{seed}", [picture(5)]))
     roomy.close()
-    narrow = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024, "pinned_clients": "line-2"}))
+    narrow = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024}))
     for _ in range(2):
         for client, expected in answers.items():
             assert scores(narrow.prediction.run(client, [picture(5)])) == expected
@@ -81,24 +81,6 @@ def test_many_versions_and_few_bytes_of_cache_answer_the_same(settings: Settings
     narrow.close()
     assert readings["weight_cache_evictions_total"] > 0
     assert readings["weight_cache_bytes"] <= 20 * 1024
-    assert readings["weight_cache_pinned"] == 1
-
-
-def test_packed_weights_answer_nearly_the_same_and_always_the_same(settings: Settings) -> None:
-    exact = bootstrap.build(settings)
-    exact.adaptation.run(command("ada", PERIODS))
-    expected = scores(exact.prediction.run("ada", [picture(5)]))
-    exact.close()
-    one_byte_too_few = {"packed_bytes": 1024 * 1024, "cache_bytes": 1024}
-    for update in ({"packed_bytes": 1024 * 1024}, one_byte_too_few):
-        packed = bootstrap.build(settings.model_copy(update=update))
-        first, again = (scores(packed.prediction.run("ada", [picture(5)])) for _ in range(2))
-        assert first == again
-        assert first == pytest.approx(expected, abs=5e-3)
-        readings = packed.readings()
-        packed.close()
-        assert readings["packed_weight_cache_loads_total"] == 1
-        assert 0 < readings["packed_weight_cache_bytes"] < 200 * 1024
 
 
 def test_an_alias_that_moves_is_seen_by_the_next_request_in_every_process(settings: Settings) -> None:

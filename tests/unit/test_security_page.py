@@ -41,6 +41,4 @@ def test_every_limit_has_the_default_and_the_words_that_the_page_gives() -> None
     assert given == {
         name: (float(Settings.model_fields[name].default), Settings.model_fields[name].description) for name in given
     }
-    assert {name for name in Settings.model_fields if BOUNDING.match(name)} - {"cache_bytes", "packed_bytes"} <= set(
-        given
-    )
+    assert {name for name in Settings.model_fields if BOUNDING.match(name)} - {"cache_bytes"} <= set(given)

@@ -1,1 +1,1 @@
-"""Decodes images in processes of their own."""
+"""Image decoding in isolated processes."""

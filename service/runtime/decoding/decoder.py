@@ -40,7 +40,7 @@ class Decoder(Protocol):
         """
         ...
 
-    def readings(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """Figures of the moment, by name."""
         ...
 
@@ -59,7 +59,7 @@ class InlineDecoder(Decoder):
         """See `Decoder.decode`."""
         return decode(content, self._limits)
 
-    def readings(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """See `Decoder.readings`."""
         return {}
 
@@ -134,7 +134,7 @@ class DecoderPool(Decoder):
                 "again: send a smaller one, or convert it to another format"
             ) from error
 
-    def readings(self) -> Mapping[str, float]:
+    def metrics(self) -> Mapping[str, float]:
         """See `Decoder.readings`."""
         return {"decoder_processes_lost_total": self._lost, "decoder_images_quarantined": len(self._deadly)}
 

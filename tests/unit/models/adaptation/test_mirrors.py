@@ -9,9 +9,10 @@ import torch
 from models.adaptation.adapt import adapt_one
 from models.config import InnerLoopConfig
 from models.data.episodes import EpisodeSampler, EpisodeShape
-from models.inference.predict import class_probabilities, fold
+from models.inference.predict import class_probabilities
 from models.meta.evaluation import EvaluationPlan, evaluate
 from models.nets import Net
+from models.nets.normalisation import fold
 from tests.unit.models.conftest import SPEC, MakeSupport
 from tests.unit.models.meta.test_evaluation import striped_classes
 

@@ -6,7 +6,7 @@ import torch
 
 from models.adaptation.adapt import adapt_one
 from models.config import InnerLoopConfig
-from models.inference.predict import class_probabilities, judge, ready
+from models.inference.predict import class_probabilities, fold_calibrated, predict_images
 from models.nets import Net, heads
 from models.nets.base import grouped
 from models.nets.normalisation import FrozenPass, fold
@@ -51,10 +51,10 @@ def test_sixty_four_classes_are_as_good_as_two(net: Net, make_support: MakeSuppo
 
 def test_familiarity_does_not_depend_on_batch_mates(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
-    weights = ready(adapted.kept(), adapted.statistics)
+    weights = fold_calibrated(adapted.kept(), adapted.statistics)
     images = make_support(2).images
-    together = judge(net, weights, torch.cat([images[:1], 1000 * images[1:]])).familiarity
-    alone = judge(net, weights, images[:1]).familiarity
+    together = predict_images(net, weights, torch.cat([images[:1], 1000 * images[1:]])).familiarity
+    alone = predict_images(net, weights, images[:1]).familiarity
     assert together is not None
     assert alone is not None
     assert abs(float(together[0] - alone[0])) <= 1e-5
@@ -63,9 +63,9 @@ def test_familiarity_does_not_depend_on_batch_mates(net: Net, make_support: Make
 def test_an_image_unlike_any_sample_is_less_familiar_than_a_sample(net: Net, make_support: MakeSupport) -> None:
     support = make_support(1)
     adapted = adapt_one(net, net.start(), support, RECIPE, seed=0)
-    weights = ready(adapted.kept(), adapted.statistics)
-    own = judge(net, weights, support.images).familiarity
-    strange = judge(net, weights, 1 - 2 * make_support(9).images.square()).familiarity
+    weights = fold_calibrated(adapted.kept(), adapted.statistics)
+    own = predict_images(net, weights, support.images).familiarity
+    strange = predict_images(net, weights, 1 - 2 * make_support(9).images.square()).familiarity
     assert own is not None
     assert strange is not None
     assert float(own.median()) > float(strange.median())
@@ -74,12 +74,17 @@ def test_an_image_unlike_any_sample_is_less_familiar_than_a_sample(net: Net, mak
 def test_a_temperature_changes_confidence_and_no_label(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     images = make_support(2).images
-    plain = judge(net, ready(adapted.kept(), adapted.statistics), images).probabilities
-    hot = judge(net, ready(adapted.kept(), adapted.statistics, temperature=3.0), images).probabilities
+    plain = predict_images(net, fold_calibrated(adapted.kept(), adapted.statistics), images).probabilities
+    hot = predict_images(
+        net, fold_calibrated(adapted.kept(), adapted.statistics, temperature=3.0), images
+    ).probabilities
     assert torch.equal(plain.argmax(-1), hot.argmax(-1))
     torch.testing.assert_close(hot, (plain.log() / 3).softmax(-1), rtol=1e-4, atol=1e-5)
 
 
 def test_weights_without_class_means_judge_without_familiarity(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
-    assert judge(net, ready(adapted.weights, adapted.statistics), make_support(2).images).familiarity is None
+    assert (
+        predict_images(net, fold_calibrated(adapted.weights, adapted.statistics), make_support(2).images).familiarity
+        is None
+    )

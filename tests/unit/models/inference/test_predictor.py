@@ -14,7 +14,7 @@ from models.images.preprocessing import ImageConfig
 from models.inference import onnx_predictor as predict_onnx
 from models.inference.onnx_graphs import graph_of
 from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predict import Predictions, judge, ready
+from models.inference.predict import Predictions, fold_calibrated, predict_images
 from models.inference.predictor import BatchPredictor, PredictionRequest
 from models.inference.torch_predictor import TorchPredictor
 from models.nets import Net, build
@@ -63,7 +63,7 @@ def folded_of(net: Net, seed: int, n_way: int) -> dict[str, Tensor]:
     weights["head.weight"] = (drawn(seed + 2, n_way, net.feature_count) - 0.5) / net.feature_count**0.5
     weights["head.bias"] = drawn(seed + 3, n_way)
     weights["head.means"] = drawn(seed + 4, n_way, net.feature_count)
-    return ready(weights, statistics)
+    return fold_calibrated(weights, statistics)
 
 
 def images_of(net: Net, seed: int, count: int) -> Tensor:
@@ -85,44 +85,47 @@ def test_versions_with_other_weights_classes_and_numbers_of_images_are_judged_as
     versions = [folded_of(net, seed, n_way) for seed, (n_way, _) in enumerate(sizes)]
     images = [images_of(net, 50 + seed, count) for seed, (_, count) in enumerate(sizes)]
     asked = [
-        PredictionRequest(forward.ready(folded), batch.numpy()) for folded, batch in zip(versions, images, strict=True)
+        PredictionRequest(forward.serving_weights(folded), batch.numpy())
+        for folded, batch in zip(versions, images, strict=True)
     ]
-    for folded, batch, one, together in zip(versions, images, asked, forward.judge(asked), strict=True):
-        assert_same(together, judge(net, folded, batch))
+    for folded, batch, one, together in zip(versions, images, asked, forward.predict(asked), strict=True):
+        assert_same(together, predict_images(net, folded, batch))
         for place, image in enumerate(one.images):
-            (alone,) = forward.judge([PredictionRequest(one.weights, image[None])])
+            (alone,) = forward.predict([PredictionRequest(one.weights, image[None])])
             assert together.familiarity is not None
             here = slice(place, place + 1)
             assert_same(alone, Predictions(together.probabilities[here], together.familiarity[here]))
 
 
 def test_an_image_does_not_see_extreme_batch_mates(net: Net, forward: BatchPredictor) -> None:
-    own, other = forward.ready(folded_of(net, 1, 3)), forward.ready(folded_of(net, 2, 3))
+    own, other = forward.serving_weights(folded_of(net, 1, 3)), forward.serving_weights(folded_of(net, 2, 3))
     image, mates = images_of(net, 7, 1).numpy(), 1000 * images_of(net, 8, 3).numpy()
-    (alone,) = forward.judge([PredictionRequest(own, image)])
-    first, _ = forward.judge([PredictionRequest(own, np.concatenate([image, mates])), PredictionRequest(other, mates)])
+    (alone,) = forward.predict([PredictionRequest(own, image)])
+    first, _ = forward.predict(
+        [PredictionRequest(own, np.concatenate([image, mates])), PredictionRequest(other, mates)]
+    )
     torch.testing.assert_close(first.probabilities[:1], alone.probabilities, atol=TOLERANCE, rtol=0)
 
 
 def test_an_adapted_version_is_judged_the_same(conv4: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(conv4, conv4.start(), make_support(1), RECIPE, seed=0)
-    folded, images = ready(adapted.kept(), adapted.statistics, 1.5), make_support(2).images
+    folded, images = fold_calibrated(adapted.kept(), adapted.statistics, 1.5), make_support(2).images
     forward = OnnxPredictor(conv4)
-    (judged,) = forward.judge([PredictionRequest(forward.ready(folded), images.numpy())])
-    assert_same(judged, judge(conv4, folded, images))
+    (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images.numpy())])
+    assert_same(judged, predict_images(conv4, folded, images))
 
 
 def test_weights_without_class_means_have_no_familiarity(conv4: Net) -> None:
     folded = {name: tensor for name, tensor in folded_of(conv4, 1, 3).items() if name not in (MEANS, GAIN)}
     forward = OnnxPredictor(conv4)
-    (judged,) = forward.judge([PredictionRequest(forward.ready(folded), images_of(conv4, 7, 2).numpy())])
+    (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images_of(conv4, 7, 2).numpy())])
     assert judged.familiarity is None
 
 
 def test_ready_weights_say_what_they_hold(forward: BatchPredictor, net: Net) -> None:
     folded = folded_of(net, 1, 3)
     least = sum(tensor.numel() * tensor.element_size() for name, tensor in folded.items() if name != GAIN)
-    assert least <= forward.ready(folded).size_bytes <= 3 * least  # filled up to the runtime's blocks at most
+    assert least <= forward.serving_weights(folded).size_bytes <= 3 * least  # filled up to the runtime's blocks at most
 
 
 @pytest.mark.parametrize("spec", list(NETS.values()), ids=list(NETS))
@@ -144,5 +147,5 @@ def test_a_layout_that_scores_otherwise_is_not_used(net: Net, monkeypatch: pytes
     monkeypatch.undo()
     assert forward._layouts == {}
     folded, images = folded_of(net, 1, 3), images_of(net, 2, 2)
-    (judged,) = forward.judge([PredictionRequest(forward.ready(folded), images.numpy())])
-    assert_same(judged, judge(net, folded, images))
+    (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images.numpy())])
+    assert_same(judged, predict_images(net, folded, images))

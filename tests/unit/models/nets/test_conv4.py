@@ -11,10 +11,10 @@ from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
-from models.inference.predict import class_probabilities, fold
+from models.inference.predict import class_probabilities
 from models.nets import build, heads
 from models.nets.base import grouped
-from models.nets.normalisation import BatchPass, FrozenPass
+from models.nets.normalisation import BatchPass, FrozenPass, fold
 from tests.unit.models.conftest import MakeSupport
 
 POOLED = NetConfig("conv4", ImageConfig(channels=1, side=16, contrast="none"), width=8, pooling="max")

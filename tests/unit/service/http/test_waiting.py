@@ -121,7 +121,7 @@ def test_work_that_waits_in_line_leaves_it_at_its_deadline_and_is_not_done(hangi
             with pytest.raises(DeadlinePassed):
                 await answered(Line().request, hanging.submitted(room, job), SOON_S, soon_s=0)
         await until(room, 1)
-        assert hanging.batcher.readings()["predict_waiting"] == 0
+        assert hanging.batcher.metrics()["predict_waiting"] == 0
         hanging.go.set()
         assert await answered(Line().request, first, LIMIT_S) == 0
 

@@ -98,7 +98,7 @@ def test_never_more_are_in_work_than_allowed_and_never_two_of_one_client(make: C
     for _ in range(2):
         assert held.began.acquire(timeout=LIMIT_S)
     assert held.begun == ["a0", "b"]
-    assert held.queue.readings() == {"adapt_waiting": 3, "adapt_in_work": 2, "adapt_ended_total": 0}
+    assert held.queue.metrics() == {"adapt_waiting": 3, "adapt_in_work": 2, "adapt_ended_total": 0}
     held.let_go()
     assert [answer.result(LIMIT_S) for answer in answers] == ["A0", "A1", "A2", "B", "C"]
     assert held.most_in_work == 2
@@ -120,7 +120,7 @@ def test_what_is_taken_back_before_it_began_is_never_begun(make: Callable[[int],
     first, second, third = held.submit("a"), held.submit("b"), held.submit("c")
     assert held.began.acquire(timeout=LIMIT_S)
     assert second.cancel()
-    assert held.queue.readings()["adapt_waiting"] == 1
+    assert held.queue.metrics()["adapt_waiting"] == 1
     held.let_go()
     assert (first.result(LIMIT_S), third.result(LIMIT_S)) == ("A", "C")
     assert held.begun == ["a", "c"]

@@ -51,7 +51,7 @@ def test_what_waits_is_taken_together_in_order_up_to_the_size(work: Work, batche
     work.go.set()
     assert [answer.result(LIMIT_S) for answer in answers] == [2, 4, 6, 8, 10]
     assert work.batches == [[0], [1, 2], [3], [4], [5]]
-    assert batcher.readings() == {
+    assert batcher.metrics() == {
         "predict_batches_total": 5, "predict_batched_requests_total": 6, "predict_waiting": 0
     }  # fmt: skip
 

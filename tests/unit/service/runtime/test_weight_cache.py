@@ -1,95 +1,138 @@
-"""The cache: bounded in bytes, one load however many wait, pinned clients last."""
+"""The weight cache: bounded in bytes, least recently used first, one load per missing version."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from service.runtime.weight_cache import Key, WeightCache
+from models.inference.predictor import ServingWeights
+from service.domain.version import ServedVersion
+from service.runtime.weight_cache import WeightCache
+
+WAIT_S = 30
 
 
-@dataclass(frozen=True)
-class Held:
-    size_bytes: int
-    name: str = ""
+def version(client: str, temperature: float | None = None) -> ServedVersion:
+    return ServedVersion(client, 1, ("a", "b"), "model", "m" * 64, "w" * 64, None, temperature)
 
 
-def key(client: str, weights: str = "w") -> Key:
-    return client, "m", weights
+def weights(size_bytes: int = 10) -> ServingWeights:
+    return ServingWeights({}, None, size_bytes)
 
 
-def fill(cache: WeightCache[Held], *clients: str, size_bytes: int = 10) -> None:
+def fill(cache: WeightCache, *clients: str) -> None:
     for client in clients:
-        cache.get(key(client), lambda: Held(size_bytes))
+        cache.get(version(client), weights)
 
 
-def here(cache: WeightCache[Held], *clients: str) -> list[str]:
-    return [client for client in clients if cache.held(key(client)) is not None]
+def held(cache: WeightCache, *clients: str) -> list[str]:
+    return [client for client in clients if cache.held(version(client)) is not None]
 
 
-def test_what_was_not_used_for_longest_goes_first() -> None:
-    cache: WeightCache[Held] = WeightCache(30)
+def get_in_two_threads(
+    cache: WeightCache, load: Callable[[], ServingWeights]
+) -> tuple[Future[ServingWeights], Future[ServingWeights]]:
+    """Two calls for one version, the second one while the first one's load is running."""
+    loading, finish = threading.Event(), threading.Event()
+
+    def slow_load() -> ServingWeights:
+        loading.set()
+        assert finish.wait(WAIT_S)
+        return load()
+
+    def second() -> ServingWeights:
+        finish.set()
+        return cache.get(version("a"), load)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, version("a"), slow_load)
+        assert loading.wait(WAIT_S)
+        return first, pool.submit(second)
+
+
+def test_the_least_recently_used_entry_is_evicted_first() -> None:
+    cache = WeightCache(30)
     fill(cache, "a", "b", "c")
-    assert cache.held(key("a")) is not None
+    assert cache.held(version("a")) is not None
     fill(cache, "d")
-    assert here(cache, "a", "b", "c", "d") == ["a", "c", "d"]
-    readings = cache.readings()
-    assert (readings.loads, readings.evictions, readings.entries, readings.size_bytes) == (4, 1, 3, 30)
+    assert held(cache, "a", "b", "c", "d") == ["a", "c", "d"]
+    assert cache.metrics() == {
+        "weight_cache_hits_total": 4,
+        "weight_cache_loads_total": 4,
+        "weight_cache_evictions_total": 1,
+        "weight_cache_entries": 3,
+        "weight_cache_bytes": 30,
+    }
 
 
-def test_what_is_larger_than_the_bound_is_used_and_not_kept() -> None:
-    cache: WeightCache[Held] = WeightCache(30)
+def test_an_entry_larger_than_the_limit_is_returned_but_not_kept() -> None:
+    cache = WeightCache(30)
     fill(cache, "a")
-    assert cache.get(key("big"), lambda: Held(31, "big")).name == "big"
-    assert here(cache, "a", "big") == ["a"]
+    assert cache.get(version("big"), lambda: weights(31)).size_bytes == 31
+    assert held(cache, "a", "big") == ["a"]
 
 
-def test_pinned_clients_stay_while_there_is_another_to_let_go() -> None:
-    cache: WeightCache[Held] = WeightCache(30, pinned=["hot"])
-    fill(cache, "hot", *(f"cold-{index}" for index in range(20)))
-    assert here(cache, "hot") == ["hot"]
-    assert cache.readings().pinned == 1
-    for index in range(5):
-        cache.get(key("hot", str(index)), lambda: Held(10))
-    assert cache.readings().size_bytes <= 30
-    assert cache.readings().entries == 3
+def test_versions_with_the_same_weights_and_another_temperature_are_different_entries() -> None:
+    cache = WeightCache(30)
+    cache.get(version("a"), lambda: weights(10))
+    assert cache.get(version("a", 1.5), lambda: weights(11)).size_bytes == 11
+    assert cache.metrics()["weight_cache_bytes"] == 21
 
 
-def test_one_loads_while_the_others_wait() -> None:
-    cache: WeightCache[Held] = WeightCache(100)
-    loading, go_on, loads = threading.Event(), threading.Event(), []
+def test_concurrent_requests_for_one_version_load_it_once() -> None:
+    cache = WeightCache(100)
+    loading, finish, loads = threading.Event(), threading.Event(), []
 
-    def load() -> Held:
+    def load() -> ServingWeights:
         loads.append(threading.get_ident())
         loading.set()
-        assert go_on.wait(30)
-        return Held(10)
+        assert finish.wait(WAIT_S)
+        return weights()
 
     with ThreadPoolExecutor(4) as pool:
-        wanted = [pool.submit(cache.get, key("a"), load) for _ in range(4)]
-        assert loading.wait(30)
-        go_on.set()
-        assert len({id(one.result(30)) for one in wanted}) == 1
+        results = [pool.submit(cache.get, version("a"), load) for _ in range(4)]
+        assert loading.wait(WAIT_S)
+        finish.set()
+        assert len({id(one.result(WAIT_S)) for one in results}) == 1
     assert len(loads) == 1
-    assert (cache.readings().loads, cache.readings().hits) == (1, 3)
+    metrics = cache.metrics()
+    assert (metrics["weight_cache_loads_total"], metrics["weight_cache_hits_total"]) == (1, 3)
+    assert metrics["weight_cache_bytes"] == 10
 
 
-def test_a_load_that_fails_keeps_nothing_and_the_next_one_tries_again() -> None:
-    cache: WeightCache[Held] = WeightCache(100)
+def test_a_failed_load_keeps_nothing_and_the_next_request_loads_again() -> None:
+    cache = WeightCache(100)
 
-    def fail() -> Held:
+    def fail() -> ServingWeights:
         raise OSError("gone")
 
     with pytest.raises(OSError, match="gone"):
-        cache.get(key("a"), fail)
-    assert cache.get(key("a"), lambda: Held(10)).size_bytes == 10
-    assert cache.readings().loads == 1
+        cache.get(version("a"), fail)
+    assert cache.get(version("a"), weights).size_bytes == 10
+    assert cache.metrics()["weight_cache_loads_total"] == 1
 
 
-def test_readings_are_named_for_the_metrics() -> None:
-    assert WeightCache[Held](1).readings().named("x") == {
-        "x_hits_total": 0, "x_loads_total": 0, "x_evictions_total": 0, "x_entries": 0, "x_pinned": 0, "x_bytes": 0
-    }  # fmt: skip
+def test_a_failed_load_beside_a_waiting_request_leaks_no_bytes() -> None:
+    cache = WeightCache(100)
+
+    def fail() -> ServingWeights:
+        raise OSError("gone")
+
+    for result in get_in_two_threads(cache, fail):
+        assert isinstance(result.exception(WAIT_S), OSError)
+    assert cache.metrics()["weight_cache_bytes"] == 0
+    fill(cache, "a")
+    assert cache.metrics()["weight_cache_bytes"] == 10
+
+
+def test_loading_again_after_an_eviction_counts_the_bytes_once() -> None:
+    cache = WeightCache(10)
+    for result in get_in_two_threads(cache, weights):
+        assert result.result(WAIT_S).size_bytes == 10
+    for _ in range(3):
+        fill(cache, "b", "a")
+    assert cache.metrics()["weight_cache_bytes"] == 10
+    assert held(cache, "a", "b") == ["a"]

@@ -64,7 +64,7 @@ def test_a_refusal_says_what_it_says_here(started: Started) -> None:
         with pytest.raises(type(here.value)) as there:
             pool.decode(content)
         assert str(there.value) == str(here.value)
-    assert pool.readings()["decoder_processes_lost_total"] == 0
+    assert pool.metrics()["decoder_processes_lost_total"] == 0
 
 
 def test_the_limits_reach_the_processes(started: Started) -> None:
@@ -77,7 +77,7 @@ def test_an_image_on_which_the_decoder_dies_is_refused_and_the_next_one_decoded(
     with pytest.raises(ImageUndecodable, match="did not survive"):
         pool.decode(b"die")
     assert torch.equal(pool.decode(GOOD), decode(GOOD))
-    assert pool.readings()["decoder_processes_lost_total"] == 2  # it got a second chance
+    assert pool.metrics()["decoder_processes_lost_total"] == 2  # it got a second chance
 
 
 def test_an_image_on_which_the_decoder_hangs_is_ended_at_its_time(started: Started) -> None:
@@ -94,7 +94,7 @@ def test_an_image_that_cost_a_process_is_never_given_to_another(started: Started
     for _ in range(5):
         with pytest.raises(ImageUndecodable, match="before"):
             pool.decode(b"die")
-    assert pool.readings() == {"decoder_processes_lost_total": 2, "decoder_images_quarantined": 1}
+    assert pool.metrics() == {"decoder_processes_lost_total": 2, "decoder_images_quarantined": 1}
 
 
 def test_others_go_on_while_one_image_hangs(started: Started) -> None:
@@ -122,7 +122,7 @@ def test_a_process_is_replaced_after_its_number_of_images(started: Started) -> N
         pool.decode(GOOD)
     assert first.poll() is not None
     assert pool._idle[0]._process is not first
-    assert pool.readings()["decoder_processes_lost_total"] == 0
+    assert pool.metrics()["decoder_processes_lost_total"] == 0
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_more_memory_than_allowed_is_a_refusal_and_not_a_death(started: Started)
     with pytest.raises(ImageTooLarge, match="memory"):
         pool.decode(large)
     assert pool.decode(GOOD).shape == (1, 40, 40)
-    assert pool.readings()["decoder_processes_lost_total"] == 0
+    assert pool.metrics()["decoder_processes_lost_total"] == 0
 
 
 def test_the_largest_image_of_every_depth_fits_into_the_memory_allowed(started: Started) -> None:
@@ -193,7 +193,7 @@ def test_a_program_that_does_not_start_is_held_against_no_image() -> None:
         for _ in range(2):
             with pytest.raises(DecoderUnavailable, match="could not be started"):
                 pool.decode(GOOD)
-        assert pool.readings()["decoder_images_quarantined"] == 0
+        assert pool.metrics()["decoder_images_quarantined"] == 0
     finally:
         pool.close()
 
