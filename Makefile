@@ -1,17 +1,17 @@
-# Everything one types in this project. `make help` lists it; `.ci/install` holds how installing works.
+# All commands of this project. `make help` lists them.
 #
-#   PORT     where `make run` listens                        (8000)
-#   DATA     where the store of `make run` lies              (./data)
-#   PYTHON   the interpreter that the environment is made of (the first of python3, python3.14 ... python3.11 that will do)
-#   PIPARGS  further arguments for pip, such as --extra-index-url and an index of CPU builds of torch
-#   ARGS     further arguments for pytest, such as -k prediction
-#   FORMS IMAGES ROUTES SEED   how much `make fuzz` tries (100000, 50000, 100 a route) and from which seed (0)
-#   SOAK_MINUTES   how long `make soak` takes (120)
+#   PORT     port of `make run` (8000)
+#   DATA     folder of the store of `make run` (./data)
+#   PYTHON   interpreter for .venv (default: the first usable one of python3, python3.14 ... python3.11)
+#   PIPARGS  extra arguments for pip, such as --extra-index-url with an index of CPU builds of torch
+#   ARGS     extra arguments for pytest, such as -k prediction
+#   FORMS IMAGES ROUTES SEED   number of cases of `make fuzz` (100000, 50000, 100 per route) and their seed (0)
+#   SOAK_MINUTES   duration of `make soak` (120)
 #   CRASH    arguments for `make crash`, such as "--kills 500" or "--part bugs"
 #   RACE     arguments for `make race`, such as "--shared" or "--threads 8 --publishes 256"
 #
-# PORT and DATA, where they are given, reach the tests too: PORT is the port that a test serves on instead of a free
-# one, and what the tests write goes to DATA/test-runs instead of the system's folder for temporary files.
+# If you set PORT or DATA, the tests use them too: they serve on PORT instead of a free port, and write to DATA/test-runs
+# instead of the system's temporary folder.
 
 ifneq ($(filter command line environment,$(origin PORT)),)
   TEST_PORT := $(PORT)
@@ -39,41 +39,41 @@ export PYTHON PIPARGS
 .PHONY: help run test test-offline fuzz race crash soak check format lock image-test clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
-	@printf '\nPORT=%s DATA=%s   also PYTHON=, PIPARGS=, ARGS=: see the head of the Makefile\n' '$(PORT)' '$(DATA)'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
+	@printf '\nPORT=%s DATA=%s   the comment at the top of the Makefile lists all variables\n' '$(PORT)' '$(DATA)'
 
-run: ## install what is missing and serve on 127.0.0.1:PORT with the store under DATA
+run: ## install and serve on 127.0.0.1:PORT, with the store in DATA
 	@.ci/install run
 	@exec $(BIN)/anole serve --host 127.0.0.1 --port '$(PORT)' --data '$(DATA)'
 
-test: ## install what the tests need and run all of them
+test: ## install and run all tests
 	@.ci/install test
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
 	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
 
-test-offline: ## the tests of the service without a network but the loopback (Linux)
+test-offline: ## run the tests of the service with no network except loopback (Linux)
 	@.ci/install test
 	@unshare --user --map-root-user --net $(BIN)/python -m tests.offline \
 	$(if $(ARGS),$(ARGS),tests/unit/service tests/contract tests/integration tests/e2e)
 
-soak: ## adapt, predict, roll back and delete for SOAK_MINUTES; prints memory, descriptors and threads on the way
+soak: ## send requests for SOAK_MINUTES and print memory, descriptors and threads
 	@.ci/install test
 	@$(BIN)/python -m benchmarks.soak --minutes '$(SOAK_MINUTES)' $(ARGS)
 
-fuzz: ## damaged forms, damaged images and requests made from the description: FORMS, IMAGES and ROUTES of them, from SEED
+fuzz: ## send malformed forms, malformed images and requests generated from the OpenAPI description
 	@.ci/install test
 	@FUZZ_FORMS='$(FORMS)' FUZZ_IMAGES='$(IMAGES)' FUZZ_ROUTES='$(ROUTES)' FUZZ_SEED='$(SEED)' \
 	$(BIN)/python -m pytest tests/fuzz $(ARGS)
 
-race: ## 2,048 publishes of one client by 2 x 64 threads, their recorded history judged
+race: ## publish 2,048 versions of one client from 2 x 64 threads and check the recorded history
 	@.ci/install test
 	@$(BIN)/python -m tests.integration.racing $(RACE)
 
-crash: ## kill the store 10,000 times, at every call that writes, and cut its power; then with faults seeded
+crash: ## kill the store 10,000 times, simulate power loss, and repeat both with seeded faults
 	@.ci/install test
 	@$(BIN)/python -m tests.crash $(CRASH)
 
-check: ## ruff, mypy, the rules about who may import whom, hadolint
+check: ## run ruff, mypy, import-linter and hadolint
 	@.ci/install dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -81,18 +81,18 @@ check: ## ruff, mypy, the rules about who may import whom, hadolint
 	$(BIN)/lint-imports --no-cache
 	@[ ! -x $(BIN)/hadolint ] || { echo '$(BIN)/hadolint Dockerfile' && $(BIN)/hadolint Dockerfile; }
 
-format: ## put the code into its canonical form
+format: ## format the code
 	@.ci/install dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-lock: ## resolve constraints.txt afresh from pyproject.toml
+lock: ## update constraints.txt from pyproject.toml
 	@.ci/install dev
 	@.ci/lock
 
-image-test: ## build the container image without a daemon, start it as its user, adapt and predict (root, Debian)
+image-test: ## build the container image without a daemon and test it (root, Debian)
 	@.ci/image-test
 
-clean: ## remove the environment and all caches; the store stays
+clean: ## remove .venv and all caches, but not the store
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What `.ci/install` says and does where a machine is not as it should be; can_access no index."""
+"""`.ci/install` on machines that lack something. The tests need no package index."""
 
 from __future__ import annotations
 
@@ -42,38 +42,38 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
-def test_an_unknown_level_is_refused_with_those_that_exist(checkout: Path) -> None:
-    status, said = install(checkout, "everything")
+def test_an_unknown_level_is_rejected_with_the_levels_that_exist(checkout: Path) -> None:
+    status, output = install(checkout, "everything")
     assert status == 64
-    assert "run, test or dev" in said
+    assert "run, test or dev" in output
 
 
-def test_an_interpreter_that_is_not_there_is_named(checkout: Path) -> None:
-    status, said = install(checkout, PYTHON="/nowhere/python3.11")
+def test_an_interpreter_that_does_not_exist_is_named(checkout: Path) -> None:
+    status, output = install(checkout, PYTHON="/nowhere/python3.11")
     assert status == 1
-    assert "PYTHON=/nowhere/python3.11 is not there" in said
+    assert "PYTHON=/nowhere/python3.11 does not exist" in output
 
 
-def test_an_interpreter_that_will_not_do_is_refused_in_its_own_words(checkout: Path, tmp_path: Path) -> None:
-    old = program(tmp_path / "python3.9", "echo 'is Python 3.9, and 3.11 or newer is needed'")
-    status, said = install(checkout, PYTHON=str(old))
+def test_an_unusable_interpreter_is_rejected_with_the_reason(checkout: Path, tmp_path: Path) -> None:
+    old = program(tmp_path / "python3.9", "echo 'is Python 3.9; 3.11 or newer is required'")
+    status, output = install(checkout, PYTHON=str(old))
     assert status == 1
-    assert f"PYTHON={old} is Python 3.9, and 3.11 or newer is needed" in said
+    assert f"PYTHON={old} is Python 3.9; 3.11 or newer is required" in output
 
 
-def test_without_any_python_it_says_which_one_is_needed(checkout: Path, tmp_path: Path) -> None:
+def test_without_python_the_error_states_the_required_version(checkout: Path, tmp_path: Path) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
     for name in ("sh", "cat", "cksum", "dirname", "head", "grep", "rm"):
         found = shutil.which(name)
         assert found, name
         (tools / name).symlink_to(found)
-    status, said = install(checkout, PATH=str(tools))
+    status, output = install(checkout, PATH=str(tools))
     assert status == 1
-    assert "version 3.11 or newer with venv is needed" in said
+    assert "version 3.11 or newer with venv is required" in output
 
 
-def test_an_unusable_environment_is_kept_until_there_is_a_python_to_replace_it(checkout: Path) -> None:
+def test_an_unusable_environment_is_kept_if_no_python_can_replace_it(checkout: Path) -> None:
     (checkout / ".venv").mkdir()
     (checkout / ".venv" / "keep").touch()
     install(checkout, PYTHON="/nowhere/python3.11")
@@ -81,13 +81,13 @@ def test_an_unusable_environment_is_kept_until_there_is_a_python_to_replace_it(c
 
 
 @pytest.mark.slow
-def test_a_half_made_environment_is_made_again_and_a_pip_that_fails_is_explained(checkout: Path) -> None:
+def test_an_incomplete_environment_is_replaced_and_a_failing_pip_is_explained(checkout: Path) -> None:
     (checkout / ".venv" / "bin").mkdir(parents=True)
     program(checkout / ".venv" / "bin" / "python", "exit 1")
     (checkout / ".venv" / "left-over").touch()
-    status, said = install(checkout, PYTHON=sys.executable, PIPARGS="--no-index --quiet")
+    status, output = install(checkout, PYTHON=sys.executable, PIPARGS="--no-index --quiet")
     assert status == 1
     assert not (checkout / ".venv" / "left-over").exists()
     assert (checkout / ".venv" / "bin" / "pip").exists()
-    assert "PIPARGS=" in said
+    assert "PIPARGS=" in output
     assert not list((checkout / ".venv").glob(".anole-installed-*"))
