@@ -7,8 +7,6 @@ over the weights' bits; loading computes the digest again. Nothing is unpickled,
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from models import weights as algebra
 from models.adaptation.optimisers import Moments
+from models.atomic_files import write_atomically
 from models.config import InnerLoopConfig, NetConfig
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import PREPROCESSING_VERSION
@@ -98,20 +97,13 @@ class Checkpoint:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the checkpoint so that `path` holds either what it held or all of the new one, also after a power loss."""
+    """Write the checkpoint, atomically and durably; missing folders are created."""
     metadata = {
         "settings": json.dumps(checkpoint.settings(), sort_keys=True),
         "training": json.dumps(dict(checkpoint.training), sort_keys=True),
         "digest": checkpoint.digest,
     }
-    content = save_tensors(checkpoint.tensors(), metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    write_atomically(path, save_tensors(checkpoint.tensors(), metadata))
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import csv
 import io
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.atomic_files import write_atomically
 from models.data.archives import archive_key, is_litter, read_files
 from models.data.class_dataset import ArrayDataset, ClassDataset
 from models.errors import DataSetUnavailable, ImageRejected
@@ -206,7 +207,8 @@ def _decode_into(
     }
     for split, classes in plan.items():
         array = torch.stack([decoded.pop(path) for paths in classes.values() for path in paths])
-        _write_whole(kept[split], array.view(len(classes), -1, *array.shape[1:]))
+        classwise = array.view(len(classes), -1, *array.shape[1:]).numpy()
+        write_atomically(kept[split], partial(np.save, arr=classwise, allow_pickle=False), durable=False)
 
 
 def _decoded(name: str, content: bytes, spec: ImageConfig) -> Tensor:
@@ -230,11 +232,3 @@ def _part(split: str, class_names: list[str], array: Tensor | None) -> ClassData
     if array is None:
         raise DataSetUnavailable(f"the cache of mini-ImageNet's {split} images cannot be read back; make room for it")
     return ArrayDataset(f"mini-ImageNet {split} classes", class_names, list(array))
-
-
-def _write_whole(path: Path, array: Tensor) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.save(file, array.numpy(), allow_pickle=False)
-    Path(file.name).replace(path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.atomic_files import write_atomically
 from models.data.archives import archive_key, read_files
 from models.data.class_dataset import ArrayDataset, ClassDataset, DatasetSubset, QuarterTurnDataset
 from models.errors import DataSetUnavailable, ImageRejected
@@ -137,7 +137,7 @@ def _fetch(part: OmniglotPart, cache_folder: Path) -> Path:
             f"{part.name}.zip is not under the data root and {part.url} cannot be fetched ({error}); "
             f"put it as omniglot/{part.name}.zip under the folder that --data-root names"
         ) from error
-    _write_whole(target, content)
+    write_atomically(target, content, durable=False)
     return target
 
 
@@ -156,7 +156,7 @@ def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageC
         raise
     arrays = io.BytesIO()
     np.savez_compressed(arrays, class_names=np.array(names), images=images.numpy())
-    _write_whole(path, arrays.getvalue())
+    write_atomically(path, arrays.getvalue(), durable=False)
     return names, images
 
 
@@ -202,11 +202,3 @@ def _verify(part: OmniglotPart, location: Path, drawings: dict[str, list[Tensor]
             f"the files in {location} differ from Omniglot's {part.name} (content digest {digest}, "
             f"expected {part.content_digest}): put the original archive there"
         )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)

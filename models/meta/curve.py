@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import importlib.util
 import io
-import os
-import tempfile
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+
+from models.atomic_files import write_atomically
 
 HEADER = ("meta_step", "loss", "seconds")
 ROW_EVERY = 50
@@ -88,9 +88,9 @@ class Curve:
         writer = csv.writer(text)
         writer.writerow(HEADER)
         writer.writerows((step, f"{loss:.5f}", f"{seconds:.1f}") for step, loss, seconds in rows)
-        _replace(self._path, text.getvalue().encode())
+        write_atomically(self._path, text.getvalue().encode(), durable=False)
         if rows and can_draw():
-            _replace(self._path.with_suffix(".png"), picture(self._path.stem, rows))
+            write_atomically(self._path.with_suffix(".png"), picture(self._path.stem, rows), durable=False)
 
 
 def picture(title: str, rows: Sequence[Row]) -> bytes:
@@ -136,11 +136,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from models.atomic_files import TEMPORARY_PREFIX, sync, write_atomically
 from service.domain.maintenance import BackupReport, Damage
 from service.errors import InvalidRequest, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.blobs.local import LocalBlobs
@@ -70,7 +70,7 @@ def back_up(catalog: Catalog, blobs: Blobs, folder: Path) -> BackupReport:
     """
     with _taken(folder) as held:
         for _ in range(_ATTEMPTS):
-            with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as unfinished:
                 path = Path(unfinished) / "catalog.sqlite3"
                 catalog.export(path)
                 needs, versions = _needs(catalog, path)
@@ -178,8 +178,8 @@ def _taken(folder: Path) -> Iterator[_Folder]:
         (folder / BLOBS).mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in folder.glob(".unfinished-*"):  # of runs that were killed
-                shutil.rmtree(left)
+            for left in folder.glob(f"{TEMPORARY_PREFIX}*"):  # of runs that were killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield _Folder(folder, LocalBlobs(folder / BLOBS))
     except BlockingIOError as error:
         raise StoreUnavailable(
@@ -194,15 +194,11 @@ def _conclude(held: _Folder, path: Path, report: BackupReport) -> None:
     digest = _digest(path)
     name = f"catalog-{digest[:16]}.sqlite3"
     path.replace(held.path / name)
-    _sync(held.path / name)
-    _sync(held.path)
+    sync(held.path / name)
+    sync(held.path)
     damages = [{"client": damage.client, "digest": damage.digest} for damage in report.damages]
     said = {"format": _FORMAT, "catalog": name, "catalog_sha256": digest, "damages": damages}
-    unfinished = path.with_name(MANIFEST)
-    unfinished.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-    _sync(unfinished)
-    unfinished.replace(held.path / MANIFEST)
-    _sync(held.path)
+    write_atomically(held.path / MANIFEST, f"{json.dumps(said, indent=2)}\n".encode())
     for older in held.path.glob("catalog-*.sqlite3"):
         if older.name != name:
             older.unlink()
@@ -244,11 +240,3 @@ def _verified_catalog(folder: Path, said: _Manifest, path: Path) -> None:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

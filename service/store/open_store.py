@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from models.atomic_files import sync as sync_to_disk
 from service.errors import InvalidSettings, StoreUnavailable
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.database import Database
@@ -153,12 +154,4 @@ def _make(folder: Path, *, sync: bool) -> None:
     for path in reversed(new):
         path.mkdir(mode=0o700, exist_ok=True)
         if sync:
-            _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync_to_disk(path.parent)

@@ -104,7 +104,16 @@ def acknowledged_before_commit() -> None:
         owed.append((draft, aliases, key))
         return Publication(Version(number, utc_now(), draft), (), number)
 
-    for name in ("put_samples", "collect", "version", "alias", "roll_back", "move_alias", "delete_version", "settle"):
+    for name in (
+        "put_samples",
+        "collect",
+        "version",
+        "alias",
+        "roll_back",
+        "move_alias",
+        "delete_version",
+        "update_settings",
+    ):
         _replace(VersionStore, name, paying(getattr(VersionStore, name)))
     _replace(VersionStore, "publish", promised)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
-import stat
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.atomic_files import sync, write_temporary
 from service.store import open_store
+from service.store.blobs import local as blobs_local
 from service.store.blobs.local import LocalBlobs
 
 
@@ -18,13 +19,7 @@ def _replace(owner: Any, name: str, new: Any) -> None:
 
 
 def file_not_synced() -> None:
-    fsync = LocalBlobs._fsync
-
-    def folders_only(self: LocalBlobs, handle: int) -> None:
-        if stat.S_ISDIR(os.fstat(handle).st_mode):
-            fsync(self, handle)
-
-    _replace(LocalBlobs, "_fsync", folders_only)
+    _replace(blobs_local, "write_temporary", functools.partial(write_temporary, durable=False))
 
 
 def folder_not_synced() -> None:
@@ -38,26 +33,18 @@ def new_space_not_synced() -> None:
 
 
 def store_s_own_folder_not_synced() -> None:
-    _replace(open_store, "_sync_folder", lambda _folder: None)
+    _replace(open_store, "sync_to_disk", lambda _folder: None)
 
 
 def renamed_before_synced() -> None:
-    stage, sync = LocalBlobs._stage, LocalBlobs._sync_folder
-
-    def unsynced(self: LocalBlobs, folder: Path, content: bytes) -> Path:
-        self._sync = False
-        try:
-            return stage(self, folder, content)
-        finally:
-            self._sync = True
+    sync_folder = LocalBlobs._sync_folder
 
     def late(self: LocalBlobs, folder: Path) -> None:
         for path in folder.iterdir() if folder != self._root else ():
-            with path.open("rb") as file:
-                self._fsync(file.fileno())
-        sync(self, folder)
+            sync(path)
+        sync_folder(self, folder)
 
-    _replace(LocalBlobs, "_stage", unsynced)
+    file_not_synced()
     _replace(LocalBlobs, "_sync_folder", late)
 
 

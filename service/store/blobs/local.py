@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from models.atomic_files import TEMPORARY_PREFIX, SyncFailed, sync, write_temporary
 from service.domain.names import validate_client_name
 from service.errors import InvalidName, StoreFull, StoreUnavailable, VersionCorrupt
 from service.store.durability import Durability
@@ -29,7 +29,6 @@ from service.store.ports import BlobEntry, Blobs
 SYNCS_AT_ONCE: Final = 16
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
-_UNFINISHED: Final = ".unfinished-"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -101,7 +100,7 @@ class LocalBlobs(Blobs):
         with self._translated(f"sweeping {space!r}"):
             if not folder.is_dir():
                 return 0
-            for path in sorted(folder.glob(f"{_UNFINISHED}*")):
+            for path in sorted(folder.glob(f"{TEMPORARY_PREFIX}*")):
                 with suppress(FileNotFoundError):  # finished, or swept by another process, since the folder was listed
                     if _age_s(path) >= older_than_s:
                         path.unlink()
@@ -146,7 +145,7 @@ class LocalBlobs(Blobs):
         with ExitStack() as undo:
 
             def stage(content: bytes) -> Path:
-                path = self._stage(folder, content)
+                path = write_temporary(folder, content, durable=self._sync)
                 undo.callback(path.unlink, missing_ok=True)
                 return path
 
@@ -157,34 +156,9 @@ class LocalBlobs(Blobs):
                     staged = list(pool.map(stage, contents))
             yield staged
 
-    def _stage(self, folder: Path, content: bytes) -> Path:
-        """Write `content`, durable, under a temporary name in `folder`."""
-        handle, name = tempfile.mkstemp(prefix=_UNFINISHED, dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                self._fsync(file.fileno())
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-        return Path(name)
-
     def _sync_folder(self, folder: Path) -> None:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._fsync(handle)
-        finally:
-            os.close(handle)
-
-    def _fsync(self, handle: int) -> None:
-        if not self._sync:
-            return
-        try:
-            os.fsync(handle)
-        except OSError as error:
-            self._durability.failed(str(error))
-            raise
+        if self._sync:
+            sync(folder)
 
     @contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
@@ -193,6 +167,8 @@ class LocalBlobs(Blobs):
         except FileNotFoundError as error:
             raise StoreUnavailable(f"{error.filename} was deleted meanwhile ({doing}); try again") from error
         except OSError as error:
+            if isinstance(error, SyncFailed):
+                self._durability.failed(str(error))
             if error.errno in _NO_SPACE:
                 raise StoreFull(f"no space left under {self._root} ({doing}); free some; reading goes on") from error
             raise StoreUnavailable(f"the disk failed under {self._root} ({doing}): {error}") from error
