@@ -34,8 +34,8 @@ from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.data.synthetic import Textures
 from models.errors import AdaptationDiverged, AnoleError
-from models.meta.evaluation import EvaluationPlan, Score, evaluate
-from models.meta.maml import meta_step_of
+from models.meta.evaluation import EvaluationConfig, Score, evaluate
+from models.meta.maml import make_meta_step
 from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
 from models.nets import build
 from models.presets import PRESETS
@@ -170,7 +170,7 @@ def trained(way: Way, data: Data, arguments: argparse.Namespace) -> Row:
 
     recipe, serve = (replace(loop, rates=way.inner) for loop in (preset.recipe, preset.serve))
     last = MetaTrainingState(net.start())
-    states = meta_train(net, last, tasks, recipe, meta, meta_step_of(meta))
+    states = meta_train(net, last, tasks, recipe, meta, make_meta_step(meta))
     try:
         for state in track(states, way.name, total=meta.meta_steps, console=Console(stderr=True)):
             last = state
@@ -209,7 +209,7 @@ def measure(rows: Sequence[Row], classes: ClassDataset, arguments: argparse.Name
     there = [(row, row.start) for row in rows if row.start is not None]
     for row, start in track(there, "scoring", console=Console(stderr=True)):
         source = EpisodeSampler(classes, EpisodeShape(WAYS, arguments.shots, QUERIES), start.net_config.image)
-        plan = EvaluationPlan(arguments.episodes, arguments.seed, start.recipe.statistics)
+        plan = EvaluationConfig(arguments.episodes, arguments.seed, start.recipe.statistics)
         row.accuracies = list(evaluate(start.build_net(), start.weights, source, start.recipe, plan, start.moments))
     learners = [(row, start, LoadedCheckpoint(start, torch.device("cpu"))) for row, start in there]
     for number in range(arguments.rounds):

@@ -29,7 +29,7 @@ from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AnoleError
 from models.images.preprocessing import ImageConfig
-from models.meta.evaluation import EvaluationPlan, Score
+from models.meta.evaluation import EvaluationConfig, Score
 from models.task import Support
 
 SPEC: Final = ImageConfig(channels=1, side=128, contrast="none")
@@ -103,7 +103,7 @@ def fitted(support: Support, histograms: Histograms) -> Any:
 
 
 def accuracies(
-    classes: ClassDataset, shape: EpisodeShape, plan: EvaluationPlan, histograms: Histograms
+    classes: ClassDataset, shape: EpisodeShape, plan: EvaluationConfig, histograms: Histograms
 ) -> Iterator[float]:
     """Learn episode after episode and yield each one's query accuracy.
 
@@ -141,7 +141,7 @@ def main() -> None:
 
 def scores(classes: ClassDataset, arguments: argparse.Namespace, patterns: Patterns) -> list[list[float]]:
     """Accuracies of the episodes, for each number of shots."""
-    histograms, plan = Histograms(patterns), EvaluationPlan(arguments.episodes, arguments.seed)
+    histograms, plan = Histograms(patterns), EvaluationConfig(arguments.episodes, arguments.seed)
     shapes = (EpisodeShape(arguments.ways, shots, arguments.queries) for shots in arguments.shots)
     return [list(accuracies(classes, shape, plan, histograms)) for shape in shapes]
 

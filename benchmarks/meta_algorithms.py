@@ -40,7 +40,7 @@ from benchmarks.meta_work import (
 )
 from benchmarks.running_service import ServiceOptions
 from models.errors import AnoleError
-from models.meta.evaluation import EvaluationPlan
+from models.meta.evaluation import EvaluationConfig
 
 PICTURE = Path(__file__).parents[1] / "docs" / "meta-algorithms.png"
 
@@ -145,7 +145,7 @@ def trained(
 def result_of(runner: Runner, place: int, arguments: argparse.Namespace, work: Work, data: Data) -> Result:
     """The score of what a runner had at one mark; with frozen statistics at the last one alone."""
     share, state = runner.kept[place]
-    plan = EvaluationPlan(arguments.episodes, arguments.seed, "transductive")
+    plan = EvaluationConfig(arguments.episodes, arguments.seed, "transductive")
     alike = score(runner.entry, state.start, work, data, plan)
     last = place == len(MARKS) - 1
     alone = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from benchmarks.meta_work import Data, Entry, TaskStream, Work
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AdaptationDiverged
-from models.meta.evaluation import EvaluationPlan, Score, evaluate
+from models.meta.evaluation import EvaluationConfig, Score, evaluate
 from models.meta.reptile import MetaTrainingState
 from models.weights import Weights
 
@@ -83,7 +83,7 @@ def step_of(work: Work, tasks: TaskStream) -> Step:
     return step
 
 
-def score(entry: Entry, start: Weights, work: Work, data: Data, plan: EvaluationPlan) -> Score:
+def score(entry: Entry, start: Weights, work: Work, data: Data, plan: EvaluationConfig) -> Score:
     """Adapt `start` to episodes of classes that were not trained on, by the entry's own inner loop."""
     source = EpisodeSampler(data.test, EpisodeShape(work.n_way, N_SHOT, N_QUERY), work.net_config.image)
     here = {name: tensor.cpu() for name, tensor in start.items()}

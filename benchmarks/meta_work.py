@@ -18,7 +18,7 @@ from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.data.synthetic import Textures
 from models.images.preprocessing import ImageConfig
-from models.meta.maml import meta_step_of
+from models.meta.maml import make_meta_step
 from models.meta.reptile import MetaTrainingState, inner_seeds
 from models.nets import Net, build, heads
 from models.task import Support
@@ -121,7 +121,7 @@ class Entry:
         )
         size = share * self.rates.outer if reptile else share
         seeds = inner_seeds(work.seed, state.meta_step, len(supports))
-        return meta_step_of(meta)(net, state, supports, self.recipe(work), size, seeds)
+        return make_meta_step(meta)(net, state, supports, self.recipe(work), size, seeds)
 
 
 @dataclass(frozen=True)

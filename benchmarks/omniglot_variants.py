@@ -28,8 +28,8 @@ from models.data.class_dataset import ClassDataset, DatasetSubset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import DataSet, open_dataset
 from models.errors import AdaptationDiverged, AnoleError
-from models.meta.evaluation import EvaluationPlan, Normalisation, Score, evaluate
-from models.meta.training import TrainingPlan, TrainingRun, WeightedSet
+from models.meta.evaluation import EvaluationConfig, Normalisation, Score, evaluate
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.presets import PRESETS, Preset
 from service.cli.progress import Work, reported
 from service.cli.train import CACHE
@@ -187,11 +187,13 @@ def outcome(variant: Variant, data: DataSet, arguments: argparse.Namespace) -> S
     path = arguments.folder / f"{variant.name}-{arguments.meta_steps}-seed{arguments.seed}.safetensors"
     meta = replace(variant.preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed)
     record = {"algorithm": "reptile", "sets": [{**data.record, "turned": variant.turned}]}
-    plan = TrainingPlan(variant.preset.net_config, variant.preset.recipe, meta, record)
+    plan = TrainingRunConfig(variant.preset.net_config, variant.preset.recipe, meta, record)
     training = TrainingRun(plan, variant.preset.serve, path, torch.device("cpu"))
     left = meta.meta_steps - training.state.meta_step
     if left:
-        steps = training.run([WeightedSet(data.train if variant.turned else upright(data.train))], save_every_s=60.0)
+        steps = training.run(
+            [WeightedDataset(data.train if variant.turned else upright(data.train))], save_every_s=60.0
+        )
         try:
             with reported(Work(variant.name, "steps", meta.meta_steps, meta.meta_steps - left)) as report:
                 for step in steps:
@@ -230,7 +232,7 @@ def kept_scores(
 def scored(start: Checkpoint, how: Normalisation, test: ClassDataset, shots: int, episodes: int) -> list[float]:
     """One accuracy an episode."""
     source = EpisodeSampler(test, EpisodeShape(5, shots, QUERIES), start.net_config.image)
-    plan = EvaluationPlan(episodes, normalisation=how)
+    plan = EvaluationConfig(episodes, normalisation=how)
     return list(evaluate(start.build_net(), start.weights, source, start.recipe, plan, start.moments))
 
 

@@ -31,7 +31,7 @@ from models.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AnoleError
-from models.meta.evaluation import EvaluationPlan, Score, evaluate
+from models.meta.evaluation import EvaluationConfig, Score, evaluate
 from service.cli.progress import Work, reported
 
 TIMED_IMAGES: Final = 50
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def chosen_ways(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[Way]:
     """The rows of the table."""
     classes = few_shot_classes(arguments, checkpoint.net_config.image)
-    plan = EvaluationPlan(arguments.episodes, arguments.seed, checkpoint.recipe.statistics)
+    plan = EvaluationConfig(arguments.episodes, arguments.seed, checkpoint.recipe.statistics)
     steps = checkpoint.recipe.steps
     starts = {"meta-trained": checkpoint, "random": untrained(checkpoint, arguments.random_seed)}
     ways = []
@@ -127,7 +127,7 @@ def chosen_ways(checkpoint: Checkpoint, arguments: argparse.Namespace) -> list[W
     return ways + [lbp_way(patterns, grey, plan) for patterns in lbp_baseline.PATTERNS]
 
 
-def net_way(name: str, start: Checkpoint, classes: ClassDataset, plan: EvaluationPlan) -> Way:
+def net_way(name: str, start: Checkpoint, classes: ClassDataset, plan: EvaluationConfig) -> Way:
     """A checkpoint adapted by its recipe."""
     net, spec = start.build_net(), start.net_config.image
 
@@ -142,7 +142,7 @@ def net_way(name: str, start: Checkpoint, classes: ClassDataset, plan: Evaluatio
     return Way(name, score, learner)
 
 
-def lbp_way(patterns: lbp_baseline.Patterns, grey: ClassDataset, plan: EvaluationPlan) -> Way:
+def lbp_way(patterns: lbp_baseline.Patterns, grey: ClassDataset, plan: EvaluationConfig) -> Way:
     """Classical features; the timed ones look at every image afresh."""
     known = lbp_baseline.Histograms(patterns)
 

@@ -1,7 +1,7 @@
-"""Checkpoints: a meta-trained start with everything needed to use it, in one safetensors file.
+"""Checkpoints: a meta-trained start and its settings in one safetensors file.
 
-The file's metadata hold the net's spec, the recipe and the training's record as JSON, and a digest over all of it and
-over the weights' bits; loading computes the digest again. Nothing is unpickled, ever.
+The file's metadata hold the net config, the inner-loop recipe and the training record as JSON, and a digest of the
+settings and tensors that is verified on loading.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from models.atomic_files import write_atomically
 from models.config import InnerLoopConfig, NetConfig
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import PREPROCESSING_VERSION
-from models.meta.outer_adam import OuterMoments
+from models.meta.reptile import AdamState
 from models.nets import Net, build
 from models.weights import Weights
 
@@ -40,13 +40,13 @@ class Checkpoint:
     """A meta-trained start.
 
     Attributes:
-        name: what it is called, e.g. "surfaces".
-        net_config: the net it belongs to.
-        recipe: the inner loop it was trained for and is served with.
+        name: e.g. "surfaces".
+        net_config: the net that the weights belong to.
+        recipe: the inner loop to adapt with.
         weights: name -> tensor.
         moments: Adam's second moments, for recipes that carry them.
-        training: JSON data: how it was trained, and where an unfinished training stands.
-        outer: the outer loop's Adam of an unfinished training that has one; no adaptation depends on it.
+        training: JSON data: how it was trained, and the progress of an unfinished training.
+        outer_adam: state of the outer Adam of an unfinished training; adaptation does not use it.
     """
 
     name: str
@@ -55,40 +55,40 @@ class Checkpoint:
     weights: Weights
     moments: Moments | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-    outer: OuterMoments | None = None
+    outer_adam: AdamState | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over all tensors, net, recipe and the preprocessing's version; names do not count."""
+        """SHA-256 (hex) over tensors, net config, recipe and preprocessing version; the name is not included."""
         return algebra.digest(self.tensors(), json.dumps(self.settings(), sort_keys=True))
 
     def build_net(self) -> Net:
-        """Build its net; the net's own parameters are not the checkpoint's and are not used."""
+        """Build the net with fresh parameters; callers pass it the checkpoint's weights."""
         return build(self.net_config)
 
     def on(self, device: torch.device) -> Checkpoint:
-        """The same with its weights and moments on `device`."""
+        """A copy with weights and moments on `device`."""
         moments = self.moments and replace(self.moments, second=_moved(self.moments.second, device))
         return replace(self, weights=_moved(self.weights, device), moments=moments)
 
     def settings(self) -> dict[str, Any]:
-        """Everything but tensors that decides what an adaptation gives, as JSON data."""
+        """All settings besides tensors that determine the result of an adaptation, as JSON data."""
         return {
             "format": FORMAT,
             "preprocessing": PREPROCESSING_VERSION,
             "net": self.net_config.to_json(),
             "recipe": json.loads(json.dumps(self.recipe.to_json())),
             "moment_steps": self.moments.steps if self.moments else None,
-            **({"outer_steps": self.outer.steps} if self.outer else {}),
+            **({"outer_steps": self.outer_adam.steps} if self.outer_adam else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor that is written, on the CPU; the moments' names carry a prefix."""
+        """All tensors as stored, on the CPU; the names of optimiser states have a prefix."""
         parts = {"": self.weights}
         if self.moments:
             parts[_MOMENT_PREFIX] = self.moments.second
-        if self.outer:
-            parts |= dict(zip(_OUTER_PREFIXES, (self.outer.first, self.outer.second), strict=True))
+        if self.outer_adam:
+            parts |= dict(zip(_OUTER_PREFIXES, (self.outer_adam.first, self.outer_adam.second), strict=True))
         return {
             prefix + name: tensor.detach().cpu().contiguous()
             for prefix, weights in parts.items()
@@ -107,10 +107,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
-    """Load a shipped checkpoint by its name, or any by its path.
+    """Load a shipped checkpoint by name, or any checkpoint by path.
 
     Raises:
-        CheckpointInvalid: no such file, not a checkpoint, of another format, or its digest does not match.
+        CheckpointInvalid: the file does not exist, is not a checkpoint of this format, or does not match its digest.
     """
     path = find_checkpoint(name_or_path)
     content = path.read_bytes()
@@ -121,29 +121,29 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         settings = json.loads(metadata["settings"])
         checkpoint = _assemble(path.stem, settings, tensors, json.loads(metadata["training"]))
     except (SafetensorError, KeyError, ValueError, TypeError, InvalidConfig) as error:
-        raise CheckpointInvalid(f"{path} is not a checkpoint of this version of Anole: {error}") from error
+        raise CheckpointInvalid(f"{path} is not a checkpoint that this version of Anole can read: {error}") from error
     if checkpoint.digest != metadata["digest"]:
         raise CheckpointInvalid(
-            f"{path} is damaged: its content has digest {checkpoint.digest[:12]}…, "
-            f"it was written with {str(metadata['digest'])[:12]}…; fetch the file again"
+            f"{path} is damaged: its content has digest {checkpoint.digest[:12]}…, but it was saved with "
+            f"{str(metadata['digest'])[:12]}…; restore or download the file again"
         )
     return checkpoint
 
 
 def find_checkpoint(name_or_path: str | Path) -> Path:
-    """The file of a shipped name or a path; raises CheckpointInvalid if there is none."""
+    """Path of a checkpoint given by shipped name or path; raises CheckpointInvalid if it does not exist."""
     shipped = SHIPPED / f"{name_or_path}.safetensors"
     path = shipped if shipped.is_file() else Path(name_or_path)
     if not path.is_file():
         names = ", ".join(shipped_names()) or "none"
         raise CheckpointInvalid(
-            f"no checkpoint {str(name_or_path)!r}; give a path to a file, or a shipped name: {names}"
+            f"no checkpoint {str(name_or_path)!r}; pass the path of a file or a shipped name: {names}"
         )
     return path
 
 
 def shipped_names() -> list[str]:
-    """Names of the checkpoints that come with the project."""
+    """Names of the checkpoints shipped with Anole."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
 
 
@@ -152,8 +152,8 @@ def _assemble(
 ) -> Checkpoint:
     if settings["format"] != FORMAT or settings["preprocessing"] != PREPROCESSING_VERSION:
         raise ValueError(
-            f"format {settings['format']!r} with preprocessing {settings['preprocessing']!r}; "
-            f"this version reads {FORMAT!r} with {PREPROCESSING_VERSION}"
+            f"it has format {settings['format']!r} and preprocessing {settings['preprocessing']!r}; supported are "
+            f"{FORMAT!r} and {PREPROCESSING_VERSION}"
         )
     moment_steps, outer_steps = settings["moment_steps"], settings.get("outer_steps")
     prefixes = (_MOMENT_PREFIX, *_OUTER_PREFIXES)
@@ -165,7 +165,7 @@ def _assemble(
         weights={key: value for key, value in tensors.items() if not key.startswith(prefixes)},
         moments=None if moment_steps is None else Moments(second, moment_steps),
         training=training,
-        outer=None if outer_steps is None else OuterMoments(outer_first, outer_second, outer_steps),
+        outer_adam=None if outer_steps is None else AdamState(outer_first, outer_second, outer_steps),
     )
 
 

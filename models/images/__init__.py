@@ -1,1 +1,1 @@
-"""From the bytes of an untrusted image file to a tensor."""
+"""Image decoding and preprocessing."""

@@ -1,1 +1,1 @@
-"""Meta-training: finds a start from which adapting is fast."""
+"""Meta-training: Reptile, MAML and FOMAML, training runs, evaluation."""

@@ -1,7 +1,6 @@
-"""The learning curve of a training: rows in a CSV file and, where matplotlib is installed, the same as a picture.
+"""Learning curve of a training run: a CSV file and, if matplotlib is installed, a plot.
 
-It knows numbers of meta steps and losses, and nothing of nets and data. Files are replaced whole, so that a kill in the
-middle of writing leaves the curve of before.
+Files are replaced atomically, so an interrupted write leaves the previous curve.
 """
 
 from __future__ import annotations
@@ -16,119 +15,119 @@ from pathlib import Path
 from models.atomic_files import write_atomically
 
 HEADER = ("meta_step", "loss", "seconds")
-ROW_EVERY = 50
-"""Meta steps that a row is the mean of."""
+STEPS_PER_ROW = 50
+"""Meta steps averaged in one row."""
 
-_REACH = 10
-"""Rows on both sides that the picture's smooth line is the mean of; a twentieth of them all while there are few."""
+_MAX_HALF_WINDOW = 10
+"""Rows on each side that the plot's moving average covers; short curves use a twentieth of their rows."""
 
 Row = tuple[int, float, float]
-"""Meta step, mean loss since the row before, seconds of training so far."""
+"""(meta step, mean loss since the previous row, seconds of training so far)."""
 
 
-def can_draw() -> bool:
-    """Whether matplotlib (the extra ``plot``) is installed, so that there are pictures."""
+def can_plot() -> bool:
+    """Whether matplotlib (the extra ``plot``) is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
-class Curve:
-    """A training's learning curve.
+class LearningCurve:
+    """Learning curve of a training run.
 
-    Rows stand at the multiples of `ROW_EVERY` and at the end, whether a training was interrupted or not: what belongs
-    to no full row yet is written as a last row of its own, and taken up again from there.
+    There is a row at each multiple of `STEPS_PER_ROW` and one at the end. An interrupted run writes its unfinished row
+    last and continues it after resuming, so its rows are those of an uninterrupted run.
 
     Args:
-        path: of the CSV file; the picture lies beside it with the ending ``.png``.
+        path: path of the CSV file; the plot is saved beside it as ``.png``.
 
     Attributes:
-        rows: the full ones, and the end's.
+        rows: finished rows.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.rows: list[Row] = []
-        self._since: list[float] = []
-        self._latest: deque[float] = deque(maxlen=ROW_EVERY)
-        self._at = 0
+        self._unfinished: list[float] = []  # losses since the last row
+        self._recent: deque[float] = deque(maxlen=STEPS_PER_ROW)
+        self._meta_step = 0
         self._seconds = self._seconds_before = 0.0
 
     @property
     def loss(self) -> float:
-        """Mean loss of the last `ROW_EVERY` meta steps that are known one by one; NaN before the first."""
-        return sum(self._latest) / len(self._latest) if self._latest else float("nan")
+        """Mean loss of the last `STEPS_PER_ROW` meta steps of this process; NaN before the first."""
+        return sum(self._recent) / len(self._recent) if self._recent else float("nan")
 
-    def cut(self, meta_step: int) -> None:
-        """Take up the rows on disk that are not beyond `meta_step`."""
+    def resume(self, meta_step: int) -> None:
+        """Load the rows on disk up to `meta_step` and drop later ones."""
         if meta_step and self._path.is_file():
             with self._path.open(newline="") as file:
                 rows = [(int(row[0]), float(row[1]), float(row[2])) for row in list(csv.reader(file))[1:]]
             self.rows = [row for row in rows if row[0] <= meta_step]
-        self._at = meta_step
+        self._meta_step = meta_step
         self._seconds = self._seconds_before = self.rows[-1][2] if self.rows else 0.0
-        if self.rows and self.rows[-1][0] % ROW_EVERY:
+        if self.rows and self.rows[-1][0] % STEPS_PER_ROW:
             step, loss, _ = self.rows.pop()
-            self._since = [loss] * (step - (self.rows[-1][0] if self.rows else 0))
+            self._unfinished = [loss] * (step - (self.rows[-1][0] if self.rows else 0))
 
-    def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
-        """Take in one meta step's loss, `seconds` after this process began; the `last` one ends a row."""
-        self._since.append(loss)
-        self._latest.append(loss)
-        self._at, self._seconds = meta_step, self._seconds_before + seconds
-        if last or meta_step % ROW_EVERY == 0:
+    def append(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
+        """Add the loss of one meta step, `seconds` after this process began; `last` finishes the row."""
+        self._unfinished.append(loss)
+        self._recent.append(loss)
+        self._meta_step, self._seconds = meta_step, self._seconds_before + seconds
+        if last or meta_step % STEPS_PER_ROW == 0:
             self.rows.append(self._unfinished_row())
-            self._since.clear()
+            self._unfinished.clear()
 
     def _unfinished_row(self) -> Row:
-        return (self._at, sum(self._since) / len(self._since), self._seconds)
+        return (self._meta_step, sum(self._unfinished) / len(self._unfinished), self._seconds)
 
     def save(self) -> None:
-        """Write the rows and, where it can be drawn and there is something to see, the picture."""
-        rows = [*self.rows, self._unfinished_row()] if self._since else self.rows
+        """Write the CSV file and, if matplotlib is installed, the plot."""
+        rows = [*self.rows, self._unfinished_row()] if self._unfinished else self.rows
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(HEADER)
         writer.writerows((step, f"{loss:.5f}", f"{seconds:.1f}") for step, loss, seconds in rows)
         write_atomically(self._path, text.getvalue().encode(), durable=False)
-        if rows and can_draw():
-            write_atomically(self._path.with_suffix(".png"), picture(self._path.stem, rows), durable=False)
+        if rows and can_plot():
+            write_atomically(self._path.with_suffix(".png"), plot(self._path.stem, rows), durable=False)
 
 
-def picture(title: str, rows: Sequence[Row]) -> bytes:
-    """Draw the loss over the meta steps, each row and a moving mean: a PNG of 1200 x 675 pixels.
+def plot(title: str, rows: Sequence[Row]) -> bytes:
+    """Plot the loss of each row and its moving average: a PNG of 1200 x 675 pixels.
 
     Raises:
-        ImportError: matplotlib is not installed; see `can_draw`.
+        ImportError: matplotlib is not installed; see `can_plot`.
     """
     from matplotlib.figure import Figure
 
     steps, losses = [row[0] for row in rows], [row[1] for row in rows]
-    reach = min(_REACH, len(rows) // 20)
+    half_window = min(_MAX_HALF_WINDOW, len(rows) // 20)
     figure = Figure(figsize=(8, 4.5), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.plot(steps, losses, color="#9db7cf", linewidth=1, marker="o" if len(rows) < 20 else "", label="each row")
-    if reach:
-        smooth = centred_mean(losses, reach)
-        axes.plot(steps, smooth, color="#14507e", linewidth=2, label=f"mean of {2 * reach + 1} rows")
+    if half_window:
+        smooth = moving_average(losses, half_window)
+        axes.plot(steps, smooth, color="#14507e", linewidth=2, label=f"mean of {2 * half_window + 1} rows")
         axes.legend(frameon=False)
     axes.set(title=f"{title}: {rows[-1][0]} meta steps in {_duration(rows[-1][2])}")
     axes.set(xlabel="meta step", ylabel="training loss (cross-entropy, nats)")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    target = io.BytesIO()
-    figure.savefig(target, format="png")
-    return target.getvalue()
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
 
 
-def centred_mean(values: Sequence[float], reach: int) -> list[float]:
-    """For each value the mean of itself and its neighbours up to `reach` on both sides, of fewer near the ends.
+def moving_average(values: Sequence[float], half_window: int) -> list[float]:
+    """Centred moving average over up to `half_window` neighbours on each side.
 
-    As many on the one side as on the other: a curve that falls is not drawn later than it fell.
+    The window shrinks symmetrically near the ends, so that the smooth line does not lag behind the curve.
     """
     means = []
-    for place in range(len(values)):
-        own = min(reach, place, len(values) - 1 - place)
-        near = values[place - own : place + own + 1]
-        means.append(sum(near) / len(near))
+    for index in range(len(values)):
+        half = min(half_window, index, len(values) - 1 - index)
+        window = values[index - half : index + half + 1]
+        means.append(sum(window) / len(window))
     return means
 
 

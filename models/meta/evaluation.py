@@ -1,10 +1,10 @@
-"""Episodes scored: accuracy with a 95 % interval. It adapts with the inner loop and knows no training.
+"""Few-shot evaluation: accuracy over episodes with a 95 % confidence interval.
 
-Three ways to normalise a query, named as Reptile (arXiv:1803.02999, section 6.1 and the published code) has them:
+Queries are normalised in one of three ways (Reptile, arXiv:1803.02999, section 6.1 and its published code):
 
-- ``frozen``: by the support's statistics; a prediction depends on its image alone. What the service does.
-- ``batch``: each query by a batch of the whole support and itself; the paper's non-transductive figures.
-- ``transductive``: all queries of the episode by their own common statistics; they inform each other.
+- ``frozen``: by the support's statistics. A prediction depends on its image alone, as in the service.
+- ``batch``: by a batch of the whole support and the query itself. The paper's non-transductive results.
+- ``transductive``: by the statistics of all queries of the episode.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class Score:
     """Accuracy over episodes.
 
     Attributes:
-        accuracies: one a scored episode, each the share of its queries classified right.
+        accuracies: query accuracy of each episode, 0 to 1.
     """
 
     accuracies: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Mean accuracy, 0 to 1."""
+        """Mean accuracy over episodes, 0 to 1."""
         return math.fsum(self.accuracies) / len(self.accuracies)
 
     @property
     def half_width(self) -> float:
-        """Half of the 95 % interval of the mean, normal approximation over episodes; NaN for one episode."""
+        """Half-width of the 95 % interval of the mean (normal approximation); NaN for a single episode."""
         count = len(self.accuracies)
         if count < 2:
             return float("nan")
@@ -57,72 +57,75 @@ class Score:
         return Z_95 * math.sqrt(variance / count)
 
 
-def evaluate(
-    net: Net,
-    start: Weights,
-    source: EpisodeSampler,
-    recipe: InnerLoopConfig,
-    plan: EvaluationPlan,
-    moments: Moments | None = None,
-) -> Iterator[float]:
-    """Adapt to episode after episode and yield each one's query accuracy.
-
-    Args:
-        net: its architecture.
-        start: meta-trained weights, (...) each; the work is done on the device that they lie on.
-        source: of the episodes; episode i is drawn from seed `plan.seed + i`.
-        recipe: the inner loop.
-        plan: how many episodes, from which seed, normalised how.
-        moments: Adam's second moments from training, for recipes that carry them.
-    """
-    device = next(iter(start.values())).device
-    for first in range(0, plan.episodes, plan.together):
-        seeds = [plan.seed + episode for episode in range(first, min(first + plan.together, plan.episodes))]
-        tasks = [source.task(seed).to(device) for seed in seeds]
-        starts = algebra.expand(start, len(tasks))
-        descent = run_inner_loop(
-            net, starts, [task.support for task in tasks], recipe, seeds, InnerLoopOptions(moments)
-        )
-        for index, task in enumerate(tasks):
-            predicted = _classify(net, descent, index, task, plan.normalisation)
-            yield float((predicted == task.query_labels).float().mean())
-
-
 @dataclass(frozen=True)
-class EvaluationPlan:
-    """How an evaluation runs.
+class EvaluationConfig:
+    """Settings of an evaluation.
 
     Attributes:
-        episodes: how many.
-        seed: of the first episode; the i-th after it has seed + i.
-        normalisation: of the queries.
-        together: episodes adapted in one batch; changes the speed, not the result.
+        episodes: number of episodes.
+        seed: seed of the first episode; episode i uses seed + i.
+        normalisation: how queries are normalised.
+        tasks_per_batch: episodes adapted in one batch. Affects speed, not results.
     """
 
     episodes: int
     seed: int = 0
     normalisation: Normalisation = "frozen"
-    together: int = 8
+    tasks_per_batch: int = 8
 
 
-def _classify(net: Net, descent: InnerLoopResult, index: int, task: Task, how: Normalisation) -> Tensor:
-    """The most probable class of each query: int64 (queries,)."""
-    weights, support = descent.one(index, task.support.n_way), descent.supports[index]
+def evaluate(
+    net: Net,
+    start: Weights,
+    source: EpisodeSampler,
+    recipe: InnerLoopConfig,
+    config: EvaluationConfig,
+    moments: Moments | None = None,
+) -> Iterator[float]:
+    """Adapt to each episode's support and yield its query accuracy, 0 to 1.
+
+    Args:
+        net: the architecture.
+        start: meta-trained weights, (...) each; evaluation runs on their device.
+        source: draws the episodes.
+        recipe: the inner loop.
+        config: settings of the evaluation.
+        moments: Adam's second moments from training, for recipes that carry them.
+    """
+    device = next(iter(start.values())).device
+    for first in range(0, config.episodes, config.tasks_per_batch):
+        last = min(first + config.tasks_per_batch, config.episodes)
+        seeds = [config.seed + episode for episode in range(first, last)]
+        tasks = [source.task(seed).to(device) for seed in seeds]
+        starts = algebra.expand(start, len(tasks))
+        adapted = run_inner_loop(
+            net, starts, [task.support for task in tasks], recipe, seeds, InnerLoopOptions(moments)
+        )
+        for index, task in enumerate(tasks):
+            predicted = _predict_queries(net, adapted, index, task, config.normalisation)
+            yield float((predicted == task.query_labels).float().mean())
+
+
+def _predict_queries(
+    net: Net, adapted: InnerLoopResult, index: int, task: Task, normalisation: Normalisation
+) -> Tensor:
+    """Predicted class of each query: int64 (queries,)."""
+    weights, support = adapted.one(index, task.support.n_way), adapted.supports[index]
     with torch.no_grad():
-        if how == "frozen":
+        if normalisation == "frozen":
             (measured,) = measure(net, weights, [support.images])
             features = net.features(FrozenPass(weights, measured.statistics), grouped(task.query_images[None]))
-        elif how == "transductive":
+        elif normalisation == "transductive":
             features = net.features(BatchPass(weights), grouped(task.query_images[None]))
         else:
-            features = _beside_the_support(net, weights, support, task.query_images)
+            features = _features_with_support(net, weights, support, task.query_images)
         return heads.logits(weights, features).argmax(-1)[0]
 
 
-def _beside_the_support(net: Net, weights: Weights, support: Support, queries: Tensor) -> Tensor:
-    """Features of each query, normalised by a batch of the support and that one query: (1, queries, features)."""
-    alone = []
+def _features_with_support(net: Net, weights: Weights, support: Support, queries: Tensor) -> Tensor:
+    """Features of each query, normalised by a batch of the support and that query: (1, queries, features)."""
+    features = []
     for query in queries:
         batch = torch.cat([support.images, query[None]])
-        alone.append(net.features(BatchPass(weights), grouped(batch[None]))[:, -1:])
-    return torch.cat(alone, dim=1)
+        features.append(net.features(BatchPass(weights), grouped(batch[None]))[:, -1:])
+    return torch.cat(features, dim=1)

@@ -1,14 +1,13 @@
 """MAML and first-order MAML as meta steps (Finn, Abbeel & Levine 2017, arXiv:1703.03400, algorithms 1 and 2).
 
-The images of a training task are split: the inner steps see one part, the outer loss asks about the other. The inner
-loop is the one that everything here uses. MAML differentiates the outer loss through its steps; FOMAML (section 5.2)
-takes their updates for constants. With a prototype head both differentiate through the prototypes, as ProtoMAML and its
-first-order form do (Triantafillou et al. 2020, arXiv:1903.03096, section 3); only statistics that are measured on more
-than 256 anchors at once count as constants. Queries are normalised by their own batch, as in Finn et al.'s code.
+Each training task is split into images for the inner steps and queries for the outer loss. MAML differentiates the
+outer loss through the inner steps. FOMAML (section 5.2) treats their updates as constants. With a prototype head, both
+also differentiate through the prototypes, like ProtoMAML (Triantafillou et al. 2020, arXiv:1903.03096, section 3);
+statistics of more than 256 anchors at once count as constants. Queries are normalised by their own batch, as in Finn et
+al.'s code.
 
-Tasks run side by side as groups of one wide net, and derivatives are `torch.autograd.grad` with its graph kept: what
-`torch.func.grad` does, and the tests hold the gradients against it. `torch.func.vmap` over tasks would not do: its
-second derivative of batch normalisation is wrong where every task has weights of its own (torch 2.13).
+Gradients come from `torch.autograd.grad` over all tasks at once. `torch.func.vmap` over tasks is no alternative: its
+second derivative of batch normalisation is wrong when each task has its own weights (torch 2.13).
 """
 
 from __future__ import annotations
@@ -19,29 +18,30 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.optim.adam import adam
 
 from models import weights as algebra
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged, InvalidConfig, InvalidTask
-from models.meta.meta_rates import ByLayer
-from models.meta.outer_adam import adam_step
-from models.meta.reptile import MetaStep, MetaTrainingState, Reptile, carried_moments
-from models.meta.reptile import meta_step as reptile_meta_step
+from models.meta.reptile import AdamState, MetaStep, MetaTrainingState, Reptile, carried_moments
 from models.nets import heads
 from models.nets.base import Net, grouped
 from models.nets.normalisation import BatchPass
 from models.task import Support
+from models.weights import Weights
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
 class Maml:
-    """MAML, or FOMAML where `second_order` is false.
+    """MAML, or FOMAML if `second_order` is false.
 
     Attributes:
-        second_order: differentiate through the inner steps.
-        learning_rate: of the outer Adam, at step size 1.
-        query_shots: images a class that the outer loss asks about; 0 means half of those there are, rounded down.
+        second_order: whether to differentiate through the inner steps.
+        learning_rate: learning rate of the outer Adam at step size 1.
+        query_shots: query images per class; 0 means half of the class's images, rounded down.
     """
 
     second_order: bool
@@ -57,20 +57,20 @@ class Maml:
         step_size: float,
         seeds: Sequence[int],
     ) -> MetaTrainingState:
-        """Adapt to a part of each support and move the start against the gradient of the mean loss on the rest.
+        """Adapt to part of each support, then take an Adam step on the mean query loss of the rest.
 
         Raises:
-            AdaptationDiverged: a loss or the gradient stopped being finite; the state passed in is untouched.
+            AdaptationDiverged: a loss or gradient is not finite; `state` is unchanged.
             InvalidConfig: second order with an Adam inner loop.
-            InvalidTask: a support that cannot be split.
+            InvalidTask: a support cannot be split.
         """
-        gradients, losses, descent = self.outer_gradient(net, state, supports, recipe, seeds)
-        bad = (~(descent.losses.isfinite().all(1) & losses.isfinite())).nonzero().flatten().tolist()
-        if bad or not all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
-            raise AdaptationDiverged(recipe.steps, tuple(bad))
-        start, outer = adam_step(state.start, gradients, state.outer, self.learning_rate * step_size)
-        moments = carried_moments(descent, recipe)
-        return MetaTrainingState(start, moments, state.meta_step + 1, float(losses.mean()), outer)
+        gradients, losses, adapted = self.outer_gradient(net, state, supports, recipe, seeds)
+        diverged = (~(adapted.losses.isfinite().all(1) & losses.isfinite())).nonzero().flatten().tolist()
+        if diverged or not all(bool(gradient.isfinite().all()) for gradient in gradients.values()):
+            raise AdaptationDiverged(recipe.steps, tuple(diverged))
+        start, outer_adam = adam_step(state.start, gradients, state.outer_adam, self.learning_rate * step_size)
+        moments = carried_moments(adapted, recipe)
+        return MetaTrainingState(start, moments, state.meta_step + 1, float(losses.mean()), outer_adam)
 
     def outer_gradient(
         self,
@@ -80,88 +80,119 @@ class Maml:
         recipe: InnerLoopConfig,
         seeds: Sequence[int],
     ) -> tuple[dict[str, Tensor], Tensor, InnerLoopResult]:
-        """The gradient of the mean outer loss by the start.
+        """Gradient of the mean query loss with respect to the start.
 
         Returns:
-            The gradient, (...) a name; each task's outer loss, (tasks,); and the descents.
+            The gradient, (...) per name; each task's query loss, (tasks,); and the adapted tasks.
 
         Raises:
             InvalidConfig: second order with an Adam inner loop.
-            InvalidTask: a support that cannot be split.
+            InvalidTask: a support cannot be split.
         """
         if self.second_order and recipe.optimiser == "adam":
             raise InvalidConfig(
-                "second-order MAML came with an Adam inner loop, whose update has no derivative where a gradient is 0; "
-                "use a recipe with sgd, or fomaml"
+                "second-order MAML does not support an Adam inner loop, because Adam's update has no derivative where "
+                "a gradient is 0; use the sgd optimiser or the fomaml algorithm"
             )
-        parts = [split(support, self.query_shots) for support in supports]
+        parts = [split_support_query(support, self.query_shots) for support in supports]
         start = {name: tensor.detach().clone().requires_grad_() for name, tensor in state.start.items()}
         options = InnerLoopOptions(state.moments, "second" if self.second_order else "first")
-        descent = run_inner_loop(
-            net, algebra.expand(start, len(parts)), [own for own, _ in parts], recipe, seeds, options
+        adapted = run_inner_loop(
+            net, algebra.expand(start, len(parts)), [support for support, _ in parts], recipe, seeds, options
         )
-        losses = query_losses(net, descent, [query for _, query in parts], recompute=recipe.recompute)
+        losses = query_losses(net, adapted, [query for _, query in parts], recompute=recipe.recompute)
         gradients = torch.autograd.grad(losses.mean(), list(start.values()), materialize_grads=True)
-        return dict(zip(start, gradients, strict=True)), losses.detach(), descent
+        return dict(zip(start, gradients, strict=True)), losses.detach(), adapted
 
 
-def meta_step_of(meta: MetaTrainingConfig, threads: int = 1) -> MetaStep:
-    """The meta step of the algorithm that `meta` names, with the rates that `meta` has.
+def make_meta_step(meta: MetaTrainingConfig, threads: int = 1) -> MetaStep:
+    """Return the meta step of the algorithm that `meta` names.
 
     Args:
-        meta: which algorithm.
-        threads: that Reptile spreads its tasks over; MAML's tasks share one graph, which one thread goes through.
+        meta: the algorithm and its settings.
+        threads: CPU threads that Reptile spreads its tasks over. MAML's tasks share one autograd graph and one thread.
     """
-    step = reptile_meta_step if threads == 1 else Reptile(threads).meta_step
-    if meta.algorithm != "reptile":
-        step = Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
-    return ByLayer(step, meta.rates).meta_step if meta.rates else step
+    if meta.algorithm == "reptile":
+        return Reptile(threads).meta_step
+    return Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
 
 
-def split(support: Support, query_shots: int = 0) -> tuple[Support, Support]:
-    """Part a support into what the inner steps see and the last `query_shots` images of each class.
+def adam_step(
+    start: Weights, gradients: Weights, state: AdamState | None, learning_rate: float
+) -> tuple[dict[str, Tensor], AdamState]:
+    """One Adam update (Kingma & Ba 2015, arXiv:1412.6980): the new start and state; the arguments stay unchanged."""
+    if state is None:
+        zeros = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
+        state = AdamState(zeros, zeros, 0)
+    moved, first, second = (
+        {name: weights[name].detach().clone() for name in start} for weights in (start, state.first, state.second)
+    )
+    adam(
+        list(moved.values()),
+        [gradients[name] for name in start],
+        list(first.values()),
+        list(second.values()),
+        [],
+        [torch.tensor(float(state.steps)) for _ in start],
+        amsgrad=False,
+        beta1=BETA1,
+        beta2=BETA2,
+        lr=learning_rate,
+        weight_decay=0.0,
+        eps=EPSILON,
+        maximize=False,
+    )
+    return moved, AdamState(first, second, state.steps + 1)
+
+
+def split_support_query(support: Support, query_shots: int = 0) -> tuple[Support, Support]:
+    """Split a support into images for the inner steps and the last `query_shots` images of each class as queries.
 
     Args:
-        query_shots: 0 means half of the smallest class, rounded down.
+        support: the images of one training task.
+        query_shots: queries per class; 0 means half of the smallest class, rounded down.
 
     Raises:
-        InvalidTask: a class too small for both parts, or an anchor among the queries.
+        InvalidTask: a class is too small to split, or an anchor would become a query.
     """
     members = F.one_hot(support.labels, support.n_way)  # (samples, n_way)
     counts = members.sum(0)
     smallest = int(counts.min())
-    wanted = query_shots or smallest // 2
-    if not 0 < wanted < smallest:
+    queries = query_shots or smallest // 2
+    if not 0 < queries < smallest:
         raise InvalidTask(
-            f"a class of {smallest} images cannot be split into inner steps and {wanted or 1} queries; "
-            "MAML needs train_shots from 2, and more than query_shots"
+            f"a class has {smallest} images, which cannot be split into support and {queries or 1} queries; MAML needs "
+            "train_shots of at least 2, and more than query_shots"
         )
-    place = (members.cumsum(0) * members).sum(1)  # (samples,), from 1 within the sample's class
-    asked = place > (counts - wanted)[support.labels]
+    rank = (members.cumsum(0) * members).sum(1)  # (samples,), from 1 within the sample's class
+    is_query = rank > (counts - queries)[support.labels]
     anchors = support.anchors
     if anchors is not None:
-        if bool(asked[anchors].any()):
-            raise InvalidTask(f"an anchor is among the last {wanted} images of its class, which are queries of MAML")
-        anchors = ((~asked).cumsum(0) - 1)[anchors]
-    inner = replace(support, images=support.images[~asked], labels=support.labels[~asked], anchors=anchors)
-    return inner, replace(support, images=support.images[asked], labels=support.labels[asked], anchors=None)
+        if bool(is_query[anchors].any()):
+            raise InvalidTask(
+                f"an anchor is among the last {queries} images of its class, which MAML uses as queries; use fewer "
+                "anchor_shots or query_shots, or more train_shots"
+            )
+        anchors = ((~is_query).cumsum(0) - 1)[anchors]
+    inner = replace(support, images=support.images[~is_query], labels=support.labels[~is_query], anchors=anchors)
+    return inner, replace(support, images=support.images[is_query], labels=support.labels[is_query], anchors=None)
 
 
-def query_losses(net: Net, descent: InnerLoopResult, queries: Sequence[Support], *, recompute: bool = False) -> Tensor:
-    """Each task's mean cross-entropy on its queries, normalised by their own batch: (tasks,).
+def query_losses(net: Net, adapted: InnerLoopResult, queries: Sequence[Support], *, recompute: bool = False) -> Tensor:
+    """Mean cross-entropy of each task's queries, normalised by their own batch, in float32: (tasks,).
 
-    Tasks with equally many queries go through the net together, in float32; `recompute` is that of the recipe.
+    Tasks with the same number of queries share one forward pass. `recompute` has the meaning that it has in the recipe.
     """
     by_size: dict[int, list[int]] = {}
     for task, query in enumerate(queries):
         by_size.setdefault(len(query), []).append(task)
     losses: dict[int, Tensor] = {}
     for tasks in by_size.values():
-        adapted = {name: tensor[tasks] for name, tensor in descent.weights.items()}
+        weights = {name: tensor[tasks] for name, tensor in adapted.weights.items()}
         images = grouped(torch.stack([queries[task].images for task in tasks]), precise=True)
         labels = torch.stack([queries[task].labels for task in tasks])  # (tasks, queries)
-        features = net.features(BatchPass(adapted, recompute=recompute), images)
-        scores = heads.logits(adapted, features, descent.absent[tasks])
-        own = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
-        losses.update(zip(tasks, own.unbind(), strict=True))
+        features = net.features(BatchPass(weights, recompute=recompute), images)
+        scores = heads.logits(weights, features, adapted.absent[tasks])
+        by_query = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+        losses.update(zip(tasks, by_query.mean(1).unbind(), strict=True))
     return torch.stack([losses[task] for task in range(len(queries))])

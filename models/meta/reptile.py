@@ -1,14 +1,13 @@
-"""Reptile: the meta step and meta-training (Nichol, Achiam & Schulman 2018, arXiv:1803.02999).
+"""Reptile's meta step and the meta-training loop (Nichol, Achiam & Schulman 2018, arXiv:1803.02999).
 
-A meta step adapts a meta-batch of tasks from the current start and moves the start towards the mean of the results
-(algorithm 2; with one task it is algorithm 1). Training tasks come from a function of the meta step's number, so that a
-run that was interrupted goes on with exactly the tasks that it would have had.
+A meta step adapts a meta-batch of tasks from the current start and moves the start towards the mean of the adapted
+weights (algorithm 2; with one task, algorithm 1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,39 +17,53 @@ from models.adaptation.optimisers import Moments
 from models.adaptation.parallel import Spread
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged
-from models.meta.outer_adam import OuterMoments
 from models.nets.base import Net
 from models.task import Support
 from models.weights import Weights
 
 TaskSource = Callable[[int], Sequence[Support]]
-"""Meta step number -> the meta-batch's supports."""
+"""Meta step number -> the supports of its meta-batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdamState:
+    """State of the outer Adam that MAML and FOMAML use.
+
+    Attributes:
+        first: name -> running mean of gradients, of the weight's shape.
+        second: name -> running mean of squared gradients.
+        steps: updates so far, for the bias correction.
+    """
+
+    first: Weights
+    second: Weights
+    steps: int
 
 
 @dataclass(frozen=True)
 class MetaTrainingState:
-    """Where a meta-training stands.
+    """State of a meta-training between two meta steps.
 
     Attributes:
-        start: the weights so far, (...) each.
-        moments: Adam's second moments where the recipe carries them, else None.
-        meta_step: meta steps done.
-        loss: of the last meta step, the mean over tasks; Reptile: and over the inner steps; MAML: of the queries after
-            them. NaN before the first.
-        outer: the outer loop's Adam, where an algorithm has one.
+        start: the meta-trained weights, (...) each.
+        moments: the inner loop's second Adam moments if the recipe carries them, else None.
+        meta_step: number of meta steps done.
+        loss: mean training loss of the last meta step over its tasks, and for Reptile also over the inner steps. For
+            MAML it is the query loss after the inner steps. NaN before the first meta step.
+        outer_adam: state of the outer Adam, for algorithms that use one.
     """
 
     start: Weights
     moments: Moments | None = None
     meta_step: int = 0
     loss: float = float("nan")
-    outer: OuterMoments | None = None
+    outer_adam: AdamState | None = None
 
 
 MetaStep = Callable[
     [Net, MetaTrainingState, Sequence[Support], InnerLoopConfig, float, Sequence[int]], MetaTrainingState
 ]
-"""Net, state, the tasks' supports, recipe, step size and one seed a task -> the state after one meta step."""
+"""(net, state, supports, recipe, step size, one seed per task) -> state after one meta step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Reptile:
     """Reptile's meta step.
 
     Attributes:
-        threads: that the tasks are spread over, on a CPU; see `Spread`.
+        threads: number of CPU threads that the tasks are spread over; see `Spread`.
     """
 
     threads: int = 1
@@ -72,32 +85,29 @@ class Reptile:
         step_size: float,
         seeds: Sequence[int],
     ) -> MetaTrainingState:
-        """Adapt to all `supports` from `state.start` and return the state after moving towards their mean.
+        """Adapt to every support from `state.start` and move the start towards the mean of the results.
 
         Raises:
-            AdaptationDiverged: a task's loss stopped being finite; the state passed in is untouched.
+            AdaptationDiverged: a task's loss is not finite; `state` is unchanged.
         """
-        descent = Spread(self.threads).run_inner_loop(net, state.start, supports, recipe, seeds, state.moments)
-        bad = (~descent.losses.isfinite()).any(1).nonzero().flatten().tolist()
-        if bad:
-            raise AdaptationDiverged(recipe.steps, tuple(bad))
-        target = algebra.task_mean({name: descent.weights[name] for name in state.start})
+        adapted = Spread(self.threads).run_inner_loop(net, state.start, supports, recipe, seeds, state.moments)
+        diverged = (~adapted.losses.isfinite()).any(1).nonzero().flatten().tolist()
+        if diverged:
+            raise AdaptationDiverged(recipe.steps, tuple(diverged))
+        target = algebra.task_mean({name: adapted.weights[name] for name in state.start})
         return MetaTrainingState(
             start=algebra.interpolate(state.start, target, step_size),
-            moments=carried_moments(descent, recipe),
+            moments=carried_moments(adapted, recipe),
             meta_step=state.meta_step + 1,
-            loss=float(descent.losses.mean()) if descent.losses.numel() else float("nan"),
+            loss=float(adapted.losses.mean()) if adapted.losses.numel() else float("nan"),
         )
 
 
-meta_step: MetaStep = Reptile().meta_step
-
-
-def carried_moments(descent: InnerLoopResult, recipe: InnerLoopConfig) -> Moments | None:
-    """What the next meta step's inner loops go on from: the tasks' mean, or None if the recipe carries nothing."""
-    if not recipe.carry_moments or descent.moments is None:
+def carried_moments(adapted: InnerLoopResult, recipe: InnerLoopConfig) -> Moments | None:
+    """Inner-loop Adam moments for the next meta step: the mean over tasks, or None if the recipe carries none."""
+    if not recipe.carry_moments or adapted.moments is None:
         return None
-    return Moments(algebra.task_mean(descent.moments.second), descent.moments.steps)
+    return Moments(algebra.task_mean(adapted.moments.second), adapted.moments.steps)
 
 
 def meta_train(
@@ -106,25 +116,38 @@ def meta_train(
     source: TaskSource,
     recipe: InnerLoopConfig,
     meta: MetaTrainingConfig,
-    step: MetaStep = meta_step,
+    step: MetaStep | None = None,
 ) -> Iterator[MetaTrainingState]:
-    """Run the remaining meta steps from `state`, yielding the state after each.
+    """Run the remaining meta steps from `state` and yield the state after each.
+
+    Random draws depend only on `meta.seed` and the number of the meta step, so an interrupted run that resumes from a
+    saved state reaches the same weights as an uninterrupted one.
 
     Args:
-        step: the meta step of an algorithm; Reptile's unless told otherwise.
+        net: the architecture.
+        state: where to start or resume.
+        source: training tasks by meta step number.
+        recipe: the inner loop.
+        meta: number of meta steps, step sizes, seed, and learning-rate multipliers by layer.
+        step: the meta step of an algorithm; Reptile's by default.
 
-    The random draws of a meta step depend on `meta.seed` and its number alone, so stopping anywhere and going on from
-    a kept state gives the same weights as never having stopped.
+    Raises:
+        InvalidConfig: a multiplier pattern that matches none of the start's weights.
+        AdaptationDiverged: raised by the meta step.
     """
+    step = step or Reptile().meta_step
+    multipliers = algebra.lr_multipliers_by_name(list(state.start), meta.rates)
     while state.meta_step < meta.meta_steps:
         supports = source(state.meta_step)
         seeds = inner_seeds(meta.seed, state.meta_step, len(supports))
-        step_size = meta.step_size_at(state.meta_step)
-        state = step(net, state, supports, recipe, step_size, seeds)
+        moved = step(net, state, supports, recipe, meta.step_size_at(state.meta_step), seeds)
+        if meta.rates:
+            moved = replace(moved, start=algebra.interpolate_each(state.start, moved.start, multipliers))
+        state = moved
         yield state
 
 
 def inner_seeds(seed: int, step: int, tasks: int) -> list[int]:
-    """One seed a task of a meta step."""
+    """One seed for each task of a meta step."""
     generator = torch.Generator().manual_seed((seed << 32) + step)
     return [int(drawn) for drawn in torch.randint(2**62, (tasks,), generator=generator)]

@@ -1,7 +1,6 @@
-"""A meta-training run: tasks from a data set, checkpoints every few minutes, a learning curve, resume after a kill.
+"""A meta-training run: draws tasks from datasets, saves checkpoints and a learning curve, and resumes after a kill.
 
-The mathematics is in `reptile.py` and `maml.py`. A run is named by its settings; a file holding another run is never
-overwritten.
+The meta steps are in `reptile.py` and `maml.py`. A run never overwrites the checkpoint of a run with other settings.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid
-from models.meta.curve import Curve
-from models.meta.maml import meta_step_of
+from models.meta.curve import LearningCurve
+from models.meta.maml import make_meta_step
 from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
 from models.nets import build, heads
 from models.task import Support
 from models.weights import Weights
 
 _TASK_STREAM = 1
-"""Keeps the draws of tasks apart from the draws of inner batches."""
+"""Seed offset that keeps the draws of tasks independent of the draws of inner batches."""
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """Everything that decides a training's result.
+class TrainingRunConfig:
+    """All settings that determine the result of a run.
 
     Attributes:
-        net_config: which net.
-        recipe: of the inner loops in training.
-        meta: of the meta loop.
+        net_config: the net.
+        recipe: the inner loop during training.
+        meta: the meta-training.
         data: what the tasks are drawn from, as JSON data.
     """
 
@@ -49,7 +48,7 @@ class TrainingPlan:
     data: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON data."""
+        """The settings as JSON data."""
         return {
             "net": self.net_config.to_json(),
             "recipe": self.recipe.to_json(),
@@ -59,149 +58,153 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True)
-class WeightedSet:
-    """Classes to train on, and the share of tasks that comes from them; shares are relative to each other."""
+class WeightedDataset:
+    """A dataset to train on and its share of the training tasks, relative to the shares of the others."""
 
-    classes: ClassDataset
+    dataset: ClassDataset
     share: float = 1.0
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run is.
+class TrainingProgress:
+    """Progress of a run.
 
     Attributes:
         meta_step: meta steps done.
-        meta_steps: meta steps in all.
+        meta_steps: total meta steps.
         loss: mean training loss of the last meta steps.
-        saved: the meta step that the checkpoint file stands at.
+        saved_meta_step: meta step of the saved checkpoint.
     """
 
     meta_step: int
     meta_steps: int
     loss: float
-    saved: int
+    saved_meta_step: int
 
 
 class TrainingRun:
-    """One meta-training, kept in one checkpoint file, its learning curve beside it (same name, ``.csv`` and ``.png``).
+    """A meta-training run with its checkpoint file and, beside it, its learning curve (``.csv`` and ``.png``).
 
     Args:
-        plan: what to train.
-        serve: the inner loop that the finished checkpoint is to be used with.
-        path: of the checkpoint; continued if it holds the same plan.
-        device: where to compute.
-        threads: that tasks are spread over on a CPU, where the algorithm can; it changes how sums round.
+        config: what to train.
+        serve: the inner loop that the finished checkpoint will be used with.
+        path: path of the checkpoint. If the file exists and has the same settings, the run resumes from it.
+        device: device to train on.
+        threads: CPU threads to spread tasks over, if the algorithm supports it. Changes the rounding of sums.
 
     Attributes:
-        path: of the checkpoint.
-        state: where the training stands.
+        path: path of the checkpoint.
+        state: current state of the training.
 
     Raises:
-        CheckpointInvalid: `path` holds a checkpoint of another plan.
-        InvalidConfig: a rate pattern that matches none of the net's weights, a precision that the device lacks.
+        CheckpointInvalid: `path` holds a checkpoint of a run with other settings.
+        InvalidConfig: a learning-rate pattern matches none of the net's weights, or the device does not support the
+            precision.
     """
 
     def __init__(
-        self, plan: TrainingPlan, serve: InnerLoopConfig, path: Path, device: torch.device, threads: int = 1
+        self, config: TrainingRunConfig, serve: InnerLoopConfig, path: Path, device: torch.device, threads: int = 1
     ) -> None:
-        self._plan, self._serve, self._device, self._threads = plan, serve, device, threads
+        self._config, self._serve, self._device, self._threads = config, serve, device, threads
         self.path = path
-        self._net = build(plan.net_config, plan.meta.seed)
-        self._curve = Curve(path.with_suffix(".csv"))
-        self.state = self._resumed() if path.is_file() else MetaTrainingState(self._fresh_start())
-        self._check_recipes()
-        self._curve.cut(self.state.meta_step)
+        self._net = build(config.net_config, config.meta.seed)
+        self._curve = LearningCurve(path.with_suffix(".csv"))
+        self.state = self._load_state() if path.is_file() else MetaTrainingState(self._initial_start())
+        self._check_configs()
+        self._curve.resume(self.state.meta_step)
 
     def run(
-        self, sets: Sequence[WeightedSet], save_every_s: float = 180.0, clock: Callable[[], float] = time.monotonic
-    ) -> Iterator[Progress]:
-        """Train on `sets` to the end of the plan, saving every `save_every_s` seconds; yields every meta step.
+        self,
+        datasets: Sequence[WeightedDataset],
+        save_every_s: float = 180.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Iterator[TrainingProgress]:
+        """Train until the last meta step, save every `save_every_s` seconds, and yield the progress of each meta step.
 
-        What is yielded was saved before, if it was to be: a caller that stops there loses nothing that was announced.
+        A due checkpoint is saved before the progress is yielded.
         """
-        meta, saved = self._plan.meta, self.state.meta_step
+        meta, saved = self._config.meta, self.state.meta_step
         if saved == meta.meta_steps:
-            self.save()  # trained to the end before: another inner loop to be used with is taken up
+            self.save()  # the run is already complete: store the serving inner loop, which may be new
         began = saved_s = clock()
-        source, step = self._source(sets), meta_step_of(meta, self._threads)
-        for state in meta_train(self._net, self._on_device(self.state), source, self._plan.recipe, meta, step):
+        source, step = self._task_source(datasets), make_meta_step(meta, self._threads)
+        for state in meta_train(self._net, self._on_device(self.state), source, self._config.recipe, meta, step):
             self.state = state
             now_s, last = clock(), state.meta_step == meta.meta_steps
-            self._curve.add(state.meta_step, state.loss, now_s - began, last=last)
+            self._curve.append(state.meta_step, state.loss, now_s - began, last=last)
             if last or now_s - saved_s >= save_every_s:
                 self.save()
                 saved, saved_s = state.meta_step, clock()
-            yield Progress(state.meta_step, meta.meta_steps, self._curve.loss, saved)
+            yield TrainingProgress(state.meta_step, meta.meta_steps, self._curve.loss, saved)
 
     def save(self) -> Checkpoint:
-        """Write the checkpoint and the learning curve as they stand."""
+        """Save the checkpoint and the learning curve."""
         checkpoint = Checkpoint(
             name=self.path.stem,
-            net_config=self._plan.net_config,
+            net_config=self._config.net_config,
             recipe=self._serve,
             weights=self.state.start,
             moments=self.state.moments,
-            training={**self._plan.to_json(), "meta_step": self.state.meta_step, "loss": self.state.loss},
-            outer=self.state.outer if self.state.meta_step < self._plan.meta.meta_steps else None,
+            training={**self._config.to_json(), "meta_step": self.state.meta_step, "loss": self.state.loss},
+            outer_adam=self.state.outer_adam if self.state.meta_step < self._config.meta.meta_steps else None,
         )
         save_checkpoint(checkpoint, self.path)
         self._curve.save()
         return checkpoint
 
-    def _resumed(self) -> MetaTrainingState:
-        kept = load_checkpoint(self.path)
-        training = dict(kept.training)
+    def _load_state(self) -> MetaTrainingState:
+        saved = load_checkpoint(self.path)
+        training = dict(saved.training)
         step, loss = int(training.pop("meta_step", 0)), float(training.pop("loss", float("nan")))
-        if training != self._plan.to_json():
-            differing = sorted(key for key in self._plan.to_json() if training.get(key) != self._plan.to_json()[key])
+        if training != self._config.to_json():
+            differing = sorted(key for key, value in self._config.to_json().items() if training.get(key) != value)
             raise CheckpointInvalid(
-                f"{self.path} holds another training (it differs in {', '.join(differing)}); "
-                "give another --out, or the settings that it was begun with"
+                f"{self.path} is the checkpoint of a run with other settings ({', '.join(differing)} differ); pass "
+                "another --out, or the settings of that run to resume it"
             )
-        return MetaTrainingState(kept.weights, kept.moments, step, loss, kept.outer)
+        return MetaTrainingState(saved.weights, saved.moments, step, loss, saved.outer_adam)
 
-    def _fresh_start(self) -> Weights:
+    def _initial_start(self) -> Weights:
         start = self._net.start()
-        if self._plan.recipe.head == "prototype":
+        if self._config.recipe.head == "prototype":
             return start
-        generator = torch.Generator().manual_seed(self._plan.meta.seed)
-        return {**start, **heads.linear_head(self._net.feature_count, self._plan.meta.n_way, generator)}
+        generator = torch.Generator().manual_seed(self._config.meta.seed)
+        return {**start, **heads.linear_head(self._net.feature_count, self._config.meta.n_way, generator)}
 
-    def _check_recipes(self) -> None:
-        """Find what cannot be before the training begins, and not after it when it is served."""
-        require_precision(self._plan.recipe, self._device, second_order=self._plan.meta.algorithm == "maml")
+    def _check_configs(self) -> None:
+        """Raise InvalidConfig before training for settings that would only fail during training or serving."""
+        require_precision(self._config.recipe, self._device, second_order=self._config.meta.algorithm == "maml")
         start = list(self.state.start)
-        algebra.lr_multipliers_by_name(start, self._plan.meta.rates)
-        for recipe in (self._plan.recipe, self._serve):
+        algebra.lr_multipliers_by_name(start, self._config.meta.rates)
+        for recipe in (self._config.recipe, self._serve):
             algebra.lr_multipliers_by_name([*start, heads.WEIGHT, heads.BIAS], recipe.rates)
 
     def _on_device(self, state: MetaTrainingState) -> MetaTrainingState:
-        def moved(weights: Weights) -> Weights:
+        def to_device(weights: Weights) -> Weights:
             return {name: tensor.to(self._device) for name, tensor in weights.items()}
 
-        moments, outer = state.moments, state.outer
+        moments, adam = state.moments, state.outer_adam
         return replace(
             state,
-            start=moved(state.start),
-            moments=replace(moments, second=moved(moments.second)) if moments else None,
-            outer=replace(outer, first=moved(outer.first), second=moved(outer.second)) if outer else None,
+            start=to_device(state.start),
+            moments=replace(moments, second=to_device(moments.second)) if moments else None,
+            outer_adam=replace(adam, first=to_device(adam.first), second=to_device(adam.second)) if adam else None,
         )
 
-    def _source(self, sets: Sequence[WeightedSet]) -> Callable[[int], list[Support]]:
-        meta = self._plan.meta
-        sources = [self._episodes(weighted.classes) for weighted in sets]
-        shares = torch.tensor([weighted.share for weighted in sets])
+    def _task_source(self, datasets: Sequence[WeightedDataset]) -> Callable[[int], list[Support]]:
+        meta = self._config.meta
+        samplers = [self._episode_sampler(weighted.dataset) for weighted in datasets]
+        shares = torch.tensor([weighted.share for weighted in datasets])
 
         def support(seed: int) -> Support:
             generator = torch.Generator().manual_seed(seed)
             chosen = int(torch.multinomial(shares, 1, generator=generator))
-            return sources[chosen].support(seed).to(self._device)
+            return samplers[chosen].support(seed).to(self._device)
 
         return lambda step: [support(seed) for seed in inner_seeds(meta.seed + _TASK_STREAM, step, meta.meta_batch)]
 
-    def _episodes(self, classes: ClassDataset) -> EpisodeSampler:
-        """Training tasks from one set; a set with fewer classes than n_way gives tasks of all its classes."""
-        meta = self._plan.meta
-        shape = EpisodeShape(min(meta.n_way, len(classes)), meta.train_shots, anchor_shots=meta.anchor_shots)
-        return EpisodeSampler(classes, shape, self._plan.net_config.image, meta.within_line)
+    def _episode_sampler(self, dataset: ClassDataset) -> EpisodeSampler:
+        """Sampler of training tasks; a dataset with fewer classes than n_way gives tasks with all its classes."""
+        meta = self._config.meta
+        shape = EpisodeShape(min(meta.n_way, len(dataset)), meta.train_shots, anchor_shots=meta.anchor_shots)
+        return EpisodeSampler(dataset, shape, self._config.net_config.image, meta.within_line)

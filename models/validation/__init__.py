@@ -1,1 +1,1 @@
-"""Cross-validation, calibration and likely label errors of an adapted version."""
+"""Cross-validation of adapted versions: accuracy estimate, calibration, novelty, label issues."""

@@ -17,10 +17,10 @@ from models.config import LrMultipliers, Precision
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
-from models.meta.curve import can_draw
-from models.meta.evaluation import EvaluationPlan, Normalisation, Score
+from models.meta.curve import can_plot
+from models.meta.evaluation import EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
-from models.meta.training import TrainingPlan, TrainingRun, WeightedSet
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.presets import PRESETS, preset
 from service.cli.console import INTERRUPTED, notices, output, plain
 from service.cli.progress import Work, reported
@@ -92,15 +92,15 @@ def train(
     sets, records = _mixture(dataset, share, chosen.net_config.image, data_root)
     shared = _given(rates=_rates(inner_rate), precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
-    plan = TrainingPlan(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
+    plan = TrainingRunConfig(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)
-    if not can_draw():
+    if not can_plot():
         notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
     output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}"))
 
 
-def _train_to_the_end(run: TrainingRun, sets: list[WeightedSet], meta_steps: int, save_every_s: float) -> None:
+def _train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:
     """Train and report on it; interrupted from the keyboard, keep what there is."""
     done = run.state.meta_step
     if done:
@@ -109,7 +109,7 @@ def _train_to_the_end(run: TrainingRun, sets: list[WeightedSet], meta_steps: int
     try:
         with reported(Work("training", "steps", meta_steps, done)) as report:
             for step in run.run(sets, save_every_s):
-                kept = f", saved {step.saved}" if step.saved else ""
+                kept = f", saved {step.saved_meta_step}" if step.saved_meta_step else ""
                 report.at(step.meta_step, f"loss {step.loss:.3f}{kept}")
     except KeyboardInterrupt:
         run.save()
@@ -138,14 +138,14 @@ def _rates(texts: list[str] | None) -> LrMultipliers | None:
 
 def _mixture(
     names: list[str], shares: list[float] | None, spec: ImageConfig, data_root: Path | None
-) -> tuple[list[WeightedSet], list[dict[str, Any]]]:
+) -> tuple[list[WeightedDataset], list[dict[str, Any]]]:
     """Open the training sets, with what a checkpoint records of them; shares come one a data set, or not at all."""
     if shares and len(shares) != len(names):
         raise typer.BadParameter(f"{len(names)} data sets came with {len(shares)} shares; give one each")
     root = data_root or load_settings().data_root
     opened = [open_dataset(name, spec, root, CACHE) for name in names]
     weights = shares or [1.0] * len(names)
-    sets = [WeightedSet(data.train, weight) for data, weight in zip(opened, weights, strict=True)]
+    sets = [WeightedDataset(data.train, weight) for data, weight in zip(opened, weights, strict=True)]
     return sets, [{**data.record, "share": weight} for data, weight in zip(opened, weights, strict=True)]
 
 
@@ -173,7 +173,7 @@ def evaluate(
     data = open_dataset(dataset, start.net_config.image, data_root or load_settings().data_root, CACHE)
     source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), start.net_config.image)
     how: Normalisation = "transductive" if transductive else recipe.statistics
-    plan = EvaluationPlan(episodes, seed, how)
+    plan = EvaluationConfig(episodes, seed, how)
     accuracies = []
     with reported(Work("evaluation", "episodes", episodes)) as report:
         for accuracy in score_episodes(start.build_net(), start.weights, source, recipe, plan, start.moments):

@@ -21,8 +21,8 @@ from benchmarks.meta_work import ALGORITHMS, RATES, Algorithm, Data, Entry, Task
 from models import weights as algebra
 from models.data.class_dataset import ArrayDataset
 from models.errors import AdaptationDiverged
-from models.meta.evaluation import EvaluationPlan
-from models.meta.reptile import MetaTrainingState, inner_seeds, meta_step
+from models.meta.evaluation import EvaluationConfig
+from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
 
 CPU = torch.device("cpu")
 TINY = Work(width=4, n_way=2, shots=4, meta_batch=2, batch_size=4)
@@ -57,7 +57,9 @@ def test_reptiles_entry_makes_reptiles_meta_step(data: Data) -> None:
     supports, start, one = TaskStream(data, TINY, CPU)(0), TINY.start(CPU), entry("reptile")
     moved = one.step(TINY, TINY.net(), start, supports, 0.5)
     size = 0.5 * one.rates.outer
-    expected = meta_step(TINY.net(), start, supports, one.recipe(TINY), size, inner_seeds(0, 0, len(supports)))
+    expected = Reptile().meta_step(
+        TINY.net(), start, supports, one.recipe(TINY), size, inner_seeds(0, 0, len(supports))
+    )
     assert algebra.digest(moved.start) == algebra.digest(expected.start)
 
 
@@ -65,7 +67,7 @@ def test_reptiles_entry_makes_reptiles_meta_step(data: Data) -> None:
 def test_the_outer_rate_of_the_others_is_adams(algorithm: Algorithm, data: Data) -> None:
     start, one = TINY.start(CPU), entry(algorithm)
     moved = one.step(TINY, TINY.net(), start, TaskStream(data, TINY, CPU)(0), 0.5)
-    assert moved.outer is not None
+    assert moved.outer_adam is not None
     difference = max(float((moved.start[name] - start.start[name]).abs().max()) for name in start.start)
     assert difference == pytest.approx(0.5 * one.rates.outer, rel=1e-3)  # Adam's first step has the size of its rate
 
@@ -174,7 +176,7 @@ def test_a_race_on_real_work_ends_in_scored_starts(data: Data) -> None:
     contest = [Runner(entry(algorithm), work.start(CPU)) for algorithm in ALGORITHMS]
     ticks: Iterator[int] = iter(range(10**6))
     list(race(contest, step_of(work, TaskStream(data, work, CPU)), 8.0, lambda: float(next(ticks))))
-    plan = EvaluationPlan(2, 0, "transductive")
+    plan = EvaluationConfig(2, 0, "transductive")
     for runner in contest:
         assert [share for share, _ in runner.kept] == list(MARKS)
         assert algebra.digest(runner.state.start) != algebra.digest(work.start(CPU).start)

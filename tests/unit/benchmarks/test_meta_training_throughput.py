@@ -21,7 +21,7 @@ from benchmarks.meta_training_throughput import (
 )
 from benchmarks.plain_reptile import PlainReptile, plain_name
 from models.config import InnerLoopConfig
-from models.meta.reptile import MetaTrainingState, inner_seeds, meta_step
+from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
 from models.nets import build, heads
 from models.presets import preset
 from tests.unit.models.conftest import SPEC, random_support
@@ -43,7 +43,7 @@ def test_the_plain_loop_and_ours_reach_the_same_weights_on_the_same_draws(recipe
     plain = PlainReptile(SPEC, recipe, state.start)
     for step in range(3):
         seeds = inner_seeds(0, step, tasks)
-        state = meta_step(net, state, supports, recipe, STEP_SIZE, seeds)
+        state = Reptile().meta_step(net, state, supports, recipe, STEP_SIZE, seeds)
         plain.meta_step(supports, STEP_SIZE, seeds)
     moved = plain.start()
     assert {plain_name(name) for name in state.start} == set(moved)

@@ -19,7 +19,7 @@ from models.data.class_dataset import ArrayDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.folders import open_folder
 from models.images.preprocessing import ImageConfig, normalise
-from models.meta.evaluation import EvaluationPlan
+from models.meta.evaluation import EvaluationConfig
 from models.nets import build, heads
 from tests.generated import striped, tiny_checkpoint_in
 
@@ -81,7 +81,7 @@ def test_episodes_are_learned_from_their_support() -> None:
     upright = (torch.arange(128) // 4 % 2 * 100).expand(128, 128)
     arrays = [(noise[0] + upright).to(torch.uint8), (noise[1] + upright.T).to(torch.uint8)]
     classes, shape = ArrayDataset("stripes", ("upright", "lying"), arrays), EpisodeShape(n_way=2, n_shot=3, n_query=3)
-    assert list(accuracies(classes, shape, EvaluationPlan(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
+    assert list(accuracies(classes, shape, EvaluationConfig(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
 
 
 def test_an_untrained_checkpoint_differs_in_its_weights_alone() -> None:

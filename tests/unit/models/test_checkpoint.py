@@ -1,4 +1,4 @@
-"""Checkpoints and training runs: whole or refused, resumed or begun."""
+"""Checkpoints and training runs: round trips, rejected files, resuming."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, ship
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.data.class_dataset import ArrayDataset
 from models.errors import CheckpointInvalid, InvalidConfig
-from models.meta.training import TrainingPlan, TrainingRun, WeightedSet
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.nets import build
 from models.presets import PRESETS, preset
 from tests.unit.models.conftest import SPEC
@@ -34,13 +34,13 @@ def checkpoint() -> Checkpoint:
 
 
 @pytest.fixture
-def classes() -> ArrayDataset:
+def dataset() -> ArrayDataset:
     generator = torch.Generator().manual_seed(0)
     arrays = [torch.randint(256, (6, 1, 16, 16), generator=generator, dtype=torch.uint8) for _ in range(6)]
     return ArrayDataset("noise", [str(index) for index in range(6)], arrays)
 
 
-def test_a_checkpoint_comes_back_as_it_was_written(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_a_checkpoint_survives_saving_and_loading(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "small.safetensors"
     save_checkpoint(checkpoint, path)
     loaded = load_checkpoint(path)
@@ -53,7 +53,7 @@ def test_a_checkpoint_comes_back_as_it_was_written(checkpoint: Checkpoint, tmp_p
     )
 
 
-def test_a_checkpoint_moves_to_a_device_with_all_that_adapting_needs(checkpoint: Checkpoint) -> None:
+def test_a_checkpoint_moves_to_a_device_with_weights_and_moments(checkpoint: Checkpoint) -> None:
     moved = checkpoint.on(torch.device("meta"))
     assert moved.moments is not None
     tensors = [*moved.weights.values(), *moved.moments.second.values()]
@@ -62,7 +62,7 @@ def test_a_checkpoint_moves_to_a_device_with_all_that_adapting_needs(checkpoint:
     assert {tensor.device.type for tensor in checkpoint.weights.values()} == {"cpu"}
 
 
-def test_the_digest_names_weights_recipe_net_and_moments(checkpoint: Checkpoint) -> None:
+def test_the_digest_covers_weights_recipe_net_and_moments(checkpoint: Checkpoint) -> None:
     other_weights = {**checkpoint.weights, "block1.shift": checkpoint.weights["block1.shift"] + 1}
     variants = [
         checkpoint,
@@ -75,28 +75,28 @@ def test_the_digest_names_weights_recipe_net_and_moments(checkpoint: Checkpoint)
     assert replace(checkpoint, name="other", training={}).digest == checkpoint.digest
 
 
-@pytest.mark.parametrize("place", [20, -5], ids=["header", "weights"])
-def test_a_flipped_bit_is_refused(checkpoint: Checkpoint, tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("offset", [20, -5], ids=["header", "weights"])
+def test_a_flipped_bit_is_rejected(checkpoint: Checkpoint, tmp_path: Path, offset: int) -> None:
     path = tmp_path / "small.safetensors"
     save_checkpoint(checkpoint, path)
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[offset] ^= 1
     path.write_bytes(content)
     with pytest.raises(CheckpointInvalid, match=r"damaged|not a checkpoint"):
         load_checkpoint(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\x08" + b"\0" * 7 + b"{}      "])
-def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "odd.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointInvalid, match="not a checkpoint"):
         load_checkpoint(path)
 
 
-def test_an_unknown_name_lists_the_shipped_ones() -> None:
-    with pytest.raises(CheckpointInvalid, match="no checkpoint 'nobody'"):
-        load_checkpoint("nobody")
+def test_an_unknown_name_is_rejected_with_the_shipped_names() -> None:
+    with pytest.raises(CheckpointInvalid, match="no checkpoint 'unknown'"):
+        load_checkpoint("unknown")
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -110,7 +110,7 @@ def test_shipped_checkpoints_load_and_have_a_card(name: str) -> None:
 
 
 @pytest.mark.parametrize("record", [SPEC, RECIPE, ADAM, MetaTrainingConfig(meta_steps=5, n_way=3)])
-def test_recipes_survive_json(record: NetConfig | InnerLoopConfig | MetaTrainingConfig) -> None:
+def test_configs_survive_json(record: NetConfig | InnerLoopConfig | MetaTrainingConfig) -> None:
     assert type(record).from_json(json.loads(json.dumps(record.to_json()))) == record
 
 
@@ -118,12 +118,12 @@ def test_recipes_survive_json(record: NetConfig | InnerLoopConfig | MetaTraining
     ("field", "value"),
     [("steps", -1), ("learning_rate", float("nan")), ("batch_size", 0), ("optimiser", "lbfgs"), ("clip_norm", 0.0)],
 )
-def test_a_recipe_outside_its_range_names_the_field(field: str, value: object) -> None:
+def test_an_out_of_range_value_is_rejected_with_its_field_name(field: str, value: object) -> None:
     with pytest.raises(InvalidConfig, match=field):
         InnerLoopConfig.from_json({**RECIPE.to_json(), field: value})
 
 
-def test_an_unknown_recipe_field_is_refused() -> None:
+def test_an_unknown_field_is_rejected() -> None:
     with pytest.raises(InvalidConfig, match="momentum"):
         InnerLoopConfig.from_json({**RECIPE.to_json(), "momentum": 0.9})
 
@@ -136,8 +136,8 @@ def test_presets_build_their_nets(name: str) -> None:
         preset(name + "x")
 
 
-class Ticks:
-    """A clock that goes on by a fixed step whenever it is read."""
+class TickingClock:
+    """A clock that advances by a fixed step on every reading."""
 
     def __init__(self, step_s: float) -> None:
         self._now, self._step_s = 0.0, step_s
@@ -148,44 +148,49 @@ class Ticks:
 
 
 @pytest.fixture(params=[RECIPE, ADAM, replace(RECIPE, head="linear")], ids=["sgd", "adam", "linear head"])
-def plan(request: pytest.FixtureRequest) -> TrainingPlan:
-    return TrainingPlan(
+def config(request: pytest.FixtureRequest) -> TrainingRunConfig:
+    return TrainingRunConfig(
         SPEC, request.param, MetaTrainingConfig(meta_steps=6, meta_batch=2, n_way=3, train_shots=3), {"name": "x"}
     )
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_result(
-    plan: TrainingPlan, classes: ArrayDataset, tmp_path: Path
+def test_an_interrupted_run_resumes_to_the_same_result(
+    config: TrainingRunConfig, dataset: ArrayDataset, tmp_path: Path
 ) -> None:
-    straight = TrainingRun(plan, SERVE, tmp_path / "straight.safetensors", CPU)
-    list(straight.run([WeightedSet(classes)]))
-    killed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU).run([WeightedSet(classes)], 1.0, Ticks(0.4))
-    for progress in killed:
+    uninterrupted = TrainingRun(config, SERVE, tmp_path / "uninterrupted.safetensors", CPU)
+    list(uninterrupted.run([WeightedDataset(dataset)]))
+    interrupted = TrainingRun(config, SERVE, tmp_path / "interrupted.safetensors", CPU).run(
+        [WeightedDataset(dataset)], 1.0, TickingClock(0.4)
+    )
+    for progress in interrupted:
         if progress.meta_step == 4:
             break
-    resumed = TrainingRun(plan, SERVE, tmp_path / "killed.safetensors", CPU)
+    resumed = TrainingRun(config, SERVE, tmp_path / "interrupted.safetensors", CPU)
     assert 0 < resumed.state.meta_step <= 4
-    list(resumed.run([WeightedSet(classes)]))
-    first, second = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("straight", "killed"))
+    list(resumed.run([WeightedDataset(dataset)]))
+    first, second = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("uninterrupted", "interrupted"))
     assert first.digest == second.digest
-    curves = [(tmp_path / f"{name}.csv").read_text().splitlines()[-1].split(",")[0] for name in ("straight", "killed")]
+    curves = [
+        (tmp_path / f"{name}.csv").read_text().splitlines()[-1].split(",")[0]
+        for name in ("uninterrupted", "interrupted")
+    ]
     assert curves == ["6", "6"]
 
 
-def test_a_file_of_another_training_is_not_overwritten(
-    plan: TrainingPlan, classes: ArrayDataset, tmp_path: Path
+def test_the_checkpoint_of_another_run_is_not_overwritten(
+    config: TrainingRunConfig, dataset: ArrayDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
-    list(TrainingRun(plan, SERVE, path, CPU).run([WeightedSet(classes)]))
-    other = replace(plan, meta=replace(plan.meta, seed=1))
-    with pytest.raises(CheckpointInvalid, match="differs in meta"):
+    list(TrainingRun(config, SERVE, path, CPU).run([WeightedDataset(dataset)]))
+    other = replace(config, meta=replace(config.meta, seed=1))
+    with pytest.raises(CheckpointInvalid, match="meta differ"):
         TrainingRun(other, SERVE, path, CPU)
 
 
-def test_a_finished_training_takes_up_another_serving_recipe(
-    plan: TrainingPlan, classes: ArrayDataset, tmp_path: Path
+def test_a_finished_run_accepts_another_serving_recipe(
+    config: TrainingRunConfig, dataset: ArrayDataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.safetensors"
-    list(TrainingRun(plan, SERVE, path, CPU).run([WeightedSet(classes)]))
-    list(TrainingRun(plan, replace(SERVE, steps=9), path, CPU).run([WeightedSet(classes)]))
+    list(TrainingRun(config, SERVE, path, CPU).run([WeightedDataset(dataset)]))
+    list(TrainingRun(config, replace(SERVE, steps=9), path, CPU).run([WeightedDataset(dataset)]))
     assert load_checkpoint(path).recipe.steps == 9

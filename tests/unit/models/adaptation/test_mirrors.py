@@ -10,7 +10,7 @@ from models.adaptation.adapt import adapt_one
 from models.config import InnerLoopConfig
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.inference.predict import class_probabilities
-from models.meta.evaluation import EvaluationPlan, evaluate
+from models.meta.evaluation import EvaluationConfig, evaluate
 from models.nets import Net
 from models.nets.normalisation import fold
 from tests.unit.models.conftest import SPEC, MakeSupport
@@ -58,7 +58,9 @@ def test_without_steps_a_class_and_its_mirror_image_have_one_prototype(net: Net,
 
 def test_evaluation_scores_what_the_service_would_predict(net: Net) -> None:
     episodes = EpisodeSampler(striped_classes(), EpisodeShape(n_way=4, n_shot=1, n_query=5), SPEC.image)
-    scored = list(evaluate(net, net.start(), episodes, MIRRORS, EvaluationPlan(episodes=4, seed=2, together=1)))
+    scored = list(
+        evaluate(net, net.start(), episodes, MIRRORS, EvaluationConfig(episodes=4, seed=2, tasks_per_batch=1))
+    )
     served = []
     for seed in range(2, 6):
         task = episodes.task(seed)
@@ -66,4 +68,6 @@ def test_evaluation_scores_what_the_service_would_predict(net: Net) -> None:
         predicted = class_probabilities(net, fold(adapted.weights, adapted.statistics), task.query_images).argmax(1)
         served.append(float((predicted == task.query_labels).float().mean()))
     assert scored == served
-    assert scored != list(evaluate(net, net.start(), episodes, PLAIN, EvaluationPlan(episodes=4, seed=2, together=1)))
+    assert scored != list(
+        evaluate(net, net.start(), episodes, PLAIN, EvaluationConfig(episodes=4, seed=2, tasks_per_batch=1))
+    )

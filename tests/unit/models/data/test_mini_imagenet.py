@@ -182,7 +182,7 @@ def anole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     """Runs a command line on the small counts; returns its exit code, standard output and standard error."""
     monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
     monkeypatch.setattr(learn, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(curve, "can_draw", lambda: False)
+    monkeypatch.setattr(curve, "can_plot", lambda: False)
 
     def run(line: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["anole", *line.split()])
@@ -194,11 +194,11 @@ def anole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return run
 
 
-class InterruptedOnce(curve.Curve):
+class InterruptedOnce(curve.LearningCurve):
     """Is interrupted after the first meta step of a training."""
 
-    def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
-        super().add(meta_step, loss, seconds, last=last)
+    def append(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
+        super().append(meta_step, loss, seconds, last=last)
         if meta_step == 1:
             raise KeyboardInterrupt
 
@@ -209,7 +209,7 @@ def test_a_tiny_training_its_resumption_and_its_evaluation_run_from_the_command_
     root, out = lay_out(tmp_path / "data", "{label}/{name}"), tmp_path / "mini.safetensors"
     common = f"--dataset mini-imagenet --data-root {root} --ways 2 --device cpu"
     train = f"train {common} --shots 3 --meta-steps 2 --out {out}"
-    monkeypatch.setattr(training, "Curve", InterruptedOnce)
+    monkeypatch.setattr(training, "LearningCurve", InterruptedOnce)
     code, _, said = anole(train)
     assert (code, load_checkpoint(out).training["meta_step"]) == (130, 1), said
     code, _, said = anole(train)

@@ -1,4 +1,4 @@
-"""Episodes and their scores."""
+"""Episode sampling and evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from models.config import InnerLoopConfig
 from models.data.class_dataset import ArrayDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import InvalidTask
-from models.meta.evaluation import EvaluationPlan, Normalisation, Score, evaluate
+from models.meta.evaluation import EvaluationConfig, Normalisation, Score, evaluate
 from models.nets import Net
 from tests.unit.models.conftest import SPEC
 
@@ -19,7 +19,7 @@ RECIPE = InnerLoopConfig(steps=2, learning_rate=0.002, batch_size=6)
 
 
 def striped_classes(count: int = 8, images: int = 9) -> ArrayDataset:
-    """Each class is a stripe pattern of its own pitch, with noise."""
+    """Classes of stripe patterns that differ in pitch, with noise."""
     generator = torch.Generator().manual_seed(0)
     arrays = []
     for index in range(count):
@@ -29,42 +29,42 @@ def striped_classes(count: int = 8, images: int = 9) -> ArrayDataset:
     return ArrayDataset("stripes", [f"pitch {index}" for index in range(count)], arrays)
 
 
-def source(shape: EpisodeShape, within_line: float = 0.0) -> EpisodeSampler:
+def sampler(shape: EpisodeShape, within_line: float = 0.0) -> EpisodeSampler:
     return EpisodeSampler(striped_classes(), shape, SPEC.image, within_line)
 
 
-def test_an_episode_is_a_function_of_its_seed() -> None:
+def test_the_seed_determines_the_episode() -> None:
     shape = EpisodeShape(n_way=3, n_shot=2, n_query=4)
-    first, again, other = (source(shape).task(seed) for seed in (5, 5, 6))
+    first, again, other = (sampler(shape).task(seed) for seed in (5, 5, 6))
     assert torch.equal(first.support.images, again.support.images)
     assert first.class_names == again.class_names
     assert not torch.equal(first.support.images, other.support.images)
 
 
-def test_support_and_query_share_no_image() -> None:
-    task = source(EpisodeShape(n_way=3, n_shot=4, n_query=5)).task(1)
-    seen = {image.numpy().tobytes() for image in task.support.images}
-    asked = {image.numpy().tobytes() for image in task.query_images}
-    assert len(seen) == 12
-    assert len(asked) == 15
-    assert not seen & asked
+def test_support_and_query_images_are_disjoint() -> None:
+    task = sampler(EpisodeShape(n_way=3, n_shot=4, n_query=5)).task(1)
+    support = {image.numpy().tobytes() for image in task.support.images}
+    queries = {image.numpy().tobytes() for image in task.query_images}
+    assert len(support) == 12
+    assert len(queries) == 15
+    assert not support & queries
 
 
-def test_anchors_are_the_first_shots_of_every_class() -> None:
-    support = source(EpisodeShape(n_way=3, n_shot=4, anchor_shots=2)).support(1)
+def test_anchors_are_the_first_shots_of_each_class() -> None:
+    support = sampler(EpisodeShape(n_way=3, n_shot=4, anchor_shots=2)).support(1)
     images, labels = support.anchor_images()
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert torch.equal(images[2:4], support.images[4:6])
 
 
-def test_an_episode_larger_than_the_data_is_an_error() -> None:
+def test_an_episode_larger_than_the_dataset_raises_invalid_task() -> None:
     with pytest.raises(InvalidTask, match="8 classes; an episode needs 9"):
-        source(EpisodeShape(n_way=9, n_shot=1))
+        sampler(EpisodeShape(n_way=9, n_shot=1))
     with pytest.raises(InvalidTask, match="9 images; this episode needs 10"):
-        source(EpisodeShape(n_way=3, n_shot=5, n_query=5)).task(0)
+        sampler(EpisodeShape(n_way=3, n_shot=5, n_query=5)).task(0)
 
 
-def test_the_interval_is_that_of_the_mean_over_episodes() -> None:
+def test_the_interval_is_the_interval_of_the_mean_over_episodes() -> None:
     score = Score((0.5, 0.7, 0.9, 0.7))
     assert score.mean == pytest.approx(0.7)
     deviation = math.sqrt((0.04 + 0 + 0.04 + 0) / 3)
@@ -72,27 +72,27 @@ def test_the_interval_is_that_of_the_mean_over_episodes() -> None:
 
 
 @pytest.mark.parametrize("normalisation", ["frozen", "batch", "transductive"])
-def test_easy_classes_are_told_apart(conv4: Net, normalisation: Normalisation) -> None:
-    episodes = source(EpisodeShape(n_way=3, n_shot=4, n_query=5))
-    plan = EvaluationPlan(episodes=6, seed=0, normalisation=normalisation, together=4)
-    accuracies = list(evaluate(conv4, conv4.start(), episodes, RECIPE, plan))
+def test_easy_classes_are_recognised_with_each_normalisation(conv4: Net, normalisation: Normalisation) -> None:
+    episodes = sampler(EpisodeShape(n_way=3, n_shot=4, n_query=5))
+    config = EvaluationConfig(episodes=6, seed=0, normalisation=normalisation, tasks_per_batch=4)
+    accuracies = list(evaluate(conv4, conv4.start(), episodes, RECIPE, config))
     assert len(accuracies) == 6
     assert Score(tuple(accuracies)).mean > 0.8
 
 
-def test_how_many_episodes_run_together_does_not_change_the_score(conv4: Net) -> None:
-    episodes = source(EpisodeShape(n_way=3, n_shot=2, n_query=5))
+def test_the_number_of_tasks_per_batch_does_not_change_the_scores(conv4: Net) -> None:
+    episodes = sampler(EpisodeShape(n_way=3, n_shot=2, n_query=5))
     scores = [
-        list(evaluate(conv4, conv4.start(), episodes, RECIPE, EvaluationPlan(5, together=together)))
-        for together in (1, 2, 5)
+        list(evaluate(conv4, conv4.start(), episodes, RECIPE, EvaluationConfig(5, tasks_per_batch=tasks)))
+        for tasks in (1, 2, 5)
     ]
     assert scores[0] == scores[1] == scores[2]
 
 
-def test_frozen_queries_are_judged_alone_and_transductive_ones_together(conv4: Net) -> None:
+def test_transductive_normalisation_gives_other_accuracies_than_frozen(conv4: Net) -> None:
     shape = EpisodeShape(n_way=3, n_shot=2, n_query=1)
-    frozen = list(evaluate(conv4, conv4.start(), source(shape), RECIPE, EvaluationPlan(20)))
-    together = list(
-        evaluate(conv4, conv4.start(), source(shape), RECIPE, EvaluationPlan(20, normalisation="transductive"))
+    frozen = list(evaluate(conv4, conv4.start(), sampler(shape), RECIPE, EvaluationConfig(20)))
+    transductive = list(
+        evaluate(conv4, conv4.start(), sampler(shape), RECIPE, EvaluationConfig(20, normalisation="transductive"))
     )
-    assert frozen != together
+    assert frozen != transductive

@@ -1,4 +1,4 @@
-"""MAML and FOMAML: gradients worked out by hand and by finite differences, and their relations."""
+"""Gradients of MAML and FOMAML compared with values calculated by hand, finite differences, and each other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from models import weights as algebra
 from models.adaptation.inner_loop import run_inner_loop
 from models.config import InnerLoopConfig
-from models.meta.maml import Maml, query_losses, split
-from models.meta.reptile import MetaTrainingState
-from models.meta.reptile import meta_step as reptile_step
+from models.meta.maml import Maml, query_losses, split_support_query
+from models.meta.reptile import MetaTrainingState, Reptile
 from models.nets import Net, build, heads
 from models.nets.normalisation import Pass
 from models.task import Support
@@ -25,10 +24,10 @@ MAML, FOMAML = Maml(second_order=True), Maml(second_order=False)
 
 
 class DoubleSupport(Support):
-    """In float64, which product code refuses, so that a test can tell rounding from error."""
+    """A support in float64, to separate rounding from errors; `Support` itself requires float32."""
 
     def __post_init__(self) -> None:
-        """Takes what it is given."""
+        """Skip the checks of `Support`."""
 
 
 def in_double(support: Support) -> Support:
@@ -45,7 +44,7 @@ CPU = torch.device("cpu")
 
 
 class OneNumberNet(Net):
-    """Its one feature is the mean of the image times its one weight."""
+    """Its only feature is the mean of the image times its only weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,14 +56,14 @@ class OneNumberNet(Net):
         return means * layers.weights["weight"]
 
 
-def four_images(inner: tuple[float, float], asked: tuple[float, float]) -> Support:
-    """For classes 0 and 1 each an image to learn from and one to be asked about."""
-    numbers = torch.tensor([inner[0], asked[0], inner[1], asked[1]])
+def four_images(inner: tuple[float, float], query: tuple[float, float]) -> Support:
+    """One support image and one query for each of the classes 0 and 1."""
+    numbers = torch.tensor([inner[0], query[0], inner[1], query[1]])
     return Support(numbers[:, None, None, None].expand(4, 1, 16, 16).clone(), torch.tensor([0, 0, 1, 1]), 2)
 
 
 def one_number_start(weight: float) -> dict[str, Tensor]:
-    """Scores are 0 for class 0 and feature for class 1."""
+    """Weights with a score of 0 for class 0 and of the feature for class 1."""
     return {
         "weight": torch.tensor([[weight]]),
         heads.WEIGHT: torch.tensor([[0.0], [1.0]]),
@@ -80,11 +79,11 @@ ONE_STEP = InnerLoopConfig(steps=1, learning_rate=0.5, batch_size=2, head="linea
 
 
 @pytest.mark.parametrize("second_order", [True, False])
-def test_the_gradient_is_the_one_worked_out_by_hand(second_order: bool) -> None:
+def test_the_gradient_matches_the_one_calculated_by_hand(second_order: bool) -> None:
     # With w the weight and u, v the means of the images of class 0 and 1 the loss is
     # L(w) = (softplus(u w) + softplus(-v w)) / 2, so L' = (u s(u w) - v s(-v w)) / 2 with s the sigmoid, and
     # L'' = (u^2 s(u w) s(-u w) + v^2 s(v w) s(-v w)) / 2. After one step w1 = w - rate * L'(w), so that by the chain
-    # rule the gradient of the query loss is Lq'(w1) * (1 - rate * L''(w)); FOMAML leaves out the bracket.
+    # rule the gradient of the query loss is Lq'(w1) * (1 - rate * L''(w)); FOMAML omits the factor in parentheses.
     w, (u, v), (a, b) = 0.3, (-0.5, 1.5), (-1.0, 0.4)
     slope = (u * sigmoid(u * w) - v * sigmoid(-v * w)) / 2
     bend = (u * u * sigmoid(u * w) * sigmoid(-u * w) + v * v * sigmoid(v * w) * sigmoid(-v * w)) / 2
@@ -94,14 +93,14 @@ def test_the_gradient_is_the_one_worked_out_by_hand(second_order: bool) -> None:
         expected *= 1 - 0.5 * bend
     maml = Maml(second_order)
     state = MetaTrainingState(one_number_start(w))
-    gradient, losses, descent = maml.outer_gradient(OneNumberNet(), state, [four_images((u, v), (a, b))], ONE_STEP, [0])
-    assert float(descent.weights["weight"].detach()) == pytest.approx(w1, abs=1e-6)
+    gradient, losses, adapted = maml.outer_gradient(OneNumberNet(), state, [four_images((u, v), (a, b))], ONE_STEP, [0])
+    assert float(adapted.weights["weight"].detach()) == pytest.approx(w1, abs=1e-6)
     assert float(gradient["weight"]) == pytest.approx(expected, abs=1e-6)
     assert float(losses) == pytest.approx((math.log1p(math.exp(a * w1)) + math.log1p(math.exp(-b * w1))) / 2, abs=1e-6)
 
 
 @pytest.mark.parametrize("head", ["linear", "prototype"])
-def test_the_second_order_gradient_is_that_of_finite_differences(
+def test_the_second_order_gradient_matches_finite_differences(
     net: Net, head: Literal["linear", "prototype"], make_support: MakeSupport
 ) -> None:
     recipe, start = replace(SGD, learning_rate=0.01, head=head), double_start(net, head)
@@ -122,76 +121,79 @@ def test_the_second_order_gradient_is_that_of_finite_differences(
         assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_without_inner_steps_both_are_the_same(net: Net, make_support: MakeSupport) -> None:
+def test_maml_and_fomaml_agree_without_inner_steps(net: Net, make_support: MakeSupport) -> None:
     recipe = replace(SGD, steps=0)
     supports = [make_support(1), make_support(2)]
     second, first = (
-        way.outer_gradient(net, MetaTrainingState(net.start()), supports, recipe, [4, 5])[0] for way in (MAML, FOMAML)
+        algorithm.outer_gradient(net, MetaTrainingState(net.start()), supports, recipe, [4, 5])[0]
+        for algorithm in (MAML, FOMAML)
     )
-    for name, gradient in first.items():  # the two lay images out differently, and so round differently
+    for name, gradient in first.items():  # different memory layouts round differently
         torch.testing.assert_close(second[name], gradient, rtol=1e-3, atol=1e-5)
     assert any(bool(gradient.abs().sum() > 0) for gradient in first.values())
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_with_inner_steps_they_differ(net: Net, make_support: MakeSupport, steps: int) -> None:
+def test_maml_and_fomaml_differ_with_inner_steps(net: Net, make_support: MakeSupport, steps: int) -> None:
     recipe = replace(SGD, steps=steps)
     second, first = (
-        way.outer_gradient(net, MetaTrainingState(net.start()), [make_support(1)], recipe, [4])[0]
-        for way in (MAML, FOMAML)
+        algorithm.outer_gradient(net, MetaTrainingState(net.start()), [make_support(1)], recipe, [4])[0]
+        for algorithm in (MAML, FOMAML)
     )
     name = next(name for name in second if name.endswith(".weight"))
     assert not torch.allclose(second[name], first[name], rtol=1e-3)
 
 
-@pytest.mark.parametrize("way", [MAML, FOMAML], ids=["maml", "fomaml"])
-def test_the_inner_steps_are_those_of_every_other_descent(net: Net, make_support: MakeSupport, way: Maml) -> None:
+@pytest.mark.parametrize("algorithm", [MAML, FOMAML], ids=["maml", "fomaml"])
+def test_the_inner_steps_are_those_of_run_inner_loop(net: Net, make_support: MakeSupport, algorithm: Maml) -> None:
     support = make_support(1)
-    inner, _ = split(support)
+    inner, _ = split_support_query(support)
     plain = run_inner_loop(net, algebra.expand(net.start(), 1), [inner], SGD, [4])
-    _, _, descent = way.outer_gradient(net, MetaTrainingState(net.start()), [support], SGD, [4])
+    _, _, adapted = algorithm.outer_gradient(net, MetaTrainingState(net.start()), [support], SGD, [4])
     for name, tensor in plain.weights.items():
-        torch.testing.assert_close(descent.weights[name].detach(), tensor, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(adapted.weights[name].detach(), tensor, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_fomamls_gradient_is_that_of_the_queries_at_the_adapted_weights(conv4: Net, make_support: MakeSupport) -> None:
+def test_the_fomaml_gradient_is_the_query_gradient_at_the_adapted_weights(
+    conv4: Net, make_support: MakeSupport
+) -> None:
     start = {**conv4.start(), **heads.linear_head(conv4.feature_count, 3, torch.Generator().manual_seed(1))}
     recipe = replace(SGD, head="linear")
     support = make_support(1)
-    inner, query = split(support)
-    descent = run_inner_loop(conv4, algebra.expand(start, 1), [inner], recipe, [4])
-    leaves = {name: tensor.clone().requires_grad_() for name, tensor in descent.weights.items()}
-    loss = query_losses(conv4, replace(descent, weights=leaves), [query]).sum()
+    inner, query = split_support_query(support)
+    adapted = run_inner_loop(conv4, algebra.expand(start, 1), [inner], recipe, [4])
+    leaves = {name: tensor.clone().requires_grad_() for name, tensor in adapted.weights.items()}
+    loss = query_losses(conv4, replace(adapted, weights=leaves), [query]).sum()
     expected = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
     found, _, _ = FOMAML.outer_gradient(conv4, MetaTrainingState(start), [support], recipe, [4])
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name][0], msg=name)
 
 
-def test_one_step_of_reptile_on_the_queries_goes_along_fomaml_without_inner_steps(make_support: MakeSupport) -> None:
+def test_one_reptile_step_on_the_queries_equals_fomaml_without_inner_steps(make_support: MakeSupport) -> None:
     # Nichol et al. 2018, section 5: with one inner step Reptile's update is the plain gradient of the expected loss,
-    # and so is FOMAML's where nothing is adapted first.
+    # and so is FOMAML's without inner steps.
     net = build(SPEC, seed=3)
     start = {**net.start(), **heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(1))}
     support = make_support(1)
-    _, query = split(support)
+    _, query = split_support_query(support)
     recipe = InnerLoopConfig(steps=1, learning_rate=0.1, batch_size=len(query), head="linear")
-    moved = reptile_step(net, MetaTrainingState(start), [query], recipe, 1.0, [0])
+    moved = Reptile().meta_step(net, MetaTrainingState(start), [query], recipe, 1.0, [0])
     gradient, _, _ = FOMAML.outer_gradient(net, MetaTrainingState(start), [support], replace(recipe, steps=0), [0])
     for name, tensor in algebra.subtract(start, moved.start).items():
         torch.testing.assert_close(tensor, 0.1 * gradient[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.mark.parametrize("way", [MAML, FOMAML], ids=["maml", "fomaml"])
-def test_tasks_of_different_sizes_give_the_mean_of_their_gradients(
-    conv4: Net, make_support: MakeSupport, way: Maml
+@pytest.mark.parametrize("algorithm", [MAML, FOMAML], ids=["maml", "fomaml"])
+def test_the_gradient_of_unequal_tasks_is_the_mean_of_their_gradients(
+    conv4: Net, make_support: MakeSupport, algorithm: Maml
 ) -> None:
     shapes = [(1, 3, 4), (2, 2, 6), (3, 5, 2)]
     supports = [in_double(make_support(seed, n_way=ways, n_shot=shots)) for seed, ways, shots in shapes]
     state = MetaTrainingState(double_start(conv4))
-    together = way.outer_gradient(conv4, state, supports, SGD, [4, 5, 6])[0]
-    alone = [
-        way.outer_gradient(conv4, state, [support], SGD, [seed])[0]
+    batch = algorithm.outer_gradient(conv4, state, supports, SGD, [4, 5, 6])[0]
+    single = [
+        algorithm.outer_gradient(conv4, state, [support], SGD, [seed])[0]
         for support, seed in zip(supports, (4, 5, 6), strict=True)
     ]
-    torch.testing.assert_close(together, algebra.mean(alone), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(batch, algebra.mean(single), rtol=1e-8, atol=1e-10)

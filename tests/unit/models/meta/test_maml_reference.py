@@ -1,4 +1,4 @@
-"""MAML's gradients against torch.func on a plain module, against rounding, against the analysis of Reptile's paper."""
+"""MAML's gradients compared with torch.func, with float64, and with the analysis in Reptile's paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.func import functional_call, grad
 from models import weights as algebra
 from models.adaptation.inner_loop import batch_plan, run_inner_loop
 from models.config import InnerLoopConfig
-from models.meta.maml import Maml, split
+from models.meta.maml import Maml, split_support_query
 from models.meta.reptile import MetaTrainingState
 from models.nets import Net, build, heads
 from models.task import Support
@@ -26,10 +26,10 @@ Gradient = dict[str, Tensor]
 
 
 class DoubleSupport(Support):
-    """In float64, which product code refuses, so that a test can tell rounding from error."""
+    """A support in float64, to separate rounding from errors; `Support` itself requires float32."""
 
     def __post_init__(self) -> None:
-        """Takes what it is given."""
+        """Skip the checks of `Support`."""
 
 
 def in_double(support: Support) -> Support:
@@ -51,7 +51,7 @@ def block(channels_in: int) -> nn.Module:
 
 
 def plain_module() -> tuple[nn.Module, dict[str, str]]:
-    """The four-block net as PyTorch users write it, and its parameters' names -> ours."""
+    """The four-block net in plain PyTorch, and a mapping of its parameter names to ours."""
     blocks = [block(SPEC.image.channels), *[block(SPEC.width) for _ in range(3)]]
     module = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(build(SPEC).feature_count, N_WAY)).double()
     parts = {"0.weight": "weight", "1.weight": "scale", "1.bias": "shift"}
@@ -62,14 +62,14 @@ def plain_module() -> tuple[nn.Module, dict[str, str]]:
 def gradient_by_torch_func(
     supports: Sequence[Support], start: Gradient, recipe: InnerLoopConfig, second: bool
 ) -> Gradient:
-    """Algorithms 1 and 2 of Finn et al. 2017 word by word, task by task, each step on the whole inner part."""
+    """Algorithms 1 and 2 of Finn et al. 2017, task by task, each step on all support images."""
     module, names = plain_module()
 
     def loss(weights: Gradient, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(functional_call(module, weights, (images,)), labels)
 
     def adapted_loss(weights: Gradient, support: Support) -> Tensor:
-        inner, query = split(support)
+        inner, query = split_support_query(support)
         for _ in range(recipe.steps):
             slopes = grad(loss)(weights, inner.images, inner.labels)
             used = slopes if second else {name: slope.detach() for name, slope in slopes.items()}
@@ -83,27 +83,27 @@ def gradient_by_torch_func(
     return {ours: found[theirs] for theirs, ours in names.items()}
 
 
-@pytest.mark.parametrize("way", [MAML, FOMAML], ids=["maml", "fomaml"])
+@pytest.mark.parametrize("maml", [MAML, FOMAML], ids=["maml", "fomaml"])
 @pytest.mark.parametrize("steps", [1, 3])
-def test_the_gradient_is_torch_funcs(conv4: Net, make_support: MakeSupport, way: Maml, steps: int) -> None:
+def test_the_gradient_matches_torch_func(conv4: Net, make_support: MakeSupport, maml: Maml, steps: int) -> None:
     supports = [in_double(make_support(seed)) for seed in (1, 2, 3)]
-    whole = len(split(supports[0])[0])
+    whole = len(split_support_query(supports[0])[0])
     recipe = InnerLoopConfig(steps=steps, learning_rate=0.05, batch_size=whole, head="linear", statistics="batch")
-    found = way.outer_gradient(conv4, MetaTrainingState(double_start()), supports, recipe, [4, 5, 6])[0]
-    expected = gradient_by_torch_func(supports, double_start(), recipe, way.second_order)
+    found = maml.outer_gradient(conv4, MetaTrainingState(double_start()), supports, recipe, [4, 5, 6])[0]
+    expected = gradient_by_torch_func(supports, double_start(), recipe, maml.second_order)
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-8, atol=1e-10)
 
 
 def drawn_on_white(support: Support) -> Support:
-    """Mostly one value, as drawings are, so that a channel's mean is large beside its spread."""
+    """Images that are mostly one value, like drawings, so that channel means are large compared to deviations."""
     images = torch.ones_like(support.images)
     images[..., 5:11, 5:11] = support.images[..., 5:11, 5:11]
     return replace(support, images=images)
 
 
 @pytest.mark.parametrize("head", ["linear", "prototype"])
-def test_rounding_leaves_the_second_order_gradient_whole(conv4: Net, make_support: MakeSupport, head: str) -> None:
+def test_the_second_order_gradient_is_accurate_in_float32(conv4: Net, make_support: MakeSupport, head: str) -> None:
     supports = [drawn_on_white(make_support(seed, n_shot=40)) for seed in (1, 2, 3, 4)]
     recipe = InnerLoopConfig.from_json({"steps": 3, "learning_rate": 0.05, "batch_size": 30, "head": head})
     rounded = MAML.outer_gradient(conv4, MetaTrainingState(single_start()), supports, recipe, [4, 5, 6, 7])[0]
@@ -118,7 +118,7 @@ EVEN, ODD = {0, 2, 4}, {1, 3, 5}
 
 
 def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
-    """What Reptile moves against, in units of the inner rate: two steps, the first on the images `first`."""
+    """Reptile's update in units of the inner learning rate: two steps, the first on the images `first`."""
     plans = (batch_plan(len(support), TWO_STEPS, torch.Generator().manual_seed(seed)) for seed in range(1000))
     seed = next(seed for seed, plan in enumerate(plans) if set(plan[0].tolist()) == first)
     start = double_start()
@@ -126,17 +126,17 @@ def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
     return {name: (start[name] - end[name]) / TWO_STEPS.learning_rate for name in start}
 
 
-def maml_gradient(net: Net, support: Support, first: set[int], way: Maml, steps: int = 1) -> Gradient:
-    """One inner step on the images `first`, asked about the others."""
+def maml_gradient(net: Net, support: Support, first: set[int], maml: Maml, steps: int = 1) -> Gradient:
+    """Outer gradient with inner steps on the images `first` and the others as queries."""
     second = (EVEN | ODD) - first
     order = [index for pair in zip(sorted(first), sorted(second), strict=True) for index in pair]
     ordered = DoubleSupport(support.images[order], support.labels[order], support.n_way)
-    return way.outer_gradient(net, MetaTrainingState(double_start()), [ordered], replace(TWO_STEPS, steps=steps), [0])[
+    return maml.outer_gradient(net, MetaTrainingState(double_start()), [ordered], replace(TWO_STEPS, steps=steps), [0])[
         0
     ]
 
 
-def test_the_updates_differ_as_the_analysis_of_reptile_says(conv4: Net, make_support: MakeSupport) -> None:
+def test_the_updates_differ_as_predicted_by_the_reptile_paper(conv4: Net, make_support: MakeSupport) -> None:
     # Nichol et al. 2018, section 5.1, for two batches in either order and to first order in the inner rate a:
     # E[MAML] = G - 2 a I, E[FOMAML] = G - a I, E[Reptile] = 2 G - a I, with G the mean gradient at the start and I
     # the gradient of the inner product of the two batches' gradients.

@@ -1,4 +1,4 @@
-"""MAML and FOMAML as trainings: the split of a support, settings, the outer Adam, resume, the command line."""
+"""Training with MAML and FOMAML: splitting a support, settings, the outer Adam, resuming, the command line."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.data.class_dataset import ArrayDataset
 from models.errors import AdaptationDiverged, InvalidConfig, InvalidTask
-from models.meta.maml import Maml, meta_step_of, split
-from models.meta.outer_adam import OuterMoments, adam_step
-from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
-from models.meta.reptile import meta_step as reptile_step
-from models.meta.training import TrainingPlan, TrainingRun, WeightedSet
+from models.meta.maml import Maml, adam_step, make_meta_step, split_support_query
+from models.meta.reptile import AdamState, MetaTrainingState, Reptile, inner_seeds, meta_train
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.nets import Net, build, heads
 from models.task import Support
 from service.cli import main as cli
@@ -31,24 +29,24 @@ SGD = InnerLoopConfig(steps=2, learning_rate=0.05, batch_size=6)
 CPU = torch.device("cpu")
 
 
-def test_a_support_is_split_into_the_first_and_the_last_of_each_class(make_support: MakeSupport) -> None:
+def test_the_last_images_of_each_class_become_queries(make_support: MakeSupport) -> None:
     support = make_support(1, n_way=3, n_shot=5)
     anchored = replace(support, anchors=torch.tensor([0, 5, 10]))
-    inner, query = split(anchored)
+    inner, query = split_support_query(anchored)
     assert (inner.labels.tolist(), query.labels.tolist()) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 1, 2, 2])
     assert torch.equal(inner.images, support.images[[0, 1, 2, 5, 6, 7, 10, 11, 12]])
     assert torch.equal(query.images, support.images[[3, 4, 8, 9, 13, 14]])
     assert torch.equal(inner.anchor_images()[0], anchored.anchor_images()[0])
-    assert len(split(support, 4)[1]) == 12
+    assert len(split_support_query(support, 4)[1]) == 12
 
 
-def test_what_cannot_be_split_is_refused(make_support: MakeSupport) -> None:
-    with pytest.raises(InvalidTask, match="a class of 1 images cannot be split"):
-        split(make_support(1, n_shot=1))
+def test_a_support_that_cannot_be_split_raises_invalid_task(make_support: MakeSupport) -> None:
+    with pytest.raises(InvalidTask, match="a class has 1 images, which cannot be split"):
+        split_support_query(make_support(1, n_shot=1))
     with pytest.raises(InvalidTask, match="5 queries"):
-        split(make_support(1, n_shot=5), 5)
+        split_support_query(make_support(1, n_shot=5), 5)
     with pytest.raises(InvalidTask, match="an anchor is among the last 2"):
-        split(replace(make_support(1, n_way=2, n_shot=4), anchors=torch.tensor([0, 7])))
+        split_support_query(replace(make_support(1, n_way=2, n_shot=4), anchors=torch.tensor([0, 7])))
 
 
 @pytest.mark.parametrize(
@@ -62,30 +60,30 @@ def test_what_cannot_be_split_is_refused(make_support: MakeSupport) -> None:
         {"algorithm": "fomaml", "outer_learning_rate": 0.0},
     ],
 )
-def test_settings_that_make_no_sense_are_refused(change: dict[str, object]) -> None:
+def test_invalid_settings_are_rejected(change: dict[str, object]) -> None:
     with pytest.raises(InvalidConfig):
         MetaTrainingConfig.from_json({"meta_steps": 1, **change})
 
 
-def test_a_record_of_reptile_is_what_it_was_before_there_was_maml() -> None:
+def test_the_json_of_a_reptile_config_has_no_maml_fields() -> None:
     assert set(MetaTrainingConfig(meta_steps=1).to_json()).isdisjoint(
         {"algorithm", "outer_learning_rate", "query_shots"}
     )
     maml = MetaTrainingConfig(meta_steps=1, algorithm="maml", query_shots=3)
     assert MetaTrainingConfig.from_json(maml.to_json()) == maml
-    assert meta_step_of(MetaTrainingConfig(meta_steps=1)) is reptile_step
+    assert make_meta_step(MetaTrainingConfig(meta_steps=1)) == Reptile().meta_step
 
 
-def test_second_order_through_an_adam_inner_loop_is_refused(conv4: Net, make_support: MakeSupport) -> None:
+def test_second_order_with_an_adam_inner_loop_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
     recipe = InnerLoopConfig(steps=1, learning_rate=0.001, optimiser="adam", carry_moments=True)
-    with pytest.raises(InvalidConfig, match="use a recipe with sgd, or fomaml"):
+    with pytest.raises(InvalidConfig, match="use the sgd optimiser or the fomaml"):
         MAML.meta_step(conv4, MetaTrainingState(conv4.start()), [make_support(1)], recipe, 1.0, [0])
     state = FOMAML.meta_step(conv4, MetaTrainingState(conv4.start()), [make_support(1)], recipe, 1.0, [0])
     assert state.moments is not None
     assert state.moments.steps == 1
 
 
-def test_divergence_is_an_error_and_leaves_the_state(conv4: Net, make_support: MakeSupport) -> None:
+def test_divergence_raises_and_leaves_the_state_unchanged(conv4: Net, make_support: MakeSupport) -> None:
     state = MetaTrainingState(conv4.start())
     before = algebra.digest(state.start)
     with pytest.raises(AdaptationDiverged):
@@ -93,15 +91,15 @@ def test_divergence_is_an_error_and_leaves_the_state(conv4: Net, make_support: M
     assert algebra.digest(state.start) == before
 
 
-def test_the_outer_adam_is_adam() -> None:
+def test_the_outer_adam_matches_torch_optim_adam() -> None:
     generator = torch.Generator().manual_seed(0)
     gradients = [torch.randn(5, generator=generator) for _ in range(4)]
     start: dict[str, Tensor] = {"w": torch.ones(5)}
     reference = torch.ones(5, requires_grad=True)
     optimiser = torch.optim.Adam([reference], lr=0.01)
-    moments: OuterMoments | None = None
+    state: AdamState | None = None
     for gradient in gradients:
-        start, moments = adam_step(start, {"w": gradient}, moments, 0.01)
+        start, state = adam_step(start, {"w": gradient}, state, 0.01)
         reference.grad = gradient.clone()
         optimiser.step()
     torch.testing.assert_close(start["w"], reference.detach())
@@ -123,34 +121,34 @@ def test_training_lowers_the_query_loss(algorithm: str, head: str, make_support:
 
     recipe = InnerLoopConfig.from_json({**SGD.to_json(), "head": head})
     losses = [
-        state.loss for state in meta_train(net, MetaTrainingState(start), source, recipe, meta, meta_step_of(meta))
+        state.loss for state in meta_train(net, MetaTrainingState(start), source, recipe, meta, make_meta_step(meta))
     ]
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml"])
-def test_a_training_that_was_stopped_ends_in_the_same_bits(algorithm: str, tmp_path: Path) -> None:
+def test_a_resumed_run_ends_with_the_same_bits(algorithm: str, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     arrays = [torch.randint(256, (6, 1, 16, 16), generator=generator, dtype=torch.uint8) for _ in range(6)]
-    sets = [WeightedSet(ArrayDataset("noise", [str(index) for index in range(6)], arrays))]
+    datasets = [WeightedDataset(ArrayDataset("noise", [str(index) for index in range(6)], arrays))]
     loop = {"meta_steps": 5, "meta_batch": 2, "n_way": 3, "train_shots": 4, "algorithm": algorithm}
-    plan = TrainingPlan(SPEC, SGD, MetaTrainingConfig.from_json(loop), {"name": "noise"})
+    config = TrainingRunConfig(SPEC, SGD, MetaTrainingConfig.from_json(loop), {"name": "noise"})
 
-    straight = TrainingRun(plan, SGD, tmp_path / "straight.safetensors", CPU)
-    list(straight.run(sets))
-    stopped = TrainingRun(plan, SGD, tmp_path / "stopped.safetensors", CPU)
-    steps = stopped.run(sets)
+    uninterrupted = TrainingRun(config, SGD, tmp_path / "uninterrupted.safetensors", CPU)
+    list(uninterrupted.run(datasets))
+    stopped = TrainingRun(config, SGD, tmp_path / "stopped.safetensors", CPU)
+    steps = stopped.run(datasets)
     assert [next(steps).meta_step for _ in range(3)] == [1, 2, 3]
     half = stopped.save()
-    assert half.outer is not None
-    resumed = TrainingRun(plan, SGD, tmp_path / "stopped.safetensors", CPU)
-    assert resumed.state.outer is not None
-    assert resumed.state.outer.steps == 3
-    list(resumed.run(sets))
-    ends = [load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("straight", "stopped")]
+    assert half.outer_adam is not None
+    resumed = TrainingRun(config, SGD, tmp_path / "stopped.safetensors", CPU)
+    assert resumed.state.outer_adam is not None
+    assert resumed.state.outer_adam.steps == 3
+    list(resumed.run(datasets))
+    ends = [load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("uninterrupted", "stopped")]
     assert ends[0].digest == ends[1].digest
     assert ends[0].digest != half.digest
-    assert ends[0].outer is None
+    assert ends[0].outer_adam is None
 
 
 @pytest.mark.parametrize("algorithm", ["reptile", "fomaml", "maml"])

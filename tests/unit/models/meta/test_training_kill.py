@@ -1,4 +1,4 @@
-"""A training that is killed goes on to the very bits that it would have ended with."""
+"""A killed training run resumes and ends with the same bits as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Train = Callable[[Path], str]
 
 
 def arguments(pictures: Path, out: Path) -> list[str]:
-    """Of `anole`: a checkpoint every meta step; Adam's moments are carried along."""
+    """Arguments of `anole` for a run that saves after every meta step and carries Adam's moments."""
     line = f"train --dataset folder:{pictures} --preset paper --ways 2 --shots 2 --meta-steps {META_STEPS} --seed 3"
     return [*line.split(), "--device", "cpu", "--save-every-s", "0", "--out", str(out)]
 
@@ -41,8 +41,8 @@ def pictures(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def train(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
-    """Runs `anole train` to its end and returns what it says of its progress."""
-    monkeypatch.setattr(curve, "can_draw", lambda: False)
+    """Run `anole train` to its end and return its stderr."""
+    monkeypatch.setattr(curve, "can_plot", lambda: False)
 
     def run(out: Path) -> str:
         monkeypatch.setattr(sys, "argv", ["anole", *arguments(pictures, out)])
@@ -60,29 +60,29 @@ def rows(checkpoint: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-@pytest.mark.parametrize(("when", "stands_at"), [("before", 3), ("after", 4)])
-def test_a_training_that_was_killed_ends_like_one_that_was_not(
-    when: str, stands_at: int, pictures: Path, train: Train, tmp_path: Path
+@pytest.mark.parametrize(("when", "saved_step"), [("before", 3), ("after", 4)])
+def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
+    when: str, saved_step: int, pictures: Path, train: Train, tmp_path: Path
 ) -> None:
-    straight, killed = tmp_path / "straight.safetensors", tmp_path / "killed.safetensors"
-    train(straight)
+    uninterrupted, killed = tmp_path / "uninterrupted.safetensors", tmp_path / "killed.safetensors"
+    train(uninterrupted)
     process = PROCESSES.Process(target=training_child.train_and_die, args=(arguments(pictures, killed), when, 4))
     process.start()
     process.join()
     assert process.exitcode == -9
-    assert load_checkpoint(killed).training["meta_step"] == stands_at
+    assert load_checkpoint(killed).training["meta_step"] == saved_step
 
     said = train(killed)
-    assert f"stands at meta step {stands_at} of {META_STEPS}; going on" in said
+    assert f"stands at meta step {saved_step} of {META_STEPS}; going on" in said
     assert f"training {META_STEPS}/{META_STEPS}" in said
-    one, other = load_checkpoint(straight), load_checkpoint(killed)
+    one, other = load_checkpoint(uninterrupted), load_checkpoint(killed)
     assert one.moments is not None
     assert one.digest == other.digest
     assert one.training == other.training
-    assert [row[0] for row in rows(straight)] == [row[0] for row in rows(killed)] == ["meta_step", str(META_STEPS)]
+    assert [row[0] for row in rows(uninterrupted)] == [row[0] for row in rows(killed)] == ["meta_step", str(META_STEPS)]
 
 
-def test_a_training_that_is_done_stays_as_it_is(train: Train, tmp_path: Path) -> None:
+def test_training_a_finished_run_again_changes_nothing(train: Train, tmp_path: Path) -> None:
     out = tmp_path / "done.safetensors"
     train(out)
     before, curve_rows = load_checkpoint(out), rows(out)
@@ -91,18 +91,18 @@ def test_a_training_that_is_done_stays_as_it_is(train: Train, tmp_path: Path) ->
     assert (after.digest, after.training, rows(out)) == (before.digest, before.training, curve_rows)
 
 
-def test_an_interrupt_from_the_keyboard_keeps_what_there_is(
+def test_a_keyboard_interrupt_saves_the_progress(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Interrupted(curve.Curve):
-        def add(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
-            super().add(meta_step, loss, seconds, last=last)
+    class Interrupted(curve.LearningCurve):
+        def append(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
+            super().append(meta_step, loss, seconds, last=last)
             if meta_step == 3:
                 raise KeyboardInterrupt
 
     out = tmp_path / "stopped.safetensors"
-    monkeypatch.setattr(curve, "can_draw", lambda: False)
-    monkeypatch.setattr(training, "Curve", Interrupted)
+    monkeypatch.setattr(curve, "can_plot", lambda: False)
+    monkeypatch.setattr(training, "LearningCurve", Interrupted)
     monkeypatch.setattr(sys, "argv", ["anole", *arguments(pictures, out), "--save-every-s", "3600"])
     with pytest.raises(SystemExit) as exited:
         cli.main()

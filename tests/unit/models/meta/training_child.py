@@ -1,4 +1,4 @@
-"""`anole train` that kills itself, as a power cut would, before or after a checkpoint of its choice is written."""
+"""`anole train` in a process that kills itself before or after writing a given checkpoint."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from service.cli import main as cli
 
 
 def train_and_die(arguments: Sequence[str], when: str, number: int) -> None:
-    """Run the command line until the checkpoint of that number is about to be written, or just was.
+    """Run the command line and kill the process before or after it writes checkpoint `number`.
 
     Args:
-        arguments: of `anole`.
+        arguments: arguments of `anole`.
         when: "before" or "after".
-        number: 1 is the first checkpoint that this process writes.
+        number: which checkpoint; 1 is the first that this process writes.
     """
     written = 0
 
@@ -36,6 +36,6 @@ def train_and_die(arguments: Sequence[str], when: str, number: int) -> None:
 
     patch = pytest.MonkeyPatch()
     patch.setattr(training, "save_checkpoint", save_and_die)
-    patch.setattr(curve, "can_draw", lambda: False)
+    patch.setattr(curve, "can_plot", lambda: False)
     patch.setattr(sys, "argv", ["anole", *arguments])
     cli.main()

@@ -1,4 +1,4 @@
-"""Meta learning rates by layer, for every algorithm; settings that match nothing; the command line."""
+"""Learning-rate multipliers by layer: in meta-training with each algorithm, validation, and the command line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from models import weights as algebra
 from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import InvalidConfig
-from models.meta.maml import meta_step_of
-from models.meta.reptile import MetaTrainingState
-from models.meta.training import TrainingPlan, TrainingRun
+from models.meta.maml import make_meta_step
+from models.meta.reptile import MetaTrainingState, meta_train
+from models.meta.training import TrainingRun, TrainingRunConfig
 from models.nets import Net, heads
+from models.task import Support
+from models.weights import Weights
 from service.cli import main as cli
 from tests.unit.models.conftest import SPEC, MakeSupport
 
@@ -33,13 +35,19 @@ def multiplier(name: str) -> float:
     return 0.0 if name.startswith("block1.") else 3.0 if heavy else 0.25
 
 
+def one_meta_step(
+    net: Net, meta: MetaTrainingConfig, start: Weights, supports: list[Support], recipe: InnerLoopConfig = SGD
+) -> MetaTrainingState:
+    """Run the only meta step of `meta`."""
+    (state,) = meta_train(net, MetaTrainingState(start), lambda step: supports, recipe, meta, make_meta_step(meta))
+    return state
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_every_weight_goes_its_share_of_the_move(algorithm: Algorithm, net: Net, make_support: MakeSupport) -> None:
+def test_multipliers_scale_the_update_of_each_weight(algorithm: Algorithm, net: Net, make_support: MakeSupport) -> None:
     start, supports = net.start(), [make_support(1), make_support(2)]
     plain, scaled = (
-        meta_step_of(MetaTrainingConfig(1, algorithm=algorithm, rates=rates))(
-            net, MetaTrainingState(start), supports, SGD, 0.5, [4, 5]
-        )
+        one_meta_step(net, MetaTrainingConfig(1, algorithm=algorithm, step_size=0.5, rates=rates), start, supports)
         for rates in ((), RATES)
     )
     assert (plain.loss, plain.meta_step) == (scaled.loss, scaled.meta_step)
@@ -50,54 +58,50 @@ def test_every_weight_goes_its_share_of_the_move(algorithm: Algorithm, net: Net,
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_rates_of_one_are_no_rates(algorithm: Algorithm, conv4: Net, make_support: MakeSupport) -> None:
+def test_multipliers_of_one_change_nothing(algorithm: Algorithm, conv4: Net, make_support: MakeSupport) -> None:
     plain, scaled = (
-        meta_step_of(MetaTrainingConfig(1, algorithm=algorithm, rates=rates))(
-            conv4, MetaTrainingState(conv4.start()), [make_support(1)], SGD, 0.5, [4]
-        )
+        one_meta_step(conv4, MetaTrainingConfig(1, algorithm=algorithm, rates=rates), conv4.start(), [make_support(1)])
         for rates in ((), (("block*", 1.0),))
     )
     assert algebra.digest(plain.start) == algebra.digest(scaled.start)
 
 
-def test_a_meta_trained_head_has_a_rate_of_its_own(conv4: Net, make_support: MakeSupport) -> None:
+def test_a_meta_trained_head_has_its_own_multiplier(conv4: Net, make_support: MakeSupport) -> None:
     head = heads.linear_head(conv4.feature_count, 3, torch.Generator().manual_seed(0))
     start = {**conv4.start(), **head}
     meta = MetaTrainingConfig(1, rates=(("*", 0.0), ("head.*", 1.0)))
     recipe = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=6, head="linear")
-    moved = meta_step_of(meta)(conv4, MetaTrainingState(start), [make_support(1)], recipe, 1.0, [4]).start
+    moved = one_meta_step(conv4, meta, start, [make_support(1)], recipe).start
     assert set(algebra.changed(start, moved)) == {heads.WEIGHT, heads.BIAS}
 
 
-def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_real_names(
-    conv4: Net, make_support: MakeSupport
-) -> None:
+def test_a_pattern_that_matches_no_weight_raises_and_lists_the_names(conv4: Net, make_support: MakeSupport) -> None:
     meta = MetaTrainingConfig(1, rates=(("attention*", 1.0),))
     with pytest.raises(InvalidConfig, match=r"'attention\*' matches no weight; the names are block1\.weight, block1"):
-        meta_step_of(meta)(conv4, MetaTrainingState(conv4.start()), [make_support(1)], SGD, 1.0, [4])
+        one_meta_step(conv4, meta, conv4.start(), [make_support(1)])
 
 
 @pytest.mark.parametrize(
     ("inner", "meta", "serve"),
     [((("x*", 1.0),), (), ()), ((), (("x*", 1.0),), ()), ((), (("head.*", 1.0),), ()), ((), (), (("x*", 1.0),))],
-    ids=["inner", "meta", "a prototype head has no meta rate", "serving"],
+    ids=["inner", "meta", "meta, for a prototype head", "serving"],
 )
-def test_a_training_finds_an_unmatched_pattern_before_it_begins(
+def test_an_unmatched_pattern_is_rejected_before_training(
     inner: object, meta: object, serve: object, tmp_path: Path
 ) -> None:
     loops = [InnerLoopConfig.from_json({**SGD.to_json(), "rates": rates}) for rates in (inner, serve)]
-    plan = TrainingPlan(SPEC, loops[0], MetaTrainingConfig.from_json({"meta_steps": 1, "rates": meta}), {})
+    config = TrainingRunConfig(SPEC, loops[0], MetaTrainingConfig.from_json({"meta_steps": 1, "rates": meta}), {})
     with pytest.raises(InvalidConfig, match="matches no weight"):
-        TrainingRun(plan, loops[1], tmp_path / "run.safetensors", CPU)
+        TrainingRun(config, loops[1], tmp_path / "run.safetensors", CPU)
 
 
-def test_a_training_finds_a_precision_that_cannot_be_before_it_begins(tmp_path: Path) -> None:
+def test_an_unsupported_precision_is_rejected_before_training(tmp_path: Path) -> None:
     recipe = InnerLoopConfig(steps=1, learning_rate=0.1, precision="float16")
     with pytest.raises(InvalidConfig, match="float16"):
-        TrainingRun(TrainingPlan(SPEC, recipe, MetaTrainingConfig(1), {}), SGD, tmp_path / "run.safetensors", CPU)
+        TrainingRun(TrainingRunConfig(SPEC, recipe, MetaTrainingConfig(1), {}), SGD, tmp_path / "run.safetensors", CPU)
 
 
-def test_meta_rates_survive_json_and_are_silent_by_default() -> None:
+def test_multipliers_survive_json_and_are_omitted_when_empty() -> None:
     meta = MetaTrainingConfig(meta_steps=3, rates=RATES)
     data = json.loads(json.dumps(meta.to_json()))
     assert data == meta.to_json()
@@ -107,7 +111,7 @@ def test_meta_rates_survive_json_and_are_silent_by_default() -> None:
 
 @pytest.mark.parametrize("rates", [[["*", -1.0]], [["*", float("nan")]], [["*", float("inf")]]])
 @pytest.mark.parametrize("record", [MetaTrainingConfig(1), SGD])
-def test_a_multiplier_is_a_finite_number_from_0(
+def test_a_multiplier_must_be_finite_and_not_negative(
     record: MetaTrainingConfig | InnerLoopConfig, rates: list[list[object]]
 ) -> None:
     with pytest.raises(InvalidConfig, match="rates"):
@@ -122,12 +126,12 @@ def train(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> int | st
     return exited.value.code
 
 
-def test_the_command_line_takes_rates_precision_and_recomputation(
+def test_the_command_line_accepts_multipliers_precision_and_recomputation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run.safetensors"
     options = "--inner-rate block*=0.1 --inner-rate head.*=3 --meta-rate block1.*=0 --precision bfloat16 --recompute"
-    for _ in range(2):  # the second time it goes on from what the first one wrote
+    for _ in range(2):  # the second run resumes from the checkpoint of the first
         assert not train(monkeypatch, out, *options.split()), capsys.readouterr().err
     made = load_checkpoint(out)
     assert made.recipe.rates == (("block*", 0.1), ("head.*", 3.0))
@@ -147,7 +151,7 @@ def test_the_command_line_takes_rates_precision_and_recomputation(
         (("--precision", "float16"), 1, "allowed there: float32, bfloat16"),
     ],
 )
-def test_what_the_command_line_cannot_use_is_one_line(
+def test_invalid_options_are_reported(
     options: tuple[str, ...],
     code: int,
     said: str,
