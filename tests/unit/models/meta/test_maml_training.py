@@ -71,7 +71,15 @@ def test_the_json_of_a_reptile_config_has_no_maml_fields() -> None:
     )
     maml = MetaTrainingConfig(meta_steps=1, algorithm="maml", query_shots=3)
     assert MetaTrainingConfig.from_json(maml.to_json()) == maml
-    assert make_meta_step(MetaTrainingConfig(meta_steps=1)) == Reptile().meta_step
+
+
+def test_reptile_is_the_default_algorithm(conv4: Net, make_support: MakeSupport) -> None:
+    state, support = MetaTrainingState(conv4.start()), make_support(1)
+    default, reptile = (
+        step(conv4, state, [support], SGD, 0.5, [0])
+        for step in (make_meta_step(MetaTrainingConfig(meta_steps=1)), Reptile().meta_step)
+    )
+    assert algebra.digest(default.start) == algebra.digest(reptile.start)
 
 
 def test_second_order_with_an_adam_inner_loop_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
