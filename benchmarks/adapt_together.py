@@ -154,7 +154,9 @@ class Queued:
         self._net = build(work.spec, seed=0).to(work.device).eval()
         on_cpu = work.device.type == "cpu"
         self._bench: InnerLoopExecutor = (
-            ThreadedExecutor(self._run, work.threads) if on_cpu else BatchedExecutor(self._run, most=len(work.loops))
+            ThreadedExecutor(self._run, work.threads)
+            if on_cpu
+            else BatchedExecutor(self._run, max_batch=len(work.loops))
         )
         self._queue = AdaptQueue(2 if on_cpu else len(work.loops))
 

@@ -1,8 +1,8 @@
-"""The line before the device: who adapts next. So many adaptations are in work, and of one client never more than one.
+"""The queue of adaptations: a limited number run at the same time, and clients take turns.
 
-Clients take turns: the one whose turn was longest ago comes next, with the oldest of its requests. A client that sends
-many requests, or slow ones, therefore holds one place and not the line. Of one client's requests, each builds on the
-version of the one before, so none of them is made twice. How many may wait is decided before a request comes here.
+The client whose last turn was longest ago is next, with its oldest request, so a client that sends many or slow
+requests does not delay the others by more than one. A client's requests run one after another, because each builds on
+the version before it. Admission limits apply before a request is queued here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -22,135 +22,121 @@ T = TypeVar("T")
 
 _RETRY_S: Final = 1
 _LAST_STEP_S: Final = 5.0
-"""How long an adaptation that was told to stop may take to notice, when the queue is closed."""
+"""How long `close` waits for a stopped adaptation to reach its next inner step."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
     client: str
     work: Callable[[], Any]
-    ticket: JobControl
-    answer: Future[Any] = field(default_factory=Future)
+    control: JobControl
+    result: Future[Any] = field(default_factory=Future)
 
 
 class AdaptQueue:
-    """Threads that each see one adaptation through, from its images to its version.
+    """Runs adaptations from decoding to the stored version.
 
     Args:
-        running: adaptations in work at the same time. Threads are started as they are needed.
+        limit: adaptations that run at the same time. Threads start when they are first needed.
     """
 
-    def __init__(self, running: int = 1) -> None:
-        self._running = running
-        self._lines: OrderedDict[str, deque[_Job]] = OrderedDict()
-        self._in_work: dict[str, _Job] = {}
-        self._change = threading.Condition()
-        self._threads: list[threading.Thread] = []
-        self._free = 0
-        self._closed = self._ended = False
-        self._count = 0
+    def __init__(self, limit: int = 1) -> None:
+        self._limit = limit
+        self._pool = ThreadPoolExecutor(limit, "adapt")
+        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
+        self._running: dict[str, _Job] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._ended = 0
 
-    def submit(self, client: str, work: Callable[[], T], ticket: JobControl) -> Future[T]:
-        """Queue an adaptation of `client`. Cancelling what is returned takes it out again, until work on it begins.
+    def submit(self, client: str, work: Callable[[], T], control: JobControl) -> Future[T]:
+        """Queue an adaptation of `client`. Cancelling the future removes it from the queue, until it starts.
 
         Raises:
-            Overloaded: the queue has been closed.
+            Overloaded: the queue is closed.
         """
-        job = _Job(client, work, ticket)
-        with self._change:
+        job = _Job(client, work, control)
+        with self._changed:
             if self._closed:
                 raise _closed()
-            if self._waiting() >= self._free and len(self._threads) < self._running:
-                thread = threading.Thread(target=self._take_turns, name="adapt", daemon=True)
-                thread.start()
-                self._threads.append(thread)
-            self._lines.setdefault(client, deque()).append(job)
-            self._change.notify_all()
-        job.answer.add_done_callback(lambda answer: self._drop(job) if answer.cancelled() else None)
-        return job.answer
+            self._waiting.setdefault(client, deque()).append(job)
+            self._start_jobs()
+        job.result.add_done_callback(lambda result: self._drop(job) if result.cancelled() else None)
+        return job.result
 
     def metrics(self) -> dict[str, float]:
-        """How many wait, how many are in work, and how many ended since the start."""
-        with self._change:
+        """Return how many adaptations wait, how many run, and how many have ended since the start."""
+        with self._changed:
             return {
-                "adapt_waiting": self._waiting(),
-                "adapt_in_work": len(self._in_work),
-                "adapt_ended_total": self._count,
+                "adapt_waiting": sum(map(len, self._waiting.values())),
+                "adapt_in_work": len(self._running),
+                "adapt_ended_total": self._ended,
             }
 
     def close(self, within_s: float = 0.0) -> None:
-        """Take no more, and end what was accepted; what is not done `within_s` ends with Overloaded, and no version."""
-        with self._change:
-            self._closed = True
-            self._change.wait_for(lambda: not self._lines and not self._in_work, within_s)
-            self._ended = True
-            left = [job for line in self._lines.values() for job in line]
-            begun = list(self._in_work.values())
-            self._lines.clear()
-            self._change.notify_all()
-        for job in left:
-            if job.answer.set_running_or_notify_cancel():
-                job.answer.set_exception(_closed())
-        for job in begun:
-            job.ticket.stop(_closed())
-        for thread in self._threads:
-            thread.join(_LAST_STEP_S)
+        """Accept no more adaptations and finish those in the queue.
 
-    def _waiting(self) -> int:
-        return sum(map(len, self._lines.values()))
+        Adaptations that have not finished `within_s` end with Overloaded and without a version.
+        """
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._waiting and not self._running, within_s)
+            waiting = [job for jobs in self._waiting.values() for job in jobs]
+            running = list(self._running.values())
+            self._waiting.clear()
+        for job in waiting:
+            if job.result.set_running_or_notify_cancel():
+                job.result.set_exception(_closed())
+        for job in running:
+            job.control.stop(_closed())
+        with self._changed:
+            idle = self._changed.wait_for(lambda: not self._running, _LAST_STEP_S)
+        self._pool.shutdown(wait=idle)
 
     def _drop(self, job: _Job) -> None:
-        with self._change:
-            line = self._lines.get(job.client, deque())
-            if job in line:
-                line.remove(job)
-                if not line:
-                    del self._lines[job.client]
-                self._change.notify_all()
+        with self._changed:
+            jobs = self._waiting.get(job.client, deque())
+            if job in jobs:
+                jobs.remove(job)
+                if not jobs:
+                    del self._waiting[job.client]
+                self._changed.notify_all()
 
-    def _take_turns(self) -> None:
-        while (job := self._next()) is not None:
-            answer, error = None, None
-            begun = job.answer.set_running_or_notify_cancel()
-            if begun:
-                answer, error = _outcome(job)
-            with self._change:
-                del self._in_work[job.client]
-                self._count += begun
-                self._change.notify_all()
-            if error is not None:
-                job.answer.set_exception(error)
-            elif begun:
-                job.answer.set_result(answer)
-            del job, answer, error  # images and traces are not kept until the next one comes
+    def _start_jobs(self) -> None:
+        """Start waiting jobs while there is room. The lock is held."""
+        while len(self._running) < self._limit:
+            client = next((client for client in self._waiting if client not in self._running), None)
+            if client is None:
+                return
+            jobs = self._waiting[client]
+            job = self._running[client] = jobs.popleft()
+            self._waiting.move_to_end(client)
+            if not jobs:
+                del self._waiting[client]
+            self._pool.submit(self._run, job)
 
-    def _next(self) -> _Job | None:
-        """The next adaptation, when it may begin; None when there will be none."""
-        with self._change:
-            while not self._ended:
-                client = next((client for client in self._lines if client not in self._in_work), None)
-                if client is not None:
-                    return self._begin(client)
-                self._free += 1
-                self._change.wait()
-                self._free -= 1
-            return None
-
-    def _begin(self, client: str) -> _Job:
-        line = self._lines[client]
-        job = self._in_work[client] = line.popleft()
-        self._lines.move_to_end(client)
-        if not line:
-            del self._lines[client]
-        return job
+    def _run(self, job: _Job) -> None:
+        result, error = None, None
+        started = job.result.set_running_or_notify_cancel()
+        if started:
+            result, error = _outcome(job)
+        with self._changed:
+            del self._running[job.client]
+            self._ended += started
+            self._start_jobs()
+            self._changed.notify_all()
+        if error is not None:
+            job.result.set_exception(error)
+        elif started:
+            job.result.set_result(result)
 
 
 def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
     try:
-        job.ticket.begin()
+        job.control.start()
         return job.work(), None
-    except BaseException as error:  # noqa: BLE001 - whoever waits is told; this thread has to go on
-        traceback.clear_frames(error.__traceback__)  # its frames hold tensors, and may be why memory was used up
+    except BaseException as error:  # noqa: BLE001 - it becomes the result of the job's future
+        traceback.clear_frames(error.__traceback__)  # frames hold tensors, and memory may be what ran out
         return None, error
 
 

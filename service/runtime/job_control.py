@@ -1,8 +1,4 @@
-"""An adaptation as others see it: how far it is, and a way to end it before its version is recorded.
-
-Whoever adapts says how far it is and asks whether to go on; whoever waits may stop it, from any thread. It knows
-neither inner loops nor HTTP.
-"""
+"""Progress of one adaptation, and a way to stop it before its version is stored."""
 
 from __future__ import annotations
 
@@ -23,13 +19,13 @@ _RETRY_S: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an adaptation is.
+    """Progress of an adaptation.
 
     Attributes:
-        stage: what is being done.
-        steps_done: inner steps done, those of the folds that examine the version included.
-        steps: inner steps that there are to do; 0 until it is known.
-        loss: that the version's last inner step began with; None before the first.
+        stage: the current stage.
+        steps_done: inner steps done, including those of the cross-validation folds.
+        steps: inner steps in total; 0 until known.
+        loss: the version's loss at its last inner step; None before the first.
     """
 
     stage: Stage = "waiting"
@@ -39,111 +35,119 @@ class Progress:
 
 
 class JobControl:
-    """Belongs to one adaptation from when it is accepted to its end.
+    """Reports the progress of one adaptation and stops it on request or at its deadline. Thread-safe.
 
     Attributes:
-        first: what it came to before its inner steps, if that was asked for and is there.
+        first: the preliminary result before the inner steps, if the request asked for one.
 
     Args:
-        limit_s: seconds that it may take until its version is recorded.
-        waits: whether waiting in line counts; if not, the time runs from when work begins.
+        limit_s: time limit in seconds, until the version is stored.
+        include_waiting: whether the time in the queue counts; if not, the limit applies from `start`.
         clock: monotonic seconds.
     """
 
     def __init__(
-        self, limit_s: float = math.inf, *, waits: bool = True, clock: Callable[[], float] = time.monotonic
+        self, limit_s: float = math.inf, *, include_waiting: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limit_s = limit_s
         self._clock = clock
-        self._until = clock() + limit_s if waits else None
+        self._deadline = clock() + limit_s if include_waiting else None
         self._lock = threading.Lock()
-        self._why: Exception | None = None
-        self._recording = False
+        self._error: Exception | None = None
+        self._committing = False
         self._progress = Progress()
-        self._told: Callable[[], object] | None = None
+        self._on_change: Callable[[], object] | None = None
         self.first: Any = None
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """The current progress."""
         return self._progress
 
     @property
-    def followed(self) -> bool:
-        """Whether anybody is told of its steps."""
-        return self._told is not None
+    def observed(self) -> bool:
+        """Whether a callback is registered."""
+        return self._on_change is not None
 
-    def follow(self, told: Callable[[], object]) -> None:
-        """Have `told` called after each change, in whichever thread makes it; it must be quick."""
-        self._told = told
+    def on_change(self, callback: Callable[[], object]) -> None:
+        """Call `callback` after each change, in the thread that makes the change. It must return quickly."""
+        self._on_change = callback
 
-    def stop(self, why: Exception) -> bool:
-        """End it with `why`, at its next inner step; say whether that was in time: while it records, it is not."""
+    def stop(self, error: Exception) -> bool:
+        """Make the adaptation end with `error` at its next inner step.
+
+        Returns:
+            False if it is too late, because the version is being stored.
+        """
         with self._lock:
-            if self._recording:
+            if self._committing:
                 return False
-            self._why = self._why or why
+            self._error = self._error or error
             return True
 
     def check(self) -> None:
-        """Return if it is to go on.
+        """Return if the adaptation may go on.
 
         Raises:
-            DeadlinePassed: its time is over.
-            And whatever it was stopped with.
+            DeadlinePassed: the time limit has passed.
+            The error that `stop` was called with.
         """
         with self._lock:
             self._check()
 
-    def begin(self) -> None:
-        """Its turn has come. Raises as `check`."""
-        if self._until is None:
-            self._until = self._clock() + self._limit_s
+    def start(self) -> None:
+        """Start the clock if the time in the queue does not count. Raises as `check` does."""
+        if self._deadline is None:
+            self._deadline = self._clock() + self._limit_s
         self.check()
 
-    def at(self, stage: Stage) -> None:
-        """Say what is done from now on. Raises as `check`."""
+    def enter(self, stage: Stage) -> None:
+        """Report the next stage. Raises as `check` does."""
         self.check()
-        self._show(lambda now: replace(now, stage=stage))
+        self._update(lambda progress: replace(progress, stage=stage))
 
-    def planned(self, steps: int) -> None:
-        """Say how many inner steps there are to do, and that none is done."""
-        self._show(lambda now: replace(now, steps=steps, steps_done=0, loss=None))
+    def plan(self, steps: int) -> None:
+        """Report the total number of inner steps, and that none is done."""
+        self._update(lambda progress: replace(progress, steps=steps, steps_done=0, loss=None))
 
     def step(self, loss: float | None = None) -> None:
-        """Say that an inner step was done; its loss if it was the version's. Raises as `check`."""
+        """Report an inner step, with its loss if it is the version's own. Raises as `check` does."""
         self.check()
-        self._show(lambda now: replace(now, steps_done=now.steps_done + 1, loss=now.loss if loss is None else loss))
+        self._update(
+            lambda progress: replace(
+                progress, steps_done=progress.steps_done + 1, loss=progress.loss if loss is None else loss
+            )
+        )
 
-    def came_to(self, first: object) -> None:
-        """Say what it came to before its inner steps."""
+    def publish_first(self, first: object) -> None:
+        """Report the preliminary result."""
         self.first = first
-        self._show(lambda now: now)
+        self._update(lambda progress: progress)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """For the length of the block it can no longer be stopped. Raises as `check`."""
+    def committing(self) -> Iterator[None]:
+        """Within the block the adaptation can no longer be stopped. Raises as `check` does."""
         with self._lock:
             self._check()
-            self._recording = True
+            self._committing = True
         try:
             yield
         finally:
             with self._lock:
-                self._recording = False
+                self._committing = False
 
     def _check(self) -> None:
-        if self._why is None and self._until is not None and self._clock() > self._until:
-            self._why = DeadlinePassed(
-                f"the adaptation was ended after {self._limit_s:g} s, and no version was made; try again in "
+        if self._error is None and self._deadline is not None and self._clock() > self._deadline:
+            self._error = DeadlinePassed(
+                f"the adaptation was stopped after {self._limit_s:g} s, and no version was made; try again in "
                 f"{_RETRY_S} s, with fewer steps or samples",
                 _RETRY_S,
             )
-        if self._why is not None:
-            raise self._why
+        if self._error is not None:
+            raise self._error
 
-    def _show(self, change: Callable[[Progress], Progress]) -> None:
+    def _update(self, change: Callable[[Progress], Progress]) -> None:
         with self._lock:
             self._progress = change(self._progress)
-        if self._told is not None:
-            self._told()
+        if self._on_change is not None:
+            self._on_change()

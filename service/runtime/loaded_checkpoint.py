@@ -84,8 +84,8 @@ class LoadedCheckpoint:
             Any error that `control` was stopped with.
         """
         plan = self._cross_validator.plan(support, recipe, seed, copies(images, mirrors=recipe.mirrors))
-        ran = self._executor.run(plan.loops, control)
-        return plan.candidate(ran.results), ran.batched_with
+        executed = self._executor.run(plan.loops, control)
+        return plan.candidate(executed.results), executed.batched_with
 
     def cross_validate(self, candidate: Candidate) -> CrossValidation | NotCrossValidated:
         """Estimate accuracy, temperature and unknown threshold from the candidate's folds."""

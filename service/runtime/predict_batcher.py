@@ -1,8 +1,7 @@
-"""Gathers what waits into batches: a free thread takes the jobs there are, up to a size, and works on them together.
+"""Dynamic batching: a free thread takes the jobs that wait, up to a size, and works on them as one batch.
 
-Unless it is told to, nothing waits for company: a job that comes to an idle batcher is a batch by itself, and batches
-grow as the work falls behind. Every job gets its own answer or its own error, whatever happens to the others. How many
-may wait is decided before a job comes here, and what the jobs are is not known.
+By default no job is delayed to fill a batch: a job that arrives at an idle batcher is a batch by itself, and batches
+grow under load. Every job gets its own result or its own error. Admission limits apply before a job is queued here.
 """
 
 from __future__ import annotations
@@ -18,64 +17,64 @@ from typing import Generic, TypeVar
 from service.errors import Overloaded
 
 Job = TypeVar("Job")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
-Work = Callable[[Sequence[Job]], Iterable[tuple[int, Answer | BaseException]]]
+Work = Callable[[Sequence[Job]], Iterable[tuple[int, Result | BaseException]]]
 
 _RETRY_S = 1
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[Job, Answer]):
+class _Waiting(Generic[Job, Result]):
     job: Job
     size: int
-    answer: Future[Answer] = field(default_factory=Future)
+    future: Future[Result] = field(default_factory=Future)
 
 
-class PredictBatcher(Generic[Job, Answer]):
+class PredictBatcher(Generic[Job, Result]):
     """Threads that work on batches of jobs.
 
     Args:
-        work: answers jobs, in any order and each as soon as it can: the job's place, with a result or the error that
-            it ends with. What it raises itself is nobody's own: after that each job not yet answered is tried alone.
-        most: sizes that a batch may add up to; a larger job goes alone.
-        threads: batches at the same time.
-        gather_s: how long the first job of a batch waits for others, unless the batch is full before.
+        work: yields a job's index in the batch with its result or error, in any order and as soon as each is known. An
+            error that `work` itself raises belongs to no single job; the jobs without a result are then retried alone.
+        max_size: total size of a batch. A larger job runs alone.
+        threads: batches that run at the same time.
+        gather_s: how long the first job of a batch waits for others, unless the batch is full earlier.
     """
 
-    def __init__(self, work: Work[Job, Answer], most: int, threads: int, gather_s: float = 0.0) -> None:
+    def __init__(self, work: Work[Job, Result], max_size: int, threads: int, gather_s: float = 0.0) -> None:
         self._work = work
-        self._most = most
+        self._max_size = max_size
         self._gather_s = gather_s
-        self._waiting: deque[_Waiting[Job, Answer]] = deque()
-        self._change = threading.Condition()
+        self._waiting: deque[_Waiting[Job, Result]] = deque()
+        self._changed = threading.Condition()
         self._closed = False
         self._batches = self._jobs = 0
         self._threads = [
-            threading.Thread(target=self._take_turns, name=f"predict-{number}", daemon=True)
+            threading.Thread(target=self._run_batches, name=f"predict-{number}", daemon=True)
             for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job, size: int = 1) -> Future[Answer]:
-        """Queue a job. Cancelling what is returned takes it out again, until work on it begins.
+    def submit(self, job: Job, size: int = 1) -> Future[Result]:
+        """Queue a job. Cancelling the future removes the job from the queue, until it starts.
 
         Raises:
-            Overloaded: the batcher has been closed.
+            Overloaded: the batcher is closed.
         """
-        waiting: _Waiting[Job, Answer] = _Waiting(job, size)
-        with self._change:
+        waiting: _Waiting[Job, Result] = _Waiting(job, size)
+        with self._changed:
             if self._closed:
                 raise _closed()
             self._waiting.append(waiting)
-            self._change.notify()
-        waiting.answer.add_done_callback(lambda answer: self._drop(waiting) if answer.cancelled() else None)
-        return waiting.answer
+            self._changed.notify()
+        waiting.future.add_done_callback(lambda future: self._drop(waiting) if future.cancelled() else None)
+        return waiting.future
 
     def metrics(self) -> dict[str, float]:
-        """Counters since the start, and how many wait now."""
-        with self._change:
+        """Return counters since the start, and how many jobs wait now."""
+        with self._changed:
             return {
                 "predict_batches_total": self._batches,
                 "predict_batched_requests_total": self._jobs,
@@ -83,38 +82,38 @@ class PredictBatcher(Generic[Job, Answer]):
             }
 
     def close(self) -> None:
-        """Work on nothing more: the batches at hand are ended, whoever still waits gets Overloaded."""
-        with self._change:
+        """Finish the running batches and stop the threads. Jobs that still wait end with Overloaded."""
+        with self._changed:
             self._closed = True
-            left = list(self._waiting)
+            waiting = list(self._waiting)
             self._waiting.clear()
-            self._change.notify_all()
-        for waiting in left:
-            if waiting.answer.set_running_or_notify_cancel():
-                waiting.answer.set_exception(_closed())
+            self._changed.notify_all()
+        for one in waiting:
+            if one.future.set_running_or_notify_cancel():
+                one.future.set_exception(_closed())
         for thread in self._threads:
             thread.join()
 
-    def _drop(self, waiting: _Waiting[Job, Answer]) -> None:
-        """Let go of what nobody waits for, though no thread may come by for long."""
-        with self._change:
+    def _drop(self, waiting: _Waiting[Job, Result]) -> None:
+        """Release a cancelled job at once, even if no thread becomes free for a long time."""
+        with self._changed:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
 
-    def _take_turns(self) -> None:
-        while batch := self._next():
-            self._answer([waiting for waiting in batch if waiting.answer.set_running_or_notify_cancel()])
+    def _run_batches(self) -> None:
+        while batch := self._next_batch():
+            self._run([waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()])
 
-    def _next(self) -> list[_Waiting[Job, Answer]]:
-        """The next batch, in the order in which jobs came; empty when there will be none."""
-        with self._change:
+    def _next_batch(self) -> list[_Waiting[Job, Result]]:
+        """Wait for the next batch, in order of arrival; empty once the batcher is closed."""
+        with self._changed:
             while not self._waiting and not self._closed:
-                self._change.wait()
+                self._changed.wait()
                 if self._gather_s:
                     self._gather()
-            batch: list[_Waiting[Job, Answer]] = []
+            batch: list[_Waiting[Job, Result]] = []
             size = 0
-            while self._waiting and (not batch or size + self._waiting[0].size <= self._most):
+            while self._waiting and (not batch or size + self._waiting[0].size <= self._max_size):
                 batch.append(self._waiting.popleft())
                 size += batch[-1].size
             self._batches += bool(batch)
@@ -122,32 +121,32 @@ class PredictBatcher(Generic[Job, Answer]):
             return batch
 
     def _gather(self) -> None:
-        until = time.monotonic() + self._gather_s
-        while not self._closed and sum(waiting.size for waiting in self._waiting) < self._most:
-            if not self._change.wait(until - time.monotonic()):
+        deadline = time.monotonic() + self._gather_s
+        while not self._closed and sum(waiting.size for waiting in self._waiting) < self._max_size:
+            if not self._changed.wait(deadline - time.monotonic()):
                 return
 
-    def _answer(self, begun: Sequence[_Waiting[Job, Answer]]) -> None:
-        left = dict(enumerate(begun))
+    def _run(self, batch: Sequence[_Waiting[Job, Result]]) -> None:
+        unanswered = dict(enumerate(batch))
         try:
-            for place, answer in self._work([waiting.job for waiting in begun]):
-                _deliver(left.pop(place), answer)
-            if left:
-                raise RuntimeError(f"{len(left)} of {len(begun)} jobs were given no answer")
-        except BaseException as error:  # noqa: BLE001 - whoever waits is told; this thread has to go on
-            if len(begun) == 1:
-                for waiting in left.values():
+            for index, result in self._work([waiting.job for waiting in batch]):
+                _deliver(unanswered.pop(index), result)
+            if unanswered:
+                raise RuntimeError(f"{len(unanswered)} of {len(batch)} jobs got no result")
+        except BaseException as error:  # noqa: BLE001 - it becomes the result of the jobs' futures
+            if len(batch) == 1:
+                for waiting in unanswered.values():
                     _deliver(waiting, error)
                 return
-            for waiting in left.values():
-                self._answer([waiting])
+            for waiting in unanswered.values():
+                self._run([waiting])
 
 
-def _deliver(waiting: _Waiting[Job, Answer], answer: Answer | BaseException) -> None:
-    if isinstance(answer, BaseException):
-        waiting.answer.set_exception(answer)
+def _deliver(waiting: _Waiting[Job, Result], result: Result | BaseException) -> None:
+    if isinstance(result, BaseException):
+        waiting.future.set_exception(result)
     else:
-        waiting.answer.set_result(answer)
+        waiting.future.set_result(result)
 
 
 def _closed() -> Overloaded:

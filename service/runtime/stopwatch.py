@@ -1,4 +1,4 @@
-"""Where the time of a piece of work goes, on a monotonic clock. Knows nothing of the work."""
+"""Measures the seconds that each part of a piece of work takes."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 
 class Stopwatch:
-    """Seconds of each part of the work, on a monotonic clock."""
+    """Seconds by part, on a monotonic clock."""
 
     def __init__(self, parts: Sequence[str]) -> None:
-        self._began = self._last = time.monotonic()
+        self._started = self._last = time.monotonic()
         self._laps = dict.fromkeys(parts, 0.0)
 
     def lap(self, part: str) -> None:
-        """Count the time since the last lap as that part's."""
+        """Add the time since the last lap to `part`."""
         now = time.monotonic()
         self._laps[part] += now - self._last
         self._last = now
 
     def laps(self) -> dict[str, float]:
-        """Seconds by part, and in total since the start."""
-        return {**self._laps, "total": time.monotonic() - self._began}
+        """Return seconds by part, and the total since the start."""
+        return {**self._laps, "total": time.monotonic() - self._started}

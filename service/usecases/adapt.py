@@ -138,14 +138,14 @@ class Adaptation:
         clock = Stopwatch(_PARTS)
         validate_client_name(command.client)
         wanted = _Wanted(command, *self._recipe(command))
-        ticket.at("decode")
+        ticket.enter("decode")
         labels = self._samples.labels(command.uploads, command.labels)
         new = self._samples.decoded(command.uploads, labels)
         clock.lap("decode")
         if command.first is not None:
             unnamed = replace(command, idempotency=None)
             at_once = _Wanted(unnamed, replace(wanted.recipe, steps=0), wanted.seed)
-            ticket.came_to(self._made(at_once, new, clock, ticket))
+            ticket.publish_first(self._made(at_once, new, clock, ticket))
             clock = Stopwatch(_PARTS)
         return self._made(wanted, new, clock, ticket)
 
@@ -158,7 +158,7 @@ class Adaptation:
     def _attempt(self, wanted: _Wanted, new: Sequence[Sample], clock: Stopwatch, ticket: JobControl) -> AdaptOutcome:
         """Adapt on what is kept now and `new`; raises ParentSuperseded if another extension was faster."""
         command, recipe, seed = wanted.command, wanted.recipe, wanted.seed
-        ticket.at("adapt")
+        ticket.enter("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
         samples = joined(self._samples.kept(parent), new)
         classes = self._samples.classes(samples)
@@ -167,10 +167,10 @@ class Adaptation:
         support = learner.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
         candidate, batched_with = learner.adapt_with_folds(support, images, recipe, seed, ticket)
         clock.lap("adapt")
-        ticket.at("examine")
+        ticket.enter("examine")
         examined = ValidatedAdaptation(candidate.adapted, learner.cross_validate(candidate))
         clock.lap("examine")
-        ticket.at("store")
+        ticket.enter("store")
         chosen, earlier = self._settings(command.client), parent or self._store.base(command.client)
         draft = VersionDraft(
             client=command.client,
@@ -191,7 +191,7 @@ class Adaptation:
         draft = _through_gate(command, draft, chosen, earlier, examined)
         draft = self._stored(draft, (samples, learner.delta(candidate.adapted)), clock)
         aliases = () if draft.report["gate"]["decision"] == "hold" else (LIVE,)
-        with ticket.recording():
+        with ticket.committing():
             made = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
         return AdaptOutcome(made.version, LIVE in aliases, made.live)
 

@@ -110,7 +110,7 @@ class Jobs:
     def add(self, client: str, ticket: JobControl, work: Future[AdaptOutcome]) -> Job:
         """Take an adaptation that was accepted."""
         job = Job(client, ticket, work)
-        ticket.follow(job.changed)
+        ticket.on_change(job.changed)
         self._forget()
         self._jobs[job.number] = job
         return job

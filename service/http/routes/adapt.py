@@ -183,7 +183,7 @@ async def _outcome(request: Request, context: Context, asked: Callable[[], Adapt
 
 async def _accepted(request: Request, context: Context, client: str, asked: Callable[[], AdaptCommand]) -> Response:
     """Leave it to a job, which keeps the caller's share until it is over."""
-    ticket = JobControl(context.settings.adapt_s, waits=False)
+    ticket = JobControl(context.settings.adapt_s, include_waiting=False)
     job = context.jobs.add(client, ticket, await to_thread.run_sync(_begun, context, asked, ticket))
     share: ExitStack = request.scope[ADAPTING].pop_all()
     context.mailbox.expect(job.work).add_done_callback(lambda answer: _over(context, job, share, answer))

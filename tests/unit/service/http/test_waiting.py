@@ -41,7 +41,7 @@ class Hanging:
 
     def __init__(self) -> None:
         self.go, self.begun, self.done = threading.Event(), threading.Event(), list[int]()
-        self.batcher: PredictBatcher[int, int] = PredictBatcher(self._work, most=1, threads=1)
+        self.batcher: PredictBatcher[int, int] = PredictBatcher(self._work, max_size=1, threads=1)
 
     def _work(self, jobs: Sequence[int]) -> Iterator[tuple[int, int | Exception]]:
         self.begun.set()

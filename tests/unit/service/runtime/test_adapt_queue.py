@@ -1,4 +1,4 @@
-"""The line before the device: turns by client, each its own result or error, places freed, nothing accepted is lost."""
+"""The adapt queue: clients take turns, each request gets its own result or error, and accepted work is not lost."""
 
 from __future__ import annotations
 
@@ -17,155 +17,155 @@ from service.runtime.job_control import JobControl
 LIMIT_S = 30
 
 
-class Held:
-    """Work that begins, and ends when it is let go or stopped; keeps the order in which it began."""
+class Controlled:
+    """Queues work that runs until it is released, and records the order in which it started."""
 
     def __init__(self, queue: AdaptQueue) -> None:
         self.queue = queue
-        self.begun: list[str] = []
-        self.began = threading.Semaphore(0)
+        self.started_order: list[str] = []
+        self.started = threading.Semaphore(0)
         self.go: dict[str, threading.Event] = {}
-        self.most_in_work = self.in_work = 0
+        self.most_running = self.running = 0
         self.lock = threading.Lock()
 
-    def submit(self, client: str, name: str = "", ticket: JobControl | None = None) -> Future[str]:
-        name, ticket = name or client, ticket or JobControl()
+    def submit(self, client: str, name: str = "", control: JobControl | None = None) -> Future[str]:
+        name, control = name or client, control or JobControl()
         go = self.go[name] = threading.Event()
 
         def work() -> str:
             with self.lock:
-                self.begun.append(name)
-                self.in_work += 1
-                self.most_in_work = max(self.most_in_work, self.in_work)
-            self.began.release()
+                self.started_order.append(name)
+                self.running += 1
+                self.most_running = max(self.most_running, self.running)
+            self.started.release()
             assert go.wait(LIMIT_S)
             with self.lock:
-                self.in_work -= 1
-            ticket.check()
+                self.running -= 1
+            control.check()
             return name.upper()
 
-        return self.queue.submit(client, work, ticket)
+        return self.queue.submit(client, work, control)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         for go in self.go.values():
             go.set()
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[int], Held]]:
-    made: list[Held] = []
+def make() -> Iterator[Callable[[int], Controlled]]:
+    made: list[Controlled] = []
 
-    def build(running: int) -> Held:
-        made.append(Held(AdaptQueue(running)))
+    def build(running: int) -> Controlled:
+        made.append(Controlled(AdaptQueue(running)))
         return made[-1]
 
     yield build
     for held in made:
-        held.let_go()
+        held.release()
         held.queue.close()
 
 
 class Stoppable(JobControl):
-    """Says when it was stopped."""
+    """Signals when it is stopped."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stopped = threading.Event()
 
-    def stop(self, why: Exception) -> bool:
-        in_time = super().stop(why)
+    def stop(self, error: Exception) -> bool:
+        in_time = super().stop(error)
         self.stopped.set()
         return in_time
 
 
-def test_each_gets_its_own_result_or_its_own_error(make: Callable[[int], Held]) -> None:
+def test_each_request_gets_its_own_result_or_its_own_error(make: Callable[[int], Controlled]) -> None:
     queue = make(2).queue
 
     def fail() -> str:
-        raise ZeroDivisionError("own")
+        raise ZeroDivisionError("its own")
 
-    answers = [queue.submit(f"c{number}", partial(int, number), JobControl()) for number in range(5)]
+    results = [queue.submit(f"c{number}", partial(int, number), JobControl()) for number in range(5)]
     failed = queue.submit("bad", fail, JobControl())
-    assert [answer.result(LIMIT_S) for answer in answers] == [0, 1, 2, 3, 4]
-    with pytest.raises(ZeroDivisionError, match="own"):
+    assert [result.result(LIMIT_S) for result in results] == [0, 1, 2, 3, 4]
+    with pytest.raises(ZeroDivisionError, match="its own"):
         failed.result(LIMIT_S)
     assert queue.submit("bad", lambda: "again", JobControl()).result(LIMIT_S) == "again"
 
 
-def test_never_more_are_in_work_than_allowed_and_never_two_of_one_client(make: Callable[[int], Held]) -> None:
+def test_at_most_the_limit_runs_and_at_most_one_request_per_client(make: Callable[[int], Controlled]) -> None:
     held = make(2)
-    answers = [held.submit("a", f"a{number}") for number in range(3)] + [held.submit("b"), held.submit("c")]
+    results = [held.submit("a", f"a{number}") for number in range(3)] + [held.submit("b"), held.submit("c")]
     for _ in range(2):
-        assert held.began.acquire(timeout=LIMIT_S)
-    assert held.begun == ["a0", "b"]
+        assert held.started.acquire(timeout=LIMIT_S)
+    assert held.started_order == ["a0", "b"]
     assert held.queue.metrics() == {"adapt_waiting": 3, "adapt_in_work": 2, "adapt_ended_total": 0}
-    held.let_go()
-    assert [answer.result(LIMIT_S) for answer in answers] == ["A0", "A1", "A2", "B", "C"]
-    assert held.most_in_work == 2
+    held.release()
+    assert [result.result(LIMIT_S) for result in results] == ["A0", "A1", "A2", "B", "C"]
+    assert held.most_running == 2
 
 
-def test_clients_take_turns_so_that_one_with_many_requests_holds_nobody_up(make: Callable[[int], Held]) -> None:
+def test_clients_take_turns_when_one_sends_many_requests(make: Callable[[int], Controlled]) -> None:
     held = make(1)
     held.submit("first")
-    assert held.began.acquire(timeout=LIMIT_S)
-    answers = [held.submit("flood", f"f{number}") for number in range(4)] + [held.submit("a"), held.submit("b")]
-    held.let_go()
-    for answer in answers:
-        answer.result(LIMIT_S)
-    assert held.begun == ["first", "f0", "a", "b", "f1", "f2", "f3"]
+    assert held.started.acquire(timeout=LIMIT_S)
+    results = [held.submit("flood", f"f{number}") for number in range(4)] + [held.submit("a"), held.submit("b")]
+    held.release()
+    for result in results:
+        result.result(LIMIT_S)
+    assert held.started_order == ["first", "f0", "a", "b", "f1", "f2", "f3"]
 
 
-def test_what_is_taken_back_before_it_began_is_never_begun(make: Callable[[int], Held]) -> None:
+def test_a_request_cancelled_while_it_waits_never_starts(make: Callable[[int], Controlled]) -> None:
     held = make(1)
     first, second, third = held.submit("a"), held.submit("b"), held.submit("c")
-    assert held.began.acquire(timeout=LIMIT_S)
+    assert held.started.acquire(timeout=LIMIT_S)
     assert second.cancel()
     assert held.queue.metrics()["adapt_waiting"] == 1
-    held.let_go()
+    held.release()
     assert (first.result(LIMIT_S), third.result(LIMIT_S)) == ("A", "C")
-    assert held.begun == ["a", "c"]
+    assert held.started_order == ["a", "c"]
 
 
-def test_what_was_stopped_while_it_waited_is_not_begun(make: Callable[[int], Held]) -> None:
-    held, ticket = make(1), JobControl()
-    first, second = held.submit("a"), held.submit("b", ticket=ticket)
-    assert held.began.acquire(timeout=LIMIT_S)
-    ticket.stop(DeadlinePassed("over", 2))
-    held.let_go()
+def test_a_request_stopped_while_it_waits_never_starts(make: Callable[[int], Controlled]) -> None:
+    held, control = make(1), JobControl()
+    first, second = held.submit("a"), held.submit("b", control=control)
+    assert held.started.acquire(timeout=LIMIT_S)
+    control.stop(DeadlinePassed("over", 2))
+    held.release()
     first.result(LIMIT_S)
     with pytest.raises(DeadlinePassed):
         second.result(LIMIT_S)
-    assert held.begun == ["a"]
+    assert held.started_order == ["a"]
 
 
-def test_closing_ends_what_was_accepted(make: Callable[[int], Held]) -> None:
+def test_closing_finishes_accepted_requests(make: Callable[[int], Controlled]) -> None:
     held = make(1)
-    answers = [held.submit("a"), held.submit("b"), held.submit("a", "a2")]
-    held.let_go()
+    results = [held.submit("a"), held.submit("b"), held.submit("a", "a2")]
+    held.release()
     held.queue.close(within_s=LIMIT_S)
-    assert [answer.result(0) for answer in answers] == ["A", "B", "A2"]
+    assert [result.result(0) for result in results] == ["A", "B", "A2"]
     with pytest.raises(Overloaded, match="stopping"):
         held.submit("c")
 
 
-def test_what_is_not_done_in_time_when_it_closes_ends_with_a_reason_and_nobody_hangs(
-    make: Callable[[int], Held],
+def test_requests_that_do_not_finish_before_the_close_end_with_overloaded(
+    make: Callable[[int], Controlled],
 ) -> None:
-    held, ticket = make(1), Stoppable()
-    begun, waiting = held.submit("a", ticket=ticket), held.submit("b")
-    assert held.began.acquire(timeout=LIMIT_S)
+    held, control = make(1), Stoppable()
+    started_order, waiting = held.submit("a", control=control), held.submit("b")
+    assert held.started.acquire(timeout=LIMIT_S)
     threading.Thread(target=lambda: held.queue.close(within_s=0), daemon=True).start()
     with pytest.raises(Overloaded, match="stopping"):
         waiting.result(LIMIT_S)
-    assert ticket.stopped.wait(LIMIT_S)
-    held.let_go()
+    assert control.stopped.wait(LIMIT_S)
+    held.release()
     with pytest.raises(Overloaded, match="stopping"):
-        begun.result(LIMIT_S)
+        started_order.result(LIMIT_S)
 
 
-def test_memory_of_what_failed_is_free_before_the_next_one(make: Callable[[int], Held]) -> None:
+def test_the_memory_of_a_failed_request_is_released(make: Callable[[int], Controlled]) -> None:
     class Large:
-        """Stands for what an adaptation holds when memory is used up."""
+        """Stands for the tensors of an adaptation that ran out of memory."""
 
     seen: list[weakref.ref[Large]] = []
 

@@ -1,4 +1,4 @@
-"""Benches: loops of several adaptations at the same time, each adaptation with its own results and its own errors."""
+"""Executors run the loops of several adaptations at once; each adaptation gets its own results and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from models.errors import AdaptationDiverged
 from models.images.preprocessing import ImageConfig
 from models.nets import build
 from models.task import Support
-from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Ran, Result, ThreadedExecutor
+from service.runtime.inner_loop_executor import (
+    BatchedExecutor,
+    InnerLoopExecutor,
+    InnerLoopResults,
+    Result,
+    ThreadedExecutor,
+)
 from service.runtime.job_control import JobControl, Progress
 
 LIMIT_S = 30
@@ -33,57 +39,59 @@ def loop(seed: int, n_way: int = 3, n_shot: int = 3, recipe: InnerLoopConfig = R
     return InnerLoopInput(Support(images, labels, n_way), recipe, seed)
 
 
-ASKED = [[loop(1), loop(2)], [loop(3, n_way=5, n_shot=2)], [loop(4, n_way=2, n_shot=7), loop(5, recipe=WILD)]]
-"""Three adaptations of different numbers of classes and samples; a loop of the last diverges."""
+ADAPTATIONS = [[loop(1), loop(2)], [loop(3, n_way=5, n_shot=2)], [loop(4, n_way=2, n_shot=7), loop(5, recipe=WILD)]]
+"""Three adaptations with different numbers of classes and samples; one loop of the last diverges."""
 
 
 class Runs:
-    """Runs loops and keeps how many it was given at once."""
+    """Runs loops and records the batch sizes."""
 
-    def __init__(self, together: int | None = None) -> None:
-        self.together = together
+    def __init__(self, batch_size: int | None = None) -> None:
+        self.batch_size = batch_size
         self.batches: list[int] = []
         self.ways: list[int] = []
         self.go = threading.Event()
         self.go.set()
-        self.begun = threading.Semaphore(0)
+        self.started = threading.Semaphore(0)
         self.lock = threading.Lock()
 
     def __call__(self, loops: Sequence[InnerLoopInput], watch: OnGroupStep) -> Sequence[Result]:
         with self.lock:
             self.batches.append(len(loops))
             self.ways += [one.support.n_way for one in loops]
-        self.begun.release()
+        self.started.release()
         assert self.go.wait(LIMIT_S)
-        return adapt_inputs(NET, NET.start(), loops, Company(together=self.together, watch=watch))
+        return adapt_inputs(NET, NET.start(), loops, Company(together=self.batch_size, watch=watch))
 
 
 @pytest.fixture
-def cores() -> Iterator[tuple[ThreadedExecutor, Runs]]:
+def threaded() -> Iterator[tuple[ThreadedExecutor, Runs]]:
     runs = Runs()
-    bench = ThreadedExecutor(runs, threads=2)
-    yield bench, runs
+    executor = ThreadedExecutor(runs, threads=2)
+    yield executor, runs
     runs.go.set()
-    bench.close()
+    executor.close()
 
 
 @pytest.fixture
-def gathered() -> Iterator[tuple[BatchedExecutor, Runs]]:
-    """Waits for company until there are five loops."""
-    runs = Runs(together=16)
-    bench = BatchedExecutor(runs, gather_s=LIMIT_S, most=5)
-    yield bench, runs
+def batched() -> Iterator[tuple[BatchedExecutor, Runs]]:
+    """An executor that waits until it has a batch of five loops."""
+    runs = Runs(batch_size=16)
+    executor = BatchedExecutor(runs, gather_s=LIMIT_S, max_batch=5)
+    yield executor, runs
     runs.go.set()
-    bench.close()
+    executor.close()
 
 
-def all_at_once(bench: InnerLoopExecutor, tickets: Sequence[JobControl]) -> list[Callable[[], Sequence[Result]]]:
-    with ThreadPoolExecutor(len(ASKED)) as pool:
-        works = [pool.submit(bench.run, loops, ticket) for loops, ticket in zip(ASKED, tickets, strict=True)]
+def run_all(executor: InnerLoopExecutor, controls: Sequence[JobControl]) -> list[Callable[[], Sequence[Result]]]:
+    with ThreadPoolExecutor(len(ADAPTATIONS)) as pool:
+        works = [
+            pool.submit(executor.run, loops, control) for loops, control in zip(ADAPTATIONS, controls, strict=True)
+        ]
     return [partial(_results, work) for work in works]
 
 
-def _results(work: Future[Ran]) -> Sequence[Result]:
+def _results(work: Future[InnerLoopResults]) -> Sequence[Result]:
     return work.result().results
 
 
@@ -98,108 +106,96 @@ def largest_difference(one: Result, other: Result) -> float:
     return max(float((one.weights[name] - other.weights[name]).abs().max()) for name in one.weights)
 
 
-def test_on_cores_each_gets_the_bits_that_it_would_get_alone(cores: tuple[ThreadedExecutor, Runs]) -> None:
-    bench, runs = cores
-    for loops, results in zip(ASKED, all_at_once(bench, [JobControl() for _ in ASKED]), strict=True):
-        assert [largest_difference(own, alone(one)) for one, own in zip(loops, results(), strict=True)] == [0.0] * len(
-            loops
-        )
+def test_threaded_results_are_bit_identical_to_running_alone(threaded: tuple[ThreadedExecutor, Runs]) -> None:
+    executor, runs = threaded
+    for loops, results in zip(ADAPTATIONS, run_all(executor, [JobControl() for _ in ADAPTATIONS]), strict=True):
+        assert [largest_difference(result, alone(one)) for one, result in zip(loops, results(), strict=True)] == [
+            0.0
+        ] * len(loops)
     assert runs.batches == [1] * 5
 
 
-def test_gathered_loops_go_together_whatever_their_sizes_and_one_that_diverges_is_alone_in_it(
-    gathered: tuple[BatchedExecutor, Runs],
+def test_loops_of_any_size_run_as_one_batch_and_divergence_stays_with_its_loop(
+    batched: tuple[BatchedExecutor, Runs],
 ) -> None:
-    bench, runs = gathered
-    tickets = [JobControl() for _ in ASKED]
-    for loops, results in zip(ASKED, all_at_once(bench, tickets), strict=True):
-        for one, own in zip(loops, results(), strict=True):
-            assert largest_difference(own, alone(one)) < 1e-3
-            assert isinstance(own, AdaptationDiverged if one.recipe is WILD else Adapted)
+    executor, runs = batched
+    controls = [JobControl() for _ in ADAPTATIONS]
+    for loops, results in zip(ADAPTATIONS, run_all(executor, controls), strict=True):
+        for one, result in zip(loops, results(), strict=True):
+            assert largest_difference(result, alone(one)) < 1e-3
+            assert isinstance(result, AdaptationDiverged if one.recipe is WILD else Adapted)
     assert runs.batches == [5]
-    assert [ticket.progress.steps_done for ticket in tickets] == [8, 4, 8]
+    assert [control.progress.steps_done for control in controls] == [8, 4, 8]
 
 
-def test_a_record_says_how_many_others_went_through_the_net_with_it(
-    gathered: tuple[BatchedExecutor, Runs], cores: tuple[ThreadedExecutor, Runs]
+def test_results_say_how_many_other_loops_were_in_the_batch(
+    batched: tuple[BatchedExecutor, Runs], threaded: tuple[ThreadedExecutor, Runs]
 ) -> None:
-    assert gathered[0].run([loop(n) for n in range(5)], JobControl()).batched_with == 4
-    assert gathered[0].run([*(loop(n) for n in range(4)), loop(9, recipe=WILD)], JobControl()).batched_with == 3
-    assert cores[0].run([loop(n) for n in range(5)], JobControl()).batched_with == 0
+    assert batched[0].run([loop(n) for n in range(5)], JobControl()).batched_with == 4
+    assert batched[0].run([*(loop(n) for n in range(4)), loop(9, recipe=WILD)], JobControl()).batched_with == 3
+    assert threaded[0].run([loop(n) for n in range(5)], JobControl()).batched_with == 0
 
 
-@pytest.mark.parametrize("kind", ["cores", "gathered"])
-def test_one_that_is_stopped_ends_and_the_others_get_their_results(kind: str, request: pytest.FixtureRequest) -> None:
-    bench, _ = request.getfixturevalue(kind)
-    tickets = [JobControl() for _ in ASKED]
-    tickets[0].follow(lambda: tickets[0].stop(KeyError("mine")) if tickets[0].progress.steps_done else None)
-    results = all_at_once(bench, tickets)
+@pytest.mark.parametrize("kind", ["threaded", "batched"])
+def test_a_stopped_adaptation_ends_and_the_others_get_their_results(kind: str, request: pytest.FixtureRequest) -> None:
+    executor, _ = request.getfixturevalue(kind)
+    controls = [JobControl() for _ in ADAPTATIONS]
+    controls[0].on_change(lambda: controls[0].stop(KeyError("mine")) if controls[0].progress.steps_done else None)
+    results = run_all(executor, controls)
     with pytest.raises(KeyError, match="mine"):
         results[0]()
-    assert tickets[0].progress.steps_done < 8
-    for loops, own in zip(ASKED[1:], results[1:], strict=True):
-        assert largest_difference(own()[0], alone(loops[0])) < 1e-3
+    assert controls[0].progress.steps_done < 8
+    for loops, result in zip(ADAPTATIONS[1:], results[1:], strict=True):
+        assert largest_difference(result()[0], alone(loops[0])) < 1e-3
 
 
-def test_a_batch_whose_every_adaptation_is_stopped_is_not_run_to_its_end(
-    gathered: tuple[BatchedExecutor, Runs],
+def test_a_batch_ends_early_once_all_its_adaptations_are_stopped(
+    batched: tuple[BatchedExecutor, Runs],
 ) -> None:
-    bench, runs = gathered
-    tickets = [JobControl() for _ in ASKED]
-    for ticket in tickets:
-        ticket.stop(KeyError("all"))
-    for results in all_at_once(bench, tickets):
+    executor, runs = batched
+    controls = [JobControl() for _ in ADAPTATIONS]
+    for control in controls:
+        control.stop(KeyError("all"))
+    for results in run_all(executor, controls):
         with pytest.raises(KeyError, match="all"):
             results()
-    assert [ticket.progress.steps_done for ticket in tickets] == [0, 0, 0]
+    assert [control.progress.steps_done for control in controls] == [0, 0, 0]
     assert (runs.batches[0], sorted(runs.batches[1:])) == (5, [1, 2, 2])
 
 
 @pytest.mark.parametrize(
-    "bench_of", [lambda runs: ThreadedExecutor(runs, 2), lambda runs: BatchedExecutor(runs, LIMIT_S, 5)]
+    "executor_of", [lambda runs: ThreadedExecutor(runs, 2), lambda runs: BatchedExecutor(runs, LIMIT_S, 5)]
 )
-def test_want_of_memory_is_the_error_of_who_has_it_and_the_next_one_is_fine(
-    bench_of: Callable[[Runs], InnerLoopExecutor],
+def test_running_out_of_memory_fails_only_the_adaptation_that_needs_it(
+    executor_of: Callable[[Runs], InnerLoopExecutor],
 ) -> None:
     class Short(Runs):
-        """Has memory for the loops of one adaptation, and not for those of the third at all."""
+        """Has memory for one adaptation at a time, and never enough for the third."""
 
         def __call__(self, loops: Sequence[InnerLoopInput], watch: OnGroupStep) -> Sequence[Result]:
             if len(loops) > 2 or any(one.support.n_way == 2 for one in loops):
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
             return super().__call__(loops, watch)
 
-    bench = bench_of(Short(together=16))
-    results = all_at_once(bench, [JobControl() for _ in ASKED])
+    executor = executor_of(Short(batch_size=16))
+    results = run_all(executor, [JobControl() for _ in ADAPTATIONS])
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         results[2]()
-    assert largest_difference(results[0]()[1], alone(ASKED[0][1])) < 1e-3
-    assert largest_difference(results[1]()[0], alone(ASKED[1][0])) < 1e-3
-    bench.close()
+    assert largest_difference(results[0]()[1], alone(ADAPTATIONS[0][1])) < 1e-3
+    assert largest_difference(results[1]()[0], alone(ADAPTATIONS[1][0])) < 1e-3
+    executor.close()
 
 
-def test_a_free_core_goes_to_who_has_the_fewest(cores: tuple[ThreadedExecutor, Runs]) -> None:
-    bench, runs = cores
-    runs.go.clear()
-    with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(bench.run, [loop(n) for n in range(6)], JobControl())
-        for _ in range(2):
-            assert runs.begun.acquire(timeout=LIMIT_S)
-        late = pool.submit(bench.run, [loop(9, n_way=5)], JobControl())
-        with bench._change:
-            assert bench._change.wait_for(lambda: len(bench._open) == 2, LIMIT_S)
-        runs.go.set()
-        late.result(LIMIT_S)
-        slow.result(LIMIT_S)
-    assert runs.ways == [3, 3, 5, 3, 3, 3, 3]
-
-
-def test_progress_counts_every_loop_s_steps_and_shows_the_version_s_loss(cores: tuple[ThreadedExecutor, Runs]) -> None:
-    ticket, seen = JobControl(), list[Progress]()
-    ticket.follow(lambda: seen.append(ticket.progress))
-    ran = cores[0].run([loop(1), loop(2)], ticket)
-    version = ran.results[0]
+def test_progress_counts_the_steps_of_all_loops_and_shows_the_loss_of_the_version(
+    threaded: tuple[ThreadedExecutor, Runs],
+) -> None:
+    control, seen = JobControl(), list[Progress]()
+    control.on_change(lambda: seen.append(control.progress))
+    executed = threaded[0].run([loop(1), loop(2)], control)
+    version = executed.results[0]
     assert isinstance(version, Adapted)
     assert seen[0] == Progress("waiting", 0, 8)
-    assert ticket.progress.steps_done == 8
-    assert list(dict.fromkeys(own.loss for own in seen if own.loss is not None)) == pytest.approx(version.losses)
+    assert control.progress.steps_done == 8
+    assert list(dict.fromkeys(progress.loss for progress in seen if progress.loss is not None)) == pytest.approx(
+        version.losses
+    )

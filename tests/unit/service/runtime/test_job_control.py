@@ -1,4 +1,4 @@
-"""A ticket: how far an adaptation is, and that it can be stopped until its version is recorded."""
+"""Progress of an adaptation, and stopping it until its version is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.runtime.job_control import JobControl, Progress
 
 
 class Clock:
-    """Seconds that a test turns on."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -18,58 +18,58 @@ class Clock:
         return self.now
 
 
-def test_it_says_how_far_the_work_is_and_tells_who_follows() -> None:
-    ticket, told = JobControl(), list[Progress]()
-    assert (ticket.progress, ticket.followed) == (Progress(), False)
-    ticket.follow(lambda: told.append(ticket.progress))
-    ticket.at("adapt")
-    ticket.planned(3)
-    ticket.step(0.5)
-    ticket.step()
-    assert told == [
+def test_progress_is_reported_to_the_callback() -> None:
+    control, changes = JobControl(), list[Progress]()
+    assert (control.progress, control.observed) == (Progress(), False)
+    control.on_change(lambda: changes.append(control.progress))
+    control.enter("adapt")
+    control.plan(3)
+    control.step(0.5)
+    control.step()
+    assert changes == [
         Progress("adapt"),
         Progress("adapt", 0, 3),
         Progress("adapt", 1, 3, 0.5),
         Progress("adapt", 2, 3, 0.5),
     ]
-    ticket.planned(7)
-    assert ticket.progress == Progress("adapt", 0, 7)
+    control.plan(7)
+    assert control.progress == Progress("adapt", 0, 7)
 
 
-def test_what_is_stopped_ends_at_its_next_step_with_the_first_reason() -> None:
-    ticket = JobControl()
-    ticket.step()
-    assert ticket.stop(KeyError("first"))
-    assert ticket.stop(ValueError("second"))
-    for go_on in (ticket.step, ticket.check, ticket.begin, lambda: ticket.at("store")):
+def test_a_stopped_adaptation_ends_at_its_next_step_with_the_first_error() -> None:
+    control = JobControl()
+    control.step()
+    assert control.stop(KeyError("first"))
+    assert control.stop(ValueError("second"))
+    for proceed in (control.step, control.check, control.start, lambda: control.enter("store")):
         with pytest.raises(KeyError, match="first"):
-            go_on()
-    with pytest.raises(KeyError), ticket.recording():
-        pytest.fail("it was recorded")
+            proceed()
+    with pytest.raises(KeyError), control.committing():
+        pytest.fail("it was stored")
 
 
-def test_what_is_being_recorded_can_no_longer_be_stopped_and_later_it_can() -> None:
-    ticket = JobControl()
-    with ticket.recording():
-        assert not ticket.stop(KeyError())
-    ticket.check()
-    assert ticket.stop(KeyError())
+def test_an_adaptation_cannot_be_stopped_while_its_version_is_stored() -> None:
+    control = JobControl()
+    with control.committing():
+        assert not control.stop(KeyError())
+    control.check()
+    assert control.stop(KeyError())
     with pytest.raises(KeyError):
-        ticket.check()
+        control.check()
 
 
-@pytest.mark.parametrize("waits", [True, False])
-def test_time_runs_from_acceptance_or_from_the_beginning_of_work(waits: bool) -> None:
+@pytest.mark.parametrize("include_waiting", [True, False])
+def test_the_time_limit_counts_from_acceptance_or_from_the_start(include_waiting: bool) -> None:
     clock = Clock()
-    ticket = JobControl(30, waits=waits, clock=clock)
+    control = JobControl(30, include_waiting=include_waiting, clock=clock)
     clock.now += 29
-    ticket.begin()
+    control.start()
     clock.now += 2
-    if waits:
+    if include_waiting:
         with pytest.raises(DeadlinePassed, match="after 30 s, and no version was made"):
-            ticket.step()
+            control.step()
     else:
-        ticket.step()
+        control.step()
         clock.now += 29
-        with pytest.raises(DeadlinePassed), ticket.recording():
-            pytest.fail("it was recorded")
+        with pytest.raises(DeadlinePassed), control.committing():
+            pytest.fail("it was stored")

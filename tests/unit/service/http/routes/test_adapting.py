@@ -40,7 +40,7 @@ class Patient(FakeAdaptation):
     def _work(self, ticket: JobControl) -> None:
         with ExitStack() as held:
             if self.recording:
-                held.enter_context(ticket.recording())
+                held.enter_context(ticket.committing())
             self.begun.set()
             assert self.go.wait(LIMIT_S)
             if not self.recording:

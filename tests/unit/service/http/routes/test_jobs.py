@@ -42,10 +42,10 @@ class Stepwise(FakeAdaptation):
 
     def _steps(self, command: AdaptCommand, ticket: JobControl) -> None:
         self.before = lambda: None
-        ticket.at("adapt")
+        ticket.enter("adapt")
         if command.first is not None:
-            ticket.came_to(self.run(command))
-        ticket.planned(2)
+            ticket.publish_first(self.run(command))
+        ticket.plan(2)
         ticket.step(0.75)
         self.begun.set()
         assert self.go.wait(LIMIT_S)
