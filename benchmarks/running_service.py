@@ -41,7 +41,7 @@ class ServiceOptions:
     Attributes:
         checkpoint: shipped name, or path to one.
         device: auto, cpu or cuda.
-        torch_threads: threads inside one operation.
+        torch_threads: threads inside one operation, for the record; a service always has one.
         folder: where the store is written, which decides what a sync costs; None is the system's temporary folder.
         environment: further settings. All requests of a benchmark come from one address, so what one address may
             take is lifted unless it is said here.
@@ -78,7 +78,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--device", default="cpu", choices=("auto", "cpu", "cuda"), help="where it computes (default: cpu)"
     )
-    group.add_argument("--torch-threads", type=int, default=1, help="threads inside one operation (default: 1)")
     group.add_argument(
         "--folder", type=Path, default=None, help="where the store is written (default: temporary files')"
     )
@@ -86,7 +85,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen_options(arguments: argparse.Namespace) -> ServiceOptions:
     """What was asked for on the command line."""
-    return ServiceOptions(arguments.model, arguments.device, arguments.torch_threads, arguments.folder)
+    return ServiceOptions(arguments.model, arguments.device, folder=arguments.folder)
 
 
 @contextmanager
@@ -112,8 +111,8 @@ def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen
         raise ServiceNotStarted(f"there is no {_COMMAND}; install the project into this environment first")
     arguments = ["serve", "--port", "0", "--data", str(data), "--model", options.checkpoint, "--device", options.device]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANOLE_")}
-    environment |= {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0", "ANOLE_TORCH_THREADS": str(options.torch_threads)}
-    environment |= {"ANOLE_ADDRESS_RATE_PER_S": "1000000", "ANOLE_ADDRESS_IN_FLIGHT": "10000", **options.environment}
+    environment |= {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0"}
+    environment |= {"ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_KEY_IN_FLIGHT": "10000", **options.environment}
     with log.open("w") as errors:
         return subprocess.Popen(
             [_COMMAND, *arguments], env=environment, text=True, stdout=subprocess.PIPE, stderr=errors

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Final
 
 import torch
 
@@ -31,8 +32,11 @@ from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
-from service.usecases.predict import Batching, Prediction
+from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness
+
+MIN_IMAGE_SIDE: Final = 16
+"""Pixels of the shorter side of an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +79,19 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         InvalidSettings: the device is not here.
         StoreUnavailable: the store cannot be opened.
     """
-    torch.set_num_threads(torch_threads(settings, usable_cores()))
+    torch.set_num_threads(1)  # a worker a core is faster than several threads inside one operation
     keep_freed_memory()
     device = pick_device(settings.device)
-    current = LoadedCheckpoint(
-        load_checkpoint(settings.meta_model), device, settings.adapt_threads or _cores_each(settings)
-    )
+    current = LoadedCheckpoint(load_checkpoint(settings.model), device, max(1, usable_cores() // settings.workers))
     require_precision(current.checkpoint.recipe, device)
     learners = LoadedCheckpoints(current, _others(current.digest, device))
     store = open_store(settings, told)
     keys = open_keys(settings)
     decoder = _decoder(settings)
     current.warm_up()
-    limits = AdaptLimits(settings.max_classes, settings.max_samples, settings.max_steps)
+    limits = AdaptLimits(max_samples=settings.max_samples, max_steps=settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
-    batching = Batching(settings.predict_batch, settings.predict_running)
-    prediction = Prediction(store, learners, WeightCache(settings.cache_bytes), decoder, batching)
+    prediction = Prediction(store, learners, WeightCache(settings.cache_bytes), decoder)
     adaptation = Adaptation(store, learners, decoder, limits)
 
     def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
@@ -111,16 +112,6 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     )
 
 
-def torch_threads(settings: Settings, cores: int) -> int:
-    """Threads inside one operation: those asked for, but no more than this worker's share of the cores, and one."""
-    return max(1, min(settings.torch_threads, cores // settings.workers))
-
-
-def _cores_each(settings: Settings) -> int:
-    cores = usable_cores()
-    return max(1, cores // (settings.workers * torch_threads(settings, cores)))
-
-
 def _readings(*held: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
     return {name: figure for one in held for name, figure in one.metrics().items()}
 
@@ -131,15 +122,10 @@ def _close(*held: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys
 
 
 def _decoder(settings: Settings) -> Decoder:
-    limits = DecodeLimits(
-        max_pixels=settings.max_pixels,
-        min_side=settings.min_side,
-        max_side=settings.max_side,
-        max_bytes=settings.file_bytes,
-    )
+    limits = DecodeLimits(min_side=MIN_IMAGE_SIDE, max_bytes=settings.file_bytes)
     if settings.decoder_processes == 0:
         return InlineDecoder(limits)
-    bounds = PoolBounds(settings.decoder_processes, settings.decode_s, settings.decoder_bytes)
+    bounds = PoolBounds(settings.decoder_processes, memory_bytes=settings.decoder_bytes)
     return DecoderPool(limits, bounds, child_environment())
 
 

@@ -13,7 +13,7 @@ from service.settings import Settings
 
 def repeats_bit_by_bit(settings: Settings, client: str, number: int) -> bool:
     """Whether the version's samples, recipe and seed give exactly its stored weights and statistics again."""
-    checkpoint = LoadedCheckpoint(load_checkpoint(settings.meta_model), torch.device("cpu"))
+    checkpoint = LoadedCheckpoint(load_checkpoint(settings.model), torch.device("cpu"))
     with open_store(settings) as store:
         draft = store.version(client, number).draft
         images = [store.sample(client, sample.digest) for sample in draft.samples]

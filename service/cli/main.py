@@ -52,7 +52,7 @@ def serve(
     """Serve adaptation and prediction over HTTP."""
     from service.cli.serve import run
 
-    run(load_settings(host=host, port=port, data=data, device=device, workers=workers, meta_model=model))
+    run(load_settings(host=host, port=port, data=data, device=device, workers=workers, model=model))
 
 
 @functools.cache

@@ -21,12 +21,13 @@ from service.domain.key import EVERY_CLIENT, SCOPES, Grant
 from service.errors import InvalidSettings
 from service.http.app import create_app, end_process, set_aside
 from service.http.connections import DeadlinedConfig, Deadlines
-from service.settings import Settings, hand_to_workers
+from service.settings import Settings, export_to_workers
 from service.telemetry import configure_logging
 from service.usecases.keys import admit_first
 
 _BACKLOG: Final = 1024
 _OTHER_FILES: Final = 512
+_KEEP_ALIVE_S: Final = 5
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _CALM_S: Final = 120.0
@@ -100,7 +101,7 @@ def run(settings: Settings) -> None:
         CheckpointInvalid, StoreUnavailable: there is nothing to serve with, or nowhere to keep versions.
     """
     configure_logging(settings.log_level, settings.log_format)
-    _allow_files(settings.max_connections + _OTHER_FILES)
+    _allow_files(Deadlines().connections + _OTHER_FILES)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)
         announce = functools.partial(_announce, settings, listener.getsockname()[1], open_to_all=open_to_all)
@@ -112,7 +113,7 @@ def run(settings: Settings) -> None:
                 _Server(_config(settings, app), announce).run(sockets=[listener])
             else:
                 services.close()
-                hand_to_workers(settings)
+                export_to_workers(settings)
                 announce()
                 _Supervisor(_config(settings, "service.http.app:application"), sockets=[listener]).run()
 
@@ -124,7 +125,7 @@ def _allow_files(count: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if wanted < count:
-        structlog.get_logger("anole.serve").warning("fewer connections than max_connections", files_allowed=wanted)
+        structlog.get_logger("anole.serve").warning("open files are limited", files_allowed=wanted)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -183,7 +184,7 @@ def _prepared(settings: Settings) -> bootstrap.Services:
 
 
 def _config(settings: Settings, app: Any) -> uvicorn.Config:
-    deadlines = Deadlines(settings.head_s, settings.body_s, settings.reader_s, settings.max_connections)
+    deadlines = Deadlines(head_s=min(Deadlines().head_s, settings.body_s), body_s=settings.body_s)
     return DeadlinedConfig(
         app,
         deadlines,
@@ -196,7 +197,7 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=settings.keep_alive_s,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.stop_s,
     )
 

@@ -40,11 +40,15 @@ from service.http.routes import settings as choices
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry, configure_logging
 from service.usecases.jobs import Jobs
+from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 
 _DESCRIPTION: Final = """Send a few labelled images to `/adapt`, get a version; send images to `/predict`, get verdicts.
 Errors are RFC 9457 problems with a stable `code`."""
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "aliases", "models", "operations"]
 _FORM: Final = "multipart/form-data"
+OTHER_BODY_BYTES: Final = 64 * 1024
+"""Body of a request to any route but /adapt and /predict."""
+
 _PREDICT: Final = ("POST", "/predict")
 
 
@@ -138,8 +142,8 @@ def _body_rules(settings: Settings) -> tuple[BodyRule, ...]:
     return (
         BodyRule(re.compile("/adapt"), settings.adapt_body_bytes, "POST", (_FORM,)),
         BodyRule(re.compile("/predict"), settings.predict_body_bytes, "POST", (_FORM, "image/")),
-        BodyRule(json_paths, settings.other_body_bytes, "PUT", ("application/json",)),
-        BodyRule(anything, settings.other_body_bytes),
+        BodyRule(json_paths, OTHER_BODY_BYTES, "PUT", ("application/json",)),
+        BodyRule(anything, OTHER_BODY_BYTES),
     )
 
 
@@ -155,16 +159,14 @@ def _lifespan(
             settings=settings,
             telemetry=telemetry,
             adapt_limit=AdmissionLimit("adapt", settings.adapt_running, settings.adapt_waiting, telemetry),
-            predict_limit=AdmissionLimit(
-                "predict", settings.predict_running * settings.predict_batch, settings.predict_waiting, telemetry
-            ),
+            predict_limit=AdmissionLimit("predict", BATCHES * BATCH_IMAGES, WAITING_IMAGES, telemetry),
             mailbox=Mailbox(),
             jobs=Jobs(),
         )
         app.state.context = context
         telemetry.scrape(lambda: {**services.readings(), **_rooms(context)})
         await to_thread.run_sync(services.keys.read)
-        log.info("ready", meta_model=settings.meta_model, data=str(settings.data))
+        log.info("ready", model=settings.model, data=str(settings.data))
         if services.keys.open:
             log.warning("open to whoever can_access it: no key was ever made", host=settings.host)
         last = _Last(settings.drain_s + settings.stop_s)

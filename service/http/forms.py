@@ -32,6 +32,10 @@ from service.usecases.uploads import Upload
 _LARGEST: Final = 1e6
 """Of a number in a form; far above any rate that leads anywhere, and far below what single precision overflows at."""
 _EXTRA_FIELDS: Final = 16
+
+FIELD_BYTES: Final = 4 * 1024
+"""One text field of a form."""
+
 _TOO_MANY: Final = ("Too many", "Part exceeded", "Field exceeded")
 """How the parser's messages about too many or too long parts begin; a test holds them against the installed parser."""
 
@@ -158,7 +162,7 @@ async def read_form(request: Request, shape: FormShape, settings: Settings) -> F
         raise FieldUnknown(f"the query has {names}; with a form every field belongs into the form")
     max_fields = settings.max_files + _EXTRA_FIELDS
     largest = max(settings.file_bytes, settings.adapt_body_bytes if "archive" in shape.files else 0)
-    limits = PartLimits(settings.max_files, max_fields, settings.field_bytes, largest)
+    limits = PartLimits(settings.max_files, max_fields, FIELD_BYTES, largest)
     try:
         return _sort(await _parts(request, limits), shape, settings)
     except MultiPartException as error:
@@ -246,7 +250,7 @@ def _unreadable(message: str, settings: Settings, max_fields: int) -> FormMalfor
     if message.startswith(_TOO_MANY):
         return TooManyParts(
             f"{message.rstrip('.')}; a form takes {settings.max_files} files and {max_fields} text fields "
-            f"of {settings.field_bytes} bytes each"
+            f"of {FIELD_BYTES} bytes each"
         )
     return FormMalformed(f"the form cannot be read: {message.rstrip('.')}; send multipart/form-data with a boundary")
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -26,6 +26,15 @@ from service.usecases.uploads import Upload, decode_upload
 
 SCORE_DIGITS = 6
 """Scores are rounded: enough to rank, too little to read weights from."""
+
+BATCH_IMAGES: Final = 16
+"""Images of one batch; a request with more is a batch of its own."""
+
+BATCHES: Final = 2
+"""Batches that run at the same time."""
+
+WAITING_IMAGES: Final = 32
+"""Images that may wait for a batch; a request that would exceed them is rejected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +70,6 @@ class PredictOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Batching:
-    """How predictions share the device: images of one batch, and batches at the same time."""
-
-    images: int = 16
-    batches: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class _Request:
     client: str
     uploads: tuple[Upload, ...]
@@ -93,7 +94,6 @@ class Prediction:
         learners: the checkpoints that versions were adapted from.
         weights: cache of serving weights.
         decoder: turns bytes into images.
-        batching: how requests share the device.
     """
 
     def __init__(
@@ -102,16 +102,13 @@ class Prediction:
         learners: LoadedCheckpoints,
         weights: WeightCache,
         decoder: Decoder,
-        batching: Batching = Batching(),
     ) -> None:
         self._store = store
         self._served = ServedReads(store)
         self._learners = learners
         self._weights = weights
         self._decoder = decoder
-        self._batcher: PredictBatcher[_Request, PredictOutcome] = PredictBatcher(
-            self._answers, batching.images, batching.batches
-        )
+        self._batcher: PredictBatcher[_Request, PredictOutcome] = PredictBatcher(self._answers, BATCH_IMAGES, BATCHES)
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
         """Judge images by the version that `reference`, an alias or a number, names now. Blocks.

@@ -23,14 +23,14 @@ AUTHORISED = f"X-API-Key: {KEY}\r\n".encode()
 FORM = b"Content-Type: multipart/form-data; boundary=x\r\nTransfer-Encoding: chunked\r\n"
 FILE = b"--x\r\nContent-Disposition: form-data; name=samples; filename=a\r\n\r\n"
 MEBIBYTE = 1024 * 1024
-HEAD_S, BODY_S = 1.0, 2.0
+HEAD_S = BODY_S = 2.0
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A service that asks for a key, with short deadlines."""
     folder = tmp_path_factory.mktemp("guarded")
-    environment = {"ANOLE_DEMO": "false", "ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_HEAD_S": str(HEAD_S)}
+    environment = {"ANOLE_DEMO": "false", "ANOLE_BOOTSTRAP_KEY": KEY}
     with serving(folder / "data", tiny_checkpoint_in(folder), ANOLE_BODY_S=str(BODY_S), **environment) as process:
         yield process
 

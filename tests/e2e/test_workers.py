@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 CONNECTIONS = 6
 ALWAYS = AdaptOptions(mode="replace", publish="always")
-UNBOUNDED = {"ANOLE_DEMO": "false", "ANOLE_ADDRESS_RATE_PER_S": "1000000", "ANOLE_DECODER_PROCESSES": "0"}
+UNBOUNDED = {"ANOLE_DEMO": "false", "ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_DECODER_PROCESSES": "0"}
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,8 @@ def web(tmp_path: Path) -> Iterator[Web]:
     """The whole service in this process, with a small net and nothing seeded, silent but for errors."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     settings = load_settings(
-        data=tmp_path / "data", meta_model=str(tiny_checkpoint_in(tmp_path)), device="cpu", demo=False,
-        address_rate_per_s=1e6, max_files=16,
+        data=tmp_path / "data", model=str(tiny_checkpoint_in(tmp_path)), device="cpu", demo=False,
+        key_rate_per_s=1e6, max_files=16,
     )  # fmt: skip
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:

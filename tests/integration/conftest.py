@@ -21,7 +21,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def settings(tiny_checkpoint: Path, tmp_path: Path) -> Settings:
-    return load_settings(data=tmp_path / "data", meta_model=str(tiny_checkpoint), device="cpu", demo=False)
+    return load_settings(data=tmp_path / "data", model=str(tiny_checkpoint), device="cpu", demo=False)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def main(folder: Path, checkpoint: str) -> None:
         fsync(handle)
 
     os.fsync = failing  # type: ignore[assignment]
-    run(load_settings(data=folder / "data", meta_model=checkpoint, device="cpu", demo=False, port=0, drain_s=0.0))
+    run(load_settings(data=folder / "data", model=checkpoint, device="cpu", demo=False, port=0, drain_s=0.0))
 
 
 if __name__ == "__main__":

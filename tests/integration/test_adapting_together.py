@@ -21,9 +21,10 @@ CLIENTS = {"ada": (2, 3), "bo": (4, 2), "cy": (3, 5), "di": (2, 6), "ed": (4, 4)
 
 
 @pytest.fixture
-def busy(settings: Settings) -> Iterator[Web]:
+def busy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A service in which several adapt at the same time."""
-    several = settings.model_copy(update={"adapt_running": 3, "adapt_threads": 2, "adapt_waiting": 16})
+    several = settings.model_copy(update={"adapt_running": 3, "adapt_waiting": 16})
+    monkeypatch.setattr(bootstrap, "usable_cores", lambda: 2)
     services = bootstrap.build(several)
     with started(create_app(several, lambda _: services), services) as web:
         yield web

@@ -72,7 +72,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def settings(tiny_checkpoint: Path, disk: Disk) -> Settings:
-    return load_settings(data=disk.path / "data", meta_model=str(tiny_checkpoint), device="cpu", demo=False)
+    return load_settings(data=disk.path / "data", model=str(tiny_checkpoint), device="cpu", demo=False)
 
 
 @pytest.fixture

@@ -136,9 +136,12 @@ def test_the_report_is_the_same_after_a_restart_and_a_rerun_gives_the_same_weigh
     assert repeats_bit_by_bit(settings, "line", 1)
 
 
-def test_the_same_samples_give_the_same_findings_whatever_the_threads(settings: Settings) -> None:
+def test_the_same_samples_give_the_same_findings_whatever_the_threads(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def found(threads: int) -> dict[str, Any]:
-        given = settings.model_copy(update={"adapt_threads": threads, "data": settings.data / str(threads)})
+        monkeypatch.setattr(bootstrap, "usable_cores", lambda: threads)
+        given = settings.model_copy(update={"data": settings.data / str(threads)})
         with started(create_app(given, bootstrap.build)) as web:
             report = adapt(web, pictures())["report"]
         return {name: value for name, value in report.items() if name != "seconds"}

@@ -64,7 +64,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoKeys]:
     """Module-wide: nothing in here may change the second key's client, and that is what is tested."""
     folder = tmp_path_factory.mktemp("isolation")
     settings: Settings = load_settings(
-        data=folder / "data", meta_model=str(tiny_checkpoint_in(folder)), device="cpu", demo=False, key_rate_per_s=1e6
+        data=folder / "data", model=str(tiny_checkpoint_in(folder)), device="cpu", demo=False, key_rate_per_s=1e6
     )
     with bootstrap.open_keys(settings) as kept:
         grants = (Grant(client, ("predict", "adapt", "admin"), (client,)) for client in (MINE, THEIRS))

@@ -14,6 +14,7 @@ import torch
 from service import bootstrap
 from service.bootstrap import Services
 from service.settings import Settings
+from service.usecases import predict
 from service.usecases.adapt import AdaptCommand
 from service.usecases.uploads import Upload
 from tests.generated import striped
@@ -23,8 +24,9 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(params=[1, 3], ids=["one at a time", "three at a time"])
-def services(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Services]:
-    built = bootstrap.build(settings.model_copy(update={"adapt_running": request.param, "predict_running": 3}))
+def services(settings: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Services]:
+    monkeypatch.setattr(predict, "BATCHES", 3)
+    built = bootstrap.build(settings.model_copy(update={"adapt_running": request.param}))
     yield built
     built.close()
 

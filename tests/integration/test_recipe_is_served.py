@@ -24,8 +24,8 @@ def adapted_by(
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """The answer, the version's record, and whether adapting again from the record gives the same bits."""
     path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.rates)}.safetensors", "line"
-    save_checkpoint(replace(load_checkpoint(settings.meta_model), recipe=recipe), path)
-    own = settings.model_copy(update={"meta_model": str(path), "data": folder / path.stem})
+    save_checkpoint(replace(load_checkpoint(settings.model), recipe=recipe), path)
+    own = settings.model_copy(update={"model": str(path), "data": folder / path.stem})
     services = bootstrap.build(own)
     files = [
         ("samples", (f"{period}-{n}.png", image)) for period in (6, 20) for n, image in enumerate(striped(3, period))
@@ -41,7 +41,7 @@ def adapted_by(
 def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
     settings: Settings, tmp_path: Path
 ) -> None:
-    recipe = load_checkpoint(settings.meta_model).recipe
+    recipe = load_checkpoint(settings.model).recipe
     frozen = replace(recipe, rates=(("block[123].*", 0.0),))
     recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
     answers = [adapted_by(own, settings, tmp_path) for own in recipes]
@@ -56,7 +56,7 @@ def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
 
 
 def test_a_precision_that_the_device_lacks_is_found_when_the_service_starts(settings: Settings, tmp_path: Path) -> None:
-    checkpoint, path = load_checkpoint(settings.meta_model), tmp_path / "float16.safetensors"
+    checkpoint, path = load_checkpoint(settings.model), tmp_path / "float16.safetensors"
     save_checkpoint(replace(checkpoint, recipe=replace(checkpoint.recipe, precision="float16")), path)
     with pytest.raises(InvalidConfig, match="allowed there: float32, bfloat16"):
-        bootstrap.build(settings.model_copy(update={"meta_model": str(path)}))
+        bootstrap.build(settings.model_copy(update={"model": str(path)}))

@@ -41,7 +41,7 @@ def store(place: Place) -> Iterator[VersionStore]:
 @pytest.fixture
 def settings(place: Place, tiny_checkpoint: Path) -> Settings:
     return load_settings(
-        data=place.folder, catalog_url=place.catalog_url, blobs_url=place.blobs_url, meta_model=str(tiny_checkpoint),
+        data=place.folder, catalog_url=place.catalog_url, blobs_url=place.blobs_url, model=str(tiny_checkpoint),
         device="cpu", demo=False,
     )  # fmt: skip
 

@@ -23,6 +23,15 @@ from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.keys import KeyCache
 
+KEY_ADAPTING: Final = 4
+"""Adaptations of one key at the same time, waiting ones included."""
+
+ADDRESS_RATE_PER_S: Final = 2000.0
+"""Requests a second from one address, where no key is needed."""
+
+ADDRESS_IN_FLIGHT: Final = 256
+"""Requests from one address at the same time, where no key is needed."""
+
 CALLER: Final = "anole.caller"
 """Where in the scope the caller is found behind the door."""
 
@@ -59,8 +68,10 @@ class AuthMiddleware:
         self._app = app
         self._telemetry = telemetry
         self._keyed = Allowances(Allowance(settings.key_in_flight, settings.key_rate_per_s))
-        self._adapting = Allowances(Allowance(settings.key_adapting))
-        self._addresses = Allowances(Allowance(settings.address_in_flight, settings.address_rate_per_s))
+        self._adapting = Allowances(Allowance(KEY_ADAPTING))
+        self._addresses = Allowances(
+            Allowance(max(ADDRESS_IN_FLIGHT, settings.key_in_flight), max(ADDRESS_RATE_PER_S, settings.key_rate_per_s))
+        )
         self._reader = _Reader()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import InvalidSettings
-from service.settings import Settings, hand_to_workers, load_settings
+from service.settings import Settings, export_to_workers, load_settings
 
 
 def test_what_is_given_wins_over_the_environment_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +22,7 @@ def test_what_is_given_wins_over_the_environment_and_that_over_the_default(monke
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("data"))
-    assert (settings.device, settings.meta_model, settings.demo) == ("auto", "surfaces", True)
+    assert (settings.device, settings.model, settings.demo) == ("auto", "surfaces", True)
     assert settings.adapt_body_bytes == 32 * 1024 * 1024
 
 
@@ -43,6 +43,8 @@ def test_settings_do_not_change() -> None:
         ("ANOLE_DEVICE", "gpu", "'auto', 'cpu' or 'cuda'"),
         ("ANOLE_PROT", "1", "unknown environment variable ANOLE_PROT"),
         ("ANOLE_DRAIN_S", "nan", "ANOLE_DRAIN_S"),
+        ("ANOLE_META_MODEL", "surfaces", "ANOLE_META_MODEL is no longer a setting (it is called ANOLE_MODEL now)"),
+        ("ANOLE_MIN_SIDE", "8", "ANOLE_MIN_SIDE is no longer a setting (16 pixels); unset it"),
     ],
 )
 def test_a_wrong_variable_is_named_with_what_is_allowed(
@@ -63,7 +65,7 @@ def test_workers_read_the_same_settings_from_the_environment(monkeypatch: pytest
     given = load_settings(port=1234, data=tmp_path, demo=False, drain_s=0.5, log_level="error")
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
-    hand_to_workers(given)
+    export_to_workers(given)
     assert load_settings() == given
 
 
@@ -77,7 +79,7 @@ def test_workers_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
     monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "secret")
     monkeypatch.setenv("ANOLE_API_KEY", "secret")
-    hand_to_workers(load_settings())
+    export_to_workers(load_settings())
     assert "ANOLE_BOOTSTRAP_KEY" not in os.environ
     assert load_settings().api_key is None
 
@@ -88,5 +90,5 @@ def test_workers_are_handed_the_catalogs_url_and_nothing_else_prints_it(monkeypa
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
     monkeypatch.setattr(os, "environ", {})
-    hand_to_workers(settings)
+    export_to_workers(settings)
     assert load_settings() == settings

@@ -13,7 +13,6 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from service import bootstrap
 from service.bootstrap import Services
 from service.cli import demo as demonstration
 from service.cli import serve
@@ -181,13 +180,6 @@ def test_the_announcement_of_a_guarded_service_shows_where_the_key_goes(
     printed = capsys.readouterr().out
     assert "with a key" in printed
     assert "curl -H 'X-API-Key: KEY' -F client=demo" in printed
-
-
-@pytest.mark.parametrize(
-    ("asked", "workers", "cores", "given"), [(1, 1, 8, 1), (4, 2, 8, 4), (4, 2, 2, 1), (9, 4, 2, 1)]
-)
-def test_workers_split_the_cores(asked: int, workers: int, cores: int, given: int) -> None:
-    assert bootstrap.torch_threads(load_settings(torch_threads=asked, workers=workers), cores) == given
 
 
 def test_restarts_pause_longer_while_workers_keep_dying() -> None:

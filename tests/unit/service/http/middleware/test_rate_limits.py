@@ -11,6 +11,7 @@ import pytest
 from service.domain.key import Grant
 from service.errors import RateExceeded
 from service.http.app import create_app
+from service.http.middleware import auth
 from service.http.middleware.rate_limits import Allowance, Allowances
 from service.settings import load_settings
 from service.usecases.keys import KeyCache, create
@@ -91,9 +92,11 @@ def test_idle_callers_are_forgotten_and_busy_ones_are_not(clock: Clock) -> None:
 
 
 @pytest.fixture
-def narrow(services: FakeServices) -> Iterator[Web]:
+def narrow(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A service where one key may have two requests in work, one of them an adaptation, and one address three."""
-    settings = load_settings(key_in_flight=2, key_adapting=1, address_in_flight=3, adapt_running=8)
+    monkeypatch.setattr(auth, "KEY_ADAPTING", 1)
+    monkeypatch.setattr(auth, "ADDRESS_IN_FLIGHT", 3)
+    settings = load_settings(key_in_flight=2, adapt_running=8)
     with started(create_app(settings, lambda _: services), services) as web:
         yield web
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import structlog
 
+from service.http import app as http_app
 from service.http.app import create_app
 from service.settings import load_settings
 from tests.in_process import PNG, Web, started
@@ -33,12 +34,14 @@ class Held:
 
 
 @pytest.fixture
-def full() -> Iterator[Web]:
+def full(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     """A service whose only place to predict is taken."""
     services = FakeServices()
     held = Held()
     services.prediction = held  # type: ignore[assignment]
-    settings = load_settings(predict_running=1, predict_batch=1, predict_waiting=0)
+    for name, value in (("BATCHES", 1), ("BATCH_IMAGES", 1), ("WAITING_IMAGES", 0)):
+        monkeypatch.setattr(http_app, name, value)
+    settings = load_settings()
     with started(create_app(settings, lambda _: services), services) as web:
         taken = threading.Thread(target=web, args=("POST", "/predict"), kwargs=SEND)
         taken.start()

@@ -13,6 +13,7 @@ import pytest
 
 from service.errors import UnknownJob
 from service.http.app import create_app
+from service.http.middleware import auth
 from service.runtime.job_control import JobControl
 from service.settings import load_settings
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
@@ -143,10 +144,11 @@ def test_a_job_that_nobody_knows_is_a_problem_that_says_what_to_do(web: Web) -> 
         assert "Idempotency-Key" in answer.json()["detail"]
 
 
-def test_a_key_s_jobs_count_as_its_adaptations_until_they_are_over(settings: Any) -> None:
+def test_a_key_s_jobs_count_as_its_adaptations_until_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
     services = FakeServices()
     adaptation = services.adaptation = Stepwise(services)
-    several = load_settings(key_adapting=1, adapt_running=4)
+    monkeypatch.setattr(auth, "KEY_ADAPTING", 1)
+    several = load_settings(adapt_running=4)
     with started(create_app(several, lambda _: services), services) as web:
         headers = {**ASYNC, **key_for(web, "adapt")}
         services.keys.read()
