@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.adaptation.inner_loop import batch_plan
 from models.config import InnerLoopConfig, NetConfig
 from models.nets import heads
-from models.nets.conv4 import BLOCKS
+from models.nets.conv4 import Conv4
 from models.task import Support
 from models.weights import Weights
 
@@ -33,7 +33,7 @@ class PlainConv4(nn.Module):
         super().__init__()
         channels, side = spec.image.channels, spec.image.side
         self.blocks = nn.Sequential()
-        for name in BLOCKS:
+        for name in Conv4.stage_names:
             block = nn.Sequential()
             block.add_module("conv", nn.Conv2d(channels, spec.width, 3, stride=2, padding=1, bias=False))
             block.add_module("norm", nn.BatchNorm2d(spec.width, track_running_stats=False))

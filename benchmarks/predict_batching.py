@@ -34,9 +34,7 @@ from benchmarks.versions_made import Made, folded, made
 from models.adaptation.adapt import Adapted
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predictor import PredictionRequest, ServingWeights
-from models.nets import Net, heads
-from models.nets.base import grouped
-from models.nets.normalisation import FrozenPass
+from models.nets import Net, call_net, heads
 
 BATCH: Final = 16
 GENERATED_IMAGES: Final = 30
@@ -60,7 +58,7 @@ class Plain(nn.Module):
         """Probabilities of float32 (batch, channels, side, side)."""
         weights = {name: getattr(self, name.replace(".", "_"))[None] for name in self._names[0]}
         statistics = {name: getattr(self, "of_" + name.replace(".", "_"))[None] for name in self._names[1]}
-        features = self._net[0].features(FrozenPass(weights, statistics), grouped(images[None]))
+        features = call_net(self._net[0], weights, images[None], statistics)
         return heads.logits(weights, features)[0].softmax(-1)
 
 

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.figures import machine, machine_line, markdown, percentile
@@ -30,9 +29,7 @@ from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predict import predict_images
 from models.inference.predictor import BatchPredictor, PredictionRequest
 from models.inference.torch_predictor import TorchPredictor
-from models.nets import Net, heads
-from models.nets.base import grouped
-from models.nets.normalisation import FoldedPass
+from models.nets import Net, call_net, heads
 from models.weights import Weights
 
 Way = Callable[[], Sequence[Tensor]]
@@ -86,10 +83,9 @@ def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace)
         PLAIN: lambda: [
             predict_images(net, one, own).probabilities.cpu() for one, own in zip(on_device, there, strict=True)
         ],
-        "grouped convolutions": lambda: apart(side_by_side(net, stacked, there)),
-        "grouped convolutions, channels last": lambda: apart(side_by_side(net, stacked, there, grouped)),
+        "grouped convolutions": lambda: apart(side_by_side(net, stacked, there, torch.contiguous_format)),
+        "grouped convolutions, channels last": lambda: apart(side_by_side(net, stacked, there, torch.channels_last)),
         "vmap": lambda: apart(mapped(net, stacked, there)),
-        "im2col and batched products": lambda: apart(unfolded(net, stacked, there)),
         "TorchPredictor: stacked anew each time": through(TorchPredictor(net, device), versions, images),
     }
     if device.type == "cpu" and graph_of(net) is not None:
@@ -102,14 +98,10 @@ def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace)
     return found
 
 
-def side_by_side(
-    net: Net, stacked: Weights, images: Tensor, layout: Callable[[Tensor], Tensor] | None = None
-) -> Tensor:
-    """As many groups as versions; without a layout the channels come before the pixels in memory."""
-    tasks, batch, channels, height, width = images.shape
-    given = layout(images) if layout else images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
+def side_by_side(net: Net, stacked: Weights, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """As many groups of a convolution as versions."""
     with torch.inference_mode():
-        return heads.logits(stacked, net.features(FoldedPass(stacked), given)).softmax(-1)
+        return heads.logits(stacked, call_net(net, stacked, images, memory_format=memory_format)).softmax(-1)
 
 
 def mapped(net: Net, stacked: Weights, images: Tensor) -> Tensor:
@@ -117,34 +109,11 @@ def mapped(net: Net, stacked: Weights, images: Tensor) -> Tensor:
 
     def one(weights: Weights, own: Tensor) -> Tensor:
         single = {name: tensor[None] for name, tensor in weights.items()}
-        return heads.logits(single, net.features(FoldedPass(single), own))[0].softmax(-1)
+        return heads.logits(single, call_net(net, single, own[None]))[0].softmax(-1)
 
     with torch.inference_mode():
         result: Tensor = torch.vmap(one)(dict(stacked), images)
         return result
-
-
-class UnfoldedPass(FoldedPass):
-    """Convolutions as im2col and one batched product over versions."""
-
-    def conv(self, name: str, images: Tensor, stride: int) -> Tensor:
-        """See `Pass.conv`."""
-        weight = self.weights[f"{name}.weight"]  # (tasks, out, in, kernel, kernel)
-        tasks, out, channels, kernel, _ = weight.shape
-        batch, _, height, width = images.shape
-        own = images.view(batch, tasks, channels, height, width).transpose(0, 1).flatten(0, 1)
-        columns = F.unfold(own, kernel, padding=kernel // 2, stride=stride)  # (tasks * batch, in * k * k, pixels)
-        columns = columns.view(tasks, batch, *columns.shape[1:]).transpose(1, 2).flatten(2)
-        maps = torch.baddbmm(self.weights[f"{name}.bias"][..., None], weight.flatten(2), columns)
-        high, wide = -(-height // stride), -(-width // stride)
-        return maps.view(tasks, out, batch, high, wide).permute(2, 0, 1, 3, 4).flatten(1, 2)
-
-
-def unfolded(net: Net, stacked: Weights, images: Tensor) -> Tensor:
-    """im2col, then one product for all versions a layer."""
-    given = images.transpose(0, 1).flatten(1, 2)  # (images, clients * channels, height, width)
-    with torch.inference_mode():
-        return heads.logits(stacked, net.features(UnfoldedPass(stacked), given)).softmax(-1)
 
 
 def apart(together: Tensor) -> list[Tensor]:

@@ -52,6 +52,19 @@ def join(parts: Sequence[Weights]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
+def trainable_copy(stacked: Weights) -> dict[str, Tensor]:
+    """Copy stacked weights for an optimiser to write to, with the kernels' input channels last in memory.
+
+    Convolutions of channels-last images read such kernels as they are and give gradients in the same layout.
+    """
+    return {name: _channels_last(own) if own.ndim == 5 else own.clone() for name, own in stacked.items()}
+
+
+def _channels_last(kernels: Tensor) -> Tensor:
+    """Copy (tasks, out, in, kernel, kernel) so that `in` lies last in memory."""
+    return kernels.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format).permute(0, 1, 4, 2, 3)
+
+
 def task_slice(stacked: Weights, task: int) -> dict[str, Tensor]:
     """One task's weights out of stacked ones, copied so that they own their memory, in plain layout."""
     return {name: tensor[task].clone(memory_format=torch.contiguous_format) for name, tensor in stacked.items()}

@@ -18,13 +18,12 @@ from models.adaptation.inner_loop import (
     InnerLoopResult,
     OnStep,
     SupportStatistics,
-    measure,
+    collect_statistics,
     run_inner_loop,
 )
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
-from models.nets import heads
-from models.nets.base import Net
+from models.nets import Net, heads
 from models.task import Support
 from models.weights import Weights
 
@@ -157,7 +156,7 @@ def _adapt_group(
     supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
     options = InnerLoopOptions(watch=watch)
     descent = run_inner_loop(net, algebra.expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
-    measured = measure(net, descent.weights, [support.images for support in descent.supports])
+    measured = collect_statistics(net, descent.weights, [support.images for support in descent.supports])
     return [_finish(descent, task, measured[task]) for task in range(len(loops))]
 
 

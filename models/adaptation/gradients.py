@@ -7,14 +7,14 @@ convolution, and everything outside stays float32. It refuses to know what is do
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.nets.base import Net
-from models.nets.normalisation import BatchPass
+from models.nets import Net, call_net
 from models.weights import Weights
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,16 +57,22 @@ class Differentiation:
         require_precision(recipe, device, second_order=second_order)
         self._half = HALF.get(recipe.precision)
         self._recompute = recipe.recompute
+        self._second_order = second_order
         self._device = device
         self._scale = torch.full((tasks,), FIRST_SCALE, device=device) if recipe.precision == "float16" else None
 
     def features(self, net: Net, weights: Weights, images: Tensor) -> Tensor:
-        """Features of grouped images, normalised by their batch, float32 at the end: (tasks, batch, features)."""
-        layers = BatchPass(weights, recompute=self._recompute)
+        """Features of (tasks, batch, channels, side, side), normalised by each task's batch.
+
+        Returns:
+            (tasks, batch, features), float32 unless the images are float64.
+        """
+        layout = torch.contiguous_format if self._second_order else torch.channels_last
+        call = partial(call_net, net, weights, images, recompute=self._recompute, memory_format=layout)
         if self._half is None:
-            return net.features(layers, images)
+            return call()
         with torch.autocast(self._device.type, self._half, cache_enabled=False):
-            features = net.features(layers, images)
+            features = call()
         return features.float()
 
     def gradients(

@@ -20,11 +20,9 @@ from models.adaptation.gradients import Differentiation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.nets import heads
-from models.nets.base import Net, grouped, working_copy
-from models.nets.normalisation import BatchPass, FrozenPass
+from models.nets import Net, call_net, call_net_recording, heads
 from models.task import Support
-from models.weights import Weights
+from models.weights import Weights, trainable_copy
 
 STATISTICS_SAMPLES = 256
 """Most support images that statistics are measured on in one pass; a larger support is measured on an even subset."""
@@ -52,9 +50,9 @@ class InnerLoopOptions:
     watch: OnStep | None = None
 
     @property
-    def precise(self) -> bool:
-        """Whether images are laid out for the least rounding instead of the most speed."""
-        return self.derivative == "second"
+    def memory_format(self) -> torch.memory_format:
+        """Layout of images: that of the least rounding for second derivatives, else the fastest."""
+        return torch.contiguous_format if self.derivative == "second" else torch.channels_last
 
 
 PLAIN = InnerLoopOptions()
@@ -113,9 +111,9 @@ def run_inner_loop(
     absent = absent.to(supports[0].images.device)
     if options.derivative == "none":
         starts = _detached(starts)
-    head, gain = _initial_head(net, starts, supports, recipe, absent, options.precise)
+    head, gain = _initial_head(net, starts, supports, recipe, absent, options.memory_format)
     begun = {**starts, **head}
-    stacked = begun if options.derivative == "second" else working_copy(_detached(begun))
+    stacked = begun if options.derivative == "second" else trainable_copy(_detached(begun))
     optimiser = Optimiser(recipe, list(stacked), options.moments)
     second_order = options.derivative == "second"
     differentiation = Differentiation(recipe, len(supports), absent.device, second_order=second_order)
@@ -125,7 +123,7 @@ def run_inner_loop(
     ]
     losses = []
     for step in range(recipe.steps):
-        images, labels = _batch(supports, [plan[step] for plan in plans], options.precise)
+        images, labels = _batch(supports, [plan[step] for plan in plans])
         batch = (images, labels, absent, gain)
         loss, gradients = _gradients(net, stacked, optimiser.adapted_names, batch, differentiation)
         if second_order:
@@ -161,7 +159,12 @@ def batch_plan(samples: int, recipe: InnerLoopConfig, generator: torch.Generator
     return drawn.reshape(recipe.steps, recipe.batch_size)
 
 
-def measure(net: Net, stacked: Weights, images: Sequence[Tensor], *, precise: bool = False) -> list[SupportStatistics]:
+def collect_statistics(
+    net: Net,
+    stacked: Weights,
+    images: Sequence[Tensor],
+    memory_format: torch.memory_format = torch.channels_last,
+) -> list[SupportStatistics]:
     """Measure each task's statistics on its images and, normalised by them, the images' features.
 
     Tasks with equally many images go through the net together.
@@ -170,7 +173,7 @@ def measure(net: Net, stacked: Weights, images: Sequence[Tensor], *, precise: bo
         net: its architecture.
         stacked: (tasks, ...) each.
         images: float32 (samples, channels, side, side), one a task.
-        precise: see `grouped`.
+        memory_format: see `call_net`.
     """
     by_size: dict[int, list[int]] = {}
     for task, own in enumerate(images):
@@ -181,7 +184,7 @@ def measure(net: Net, stacked: Weights, images: Sequence[Tensor], *, precise: bo
             net,
             {name: tensor[tasks] for name, tensor in stacked.items()},
             torch.stack([images[task] for task in tasks]),
-            precise,
+            memory_format,
         )
         for place, task in enumerate(tasks):
             statistics = {name: tensor[place : place + 1] for name, tensor in together.statistics.items()}
@@ -189,23 +192,26 @@ def measure(net: Net, stacked: Weights, images: Sequence[Tensor], *, precise: bo
     return [measured[task] for task in range(len(images))]
 
 
-def _measure_equal(net: Net, stacked: Weights, images: Tensor, precise: bool) -> SupportStatistics:
-    """`measure` for tasks with equally many images, (tasks, samples, channels, side, side)."""
+def _measure_equal(net: Net, stacked: Weights, images: Tensor, memory_format: torch.memory_format) -> SupportStatistics:
+    """`collect_statistics` for tasks with equally many images, (tasks, samples, channels, side, side)."""
     samples = images.shape[1]
-    recording = BatchPass(stacked, record=True)
     if samples <= STATISTICS_SAMPLES:
-        features = net.features(recording, grouped(images, precise=precise))
-    else:
-        subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
-        net.features(recording, grouped(images[:, subset], precise=precise))
-        frozen = FrozenPass(stacked, recording.statistics)
-        parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
-        features = torch.cat([net.features(frozen, grouped(part, precise=precise)) for part in parts], dim=1)
-    return SupportStatistics(recording.statistics, features)
+        features, statistics = call_net_recording(net, stacked, images, memory_format)
+        return SupportStatistics(statistics, features)
+    subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
+    _, statistics = call_net_recording(net, stacked, images[:, subset], memory_format)
+    parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
+    features = [call_net(net, stacked, part, statistics, memory_format=memory_format) for part in parts]
+    return SupportStatistics(statistics, torch.cat(features, dim=1))
 
 
 def _initial_head(
-    net: Net, starts: Weights, supports: Sequence[Support], recipe: InnerLoopConfig, absent: Tensor, precise: bool
+    net: Net,
+    starts: Weights,
+    supports: Sequence[Support],
+    recipe: InnerLoopConfig,
+    absent: Tensor,
+    memory_format: torch.memory_format,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The head that the inner steps begin with, and the features' gain that it is made for, (tasks, 1, 1)."""
     ways = absent.shape[1]
@@ -218,7 +224,7 @@ def _initial_head(
         head = {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
         return head, torch.ones(len(supports), 1, 1, device=absent.device)
     anchors = [support.anchor_images() for support in supports]
-    measured = measure(net, starts, [images for images, _ in anchors], precise=precise)
+    measured = collect_statistics(net, starts, [images for images, _ in anchors], memory_format)
     means = [
         heads.class_means(own.features, labels[None], ways) for own, (_, labels) in zip(measured, anchors, strict=True)
     ]
@@ -227,10 +233,10 @@ def _initial_head(
     return heads.prototype_head(prototypes * gain, recipe.head_scale), gain
 
 
-def _batch(supports: Sequence[Support], chosen: Sequence[Tensor], precise: bool) -> tuple[Tensor, Tensor]:
+def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     images = torch.stack([support.images[rows] for support, rows in zip(supports, chosen, strict=True)])
     labels = torch.stack([support.labels[rows] for support, rows in zip(supports, chosen, strict=True)])
-    return grouped(images, precise=precise), labels  # (batch, tasks * channels, side, side), (tasks, batch)
+    return images, labels  # (tasks, batch, channels, side, side), (tasks, batch)
 
 
 def _gradients(

@@ -17,7 +17,7 @@ from models import weights as algebra
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
-from models.nets.base import Net
+from models.nets import Net
 from models.task import Support
 from models.weights import Weights
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from models.nets import Net, conv4, heads, resnet12
+from models.nets import Net, heads, resnet12
 from models.nets.conv4 import Conv4
 from models.nets.resnet12 import ResNet12
-from models.nets.surface import PLAN, POOLED, SPREAD_EPSILON, SurfaceNet
+from models.nets.surface import PLAN, SPREAD_EPSILON, SurfaceNet
 
 IMAGES, FEATURES, LOGITS = "images", "features", "logits"
 """Input float32 (images, channels, side, side); outputs float32 (images, feature_count) and (images, n_way)."""
@@ -41,7 +41,7 @@ def graph_of(net: Net) -> ModelProto | None:
     elif isinstance(net, SurfaceNet):
         features = _surface(drawing)
     elif isinstance(net, ResNet12):
-        features = _resnet12(drawing)
+        features = _resnet12(drawing, net)
     else:
         return None
     return drawing.finished(features, net.feature_count)
@@ -49,8 +49,8 @@ def graph_of(net: Net) -> ModelProto | None:
 
 def _conv4(drawing: _Drawing, net: Conv4) -> str:
     maps = IMAGES
-    strided = net.spec.pooling == "stride"
-    for name in conv4.BLOCKS:
+    strided = net.config.pooling == "stride"
+    for name in net.stage_names:
         maps = drawing.node("Relu", [drawing.conv(name, maps, 2 if strided else 1)])
         if not strided:
             maps = drawing.node("MaxPool", [maps], kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
@@ -62,15 +62,15 @@ def _surface(drawing: _Drawing) -> str:
     pooled: list[str] = []
     for name, _, stride, _ in PLAN:
         maps = drawing.node("Relu", [drawing.conv(name, maps, stride)])
-        if name in POOLED:
+        if name != "block1":
             pooled += _mean_and_spread(drawing, maps)
     joined = drawing.node("Flatten", [drawing.node("Concat", pooled, axis=1)], axis=1)
     return drawing.standardised("pooled", joined)
 
 
-def _resnet12(drawing: _Drawing) -> str:
+def _resnet12(drawing: _Drawing, net: ResNet12) -> str:
     maps = IMAGES
-    for name in resnet12.BLOCKS:
+    for name in net.stage_names:
         inner = maps
         for place in ("conv1", "conv2"):
             inner = drawing.node("LeakyRelu", [drawing.conv(f"{name}.{place}", inner, 1)], alpha=resnet12.SLOPE)
@@ -91,7 +91,7 @@ class _Drawing:
     """Nodes and inputs as they are written down."""
 
     def __init__(self, net: Net) -> None:
-        image = net.spec.image
+        image = net.config.image
         self._shapes = {name: tuple(tensor.shape) for name, tensor in net.start().items()}
         self._inputs = [_value(IMAGES, (IMAGES, image.channels, image.side, image.side))]
         self._nodes: list[NodeProto] = []

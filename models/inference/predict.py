@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.nets import heads
-from models.nets.base import Net, grouped
-from models.nets.normalisation import FoldedPass, fold
+from models.nets import Net, call_net, heads
+from models.nets.normalisation import fold
 from models.weights import Weights
 
 
@@ -53,7 +52,7 @@ def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
     """
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
-        features = net.features(FoldedPass(single), grouped(images[None]))
+        features = call_net(net, single, images[None])
         scores = heads.logits(single, features)  # (1, batch, n_way)
         probabilities = scores[0].softmax(-1)
         if heads.MEANS not in single:

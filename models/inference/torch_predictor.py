@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.inference.predictor import BatchPredictor, NetOutput, PredictionRequest
-from models.nets import heads
-from models.nets.base import Net, grouped
-from models.nets.normalisation import FoldedPass
+from models.nets import Net, call_net, heads
 from models.weights import Weights
 
 _IMAGES_PER_RUN = 32
@@ -57,7 +55,7 @@ class TorchPredictor(BatchPredictor):
             row[: len(request.images)] = request.images
         with torch.inference_mode():
             on_device = torch.from_numpy(images).to(self._device)  # (tasks, batch, channels, side, side)
-            features = self._net.features(FoldedPass(stacked), grouped(on_device))  # (tasks, batch, features)
+            features = call_net(self._net, stacked, on_device)  # (tasks, batch, features)
             logits = heads.logits(stacked, features)  # (tasks, batch, ways)
             arrays = features.cpu().numpy(), logits.cpu().numpy()
         return [

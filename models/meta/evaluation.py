@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
-from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, measure, run_inner_loop
+from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, collect_statistics, run_inner_loop
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
 from models.data.episodes import EpisodeSampler
-from models.nets import heads
-from models.nets.base import Net, grouped
-from models.nets.normalisation import BatchPass, FrozenPass
+from models.nets import Net, call_net, heads
 from models.task import Support, Task
 from models.validation.calibration import Z_95
 from models.weights import Weights
@@ -113,10 +111,10 @@ def _predict_queries(
     weights, support = adapted.one(index, task.support.n_way), adapted.supports[index]
     with torch.no_grad():
         if normalisation == "frozen":
-            (measured,) = measure(net, weights, [support.images])
-            features = net.features(FrozenPass(weights, measured.statistics), grouped(task.query_images[None]))
+            (measured,) = collect_statistics(net, weights, [support.images])
+            features = call_net(net, weights, task.query_images[None], measured.statistics)
         elif normalisation == "transductive":
-            features = net.features(BatchPass(weights), grouped(task.query_images[None]))
+            features = call_net(net, weights, task.query_images[None])
         else:
             features = _features_with_support(net, weights, support, task.query_images)
         return heads.logits(weights, features).argmax(-1)[0]
@@ -127,5 +125,5 @@ def _features_with_support(net: Net, weights: Weights, support: Support, queries
     features = []
     for query in queries:
         batch = torch.cat([support.images, query[None]])
-        features.append(net.features(BatchPass(weights), grouped(batch[None]))[:, -1:])
+        features.append(call_net(net, weights, batch[None])[:, -1:])
     return torch.cat(features, dim=1)

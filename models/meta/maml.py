@@ -25,9 +25,7 @@ from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged, InvalidConfig, InvalidTask
 from models.meta.reptile import AdamState, MetaStep, MetaTrainingState, Reptile, carried_moments
-from models.nets import heads
-from models.nets.base import Net, grouped
-from models.nets.normalisation import BatchPass
+from models.nets import Net, call_net, heads
 from models.task import Support
 from models.weights import Weights
 
@@ -189,9 +187,9 @@ def query_losses(net: Net, adapted: InnerLoopResult, queries: Sequence[Support],
     losses: dict[int, Tensor] = {}
     for tasks in by_size.values():
         weights = {name: tensor[tasks] for name, tensor in adapted.weights.items()}
-        images = grouped(torch.stack([queries[task].images for task in tasks]), precise=True)
+        images = torch.stack([queries[task].images for task in tasks])  # (tasks, queries, channels, side, side)
         labels = torch.stack([queries[task].labels for task in tasks])  # (tasks, queries)
-        features = net.features(BatchPass(weights, recompute=recompute), images)
+        features = call_net(net, weights, images, recompute=recompute, memory_format=torch.contiguous_format)
         scores = heads.logits(weights, features, adapted.absent[tasks])
         by_query = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         losses.update(zip(tasks, by_query.mean(1).unbind(), strict=True))

@@ -1,4 +1,4 @@
-"""Nets: images to features, for many tasks side by side. Which net exists is decided here; what it learns is not."""
+"""Nets: modules that turn images into features, and how they are called with given weights."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from models.config import NetConfig
 from models.nets.base import Net
 from models.nets.conv4 import Conv4
+from models.nets.functional import call_net, call_net_recording
 from models.nets.resnet12 import ResNet12
 from models.nets.surface import SurfaceNet
 
-__all__ = ["Net", "build"]
+__all__ = ["Net", "build", "call_net", "call_net_recording"]
 
 
-def build(spec: NetConfig, seed: int = 0) -> Net:
-    """Build the net that `spec` describes, with weights drawn from `seed` (He et al. 2015, normal, fan-out)."""
-    generator = torch.Generator().manual_seed(seed)
+def build(config: NetConfig, seed: int = 0) -> Net:
+    """Build the net that `config` describes, with weights drawn from `seed` (He et al. 2015, normal, fan-out)."""
     kinds: dict[str, Callable[[NetConfig, torch.Generator], Net]] = {
         "conv4": Conv4,
         "surface": SurfaceNet,
         "resnet12": ResNet12,
     }
-    return kinds[spec.kind](spec, generator)
+    return kinds[config.kind](config, torch.Generator().manual_seed(seed))

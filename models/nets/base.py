@@ -1,87 +1,61 @@
-"""What every net here is: a set of named start weights, and features of grouped images under a pass.
-
-*Grouped* layout: (batch, tasks * channels, height, width), the tasks' channels side by side. A convolution with as many
-groups as tasks then runs every task with its own weights in one call, and a batch normalisation over grouped channels
-is one a task, so nothing here loops over tasks. A net refuses to know how it is normalised: that is the pass's part.
-"""
+"""The base class of nets: a module that turns images into features, stage by stage."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from models.config import NetConfig
-from models.nets.normalisation import Pass
-from models.weights import Weights
-
-
-class ConvNorm(nn.Module):
-    """The weights of one convolution (no bias: the normalisation has one) and its normalisation's scale and shift.
-
-    Attributes:
-        weight: (channels_out, channels_in, kernel, kernel).
-        scale: (channels_out,), starts at 1.
-        shift: (channels_out,), starts at 0.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, kernel: int, generator: torch.Generator) -> None:
-        super().__init__()
-        deviation = (2.0 / (channels_out * kernel * kernel)) ** 0.5
-        drawn = torch.randn(channels_out, channels_in, kernel, kernel, generator=generator)
-        self.weight = nn.Parameter(drawn * deviation)
-        self.scale = nn.Parameter(torch.ones(channels_out))
-        self.shift = nn.Parameter(torch.zeros(channels_out))
 
 
 class Net(nn.Module, ABC):
-    """A net; its parameters are the start of every inner loop.
+    """A net; its parameters are the initial weights of every inner loop.
+
+    An ordinary call computes one task. `models.nets.functional.call_net` calls a net with given weights, of one task
+    or of many.
 
     Attributes:
-        spec: what it was built from.
-        feature_count: numbers an image is turned into.
+        config: what the net was built from.
+        feature_count: features per image.
+        stage_names: names of the submodules that run one after another, in order.
+        grad_checkpointing: keep only the input of each stage and run the stage again in the backward pass (Chen et al.
+            2016, arXiv:1604.06174).
     """
 
-    spec: NetConfig
+    config: NetConfig
     feature_count: int
+    stage_names: tuple[str, ...] = ()
+    grad_checkpointing: bool = False
 
     @abstractmethod
-    def features(self, layers: Pass, images: Tensor) -> Tensor:
-        """Turn grouped images into features under the weights and the normalisation of `layers`.
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute features.
 
         Args:
-            layers: weights and statistics of one or more tasks.
-            images: float32 (batch, tasks * channels, side, side).
+            images: float32 (batch, channels, side, side); (batch, tasks * channels, side, side) where each task has
+                kernels of its own.
 
         Returns:
-            float32 (tasks, batch, feature_count).
+            float32 (batch, feature_count) or (batch, tasks * feature_count).
         """
+
+    def stages(self) -> dict[str, nn.Module]:
+        """The stages by name, in order."""
+        return {name: self.get_submodule(name) for name in self.stage_names}
 
     def start(self) -> dict[str, Tensor]:
         """The net's weights, detached from autograd, in a fixed order."""
         return {name: parameter.detach() for name, parameter in self.named_parameters()}
 
-
-def grouped(images: Tensor, *, precise: bool = False) -> Tensor:
-    """Bring (tasks, batch, channels, side, side) into the grouped layout.
-
-    Channels lie last in memory, where convolutions are fastest. Told to be `precise`, they lie first: torch's batch
-    normalisation on the CPU rounds far less there, because it sums with more digits.
-    """
-    tasks, batch, channels, height, width = images.shape
-    side_by_side = images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
-    return side_by_side.clone(memory_format=torch.contiguous_format if precise else torch.channels_last)
-
-
-def working_copy(stacked: Weights) -> dict[str, Tensor]:
-    """Stacked weights in memory of their own, for an optimiser to write to, kernels' channels last.
-
-    Convolutions of images whose channels lie last read such kernels as they are and give gradients in the same layout.
-    """
-    return {name: _kernels_last(own) if own.ndim == 5 else own.clone() for name, own in stacked.items()}
-
-
-def _kernels_last(kernels: Tensor) -> Tensor:
-    """(tasks, out, in, kernel, kernel), copied so that `in` lies last in memory."""
-    return kernels.permute(0, 1, 3, 4, 2).clone(memory_format=torch.contiguous_format).permute(0, 1, 4, 2, 3)
+    def run_stage(self, name: str, maps: Tensor) -> Any:
+        """Run one stage and return its output; `forward` calls every stage this way."""
+        stage = self.get_submodule(name)
+        if not self.grad_checkpointing:
+            return stage(maps)
+        # The backward pass runs after `functional_call` has taken this call's tensors out of the net again.
+        tensors = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
+        return checkpoint(functional_call, stage, tensors, maps, use_reentrant=False, preserve_rng_state=False)

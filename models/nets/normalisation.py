@@ -1,149 +1,162 @@
-"""Passes: how a net's convolutions are normalised while images go through it.
+"""Normalisation layers whose weights and statistics may differ by task.
 
-Three passes share one net definition: by the batch's statistics (inner steps), by frozen ones (an adapted version), and
-folded, where frozen statistics have been multiplied into the convolutions (serving). Statistics are one mean and one
-biased variance a channel and task (Ioffe & Szegedy 2015). Nothing here knows a net's layers; it is told their names.
+A layer looks at the tensors it is called with (see `models.nets.functional.call_net`):
+
+- Kernels of shape (tasks, out, in, kernel, kernel) differ by task. Images then come *side by side*,
+  (batch, tasks * channels, height, width), and one grouped convolution serves all tasks.
+- Kernels of shape (out, in, kernel, kernel) are shared. Images come *one after another*,
+  (tasks * batch, channels, height, width), and a scale and shift of shape (tasks, channels) applies to each task's
+  share of them.
+
+Without ``mean`` and ``variance`` a layer normalises by the batch at hand; with them, by these fixed statistics. With
+``bias`` the statistics have already been folded into the kernels (see `fold`). Statistics are one mean and one biased
+variance per channel and task (Ioffe & Szegedy 2015, arXiv:1502.03167).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor, nn
 
 from models.weights import Weights
 
 EPSILON = 1e-5
 """Added to every variance."""
 
-Maps = TypeVar("Maps", Tensor, tuple[Tensor, list[Tensor]])
-"""What a block of a net gives: maps, or maps and what it has pooled from them."""
 
-
-class Pass(ABC):
-    """Weights of one or more tasks on their way through a net.
-
-    Args:
-        weights: stacked weights, (tasks, ...) each.
-    """
-
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
-        self.tasks = next(iter(weights.values())).shape[0]
-
-    def conv(self, name: str, images: Tensor, stride: int) -> Tensor:
-        """Convolve and normalise: (batch, tasks * in, h, w) -> (batch, tasks * out, h / stride, w / stride)."""
-        weight = self.weights[f"{name}.weight"]  # (tasks, out, in, kernel, kernel)
-        padding = weight.shape[-1] // 2
-        return self._normalised(name, images, weight.flatten(0, 1), stride, padding)
-
-    def block(self, run: Callable[[Tensor], Maps], images: Tensor) -> Maps:
-        """Run one block of a net; nets call every block by this, so that a pass may choose what it keeps."""
-        return run(images)
-
-    @abstractmethod
-    def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor: ...
-
-    @abstractmethod
-    def standardise(self, name: str, features: Tensor) -> Tensor:
-        """Bring each feature to mean 0 and variance 1: (tasks, batch, features) -> the same shape."""
-
-    def _affine(self, name: str) -> tuple[Tensor, Tensor]:
-        return self.weights[f"{name}.scale"].flatten(), self.weights[f"{name}.shift"].flatten()
-
-
-class BatchPass(Pass):
-    """Normalises by the statistics of the images at hand.
-
-    Args:
-        weights: stacked weights, (tasks, ...) each.
-        record: keep the statistics.
-        recompute: keep only what goes into each block, and run it again in the backward pass. A recording pass runs
-            every block once.
+class Normalisation(nn.Module):
+    """Base of the layers that normalise.
 
     Attributes:
-        statistics: layer name + ".mean" or ".variance" -> (tasks, channels); empty unless recording.
+        mean: (channels,) or (tasks, channels); None normalises by the batch at hand.
+        variance: biased variance, of the same shape.
+        recording: whether to keep the batch's statistics in `recorded`.
+        recorded: mean and variance of the last batch, (tasks * channels,) each.
     """
 
-    def __init__(self, weights: Weights, *, record: bool = False, recompute: bool = False) -> None:
-        super().__init__(weights)
-        self._record = record
-        self._recompute = recompute and not record
-        self.statistics: dict[str, Tensor] = {}
+    mean: Tensor | None
+    variance: Tensor | None
 
-    def block(self, run: Callable[[Tensor], Maps], images: Tensor) -> Maps:
-        """See `Pass.block`."""
-        if not self._recompute:
-            return run(images)
-        again: Maps = checkpoint(run, images, use_reentrant=False, preserve_rng_state=False)  # nothing is drawn
-        return again
-
-    def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        raw = F.conv2d(images, weight, stride=stride, padding=padding, groups=self.tasks)
-        if self._record:
-            pixels = raw.detach().permute(0, 2, 3, 1).flatten(0, 2)  # (batch * pixels, tasks * channels)
-            mean = pixels.mean(0)
-            self._keep(name, (pixels - mean).square().mean(0), mean)
-        return F.batch_norm(raw, None, None, *self._affine(name), training=True, eps=EPSILON)
-
-    def standardise(self, name: str, features: Tensor) -> Tensor:
-        """See `Pass.standardise`."""
-        variance, mean = torch.var_mean(features, 1, keepdim=True, correction=0)
-        if self._record:
-            self._keep(name, variance.detach(), mean.detach())
-        return (features - mean) * torch.rsqrt(variance + EPSILON)
-
-    def _keep(self, name: str, variance: Tensor, mean: Tensor) -> None:
-        self.statistics[f"{name}.mean"] = mean.reshape(self.tasks, -1)
-        self.statistics[f"{name}.variance"] = variance.reshape(self.tasks, -1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", None)
+        self.register_buffer("variance", None)
+        self.recording = False
+        self.recorded: tuple[Tensor, Tensor] | None = None
 
 
-class FrozenPass(Pass):
-    """Normalises by given statistics, so that an image's features depend on nothing but the image.
+class ConvNorm(Normalisation):
+    """Convolution without a bias, then normalisation with a scale and a shift.
 
     Args:
-        statistics: as `BatchPass.statistics`.
+        channels_in: channels of the images.
+        channels_out: number of kernels.
+        kernel: side of a kernel in pixels; the padding keeps the size of images at stride 1.
+        generator: draws the kernels (He et al. 2015, arXiv:1502.01852: normal, fan-out).
+        stride: in pixels.
+
+    Attributes:
+        weight: (channels_out, channels_in, kernel, kernel).
+        scale: (channels_out,), initially 1.
+        shift: (channels_out,), initially 0.
+        bias: (channels_out,), of folded weights only, else None.
     """
 
-    def __init__(self, weights: Weights, statistics: Mapping[str, Tensor]) -> None:
-        super().__init__(weights)
-        self._statistics = statistics
+    bias: Tensor | None
 
-    def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        raw = F.conv2d(images, weight, stride=stride, padding=padding, groups=self.tasks)
-        mean = self._statistics[f"{name}.mean"].flatten()
-        variance = self._statistics[f"{name}.variance"].flatten()
-        return F.batch_norm(raw, mean, variance, *self._affine(name), training=False, eps=EPSILON)
+    def __init__(
+        self, channels_in: int, channels_out: int, kernel: int, generator: torch.Generator, stride: int = 1
+    ) -> None:
+        super().__init__()
+        deviation = (2.0 / (channels_out * kernel * kernel)) ** 0.5
+        drawn = torch.randn(channels_out, channels_in, kernel, kernel, generator=generator)
+        self.weight = nn.Parameter(drawn * deviation)
+        self.scale = nn.Parameter(torch.ones(channels_out))
+        self.shift = nn.Parameter(torch.zeros(channels_out))
+        self.register_buffer("bias", None)
+        self.stride = stride
 
-    def standardise(self, name: str, features: Tensor) -> Tensor:
-        """See `Pass.standardise`."""
-        mean = self._statistics[f"{name}.mean"][:, None]  # (tasks, 1, features)
-        variance = self._statistics[f"{name}.variance"][:, None]
-        return (features - mean) * torch.rsqrt(variance + EPSILON)
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve and normalise (batch, channels, height, width)."""
+        kernels, groups = self.weight, 1
+        if kernels.ndim == 5:
+            kernels, groups = kernels.flatten(0, 1), kernels.shape[0]
+        bias = None if self.bias is None else self.bias.flatten()
+        maps = F.conv2d(images, kernels, bias, self.stride, kernels.shape[-1] // 2, groups=groups)
+        if bias is not None:
+            return maps
+        per_task = self.weight.ndim == 4 and self.scale.ndim == 2
+        return self._normalise_per_task(maps) if per_task else self._normalise(maps)
+
+    def _normalise(self, maps: Tensor) -> Tensor:
+        if self.recording:
+            pixels = maps.detach().permute(0, 2, 3, 1).flatten(0, 2)  # (batch * pixels, tasks * channels)
+            mean = pixels.mean(0)
+            self.recorded = mean, (pixels - mean).square().mean(0)
+        scale, shift = self.scale.flatten(), self.shift.flatten()
+        if self.mean is None or self.variance is None:
+            return F.batch_norm(maps, None, None, scale, shift, training=True, eps=EPSILON)
+        return F.batch_norm(maps, self.mean.flatten(), self.variance.flatten(), scale, shift, eps=EPSILON)
+
+    def _normalise_per_task(self, maps: Tensor) -> Tensor:
+        """Normalise the maps of a shared convolution with scale and shift (tasks, channels)."""
+        by_task = maps.unflatten(0, (self.scale.shape[0], -1))  # (tasks, batch, channels, height, width)
+        mean, variance = self.mean, self.variance
+        if mean is None or variance is None:
+            variance, mean = torch.var_mean(by_task, (1, 3, 4), correction=0)  # (tasks, channels)
+            if self.recording:
+                self.recorded = mean.detach().flatten(), variance.detach().flatten()
+        slope = self.scale * torch.rsqrt(variance + EPSILON)
+        offset = self.shift - mean * slope
+        slope, offset = (own[:, None, :, None, None] for own in (slope, offset))
+        return torch.addcmul(offset, by_task, slope).flatten(0, 1).to(maps.dtype)
 
 
-class FoldedPass(Pass):
-    """Convolutions that already hold their normalisation: see `fold`."""
+class Standardise(Normalisation):
+    """Shift and scale each feature to mean 0 and variance 1 over a task's batch, or by fixed statistics.
 
-    def _normalised(self, name: str, images: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-        bias = self.weights[f"{name}.bias"].flatten()
-        return F.conv2d(images, weight, bias, stride=stride, padding=padding, groups=self.tasks)
+    Attributes:
+        tasks: number of tasks whose features lie one after another; `models.nets.functional.call_net` sets it.
+        scale: (features,), of folded weights only, else None.
+        shift: (features,), of folded weights only, else None.
+    """
 
-    def standardise(self, name: str, features: Tensor) -> Tensor:
-        """See `Pass.standardise`."""
-        return torch.addcmul(self.weights[f"{name}.shift"][:, None], features, self.weights[f"{name}.scale"][:, None])
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", None)
+        self.register_buffer("shift", None)
+        self.tasks = 1
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Standardise (tasks * batch, features) or, side by side, (batch, tasks * features)."""
+        by_task = features.unflatten(0, (self.tasks, -1))  # (tasks, batch, features)
+        if self.scale is not None and self.shift is not None:
+            scale, shift = (own.reshape(-1, 1, by_task.shape[-1]) for own in (self.scale, self.shift))
+            return torch.addcmul(shift, by_task, scale).flatten(0, 1)
+        if self.mean is None or self.variance is None:
+            variance, mean = torch.var_mean(by_task, 1, keepdim=True, correction=0)
+            if self.recording:
+                self.recorded = mean.detach().flatten(), variance.detach().flatten()
+        else:
+            mean, variance = (own.reshape(-1, 1, by_task.shape[-1]) for own in (self.mean, self.variance))
+        return ((by_task - mean) * torch.rsqrt(variance + EPSILON)).flatten(0, 1)
 
 
 def fold(weights: Weights, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply frozen statistics into the convolutions: the weights of a `FoldedPass`.
+    """Multiply fixed statistics into the kernels, which then need no normalisation.
 
-    Works on one task's tensors and on stacked ones alike. A convolution's scale and shift become its bias; a
-    standardisation becomes one scale and one shift; the head stays as it is.
+    A convolution's scale and shift become its bias, a standardisation becomes one scale and one shift, and the head
+    stays as it is.
+
+    Args:
+        weights: of one task, or stacked, with kernels per task.
+        statistics: name of a layer + ``.mean`` or ``.variance`` -> (channels,), or stacked.
     """
     folded = {name: tensor for name, tensor in weights.items() if name.startswith("head.")}
     for name in (key.removesuffix(".mean") for key in statistics if key.endswith(".mean")):

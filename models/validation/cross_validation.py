@@ -14,13 +14,11 @@ from torch import Tensor
 
 from models import weights as algebra
 from models.adaptation.adapt import ALONE, Adapted, Company, InnerLoopInput, adapt_inputs
-from models.adaptation.inner_loop import measure
+from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.inference.predict import class_means_gain
-from models.nets import heads
-from models.nets.base import Net, grouped
-from models.nets.normalisation import FrozenPass
+from models.nets import Net, call_net, heads
 from models.task import Support
 from models.validation.calibration import Estimate, estimate_accuracy, fit_temperature, unknown_threshold
 from models.validation.folds import Folds, make_folds
@@ -241,7 +239,7 @@ def _answers(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor
     single = {name: tensor[None] for name, tensor in weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
     with torch.no_grad():
-        features = net.features(FrozenPass(single, statistics), grouped(images[None]))
+        features = call_net(net, single, images[None], statistics)
         scores = heads.logits(single, features)
         return scores[0], heads.distance_to_own(single, features, scores)[0]
 
@@ -250,7 +248,7 @@ def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoo
     """Features of the support under the meta-trained weights, on the CPU: (samples, features); means over mirrors."""
     seen = support.mirrored() if recipe.mirrors else support
     with torch.no_grad():
-        (measured,) = measure(net, algebra.expand(start, 1), [seen.images])
+        (measured,) = collect_statistics(net, algebra.expand(start, 1), [seen.images])
     views = measured.features[0].view(-1, len(support), measured.features.shape[-1])  # (views, samples, features)
     return views.mean(0).cpu()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import weakref
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -23,9 +24,8 @@ from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
 from models.meta.maml import Maml
 from models.meta.reptile import MetaTrainingState
-from models.nets import Net, build, heads
-from models.nets.base import grouped
-from models.nets.normalisation import BatchPass
+from models.nets import Net, build, call_net, call_net_recording, heads
+from models.nets.normalisation import ConvNorm
 from models.task import Support
 from tests.unit.models.conftest import SPEC, MakeSupport
 
@@ -34,16 +34,18 @@ BF16 = replace(SGD, precision="bfloat16")
 CPU = torch.device("cpu")
 
 
-class CountingPass(BatchPass):
-    """Counts how often each convolution is run, and sees in which type."""
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[ConvNorm]:
+    """How often each layer has run."""
+    counted: Counter[ConvNorm] = Counter()
+    forward = ConvNorm.forward
 
-    def __init__(self, weights: algebra.Weights, *, record: bool = False, recompute: bool = False) -> None:
-        super().__init__(weights, record=record, recompute=recompute)
-        self.runs: dict[str, int] = {}
+    def counting(layer: ConvNorm, images: Tensor) -> Tensor:
+        counted[layer] += 1
+        return forward(layer, images)
 
-    def conv(self, name: str, images: Tensor, stride: int) -> Tensor:
-        self.runs[name] = self.runs.get(name, 0) + 1
-        return super().conv(name, images, stride)
+    monkeypatch.setattr(ConvNorm, "forward", counting)
+    return counted
 
 
 @pytest.mark.parametrize("recipe", [SGD, replace(SGD, optimiser="adam"), replace(SGD, rates=(("block[12]*", 0.0),))])
@@ -57,27 +59,28 @@ def test_blocks_run_again_give_the_same_bits(net: Net, make_support: MakeSupport
     assert algebra.digest(kept.statistics) == algebra.digest(again.statistics)
 
 
-def gradient_through(net: Net, layers: BatchPass, images: Tensor) -> None:
-    features = net.features(layers, images)
-    torch.autograd.grad(features.square().sum(), list(layers.weights.values()))
+def trainable(net: Net) -> dict[str, Tensor]:
+    return {name: tensor.clone()[None].requires_grad_() for name, tensor in net.start().items()}
 
 
-@pytest.mark.parametrize(("recompute", "runs"), [(False, 1), (True, 2)])
-def test_blocks_are_run_again_in_the_backward_pass(
-    net: Net, make_support: MakeSupport, recompute: bool, runs: int
+@pytest.mark.parametrize(("recompute", "times"), [(False, 1), (True, 2)])
+def test_recomputed_stages_run_again_in_the_backward_pass(
+    net: Net, make_support: MakeSupport, runs: Counter[ConvNorm], recompute: bool, times: int
 ) -> None:
-    weights = {name: tensor.clone()[None].requires_grad_() for name, tensor in net.start().items()}
-    layers = CountingPass(weights, recompute=recompute)
-    gradient_through(net, layers, grouped(make_support(1).images[None]))
-    assert set(layers.runs.values()) == {runs}
+    weights = trainable(net)
+    features = call_net(net, weights, make_support(1).images[None], recompute=recompute)
+    torch.autograd.grad(features.square().sum(), list(weights.values()))
+    assert set(runs.values()) == {times}
 
 
-def test_a_pass_that_records_runs_every_block_once(net: Net, make_support: MakeSupport) -> None:
-    weights = {name: tensor.clone()[None].requires_grad_() for name, tensor in net.start().items()}
-    layers = CountingPass(weights, record=True, recompute=True)
-    gradient_through(net, layers, grouped(make_support(1).images[None]))
-    assert set(layers.runs.values()) == {1}
-    assert len(layers.statistics) >= 2 * len(layers.runs)
+def test_recording_runs_every_stage_once(net: Net, make_support: MakeSupport, runs: Counter[ConvNorm]) -> None:
+    weights, images = trainable(net), make_support(1).images[None]
+    call_net(net, weights, images, recompute=True)
+    runs.clear()
+    features, statistics = call_net_recording(net, weights, images)
+    torch.autograd.grad(features.square().sum(), list(weights.values()))
+    assert set(runs.values()) == {1}
+    assert len(statistics) >= 2 * len(runs)
 
 
 @pytest.mark.parametrize("second_order", [True, False], ids=["maml", "fomaml"])

@@ -7,9 +7,8 @@ import torch
 from models.adaptation.adapt import adapt_one
 from models.config import InnerLoopConfig
 from models.inference.predict import class_probabilities, fold_calibrated, predict_images
-from models.nets import Net, heads
-from models.nets.base import grouped
-from models.nets.normalisation import FrozenPass, fold
+from models.nets import Net, call_net, heads
+from models.nets.normalisation import fold
 from tests.unit.models.conftest import MakeSupport
 
 RECIPE = InnerLoopConfig(steps=3, learning_rate=0.05, batch_size=6)
@@ -19,9 +18,9 @@ def test_folded_weights_predict_what_frozen_statistics_do(net: Net, make_support
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     images = make_support(2).images
     stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
-    frozen = FrozenPass(stacked, {name: tensor[None] for name, tensor in adapted.statistics.items()})
+    statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
     with torch.no_grad():
-        expected = heads.logits(stacked, net.features(frozen, grouped(images[None])))[0].softmax(-1)
+        expected = heads.logits(stacked, call_net(net, stacked, images[None], statistics))[0].softmax(-1)
     got = class_probabilities(net, fold(adapted.weights, adapted.statistics), images)
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 

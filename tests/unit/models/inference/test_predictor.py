@@ -57,7 +57,7 @@ def folded_of(net: Net, seed: int, n_way: int) -> dict[str, Tensor]:
             layer = name.removesuffix(".weight")
             statistics[f"{layer}.mean"] = drawn(seed, len(tensor)) - 0.5
             statistics[f"{layer}.variance"] = drawn(seed + 1, len(tensor)) + 0.5
-    if net.spec.kind == "surface":
+    if net.config.kind == "surface":
         statistics["pooled.mean"] = drawn(seed, net.feature_count)
         statistics["pooled.variance"] = drawn(seed + 1, net.feature_count) + 0.5
     weights["head.weight"] = (drawn(seed + 2, n_way, net.feature_count) - 0.5) / net.feature_count**0.5
@@ -67,7 +67,7 @@ def folded_of(net: Net, seed: int, n_way: int) -> dict[str, Tensor]:
 
 
 def images_of(net: Net, seed: int, count: int) -> Tensor:
-    spec = net.spec.image
+    spec = net.config.image
     return 2 * drawn(seed, count, spec.channels, spec.side, spec.side) - 1
 
 

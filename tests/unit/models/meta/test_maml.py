@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import weights as algebra
 from models.adaptation.inner_loop import run_inner_loop
@@ -16,7 +16,6 @@ from models.config import InnerLoopConfig
 from models.meta.maml import Maml, query_losses, split_support_query
 from models.meta.reptile import MetaTrainingState, Reptile
 from models.nets import Net, build, heads
-from models.nets.normalisation import Pass
 from models.task import Support
 from tests.unit.models.conftest import SPEC, MakeSupport
 
@@ -48,12 +47,12 @@ class OneNumberNet(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spec = SPEC
+        self.config = SPEC
         self.feature_count = 1
+        self.weight = nn.Parameter(torch.ones(1, 1))
 
-    def features(self, layers: Pass, images: Tensor) -> Tensor:
-        means = images.mean((2, 3)).reshape(images.shape[0], layers.tasks, 1).transpose(0, 1)  # (tasks, batch, 1)
-        return means * layers.weights["weight"]
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3)) * self.weight.flatten()
 
 
 def four_images(inner: tuple[float, float], query: tuple[float, float]) -> Support:

@@ -14,7 +14,6 @@ from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged
 from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds, meta_train
 from models.nets import Net, heads
-from models.nets.normalisation import Pass
 from models.task import Support
 from tests.unit.models.conftest import SPEC, MakeSupport
 
@@ -27,12 +26,11 @@ class OneNumberNet(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spec = SPEC
+        self.config = SPEC
         self.feature_count = 1
 
-    def features(self, layers: Pass, images: Tensor) -> Tensor:
-        batch = images.shape[0]
-        return images.mean((2, 3)).reshape(batch, layers.tasks, 1).transpose(0, 1)
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
 
 
 def two_images(first: float, second: float) -> Support:

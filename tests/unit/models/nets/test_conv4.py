@@ -12,9 +12,8 @@ from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
 from models.inference.predict import class_probabilities
-from models.nets import build, heads
-from models.nets.base import grouped
-from models.nets.normalisation import BatchPass, FrozenPass, fold
+from models.nets import build, call_net, heads
+from models.nets.normalisation import fold
 from tests.unit.models.conftest import MakeSupport
 
 POOLED = NetConfig("conv4", ImageConfig(channels=1, side=16, contrast="none"), width=8, pooling="max")
@@ -42,7 +41,7 @@ def test_only_the_four_block_net_pools() -> None:
 def test_the_published_mini_imagenet_net_has_1152_features() -> None:
     net = build(NetConfig("conv4", ImageConfig(channels=3, side=84), width=32, pooling="max"))
     stacked = {name: tensor[None] for name, tensor in net.start().items()}
-    features = net.features(BatchPass(stacked), grouped(torch.zeros(1, 2, 3, 84, 84)))
+    features = call_net(net, stacked, torch.zeros(1, 2, 3, 84, 84))
     assert features.shape == (1, 2, 1152)
     assert net.feature_count == 1152
 
@@ -50,7 +49,7 @@ def test_the_published_mini_imagenet_net_has_1152_features() -> None:
 def test_pooled_features_are_those_of_a_plain_net(make_support: MakeSupport) -> None:
     net, images = build(POOLED, seed=3), make_support(1).images
     start = net.start()
-    features = net.features(BatchPass({name: tensor[None] for name, tensor in start.items()}), grouped(images[None]))
+    features = call_net(net, {name: tensor[None] for name, tensor in start.items()}, images[None])
     for block in ("block1", "block2", "block3", "block4"):
         raw = F.conv2d(images, start[f"{block}.weight"], padding=1)
         images = F.max_pool2d(F.relu(F.batch_norm(raw, None, None, training=True)), 2)
@@ -64,7 +63,7 @@ def test_folding_is_exact_with_pooling_whatever_the_sign_of_the_scale(make_suppo
     adapted = adapt_one(net, start, support, InnerLoopConfig(steps=2, learning_rate=0.01), seed=0)
     stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
-    features = net.features(FrozenPass(stacked, statistics), grouped(support.images[None]))
+    features = call_net(net, stacked, support.images[None], statistics)
     unfolded = heads.logits(stacked, features)[0].softmax(-1)
     folded = class_probabilities(net, fold(adapted.weights, adapted.statistics), support.images)
     torch.testing.assert_close(folded, unfolded, rtol=1e-4, atol=1e-5)

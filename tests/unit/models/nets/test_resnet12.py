@@ -14,9 +14,7 @@ from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, NetConfig
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
-from models.nets import build
-from models.nets.base import grouped
-from models.nets.normalisation import BatchPass
+from models.nets import build, call_net
 from tests.unit.models.conftest import RESNET_SPEC, MakeSupport
 
 
@@ -49,7 +47,7 @@ def test_tasks_side_by_side_have_the_features_of_a_plain_net(make_support: MakeS
     starts = [build(RESNET_SPEC, seed).start() for seed in (1, 2)]
     images = [make_support(seed).images for seed in (3, 4)]
     stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
-    features = build(RESNET_SPEC).features(BatchPass(stacked), grouped(torch.stack(images)))
+    features = call_net(build(RESNET_SPEC), stacked, torch.stack(images))
     assert features.shape == (2, 12, 40)
     for task in (0, 1):
         torch.testing.assert_close(features[task], plain_features(starts[task], images[task]), rtol=1e-4, atol=1e-5)
@@ -59,7 +57,7 @@ def test_tasks_side_by_side_have_the_features_of_a_plain_net(make_support: MakeS
 def test_maps_of_any_allowed_side_can_be_halved_four_times(side: int) -> None:
     net = build(NetConfig("resnet12", ImageConfig(1, side), 2))
     stacked = {name: tensor[None] for name, tensor in net.start().items()}
-    features = net.features(BatchPass(stacked), grouped(torch.rand(1, 2, 1, side, side, generator=torch.Generator())))
+    features = call_net(net, stacked, torch.rand(1, 2, 1, side, side, generator=torch.Generator()))
     assert features.shape == (1, 2, net.feature_count)
 
 
