@@ -201,8 +201,8 @@ def _measure_equal(net: Net, stacked: Weights, images: Tensor, memory_format: to
     subset = torch.linspace(0, samples - 1, STATISTICS_SAMPLES).round().long()
     _, statistics = call_net_recording(net, stacked, images[:, subset], memory_format)
     parts = torch.split(images, STATISTICS_SAMPLES, dim=1)
-    features = [call_net(net, stacked, part, statistics, memory_format=memory_format) for part in parts]
-    return SupportStatistics(statistics, torch.cat(features, dim=1))
+    by_part = [call_net(net, stacked, part, statistics, memory_format=memory_format) for part in parts]
+    return SupportStatistics(statistics, torch.cat(by_part, dim=1))
 
 
 def _initial_head(

@@ -106,19 +106,17 @@ class _ThreadNet:
     def call(self, tensors: Mapping[str, Tensor], images: Tensor, memory_format: torch.memory_format) -> Tensor:
         """See `call_net`."""
         tasks = images.shape[0]
-        tensors = {
-            name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] in self._modules
-        }
+        tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] in self._modules}
         if any(tensors[name].ndim > ndim > 1 for name, ndim in self._ndims.items() if name in tensors):
             tensors = {name: self._per_task(name, tensor, tasks) for name, tensor in tensors.items()}
             features = self._run(tensors, 1, _side_by_side(images, memory_format))  # (batch, tasks * features)
-            return features.unflatten(1, (tasks, -1)).transpose(0, 1)
+            return features.view(len(features), tasks, -1).transpose(0, 1)
         for name, layer in self.normalisations.items():
             if isinstance(layer, ConvNorm) and f"{name}.scale" in tensors:
                 for own in (f"{name}.scale", f"{name}.shift"):
                     tensors[own] = self._per_task(own, tensors[own], tasks)
         features = self._run(tensors, tasks, images.flatten(0, 1).contiguous(memory_format=memory_format))
-        return features.unflatten(0, (tasks, -1))
+        return features.view(tasks, -1, features.shape[-1])
 
     def _run(self, tensors: dict[str, Tensor], tasks: int, images: Tensor) -> Tensor:
         for layer in self.normalisations.values():

@@ -81,15 +81,14 @@ class ConvNorm(Normalisation):
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve and normalise (batch, channels, height, width)."""
-        kernels, groups = self.weight, 1
-        if kernels.ndim == 5:
-            kernels, groups = kernels.flatten(0, 1), kernels.shape[0]
+        per_task = self.weight.ndim == 5
+        kernels = self.weight.flatten(0, 1) if per_task else self.weight
+        groups = self.weight.shape[0] if per_task else 1
         bias = None if self.bias is None else self.bias.flatten()
         maps = F.conv2d(images, kernels, bias, self.stride, kernels.shape[-1] // 2, groups=groups)
         if bias is not None:
             return maps
-        per_task = self.weight.ndim == 4 and self.scale.ndim == 2
-        return self._normalise_per_task(maps) if per_task else self._normalise(maps)
+        return self._normalise(maps) if per_task or self.scale.ndim == 1 else self._normalise_per_task(maps)
 
     def _normalise(self, maps: Tensor) -> Tensor:
         if self.recording:
@@ -103,7 +102,7 @@ class ConvNorm(Normalisation):
 
     def _normalise_per_task(self, maps: Tensor) -> Tensor:
         """Normalise the maps of a shared convolution with scale and shift (tasks, channels)."""
-        by_task = maps.unflatten(0, (self.scale.shape[0], -1))  # (tasks, batch, channels, height, width)
+        by_task = maps.view(self.scale.shape[0], -1, *maps.shape[1:])  # (tasks, batch, channels, height, width)
         mean, variance = self.mean, self.variance
         if mean is None or variance is None:
             variance, mean = torch.var_mean(by_task, (1, 3, 4), correction=0)  # (tasks, channels)
@@ -135,7 +134,7 @@ class Standardise(Normalisation):
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardise (tasks * batch, features) or, side by side, (batch, tasks * features)."""
-        by_task = features.unflatten(0, (self.tasks, -1))  # (tasks, batch, features)
+        by_task = features.view(self.tasks, -1, features.shape[-1])  # (tasks, batch, features)
         if self.scale is not None and self.shift is not None:
             scale, shift = (own.reshape(-1, 1, by_task.shape[-1]) for own in (self.scale, self.shift))
             return torch.addcmul(shift, by_task, scale).flatten(0, 1)

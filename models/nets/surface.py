@@ -54,8 +54,9 @@ class SurfaceNet(Net):
         pooled = []
         for name in others:
             maps, mean, deviation = self.run_stage(name, maps)
-            pooled += [own.unflatten(1, (tasks, -1)) for own in (mean, deviation)]
-        return self.pooled(torch.cat(pooled, dim=-1).flatten(1))
+            pooled += [own.view(len(own), tasks, -1) for own in (mean, deviation)]
+        features: Tensor = self.pooled(torch.cat(pooled, dim=-1).flatten(1))
+        return features
 
 
 def _mean_and_deviation(maps: Tensor) -> tuple[Tensor, Tensor]:
