@@ -19,7 +19,7 @@ from PIL import Image
 from models.data.archives import read_files
 from models.data.synthetic import Textures
 from models.errors import DataSetUnavailable
-from service.client.types import LabelledFile
+from service.client import LabelledFile
 
 STEEL: Final = "x_sdd.zip"
 """X-SDD, hot-rolled steel strip defects: seven classes, 128 px; a file name below the data root."""

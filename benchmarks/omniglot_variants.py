@@ -31,7 +31,7 @@ from models.errors import AdaptationDiverged, AnoleError
 from models.meta.evaluation import EvaluationConfig, Normalisation, Score, evaluate
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.presets import PRESETS, Preset
-from service.cli.progress import Work, reported
+from service.cli.console import progress
 from service.cli.train import CACHE
 
 SHOTS: Final = (1, 5)
@@ -195,9 +195,9 @@ def outcome(variant: Variant, data: DataSet, arguments: argparse.Namespace) -> S
             [WeightedDataset(data.train if variant.turned else upright(data.train))], save_every_s=60.0
         )
         try:
-            with reported(Work(variant.name, "steps", meta.meta_steps, meta.meta_steps - left)) as report:
+            with progress(variant.name, meta.meta_steps, meta.meta_steps - left) as report:
                 for step in steps:
-                    report.at(step.meta_step, f"loss {step.loss:.3f}")
+                    report(step.meta_step, f"loss {step.loss:.3f}")
         except AdaptationDiverged:
             return f"diverged at meta step {training.state.meta_step + 1}"
     return kept_scores(path.with_suffix(".json"), load_checkpoint(path), "frozen", data, arguments)

@@ -31,9 +31,8 @@ from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.labelled_pngs import draw, steel_or_generated
 from benchmarks.running_service import RunningService, add_options, chosen_options, serving
 from models.errors import AnoleError
-from service.client import calls as client_calls
-from service.client import wire as client_wire
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
+from service.client import requests as client_requests
 
 CLIENT: Final = "bench"
 N_WAY: Final = 5
@@ -133,7 +132,8 @@ def livez(url: str) -> bytes:
 def as_form(url: str, content: bytes) -> bytes:
     """One image as the Python client sends it."""
     with httpx.Client(base_url=url) as http:
-        return on_the_wire(client_wire.request(http, client_calls.predict(CLIENT, [("image.png", content)], {})))
+        request = client_requests.predict(CLIENT, [content])
+        return on_the_wire(http.build_request(request.method, request.path, **request.content))
 
 
 def as_body(url: str, content: bytes) -> bytes:

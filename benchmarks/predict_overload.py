@@ -31,9 +31,8 @@ from benchmarks.labelled_pngs import draw, steel_or_generated
 from benchmarks.predict_latency import on_the_wire
 from benchmarks.running_service import RunningService, add_options, chosen_options, serving
 from models.errors import AnoleError
-from service.client import calls as client_calls
-from service.client import wire as client_wire
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
+from service.client import requests as client_requests
 
 CLIENT: Final = "bench"
 N_WAY, N_SHOT, GENERATED_IMAGES = 5, 10, 30
@@ -158,8 +157,8 @@ def as_sent(url: str, queries: Sequence[bytes], images: int) -> list[bytes]:
     """Forms with so many images each, as the Python client sends them."""
     pieces = [queries[first : first + images] for first in range(0, len(queries) - images + 1, images)]
     with httpx.Client(base_url=url) as http:
-        named = [[(f"{number}.png", content) for number, content in enumerate(piece)] for piece in pieces]
-        return [on_the_wire(client_wire.request(http, client_calls.predict(CLIENT, files, {}))) for files in named]
+        forms = [client_requests.predict(CLIENT, piece) for piece in pieces]
+        return [on_the_wire(http.build_request(form.method, form.path, **form.content)) for form in forms]
 
 
 def arrivals(rate: float, seconds: float, draws: np.random.Generator) -> list[float]:

@@ -33,9 +33,8 @@ from benchmarks.labelled_pngs import draw, steel_or_generated
 from benchmarks.running_service import RunningService, ServiceNotStarted, add_options, chosen_options, serving
 from benchmarks.wrk import Driven, Form, drive, script
 from models.errors import AnoleError
-from service.client import calls as client_calls
-from service.client import wire as client_wire
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
+from service.client import requests as client_requests
 
 CLIENT: Final = "bench"
 N_WAY, N_SHOT, GENERATED_IMAGES = 5, 10, 30
@@ -114,7 +113,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def as_form(content: bytes) -> Form:
     """One image as the Python client sends it."""
     with httpx.Client(base_url="http://127.0.0.1") as http:
-        request = client_wire.request(http, client_calls.predict(CLIENT, [("image.png", content)], {}))
+        form = client_requests.predict(CLIENT, [content])
+        request = http.build_request(form.method, form.path, **form.content)
     boundary = request.headers["content-type"].partition("boundary=")[2].encode()
     body = request.read().replace(boundary, b"0123456789abcdef0123456789abcdef")
     return Form("multipart/form-data; boundary=0123456789abcdef0123456789abcdef", body)

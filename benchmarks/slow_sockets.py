@@ -24,7 +24,7 @@ from benchmarks.figures import markdown, percentile
 from benchmarks.labelled_pngs import draw, generated
 from benchmarks.predict_latency import CLIENT, as_body, one_connection
 from benchmarks.running_service import add_options, chosen_options, serving
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
 
 ALLOWED = 1.5
 DRIP_S = 1.0

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.figures import markdown, percentile
 from benchmarks.labelled_pngs import Draw, draw, generated
 from benchmarks.running_service import ServiceOptions, add_options, chosen_options, serving
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
 
 CLIENTS: Final = 4
 PREDICTIONS: Final = 8

@@ -32,7 +32,7 @@ from benchmarks.untrained import untrained
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.errors import AnoleError
 from models.meta.evaluation import Score
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
 
 IMAGES_A_REQUEST: Final = 50
 

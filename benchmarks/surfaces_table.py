@@ -32,7 +32,7 @@ from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import AnoleError
 from models.meta.evaluation import EvaluationConfig, Score, evaluate
-from service.cli.progress import Work, reported
+from service.cli.console import progress
 
 TIMED_IMAGES: Final = 50
 
@@ -85,13 +85,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     ways = chosen_ways(checkpoint, arguments)
     work = [(shots, way) for shots in arguments.shots for way in ways]
     scored = 0
-    with reported(Work("scoring", "episodes", len(work) * arguments.episodes)) as report:
+    with progress("scoring", len(work) * arguments.episodes) as report:
         for shots, way in work:
             own = way.accuracies.setdefault(shots, [])
             for accuracy in way.score(EpisodeShape(arguments.ways, shots, arguments.queries)):
                 own.append(accuracy)
                 scored += 1
-                report.at(scored, f"{way.name}, {shots}-shot: {100 * sum(own) / len(own):.1f} % so far")
+                report(scored, f"{way.name}, {shots}-shot: {100 * sum(own) / len(own):.1f} % so far")
     timed = EpisodeShape(arguments.ways, max(1, TIMED_IMAGES // arguments.ways))
     for number in range(arguments.rounds):
         for way in ways:

@@ -26,7 +26,7 @@ from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.labelled_pngs import Draw, draw, steel_or_generated
 from benchmarks.running_service import add_options, chosen_options, serving
 from models.errors import AnoleError
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
 
 N_WAY: Final = 5
 N_SHOT: Final = 10

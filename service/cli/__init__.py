@@ -1,1 +1,1 @@
-"""The bodies of the command line's commands, one file a kind of work. `cli.py` puts them together."""
+"""The command line, `anole`. `main.py` assembles the commands; each other file holds the commands of one kind."""

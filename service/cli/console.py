@@ -1,33 +1,142 @@
-"""How commands speak: tables and lines to standard output, progress and errors to standard error. Knows no command."""
+"""What commands print: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
-from typing import Final
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
 
+import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
-ABSENT = "-"
+from service.client import Job
+from service.client.jobs import OnProgress
 
+NO_VALUE: Final = "-"
+FAILED: Final = 1
 INTERRUPTED: Final = 130
-"""Exit code after an interrupt from the keyboard, as shells have it."""
+EXIT_CODES: Final = (
+    "Exit codes: 0 success; 1 failure, with a message on standard error; 2 wrong usage; 130 interrupted."
+)
+LINE_EVERY_S: Final = 30.0
+
+_STAGES: Final[Mapping[str, str]] = {
+    "waiting": "waiting for its turn",
+    "decode": "reading the images",
+    "adapt": "adapting",
+    "examine": "validating the version",
+    "store": "recording the version",
+}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def output() -> Console:
-    """For results."""
+    """Return the console for results."""
     return Console(highlight=False, soft_wrap=True)
 
 
 def notices() -> Console:
-    """For progress and errors."""
+    """Return the console for progress and errors."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def print_json(data: Any) -> None:
+    """Print data as JSON on standard output. Values that JSON does not have are printed as text."""
+    typer.echo(json.dumps(data, indent=2, default=str))
+
+
 def plain(text: str) -> Text:
-    """Text that came from outside: shown as it is, never read as markup, control characters made visible."""
+    """Return text from outside so that it is never read as markup, with control characters escaped."""
     return Text("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
 
 
 def percent(share: float | None) -> str:
-    """A share as per cent, or a dash for what is not known."""
-    return ABSENT if share is None else f"{100 * share:.1f} %"
+    """Format a share as a percentage, or as a dash if it is unknown."""
+    return NO_VALUE if share is None else f"{100 * share:.1f} %"
+
+
+@contextmanager
+def progress(
+    name: str, total: int, done: int = 0, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int, str], None]]:
+    """Report the progress of a long command: a bar on a terminal, a line every half minute anywhere else.
+
+    Yields a function to call with the number of units done and a note.
+
+    Args:
+        name: what is being done, in a word or two.
+        total: number of units.
+        done: number of units that an earlier process did.
+        console: default: standard error.
+        clock: monotonic seconds.
+    """
+    console = console or notices()
+    live = console.is_interactive
+    count = TextColumn("{task.description} {task.completed:.0f}/{task.total:.0f}", markup=False)
+    remaining = TimeRemainingColumn(elapsed_when_finished=True)
+    columns = (count, BarColumn(bar_width=None), TextColumn("{task.fields[note]}", markup=False), remaining)
+    bar = Progress(*columns, console=console, expand=True, disable=not live, get_time=clock, speed_estimate_period=60)
+    bar.add_task(name, total=total, completed=done, note="")
+    (task,) = bar.tasks
+    next_line_s = clock()
+
+    def report(completed: int, note: str = "") -> None:
+        nonlocal next_line_s
+        bar.update(task.id, completed=completed, note=note)
+        if not live and (completed >= total or clock() >= next_line_s):
+            next_line_s = clock() + LINE_EVERY_S
+            time_text = remaining.render(task).plain
+            parts = (count.render(task).plain, note, f"took {time_text}" if task.finished else f"{time_text} left")
+            console.print(plain(", ".join(filter(None, parts))))
+
+    with bar:
+        yield report
+
+
+@contextmanager
+def job_progress(client: str, console: Console | None = None) -> Iterator[OnProgress]:
+    """Report the progress of an adaptation: a bar on a terminal, nothing anywhere else.
+
+    Yields a function to call with the job.
+    """
+    console = console or notices()
+    if not console.is_interactive:
+        yield lambda _: None
+        return
+    # a bar as wide as the terminal leaves no room for the ^C that a terminal echoes, and stays behind when interrupted
+    text, loss = (TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[loss]"))
+    columns = (SpinnerColumn(), text, BarColumn(bar_width=30), MofNCompleteColumn(), loss, TimeElapsedColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    task_id = bar.add_task(plain(f"{client}: sending the images").plain, total=None, loss="")
+    first_version: int | None = None
+
+    def report(job: Job) -> None:
+        nonlocal first_version
+        bar.update(
+            task_id,
+            description=plain(f"{client}: {_STAGES[job.stage]}").plain,
+            completed=job.steps.done,
+            total=job.steps.of or None,
+            loss="" if job.steps.loss is None else f"loss {job.steps.loss:.3f}",
+        )
+        if job.first is not None and first_version is None:
+            first_version = job.first.version
+            console.print(
+                f"version {first_version} made from prototypes, {'live' if job.first.published else 'not live'}"
+            )
+
+    with bar:
+        yield report

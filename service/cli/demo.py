@@ -1,4 +1,4 @@
-"""What a newcomer finds in an empty store: the client `demo`, adapted like any other, and its images as files."""
+"""The client `demo` that an empty store starts with, and its images as files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _EXAMPLE: Final = "scratch"
 
 
 def seed(services: Services, data: Path) -> None:
-    """Adapt the client `demo` on generated images if the store has no client, and write these images to the folder.
+    """Adapt the client `demo` on generated images and write these to `data`, unless the store has a client.
 
     Raises:
-        StoreUnavailable: it could not be stored.
+        StoreUnavailable: the client cannot be stored.
     """
     if services.lifecycle.clients():
         return
@@ -33,7 +33,7 @@ def seed(services: Services, data: Path) -> None:
 
 
 def example(data: Path) -> Path | None:
-    """An image to try the client `demo` with, if its images are there."""
+    """Return the path of an image to try the client `demo` with, or None if its images are missing."""
     return next(iter(sorted((data / FOLDER / "queries" / _EXAMPLE).glob("*.png"))), None)
 
 

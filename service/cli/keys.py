@@ -1,72 +1,91 @@
-"""Commands on keys. They work on the store's folder itself, so that the first key needs no key; no service need run."""
+"""Commands for API keys. They open the store's folder directly, so that the first key needs no key and no service."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from service.cli.console import notices, output, plain
+from service.cli.console import EXIT_CODES, AsJson, notices, output, plain, print_json
 from service.domain.key import SCOPES, Grant, KeyRecord, as_scopes
 from service.settings import load_settings
 
-Data = Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="data")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="ANOLE_DATA, or data")]
 
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys that callers present.")
+keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
-@keys.command()
+@keys.command(epilog=EXIT_CODES)
 def create(
     name: Annotated[str, typer.Argument(help="What the key is for, such as `camera 7`.")],
-    client: Annotated[list[str], typer.Option(help="A client it can_access; again for more; '*' for all.")],
+    client: Annotated[
+        list[str], typer.Option(help="Client that the key can access; repeat for more; '*' for all clients.")
+    ],
     scope: Annotated[
         list[str] | None,
-        typer.Option(help=f"What it may do: {', '.join(SCOPES)}; again for more.", show_default="predict"),
+        typer.Option(help=f"What the key allows: {', '.join(SCOPES)}; repeat for more.", show_default="predict"),
     ] = None,
     data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Create a key and print it. It cannot be shown again."""
     from service.bootstrap import open_keys
     from service.usecases.keys import create as create_key
 
     grant = Grant(name, as_scopes(scope or ["predict"]), tuple(client))
     with open_keys(load_settings(data=data)) as opened:
         key, record = create_key(opened, grant)
-    notices().print(plain(f"{_told(record)}; it is kept nowhere and shown only here:"))
+    if as_json:
+        print_json({"key": key, **_shown(record)})
+        return
+    clients = "every client" if record.clients == ("*",) else ", ".join(record.clients)
+    text = f"key {record.prefix} ({record.name}) allows {', '.join(record.scopes)} for {clients}"
+    notices().print(plain(f"{text}; it is not stored, so copy it now:"))
     output().print(key)
 
 
-@keys.command("list")
-def list_keys(data: Data = None) -> None:
-    """List the keys, revoked ones too; of each only the part that names it."""
+@keys.command("list", epilog=EXIT_CODES)
+def list_keys(data: Data = None, as_json: AsJson = False) -> None:
+    """List all keys by their prefix, including revoked ones."""
     from service.bootstrap import open_keys
 
     with open_keys(load_settings(data=data)) as opened:
         records = opened.all()
+    if as_json:
+        print_json({"keys": [_shown(record) for record in records]})
+        return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("key", "for", "scopes", "clients", "made, UTC", "state"):
+    for heading in ("key", "for", "scopes", "clients", "created, UTC", "state"):
         table.add_column(heading, no_wrap=heading != "clients")
     for record in records:
-        made = record.created_at.strftime("%Y-%m-%d %H:%M")
-        state = "good" if record.revoked_at is None else f"revoked {record.revoked_at:%Y-%m-%d %H:%M}"
         table.add_row(
-            record.prefix, plain(record.name), ", ".join(record.scopes), ", ".join(record.clients), made, state
+            record.prefix,
+            plain(record.name),
+            ", ".join(record.scopes),
+            ", ".join(record.clients),
+            f"{record.created_at:%Y-%m-%d %H:%M}",
+            "valid" if record.revoked_at is None else f"revoked {record.revoked_at:%Y-%m-%d %H:%M}",
         )
     output().print(table)
 
 
-@keys.command()
-def revoke(key: Annotated[str, typer.Argument(help="The part of the key that names it.")], data: Data = None) -> None:
-    """Revoke a key; every worker of a running service refuses it within 5 seconds."""
+@keys.command(epilog=EXIT_CODES)
+def revoke(
+    key: Annotated[str, typer.Argument(help="Prefix of the key, as `anole keys list` shows it.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Revoke a key. A running service rejects it within 5 seconds."""
     from service.bootstrap import open_keys
 
     with open_keys(load_settings(data=data)) as opened:
         record = opened.revoke(key)
-    output().print(plain(f"{record.prefix} ({record.name}) is revoked"))
+    print_json(_shown(record)) if as_json else output().print(plain(f"{record.prefix} ({record.name}) is revoked"))
 
 
-def _told(record: KeyRecord) -> str:
-    clients = "every client" if record.clients == ("*",) else ", ".join(record.clients)
-    return f"key {record.prefix} ({record.name}) may {', '.join(record.scopes)} for {clients}"
+def _shown(record: KeyRecord) -> dict[str, Any]:
+    """A key as JSON, without its digest."""
+    names = ("prefix", "name", "scopes", "clients", "created_at", "revoked_at")
+    return {name: getattr(record, name) for name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import resource
 import socket
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
+import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
@@ -93,7 +95,7 @@ class _Supervisor(Multiprocess):
             self._backoff.record_restart()
 
 
-def run(settings: Settings) -> None:
+def run(settings: Settings, *, as_json: bool = False) -> None:
     """Serve until told to stop.
 
     Raises:
@@ -104,7 +106,8 @@ def run(settings: Settings) -> None:
     _allow_files(Deadlines().connections + _OTHER_FILES)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)
-        announce = functools.partial(_announce, settings, listener.getsockname()[1], open_to_all=open_to_all)
+        port = listener.getsockname()[1]
+        announce = functools.partial(_announce, settings, port, open_to_all=open_to_all, as_json=as_json)
         with notices().status("starting …"):
             services = _prepared(settings)
         with contextlib.suppress(KeyboardInterrupt):
@@ -202,9 +205,15 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
     )
 
 
-def _announce(settings: Settings, port: int, *, open_to_all: bool) -> None:
+def _announce(settings: Settings, port: int, *, open_to_all: bool, as_json: bool = False) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{port}"
+    if as_json:
+        access = "open" if open_to_all else "key"
+        typer.echo(
+            json.dumps({"url": url, "docs": f"{url}/docs", "store": str(settings.data.absolute()), "access": access})
+        )
+        return
     lines = [f"Anole serves on {url}", f"  description  {url}/docs", f"  store        {settings.data.absolute()}"]
     lines.append(f"  access       {_OPEN if open_to_all else 'with a key; see `anole keys list`'}")
     example = demonstration.example(settings.data)

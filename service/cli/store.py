@@ -1,83 +1,94 @@
-"""Commands on the store's folder itself; the service may be running meanwhile."""
+"""Commands that maintain the store's folder. The service may run at the same time."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.cli.console import notices, output, plain
+from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, output, plain, print_json
+from service.cli.keys import Data
 from service.domain.maintenance import BackupReport, Damage
 from service.settings import load_settings
 
-Data = Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="data")]
-
-store = typer.Typer(no_args_is_help=True, help="Look after the store's folder.")
+store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and restore the store.")
 
 
-@store.command()
-def check(data: Data = None) -> None:
-    """Read and verify everything that a version needs; exit code 1 if something is damaged."""
+@store.command(epilog=EXIT_CODES)
+def check(data: Data = None, as_json: AsJson = False) -> None:
+    """Read and verify everything that the versions need. Damage is a failure."""
     from service.bootstrap import open_store
 
     with open_store(load_settings(data=data)) as opened, notices().status("checking …"):
         found = opened.check()
-    output().print(f"looked at {found.versions} versions and {found.blobs} blobs")
-    for problem in found.catalog_problems:
-        output().print(plain(f"catalog: {problem}"))
-    _tell(found.damages)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        output().print(f"checked {found.versions} versions and {found.blobs} blobs")
+        for problem in found.catalog_problems:
+            output().print(plain(f"catalog: {problem}"))
+        _print_damages(found.damages)
     if not found.whole:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
-@store.command()
-def collect(data: Data = None) -> None:
-    """Let go of versions beyond what their clients keep, and remove what no version needs."""
+@store.command(epilog=EXIT_CODES)
+def collect(data: Data = None, as_json: AsJson = False) -> None:
+    """Remove versions beyond the number that their clients keep, and files that no version needs."""
     from service.bootstrap import open_store
 
     with open_store(load_settings(data=data)) as opened, notices().status("collecting …"):
         done = opened.collect()
+    if as_json:
+        print_json(asdict(done))
+        return
     output().print(
-        f"let go of {done.retired} versions; removed {done.removed} blobs ({done.removed_bytes} bytes) and "
-        f"{done.leftovers} leftovers; {done.kept} blobs remain"
+        f"removed {done.retired} versions, {done.removed} blobs ({done.removed_bytes} bytes) and {done.leftovers} "
+        f"unfinished files; {done.kept} blobs remain"
     )
 
 
-@store.command("backup")
+@store.command("backup", epilog=EXIT_CODES)
 def back_up(
-    path: Annotated[Path, typer.Argument(help="Folder of the backup; one that is there is brought up to now.")],
+    path: Annotated[Path, typer.Argument(help="Folder of the backup. An existing backup is updated.")],
     data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Copy everything, as of one moment, and verify it; the service may go on. Exit code 1 if blobs are damaged."""
+    """Copy and verify the whole store as of one moment. Damaged blobs are a failure."""
     from service.bootstrap import open_store
 
     with open_store(load_settings(data=data)) as opened, notices().status("backing up …"):
         done = opened.back_up(path)
-    output().print(f"backed up {_counted(done)}")
-    _tell(done.damages)
+    _print_backup("backed up", done, as_json=as_json)
 
 
-@store.command()
+@store.command(epilog=EXIT_CODES)
 def restore(
     path: Annotated[Path, typer.Argument(help="Folder of the backup.", exists=True, file_okay=False)],
     data: Data = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Fill an empty store with a backup, once every byte of it has been verified."""
+    """Verify a backup completely, then restore it into an empty store."""
     from service.bootstrap import open_store
 
     with open_store(load_settings(data=data)) as opened, notices().status("restoring …"):
         done = opened.restore(path)
-    output().print(f"restored {_counted(done)}")
-    _tell(done.damages)
+    _print_backup("restored", done, as_json=as_json)
 
 
-def _counted(done: BackupReport) -> str:
-    return f"{done.versions} versions of {done.clients} clients: {done.blobs} blobs, {done.added} of them new"
+def _print_backup(what: str, done: BackupReport, *, as_json: bool) -> None:
+    if as_json:
+        print_json(asdict(done))
+    else:
+        clients = f"{done.versions} versions of {done.clients} clients"
+        output().print(f"{what} {clients}: {done.blobs} blobs, {done.added} of them new")
+        _print_damages(done.damages)
+    if done.damages:
+        raise typer.Exit(FAILED)
 
 
-def _tell(damages: tuple[Damage, ...]) -> None:
+def _print_damages(damages: tuple[Damage, ...]) -> None:
     for damage in damages:
         output().print(plain(f"{damage.client} version {damage.version}, {damage.digest}: {damage.problem}"))
-    if damages:
-        raise typer.Exit(1)

@@ -1,8 +1,7 @@
-"""``anole train`` and ``anole evaluate``: meta-training and its score, from the command line."""
+"""The commands `anole train` and `anole evaluate`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,69 +21,85 @@ from models.meta.evaluation import EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.presets import PRESETS, preset
-from service.cli.console import INTERRUPTED, notices, output, plain
-from service.cli.progress import Work, reported
+from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress
 from service.runtime.device import pick_device
 from service.settings import load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
 
 DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, or folder:PATH.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where the data sets lie.", show_default="ANOLE_DATA_ROOT")]
-Threads = Annotated[int, typer.Option(min=1, help="Processor threads to use.")]
-Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.", show_default="ANOLE_DATA_ROOT")]
+Threads = Annotated[int, typer.Option(min=1, help="Number of CPU threads.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to compute on.")]
 InnerRates = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATTERN=X",
-        help="Multiplies the inner rate of weights so named, in training and in serving: 'block*=0.1'; 0 freezes.",
+        help="Multiplier of the inner learning rate for matching weights, in training and in serving, such as "
+        "'block*=0.1'. 0 freezes them.",
     ),
 ]
 MetaRates = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATTERN=X", help="Multiplies the meta step of weights so named; the last match wins."),
+    typer.Option(metavar="PATTERN=X", help="Multiplier of the meta step for matching weights. The last match wins."),
 ]
 PrecisionName = Annotated[
     Precision | None,
-    typer.Option(help="Of the inner steps, in training and in serving; float16 on CUDA.", show_default="preset"),
+    typer.Option(
+        help="Precision of the inner steps, in training and in serving. float16 requires CUDA.", show_default="preset"
+    ),
 ]
 Recompute = Annotated[
-    bool, typer.Option("--recompute", help="Save memory for time: run each block again in the backward pass.")
+    bool, typer.Option("--recompute", help="Use less memory and more time: recompute each block in the backward pass.")
 ]
 
 
 def train(
-    dataset: Annotated[list[str], typer.Option(help="omniglot, mini-imagenet, textures, folder:PATH; several mix.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint to write, and to go on from if it is there.")],
-    ways: Annotated[int | None, typer.Option(min=2, help="Classes a training task.", show_default="preset")] = None,
-    shots: Annotated[int | None, typer.Option(min=1, help="Images a class in it.", show_default="preset")] = None,
+    dataset: Annotated[
+        list[str], typer.Option(help="omniglot, mini-imagenet, textures or folder:PATH. Repeat to mix several.")
+    ],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write. If it exists, training resumes from it.")],
+    ways: Annotated[int | None, typer.Option(min=2, help="Classes per training task.", show_default="preset")] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, help="Images per class of a training task.", show_default="preset")
+    ] = None,
     share: Annotated[
-        list[float] | None, typer.Option(min=0, help="Share of tasks a data set gives.", show_default="equal")
+        list[float] | None, typer.Option(min=0, help="Share of the tasks from each data set.", show_default="equal")
     ] = None,
     algorithm: Annotated[
         Literal["reptile", "fomaml", "maml"], typer.Option(help="Meta-learning algorithm.")
     ] = "reptile",
     preset_name: Annotated[
-        str | None, typer.Option("--preset", help=f"Net and recipe: {', '.join(PRESETS)}.", show_default="by data set")
+        str | None,
+        typer.Option(
+            "--preset", help=f"Preset of net and hyperparameters: {', '.join(PRESETS)}.", show_default="by data set"
+        ),
     ] = None,
-    meta_steps: Annotated[int | None, typer.Option(min=1, help="Meta steps in all.", show_default="preset")] = None,
+    meta_steps: Annotated[
+        int | None, typer.Option(min=1, help="Total number of meta steps.", show_default="preset")
+    ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="Of the inner steps; MAML wants a lower one.", show_default="preset")
+        float | None,
+        typer.Option(min=0, help="Learning rate of the inner steps. MAML needs a lower one.", show_default="preset"),
     ] = None,
     inner_rate: InnerRates = None,
     meta_rate: MetaRates = None,
     precision: PrecisionName = None,
     recompute: Recompute = False,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
     device: Device = "auto",
     save_every_s: Annotated[
-        float, typer.Option(min=0, help="Seconds between checkpoints; 0: every meta step.")
+        float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")
     ] = 180.0,
+    as_json: AsJson = False,
 ) -> None:
-    """Meta-train a start; interrupted, the same command goes on where it stood."""
-    torch.set_num_threads(1 if algorithm == "reptile" else threads)  # its tasks are spread over the threads
+    """Meta-train a checkpoint.
+
+    If the command is interrupted, run it again to resume.
+    """
+    torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
     kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_rates(meta_rate))
@@ -95,35 +110,43 @@ def train(
     plan = TrainingRunConfig(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)
     if not can_plot():
-        notices().print(plain("the learning curve is written without its picture; for one: pip install 'anole[plot]'"))
+        notices().print(plain("the learning curve is written without a plot; to get one: pip install 'anole[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
-    output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {load_checkpoint(out).digest[:12]}"))
+    digest = load_checkpoint(out).digest
+    if as_json:
+        print_json({"checkpoint": str(out), "meta_steps": meta.meta_steps, "digest": digest})
+    else:
+        output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {digest[:12]}"))
 
 
 def _train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:
-    """Train and report on it; interrupted from the keyboard, keep what there is."""
+    """Train and report progress. An interrupt from the keyboard saves the checkpoint."""
     done = run.state.meta_step
     if done:
-        end = "; nothing is left to do" if done == meta_steps else "; going on"
-        notices().print(plain(f"{run.path} stands at meta step {done} of {meta_steps}{end}"))
+        rest = "training is complete" if done == meta_steps else "resuming"
+        notices().print(plain(f"{run.path} is at meta step {done} of {meta_steps}; {rest}"))
     try:
-        with reported(Work("training", "steps", meta_steps, done)) as report:
+        with progress("training", meta_steps, done) as report:
             for step in run.run(sets, save_every_s):
-                kept = f", saved {step.saved_meta_step}" if step.saved_meta_step else ""
-                report.at(step.meta_step, f"loss {step.loss:.3f}{kept}")
+                saved = f", saved {step.saved_meta_step}" if step.saved_meta_step else ""
+                report(step.meta_step, f"loss {step.loss:.3f}{saved}")
     except KeyboardInterrupt:
         run.save()
-        notices().print(plain(f"stopped; {run.path} holds meta step {run.state.meta_step}; the same command goes on"))
+        notices().print(
+            plain(
+                f"interrupted: {run.path} is saved at meta step {run.state.meta_step}; run the command again to resume"
+            )
+        )
         raise typer.Exit(INTERRUPTED) from None
 
 
 def _given(**values: object) -> dict[str, Any]:
-    """The settings that were given; None leaves a preset's."""
+    """Return the values that are not None. The others come from the preset."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def _rates(texts: list[str] | None) -> LrMultipliers | None:
-    """PATTERN=X options as pairs; None where there are none, so that a preset's own rates stay."""
+    """Read PATTERN=X options as pairs. Without options, return None, so that the preset's multipliers stay."""
     pairs = []
     for text in texts or []:
         pattern, _, multiplier = text.rpartition("=")
@@ -132,16 +155,18 @@ def _rates(texts: list[str] | None) -> LrMultipliers | None:
         except ValueError:
             pattern = ""
         if not pattern:
-            raise typer.BadParameter(f"a rate came as {text!r}; give PATTERN=X, for example 'block*=0.1'")
+            raise typer.BadParameter(f"{text!r} is not a multiplier; give PATTERN=X, for example 'block*=0.1'")
     return tuple(pairs) or None
 
 
 def _mixture(
     names: list[str], shares: list[float] | None, spec: ImageConfig, data_root: Path | None
 ) -> tuple[list[WeightedDataset], list[dict[str, Any]]]:
-    """Open the training sets, with what a checkpoint records of them; shares come one a data set, or not at all."""
+    """Open the training sets. Return them with the records that the checkpoint keeps of them."""
     if shares and len(shares) != len(names):
-        raise typer.BadParameter(f"{len(names)} data sets came with {len(shares)} shares; give one each")
+        raise typer.BadParameter(
+            f"{len(names)} data sets were given with {len(shares)} shares; give one share per data set, or none"
+        )
     root = data_root or load_settings().data_root
     opened = [open_dataset(name, spec, root, CACHE) for name in names]
     weights = shares or [1.0] * len(names)
@@ -150,22 +175,28 @@ def _mixture(
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Option(help="Shipped name or path.")],
+    checkpoint: Annotated[str, typer.Option(help="Name of a shipped checkpoint, or a path.")],
     dataset: DataSetName,
-    ways: Annotated[int, typer.Option(min=2, help="Classes an episode.")] = 5,
-    shots: Annotated[int, typer.Option(min=1, help="Support images a class.")] = 5,
-    queries: Annotated[int, typer.Option(min=1, help="Query images a class.")] = 10,
-    episodes: Annotated[int, typer.Option(min=2, help="How many.")] = 200,
-    transductive: Annotated[bool, typer.Option("--transductive", help="Let queries share statistics.")] = False,
-    steps: Annotated[int | None, typer.Option(min=0, help="Inner steps.", show_default="checkpoint")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, show_default="checkpoint")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first episode.")] = 0,
+    ways: Annotated[int, typer.Option(min=2, help="Classes per episode.")] = 5,
+    shots: Annotated[int, typer.Option(min=1, help="Support images per class.")] = 5,
+    queries: Annotated[int, typer.Option(min=1, help="Query images per class.")] = 10,
+    episodes: Annotated[int, typer.Option(min=2, help="Number of episodes.")] = 200,
+    transductive: Annotated[
+        bool, typer.Option("--transductive", help="Normalise all queries of an episode together.")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Number of inner steps.", show_default="from the checkpoint")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Learning rate of the inner steps.", show_default="from the checkpoint")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
     device: Device = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print data instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Score a checkpoint on few-shot episodes, with a 95 % interval."""
+    """Measure the accuracy of a checkpoint on few-shot episodes, with a 95 % confidence interval."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     start = load_checkpoint(checkpoint).on(pick_device(device))
@@ -175,10 +206,10 @@ def evaluate(
     how: Normalisation = "transductive" if transductive else recipe.statistics
     plan = EvaluationConfig(episodes, seed, how)
     accuracies = []
-    with reported(Work("evaluation", "episodes", episodes)) as report:
+    with progress("evaluation", episodes) as report:
         for accuracy in score_episodes(start.build_net(), start.weights, source, recipe, plan, start.moments):
             accuracies.append(accuracy)
-            report.at(len(accuracies), f"{100 * sum(accuracies) / len(accuracies):.1f} % so far")
+            report(len(accuracies), f"{100 * sum(accuracies) / len(accuracies):.1f} % so far")
     row = {
         "checkpoint": checkpoint,
         "digest": start.digest,
@@ -193,7 +224,7 @@ def evaluate(
         "accuracy": Score(tuple(accuracies)).mean,
         "half_width_95": Score(tuple(accuracies)).half_width,
     }
-    output().print_json(json.dumps(row)) if as_json else _print_score(row)
+    print_json(row) if as_json else _print_score(row)
 
 
 def _print_score(row: dict[str, Any]) -> None:

@@ -1,5 +1,27 @@
-"""The Python client of an Anole service, blocking and async."""
+"""The Python client of an Anole service, blocking and async. It needs neither torch nor the server's packages."""
 
 from service.client.client import AsyncClient, Client
+from service.client.errors import ClientError, InvalidInput, ServiceProblem, ServiceUnreachable
+from service.client.files import LabelledFile
+from service.client.requests import AdaptOptions
+from service.http.schemas.reports import VersionDiff
+from service.http.schemas.resources import AdaptResponse, Alias, ClientInfo, History, Job, PredictResponse, VersionInfo
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = [
+    "AdaptOptions",
+    "AdaptResponse",
+    "Alias",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "ClientInfo",
+    "History",
+    "InvalidInput",
+    "Job",
+    "LabelledFile",
+    "PredictResponse",
+    "ServiceProblem",
+    "ServiceUnreachable",
+    "VersionDiff",
+    "VersionInfo",
+]

@@ -1,16 +1,17 @@
-"""The Python client: `Client` waits, `AsyncClient` awaits; both send the same calls. Needs no torch and no store.
+"""The Python client. `Client` blocks and `AsyncClient` awaits; both send the same requests.
 
 ::
 
     with Client("http://127.0.0.1:8000") as anole:
         adapted = anole.adapt("line-4", Path("parts"))
-        verdicts = anole.predict("line-4", [Path("new.png")]).predictions
+        predictions = anole.predict("line-4", [Path("new.png")]).predictions
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Awaitable, Callable, Iterable
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,54 +19,37 @@ from typing import Final, Self, TypeVar
 
 import anyio
 import httpx
+import tenacity
+from httpx_sse import aconnect_sse, connect_sse
 
-from service.client import calls, jobs, wire
-from service.client.calls import Call
-from service.client.jobs import Job, Told
-from service.client.reports import VersionDiff
-from service.client.types import (
-    Adapted,
-    AdaptOptions,
-    AdaptProgress,
-    AliasInfo,
-    ClientError,
-    ClientInfo,
-    History,
-    InvalidInput,
-    Predicted,
-    ServiceProblem,
-    ServiceUnreachable,
-    VersionInfo,
-)
-from service.client.wire import Samples
-
-__all__ = [
-    "AdaptOptions",
-    "AdaptProgress",
-    "AsyncClient",
-    "Client",
-    "ClientError",
-    "InvalidInput",
-    "ServiceProblem",
-    "ServiceUnreachable",
-]
+from service.client import jobs, requests
+from service.client.errors import ClientError, InvalidInput, ServiceUnreachable
+from service.client.files import Samples
+from service.client.jobs import OnProgress
+from service.client.requests import AdaptOptions, Request
+from service.http.schemas.reports import VersionDiff
+from service.http.schemas.resources import AdaptResponse, Alias, ClientInfo, History, Job, PredictResponse, VersionInfo
 
 T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=5.0)
-_AS_SENT: Final = AdaptOptions()
+_DEFAULTS: Final = AdaptOptions()
 
 
 class Client:
-    """Talks to a service and waits for its answers.
+    """A blocking client.
+
+    Every method raises `ServiceProblem` if the service answers with an error, `ServiceUnreachable` if it does not
+    answer, and `InvalidInput` if an argument cannot be sent. A request that is safe to repeat is sent up to four times
+    to a service that is busy.
 
     Args:
         url: address of the service.
-        key: what the service wants to see, if it wants one.
-        timeout: httpx's.
-        transport: httpx's, for tests.
-        wait: called with seconds before a request is sent again.
+        key: API key, if the service requires one.
+        timeout: see `httpx.Client`.
+        transport: see `httpx.Client`. For tests.
+        sleep: called with the seconds to wait before a request is sent again. For tests.
     """
 
     def __init__(
@@ -75,93 +59,90 @@ class Client:
         key: str | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
         transport: httpx.BaseTransport | None = None,
-        wait: Callable[[float], object] | None = None,
+        sleep: Callable[[float], None] = tenacity.nap.sleep,
     ) -> None:
-        self._http = httpx.Client(base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport)
-        self._wait = wait or threading.Event().wait
+        with _valid_url(url):
+            self._http = httpx.Client(
+                base_url=url, headers=requests.key_headers(key), timeout=timeout, transport=transport
+            )
+        self._sleep = sleep
 
     def adapt(
         self,
         client: str,
         samples: Samples,
-        options: AdaptOptions = _AS_SENT,
+        options: AdaptOptions = _DEFAULTS,
         *,
-        told: Told | None = None,
+        on_progress: OnProgress | None = None,
         idempotency_key: str | None = None,
-    ) -> Adapted:
-        """Make a new version of `client`; a repetition after a lost answer makes no second one.
+    ) -> AdaptResponse:
+        """Make a new version of `client`.
 
-        Whoever is told how far it is may raise, or be interrupted from the keyboard: the adaptation is then cancelled,
-        and the error has a note that says what came of that.
+        If `on_progress` raises, or an interrupt from the keyboard arrives, the adaptation is cancelled and the
+        exception has a note that says whether that was in time.
 
         Args:
-            client: its name; it is made if it is new.
-            samples: a folder with one sub-folder a class, a zip of such, or images with labels.
-            options: what to ask for.
-            told: called with how far it is, again and again; not at all by a service of several workers.
-            idempotency_key: names this request; a fresh one if None.
-
-        Raises:
-            InvalidInput, ServiceProblem, ServiceUnreachable; and what `told` raises.
+            client: name of the client. A new client is created.
+            samples: a folder with one sub-folder per class, a zip of such a folder, or images with labels.
+            options: see `AdaptOptions`.
+            on_progress: called with the job each time it has changed. A service of several workers never calls it.
+            idempotency_key: identifies this adaptation: sent twice with the same key, it makes one version. Default: a
+                new key.
         """
-        call = wire.adapt_call(client, samples, options, idempotency_key)
-        if told is None:
-            return self._send(call)
-        answer = self._send(jobs.left_to_a_job(call))
-        return (
-            jobs.Follower(self._http, self._send, self._wait).follow(answer, told)
-            if isinstance(answer, Job)
-            else answer
-        )
+        request = requests.adapt(client, samples, options, idempotency_key)
+        if on_progress is None:
+            return self._send(request)
+        answer = self._send(requests.adapt_in_job(request))
+        return self._follow(answer, on_progress) if isinstance(answer, Job) else answer
 
     def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
-    ) -> Predicted:
-        """Judge images by the live version, or by a given version or alias. Raises as `adapt` does."""
-        return self._send(wire.predict_call(client, images, version, alias))
+    ) -> PredictResponse:
+        """Classify images with the live version, or with the given version or alias."""
+        return self._send(requests.predict(client, images, version, alias))
 
-    def clients(self) -> tuple[ClientInfo, ...]:
-        """Every client, by name."""
-        return self._send(calls.clients())
+    def clients(self) -> list[ClientInfo]:
+        """List all clients, by name."""
+        return self._send(requests.clients()).clients
 
     def client(self, client: str) -> ClientInfo:
-        """One client."""
-        return self._send(calls.client(client))
+        """Read one client."""
+        return self._send(requests.client(client))
 
-    def versions(self, client: str) -> tuple[VersionInfo, ...]:
-        """Its versions, oldest first."""
-        return self._send(calls.versions(client))
+    def versions(self, client: str) -> list[VersionInfo]:
+        """List the client's versions, oldest first."""
+        return self._send(requests.versions(client)).versions
 
     def history(self, client: str, at: datetime | None = None) -> History:
-        """Its alias moves, and what was live at that moment."""
-        return self._send(calls.history(client, at))
+        """Read the log of alias moves up to a moment, and the version that was live then. Default: now."""
+        return self._send(requests.history(client, at))
 
-    def alias(self, client: str, alias: str = "live") -> AliasInfo:
-        """Where an alias points."""
-        return self._send(calls.alias(client, alias))
+    def alias(self, client: str, alias: str = "live") -> Alias:
+        """Read which version an alias points at."""
+        return self._send(requests.alias(client, alias))
 
-    def move_alias(self, client: str, alias: str, version: int, *, etag: str | None = None) -> AliasInfo:
-        """Point an alias at a version; with `etag` only if nobody moved it since."""
-        return self._send(calls.move_alias(client, alias, version, etag))
+    def move_alias(self, client: str, alias: str, version: int, *, etag: str | None = None) -> Alias:
+        """Point an alias at a version; with `etag`, only if the alias has not moved since."""
+        return self._send(requests.move_alias(client, alias, version, etag))
 
-    def rollback(self, client: str, alias: str = "live") -> AliasInfo:
-        """Point an alias at the version before the current one."""
-        return self._send(calls.rollback(client, alias))
+    def rollback(self, client: str, alias: str = "live") -> Alias:
+        """Point an alias at the version that it pointed at before."""
+        return self._send(requests.rollback(client, alias))
 
     def delete(self, client: str, version: int | None = None) -> None:
-        """Delete a version, or without one the whole client."""
-        self._send(calls.delete(client, version))
+        """Delete one version. Without `version`, delete the whole client."""
+        self._send(requests.delete(client, version))
 
     def weights(self, client: str, version: int) -> bytes:
-        """A version's weights as the bytes of a safetensors file."""
-        return self._send(calls.weights(client, version))
+        """Download the weights of a version as a safetensors file."""
+        return self._send(requests.weights(client, version))
 
     def diff(self, client: str, before: int, after: int) -> VersionDiff:
-        """What changes from one version to another."""
-        return self._send(calls.diff(client, before, after))
+        """Compare two versions."""
+        return self._send(requests.diff(client, before, after))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -172,22 +153,51 @@ class Client:
     ) -> None:
         self.close()
 
-    def _send(self, call: Call[T]) -> T:
-        attempt = 1
+    def _send(self, request: Request[T]) -> T:
+        retrying = tenacity.Retrying(sleep=self._sleep, **request.retry)
+        try:
+            response = retrying(self._http.request, request.method, request.path, **request.content)
+        except httpx.HTTPError as error:
+            raise requests.unreachable(self._http.base_url, error) from error
+        return request.result(response)
+
+    def _follow(self, job: Job, on_progress: OnProgress) -> AdaptResponse:
+        """Report the job until it is over. An exception cancels it."""
+        number = job.job
+        try:
+            with contextlib.closing(self._changes(number)) as changes:
+                for job in changes:
+                    on_progress(job)
+                    if jobs.is_over(job):
+                        break
+        except BaseException as error:
+            error.add_note(self._cancel(number))
+            raise
+        return jobs.outcome(job)
+
+    def _changes(self, number: str) -> Generator[Job]:
+        """Yield the job from its stream of events; once that breaks off, from polls."""
+        with (
+            contextlib.suppress(httpx.HTTPError, ServiceUnreachable),
+            connect_sse(self._http, "GET", f"/jobs/{number}/events") as stream,
+        ):
+            for event in stream.iter_sse():
+                if event.event != "first":  # a version, which the next event contains too
+                    yield jobs.read(event.data)
+        retrying = tenacity.Retrying(sleep=self._sleep, **jobs.POLLING)
         while True:
-            try:
-                response = self._http.send(wire.request(self._http, call))
-            except httpx.HTTPError as error:
-                raise wire.unreachable(self._http.base_url, error) from error
-            delay_s = wire.retry_delay_s(call, response, attempt)
-            if delay_s is None:
-                return call.result(wire.reply(response))
-            self._wait(delay_s)
-            attempt += 1
+            yield retrying(self._send, requests.job(number))
+            self._sleep(jobs.POLL_S)
+
+    def _cancel(self, number: str) -> str:
+        try:
+            return jobs.cancellation_note(self._send(requests.cancel_job(number)))
+        except ClientError as error:
+            return f"job {number} could not be cancelled: {error}"
 
 
 class AsyncClient:
-    """Talks to a service and awaits its answers; arguments, answers and errors are those of `Client`."""
+    """An async client. Arguments, results and errors are those of `Client`."""
 
     def __init__(
         self,
@@ -196,77 +206,78 @@ class AsyncClient:
         key: str | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
         transport: httpx.AsyncBaseTransport | None = None,
-        wait: Callable[[float], Awaitable[object]] = anyio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport)
-        self._wait = wait
+        with _valid_url(url):
+            self._http = httpx.AsyncClient(
+                base_url=url, headers=requests.key_headers(key), timeout=timeout, transport=transport
+            )
+        self._sleep = sleep
 
     async def adapt(
         self,
         client: str,
         samples: Samples,
-        options: AdaptOptions = _AS_SENT,
+        options: AdaptOptions = _DEFAULTS,
         *,
-        told: Told | None = None,
+        on_progress: OnProgress | None = None,
         idempotency_key: str | None = None,
-    ) -> Adapted:
-        """As `Client.adapt`; `told` may be a coroutine function, and to be cancelled is to be interrupted."""
-        call = wire.adapt_call(client, samples, options, idempotency_key)
-        if told is None:
-            return await self._send(call)
-        answer = await self._send(jobs.left_to_a_job(call))
-        if isinstance(answer, Job):
-            return await jobs.AwaitingFollower(self._http, self._send, self._wait).follow(answer, told)
-        return answer
+    ) -> AdaptResponse:
+        """See `Client.adapt`. `on_progress` may be a coroutine function; cancellation cancels the adaptation too."""
+        request = requests.adapt(client, samples, options, idempotency_key)
+        if on_progress is None:
+            return await self._send(request)
+        answer = await self._send(requests.adapt_in_job(request))
+        return await self._follow(answer, on_progress) if isinstance(answer, Job) else answer
 
     async def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
-    ) -> Predicted:
-        """Judge images by the live version, or by a given version or alias. Raises as `adapt` does."""
-        return await self._send(wire.predict_call(client, images, version, alias))
+    ) -> PredictResponse:
+        """See `Client.predict`."""
+        return await self._send(requests.predict(client, images, version, alias))
 
-    async def clients(self) -> tuple[ClientInfo, ...]:
-        """Every client, by name."""
-        return await self._send(calls.clients())
+    async def clients(self) -> list[ClientInfo]:
+        """See `Client.clients`."""
+        return (await self._send(requests.clients())).clients
 
     async def client(self, client: str) -> ClientInfo:
-        """One client."""
-        return await self._send(calls.client(client))
+        """See `Client.client`."""
+        return await self._send(requests.client(client))
 
-    async def versions(self, client: str) -> tuple[VersionInfo, ...]:
-        """Its versions, oldest first."""
-        return await self._send(calls.versions(client))
+    async def versions(self, client: str) -> list[VersionInfo]:
+        """See `Client.versions`."""
+        return (await self._send(requests.versions(client))).versions
 
     async def history(self, client: str, at: datetime | None = None) -> History:
-        """Its alias moves, and what was live at that moment."""
-        return await self._send(calls.history(client, at))
+        """See `Client.history`."""
+        return await self._send(requests.history(client, at))
 
-    async def alias(self, client: str, alias: str = "live") -> AliasInfo:
-        """Where an alias points."""
-        return await self._send(calls.alias(client, alias))
+    async def alias(self, client: str, alias: str = "live") -> Alias:
+        """See `Client.alias`."""
+        return await self._send(requests.alias(client, alias))
 
-    async def move_alias(self, client: str, alias: str, version: int, *, etag: str | None = None) -> AliasInfo:
-        """Point an alias at a version; with `etag` only if nobody moved it since."""
-        return await self._send(calls.move_alias(client, alias, version, etag))
+    async def move_alias(self, client: str, alias: str, version: int, *, etag: str | None = None) -> Alias:
+        """See `Client.move_alias`."""
+        return await self._send(requests.move_alias(client, alias, version, etag))
 
-    async def rollback(self, client: str, alias: str = "live") -> AliasInfo:
-        """Point an alias at the version before the current one."""
-        return await self._send(calls.rollback(client, alias))
+    async def rollback(self, client: str, alias: str = "live") -> Alias:
+        """See `Client.rollback`."""
+        return await self._send(requests.rollback(client, alias))
 
     async def delete(self, client: str, version: int | None = None) -> None:
-        """Delete a version, or without one the whole client."""
-        await self._send(calls.delete(client, version))
+        """See `Client.delete`."""
+        await self._send(requests.delete(client, version))
 
     async def weights(self, client: str, version: int) -> bytes:
-        """A version's weights as the bytes of a safetensors file."""
-        return await self._send(calls.weights(client, version))
+        """See `Client.weights`."""
+        return await self._send(requests.weights(client, version))
 
     async def diff(self, client: str, before: int, after: int) -> VersionDiff:
-        """What changes from one version to another."""
-        return await self._send(calls.diff(client, before, after))
+        """See `Client.diff`."""
+        return await self._send(requests.diff(client, before, after))
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -277,15 +288,54 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    async def _send(self, call: Call[T]) -> T:
-        attempt = 1
+    async def _send(self, request: Request[T]) -> T:
+        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **request.retry)
+        try:
+            response: httpx.Response = await retrying(
+                self._http.request, request.method, request.path, **request.content
+            )
+        except httpx.HTTPError as error:
+            raise requests.unreachable(self._http.base_url, error) from error
+        return request.result(response)
+
+    async def _follow(self, job: Job, on_progress: OnProgress) -> AdaptResponse:
+        number = job.job
+        try:
+            async with contextlib.aclosing(self._changes(number)) as changes:
+                async for job in changes:
+                    called = on_progress(job)
+                    if inspect.isawaitable(called):
+                        await called
+                    if jobs.is_over(job):
+                        break
+        except BaseException as error:
+            error.add_note(await self._cancel(number))
+            raise
+        return jobs.outcome(job)
+
+    async def _changes(self, number: str) -> AsyncGenerator[Job]:
+        with contextlib.suppress(httpx.HTTPError, ServiceUnreachable):
+            async with aconnect_sse(self._http, "GET", f"/jobs/{number}/events") as stream:
+                async for event in stream.aiter_sse():
+                    if event.event != "first":  # a version, which the next event contains too
+                        yield jobs.read(event.data)
+        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **jobs.POLLING)
         while True:
+            yield await retrying(self._send, requests.job(number))
+            await self._sleep(jobs.POLL_S)
+
+    async def _cancel(self, number: str) -> str:
+        with anyio.move_on_after(jobs.CANCEL_S, shield=True):  # a cancelled task can await nothing unshielded
             try:
-                response = await self._http.send(wire.request(self._http, call))
-            except httpx.HTTPError as error:
-                raise wire.unreachable(self._http.base_url, error) from error
-            delay_s = wire.retry_delay_s(call, response, attempt)
-            if delay_s is None:
-                return call.result(wire.reply(response))
-            await self._wait(delay_s)
-            attempt += 1
+                return jobs.cancellation_note(await self._send(requests.cancel_job(number)))
+            except ClientError as error:
+                return f"job {number} could not be cancelled: {error}"
+        return f"job {number} could not be cancelled within {jobs.CANCEL_S:g} s"
+
+
+@contextlib.contextmanager
+def _valid_url(url: str) -> Generator[None]:
+    try:
+        yield
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"{url!r} is not a URL ({error}); give one such as {DEFAULT_URL}") from error

@@ -1,77 +1,89 @@
-"""What a person points at, a folder of class folders, a zip, images, made into what the client sends."""
+"""Reads the files that a caller wants to send: class folders, zip archives and images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from service.client.types import InvalidInput, LabelledFile
+from service.client.errors import InvalidInput
 
 _IGNORED: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
-def labelled_folder(folder: Path) -> tuple[LabelledFile, ...]:
-    """Read a folder with one sub-folder a class; hidden files and what operating systems add are ignored.
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """An image with its label.
+
+    Attributes:
+        label: name of the class.
+        name: file name, as reports show it.
+        content: bytes of the image file.
+    """
+
+    label: str
+    name: str
+    content: bytes
+
+
+Samples = Path | Sequence[LabelledFile | tuple[Path, str]]
+"""A folder with one sub-folder per class, a zip of such a folder, or images with their labels."""
+
+
+def read_samples(samples: Path | Iterable[LabelledFile | tuple[Path, str]]) -> list[LabelledFile]:
+    """Read a folder with one sub-folder per class, or files given as (path, label).
+
+    Hidden files and files that operating systems add to folders are ignored.
 
     Raises:
-        InvalidInput: no such folder, fewer than two classes in it, or no image in a class.
+        InvalidInput: a file cannot be read, the folder has fewer than two classes, or a class has no image.
     """
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder} is no folder; give a folder with one sub-folder a class")
-    classes = [path for path in sorted(folder.iterdir()) if path.is_dir() and _counts(path)]
-    if len(classes) < 2:
-        raise InvalidInput(
-            f"{folder} has {len(classes)} sub-folders; give a folder with one sub-folder a class, 2 or more"
-        )
-    samples: list[LabelledFile] = []
-    for class_folder in classes:
-        files = [path for path in sorted(class_folder.iterdir()) if path.is_file() and _counts(path)]
-        if not files:
-            raise InvalidInput(f"{class_folder} has no images; put some there, or remove the folder")
-        samples += [LabelledFile(class_folder.name, path.name, _content(path)) for path in files]
-    return tuple(samples)
+    if isinstance(samples, Path):
+        return _read_class_folders(samples)
+    return [
+        item if isinstance(item, LabelledFile) else LabelledFile(item[1], item[0].name, read_file(item[0]))
+        for item in samples
+    ]
 
 
-def labelled_files(pairs: Iterable[tuple[Path, str]]) -> tuple[LabelledFile, ...]:
-    """Read images given with their labels.
+def read_images(images: Iterable[Path | bytes]) -> list[tuple[str, bytes]]:
+    """Return (name, content) of images given as paths or as bytes.
 
     Raises:
-        InvalidInput: one cannot be read.
+        InvalidInput: an image cannot be read, or there is none.
     """
-    return tuple(LabelledFile(label, path.name, _content(path)) for path, label in pairs)
+    files = [
+        (f"image-{index}", item) if isinstance(item, bytes) else (item.name, read_file(item))
+        for index, item in enumerate(images)
+    ]
+    if not files:
+        raise InvalidInput("no image was given; give at least one")
+    return files
 
 
-def images(given: Iterable[Path | bytes]) -> tuple[tuple[str, bytes], ...]:
-    """Name and content of images given as paths or as bytes.
-
-    Raises:
-        InvalidInput: one cannot be read, or none is given.
-    """
-    read = tuple(
-        (f"image-{index}", item) if isinstance(item, bytes) else (item.name, _content(item))
-        for index, item in enumerate(given)
-    )
-    if not read:
-        raise InvalidInput("there is no image; give one or more")
-    return read
-
-
-def archive(path: Path) -> tuple[str, bytes]:
-    """Name and content of a zip file.
-
-    Raises:
-        InvalidInput: it cannot be read.
-    """
-    return path.name, _content(path)
-
-
-def _counts(path: Path) -> bool:
-    return not path.name.startswith(".") and path.name not in _IGNORED
-
-
-def _content(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Raises InvalidInput if the file cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read_class_folders(folder: Path) -> list[LabelledFile]:
+    if not folder.is_dir():
+        raise InvalidInput(f"{folder} is not a folder; give a folder with one sub-folder per class")
+    classes = [path for path in _visible(folder) if path.is_dir()]
+    if len(classes) < 2:
+        raise InvalidInput(f"{folder} has {len(classes)} sub-folders; at least 2 are needed, one per class")
+    samples: list[LabelledFile] = []
+    for class_folder in classes:
+        files = [path for path in _visible(class_folder) if path.is_file()]
+        if not files:
+            raise InvalidInput(f"{class_folder} has no images; add some or remove the folder")
+        samples += [LabelledFile(class_folder.name, path.name, read_file(path)) for path in files]
+    return samples
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name not in _IGNORED]

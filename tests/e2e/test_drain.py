@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
 from service.settings import Settings
 from tests.e2e.test_service_process import SAMPLES, serving
 from tests.generated import tiny_checkpoint_in
@@ -43,7 +43,7 @@ class Load:
     def _repeat(self, kind: Callable[[Client, int], str], number: int) -> None:
         while not self.no_more.is_set():
             try:
-                with Client(self._url, wait=told_to_come_again) as anole:
+                with Client(self._url, sleep=told_to_come_again) as anole:
                     self.answered.append(kind(anole, number))
             except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
                 self.failed.append(error)

@@ -1,4 +1,4 @@
-"""The Python client and the command line follow adaptations of a service over a real line, and end them."""
+"""The Python client and the command line follow and cancel adaptations of a running service."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from service.client.client import AdaptOptions, AdaptProgress, AsyncClient, Client, ServiceProblem
+from service.client import AdaptOptions, AsyncClient, Client, Job, ServiceProblem
 from tests.e2e.conftest import ROOT, STOP_LIMIT_S, clean_environment
 from tests.e2e.test_service_process import ANOLE, SAMPLES, Process, serving
 from tests.generated import tiny_checkpoint_in
@@ -31,48 +31,48 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
         yield process
 
 
-def test_its_steps_are_told_while_they_are_done_and_the_version_is_the_plain_calls(service: Process) -> None:
-    told: list[AdaptProgress] = []
+def test_progress_is_reported_while_steps_run_and_the_version_equals_a_blocking_call(service: Process) -> None:
+    seen: list[Job] = []
     with Client(service.url) as anole:
         options = AdaptOptions(steps=500, seed=1, publish="always")
-        followed = anole.adapt("followed", SAMPLES, options, told=told.append)
-        assert followed.weights_digest == anole.adapt("plain", SAMPLES, options).weights_digest
-    done = [progress.steps_done for progress in told]
+        followed = anole.adapt("followed", SAMPLES, options, on_progress=seen.append)
+        assert followed.weights.digest == anole.adapt("plain", SAMPLES, options).weights.digest
+    done = [job.steps.done for job in seen]
     assert done == sorted(done)
     assert len(set(done)) > 2
-    assert told[-1].steps_done == told[-1].steps > 0
-    assert told[-1].loss is not None
+    assert seen[-1].steps.done == seen[-1].steps.of > 0
+    assert seen[-1].steps.loss is not None
 
 
-def test_what_is_raised_by_who_is_told_ends_the_job(service: Process) -> None:
-    def enough(progress: AdaptProgress) -> None:
-        if progress.first is not None and progress.steps_done:
+def test_an_exception_in_on_progress_cancels_the_job(service: Process) -> None:
+    def stop_after_first(job: Job) -> None:
+        if job.first is not None and job.steps.done:
             raise TimeoutError
 
     with Client(service.url) as anole:
         options = AdaptOptions(steps=10_000, first="prototypes", publish="always")
         with pytest.raises(TimeoutError) as caught:
-            anole.adapt("ended", SAMPLES, options, told=enough)
+            anole.adapt("ended", SAMPLES, options, on_progress=stop_after_first)
         assert [version.version for version in anole.versions("ended")] == [1]
-    assert caught.value.__notes__[0].endswith("was cancelled, and made no version after its first, 1, which stays")
+    assert caught.value.__notes__[0].endswith("was cancelled and made no version; version 1, made first, is kept")
 
 
-def test_cancelling_who_awaits_ends_the_job(service: Process) -> None:
+def test_cancelling_the_awaiting_task_cancels_the_job(service: Process) -> None:
     async def talk() -> None:
         async with AsyncClient(service.url) as anole, anyio.create_task_group() as tasks:
 
-            def told(progress: AdaptProgress) -> None:
-                if progress.steps_done:
+            def stop_after_a_step(job: Job) -> None:
+                if job.steps.done:
                     tasks.cancel_scope.cancel()
 
-            await anole.adapt("awaited", SAMPLES, ENDLESS, told=told)
+            await anole.adapt("awaited", SAMPLES, ENDLESS, on_progress=stop_after_a_step)
 
     anyio.run(talk)
     with Client(service.url) as anole, pytest.raises(ServiceProblem, match="unknown_client"):
         anole.versions("awaited")
 
 
-def test_an_interrupted_command_on_a_terminal_cancels_and_says_so(service: Process, tmp_path: Path) -> None:
+def test_an_interrupted_command_on_a_terminal_cancels_the_job(service: Process, tmp_path: Path) -> None:
     for sample in SAMPLES:
         (tmp_path / sample.label).mkdir(exist_ok=True)
         (tmp_path / sample.label / sample.name).write_bytes(sample.content)
@@ -84,15 +84,15 @@ def test_an_interrupted_command_on_a_terminal_cancels_and_says_so(service: Proce
         subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs) as process,
     ):
         os.close(theirs)
-        ending = threading.Timer(STOP_LIMIT_S, process.kill)  # so that nothing is waited for without end
+        ending = threading.Timer(STOP_LIMIT_S, process.kill)  # bounds every wait below
         ending.start()
         shown = b""
-        while b"interrupted adapts" not in shown:
+        while b"interrupted: adapting" not in shown:
             shown += terminal.read(4096)  # fails once the command has ended
         process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):  # how the end of a terminal shows
+        with contextlib.suppress(OSError):  # the terminal has closed
             while piece := terminal.read(4096):
                 shown += piece
         assert process.wait(STOP_LIMIT_S) == 130
         ending.cancel()
-    assert b"was cancelled, and made no version" in shown
+    assert b"was cancelled and made no version" in shown

@@ -16,8 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.client.client import Client
-from service.client.types import LabelledFile
+from service.client import Client, LabelledFile
 from tests.e2e.conftest import ROOT, START_LIMIT_S, STOP_LIMIT_S, clean_environment, collect
 from tests.generated import striped, tiny_checkpoint_in
 
@@ -107,8 +106,8 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, tiny_checkp
             judged = anole.predict("line", [SAMPLES[0].content]).predictions
         running.stop(signal.SIGKILL)
     with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false") as running, Client(running.url) as anole:
-        assert [version.weights_digest for version in anole.versions("line")] == [
-            adapted.weights_digest for adapted in made
+        assert [version.weights.digest for version in anole.versions("line")] == [
+            adapted.weights.digest for adapted in made
         ]
         assert anole.predict("line", [SAMPLES[0].content]).predictions == judged
         assert anole.adapt("line", SAMPLES).version == 4

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.client.client import AdaptOptions, Client
+from service.client import AdaptOptions, Client
 from tests.e2e.conftest import START_LIMIT_S
 from tests.e2e.test_service_process import SAMPLES, Process, serving
 from tests.generated import tiny_checkpoint_in
@@ -95,7 +95,7 @@ def test_an_alias_that_moves_is_seen_on_every_connection_at_once(pair: Process) 
 
 def test_a_killed_worker_is_replaced_and_the_other_loses_nothing(pair: Process) -> None:
     with Client(pair.url) as anole:
-        acknowledged = [anole.adapt("line", SAMPLES, ALWAYS).weights_digest for _ in range(2)]
+        acknowledged = [anole.adapt("line", SAMPLES, ALWAYS).weights.digest for _ in range(2)]
     stop = threading.Event()
     callers = [Caller(pair.url, stop) for _ in range(CONNECTIONS)]
     for caller in callers:
@@ -116,5 +116,5 @@ def test_a_killed_worker_is_replaced_and_the_other_loses_nothing(pair: Process) 
     assert {version for caller in callers for version in caller.versions} == {2}
     assert [refusal for caller in callers for refusal in caller.refused] == []
     with Client(pair.url) as anole:
-        assert [version.weights_digest for version in anole.versions("line")] == acknowledged
+        assert [version.weights.digest for version in anole.versions("line")] == acknowledged
         assert anole.adapt("line", SAMPLES, ALWAYS).version == 3

@@ -44,7 +44,7 @@ def test_a_backup_is_made_and_restored(anole: Anole, filled: Path) -> None:
     assert "0 of them new" in anole("backup", str(filled / "backup"))[1]
     code, printed, _ = anole("restore", str(filled / "backup"), data="again")
     assert (code, printed.strip()) == (0, "restored 3 versions of 1 clients: 7 blobs, 7 of them new")
-    assert "looked at 3 versions and 7 blobs" in anole("check", data="again")[1]
+    assert "checked 3 versions and 7 blobs" in anole("check", data="again")[1]
 
 
 def test_restoring_over_a_store_in_use_is_refused_in_one_line(anole: Anole, filled: Path) -> None:
@@ -66,5 +66,5 @@ def test_damage_is_named_and_ends_with_one(anole: Anole, filled: Path) -> None:
 def test_a_collection_says_what_it_did(anole: Anole, filled: Path) -> None:
     assert anole("collect")[:2] == (
         0,
-        "let go of 0 versions; removed 0 blobs (0 bytes) and 0 leftovers; 7 blobs remain\n",
+        "removed 0 versions, 0 blobs (0 bytes) and 0 unfinished files; 7 blobs remain\n",
     )

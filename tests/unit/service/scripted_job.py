@@ -1,4 +1,4 @@
-"""A service with one job whose answers are written down beforehand, for either client."""
+"""A service with one job that gives scripted answers, for either client."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 import anyio.lowlevel
 import httpx
 
-from service.client.client import AsyncClient, Client
-from service.client.types import Adapted, AdaptProgress, LabelledFile
+from service.client import AdaptResponse, AsyncClient, Client, Job, LabelledFile
 
 SAMPLES = [LabelledFile(label, "1.png", b"\x89PNG") for label in ("good", "bad")]
 PATH = "/jobs/5f1c"
@@ -18,7 +17,8 @@ PATH = "/jobs/5f1c"
 
 def adapted(version: int = 1) -> dict[str, Any]:
     gate = {"decision": "publish", "reasons": ["it is good"], "floor": None, "dropped": []}
-    report = dict.fromkeys(("support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold"))
+    unknown = ("support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold", "suspects")
+    seconds = dict.fromkeys(("decode", "adapt", "examine", "store", "total"), 0.1)
     return {
         "client": "line",
         "version": version,
@@ -28,15 +28,7 @@ def adapted(version: int = 1) -> dict[str, Any]:
         "live": version,
         "model": "tiny",
         "weights": {"digest": "b" * 64, "bytes": 1234},
-        "report": {
-            **report,
-            "loss_curve": [],
-            "suspects": None,
-            "confusion": None,
-            "folds": 0,
-            "gate": gate,
-            "seconds": {},
-        },
+        "report": {**dict.fromkeys(unknown), "loss_curve": [], "folds": 0, "gate": gate, "seconds": seconds},
     }
 
 
@@ -55,7 +47,7 @@ def event(kind: str, data: Any) -> bytes:
 
 
 class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """Chunks as they come over the line; an error among them is raised in its place."""
+    """Chunks of a response; an exception among them is raised in its place."""
 
     def __init__(self, chunks: Sequence[bytes | BaseException]) -> None:
         self._chunks = chunks
@@ -72,40 +64,51 @@ class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 class Scripted:
-    """A service with one job: its events, and what looking at it and cancelling it is answered with, one by one."""
+    """A service with one job.
 
-    def __init__(self, *events: bytes | BaseException, looks: Sequence[Any] = (), cancelling: Any = None) -> None:
-        self.events, self.looks, self.cancelling = events, list(looks), cancelling or job("cancelled")
-        self.asked: list[str] = []
-        self.waited: list[float] = []
+    Attributes:
+        requests: method and path of each request received.
+        slept: seconds that the client slept, in order.
+        prefer: Prefer header of the adaptation.
+
+    Args:
+        events: chunks of the job's stream of events.
+        polls: answers to polls of the job, one by one.
+        cancelling: answer to the request to cancel the job.
+    """
+
+    def __init__(self, *events: bytes | BaseException, polls: Sequence[Any] = (), cancelling: Any = None) -> None:
+        self.events, self.polls, self.cancelling = events, list(polls), cancelling or job("cancelled")
+        self.requests: list[str] = []
+        self.slept: list[float] = []
         self.prefer: str | None = None
         self.transport = httpx.MockTransport(self._answer)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.asked.append(f"{request.method} {request.url.path}")
+        self.requests.append(f"{request.method} {request.url.path}")
         if request.url.path == "/adapt":
             self.prefer = request.headers.get("prefer")
             return httpx.Response(202, json=job("waiting", "waiting"))
         if request.url.path == f"{PATH}/events":
             return httpx.Response(200, stream=Stream(self.events), headers={"Content-Type": "text/event-stream"})
-        answer = self.cancelling if request.method == "DELETE" else self.looks.pop(0)
+        answer = self.cancelling if request.method == "DELETE" else self.polls.pop(0)
         if isinstance(answer, Exception):
             raise answer
         status, content = answer if isinstance(answer, tuple) else (200, answer)
         media_type = "application/json" if status == 200 else "application/problem+json"
         return httpx.Response(status, json=content, headers={"Content-Type": media_type})
 
-    def adapt(self, told: Callable[[AdaptProgress], object], **more: Any) -> Adapted:
-        with Client(transport=self.transport, wait=self.waited.append) as anole:
-            return anole.adapt("line", SAMPLES, told=told, **more)
+    def adapt(self, on_progress: Callable[[Job], object], **more: Any) -> AdaptResponse:
+        with Client(transport=self.transport, sleep=self.slept.append) as anole:
+            return anole.adapt("line", SAMPLES, on_progress=on_progress, **more)
 
-    async def adapt_awaited(self, told: Callable[[AdaptProgress], object]) -> Adapted:
-        async def wait(seconds: float) -> None:
-            self.waited.append(seconds)
+    async def adapt_async(self, on_progress: Callable[[Job], object]) -> AdaptResponse:
+        async def sleep(seconds: float) -> None:
+            self.slept.append(seconds)
 
         async def answer(request: httpx.Request) -> httpx.Response:
-            await anyio.lowlevel.checkpoint()  # as a line would
+            await anyio.lowlevel.checkpoint()  # as a network would
             return self._answer(request)
 
-        async with AsyncClient(transport=httpx.MockTransport(answer), wait=wait) as anole:
-            return await anole.adapt("line", SAMPLES, told=told)
+        async with AsyncClient(transport=httpx.MockTransport(answer), sleep=sleep) as anole:
+            return await anole.adapt("line", SAMPLES, on_progress=on_progress)

@@ -214,7 +214,7 @@ def test_a_tiny_training_its_resumption_and_its_evaluation_run_from_the_command_
     assert (code, load_checkpoint(out).training["meta_step"]) == (130, 1), said
     code, _, said = anole(train)
     assert code == 0, said
-    assert "stands at meta step 1 of 2; going on" in said
+    assert "is at meta step 1 of 2; resuming" in said
 
     trained = load_checkpoint(out)
     assert (trained.net_config.pooling, trained.net_config.image.side, trained.net_config.width) == ("max", 84, 32)

@@ -73,7 +73,7 @@ def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
     assert load_checkpoint(killed).training["meta_step"] == saved_step
 
     said = train(killed)
-    assert f"stands at meta step {saved_step} of {META_STEPS}; going on" in said
+    assert f"is at meta step {saved_step} of {META_STEPS}; resuming" in said
     assert f"training {META_STEPS}/{META_STEPS}" in said
     one, other = load_checkpoint(uninterrupted), load_checkpoint(killed)
     assert one.moments is not None
@@ -86,7 +86,7 @@ def test_training_a_finished_run_again_changes_nothing(train: Train, tmp_path: P
     out = tmp_path / "done.safetensors"
     train(out)
     before, curve_rows = load_checkpoint(out), rows(out)
-    assert "nothing is left to do" in train(out)
+    assert "training is complete" in train(out)
     after = load_checkpoint(out)
     assert (after.digest, after.training, rows(out)) == (before.digest, before.training, curve_rows)
 
@@ -109,4 +109,4 @@ def test_a_keyboard_interrupt_saves_the_progress(
     assert exited.value.code == 130
     assert load_checkpoint(out).training["meta_step"] == 3
     assert [row[0] for row in rows(out)] == ["meta_step", "3"]
-    assert "holds meta step 3; the same command goes on" in capsys.readouterr().err
+    assert "is saved at meta step 3; run the command again to resume" in capsys.readouterr().err

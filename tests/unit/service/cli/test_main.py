@@ -1,8 +1,9 @@
-"""The command line: what it prints, and how it fails."""
+"""The command line: output, errors and exit codes."""
 
 from __future__ import annotations
 
 import functools
+import json
 import socket
 import sys
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import typer
 
-from service.cli import clients as talk
+from service.cli import clients as client_commands
 from service.cli import main as cli
-from service.client.client import Client
+from service.client import Client
 from service.domain.key import Grant, prefix_of
 from service.usecases.keys import create
 from tests.in_process import Web
@@ -42,7 +44,9 @@ def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
-    monkeypatch.setattr(talk, "_connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process))
+    monkeypatch.setattr(
+        client_commands, "_connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process)
+    )
     return web
 
 
@@ -54,9 +58,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_adapting_tells_the_version_its_estimate_and_the_verdict_of_the_gate(
-    anole: Anole, served: Web, folder: Path
-) -> None:
+def test_adapt_prints_the_version_its_estimate_and_the_gate_decision(anole: Anole, served: Web, folder: Path) -> None:
     code, printed, _ = anole("adapt", "line", str(folder), "--seed", "3")
     assert code == 0
     for word in ("1, live", "bad, good", "100.0 %", "publish: every sample is named right", "anole predict line"):
@@ -64,38 +66,38 @@ def test_adapting_tells_the_version_its_estimate_and_the_verdict_of_the_gate(
     assert served.services.adaptation.commands[0].seed == 3
 
 
-def test_adapting_off_a_terminal_prints_the_table_alone(anole: Anole, served: Web, folder: Path) -> None:
-    code, printed, said = anole("adapt", "line", str(folder), "--first", "prototypes")
-    assert (code, said) == (0, "")
+def test_adapt_without_a_terminal_prints_only_the_table(anole: Anole, served: Web, folder: Path) -> None:
+    code, printed, error = anole("adapt", "line", str(folder), "--first", "prototypes")
+    assert (code, error) == (0, "")
     assert printed.startswith("client ")
     assert served.services.adaptation.commands[0].first == "prototypes"
 
 
-def test_adapting_that_is_interrupted_cancels_the_job_says_so_and_is_exit_code_130(
+def test_interrupting_adapt_cancels_the_job_with_exit_code_130(
     anole: Anole, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     service = Scripted(event("progress", job()), KeyboardInterrupt())
-    monkeypatch.setattr(talk, "_connect", lambda url, key: Client(transport=service.transport))
-    code, printed, said = anole("adapt", "line", str(folder))
+    monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=service.transport))
+    code, printed, error = anole("adapt", "line", str(folder))
     assert (code, printed) == (130, "")
-    assert said == "stopped; job 5f1c was cancelled, and made no version\n"
-    assert service.asked[-1] == f"DELETE {PATH}"
+    assert error == "interrupted: job 5f1c was cancelled and made no version\n"
+    assert service.requests[-1] == f"DELETE {PATH}"
 
 
-def test_adapting_that_is_interrupted_before_any_answer_says_where_to_look(
+def test_interrupting_adapt_before_an_answer_tells_how_to_find_the_version(
     anole: Anole, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     def interrupted(_: httpx.Request) -> httpx.Response:
         raise KeyboardInterrupt
 
     transport = httpx.MockTransport(interrupted)
-    monkeypatch.setattr(talk, "_connect", lambda url, key: Client(transport=transport))
-    code, _, said = anole("adapt", "line", str(folder))
+    monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=transport))
+    code, _, error = anole("adapt", "line", str(folder))
     assert code == 130
-    assert said == "stopped; the service had not answered yet; see what it made with: anole versions line\n"
+    assert error == "interrupted: the service has not answered; to see whether it made a version: anole versions line\n"
 
 
-def test_predicting_prints_one_row_an_image(anole: Anole, served: Web, folder: Path) -> None:
+def test_predict_prints_one_row_per_image(anole: Anole, served: Web, folder: Path) -> None:
     anole("adapt", "line", str(folder))
     code, printed, _ = anole("predict", "line", str(folder / "good/1.png"), str(folder / "bad/1.png"))
     assert code == 0
@@ -104,7 +106,7 @@ def test_predicting_prints_one_row_an_image(anole: Anole, served: Web, folder: P
     assert printed.count("known") == 2
 
 
-def test_versions_are_a_table_and_rolling_back_says_where_it_went(anole: Anole, served: Web, folder: Path) -> None:
+def test_versions_prints_a_table_and_rollback_both_versions(anole: Anole, served: Web, folder: Path) -> None:
     anole("adapt", "line", str(folder))
     anole("adapt", "line", str(folder))
     code, printed, _ = anole("versions", "line")
@@ -112,25 +114,25 @@ def test_versions_are_a_table_and_rolling_back_says_where_it_went(anole: Anole, 
     rows = [line.split() for line in printed.splitlines()[2:]]
     assert [(row[0], row[3]) for row in rows] == [("1", "2"), ("2", "2")]  # version, number of classes
     code, printed, _ = anole("rollback", "line")
-    assert (code, printed) == (0, "live of line points at version 1; it was 2")
+    assert (code, printed) == (0, "live of line points at version 1; before: 2")
 
 
-def test_a_problem_is_one_line_with_its_code_and_exit_code_1(anole: Anole, served: Web) -> None:
-    code, printed, said = anole("versions", "nobody")
+def test_a_problem_is_printed_as_one_line_with_exit_code_1(anole: Anole, served: Web) -> None:
+    code, printed, error = anole("versions", "nobody")
     assert (code, printed) == (1, "")
-    assert said == "error: unknown_client: there is no client 'nobody'\n"
+    assert error == "error: unknown_client: there is no client 'nobody'\n"
 
 
-def test_no_service_is_one_line(anole: Anole) -> None:
+def test_a_missing_service_is_printed_as_one_line(anole: Anole) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        code, _, said = anole("versions", "line", "--url", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        code, _, error = anole("versions", "line", "--url", f"http://127.0.0.1:{taken.getsockname()[1]}")
     assert code == 1
-    assert "is the service running there?" in said
-    assert said.count("\n") == 1
+    assert "is the service running there?" in error
+    assert error.count("\n") == 1
 
 
-def test_text_from_outside_is_neither_markup_nor_escapes(anole: Anole, served: Web, folder: Path) -> None:
+def test_names_are_neither_markup_nor_escape_sequences(anole: Anole, served: Web, folder: Path) -> None:
     (folder / "[red]x").mkdir()
     (folder / "[red]x" / "\x1b[31m.png").write_bytes(PNG)
     _, printed, _ = anole("adapt", "line", str(folder))
@@ -143,23 +145,23 @@ def test_text_from_outside_is_neither_markup_nor_escapes(anole: Anole, served: W
 @pytest.mark.parametrize(
     "arguments", [["predict", "line"], ["adapt", "line"], ["nonsense"], ["serve", "--port", "many"]]
 )
-def test_a_wrong_use_is_exit_code_2(anole: Anole, arguments: list[str]) -> None:
-    code, _, said = anole(*arguments)
+def test_wrong_usage_is_exit_code_2(anole: Anole, arguments: list[str]) -> None:
+    code, _, error = anole(*arguments)
     assert code == 2
-    assert "Usage" in said
+    assert "Usage" in error
 
 
-def test_a_port_in_use_is_one_line(anole: Anole, tmp_path: Path) -> None:
+def test_a_port_in_use_is_printed_as_one_line(anole: Anole, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, _, said = anole("serve", "--port", str(port), "--data", str(tmp_path))
+        code, _, error = anole("serve", "--port", str(port), "--data", str(tmp_path))
     assert code == 1
-    assert f"127.0.0.1:{port} cannot be listened on" in said
-    assert "--port" in said
+    assert f"127.0.0.1:{port} cannot be listened on" in error
+    assert "--port" in error
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_commands_of_the_contract_are_there(anole: Anole) -> None:
+def test_the_commands_of_the_contract_exist(anole: Anole) -> None:
     _, printed, _ = anole("--help")
     for command in ("serve", "train", "evaluate", "adapt", "predict", "versions", "rollback", "store", "keys"):
         assert f" {command} " in printed
@@ -168,17 +170,17 @@ def test_the_commands_of_the_contract_are_there(anole: Anole) -> None:
     assert " collect " in printed
 
 
-def test_a_key_is_printed_once_listed_by_its_name_and_revoked(anole: Anole, tmp_path: Path) -> None:
+def test_a_key_is_printed_once_listed_by_its_prefix_and_revoked(anole: Anole, tmp_path: Path) -> None:
     data = ("--data", str(tmp_path))
     options = ("--client", "line-7", "--client", "line-8", "--scope", "adapt", "--scope", "predict")
-    code, key, said = anole("keys", "create", "camera 7", *options, *data)
+    code, key, notice = anole("keys", "create", "camera 7", *options, *data)
     assert (code, key.count("\n")) == (0, 0)
     assert prefix_of(key.encode()) == key[:14]
-    assert f"key {key[:14]} (camera 7) may predict, adapt for line-7, line-8" in said
+    assert f"key {key[:14]} (camera 7) allows predict, adapt for line-7, line-8" in notice
     _, listed, _ = anole("keys", "list", *data)
     assert key[:14] in listed
     assert key[15:] not in listed
-    assert " good" in listed
+    assert " valid" in listed
     code, printed, _ = anole("keys", "revoke", key[:14], *data)
     assert (code, printed) == (0, f"{key[:14]} (camera 7) is revoked")
     _, listed, _ = anole("keys", "list", *data)
@@ -186,7 +188,7 @@ def test_a_key_is_printed_once_listed_by_its_name_and_revoked(anole: Anole, tmp_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["create", "x", "--client", "*", "--scope", "root"], "root"),
         (["create", "x", "--client", "*", "--client", "line"], "alone for all"),
@@ -194,20 +196,78 @@ def test_a_key_is_printed_once_listed_by_its_name_and_revoked(anole: Anole, tmp_
         (["revoke", "anole_nothing1"], "`anole keys list`"),
     ],
 )
-def test_what_is_wrong_about_a_key_is_one_line(anole: Anole, tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_an_invalid_key_request_is_printed_as_one_line(
+    anole: Anole, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     code, _, error = anole("keys", *arguments, "--data", str(tmp_path))
     assert code == 1
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
-def test_the_command_line_presents_the_key_that_it_is_given(
+def test_the_key_comes_from_the_option_or_the_environment(
     anole: Anole, monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport
 ) -> None:
     key, _ = create(web.services.kept_keys, Grant("cli", ("predict",), ("line",)))
     web.services.keys.read()
-    monkeypatch.setattr(talk, "Client", functools.partial(Client, transport=in_process))
+    monkeypatch.setattr(client_commands, "Client", functools.partial(Client, transport=in_process))
     assert "key_missing" in anole("versions", "line")[2]
     assert "unknown_client" in anole("versions", "line", "--key", key)[2]
     monkeypatch.setenv("ANOLE_API_KEY", key)
     assert "unknown_client" in anole("versions", "line")[2]
+
+
+def commands() -> list[list[str]]:
+    """Every command, with the names of its groups."""
+    found, groups = [], [([], typer.main.get_group(cli.cli))]
+    while groups:
+        path, group = groups.pop()
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                groups.append(([*path, name], command))
+            else:
+                found.append([*path, name])
+    return sorted(found)
+
+
+def test_every_command_has_json_output_and_documents_its_exit_codes(anole: Anole) -> None:
+    anole("train", "--help")  # adds the commands that need torch
+    assert len(commands()) >= 14
+    for command in commands():
+        _, printed, _ = anole(*command, "--help")
+        assert "--json" in printed, command
+        assert "Exit codes: 0 success" in printed, command
+
+
+def test_commands_print_the_answers_of_the_service_as_json(anole: Anole, served: Web, folder: Path) -> None:
+    made = [json.loads(anole("adapt", "line", str(folder), "--json")[1]) for _ in range(2)]
+    assert [answer["version"] for answer in made] == [1, 2]
+    assert made[0]["report"]["gate"]["decision"] == "publish"
+    predicted = json.loads(anole("predict", "line", str(folder / "good/1.png"), "--json")[1])
+    assert (predicted["version"], predicted["predictions"][0]["label"]) == (2, "bad")
+    listed = json.loads(anole("versions", "line", "--json")[1])
+    assert [version["version"] for version in listed["versions"]] == [1, 2]
+    assert json.loads(anole("rollback", "line", "--json")[1])["version"] == 1
+
+
+def test_keys_are_printed_as_json_without_their_digests(anole: Anole, tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path), "--json")
+    created = json.loads(anole("keys", "create", "camera 7", "--client", "*", *data)[1])
+    assert created["key"].startswith(created["prefix"])
+    (listed,) = json.loads(anole("keys", "list", *data)[1])["keys"]
+    assert set(listed) == {"prefix", "name", "scopes", "clients", "created_at", "revoked_at"}
+    assert json.loads(anole("keys", "revoke", created["prefix"], *data)[1])["revoked_at"]
+
+
+def test_an_interrupt_is_exit_code_130(anole: Anole, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    transport = httpx.MockTransport(interrupt)
+    monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=transport))
+    assert anole("versions", "line")[0] == 130
+
+
+def test_a_malformed_address_is_printed_as_one_line(anole: Anole) -> None:
+    code, _, error = anole("versions", "line", "--url", "http://[::1")
+    assert (code, error.count("\n")) == (1, 1)

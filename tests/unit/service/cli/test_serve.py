@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import signal
 import socket
 from collections.abc import Iterator
@@ -78,6 +79,13 @@ def test_the_announcement_has_what_a_newcomer_needs(tmp_path: Path, capsys: pyte
     assert "Anole serves on http://[::1]:8123\n" in printed
     assert "http://[::1]:8123/docs" in printed
     assert f"curl -F client=demo -F images=@{image} http://[::1]:8123/predict" in printed
+
+
+def test_the_announcement_as_json_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    serve._announce(load_settings(data=tmp_path), 8123, open_to_all=False, as_json=True)
+    url = "http://127.0.0.1:8123"
+    expected = {"url": url, "docs": f"{url}/docs", "store": str(tmp_path), "access": "key"}
+    assert json.loads(capsys.readouterr().out) == expected
 
 
 @pytest.fixture

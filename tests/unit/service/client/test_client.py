@@ -1,8 +1,10 @@
-"""Both clients against the real HTTP face in this process, and against answers that a service should not give."""
+"""Both clients against the real application in this process, and against answers that are not from a service."""
 
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,8 +15,15 @@ import anyio
 import httpx
 import pytest
 
-from service.client.client import AsyncClient, Client
-from service.client.types import AdaptOptions, InvalidInput, LabelledFile, ServiceProblem, ServiceUnreachable
+from service.client import (
+    AdaptOptions,
+    AsyncClient,
+    Client,
+    InvalidInput,
+    LabelledFile,
+    ServiceProblem,
+    ServiceUnreachable,
+)
 from tests.in_process import Web
 
 PNG = b"\x89PNG"
@@ -36,28 +45,28 @@ def folder(tmp_path: Path) -> Path:
     return parts
 
 
-def test_a_folder_of_class_folders_is_adapted_on(anole: Client, web: Web, folder: Path) -> None:
+def test_adapt_sends_a_folder_of_class_folders(anole: Client, web: Web, folder: Path) -> None:
     adapted = anole.adapt("line", folder)
-    assert (adapted.version, adapted.classes, adapted.published, adapted.live) == (1, ("bad", "good"), True, 1)
+    assert (adapted.version, adapted.classes, adapted.published, adapted.live) == (1, ["bad", "good"], True, 1)
     assert adapted.report.gate.decision == "publish"
     (command,) = web.services.adaptation.commands
     assert command.labels == ("bad", "good", "good")
     assert [upload.name for upload in command.uploads] == ["1.png", "1.png", "2.png"]
 
 
-def test_a_zip_and_labelled_images_are_adapted_on_alike(anole: Client, web: Web, folder: Path, tmp_path: Path) -> None:
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
+def test_adapt_sends_a_zip_and_labelled_images(anole: Client, web: Web, folder: Path, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for name in ("bad/1.png", "good/1.png"):
             archive.writestr(name, PNG)
     packed = tmp_path / "parts.zip"
-    packed.write_bytes(held.getvalue())
+    packed.write_bytes(buffer.getvalue())
     anole.adapt("line", packed)
     anole.adapt("line", [(folder / "bad/1.png", "bad"), LabelledFile("good", "1.png", PNG)])
     assert [command.labels for command in web.services.adaptation.commands] == [("bad", "good")] * 2
 
 
-def test_options_and_a_key_are_sent(anole: Client, web: Web, folder: Path) -> None:
+def test_adapt_sends_options_and_the_idempotency_key(anole: Client, web: Web, folder: Path) -> None:
     options = AdaptOptions(mode="replace", steps=3, learning_rate=0.5, seed=4, publish="never")
     assert not anole.adapt("line", folder, options, idempotency_key="once").published
     (command,) = web.services.adaptation.commands
@@ -65,21 +74,21 @@ def test_options_and_a_key_are_sent(anole: Client, web: Web, folder: Path) -> No
     assert command.idempotency.key == "once"
 
 
-def test_every_adaptation_has_a_key_of_its_own(anole: Client, web: Web, folder: Path) -> None:
+def test_each_adaptation_gets_a_new_idempotency_key(anole: Client, web: Web, folder: Path) -> None:
     for _ in range(2):
         anole.adapt("line", folder)
     keys = {command.idempotency.key for command in web.services.adaptation.commands}
     assert len(keys) == 2
 
 
-def test_images_are_judged_from_paths_and_from_bytes(anole: Client, folder: Path) -> None:
+def test_predict_takes_paths_and_bytes(anole: Client, folder: Path) -> None:
     anole.adapt("line", folder)
     predicted = anole.predict("line", [folder / "good/1.png", PNG])
     assert [image.name for image in predicted.predictions] == ["1.png", "image-1"]
     assert (predicted.version, predicted.predictions[0].label) == (1, "bad")
 
 
-def test_versions_aliases_history_and_weights_are_read(anole: Client, folder: Path) -> None:
+def test_versions_aliases_history_and_weights(anole: Client, folder: Path) -> None:
     for _ in range(2):
         anole.adapt("line", folder)
     assert [version.version for version in anole.versions("line")] == [1, 2]
@@ -95,10 +104,10 @@ def test_versions_aliases_history_and_weights_are_read(anole: Client, folder: Pa
     assert anole.weights("line", 1) == b"safetensors"
     anole.delete("line", 1)
     anole.delete("line")
-    assert anole.clients() == ()
+    assert anole.clients() == []
 
 
-def test_a_problem_becomes_an_error_with_its_code(anole: Client) -> None:
+def test_a_problem_becomes_an_exception_with_its_code(anole: Client) -> None:
     with pytest.raises(ServiceProblem) as caught:
         anole.versions("nobody")
     assert (caught.value.status, caught.value.code) == (404, "unknown_client")
@@ -106,42 +115,44 @@ def test_a_problem_becomes_an_error_with_its_code(anole: Client) -> None:
     assert len(caught.value.request_id) == 32
 
 
-def test_names_go_into_the_path_as_they_are(anole: Client) -> None:
+def test_client_names_are_quoted_in_paths(anole: Client) -> None:
     with pytest.raises(ServiceProblem) as caught:
         anole.versions("../models")
     assert caught.value.code in {"not_found", "invalid_name"}
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
-        ([], "is no folder"),
+        ([], "is not a folder"),
         (["good/1.png"], "has 1 sub-folders"),
         (["1.png", "2.png"], "has 0 sub-folders"),
         (["good/1.png", "bad/"], "bad has no images"),
     ],
 )
-def test_a_folder_that_cannot_be_sent_is_refused_here(
-    anole: Client, tmp_path: Path, made: list[str], said: str
+def test_an_unusable_folder_is_rejected_before_sending(
+    anole: Client, tmp_path: Path, made: list[str], message: str
 ) -> None:
     folder = tmp_path / "parts"
     for name in made:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True) if name.endswith("/") else path.write_bytes(PNG)
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInput, match=message):
         anole.adapt("line", folder)
 
 
-def test_a_missing_image_and_no_image_are_refused_here(anole: Client, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="cannot be read"):
+def test_a_missing_image_and_an_empty_list_are_rejected_before_sending(anole: Client, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot read"):
         anole.predict("line", [tmp_path / "none.png"])
     with pytest.raises(InvalidInput, match="no image"):
         anole.predict("line", [])
 
 
-def busy_then(times: int, then: Callable[[httpx.Request], httpx.Response]) -> tuple[httpx.MockTransport, list[Any]]:
-    """A service that is overloaded so many times before it answers; and the list of requests it got."""
+def busy_then(
+    times: int, then: Callable[[httpx.Request], httpx.Response], retry_after: str = "3"
+) -> tuple[httpx.MockTransport, list[Any]]:
+    """A service that is overloaded `times` times before it answers, and the list of requests it received."""
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -149,34 +160,71 @@ def busy_then(times: int, then: Callable[[httpx.Request], httpx.Response]) -> tu
         if len(seen) > times:
             return then(request)
         body = {"type": "t", "title": "t", "status": 503, "code": "overloaded", "detail": "d", "instance": "/"}
-        headers = {"Retry-After": "3", "Content-Type": "application/problem+json"}
+        headers = {b"Retry-After": retry_after.encode(), b"Content-Type": b"application/problem+json"}
         return httpx.Response(503, json=body, headers=headers)
 
     return httpx.MockTransport(answer), seen
 
 
-def test_a_repeatable_call_waits_as_told_and_tries_again() -> None:
+def test_a_repeatable_request_is_sent_again_after_retry_after() -> None:
     transport, seen = busy_then(2, lambda _: httpx.Response(200, json={"clients": []}))
-    waited: list[float] = []
-    with Client(transport=transport, wait=waited.append) as anole:
-        assert anole.clients() == ()
-    assert (len(seen), waited) == (3, [3, 3])
+    slept: list[float] = []
+    with Client(transport=transport, sleep=slept.append) as anole:
+        assert anole.clients() == []
+    assert (len(seen), slept) == (3, [3, 3])
 
 
-def test_an_adaptation_is_repeated_with_the_same_key(folder: Path) -> None:
+def test_an_adaptation_is_repeated_with_the_same_idempotency_key(folder: Path) -> None:
     transport, seen = busy_then(9, lambda _: httpx.Response(500))
-    with Client(transport=transport, wait=lambda _: None) as anole, pytest.raises(ServiceProblem) as caught:
+    with Client(transport=transport, sleep=lambda _: None) as anole, pytest.raises(ServiceProblem) as caught:
         anole.adapt("line", folder)
     assert caught.value.retry_after_s == 3
     assert len(seen) == 4
     assert len({request.headers["idempotency-key"] for request in seen}) == 1
 
 
-def test_what_would_do_more_the_second_time_is_not_repeated() -> None:
+def test_a_request_that_is_not_idempotent_is_not_repeated() -> None:
     transport, seen = busy_then(9, lambda _: httpx.Response(500))
-    with Client(transport=transport, wait=lambda _: None) as anole, pytest.raises(ServiceProblem):
+    with Client(transport=transport, sleep=lambda _: None) as anole, pytest.raises(ServiceProblem):
         anole.rollback("line")
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(("retry_after", "slept_s"), [("0", [0, 0, 0]), ("86400", [30, 30, 30]), ("9" * 9, [30] * 3)])
+def test_a_long_retry_after_is_cut_to_half_a_minute(retry_after: str, slept_s: list[float]) -> None:
+    transport, _ = busy_then(9, lambda _: httpx.Response(500), retry_after)
+    slept: list[float] = []
+    with Client(transport=transport, sleep=slept.append) as anole, pytest.raises(ServiceProblem) as caught:
+        anole.clients()
+    assert (slept, caught.value.retry_after_s) == (slept_s, int(retry_after))
+
+
+@pytest.mark.parametrize(
+    "retry_after", ["", "-1", "1.5", "soon", "\u0661", "\u00b2", "9" * 5000, "Wed, 21 Oct 2026 07:28:00 GMT"]
+)
+def test_a_malformed_retry_after_counts_as_none(retry_after: str) -> None:
+    transport, seen = busy_then(9, lambda _: httpx.Response(500), retry_after)
+    with Client(transport=transport, sleep=lambda _: None) as anole, pytest.raises(ServiceProblem) as caught:
+        anole.clients()
+    assert (len(seen), caught.value.retry_after_s) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"null", b'{"code": "x"}', b"\xff", b"[" * 100_000, b'{"status": "many", "title": 1}', b"1" * 5000],
+    ids=["empty", "list", "null", "incomplete", "not UTF-8", "deep", "wrong types", "number"],
+)
+@pytest.mark.parametrize("status", [200, 400, 503])
+def test_a_malformed_body_is_an_error_and_no_traceback(status: int, body: bytes) -> None:
+    answer = httpx.Response(status, content=body, headers={"Content-Type": "application/problem+json"})
+    with Client(transport=httpx.MockTransport(lambda _: answer)) as anole, pytest.raises(ServiceUnreachable):
+        anole.clients()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://a b", "http://x:port"])
+def test_a_malformed_address_is_an_error_and_no_traceback(url: str) -> None:
+    with pytest.raises((InvalidInput, ServiceUnreachable)), Client(url) as anole:
+        anole.clients()
 
 
 @pytest.mark.parametrize(
@@ -189,52 +237,62 @@ def test_what_would_do_more_the_second_time_is_not_repeated() -> None:
     ],
     ids=["html", "other json", "bad gateway", "redirect"],
 )
-def test_an_answer_that_is_not_the_services_is_said_to_be_none(answer: httpx.Response) -> None:
+def test_an_answer_that_is_not_from_a_service_is_an_error(answer: httpx.Response) -> None:
     with Client(transport=httpx.MockTransport(lambda _: answer)) as anole, pytest.raises(ServiceUnreachable):
         anole.clients()
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [(httpx.ConnectError("refused"), "is the service running"), (httpx.ReadTimeout("slow"), "in time")],
 )
-def test_no_answer_is_an_error_that_says_what_to_look_at(error: httpx.HTTPError, said: str) -> None:
+def test_no_answer_is_an_error_with_advice(error: httpx.HTTPError, message: str) -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise error
 
-    with Client(transport=httpx.MockTransport(fail)) as anole, pytest.raises(ServiceUnreachable, match=said):
+    with Client(transport=httpx.MockTransport(fail)) as anole, pytest.raises(ServiceUnreachable, match=message):
         anole.clients()
 
 
-def test_the_awaiting_client_sends_and_reads_the_same(web: Web, anole: Client, folder: Path) -> None:
+def test_the_async_client_returns_the_same(web: Web, anole: Client, folder: Path) -> None:
     async def talk() -> tuple[Any, ...]:
-        async with AsyncClient("http://127.0.0.1", transport=web.transport) as awaiting:
-            adapted = await awaiting.adapt("line", folder)
-            predicted = await awaiting.predict("line", [PNG], version=1)
-            return adapted, predicted, await awaiting.versions("line"), await awaiting.client("line")
+        async with AsyncClient("http://127.0.0.1", transport=web.transport) as client:
+            adapted = await client.adapt("line", folder)
+            predicted = await client.predict("line", [PNG], version=1)
+            return adapted, predicted, await client.versions("line"), await client.client("line")
 
-    adapted, predicted, versions, client = web.portal.call(talk)
+    adapted, predicted, versions, info = web.portal.call(talk)
     assert (adapted.version, predicted.version) == (1, 1)
     assert versions == anole.versions("line")
-    assert client == anole.client("line")
+    assert info == anole.client("line")
 
 
-def test_the_awaiting_client_waits_and_tries_again_too() -> None:
+def test_the_async_client_retries_too() -> None:
     transport, seen = busy_then(1, lambda _: httpx.Response(200, json={"clients": []}))
-    waited: list[float] = []
+    slept: list[float] = []
 
-    async def wait(seconds: float) -> None:
-        waited.append(seconds)
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
 
     async def talk() -> None:
-        async with AsyncClient(transport=transport, wait=wait) as anole:
-            assert await anole.clients() == ()
+        async with AsyncClient(transport=transport, sleep=sleep) as anole:
+            assert await anole.clients() == []
 
     anyio.run(talk)
-    assert (len(seen), waited) == (2, [3])
+    assert (len(seen), slept) == (2, [3])
 
 
-def test_both_clients_offer_the_same_calls() -> None:
-    waiting = {name for name in vars(Client) if not name.startswith("_")} - {"close"}
-    awaiting = {name for name in vars(AsyncClient) if not name.startswith("_")} - {"aclose"}
-    assert waiting == awaiting
+def test_both_clients_have_the_same_methods() -> None:
+    blocking = {name for name in vars(Client) if not name.startswith("_")} - {"close"}
+    coroutines = {name for name in vars(AsyncClient) if not name.startswith("_")} - {"aclose"}
+    assert blocking == coroutines
+
+
+def test_importing_the_client_loads_its_schemas_and_nothing_of_the_server() -> None:
+    script = "import service.client, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    loaded = done.stdout.split()
+    own = {name for name in loaded if name.startswith(("service.", "models."))}
+    allowed = ("service.client", "service.http.schemas")
+    assert {name for name in own if not name.startswith(allowed)} == {"service.http", "models.errors"}
+    assert not {"torch", "numpy", "fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic_settings"} & set(loaded)

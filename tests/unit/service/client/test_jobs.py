@@ -1,4 +1,4 @@
-"""Adaptations that the Python client follows: what is told, what comes of them, and how they are ended early."""
+"""The Python client follows adaptations as jobs: progress, results and cancellation."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import anyio
 import httpx
 import pytest
 
-from service.client.client import AsyncClient, Client
-from service.client.types import Adapted, AdaptOptions, AdaptProgress, ServiceProblem, ServiceUnreachable
+from service.client import AdaptOptions, AdaptResponse, AsyncClient, Client, Job, ServiceProblem, ServiceUnreachable
 from service.http.app import create_app
 from service.settings import load_settings
 from tests.in_process import InProcess, Web, started
@@ -18,50 +17,50 @@ from tests.unit.service.fakes import FakeServices
 from tests.unit.service.scripted_job import DONE, PATH, PROBLEM, SAMPLES, Scripted, adapted, event, job
 
 
-@pytest.fixture(params=["waiting", "awaiting"])
-def adapt(request: pytest.FixtureRequest) -> Callable[[Scripted, Callable[[AdaptProgress], object]], Adapted]:
+@pytest.fixture(params=["blocking", "async"])
+def adapt(request: pytest.FixtureRequest) -> Callable[[Scripted, Callable[[Job], object]], AdaptResponse]:
     """Adapts at a scripted service with either client."""
-    if request.param == "waiting":
-        return lambda service, told: service.adapt(told)
-    return lambda service, told: anyio.run(service.adapt_awaited, told)
+    if request.param == "blocking":
+        return lambda service, on_progress: service.adapt(on_progress)
+    return lambda service, on_progress: anyio.run(service.adapt_async, on_progress)
 
 
-def stopping(error: BaseException) -> Callable[[AdaptProgress], object]:
-    def told(_: AdaptProgress) -> None:
+def raises(error: BaseException) -> Callable[[Job], object]:
+    def on_progress(_: Job) -> None:
         raise error
 
-    return told
+    return on_progress
 
 
-def test_who_wants_to_be_told_hears_of_every_event_and_gets_the_version(adapt: Any) -> None:
+def test_on_progress_gets_every_event_and_the_version_is_returned(adapt: Any) -> None:
     events = event("progress", job(stage="decode")) + b": nothing new\n\n" + event("progress", job(done=1))
-    service, told = Scripted(events, event("done", DONE)), list[AdaptProgress]()
-    made = adapt(service, told.append)
-    assert (made.version, made.classes) == (1, ("bad\u2028", "good"))
-    assert told == [
-        AdaptProgress("decode", 0, 2, None, None),
-        AdaptProgress("adapt", 1, 2, 0.75, None),
-        AdaptProgress("store", 2, 2, 0.75, None),
+    service, seen = Scripted(events, event("done", DONE)), list[Job]()
+    made = adapt(service, seen.append)
+    assert (made.version, made.classes) == (1, ["bad\u2028", "good"])
+    assert [(job.stage, job.steps.done, job.steps.of, job.steps.loss, job.first) for job in seen] == [
+        ("decode", 0, 2, None, None),
+        ("adapt", 1, 2, 0.75, None),
+        ("store", 2, 2, 0.75, None),
     ]
-    assert service.asked == ["POST /adapt", f"GET {PATH}/events"]
+    assert service.requests == ["POST /adapt", f"GET {PATH}/events"]
     assert service.prefer == "respond-async"
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_events_may_come_in_pieces_and_with_other_line_ends(adapt: Any, size: int) -> None:
+def test_events_may_arrive_in_pieces_and_with_other_line_ends(adapt: Any, size: int) -> None:
     whole = (event("progress", job(done=1)) + event("done", DONE)).replace(b"\n", b"\r\n")
-    service, told = Scripted(*(whole[at : at + size] for at in range(0, len(whole), size))), list[AdaptProgress]()
-    assert adapt(service, told.append).version == 1
-    assert [progress.steps_done for progress in told] == [1, 2]
+    service, seen = Scripted(*(whole[at : at + size] for at in range(0, len(whole), size))), list[Job]()
+    assert adapt(service, seen.append).version == 1
+    assert [job.steps.done for job in seen] == [1, 2]
 
 
-def test_a_version_by_prototypes_is_told_as_soon_as_it_is_made(adapt: Any) -> None:
+def test_the_first_version_is_reported_as_soon_as_it_is_made(adapt: Any) -> None:
     with_first = job(first=adapted())
     done = job("done", "store", 2, first=adapted(), result=adapted(2))
     service = Scripted(event("first", adapted()), event("progress", with_first), event("done", done))
-    told: list[AdaptProgress] = []
-    assert adapt(service, told.append).version == 2
-    assert [progress.first.version for progress in told if progress.first] == [1, 1]
+    seen: list[Job] = []
+    assert adapt(service, seen.append).version == 2
+    assert [job.first.version for job in seen if job.first] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -69,37 +68,37 @@ def test_a_version_by_prototypes_is_told_as_soon_as_it_is_made(adapt: Any) -> No
     [[httpx.ReadError("reset")], [httpx.ReadTimeout("silent")], [], [b"event: progress\ndata: <html>\n\n"]],
     ids=["reset", "silent", "ended", "no job"],
 )
-def test_where_the_events_break_off_the_job_is_looked_at_until_it_is_over(adapt: Any, broken: Any) -> None:
-    service = Scripted(event("progress", job()), *broken, looks=[job(done=1), httpx.ConnectError("away"), DONE])
-    told: list[AdaptProgress] = []
-    assert adapt(service, told.append).version == 1
-    assert [progress.steps_done for progress in told] == [0, 1, 2]
-    assert service.asked[2:] == [f"GET {PATH}"] * 3
-    assert service.waited == [1.0, 1.0]
+def test_the_job_is_polled_when_its_events_break_off(adapt: Any, broken: Any) -> None:
+    service = Scripted(event("progress", job()), *broken, polls=[job(done=1), httpx.ConnectError("away"), DONE])
+    seen: list[Job] = []
+    assert adapt(service, seen.append).version == 1
+    assert [job.steps.done for job in seen] == [0, 1, 2]
+    assert service.requests[2:] == [f"GET {PATH}"] * 3
+    assert service.slept == [1.0, 1.0]
 
 
-def test_a_service_that_stays_away_is_given_up_and_the_job_is_cancelled_if_that_can_be(adapt: Any) -> None:
+def test_after_five_unanswered_polls_the_client_gives_up_and_tries_to_cancel(adapt: Any) -> None:
     away = httpx.ConnectError("away")
-    service = Scripted(looks=[away] * 9, cancelling=away)
+    service = Scripted(polls=[away] * 9, cancelling=away)
     with pytest.raises(ServiceUnreachable) as caught:
         adapt(service, lambda _: None)
-    assert service.asked[2:] == [f"GET {PATH}"] * 5 + [f"DELETE {PATH}"]
+    assert service.requests[2:] == [f"GET {PATH}"] * 5 + [f"DELETE {PATH}"]
     assert caught.value.__notes__[0].startswith("job 5f1c could not be cancelled: ")
 
 
-def test_a_job_that_is_not_there_any_more_is_a_problem(adapt: Any) -> None:
+def test_a_job_that_no_longer_exists_is_a_problem(adapt: Any) -> None:
     gone = (404, {**PROBLEM, "status": 404, "code": "unknown_job"})
     with pytest.raises(ServiceProblem) as caught:
-        adapt(Scripted(looks=[gone]), lambda _: None)
+        adapt(Scripted(polls=[gone]), lambda _: None)
     assert caught.value.code == "unknown_job"
 
 
-def test_a_job_that_fails_raises_what_the_plain_call_would(adapt: Any) -> None:
+def test_a_failed_job_raises_the_same_problem_as_the_blocking_request(adapt: Any) -> None:
     service = Scripted(event("failed", job("failed", "decode", problem=PROBLEM)))
     with pytest.raises(ServiceProblem) as caught:
         adapt(service, lambda _: None)
     assert (caught.value.status, caught.value.code, caught.value.request_id) == (503, "overloaded", "5f1c")
-    assert service.asked[-1] == f"GET {PATH}/events"
+    assert service.requests[-1] == f"GET {PATH}/events"
 
 
 def test_a_job_that_somebody_else_cancelled_is_a_problem(adapt: Any) -> None:
@@ -108,83 +107,89 @@ def test_a_job_that_somebody_else_cancelled_is_a_problem(adapt: Any) -> None:
     assert (caught.value.status, caught.value.code) == (409, "job_cancelled")
 
 
+def test_a_job_that_is_done_without_a_version_is_an_error(adapt: Any) -> None:
+    with pytest.raises(ServiceUnreachable, match="without a result"):
+        adapt(Scripted(event("done", job("done"))), lambda _: None)
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_whoever_is_told_may_end_it_by_raising(adapt: Any, error: type[BaseException]) -> None:
+def test_an_exception_in_on_progress_cancels_the_job(adapt: Any, error: type[BaseException]) -> None:
     service = Scripted(event("progress", job()), event("done", DONE))
     with pytest.raises(error) as caught:
-        adapt(service, stopping(error()))
-    assert service.asked[-1] == f"DELETE {PATH}"
-    assert caught.value.__notes__ == ["job 5f1c was cancelled, and made no version"]
+        adapt(service, raises(error()))
+    assert service.requests[-1] == f"DELETE {PATH}"
+    assert caught.value.__notes__ == ["job 5f1c was cancelled and made no version"]
 
 
-def test_an_interrupt_while_nothing_comes_cancels_the_job() -> None:
+def test_an_interrupt_between_events_cancels_the_job() -> None:
     service = Scripted(event("progress", job()), KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt) as caught:
         service.adapt(lambda _: None)
-    assert service.asked[-1] == f"DELETE {PATH}"
-    assert caught.value.__notes__ == ["job 5f1c was cancelled, and made no version"]
+    assert service.requests[-1] == f"DELETE {PATH}"
+    assert caught.value.__notes__ == ["job 5f1c was cancelled and made no version"]
 
 
-def test_to_cancel_who_awaits_cancels_the_job() -> None:
+def test_cancelling_the_awaiting_task_cancels_the_job() -> None:
     service = Scripted(event("progress", job()), event("done", DONE))
 
     async def talk() -> None:
         with anyio.CancelScope() as scope:
 
-            async def told(_: AdaptProgress) -> None:
+            async def on_progress(_: Job) -> None:
                 scope.cancel()
                 await anyio.sleep_forever()
 
-            await service.adapt_awaited(told)
+            await service.adapt_async(on_progress)
         assert scope.cancelled_caught
 
     anyio.run(talk)
-    assert service.asked[-1] == f"DELETE {PATH}"
+    assert service.requests[-1] == f"DELETE {PATH}"
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "note"),
     [
-        (DONE, "was over before it could be cancelled, and made version 1"),
-        (job("running", "store", 2), "is recording its version already"),
-        (job("failed", problem=PROBLEM), "had failed before it could be cancelled"),
-        (job("cancelled", first=adapted()), "made no version after its first, 1, which stays"),
+        (DONE, "had already made version 1 and could not be cancelled"),
+        (job("running", "store", 2), "is already recording its version"),
+        (job("failed", problem=PROBLEM), "had already failed"),
+        (job("cancelled", first=adapted()), "made no version; version 1, made first, is kept"),
         ((503, PROBLEM), "could not be cancelled: overloaded: d"),
     ],
     ids=["done", "recording", "failed", "with a first", "overloaded"],
 )
-def test_the_error_says_what_came_of_cancelling(adapt: Any, answer: Any, said: str) -> None:
+def test_the_exception_has_a_note_about_the_cancellation(adapt: Any, answer: Any, note: str) -> None:
     service = Scripted(event("progress", job()), cancelling=answer)
     with pytest.raises(ValueError, match="enough") as caught:
-        adapt(service, stopping(ValueError("enough")))
-    assert said in caught.value.__notes__[0]
+        adapt(service, raises(ValueError("enough")))
+    assert note in caught.value.__notes__[0]
 
 
-def test_the_service_itself_is_followed_to_the_version_and_to_its_problems(web: Web, in_process: InProcess) -> None:
-    told: list[AdaptProgress] = []
+def test_a_job_of_the_real_application_is_followed(web: Web, in_process: InProcess) -> None:
+    seen: list[Job] = []
     with Client("http://127.0.0.1", transport=in_process) as anole:
         options = AdaptOptions(first="prototypes")
-        assert anole.adapt("line", SAMPLES, options, told=told.append, idempotency_key="once").version == 1
+        made = anole.adapt("line", SAMPLES, options, on_progress=seen.append, idempotency_key="once")
+        assert made.version == 1
         web.services.adaptation.raises = MemoryError()
         with pytest.raises(ServiceProblem, match="overloaded"):
-            anole.adapt("line", SAMPLES, told=told.append)
+            anole.adapt("line", SAMPLES, on_progress=seen.append)
         with pytest.raises(ServiceProblem, match="field_invalid"):
-            anole.adapt("line", SAMPLES, AdaptOptions(mode="other"), told=told.append)
-    assert told
+            anole.adapt("line", SAMPLES, AdaptOptions(mode="other"), on_progress=seen.append)
+    assert seen
     command = web.services.adaptation.commands[0]
     assert (command.first, command.idempotency.key) == ("prototypes", "once")
 
 
-def test_a_service_of_several_workers_answers_with_the_version_and_tells_nothing() -> None:
+def test_a_service_of_several_workers_returns_the_version_without_progress() -> None:
     services = FakeServices()
-    told: list[AdaptProgress] = []
+    seen: list[Job] = []
 
-    async def talk(transport: httpx.AsyncBaseTransport) -> Adapted:
+    async def talk(transport: httpx.AsyncBaseTransport) -> AdaptResponse:
         async with AsyncClient("http://127.0.0.1", transport=transport) as anole:
-            return await anole.adapt("line", SAMPLES, told=told.append)
+            return await anole.adapt("line", SAMPLES, on_progress=seen.append)
 
     with started(create_app(load_settings(workers=2), lambda _: services), services) as web:
         with Client("http://127.0.0.1", transport=InProcess(web)) as anole:
-            assert anole.adapt("line", SAMPLES, told=told.append).version == 1
+            assert anole.adapt("line", SAMPLES, on_progress=seen.append).version == 1
         assert web.portal.call(talk, web.transport).version == 2
-    assert told == []
+    assert seen == []

@@ -1,0 +1,261 @@
+"""Every request of the API as a value that both clients send, and how its answer is read. Nothing is sent here."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import RootModel, ValidationError
+from tenacity import RetryCallState, retry_if_result, stop_after_attempt
+
+from service.client import files
+from service.client.errors import InvalidInput, ServiceProblem, ServiceUnreachable
+from service.client.files import Samples
+from service.http.schemas.base import ProblemDetails
+from service.http.schemas.reports import VersionDiff
+from service.http.schemas.resources import (
+    AdaptResponse,
+    Alias,
+    ClientInfo,
+    ClientList,
+    History,
+    Job,
+    PredictResponse,
+    VersionList,
+)
+
+T = TypeVar("T")
+
+_ATTEMPTS: Final = 4
+_LONGEST_WAIT_S: Final = 30
+_BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
+_WHOLE_SECONDS: Final = re.compile("[0-9]{1,9}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptOptions:
+    """Options of an adaptation. The service chooses a value for each that is None.
+
+    Attributes:
+        mode: "extend" keeps the client's earlier samples, "replace" starts without them.
+        steps: number of inner steps.
+        learning_rate: learning rate of the inner steps.
+        seed: seed of the inner loop.
+        publish: "auto", "always" or "never".
+        first: "prototypes" makes a version without inner steps before the full one. Requires `on_progress`.
+    """
+
+    mode: str | None = None
+    steps: int | None = None
+    learning_rate: float | None = None
+    seed: int | None = None
+    publish: str | None = None
+    first: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request(Generic[T]):
+    """A request and the reader of its answer.
+
+    Attributes:
+        method: HTTP method.
+        path: path below the service's address.
+        read: makes the result from the body of a successful answer. Raises ValueError if the body is malformed.
+        content: httpx's arguments for the content: `params`, `headers`, `files` or `json`.
+        repeatable: whether sending the request twice has the same effect as sending it once.
+    """
+
+    method: str
+    path: str
+    read: Callable[[bytes], T]
+    content: Mapping[str, Any] = field(default_factory=dict)
+    repeatable: bool = True
+
+    @property
+    def retry(self) -> dict[str, Any]:
+        """Arguments of `tenacity.Retrying`: wait as long as a busy service asks, then send the request again."""
+        return {
+            "stop": stop_after_attempt(_ATTEMPTS if self.repeatable else 1),
+            "retry": retry_if_result(_is_busy),
+            "wait": _delay_s,
+            "retry_error_callback": _last_response,
+        }
+
+    def result(self, response: httpx.Response) -> T:
+        """Read the answer.
+
+        Raises:
+            ServiceProblem: the service answered with an error.
+            ServiceUnreachable: the answer is not from an Anole service.
+        """
+        if not response.is_success:
+            raise _error(response)
+        try:
+            return self.read(response.content)
+        except ValueError as error:
+            raise ServiceUnreachable(
+                f"the answer to {self.method} {self.path} is not from an Anole service; check the address"
+            ) from error
+
+
+def adapt(client: str, samples: Samples, options: AdaptOptions, idempotency_key: str | None) -> Request[AdaptResponse]:
+    """POST /adapt. Raises InvalidInput."""
+    fields = {"client": client, **{name: value for name, value in asdict(options).items() if value is not None}}
+    form = _form(fields)
+    if isinstance(samples, Path) and samples.is_file():
+        form.append(("archive", (samples.name, files.read_file(samples))))
+    else:
+        labelled = files.read_samples(samples)
+        form += [("labels", (None, sample.label.encode())) for sample in labelled]
+        form += [("samples", (sample.name, sample.content)) for sample in labelled]
+    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+    return Request("POST", "/adapt", AdaptResponse.model_validate_json, {"files": form, "headers": headers})
+
+
+def adapt_in_job(request: Request[AdaptResponse]) -> Request[AdaptResponse | Job]:
+    """The same adaptation as a job. A service of several workers has no jobs and answers with the version."""
+    headers = {**request.content["headers"], "Prefer": "respond-async"}
+    read = RootModel[AdaptResponse | Job].model_validate_json
+    return Request("POST", request.path, lambda body: read(body).root, {**request.content, "headers": headers})
+
+
+def predict(
+    client: str, images: Iterable[Path | bytes], version: int | None = None, alias: str | None = None
+) -> Request[PredictResponse]:
+    """POST /predict. Raises InvalidInput."""
+    fields = {"client": client, "version": version, "alias": alias}
+    form = _form({name: value for name, value in fields.items() if value is not None})
+    form += [("images", image) for image in files.read_images(images)]
+    return Request("POST", "/predict", PredictResponse.model_validate_json, {"files": form})
+
+
+def clients() -> Request[ClientList]:
+    """GET /clients."""
+    return Request("GET", "/clients", ClientList.model_validate_json)
+
+
+def client(name: str) -> Request[ClientInfo]:
+    """GET /clients/{client}."""
+    return Request("GET", _path(name), ClientInfo.model_validate_json)
+
+
+def versions(name: str) -> Request[VersionList]:
+    """GET /clients/{client}/versions."""
+    return Request("GET", _path(name, "versions"), VersionList.model_validate_json)
+
+
+def history(name: str, at: datetime | None) -> Request[History]:
+    """GET /clients/{client}/history."""
+    return Request(
+        "GET", _path(name, "history"), History.model_validate_json, {"params": {"at": at.isoformat()} if at else {}}
+    )
+
+
+def alias(name: str, alias_name: str) -> Request[Alias]:
+    """GET /clients/{client}/aliases/{alias}."""
+    return Request("GET", _path(name, "aliases", alias_name), Alias.model_validate_json)
+
+
+def move_alias(name: str, alias_name: str, version: int, etag: str | None) -> Request[Alias]:
+    """PUT /clients/{client}/aliases/{alias}."""
+    content = {"json": {"version": version}, "headers": {"If-Match": etag} if etag else {}}
+    return Request(
+        "PUT", _path(name, "aliases", alias_name), Alias.model_validate_json, content, repeatable=etag is None
+    )
+
+
+def rollback(name: str, alias_name: str) -> Request[Alias]:
+    """POST /clients/{client}/rollback."""
+    return Request(
+        "POST", _path(name, "rollback"), Alias.model_validate_json, {"params": {"alias": alias_name}}, repeatable=False
+    )
+
+
+def delete(name: str, version: int | None) -> Request[None]:
+    """DELETE /clients/{client}, or DELETE /clients/{client}/versions/{version}."""
+    path = _path(name) if version is None else _path(name, "versions", str(version))
+    return Request("DELETE", path, lambda _: None, repeatable=False)
+
+
+def weights(name: str, version: int) -> Request[bytes]:
+    """GET /clients/{client}/versions/{version}/weights."""
+    return Request("GET", _path(name, "versions", str(version), "weights"), bytes)
+
+
+def diff(name: str, before: int, after: int) -> Request[VersionDiff]:
+    """GET /clients/{client}/versions/{before}/diff/{after}."""
+    return Request("GET", _path(name, "versions", str(before), "diff", str(after)), VersionDiff.model_validate_json)
+
+
+def job(number: str) -> Request[Job]:
+    """GET /jobs/{job}."""
+    return Request("GET", f"/jobs/{number}", Job.model_validate_json)
+
+
+def cancel_job(number: str) -> Request[Job]:
+    """DELETE /jobs/{job}."""
+    return Request("DELETE", f"/jobs/{number}", Job.model_validate_json, repeatable=False)
+
+
+def key_headers(key: str | None) -> dict[str, str]:
+    """Headers that present a key. Raises InvalidInput."""
+    if key is None:
+        return {}
+    if not key.isascii() or not key.isprintable():
+        raise InvalidInput("the key contains characters that no key has; copy it again, without line breaks")
+    return {"X-API-Key": key}
+
+
+def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceUnreachable:
+    """The error for a request without an answer."""
+    if isinstance(error, httpx.TimeoutException):
+        return ServiceUnreachable(f"{url} did not answer in time; try again, or check its /readyz")
+    return ServiceUnreachable(f"cannot connect to {url} ({error}); is the service running there?")
+
+
+def _form(fields: Mapping[str, object]) -> list[tuple[str, tuple[str | None, bytes]]]:
+    """Form fields in httpx's notation: (field, (file name, content))."""
+    return [(name, (None, str(value).encode())) for name, value in fields.items()]
+
+
+def _path(name: str, *steps: str) -> str:
+    return "/".join(["/clients", *(quote(step, safe="") for step in (name, *steps))])
+
+
+def _error(response: httpx.Response) -> ServiceProblem | ServiceUnreachable:
+    try:
+        problem = ProblemDetails.model_validate_json(response.content)
+    except ValidationError:
+        return ServiceUnreachable(
+            f"the answer has status {response.status_code} and is not from an Anole service; check the address and any "
+            "proxy in between"
+        )
+    request_id = response.headers.get("x-request-id", "")
+    return ServiceProblem(problem, retry_after_s=_retry_after_s(response), request_id=request_id)
+
+
+def _retry_after_s(response: httpx.Response) -> int | None:
+    """Seconds from Retry-After; None without one. Anole sends no dates, so they count as none."""
+    delay = response.headers.get("retry-after", "")
+    return int(delay) if _WHOLE_SECONDS.fullmatch(delay) else None
+
+
+def _is_busy(response: httpx.Response) -> bool:
+    return response.status_code in _BUSY and _retry_after_s(response) is not None
+
+
+def _last_response(attempts: RetryCallState) -> httpx.Response:
+    outcome: Any = attempts.outcome
+    response: httpx.Response = outcome.result()
+    return response
+
+
+def _delay_s(attempts: RetryCallState) -> float:
+    return min(_retry_after_s(_last_response(attempts)) or 0, _LONGEST_WAIT_S)
