@@ -108,14 +108,14 @@ def one_run(anole: Client, client: str, task: Draw, steps: int | None) -> Second
     while answer.version != adapted.version:
         answer = anole.predict(client, query)
     served_at = time.perf_counter()
-    own = adapted.report.seconds
+    seconds = adapted.report.seconds
     predict_s = served_at - adapted_at
     in_order = (
-        own["decode"],
-        own["adapt"],
-        own["examine"],
-        own["store"],
-        adapted_at - began - own["total"],
+        seconds.decode,
+        seconds.adapt,
+        seconds.examine,
+        seconds.store,
+        adapted_at - began - seconds.total,
         answer.seconds,
         predict_s - answer.seconds,
         served_at - began,

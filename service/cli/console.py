@@ -93,7 +93,7 @@ def progress(
     (task,) = bar.tasks
     next_line_s = clock()
 
-    def report(completed: int, note: str = "") -> None:
+    def report(completed: int, note: str) -> None:
         nonlocal next_line_s
         bar.update(task.id, completed=completed, note=note)
         if not live and (completed >= total or clock() >= next_line_s):

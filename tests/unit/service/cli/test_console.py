@@ -37,10 +37,10 @@ def test_the_time_left_follows_the_present_speed() -> None:
     with progress("training", 1000, console=Console(file=printed, soft_wrap=True), clock=clock) as report:
         for second in range(1, 101):
             clock.now_s += 1
-            report(4 * second)
+            report(4 * second, "")
         for second in range(1, 101):  # the machine got busier
             clock.now_s += 1
-            report(400 + second)
+            report(400 + second, "")
     assert printed.getvalue().splitlines()[-1] == "training 481/1000, 0:08:39 left"
 
 
@@ -49,7 +49,7 @@ def test_steps_of_an_earlier_process_do_not_count_as_speed() -> None:
     with progress("training", 5010, 5000, console=Console(file=printed, soft_wrap=True), clock=clock) as report:
         for step in (5001, 5002):
             clock.now_s += 30
-            report(step)
+            report(step, "")
     assert printed.getvalue().splitlines() == ["training 5001/5010, -:--:-- left", "training 5002/5010, 0:04:00 left"]
 
 

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -219,7 +220,8 @@ def test_the_key_comes_from_the_option_or_the_environment(
 
 def commands() -> list[list[str]]:
     """Every command, with the names of its groups."""
-    found, groups = [], [([], typer.main.get_group(cli.cli))]
+    found: list[list[str]] = []
+    groups: list[tuple[list[str], Any]] = [([], typer.main.get_group(cli.cli))]
     while groups:
         path, group = groups.pop()
         for name, command in group.commands.items():
