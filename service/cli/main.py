@@ -52,7 +52,8 @@ def serve(
         int | None, typer.Option(help="Number of worker processes.", show_default="ANOLE_WORKERS, or 1")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Name of a shipped checkpoint, or a path.", show_default="ANOLE_MODEL, or surfaces")
+        str | None,
+        typer.Option(help="Name of a shipped checkpoint, or a path.", show_default="ANOLE_MODEL, or surfaces"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
