@@ -27,11 +27,11 @@ from service.settings import load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
 
-DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, or folder:PATH.")]
+DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures or folder:PATH.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.", show_default="ANOLE_DATA_ROOT")]
 Threads = Annotated[int, typer.Option(min=1, help="Number of CPU threads.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to compute on.")]
-InnerRates = Annotated[
+InnerLrMultipliers = Annotated[
     list[str] | None,
     typer.Option(
         metavar="PATTERN=X",
@@ -39,7 +39,7 @@ InnerRates = Annotated[
         "'block*=0.1'. 0 freezes them.",
     ),
 ]
-MetaRates = Annotated[
+MetaLrMultipliers = Annotated[
     list[str] | None,
     typer.Option(metavar="PATTERN=X", help="Multiplier of the meta step for matching weights. The last match wins."),
 ]
@@ -47,6 +47,12 @@ PrecisionName = Annotated[
     Precision | None,
     typer.Option(
         help="Precision of the inner steps, in training and in serving. float16 requires CUDA.", show_default="preset"
+    ),
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", help=f"Preset of net and hyperparameters: {', '.join(PRESETS)}.", show_default="by data set"
     ),
 ]
 Recompute = Annotated[
@@ -60,30 +66,21 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint to write. If it exists, training resumes from it.")],
     ways: Annotated[int | None, typer.Option(min=2, help="Classes per training task.", show_default="preset")] = None,
-    shots: Annotated[
-        int | None, typer.Option(min=1, help="Images per class of a training task.", show_default="preset")
-    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Images per class.", show_default="preset")] = None,
     share: Annotated[
         list[float] | None, typer.Option(min=0, help="Share of the tasks from each data set.", show_default="equal")
     ] = None,
     algorithm: Annotated[
         Literal["reptile", "fomaml", "maml"], typer.Option(help="Meta-learning algorithm.")
     ] = "reptile",
-    preset_name: Annotated[
-        str | None,
-        typer.Option(
-            "--preset", help=f"Preset of net and hyperparameters: {', '.join(PRESETS)}.", show_default="by data set"
-        ),
-    ] = None,
-    meta_steps: Annotated[
-        int | None, typer.Option(min=1, help="Total number of meta steps.", show_default="preset")
-    ] = None,
+    preset_name: PresetName = None,
+    meta_steps: Annotated[int | None, typer.Option(min=1, help="Total meta steps.", show_default="preset")] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(min=0, help="Learning rate of the inner steps. MAML needs a lower one.", show_default="preset"),
     ] = None,
-    inner_rate: InnerRates = None,
-    meta_rate: MetaRates = None,
+    inner_rate: InnerLrMultipliers = None,
+    meta_rate: MetaLrMultipliers = None,
     precision: PrecisionName = None,
     recompute: Recompute = False,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
@@ -102,10 +99,10 @@ def train(
     torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
-    kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_rates(meta_rate))
+    kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_lr_multipliers(meta_rate))
     meta = replace(chosen.meta, algorithm=algorithm, **kept)
     sets, records = _mixture(dataset, share, chosen.net_config.image, data_root)
-    shared = _given(rates=_rates(inner_rate), precision=precision, recompute=recompute or None)
+    shared = _given(rates=_lr_multipliers(inner_rate), precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
     plan = TrainingRunConfig(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)
@@ -145,7 +142,7 @@ def _given(**values: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _rates(texts: list[str] | None) -> LrMultipliers | None:
+def _lr_multipliers(texts: list[str] | None) -> LrMultipliers | None:
     """Read PATTERN=X options as pairs. Without options, return None, so that the preset's multipliers stay."""
     pairs = []
     for text in texts or []:
