@@ -1,4 +1,4 @@
-"""What a client chooses for itself. A frozen value; knows no store, no HTTP and not what follows from it."""
+"""A client: its settings, and how it appears in a list."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ MAX_KEEP_LAST: Final = 100_000
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """The settings of one client; a client that never chose has the defaults.
+    """The settings of one client. A client that never set any has the defaults.
 
     Attributes:
-        retain_samples: False keeps no image: versions are made of what one request brings, and cannot be extended.
-        keep_last: how many of the newest versions a collection keeps, those that an alias points at apart; None: all.
-        floor: estimated accuracy, 0 to 1, that a version must reach to go live; None: half way from guessing to 1.
-        tolerance: share of an earlier class's kept samples, 0 to 1, that a version may get wrong where the one before
-            got them right, and still go live; None: a quarter, and always one sample.
+        retain_samples: False stores no images. A version is then made from the samples of one request and cannot be
+            extended.
+        keep_last: number of newest versions that a collection keeps, besides those with an alias; None keeps all.
+        floor: estimated accuracy, 0 to 1, that a version must reach to go live; None is half way from guessing to 1.
+        tolerance: share of the kept samples of a class, 0 to 1, that a new version may lose and still go live; None is
+            a quarter, and always one sample.
 
     Raises:
-        InvalidRequest: a value outside its range.
+        InvalidRequest: a value is outside its range.
     """
 
     retain_samples: bool = True
@@ -35,41 +36,41 @@ class ClientSettings:
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
-            raise InvalidRequest(f"keep_last is {self.keep_last}; allowed: 1 to {MAX_KEEP_LAST}, or null to keep all")
+            raise InvalidRequest(f"keep_last is {self.keep_last}; use 1 to {MAX_KEEP_LAST}, or null to keep all")
         for name in ("floor", "tolerance"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise InvalidRequest(f"{name} is {value}; allowed: a share from 0 to 1, or null for the default")
+                raise InvalidRequest(f"{name} is {value}; use a number from 0 to 1, or null for the default")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON data."""
+        """Return the settings as JSON data."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClientSettings:
-        """From JSON data as `to_json` gave it; a setting that was not there yet has its default.
+        """Read what `to_json` returned; settings that are missing get their defaults.
 
         Raises:
-            StoreIncompatible: a setting that this release does not know, and must not ignore.
+            StoreIncompatible: there is a setting that this release does not have, and must not ignore.
         """
         unknown = sorted(data.keys() - {field.name for field in fields(cls)})
         if unknown:
             raise StoreIncompatible(
-                f"a client has the setting {', '.join(unknown)}, which this release does not know; a newer one wrote "
-                "it: install that release again"
+                f"a client has the setting {', '.join(unknown)}, which this release does not have; a newer release "
+                "wrote it: install that release"
             )
         return cls(**data)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientSummary:
-    """A client as a listing shows it.
+    """A client as an entry of a list.
 
     Attributes:
         name: client name.
         created_at: UTC.
-        versions: how many versions it has (deleted ones not counted).
-        latest: highest version number ever given, 0 if none.
+        versions: number of versions, without deleted ones.
+        latest: highest version number ever assigned, 0 if none.
         aliases: alias name -> its latest move.
     """
 

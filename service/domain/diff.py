@@ -1,6 +1,6 @@
-"""Two versions of a client, side by side: classes, how each fares, and the samples that are judged differently.
+"""Compares two versions of a client from their records: classes, accuracy by class, and changed predictions.
 
-Everything comes from the records of both; no net runs. A *kept* sample is one that both versions learned from.
+A *kept* sample is one that both versions were adapted on.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from service.domain.report import ClassEstimate, HeldOutPrediction, class_estimates, held_out
+from service.domain.report import ClassEstimate, HeldOutPrediction, class_estimates, held_out_predictions
 from service.domain.version import SampleRef, Version, VersionDraft
 
 
 @dataclass(frozen=True, slots=True)
 class ClassDiff:
-    """A class in either version; None where it does not have it."""
+    """A class of either version; None in the version that does not have it."""
 
     label: str
     before: ClassEstimate | None
@@ -23,13 +23,13 @@ class ClassDiff:
 
 @dataclass(frozen=True, slots=True)
 class SampleDiff:
-    """A kept sample that was relabelled or is judged differently.
+    """A kept sample whose label or prediction changed.
 
     Attributes:
         sample: as the later version has it.
         label_before: its label in the earlier version.
-        before: what a fold that had not seen it said then; None if it was not judged.
-        after: the same of the later version.
+        before: its held-out prediction in the earlier version, or None.
+        after: its held-out prediction in the later version, or None.
     """
 
     sample: SampleRef
@@ -40,18 +40,18 @@ class SampleDiff:
 
 @dataclass(frozen=True, slots=True)
 class VersionDiff:
-    """What changes from one version to another.
+    """The changes from one version to another.
 
     Attributes:
-        before: the version asked for first.
-        after: the other.
+        before: the earlier version.
+        after: the later version.
         added: classes that only `after` has, in its order.
         removed: classes that only `before` has, in its order.
         classes: every class of either.
-        kept: how many samples both have.
-        samples_added: how many only `after` has.
-        samples_removed: how many only `before` has.
-        changed: kept samples whose label or verdict changes.
+        kept: number of samples that both have.
+        samples_added: number of samples that only `after` has.
+        samples_removed: number of samples that only `before` has.
+        changed: kept samples whose label or prediction changed.
     """
 
     before: Version
@@ -67,75 +67,76 @@ class VersionDiff:
 
 @dataclass(frozen=True, slots=True)
 class KeptClass:
-    """How the kept samples of one class fare, of those that both versions judged.
+    """Predictions for the kept samples of one class that both versions held out.
 
     Attributes:
         label: the class.
-        judged: how many samples.
-        right_before: of them, named rightly by folds of the earlier version.
-        right_after: of them, named rightly by folds of the later one.
+        total: number of samples.
+        correct_before: how many the folds of the earlier version predicted correctly.
+        correct_after: how many the folds of the later version predicted correctly.
     """
 
     label: str
-    judged: int
-    right_before: int
-    right_after: int
+    total: int
+    correct_before: int
+    correct_after: int
 
     @property
-    def dropped(self) -> float:
-        """Share of its samples lost; negative if there are more right than before."""
-        return (self.right_before - self.right_after) / self.judged
+    def lost(self) -> float:
+        """Share of the samples that are no longer predicted correctly; negative if more are correct than before."""
+        return (self.correct_before - self.correct_after) / self.total
 
 
 def compare(before: Version, after: Version) -> VersionDiff:
-    """What changes from `before` to `after`."""
+    """Return the changes from `before` to `after`."""
     old, new = before.draft, after.draft
-    estimates = class_estimates(old), class_estimates(new)
-    labels = dict.fromkeys([*old.classes, *new.classes])
-    digests = {sample.digest for sample in old.samples}, {sample.digest for sample in new.samples}
+    old_estimates, new_estimates = class_estimates(old), class_estimates(new)
+    old_digests, new_digests = ({sample.digest for sample in draft.samples} for draft in (old, new))
     return VersionDiff(
         before=before,
         after=after,
         added=tuple(label for label in new.classes if label not in old.classes),
         removed=tuple(label for label in old.classes if label not in new.classes),
-        classes=tuple(ClassDiff(label, *(of.get(label) for of in estimates)) for label in labels),
-        kept=len(digests[0] & digests[1]),
-        samples_added=len(digests[1] - digests[0]),
-        samples_removed=len(digests[0] - digests[1]),
+        classes=tuple(
+            ClassDiff(label, old_estimates.get(label), new_estimates.get(label))
+            for label in dict.fromkeys([*old.classes, *new.classes])
+        ),
+        kept=len(old_digests & new_digests),
+        samples_added=len(new_digests - old_digests),
+        samples_removed=len(old_digests - new_digests),
         changed=tuple(_changed(old, new)),
     )
 
 
-def kept_classes(before: VersionDraft, after: VersionDraft) -> Mapping[str, KeptClass]:
-    """Class name -> how its kept samples fare; only classes with samples that both judged under the same label."""
-    old, new = held_out(before), held_out(after)
-    labels = {sample.digest: sample.label for sample in before.samples}
+def compare_kept_samples(before: VersionDraft, after: VersionDraft) -> Mapping[str, KeptClass]:
+    """Return class name -> predictions for its kept samples, for samples held out by both under the same label."""
+    old, new = held_out_predictions(before), held_out_predictions(after)
+    old_labels = {sample.digest: sample.label for sample in before.samples}
     found: dict[str, KeptClass] = {}
     for sample in after.samples:
         digest, label = sample.digest, sample.label
-        if labels.get(digest) != label or digest not in old or digest not in new:
+        if old_labels.get(digest) != label or digest not in old or digest not in new:
             continue
         so_far = found.get(label, KeptClass(label, 0, 0, 0))
         found[label] = KeptClass(
             label,
-            so_far.judged + 1,
-            so_far.right_before + (old[digest].label == label),
-            so_far.right_after + (new[digest].label == label),
+            so_far.total + 1,
+            so_far.correct_before + (old[digest].label == label),
+            so_far.correct_after + (new[digest].label == label),
         )
     return found
 
 
 def _changed(before: VersionDraft, after: VersionDraft) -> Iterator[SampleDiff]:
-    old, new = held_out(before), held_out(after)
-    labels = {sample.digest: sample.label for sample in before.samples}
+    old, new = held_out_predictions(before), held_out_predictions(after)
+    old_labels = {sample.digest: sample.label for sample in before.samples}
     for sample in after.samples:
-        if sample.digest not in labels:
+        if sample.digest not in old_labels:
             continue
-        diff = SampleDiff(sample, labels[sample.digest], old.get(sample.digest), new.get(sample.digest))
-        relabelled = diff.label_before != sample.label
-        if relabelled or _verdict(diff.before) != _verdict(diff.after):
+        diff = SampleDiff(sample, old_labels[sample.digest], old.get(sample.digest), new.get(sample.digest))
+        if diff.label_before != sample.label or _verdict(diff.before) != _verdict(diff.after):
             yield diff
 
 
-def _verdict(answer: HeldOutPrediction | None) -> tuple[str, bool] | None:
-    return None if answer is None else (answer.label, answer.known)
+def _verdict(prediction: HeldOutPrediction | None) -> tuple[str, bool] | None:
+    return None if prediction is None else (prediction.label, prediction.known)

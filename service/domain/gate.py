@@ -1,4 +1,4 @@
-"""The gate: whether a new version goes live, and why. It decides from records alone and moves nothing."""
+"""The gate: decides from the records of two versions whether the new one goes live, and says why."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from service.domain.client import ClientSettings
-from service.domain.diff import KeptClass, kept_classes
+from service.domain.diff import KeptClass, compare_kept_samples
 from service.domain.report import class_estimates
 from service.domain.version import Version, VersionDraft
 
 DEFAULT_TOLERANCE: Final = 0.25
 
-_EXACT: Final = 1e-9
+_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class GateDecision:
     """What the gate decided.
 
     Attributes:
         decision: "publish" or "hold".
         reasons: sentences for people, at least one.
-        floor: what the estimate had to reach.
+        floor: estimated accuracy that the version had to reach.
         dropped: earlier classes that lost more of their kept samples than the tolerance allows.
     """
 
@@ -33,65 +33,71 @@ class Decision:
     dropped: tuple[KeptClass, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As the report has it."""
+        """Return the decision as the report has it."""
         return {
             "decision": self.decision,
             "reasons": list(self.reasons),
             "floor": self.floor,
             "dropped": [
-                {"label": own.label, "judged": own.judged, "before": own.right_before, "after": own.right_after}
-                for own in self.dropped
+                {
+                    "label": dropped.label,
+                    "judged": dropped.total,
+                    "before": dropped.correct_before,
+                    "after": dropped.correct_after,
+                }
+                for dropped in self.dropped
             ],
         }
 
 
 def decide(
-    wanted: Literal["auto", "always", "never"],
+    publish: Literal["auto", "always", "never"],
     draft: VersionDraft,
     settings: ClientSettings,
     earlier: Version | None,
     no_estimate: str | None,
-) -> Decision:
-    """Decide about a version that is about to be recorded.
+) -> GateDecision:
+    """Decide whether a version that is about to be recorded goes live.
 
-    Publish only if the estimate itself, not its lower bound, can_access the floor, and no class that `earlier` has lost
-    more than the tolerance of its kept samples. The lower bound would hold nearly every version of a few samples: of 25
-    samples all judged right it is about 80 %. Without an estimate only a floor of 0 is reached.
+    It does if its estimated accuracy reaches the floor and no class of `earlier` lost more of its kept samples than the
+    tolerance allows. The estimate counts, not its lower bound: with few samples the bound would hold nearly every
+    version (25 samples, all predicted correctly, have a lower bound of about 80 %). A version without an estimate
+    reaches a floor of 0 only.
 
     Args:
-        wanted: "auto" asks the gate; "always" and "never" overrule it.
-        draft: with the findings in its report.
-        settings: of its client.
-        earlier: the live version, or the latest where none is live; None for a client's first.
-        no_estimate: why there is none, or None.
+        publish: "auto" leaves it to the gate; "always" and "never" override it.
+        draft: the new version, with its report.
+        settings: those of its client.
+        earlier: the live version, or the latest if none is live; None for the first version of a client.
+        no_estimate: why there is no estimate, or None.
     """
     floor = default_floor(len(draft.classes)) if settings.floor is None else settings.floor
     dropped = () if earlier is None else _dropped(earlier.draft, draft, settings.tolerance)
-    against = _against(draft, floor, earlier, dropped, no_estimate)
-    if wanted == "never":
-        return Decision("hold", ("the request asked not to publish", *against), floor, dropped)
-    if wanted == "always":
-        return Decision("publish", ("the request asked to publish in any case", *against), floor, dropped)
-    if against:
-        return Decision("hold", (*against, _what_now(earlier)), floor, dropped)
-    return Decision("publish", tuple(_in_favour(draft, floor, earlier)), floor, dropped)
+    objections = _objections(draft, floor, earlier, dropped, no_estimate)
+    if publish == "never":
+        return GateDecision("hold", ("the request has publish=never", *objections), floor, dropped)
+    if publish == "always":
+        return GateDecision("publish", ("the request has publish=always", *objections), floor, dropped)
+    if objections:
+        return GateDecision("hold", (*objections, _next_step(earlier)), floor, dropped)
+    return GateDecision("publish", tuple(_reasons_to_publish(draft, floor, earlier)), floor, dropped)
 
 
 def default_floor(n_way: int) -> float:
-    """Half way from guessing to perfection: 75 % for two classes, 60 % for five."""
+    """Return the accuracy half way from guessing to perfect: 75 % for two classes, 60 % for five."""
     return (1 + 1 / n_way) / 2
 
 
 def _dropped(before: VersionDraft, after: VersionDraft, tolerance: float | None) -> tuple[KeptClass, ...]:
-    """Without a tolerance of its own, a client's classes may lose a quarter, and always one sample."""
+    """Find the classes that lost too much; by default a class may lose a quarter of its samples, and always one."""
     return tuple(
-        own
-        for own in kept_classes(before, after).values()
-        if own.dropped > (max(DEFAULT_TOLERANCE, 1 / own.judged) if tolerance is None else tolerance) + _EXACT
+        kept
+        for kept in compare_kept_samples(before, after).values()
+        if kept.lost > (max(DEFAULT_TOLERANCE, 1 / kept.total) if tolerance is None else tolerance) + _ROUNDING
     )
 
 
-def _against(
+def _objections(
     draft: VersionDraft,
     floor: float,
     earlier: Version | None,
@@ -101,43 +107,39 @@ def _against(
     reasons = []
     estimate = draft.report["estimated_accuracy"]
     if estimate is None and floor > 0:
-        reasons.append(f"there is no estimate of its accuracy: {no_estimate}")
-    elif estimate is not None and estimate < floor - _EXACT:
-        reasons.append(f"its estimated accuracy of {_percent(estimate)} is below the floor of {_percent(floor)}")
+        reasons.append(f"the accuracy could not be estimated: {no_estimate}")
+    elif estimate is not None and estimate < floor - _ROUNDING:
+        reasons.append(f"the estimated accuracy of {_percent(estimate)} is below the floor of {_percent(floor)}")
     number = None if earlier is None else earlier.number
     reasons += [
-        f"class {own.label!r} dropped: of {own.judged} kept samples {own.right_before} were named rightly in version "
-        f"{number}, {own.right_after} are now"
-        for own in dropped
+        f"class {kept.label!r} got worse: version {number} predicted {kept.correct_before} of its {kept.total} kept "
+        f"samples correctly, this version predicts {kept.correct_after}"
+        for kept in dropped
     ]
     return reasons
 
 
-def _in_favour(draft: VersionDraft, floor: float, earlier: Version | None) -> list[str]:
+def _reasons_to_publish(draft: VersionDraft, floor: float, earlier: Version | None) -> list[str]:
     report = draft.report
     if report["interval"] is None:
-        return ["it goes live without an estimate: the client's floor is 0"]
+        return ["the client's floor is 0, so the version goes live without an estimated accuracy"]
     low, high = report["interval"]
-    reasons = [
-        (
-            f"its estimated accuracy of {_percent(report['estimated_accuracy'])} (95 % interval {_percent(low)} to "
-            f"{_percent(high)}) can_access the floor of {_percent(floor)}"
-        )
-    ]
-    if earlier is not None and kept_classes(earlier.draft, draft):
-        reasons.append(f"no class of version {earlier.number} lost more kept samples than its tolerance")
-    unjudged = [repr(name) for name, own in class_estimates(draft).items() if not own.judged]
-    if unjudged:
+    estimate = f"{_percent(report['estimated_accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
+    reasons = [f"the estimated accuracy of {estimate} reaches the floor of {_percent(floor)}"]
+    if earlier is not None and compare_kept_samples(earlier.draft, draft):
+        reasons.append(f"no class of version {earlier.number} lost more kept samples than the tolerance allows")
+    not_estimated = [repr(label) for label, estimate in class_estimates(draft).items() if not estimate.total]
+    if not_estimated:
         reasons.append(
-            f"{', '.join(unjudged)} had no sample that could be left out, and no part in the estimate; "
-            "send another, different picture"
+            f"the estimate leaves out {', '.join(not_estimated)}: a class needs at least two different images to be "
+            "part of it; send another one"
         )
     return reasons
 
 
-def _what_now(earlier: Version | None) -> str:
-    stays = "" if earlier is None else f"; the next extension builds on version {earlier.number} again"
-    return f"it is kept and not live: send more samples, or publish=always, or point the alias at it{stays}"
+def _next_step(earlier: Version | None) -> str:
+    base = "" if earlier is None else f"; until then the next extension builds on version {earlier.number}"
+    return f"the version is stored but not live: send more samples, use publish=always, or set the alias to it{base}"
 
 
 def _percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What looking after a store did and found. Plain frozen values; no I/O."""
+"""What checking, collecting, backing up and erasing found and did."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What the deletion of a client took away.
+    """What was deleted together with a client.
 
     Attributes:
         client: client name.
-        versions: how many versions it had, those deleted before not counted.
-        blobs: samples and weights that were stored for it, published or not.
-        blobs_bytes: their size together.
+        versions: number of versions, without those that were deleted before.
+        blobs: number of stored samples and weights, published or not.
+        blobs_bytes: their total size.
     """
 
     client: str
@@ -27,11 +27,11 @@ class CollectReport:
     """What a collection removed and kept.
 
     Attributes:
-        removed: blobs that no row needed.
-        removed_bytes: their size together.
-        leftovers: files of writes that were cut off.
-        kept: blobs that remain, needed or too young to judge.
-        retired: versions let go because their clients keep only so many.
+        removed: number of blobs that no version needed.
+        removed_bytes: their total size.
+        leftovers: number of files left by interrupted writes.
+        kept: number of blobs that remain, because a version needs them or because they are new.
+        retired: number of versions deleted because their clients keep only so many.
     """
 
     removed: int
@@ -43,7 +43,7 @@ class CollectReport:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One blob that is missing or not what its digest says, and the version that needs it."""
+    """A blob that is missing or does not match its digest, and a version that needs it."""
 
     client: str
     version: int
@@ -56,10 +56,10 @@ class CheckReport:
     """What a check of the whole store read and found.
 
     Attributes:
-        versions: how many were looked at.
-        blobs: how many different blobs they need.
-        damages: blobs missing or damaged.
-        catalog_problems: what the database says about its own consistency; empty if whole.
+        versions: number of versions.
+        blobs: number of different blobs that they need.
+        damages: blobs that are missing or damaged.
+        catalog_problems: inconsistencies that the database reports.
     """
 
     versions: int
@@ -69,20 +69,20 @@ class CheckReport:
 
     @property
     def whole(self) -> bool:
-        """True if nothing is missing or damaged."""
+        """Whether nothing is missing or damaged."""
         return not self.damages and not self.catalog_problems
 
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """What a backup holds, or what a restoration brought back.
+    """What a backup contains, or what was restored from one.
 
     Attributes:
-        clients: how many.
-        versions: how many they have together.
-        blobs: how many different blobs they need, client by client.
-        added: how many of these were not there yet and were copied.
-        damages: blobs that the store itself has no good copy of; everything else is there.
+        clients: number of clients.
+        versions: number of their versions.
+        blobs: number of different blobs that the versions need, counted by client.
+        added: number of these that were copied because they were not there yet.
+        damages: blobs of which the store itself has no good copy; everything else is there.
     """
 
     clients: int

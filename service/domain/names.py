@@ -1,4 +1,4 @@
-"""The rules for names: clients, aliases, class labels and idempotency keys."""
+"""Rules for the names of clients, aliases and classes, and for idempotency keys."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ def validate_client_name(text: str) -> str:
     Raises:
         InvalidName: it is not.
     """
-    return _name("client", text)
+    return _validate_name("client", text)
 
 
 def validate_alias_name(text: str) -> str:
-    """Return `text` if it is a valid alias name: the client's rule, and not a number (that would name a version).
+    """Return `text` if it is a valid alias name: like a client name, but not a number.
 
     Raises:
         InvalidName: it is not.
     """
-    name = _name("alias", text)
+    name = _validate_name("alias", text)
     if name.isdigit():
-        raise InvalidName(f"alias {name!r}: digits alone name a version; use a name with a letter in it")
+        raise InvalidName(f"the alias name {name!r} looks like a version number; use a name that contains a letter")
     return name
 
 
 def validate_label(text: str) -> str:
-    """Return a class label in Unicode NFC, stripped of surrounding blanks.
+    """Return a class label in Unicode NFC, without surrounding blanks.
 
     Raises:
-        InvalidName: empty, longer than 64 code points, or with control, bidirectional or unassigned characters.
+        InvalidName: it is empty, longer than 64 code points, or has control, bidirectional or unassigned characters.
     """
     label = unicodedata.normalize("NFC", text).strip()
     if not label:
@@ -52,27 +52,27 @@ def validate_label(text: str) -> str:
     if len(label) > MAX_LABEL_CODE_POINTS:
         raise InvalidName(f"a label has {len(label)} characters; at most {MAX_LABEL_CODE_POINTS} are allowed")
     if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in label):
-        raise InvalidName(f"label {label!r} holds a control, formatting or unassigned character; use plain text")
+        raise InvalidName(f"the label {label!r} contains a control, formatting or unassigned character; use plain text")
     return label
 
 
-def idempotency_key(text: str) -> str:
-    """Return `text` if it can be an idempotency key: 1 to 255 visible ASCII characters.
+def validate_idempotency_key(text: str) -> str:
+    """Return `text` if it is a valid idempotency key: 1 to 255 visible ASCII characters.
 
     Raises:
-        InvalidRequest: it cannot.
+        InvalidRequest: it is not.
     """
     visible = text.isascii() and text.isprintable() and " " not in text
     if not visible or not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
         raise InvalidRequest(
-            f"an Idempotency-Key of {len(text)} characters was sent; use 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} "
+            f"the Idempotency-Key of {len(text)} characters is not valid; use 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} "
             "visible ASCII characters without blanks, such as a UUID"
         )
     return text
 
 
-def _name(kind: str, text: str) -> str:
+def _validate_name(kind: str, text: str) -> str:
     if not _NAME.fullmatch(text):
         shown = text if len(text) <= 80 else text[:80] + "…"
-        raise InvalidName(f"{kind} name {shown!r} is not allowed; use {_NAME_RULE}")
+        raise InvalidName(f"the {kind} name {shown!r} is not valid; use {_NAME_RULE}")
     return text

@@ -1,7 +1,4 @@
-"""What an examination found, as the JSON data that a version records, and read back from there.
-
-It knows neither HTTP nor a store; what follows from the findings is the gate's part.
-"""
+"""The report of a version: from cross-validation to the JSON data that is recorded, and back from there."""
 
 from __future__ import annotations
 
@@ -13,19 +10,19 @@ from models.validation.cross_validation import CrossValidation, NotCrossValidate
 from service.domain.version import SampleRef, VersionDraft
 
 HELD_OUT: Final = "held_out"
-"""Key of the answers on left-out samples; they are recorded with a version and not part of what is answered."""
+"""Key of the predictions on held-out samples. They are recorded with a version and are not part of an answer."""
 
 _DIGITS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOutPrediction:
-    """What was said of a sample by a fold that had not seen it.
+    """The prediction for a sample by a fold that was not adapted on it.
 
     Attributes:
-        label: class that it named.
+        label: predicted class.
         confidence: its calibrated probability.
-        known: False if it would have been called unknown.
+        known: False if the verdict would be "unknown".
     """
 
     label: str
@@ -35,37 +32,41 @@ class HeldOutPrediction:
 
 @dataclass(frozen=True, slots=True)
 class ClassEstimate:
-    """How a class fared among left-out samples: how many were judged, and how many of them rightly."""
+    """How many held-out samples of a class there are, and how many of them were predicted correctly."""
 
-    judged: int
-    right: int
+    total: int
+    correct: int
 
     @property
-    def share(self) -> float | None:
-        """Share judged right; None if none was judged."""
-        return self.right / self.judged if self.judged else None
+    def accuracy(self) -> float | None:
+        """Share predicted correctly; None if no sample was held out."""
+        return self.correct / self.total if self.total else None
 
 
-def findings(examined: ValidatedAdaptation, samples: Sequence[SampleRef], classes: Sequence[str]) -> dict[str, Any]:
-    """A version's report as far as its examination goes; without one its fields are null."""
+def build_report(
+    validated: ValidatedAdaptation, samples: Sequence[SampleRef], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return what cross-validation found as report fields; they are null if there was none."""
     report: dict[str, Any] = {
-        "support_accuracy": examined.adapted.support_accuracy,
+        "support_accuracy": validated.adapted.support_accuracy,
         "estimated_accuracy": None,
         "interval": None,
         "temperature": None,
         "unknown_threshold": None,
-        "loss_curve": list(examined.adapted.losses),
+        "loss_curve": list(validated.adapted.losses),
         "suspects": None,
         "confusion": None,
         "folds": 0,
     }
-    found = examined.examination
+    found = validated.examination
     if isinstance(found, NotCrossValidated):
         return report
-    return {**report, **_found(found, samples, classes)}
+    return {**report, **_cross_validation_fields(found, samples, classes)}
 
 
-def _found(found: CrossValidation, samples: Sequence[SampleRef], classes: Sequence[str]) -> dict[str, Any]:
+def _cross_validation_fields(
+    found: CrossValidation, samples: Sequence[SampleRef], classes: Sequence[str]
+) -> dict[str, Any]:
     return {
         "estimated_accuracy": found.estimate.accuracy,
         "interval": [found.estimate.low, found.estimate.high],
@@ -73,40 +74,44 @@ def _found(found: CrossValidation, samples: Sequence[SampleRef], classes: Sequen
         "unknown_threshold": found.unknown_threshold,
         "suspects": [
             {
-                "sample": samples[suspect.sample].name,
-                "label": samples[suspect.sample].label,
-                "predicted": classes[suspect.looks_like],
-                "confidence": round(suspect.confidence, _DIGITS),
+                "sample": samples[issue.sample].name,
+                "label": samples[issue.sample].label,
+                "predicted": classes[issue.looks_like],
+                "confidence": round(issue.confidence, _DIGITS),
             }
-            for suspect in found.suspects
+            for issue in found.suspects
         ],
         "confusion": found.confusion.tolist(),
         "folds": found.folds,
         HELD_OUT: [
             None
-            if answer is None
-            else [answer.predicted, round(answer.confidence, _DIGITS), answer.familiarity >= found.unknown_threshold]
-            for answer in found.held_out
+            if prediction is None
+            else [
+                prediction.predicted,
+                round(prediction.confidence, _DIGITS),
+                prediction.familiarity >= found.unknown_threshold,
+            ]
+            for prediction in found.held_out
         ],
     }
 
 
-def held_out(draft: VersionDraft) -> Mapping[str, HeldOutPrediction]:
-    """Sample digest -> the answer on it, for the samples that were left out once; empty without an examination."""
+def held_out_predictions(draft: VersionDraft) -> Mapping[str, HeldOutPrediction]:
+    """Return sample digest -> prediction for the samples that were held out; empty without cross-validation."""
     recorded = draft.report.get(HELD_OUT) or []
     return {
-        sample.digest: HeldOutPrediction(draft.classes[answer[0]], answer[1], answer[2])
-        for sample, answer in zip(draft.samples, recorded, strict=False)
-        if answer is not None
+        sample.digest: HeldOutPrediction(draft.classes[prediction[0]], prediction[1], prediction[2])
+        for sample, prediction in zip(draft.samples, recorded, strict=False)
+        if prediction is not None
     }
 
 
 def class_estimates(draft: VersionDraft) -> Mapping[str, ClassEstimate]:
-    """Class name -> how it fared; every class of the version is there."""
+    """Return class name -> estimate, for every class of the version."""
     confusion = draft.report.get("confusion")
     if confusion is None:
-        return {name: ClassEstimate(0, 0) for name in draft.classes}
+        return {label: ClassEstimate(0, 0) for label in draft.classes}
     return {
-        name: ClassEstimate(sum(row), row[place])
-        for place, (name, row) in enumerate(zip(draft.classes, confusion, strict=True))
+        label: ClassEstimate(sum(row), row[index])
+        for index, (label, row) in enumerate(zip(draft.classes, confusion, strict=True))
     }

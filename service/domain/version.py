@@ -1,4 +1,4 @@
-"""What the service talks about: clients, samples, versions, aliases. Plain frozen values; no I/O, no torch, no HTTP."""
+"""The records of a version: its samples, the version itself, its aliases and the request that made it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from datetime import datetime
 from typing import Any, Final
 
 LIVE: Final = "live"
-"""The alias that ``/predict`` uses unless told otherwise."""
+"""The alias that ``/predict`` uses by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """One labelled image that a version was adapted on.
+    """A labelled image that a version was adapted on.
 
     Attributes:
         digest: SHA-256 (hex) of the stored canonical image.
         label: name of its class.
-        name: what the sender called it; shown, never used as a path.
+        name: file name that the sender gave it; only displayed, never used as a path.
     """
 
     digest: str
@@ -28,23 +28,23 @@ class SampleRef:
 
 @dataclass(frozen=True, slots=True)
 class VersionDraft:
-    """Everything a version records except what the catalog gives it: its number and the time.
+    """Everything a version records, except the number and the time that the catalog assigns.
 
     Attributes:
         client: client name.
-        parent: the version whose samples it extends, or None.
-        classes: class names, in the order of the head's rows.
-        samples: what it was adapted on, in order; retrieval order is part of the version.
+        parent: version whose samples it extends, or None.
+        classes: class names, in the order of the rows of the head.
+        samples: what it was adapted on; their order is part of the version.
         meta_model: name of the meta-trained checkpoint.
-        meta_model_digest: SHA-256 (hex) of the checkpoint's weights and settings.
-        recipe: the inner loop's settings as JSON data.
-        seed: of the inner loop's random draws.
-        weights_digest: SHA-256 (hex), address of the stored weights blob.
-        weights_bytes: size of that blob in bytes.
-        device: where it ran, e.g. "cpu".
-        batched_with: how many other inner loops ran in the same batch; 0 means a re-run is bit-identical.
-        report: what /adapt answered about it, as JSON data.
-        samples_kept: whether the samples' images are stored; without them nothing can extend or repeat the version.
+        meta_model_digest: SHA-256 (hex) of the weights and settings of the checkpoint.
+        recipe: settings of the inner loop as JSON data.
+        seed: of the random draws of the inner loop.
+        weights_digest: SHA-256 (hex) and address of the stored weights.
+        weights_bytes: size of the stored weights in bytes.
+        device: where it was adapted, for example "cpu".
+        batched_with: number of other inner loops in the same batch. With 0, adapting again gives the same bits.
+        report: report of POST /adapt as JSON data.
+        samples_kept: whether the images are stored. Without them, the version cannot be extended.
     """
 
     client: str
@@ -69,13 +69,13 @@ class ServedVersion:
 
     Attributes:
         client: client name.
-        number: of the version.
-        classes: class names, in the order of the head's rows.
+        number: version number.
+        classes: class names, in the order of the rows of the head.
         meta_model: name of the meta-trained checkpoint.
-        meta_model_digest: SHA-256 (hex) of it.
-        weights_digest: SHA-256 (hex), address of the stored weights blob.
+        meta_model_digest: SHA-256 (hex) of the checkpoint.
+        weights_digest: SHA-256 (hex) and address of the stored weights.
         unknown_threshold: familiarity below which an image is unknown, or None.
-        temperature: what its logits are divided by, or None for 1.
+        temperature: divisor of the logits; None is 1.
     """
 
     client: str
@@ -90,13 +90,13 @@ class ServedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """An immutable version: a draft that has been given its number.
+    """An immutable version.
 
     Attributes:
         number: 1, 2, 3 … without gaps within a client.
         created_at: UTC.
         draft: what it records.
-        deleted_at: when its samples and weights were let go (the number stays taken), else None.
+        deleted_at: when its samples and weights were deleted, or None. The number is not assigned again.
     """
 
     number: int
@@ -107,17 +107,17 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class AliasMove:
-    """One row of the append-only alias log.
+    """A row of the append-only alias log.
 
     Attributes:
         client: client name.
         alias: alias name.
-        revision: 1, 2, 3 … within client and alias; what `If-Match` compares.
-        version: where the alias points from now on.
-        previous: where it pointed before, or None.
+        revision: 1, 2, 3 … within client and alias; `If-Match` compares it.
+        version: version that the alias points at from now on.
+        previous: version that it pointed at before, or None.
         moved_at: UTC.
         reason: "adapt", "set" or "rollback".
-        restores: for a rollback, the revision whose state it brought back; else None.
+        restores: for a rollback, the revision that it brought back; otherwise None.
     """
 
     client: str
@@ -132,11 +132,11 @@ class AliasMove:
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """How a repeated request is recognised.
+    """Identifies a repeated request.
 
     Attributes:
-        key: the sender's key, unique within a client; see `idempotency_key`.
-        body_digest: SHA-256 (hex) of everything that the request asks for.
+        key: the Idempotency-Key of the sender, unique within a client.
+        body_digest: SHA-256 (hex) of everything that the request contains.
     """
 
     key: str
@@ -145,13 +145,13 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What one publishing transaction did; the same again, `replayed` apart, when its request is repeated.
+    """Result of publishing a version. A repeated request gets the same one, with `replayed` set.
 
     Attributes:
-        version: the new version; a repeated request gets it even after its deletion, then without samples.
-        moves: the alias moves made with it, empty if it was only held.
+        version: the new version. A repeated request gets it even after it was deleted, then without samples.
+        moves: the alias moves that were made with it; empty if it was held.
         live: the version that the alias `live` pointed at right after, or None.
-        replayed: True if an earlier request with the same idempotency key had published it.
+        replayed: whether an earlier request with the same idempotency key had published it.
     """
 
     version: Version

@@ -7,7 +7,7 @@ from datetime import datetime
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff
 from service.domain.maintenance import Erasure
-from service.domain.report import HELD_OUT, ClassEstimate, HeldOutPrediction, held_out
+from service.domain.report import HELD_OUT, ClassEstimate, HeldOutPrediction, held_out_predictions
 from service.domain.version import LIVE, AliasMove, Version
 from service.http.preconditions import etag
 from service.http.problems import answer_to
@@ -134,7 +134,7 @@ def version_info(version: Version, summary: ClientSummary) -> schemas.VersionInf
 def version_details(version: Version, summary: ClientSummary) -> schemas.VersionDetails:
     """A version with all that it records."""
     draft = version.draft
-    answers = held_out(draft)
+    answers = held_out_predictions(draft)
     return schemas.VersionDetails(
         **dict(version_info(version, summary)),
         model_digest=draft.meta_model_digest,
@@ -224,7 +224,7 @@ def version_diff(diff: VersionDiff) -> reports.VersionDiff:
 
 
 def _estimate(own: ClassEstimate | None) -> reports.ClassEstimate | None:
-    return None if own is None else reports.ClassEstimate(judged=own.judged, right=own.right, estimate=own.share)
+    return None if own is None else reports.ClassEstimate(judged=own.total, right=own.correct, estimate=own.accuracy)
 
 
 def _answer(own: HeldOutPrediction | None) -> reports.HeldOutPrediction | None:

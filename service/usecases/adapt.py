@@ -19,7 +19,7 @@ from models.validation.cross_validation import NotCrossValidated, ValidatedAdapt
 from service.domain.client import ClientSettings
 from service.domain.gate import decide
 from service.domain.names import validate_client_name
-from service.domain.report import findings
+from service.domain.report import build_report
 from service.domain.version import LIVE, Idempotency, Version, VersionDraft
 from service.errors import InvalidRequest, ParentSuperseded, UnknownClient
 from service.runtime.decoding.decoder import Decoder
@@ -185,7 +185,7 @@ class Adaptation:
             weights_bytes=0,
             device=learner.device.type,
             batched_with=batched_with,
-            report=findings(examined, [sample.ref for sample in samples], classes),
+            report=build_report(examined, [sample.ref for sample in samples], classes),
             samples_kept=chosen.retain_samples,
         )
         draft = _through_gate(command, draft, chosen, earlier, examined)

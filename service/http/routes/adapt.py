@@ -16,7 +16,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
 from starlette.requests import ClientDisconnect
 
-from service.domain.names import idempotency_key, validate_client_name
+from service.domain.names import validate_client_name, validate_idempotency_key
 from service.domain.version import Idempotency
 from service.errors import DeadlinePassed, NoSamples
 from service.http import responses as views
@@ -225,7 +225,7 @@ def _command(form: Form, client: str, key: str | None, settings: Settings) -> Ad
         seed=fields.integer("seed", 0, _HIGHEST_SEED),
         first=cast(Any, fields.choice("first", {"prototypes"}, "")) or None,
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
-        idempotency=None if key is None else Idempotency(idempotency_key(key), _digest(form)),
+        idempotency=None if key is None else Idempotency(validate_idempotency_key(key), _digest(form)),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a check of the store counts as whole."""
+"""When a store counts as whole."""
 
 from __future__ import annotations
 

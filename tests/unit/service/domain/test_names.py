@@ -1,4 +1,4 @@
-"""The rules for names, labels and keys."""
+"""Rules for names, labels and idempotency keys."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.names import idempotency_key, validate_alias_name, validate_client_name, validate_label
+from service.domain.names import validate_alias_name, validate_client_name, validate_idempotency_key, validate_label
 from service.errors import InvalidName, InvalidRequest
 
 
 @pytest.mark.parametrize("name", ["a", "0", "line-1", "cam.front_left", "x" * 64, "1..2"])
-def test_a_client_may_be_called(name: str) -> None:
+def test_valid_client_names_are_accepted(name: str) -> None:
     assert validate_client_name(name) == name
 
 
 @pytest.mark.parametrize(
     "name", ["", "A", "-a", ".a", "_a", "a b", "a/b", "..", "ä", "a\n", "a\0", "x" * 65, "x" * 10_000, "%2e", "a#"]
 )
-def test_a_client_may_not_be_called(name: str) -> None:
+def test_invalid_client_names_are_rejected(name: str) -> None:
     with pytest.raises(InvalidName, match="1 to 64 of a-z") as caught:
         validate_client_name(name)
     assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize("name", ["live", "canary", "v1", "2026-03"])
-def test_an_alias_may_be_called(name: str) -> None:
+def test_valid_alias_names_are_accepted(name: str) -> None:
     assert validate_alias_name(name) == name
 
 
 @pytest.mark.parametrize("name", ["1", "007"])
-def test_an_alias_is_not_a_number_because_that_names_a_version(name: str) -> None:
-    with pytest.raises(InvalidName, match="name a version"):
+def test_an_alias_name_cannot_be_a_version_number(name: str) -> None:
+    with pytest.raises(InvalidName, match="version number"):
         validate_alias_name(name)
 
 
@@ -46,13 +46,13 @@ def test_a_label_is_normalised(text: str, label: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \t", "a\nb", "a\0", "\u202edent", "a\u200bb", "\ud800", "\ufdd0", "x" * 65])
-def test_a_label_that_could_mislead_is_refused(text: str) -> None:
+def test_a_misleading_label_is_rejected(text: str) -> None:
     with pytest.raises(InvalidName, match="label"):
         validate_label(text)
 
 
 @given(st.text(max_size=80))
-def test_a_label_is_refused_or_stays_as_it_is_from_then_on(text: str) -> None:
+def test_a_valid_label_is_not_changed_by_a_second_validation(text: str) -> None:
     try:
         label = validate_label(text)
     except InvalidName:
@@ -63,11 +63,11 @@ def test_a_label_is_refused_or_stays_as_it_is_from_then_on(text: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["1", "2f8e1c1a-9a57-4d5b-8a53-0d6c3c1f9a11", "~!x", "k" * 255])
-def test_an_idempotency_key_may_be(key: str) -> None:
-    assert idempotency_key(key) == key
+def test_valid_idempotency_keys_are_accepted(key: str) -> None:
+    assert validate_idempotency_key(key) == key
 
 
 @pytest.mark.parametrize("key", ["", " ", "a b", "a\n", "ü", "\x7f", "k" * 256])
-def test_an_idempotency_key_may_not_be(key: str) -> None:
+def test_invalid_idempotency_keys_are_rejected(key: str) -> None:
     with pytest.raises(InvalidRequest, match="1 to 255"):
-        idempotency_key(key)
+        validate_idempotency_key(key)
