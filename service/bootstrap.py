@@ -39,7 +39,7 @@ MIN_IMAGE_SIDE: Final = 16
 """Pixels of the shorter side of an image."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
     """The use cases, ready to be called.
 

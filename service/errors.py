@@ -102,7 +102,10 @@ class ScopeMissing(ServiceError):
 
 
 class UnknownClient(ServiceError, LookupError):
-    """No client of that name."""
+    """No client of that name, or none that the caller's key can access: both get the same message."""
+
+    def __init__(self, client: str) -> None:
+        super().__init__(f"there is no client {client!r}; it is created when it is adapted for the first time")
 
 
 class UnknownVersion(ServiceError, LookupError):

@@ -21,7 +21,7 @@ from service.cli import demo as demonstration
 from service.cli.console import notices, output
 from service.domain.key import EVERY_CLIENT, SCOPES, Grant
 from service.errors import InvalidSettings
-from service.http.app import create_app, end_process, set_aside
+from service.http.app import create_app, freeze_objects, stop_process
 from service.http.connections import DeadlinedConfig, Deadlines
 from service.settings import Settings, export_to_workers
 from service.telemetry import configure_logging
@@ -112,7 +112,7 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
             services = _prepared(settings)
         with contextlib.suppress(KeyboardInterrupt):
             if settings.workers == 1:
-                app = functools.partial(create_app, settings, lambda _: set_aside(services))
+                app = functools.partial(create_app, settings, lambda _: freeze_objects(services))
                 _Server(_config(settings, app), announce).run(sockets=[listener])
             else:
                 services.close()
@@ -176,7 +176,7 @@ def _open_to_all(settings: Settings) -> bool:
 
 def _prepared(settings: Settings) -> bootstrap.Services:
     """Build the services here first, so that what is wrong is said in one line and the store is seeded once."""
-    services = bootstrap.build(settings, end_process)
+    services = bootstrap.build(settings, stop_process)
     try:
         if settings.demo:
             demonstration.seed(services, settings.data)

@@ -13,8 +13,8 @@ from typing import Final
 
 from models.errors import AnoleError
 from service.errors import NoSamples
-from service.http.errors import ArchiveInvalid, ArchiveTooLarge
-from service.http.forms import check_size
+from service.http.problems import ArchiveTooLarge, InvalidArchive
+from service.http.uploads import check_size
 from service.settings import Settings
 from service.usecases.uploads import Upload
 
@@ -34,7 +34,7 @@ def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tup
     One folder around the class folders is accepted. Hidden files and what operating systems add are ignored.
 
     Raises:
-        ArchiveInvalid: not a zip, encrypted, damaged, or not laid out as class folders.
+        InvalidArchive: not a zip, encrypted, damaged, or not laid out as class folders.
         ArchiveTooLarge: too many entries, or too many bytes once unpacked.
         FileTooLarge: one entry is too large.
         NoSamples: no image in it.
@@ -47,14 +47,14 @@ def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tup
     except AnoleError:
         raise  # what is said about its layout, in other words than zipfile's
     except _UNREADABLE as error:
-        raise ArchiveInvalid(f"archive {archive.name!r} is not a readable zip file: {error}") from error
+        raise InvalidArchive(f"archive {archive.name!r} is not a readable zip file: {error}") from error
     return uploads, labels
 
 
 def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInfo]:
     listed = opened.infolist()
     if not all(entry.filename for entry in listed):  # cut at a zero byte, it may begin with one
-        raise ArchiveInvalid(f"an entry of the archive has no name; {_LAYOUT}")
+        raise InvalidArchive(f"an entry of the archive has no name; {_LAYOUT}")
     entries = [entry for entry in listed if not entry.is_dir() and not _ignored(entry.filename)]
     if len(listed) > _CENTRAL_DIRECTORY_ENTRIES or len(entries) > settings.max_files:
         raise ArchiveTooLarge(f"the archive has {len(entries)} files; at most {settings.max_files} are allowed")
@@ -67,7 +67,7 @@ def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInf
         )
     for entry in entries:
         if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _COMPRESSIONS:
-            raise ArchiveInvalid(f"entry {entry.filename!r} is encrypted or compressed otherwise than by deflate")
+            raise InvalidArchive(f"entry {entry.filename!r} is encrypted or compressed otherwise than by deflate")
     return entries
 
 
@@ -83,7 +83,7 @@ def _labels(names: list[str]) -> tuple[str, ...]:
     depths = {len(steps) for steps in parts}
     if len(depths) != 1 or not depths <= {2, 3} or (depths == {3} and len({steps[0] for steps in parts}) > 1):
         odd = next((name for name, steps in zip(names, parts, strict=True) if len(steps) not in {2, 3}), names[-1])
-        raise ArchiveInvalid(f"entry {odd!r} does not fit: {_LAYOUT}, and at most one folder around them")
+        raise InvalidArchive(f"entry {odd!r} does not fit: {_LAYOUT}, and at most one folder around them")
     return tuple(steps[-2] for steps in parts)
 
 

@@ -1,8 +1,7 @@
-"""Connections with deadlines: whoever sends or reads too slowly is closed, and so are connections beyond a number.
+"""Connections of the web server with time limits, and with a limit on the size of request headers.
 
-The web server has a deadline for idle connections alone. This adds, under one timer a connection: for a request's head,
-for its body, for what is still sent of a body after the answer, and for the reading of an answer. It looks at the
-server's own state after each event and knows no parser and no resource.
+uvicorn only closes idle connections, and httptools accepts headers of any size. This adds time limits for the headers
+and body of a request, for what remains of a body after the response, and for reading a response.
 """
 
 from __future__ import annotations
@@ -12,25 +11,88 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
-from service.http.protocol import BoundedHttp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 Awaited = Literal["head", "body", "leftover"]
 
+HEAD_BYTES: Final = 16 * 1024
+"""Largest request line and headers together; longer ones are answered with 400 and the connection is closed."""
+
 LEFTOVER_S: Final = 5.0
-"""So long a body may go on after its answer, which the other side may need to see before it stops sending."""
+"""How long a body may continue after the response, which the client may need to read before it stops sending."""
+
+
+class HeadTooLong(ValueError):
+    """The request line and headers are longer than `HEAD_BYTES`."""
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Bounds the request line and headers, including the trailers of a chunked body.
+
+    The parser reports a header only when it is complete, so the bytes since the start of the head are counted as well.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._incomplete_bytes = 0
+        self._in_head = True
+        self._head_ended = False
+
+    def data_received(self, data: bytes) -> None:
+        """Parse received bytes; reject a head that is too long."""
+        self._head_ended = False
+        super().data_received(data)
+        if self._head_ended or not self._in_head:
+            self._incomplete_bytes = 0
+            return
+        self._incomplete_bytes += len(data)
+        if self._incomplete_bytes > HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"The request headers are longer than {HEAD_BYTES} bytes.")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._head_bytes = 0
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request line was received."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header or trailer was received."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body follows."""
+        self._in_head = False
+        self._head_ended = True
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is complete. The bytes received now were mostly its body, not the next head."""
+        super().on_message_complete()
+        self._in_head = True
+        self._head_ended = True
+
+    def _count(self, size_bytes: int) -> None:
+        self._head_bytes += size_bytes
+        if self._head_bytes > HEAD_BYTES:
+            raise HeadTooLong(f"the request headers are longer than {HEAD_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds, and a number.
+    """Time limits of a connection in seconds, and the number of connections.
 
     Attributes:
-        head_s: from the first byte of a request, or from the connection, to the end of its headers.
-        body_s: from there to the end of its body.
-        reader_s: for the other side to read what is written faster than it reads.
-        connections: open at the same time; one more is closed at once.
+        head_s: from the first byte of a request, or the start of the connection, to the end of the headers.
+        body_s: from there to the end of the body.
+        reader_s: for the client to read what it has been sent.
+        connections: open at the same time; further ones are closed at once.
     """
 
     head_s: float = 10.0
@@ -39,30 +101,33 @@ class Deadlines:
     connections: int = 4096
 
     def of(self, awaited: Awaited) -> float:
-        """The deadline for what is awaited."""
+        """Return the time limit for what is awaited."""
         return {"head": self.head_s, "body": self.body_s, "leftover": LEFTOVER_S}[awaited]
 
 
 class DeadlinedConfig(uvicorn.Config):
-    """The web server's settings, with deadlines; worker processes get them with it."""
+    """uvicorn's configuration with time limits; uvicorn passes it to its worker processes."""
 
-    def __init__(self, app: Any, deadlines: Deadlines, **said: Any) -> None:
-        super().__init__(app, http=DeadlinedHttp, **said)
+    def __init__(self, app: Any, deadlines: Deadlines, **options: Any) -> None:
+        super().__init__(app, http=DeadlinedHttp, **options)
         self.deadlines = deadlines
 
 
 class DeadlinedHttp(BoundedHttp):
-    """One connection under the deadlines of its `DeadlinedConfig`."""
+    """A connection with the time limits of its `DeadlinedConfig`.
 
-    def __init__(self, *given: Any, **named: Any) -> None:
-        super().__init__(*given, **named)
+    After each event it looks at the server's state to find out what the client has to send next.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._deadlines = cast(DeadlinedConfig, self.config).deadlines
         self._awaited: tuple[Awaited, object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head, or close what is one too many."""
+        """Start to wait for headers, or close a connection beyond the limit."""
         super().connection_made(transport)
         if len(self.connections) > self._deadlines.connections:
             transport.abort()
@@ -70,40 +135,40 @@ class DeadlinedHttp(BoundedHttp):
             self._await("head")
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, then see what is awaited now."""
+        """Parse received bytes and update the timer."""
         super().data_received(data)
-        self._look()
+        self._update()
 
     def on_response_complete(self) -> None:
-        """See what is awaited now, and that the answer is read."""
+        """Update the timer, and start to wait until the response is read."""
         super().on_response_complete()
-        self._look()
+        self._update()
 
     def pause_writing(self) -> None:
-        """The other side reads more slowly than is written."""
+        """The client reads more slowly than the server writes."""
         super().pause_writing()
-        self._expect_reading()
+        self._start_reader_timer()
 
     def resume_writing(self) -> None:
-        """It has caught up."""
+        """The client has caught up."""
         super().resume_writing()
-        self._expect_no_reading()
+        self._stop_reader_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget every deadline."""
+        """Stop all timers."""
         self._await(None)
-        self._expect_no_reading()
+        self._stop_reader_timer()
         super().connection_lost(exc)
 
-    def _look(self) -> None:
-        cycle: RequestResponseCycle | None = self.cycle  # None until the first head has come
+    def _update(self) -> None:
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first headers
         closing = self.transport.is_closing()
         if self.transport.get_write_buffer_size() and (closing or (cycle is not None and cycle.response_complete)):
-            self._expect_reading()
+            self._start_reader_timer()
         self._await(None if closing else self._next(cycle))
 
     def _next(self, cycle: RequestResponseCycle | None) -> Awaited | None:
-        """What the other side has to send now; None while it has to send nothing, or is idle."""
+        """What the client has to send next; None if nothing, or if the connection is idle."""
         if cycle is None:
             return "head"
         if not cycle.response_complete:
@@ -113,7 +178,7 @@ class DeadlinedHttp(BoundedHttp):
         return "head" if self.timeout_keep_alive_task is None else None
 
     def _await(self, awaited: Awaited | None) -> None:
-        """Start the deadline for it, unless it is the same as before of the same request."""
+        """Start the timer, unless it already runs for the same thing of the same request."""
         wanted = None if awaited is None else (awaited, self.cycle)
         if wanted == self._awaited:
             return
@@ -122,11 +187,11 @@ class DeadlinedHttp(BoundedHttp):
         self._awaited = wanted
         self._timer = None if awaited is None else self.loop.call_later(self._deadlines.of(awaited), self._close)
 
-    def _expect_reading(self) -> None:
+    def _start_reader_timer(self) -> None:
         if self._reader_timer is None:
             self._reader_timer = self.loop.call_later(self._deadlines.reader_s, self._close_unread)
 
-    def _expect_no_reading(self) -> None:
+    def _stop_reader_timer(self) -> None:
         if self._reader_timer is not None:
             self._reader_timer.cancel()
             self._reader_timer = None

@@ -1,57 +1,174 @@
-"""The application with what the door adds to its description: keys, and the answers that it gives on every route."""
+"""The OpenAPI description: which problems each route can answer with, and which key it requires."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 
-from service.http.dependencies import problems
-from service.http.middleware.auth import PUBLIC, permission_for
-from service.http.problems import MEDIA_TYPE
+from models import errors as learning
+from service.errors import (
+    DeadlinePassed,
+    DecoderUnavailable,
+    InvalidName,
+    KeyMissing,
+    KeyRefused,
+    Overloaded,
+    RateExceeded,
+    ScopeMissing,
+    StoreFull,
+    StoreUnavailable,
+    UnknownClient,
+    VersionCorrupt,
+)
+from service.http.problems import (
+    MEDIA_TYPE,
+    PROBLEMS,
+    BodyTooLarge,
+    ConflictingFields,
+    DuplicateField,
+    FileTooLarge,
+    InvalidField,
+    MalformedForm,
+    MissingField,
+    OriginRejected,
+    TooManyParts,
+    UnknownField,
+    UnsupportedMediaType,
+)
+from service.http.schemas.base import ProblemDetails
+from service.http.scopes import RequiredScope
 
+DESCRIPTION: Final = """Few-shot image classification.
+
+Send a few labelled images to `/adapt` to make a version for a client. Send images to `/predict` to classify them.
+
+Errors are RFC 9457 problems with a stable `code`. Besides the codes that each route lists, every request can be
+answered with `head_ambiguous` (400), `body_too_large` (413), `internal_error` (500) or `overloaded` (503)."""
+
+READ: Final = (InvalidName, UnknownClient, StoreUnavailable, VersionCorrupt)
+"""Errors of routes that read from a client."""
+
+WRITE: Final = (*READ, StoreFull)
+"""Errors of routes that change a client."""
+
+UPLOAD: Final = (
+    MalformedForm,
+    TooManyParts,
+    MissingField,
+    UnknownField,
+    DuplicateField,
+    InvalidField,
+    ConflictingFields,
+    BodyTooLarge,
+    FileTooLarge,
+    UnsupportedMediaType,
+    Overloaded,
+    DeadlinePassed,
+)
+"""Errors of routes that read uploads and wait for work."""
+
+IMAGES: Final = (
+    learning.ImageEmpty,
+    learning.ImageCorrupt,
+    learning.ImageUndecodable,
+    learning.ImageFormatUnsupported,
+    learning.ImageTooLarge,
+    learning.ImageTooSmall,
+    DecoderUnavailable,
+)
+"""Errors of routes that decode images."""
+
+PARAMETERS: Final = RequestValidationError
+"""The error of an invalid parameter or JSON body."""
+
+_GUARDED: Final = (KeyMissing, KeyRefused, OriginRejected, RateExceeded, StoreUnavailable)
 _SCHEMES: Final[dict[str, Any]] = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    "bearer": {"type": "http", "scheme": "bearer", "description": "the same key, as a bearer token"},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "the same key as a bearer token"},
 }
 _SCHEMA: Final = {"$ref": "#/components/schemas/ProblemDetails"}
 
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*errors: type[Exception]) -> Responses:
+    """Document the errors of a route: one response per status, with an example for each code."""
+    responses: Responses = {}
+    _add(responses, errors)
+    return responses
+
+
+def _add(responses: dict[Any, dict[str, Any]], errors: Iterable[type[Exception]], *, as_text: bool = False) -> None:
+    for error in errors:
+        problem = PROBLEMS[error]
+        status = str(problem.status) if as_text else problem.status
+        response = responses.setdefault(status, {"content": {}})
+        content = response["content"].setdefault(MEDIA_TYPE, {"schema": _SCHEMA, "examples": {}})
+        example = {
+            "type": f"urn:anole:problem:{problem.code}",
+            "title": problem.title,
+            "status": problem.status,
+            "code": problem.code,
+            "detail": (error.__doc__ or problem.title).partition("\n")[0],
+            "instance": "/path/of/the/request",
+        }
+        content["examples"][problem.code] = {"summary": problem.title, "value": example}
+        response["description"] = f"Problem with the code {' or '.join(f'`{code}`' for code in content['examples'])}"
+
 
 class Application(FastAPI):
-    """FastAPI whose description says where a key is needed, and for what; and with a surrounding of its own.
+    """FastAPI with a description that says which key each route requires.
 
-    Middleware that is added to the framework runs inside layers of it, which every request would pass first.
+    Attributes:
+        routers: the included routers.
     """
 
-    _entrance: ASGIApp | None = None
-
-    def surround(self, surrounding: Callable[[ASGIApp], ASGIApp]) -> None:
-        """Let what `surrounding` makes of this application answer in its place."""
-        self._entrance = surrounding(super().__call__)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        scope["app"] = self
-        await (self._entrance or super().__call__)(scope, receive, send)
+    routers: Sequence[APIRouter] = ()
 
     def openapi(self) -> dict[str, Any]:
-        """The description, made once."""
+        """Return the description. It is generated once."""
         if self.openapi_schema is None:
             described = super().openapi()
-            described.setdefault("components", {})["securitySchemes"] = _SCHEMES
+            scopes = {
+                (path, method.lower()): scope
+                for router in self.routers
+                for path, methods, scope in guarded_routes(router)
+                for method in methods
+            }
+            components = described.setdefault("components", {})
+            components["securitySchemes"] = _SCHEMES
+            components.setdefault("schemas", {})["ProblemDetails"] = ProblemDetails.model_json_schema()
             for path, operations in described["paths"].items():
                 for method, operation in operations.items():
-                    if not PUBLIC.fullmatch(path):
-                        _describe(operation, permission_for(method.upper(), path))
+                    _drop_default_validation_error(operation["responses"])
+                    if (path, method) in scopes:
+                        _describe_key(operation, scopes[path, method])
+            for unused in ("HTTPValidationError", "ValidationError"):
+                components["schemas"].pop(unused, None)
         return self.openapi_schema or {}
 
 
-def _describe(operation: dict[str, Any], scope: str | None) -> None:
+def guarded_routes(router: APIRouter) -> Iterable[tuple[str, set[str], str | None]]:
+    """Yield path, methods and required scope (None: any key) of the routes that require a key."""
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            for dependency in route.dependencies:
+                if isinstance(dependency.dependency, RequiredScope):
+                    yield route.path, route.methods or set(), dependency.dependency.scope
+
+
+def _drop_default_validation_error(responses: dict[str, Any]) -> None:
+    """Drop the 422 of FastAPI's own format, which it adds to routes that declare no 422."""
+    if "HTTPValidationError" in str(responses.get("422")):
+        del responses["422"]
+
+
+def _describe_key(operation: dict[str, Any], scope: str | None) -> None:
+    needs = "any API key" if scope is None else f"an API key with the scope `{scope}`"
     operation["security"] = [{"key": []}, {"bearer": []}, {}]
-    needs = "any key" if scope is None else f"a key with the scope `{scope}`"
-    operation["description"] = f"{operation.get('description', '')}\n\nNeeds {needs}, unless the service is open."
-    for status, answer in problems(401, 403, 429).items():
-        described = {"description": answer["description"], "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
-        operation["responses"].setdefault(str(status), described)
+    operation["description"] = f"{operation.get('description', '')}\n\nRequires {needs}, unless the service is open."
+    _add(operation["responses"], _GUARDED if scope is None else (*_GUARDED, ScopeMissing), as_text=True)

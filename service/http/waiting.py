@@ -1,13 +1,9 @@
-"""Waiting for work that other threads do: as long as somebody wants the answer, and no longer than allowed.
-
-What has not begun is taken back when nobody waits for it any more. What runs cannot be stopped: it runs on and keeps
-its place in its room, so that work that hangs is never joined by more of it than the room has places. It knows no
-resource. A request that is answered soon is not watched at all, which would cost more than it saves.
-"""
+"""Waits for work in other threads, for as long as the client is connected and the time limit allows."""
 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
@@ -16,63 +12,47 @@ from service.errors import DeadlinePassed
 
 T = TypeVar("T")
 
-_SOON_S: Final = 0.05
+_WATCH_AFTER_S: Final = 0.05
+"""Requests that are answered sooner are not watched for a disconnect, which would cost more than it saves."""
+
 _RETRY_S: Final = 2
 
 
-async def answered(request: Request, answer: asyncio.Future[T], limit_s: float, soon_s: float = _SOON_S) -> T:
-    """Wait for `answer`; `request`, whose body has been read, is watched once `soon_s` have passed.
+async def wait_for(request: Request, work: Future[T], limit_s: float, watch_after_s: float = _WATCH_AFTER_S) -> T:
+    """Return the result of `work`, or raise its error. Work that is no longer awaited is cancelled if it has not begun.
+
+    Args:
+        request: its body has been read.
+        work: runs in another thread.
+        limit_s: time limit in seconds.
+        watch_after_s: when to begin to watch for a disconnect.
 
     Raises:
-        ClientDisconnect: the other side has gone.
-        DeadlinePassed: `limit_s` have passed.
-        And whatever the work ends with.
+        ClientDisconnect: the client has disconnected.
+        DeadlinePassed: the time limit was exceeded.
     """
-    watch = _Watch(request, answer, limit_s)
-    look = asyncio.get_running_loop().call_later(soon_s, watch.begin)
+    answer = asyncio.wrap_future(work)
+    disconnect: asyncio.Task[None] | None = None
     try:
-        return await answer
-    except asyncio.CancelledError:
-        watch.explain()
-        raise
+        await asyncio.wait({answer}, timeout=min(watch_after_s, limit_s))
+        if not answer.done():
+            disconnect = asyncio.create_task(_disconnected(request))
+            either: set[asyncio.Future[Any]] = {answer, disconnect}
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        if disconnect is not None and disconnect.done():
+            raise ClientDisconnect
+        raise DeadlinePassed(
+            f"there was no result within {limit_s:g} s; try again in {_RETRY_S} s, with fewer or smaller images",
+            _RETRY_S,
+        )
     finally:
-        look.cancel()
-        watch.end()
+        answer.cancel()
+        if disconnect is not None:
+            disconnect.cancel()
 
 
-class _Watch:
-    """Cancels an answer that is no longer wanted, and knows why it did."""
-
-    def __init__(self, request: Request, answer: asyncio.Future[Any], limit_s: float) -> None:
-        self._request = request
-        self._answer = answer
-        self._limit_s = limit_s
-        self._until = asyncio.get_running_loop().time() + limit_s
-        self._watcher: asyncio.Task[None] | None = None
-        self._why: Exception | None = None
-
-    def begin(self) -> None:
-        self._watcher = asyncio.ensure_future(self._look())
-
-    def end(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    def explain(self) -> None:
-        """Raise what the answer was cancelled for; return where it was not this that cancelled it."""
-        if self._why is not None:
-            raise self._why from None
-
-    async def _look(self) -> None:
-        try:
-            async with asyncio.timeout_at(self._until):
-                while (await self._request.receive())["type"] != "http.disconnect":
-                    continue
-            self._why = ClientDisconnect()
-        except TimeoutError:
-            self._why = DeadlinePassed(
-                f"there was no answer within {self._limit_s:g} s; try again in {_RETRY_S} s, "
-                "with fewer or smaller images",
-                _RETRY_S,
-            )
-        self._answer.cancel()
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue

@@ -1,4 +1,4 @@
-"""Two keys, every route of the application, every id of the other one: what is answered tells nothing of the other."""
+"""Two keys, every route and every ID of the other key's client: no answer reveals anything about that client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.settings import Settings, load_settings
 from service.usecases.keys import KeyCache, create
 from tests.generated import striped, tiny_checkpoint_in
 from tests.in_process import Web, started
-from tests.unit.service.http.middleware.test_auth import OPEN_TO_ALL, routes_of
+from tests.unit.service.http.middleware.test_auth import GUARDED
 
 PICTURES = striped(2, 4) + striped(2, 13)
 SAMPLES = [("samples", (f"{index}.png", content)) for index, content in enumerate(PICTURES)]
@@ -30,7 +30,7 @@ IDS = {
     "name": ("tiny",),
     "job": ("0" * 32,),
 }
-ROUTES = sorted({route for route in routes_of(create_app(load_settings()).routes) if route[1] not in OPEN_TO_ALL})
+ROUTES = GUARDED
 OF_A_CLIENT = [route for route in ROUTES if "{client}" in route[1]]
 NAMED_IN_THE_FORM = {("POST", "/adapt"), ("POST", "/predict")}
 OF_NO_CLIENT = {("GET", "/clients"), ("GET", "/metrics"), ("GET", "/models"), ("GET", "/models/{name}")}
@@ -39,7 +39,7 @@ VARYING = re.compile(rb'"(seconds|request_id|moved_at|created_at)":("[^"]*"|[\d.
 
 
 class TwoKeys:
-    """A service with a client of each of two keys; the first has everything over its own and nothing over the other."""
+    """A service with two keys. Each has all scopes for a client of its own and no access to the other."""
 
     def __init__(self, web: Web, keys: tuple[str, str]) -> None:
         self.web = web
@@ -61,7 +61,7 @@ class TwoKeys:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoKeys]:
-    """Module-wide: nothing in here may change the second key's client, and that is what is tested."""
+    """Shared by all tests of the module, because none of them may change the client of the second key."""
     folder = tmp_path_factory.mktemp("isolation")
     settings: Settings = load_settings(
         data=folder / "data", model=str(tiny_checkpoint_in(folder)), device="cpu", demo=False, key_rate_per_s=1e6
@@ -77,7 +77,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoKeys]:
 
 
 def paths(template: str, client: str) -> list[str]:
-    """The template with every combination of ids, for one client."""
+    """Return the paths with all combinations of IDs, for one client."""
     filled = [template.replace("{client}", client)]
     for name in re.findall(r"{(\w+)}", filled[0]):
         filled = [path.replace(f"{{{name}}}", value) for path in filled for value in IDS[name]]
@@ -85,15 +85,15 @@ def paths(template: str, client: str) -> list[str]:
 
 
 def bodies(method: str, path: str) -> list[dict[str, Any]]:
-    """What is sent with it: sound, and for what takes JSON also nonsense."""
+    """Return what to send: valid bodies, and invalid JSON where JSON is expected."""
     if method != "PUT":
         return [{}]
     sound = {"version": 1} if "/aliases/" in path else {"keep_last": 3}
     return [{"json": sound}, {"json": {}}, {"json": [1]}, {"json": sound, "headers": {"If-Match": '"1"'}}]
 
 
-def told(two: TwoKeys, method: str, path: str, options: dict[str, Any], client: str) -> tuple[int, bytes, Any]:
-    """All of an answer that may tell one client from another, with the client's name taken out."""
+def comparable(two: TwoKeys, method: str, path: str, options: dict[str, Any], client: str) -> tuple[int, bytes, Any]:
+    """Return everything in an answer that could distinguish clients, without the client's name."""
     headers = {**two.mine, **options.get("headers", {})}
     answer = two.web(method, path, **{**options, "headers": headers})
     said = VARYING.sub(b"", answer.content.replace(client.encode(), b"CLIENT"))
@@ -101,35 +101,37 @@ def told(two: TwoKeys, method: str, path: str, options: dict[str, Any], client: 
     return answer.status_code, said, kept
 
 
-def test_every_route_is_in_the_matrix() -> None:
+def test_every_route_is_tested() -> None:
     assert len(OF_A_CLIENT) >= 12
     assert set(ROUTES) - set(OF_A_CLIENT) == NAMED_IN_THE_FORM | OF_NO_CLIENT | OF_A_JOB
     assert all(set(re.findall(r"{(\w+)}", path)) <= IDS.keys() for _, path in ROUTES)
 
 
 @pytest.mark.parametrize(("method", "template"), OF_A_CLIENT)
-def test_no_route_tells_another_key_s_client_from_a_missing_one(two: TwoKeys, method: str, template: str) -> None:
+def test_no_route_distinguishes_the_client_of_another_key_from_a_missing_one(
+    two: TwoKeys, method: str, template: str
+) -> None:
     before = two.state_of_theirs()
     for theirs, missing in zip(paths(template, THEIRS), paths(template, MISSING), strict=True):
         for options in bodies(method, theirs):
-            answer = told(two, method, theirs, options, THEIRS)
-            assert answer == told(two, method, missing, options, MISSING)
+            answer = comparable(two, method, theirs, options, THEIRS)
+            assert answer == comparable(two, method, missing, options, MISSING)
             assert answer[0] in {404, 405, 422}
             assert two.web(method, theirs, **options).status_code == 401
     assert two.state_of_theirs() == before
 
 
 @pytest.mark.parametrize("reference", [{}, {"version": "1"}, {"version": "99"}, {"alias": "live"}, {"alias": "absent"}])
-def test_no_prediction_tells_them_apart(two: TwoKeys, reference: dict[str, str]) -> None:
+def test_no_prediction_distinguishes_them(two: TwoKeys, reference: dict[str, str]) -> None:
     answers = []
     for client in (THEIRS, MISSING):
         images = {"files": [("images", ("a.png", PICTURES[0]))], "data": {"client": client, **reference}}
-        answers.append(told(two, "POST", "/predict", images, client))
+        answers.append(comparable(two, "POST", "/predict", images, client))
     assert answers[0] == answers[1]
     assert answers[0][0] == 404
 
 
-def test_no_adaptation_tells_them_apart_or_changes_them(two: TwoKeys) -> None:
+def test_no_adaptation_distinguishes_or_changes_them(two: TwoKeys) -> None:
     before = two.state_of_theirs()
     answers = []
     for client in (THEIRS, MISSING):
@@ -140,7 +142,7 @@ def test_no_adaptation_tells_them_apart_or_changes_them(two: TwoKeys) -> None:
     assert two.state_of_theirs() == before
 
 
-def test_a_job_of_another_key_is_answered_for_like_a_missing_one(two: TwoKeys) -> None:
+def test_a_job_of_another_key_is_answered_like_a_missing_one(two: TwoKeys) -> None:
     headers = {**two.theirs, "Prefer": "respond-async"}
     fields = {"client": THEIRS, "labels": LABELS, "publish": "never", "mode": "replace", "steps": "1"}
     accepted = two.web("POST", "/adapt", data=fields, files=SAMPLES, headers=headers)
@@ -153,7 +155,7 @@ def test_a_job_of_another_key_is_answered_for_like_a_missing_one(two: TwoKeys) -
     assert two.web("GET", f"/jobs/{number}", headers=two.theirs).json()["state"] == "done"
 
 
-def test_lists_and_figures_name_no_other_client(two: TwoKeys) -> None:
+def test_lists_and_metrics_name_no_other_client(two: TwoKeys) -> None:
     for method, path in sorted(OF_NO_CLIENT):
         answer = two.web(method, path.format(name="tiny"), headers=two.mine)
         assert answer.status_code == 200
@@ -161,7 +163,7 @@ def test_lists_and_figures_name_no_other_client(two: TwoKeys) -> None:
     assert [one["client"] for one in two.web("GET", "/clients", headers=two.mine).json()["clients"]] == [MINE]
 
 
-def test_one_s_own_ids_are_answered(two: TwoKeys) -> None:
+def test_a_key_can_read_its_own_client(two: TwoKeys) -> None:
     for method, template in OF_A_CLIENT:
         if method == "GET" and "diff" not in template:
             answer = two.web(method, paths(template, MINE)[0], headers=two.mine)

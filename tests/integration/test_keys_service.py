@@ -1,4 +1,4 @@
-"""Keys on the whole service: another's client is like a missing one, and revoking can_access a running service."""
+"""Keys on the whole service: clients of other keys look missing, and a revoked key is soon rejected."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROUTES = [
 
 
 class Guarded:
-    """A service with its keys beside it, and the clock by which it reads them again."""
+    """A service, its keys, and the clock that decides when it reads them again."""
 
     def __init__(self, web: Web, settings: Settings) -> None:
         self.web = web
@@ -60,7 +60,7 @@ def guarded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gua
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_the_client_of_another_key_is_answered_for_like_a_missing_one(guarded: Guarded, method: str, path: str) -> None:
+def test_the_client_of_another_key_is_answered_like_a_missing_one(guarded: Guarded, method: str, path: str) -> None:
     own, others = guarded.key("mine"), guarded.key("another")
     fields = {"client": "another", "labels": LABELS, "publish": "always"}
     assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=others).status_code == 201
@@ -68,15 +68,15 @@ def test_the_client_of_another_key_is_answered_for_like_a_missing_one(guarded: G
     for client in ("another", "missing"):
         options = {"json": {"version": 1}} if method == "PUT" else {}
         image = {"content": striped(1, 4)[0], "headers": {**own, "Content-Type": "image/png"}}
-        asked = image if path.startswith("/predict") else {**options, "headers": own}
-        answer = guarded.web(method, path.format(client=client), **asked)
+        options = image if path.startswith("/predict") else {**options, "headers": own}
+        answer = guarded.web(method, path.format(client=client), **options)
         answers.append((answer.status_code, answer.content.replace(client.encode(), b"CLIENT")))
     assert answers[0] == answers[1]
     assert answers[0][0] == 404
     assert guarded.web("GET", "/clients/another", headers=others).status_code == 200
 
 
-def test_a_key_that_is_revoked_beside_a_running_service_is_refused_by_it(guarded: Guarded) -> None:
+def test_a_running_service_rejects_a_key_that_was_revoked(guarded: Guarded) -> None:
     assert guarded.web("GET", "/clients").status_code == 200  # open: no key was made yet
     headers = guarded.key("*")
     assert guarded.web("GET", "/clients").status_code == 401

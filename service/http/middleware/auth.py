@@ -1,12 +1,13 @@
-"""Authentication and rate limits, before any byte of the body is read.
+"""Authentication: who sends a request, before any byte of its body is read.
 
-Which clients a key can access is checked where a client is named (``bound.py``).
+`scopes.py` checks what the caller may do. This middleware looks only at method, path and headers.
 """
 
 from __future__ import annotations
 
 import re
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
+from ipaddress import ip_address
 from typing import Final
 
 from anyio import CapacityLimiter, Lock, to_thread
@@ -14,131 +15,99 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import AnoleError
 from service.domain.key import ANONYMOUS, Caller
-from service.domain.key import Scope as Permission
-from service.errors import KeyRefused, RateExceeded, ScopeMissing
-from service.http.middleware.headers import refuse_ambiguous, refuse_other_sites
-from service.http.middleware.rate_limits import Allowance, Allowances
-from service.http.problems import answer_to
+from service.errors import KeyRefused, RateExceeded
+from service.http.middleware.limits import RateLimit, RateLimiter
+from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
+from service.http.scopes import CALLER
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.keys import KeyCache
 
 KEY_ADAPTING: Final = 4
-"""Adaptations of one key at the same time, waiting ones included."""
+"""Adaptations of one key at the same time, including waiting ones."""
 
 ADDRESS_RATE_PER_S: Final = 2000.0
-"""Requests a second from one address, where no key is needed."""
+"""Requests a second from one address, where no key is required."""
 
 ADDRESS_IN_FLIGHT: Final = 256
-"""Requests from one address at the same time, where no key is needed."""
-
-CALLER: Final = "anole.caller"
-"""Where in the scope the caller is found behind the door."""
+"""Requests from one address at the same time, where no key is required."""
 
 ADAPTING: Final = "anole.adapting"
-"""Where in the scope lies what the caller's adaptation takes of its share, given back when the answer is sent; whoever
-goes on adapting after that takes it over."""
+"""Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request is
+answered, unless a job takes it over."""
 
 PUBLIC: Final = re.compile(r"/|/livez|/readyz|/openapi\.json|/docs|/docs/[^/]+")
-"""Paths that anybody may ask for: the process's health, and the description of the API with its page."""
+"""Paths that need no key: health, and the description of the API."""
 
-_READABLE: Final = re.compile(
-    r"/clients|/clients/[^/]+|/clients/[^/]+/(versions|history|settings)|/clients/[^/]+/(versions|aliases)/[^/]+"
-    r"|/clients/[^/]+/versions/[^/]+/diff/[^/]+|/models|/models/[^/]+|/metrics"
-)
-_MOVES: Final = {"PUT": re.compile(r"/clients/[^/]+/aliases/[^/]+"), "POST": re.compile(r"/clients/[^/]+/rollback")}
-
-_JOBS: Final = re.compile(r"(GET|DELETE) /jobs/[^/]+|GET /jobs/[^/]+/events")
-
-
-def permission_for(method: str, path: str) -> Permission | None:
-    """The scope that a request needs; None: any key will do. What is not named here needs `admin`."""
-    if method == "GET" and _READABLE.fullmatch(path):
-        return None
-    if (method, path) == ("POST", "/predict"):
-        return "predict"
-    moves = (method in _MOVES and _MOVES[method].fullmatch(path)) or _JOBS.fullmatch(f"{method} {path}")
-    return "adapt" if moves or (method, path) == ("POST", "/adapt") else "admin"
+_HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
 
 class AuthMiddleware:
-    """Lets a request in with its caller in the scope, or answers it here."""
+    """Puts the caller into the ASGI scope, or answers 400, 401, 403 or 429."""
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
         self._app = app
         self._telemetry = telemetry
-        self._keyed = Allowances(Allowance(settings.key_in_flight, settings.key_rate_per_s))
-        self._adapting = Allowances(Allowance(KEY_ADAPTING))
-        self._addresses = Allowances(
-            Allowance(max(ADDRESS_IN_FLIGHT, settings.key_in_flight), max(ADDRESS_RATE_PER_S, settings.key_rate_per_s))
+        self._keys = RateLimiter(RateLimit(settings.key_in_flight, settings.key_rate_per_s))
+        self._adapting = RateLimiter(RateLimit(KEY_ADAPTING))
+        self._addresses = RateLimiter(
+            RateLimit(max(ADDRESS_IN_FLIGHT, settings.key_in_flight), max(ADDRESS_RATE_PER_S, settings.key_rate_per_s))
         )
-        self._reader = _Reader()
+        self._lock, self._thread = Lock(), CapacityLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or pass it on."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        with ExitStack() as taken:
-            scope[ADAPTING] = taken.enter_context(ExitStack())
+        with ExitStack() as counted:
+            scope[ADAPTING] = counted.enter_context(ExitStack())
             try:
-                for share in await self._let_in(scope):
-                    taken.enter_context(share)
-            except AnoleError as refusal:
-                if isinstance(refusal, RateExceeded):
+                caller = scope[CALLER] = await self._authenticate(scope)
+                self._count(scope, caller, counted)
+            except AnoleError as error:
+                if isinstance(error, RateExceeded):
                     self._telemetry.refused.labels("rate").inc()
-                await answer_to(refusal, scope["path"])(scope, receive, send)
+                await error_response(error, scope["path"])(scope, receive, send)
                 return
             await self._app(scope, receive, send)
 
-    async def _let_in(self, scope: Scope) -> list[AbstractContextManager[None]]:
-        """Put the caller into the scope; return what the request takes of its share."""
-        refuse_ambiguous(scope)
+    async def _authenticate(self, scope: Scope) -> Caller:
+        check_ambiguity(scope)
         if PUBLIC.fullmatch(scope["path"]):
-            scope[CALLER] = ANONYMOUS
-            return []
+            return ANONYMOUS
         keys: KeyCache = scope["app"].state.context.services.keys
-        await self._reader.freshen(keys)
+        await self._refresh(keys)
         caller = keys.caller(presented_key(scope))
         if caller is ANONYMOUS:
-            refuse_other_sites(scope)
-        needed = permission_for(scope["method"], scope["path"])
-        if needed is not None and needed not in caller.scopes:
-            raise ScopeMissing(f"this needs a key with the scope {needed!r}; the one presented has not got it")
-        scope[CALLER] = caller
-        return self._shares(scope, caller)
+            check_origin(scope)
+        return caller
 
-    def _shares(self, scope: Scope, caller: Caller) -> list[AbstractContextManager[None]]:
-        if caller is ANONYMOUS:
-            return [self._addresses.taken((scope.get("client") or ("",))[0])]
-        if (scope["method"], scope["path"]) == ("POST", "/adapt"):
-            adapting: ExitStack = scope[ADAPTING]
-            adapting.enter_context(self._adapting.taken(caller.prefix))
-        return [self._keyed.taken(caller.prefix)]
-
-
-class _Reader:
-    """Has the keys read when they are no longer fresh, once however many requests wait, in a thread of its own."""
-
-    def __init__(self) -> None:
-        self._held: tuple[Lock, CapacityLimiter] | None = None
-
-    async def freshen(self, keys: KeyCache) -> None:
-        """Return when the keys are fresh. Raises StoreUnavailable."""
+    async def _refresh(self, keys: KeyCache) -> None:
+        """Read the keys again if they are too old: once for all requests that wait, in a thread of its own."""
         if keys.fresh:
             return
-        self._held = self._held or (Lock(), CapacityLimiter(1))
-        lock, limiter = self._held
-        async with lock:
+        async with self._lock:
             if not keys.fresh:
-                await to_thread.run_sync(keys.read, limiter=limiter)
+                await to_thread.run_sync(keys.read, limiter=self._thread)
+
+    def _count(self, scope: Scope, caller: Caller, counted: ExitStack) -> None:
+        if PUBLIC.fullmatch(scope["path"]):
+            return
+        if caller is ANONYMOUS:
+            counted.enter_context(self._addresses.request((scope.get("client") or ("",))[0]))
+            return
+        if (scope["method"], scope["path"]) == ("POST", "/adapt"):
+            adapting: ExitStack = scope[ADAPTING]
+            adapting.enter_context(self._adapting.request(caller.prefix))
+        counted.enter_context(self._keys.request(caller.prefix))
 
 
 def presented_key(scope: Scope) -> bytes | None:
-    """The key of a request, from either header.
+    """Return the key from the headers X-API-Key or Authorization.
 
     Raises:
-        KeyRefused: more than one came, or an Authorization that is no Bearer.
+        KeyRefused: there is more than one key, or Authorization is not of the type Bearer.
     """
     found: list[bytes] = []
     headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -148,8 +117,60 @@ def presented_key(scope: Scope) -> bytes | None:
         elif name == b"authorization":
             scheme, _, key = value.strip().partition(b" ")
             if scheme.lower() != b"bearer":
-                raise KeyRefused("the Authorization header is of another kind; send 'Authorization: Bearer KEY'")
+                raise KeyRefused("the Authorization header has an unsupported type; send 'Authorization: Bearer KEY'")
             found.append(key.strip())
     if len(set(found)) > 1:
-        raise KeyRefused("more than one key came; send one")
+        raise KeyRefused("more than one key was sent; send one")
     return found[0] if found else None
+
+
+def check_ambiguity(scope: Scope) -> None:
+    """Reject requests with two body lengths or without exactly one Host, which may smuggle in another request.
+
+    Raises:
+        AmbiguousHeaders: names the header.
+    """
+    names = [name for name, _ in scope["headers"]]
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise AmbiguousHeaders("the headers Content-Length and Transfer-Encoding were both sent; send one of them")
+    for name in (b"content-length", b"transfer-encoding", b"host"):
+        if names.count(name) > 1:
+            raise AmbiguousHeaders(f"the header {name.decode()} was sent {names.count(name)} times; send it once")
+    host = _header(scope, b"host")
+    if host is None and scope.get("http_version") == "1.0":
+        return
+    if host is None or not _HOST.fullmatch(host):
+        raise AmbiguousHeaders("the Host header is missing or malformed; send the host that you connect to")
+
+
+def check_origin(scope: Scope) -> None:
+    """Reject requests that a browser sends for a page of another site, on services that require no key.
+
+    Such a service is for users of this machine, but any web page in a browser here can send requests to it.
+
+    Raises:
+        OriginRejected: the Origin differs from the Host, or the Host is a name that anybody could own.
+    """
+    host = _header(scope, b"host") or ""
+    origin = _header(scope, b"origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        raise OriginRejected("a page of another site sent this request, which is allowed only with an API key")
+    if host and not _is_address(host):
+        raise OriginRejected(
+            f"the request was sent to {host[:80]!r}; while the service requires no key, use an IP address such as "
+            "127.0.0.1, or localhost; or create a key with `anole keys create`"
+        )
+
+
+def _is_address(host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    name = found["name"].strip("[]") if found else ""
+    try:
+        ip_address(name)
+    except ValueError:
+        return name.lower() == "localhost"
+    return True
+
+
+def _header(scope: Scope, wanted: bytes) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), None)

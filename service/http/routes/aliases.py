@@ -1,63 +1,102 @@
-"""The aliases of a client: read, move under a precondition, roll back."""
+"""The aliases of a client: read, move with conditional requests (RFC 9110 section 13), roll back."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from service.domain.names import validate_alias_name
 from service.domain.version import LIVE, AliasMove
+from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
 from service.http import responses as views
-from service.http.dependencies import AliasPath, ClientPath, ServicesDep, problems
-from service.http.preconditions import Precondition, etag, move, precondition
+from service.http.dependencies import AliasPath, ServicesDep
+from service.http.openapi import PARAMETERS, READ, WRITE, problems
+from service.http.problems import InvalidPrecondition, UnsupportedMediaType
 from service.http.schemas import resources as schemas
+from service.http.scopes import ANY_KEY, ClientPath, require_scope
 
 router = APIRouter(prefix="/clients/{client}", tags=["aliases"])
 
+_ETAG: Final = re.compile(r'"(\d{1,18})"')
 
-async def _wanted(
+
+async def _expected_revision(
     if_match: Annotated[
-        str | None, Header(description="move it only if this is still its ETag; `*`: only if it exists")
+        str | None, Header(description="move the alias only if this is its ETag; `*`: only if it exists")
     ] = None,
-    if_none_match: Annotated[str | None, Header(description="`*`: move it only if it does not exist yet")] = None,
-) -> Precondition:
-    return precondition(if_match, if_none_match)
+    if_none_match: Annotated[str | None, Header(description="`*`: move the alias only if it does not exist")] = None,
+) -> int | Literal["*"] | None:
+    """Return the revision that the alias must have; 0: it must not exist; "*": it must exist; None: anything.
+
+    Raises:
+        InvalidPrecondition: both headers were sent, or one is malformed.
+    """
+    if if_match is not None and if_none_match is not None:
+        raise InvalidPrecondition("If-Match and If-None-Match were both sent; send one of them")
+    if if_none_match is not None:
+        if if_none_match.strip() != "*":
+            raise InvalidPrecondition(f"If-None-Match is {if_none_match[:80]!r}; allowed: *")
+        return 0
+    if if_match is None or if_match.strip() == "*":
+        return None if if_match is None else "*"
+    matched = _ETAG.fullmatch(if_match.strip())
+    if not matched:
+        raise InvalidPrecondition(f'If-Match is {if_match[:80]!r}; allowed: one ETag such as "3" with its quotes, or *')
+    return int(matched[1])
 
 
-WantedDep = Annotated[Precondition, Depends(_wanted)]
+ExpectedRevisionDep = Annotated[int | Literal["*"] | None, Depends(_expected_revision)]
 
 
-@router.get("/aliases/{alias}", summary="Read an alias", responses=problems(404, 422, 503))
-def read_alias(client: ClientPath, alias: AliasPath, services: ServicesDep, response: Response) -> schemas.Alias:
-    """Where an alias points; the ETag header is its revision."""
+@router.get("/aliases/{alias}", summary="Get an alias", dependencies=[ANY_KEY], responses=problems(*READ, UnknownAlias))
+def get_alias(client: ClientPath, alias: AliasPath, services: ServicesDep, response: Response) -> schemas.Alias:
+    """Get the version that an alias points to. The ETag header identifies its revision."""
     return _answer(services.lifecycle.alias(client, alias), response)
 
 
-@router.put("/aliases/{alias}", summary="Move an alias", responses=problems(404, 412, 415, 422, 503))
-def put_alias(
+@router.put(
+    "/aliases/{alias}",
+    summary="Move an alias",
+    dependencies=[require_scope("adapt")],
+    responses=problems(*WRITE, UnknownVersion, AliasConflict, InvalidPrecondition, UnsupportedMediaType, PARAMETERS),
+)
+def move_alias(
     client: ClientPath,
     alias: AliasPath,
     target: schemas.AliasTarget,
     services: ServicesDep,
     response: Response,
-    wanted: WantedDep,
+    expected: ExpectedRevisionDep,
 ) -> schemas.Alias:
-    """Point an alias at a version. Without a precondition the alias is moved whatever it points at."""
-    return _answer(move(services.lifecycle, client, alias, target.version, wanted), response)
+    """Point an alias to a version. Without a precondition it is moved in any case."""
+    if expected == "*":
+        try:
+            services.lifecycle.alias(client, alias)
+        except UnknownAlias as error:
+            raise AliasConflict(f"If-Match is *, but client {client!r} has no alias {alias!r}") from error
+        expected = None
+    return _answer(services.lifecycle.move_alias(client, alias, target.version, expected), response)
 
 
-@router.post("/rollback", summary="Roll an alias back", responses=problems(404, 409, 422, 503))
+@router.post(
+    "/rollback",
+    summary="Roll back an alias",
+    dependencies=[require_scope("adapt")],
+    responses=problems(*WRITE, UnknownAlias, NothingToRollBackTo),
+)
 def roll_back(
     client: ClientPath,
     services: ServicesDep,
     response: Response,
-    alias: Annotated[str, Query(description="which alias")] = LIVE,
+    alias: Annotated[str, Query(description="name of the alias")] = LIVE,
 ) -> schemas.Alias:
-    """Point an alias at the version before the current one; again goes further back. Deleted versions are skipped."""
+    """Point an alias to the version before the current one. Repeat to go further back. Deleted versions are skipped."""
     return _answer(services.lifecycle.rollback(client, validate_alias_name(alias)), response)
 
 
-def _answer(moved: AliasMove, response: Response) -> schemas.Alias:
-    response.headers["ETag"] = etag(moved)
-    return views.alias(moved)
+def _answer(move: AliasMove, response: Response) -> schemas.Alias:
+    alias = views.alias(move)
+    response.headers["ETag"] = alias.etag
+    return alias

@@ -1,4 +1,4 @@
-"""GET /clients and what hangs below one client: itself, its history, its deletion."""
+"""The clients: list, read, settings, history and deletion."""
 
 from __future__ import annotations
 
@@ -6,68 +6,117 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
+from service.domain.client import ClientSettings
 from service.domain.version import LIVE
+from service.errors import InvalidName, StoreFull, StoreUnavailable, UnknownClient, VersionCorrupt
 from service.http import responses as views
-from service.http.dependencies import ClientPath, ServicesDep, problems
-from service.http.errors import FieldInvalid
-from service.http.preconditions import etag
+from service.http.dependencies import ServicesDep
+from service.http.openapi import PARAMETERS, READ, WRITE, problems
+from service.http.problems import InvalidField, UnsupportedMediaType
 from service.http.schemas import resources as schemas
+from service.http.scopes import ANY_KEY, ClientPath, caller_of, require_scope
 
 router = APIRouter(prefix="/clients", tags=["clients"])
 
 
-@router.get("", summary="List the clients", responses=problems(503))
-def list_clients(services: ServicesDep) -> schemas.ClientList:
-    """Every client, by name."""
-    return schemas.ClientList(clients=[views.client(summary) for summary in services.lifecycle.clients()])
+@router.get(
+    "",
+    summary="List clients",
+    dependencies=[ANY_KEY],
+    responses=problems(StoreUnavailable, VersionCorrupt),
+)
+def list_clients(request: Request, services: ServicesDep) -> schemas.ClientList:
+    """List the clients that the key can access, ordered by name."""
+    caller = caller_of(request)
+    summaries = services.lifecycle.clients()
+    return schemas.ClientList(clients=[views.client(each) for each in summaries if caller.can_access(each.name)])
 
 
-@router.get("/{client}", summary="Read a client", responses=problems(404, 422, 503))
-def read_client(client: ClientPath, services: ServicesDep, response: Response) -> schemas.ClientInfo:
-    """A client with its aliases; the ETag header is that of `live`."""
-    summary = services.lifecycle.client(client)
-    if LIVE in summary.aliases:
-        response.headers["ETag"] = etag(summary.aliases[LIVE])
-    return views.client(summary)
+@router.get("/{client}", summary="Get a client", dependencies=[ANY_KEY], responses=problems(*READ))
+def get_client(client: ClientPath, services: ServicesDep, response: Response) -> schemas.ClientInfo:
+    """Get a client with its aliases. The ETag header is that of the alias `live`."""
+    info = views.client(services.lifecycle.client(client))
+    for alias in info.aliases:
+        if alias.alias == LIVE:
+            response.headers["ETag"] = alias.etag
+    return info
 
 
-@router.delete("/{client}", summary="Delete a client", responses=problems(404, 422, 503))
+@router.delete(
+    "/{client}", summary="Delete a client", dependencies=[require_scope("admin")], responses=problems(*WRITE)
+)
 def delete_client(client: ClientPath, services: ServicesDep) -> schemas.DeletedClient:
-    """Erase everything a client has: versions, samples, weights, aliases and their log, settings; says how much."""
-    return views.erased(services.lifecycle.delete_client(client))
+    """Delete a client and everything that is stored for it: versions, samples, weights, aliases and settings."""
+    return views.deleted_client(services.lifecycle.delete_client(client))
 
 
-@router.get("/{client}/history", summary="Read the log of alias moves", responses=problems(404, 422, 503))
-def read_history(
+@router.get("/{client}/settings", summary="Get settings", dependencies=[ANY_KEY], responses=problems(*READ))
+def get_client_settings(client: ClientPath, services: ServicesDep) -> schemas.ClientSettings:
+    """Get the settings of a client."""
+    return schemas.ClientSettings.model_validate(services.lifecycle.settings(client))
+
+
+@router.put(
+    "/{client}/settings",
+    summary="Set settings",
+    dependencies=[require_scope("admin")],
+    responses=problems(
+        InvalidName,
+        UnknownClient,
+        PARAMETERS,
+        UnsupportedMediaType,
+        StoreUnavailable,
+        VersionCorrupt,
+        StoreFull,
+    ),
+)
+def set_client_settings(
+    client: ClientPath, settings: schemas.ClientSettings, services: ServicesDep
+) -> schemas.ClientSettings:
+    """Replace all settings. Settings that are left out get their defaults. The client is created if necessary.
+
+    `retain_samples: false` deletes all stored images of the client and stores no new ones. A version then consists of
+    the samples of one request (`mode=replace`) and cannot be extended.
+    """
+    stored = services.lifecycle.update_settings(client, ClientSettings(**settings.model_dump()))
+    return schemas.ClientSettings.model_validate(stored)
+
+
+@router.get(
+    "/{client}/history",
+    summary="Get the history of aliases",
+    dependencies=[ANY_KEY],
+    responses=problems(*READ, InvalidField),
+)
+def get_client_history(
     client: ClientPath,
     services: ServicesDep,
     at: Annotated[
-        str | None, Query(description="a moment, ISO 8601 with its offset from UTC", examples=["2026-01-31T14:31:00Z"])
+        str | None,
+        Query(description="a moment in ISO 8601 with an offset from UTC", examples=["2026-01-31T14:31:00Z"]),
     ] = None,
 ) -> schemas.History:
-    """Every move of every alias, oldest first, and which version was live; with `at`, as it was at that moment."""
+    """Get all moves of aliases, oldest first, and which version was live; with `at`, as of that moment."""
     moment = None if at is None else _moment(at)
-    moves = services.lifecycle.history(client, moment)
-    live = next((move.version for move in reversed(moves) if move.alias == LIVE), None)
-    return views.history(client, moment, live, moves)
+    return views.history(client, moment, services.lifecycle.history(client, moment))
 
 
 def _moment(text: str) -> datetime:
-    """Read a moment. Small letters, and a plus sign that the query turned into a blank, are understood.
+    """Parse a moment. Lower case is allowed, and a space for a plus sign that was not percent-encoded.
 
     Raises:
-        FieldInvalid: no ISO 8601 moment, or one without an offset, which could be meant in any time zone.
+        InvalidField: not ISO 8601, or without an offset.
     """
-    allowed = "allowed is ISO 8601 with an offset from UTC, such as 2026-01-31T14:31:00Z or 2026-01-31T15:31:00+01:00"
+    allowed = "allowed: ISO 8601 with an offset from UTC, such as 2026-01-31T14:31:00Z or 2026-01-31T15:31:00+01:00"
     try:
         moment = datetime.fromisoformat(re.sub(r" (?=\d{2}:?\d{2}$)", "+", text.upper()))
     except ValueError as error:
-        raise FieldInvalid(f"field 'at' is {text[:80]!r}; {allowed}") from error
+        raise InvalidField(f"field 'at' is {text[:80]!r}; {allowed}") from error
     if moment.tzinfo is None:
-        raise FieldInvalid(f"field 'at' is {text!r}, without an offset; {allowed}")
+        raise InvalidField(f"field 'at' is {text!r}, which has no offset; {allowed}")
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
-        raise FieldInvalid(f"field 'at' is {text!r}, beyond the years 1 to 9999 in UTC; {allowed}") from error
+        raise InvalidField(f"field 'at' is {text!r}, not within the years 1 to 9999 in UTC; {allowed}") from error

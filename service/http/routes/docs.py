@@ -1,4 +1,4 @@
-"""GET / and /docs: the interactive description of the API, from files on this machine; no other host is asked."""
+"""The landing page, and Swagger UI at /docs. All of its files come from an installed package, not from other hosts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _START: Final = """SwaggerUIBundle({
 
 @router.get("/")
 async def landing(request: Request, services: ServicesDep) -> schemas.ServiceInfo:
-    """Where to go from here, and whether a key is needed."""
+    """Return links, and whether a key is required."""
     return schemas.ServiceInfo(
         service="anole",
         version=request.app.version,
@@ -66,19 +66,19 @@ async def landing(request: Request, services: ServicesDep) -> schemas.ServiceInf
 
 @router.get("/docs")
 async def docs() -> Response:
-    """The page; it loads the files below and the API's description."""
+    """Return the page of Swagger UI."""
     return Response(_PAGE, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": _POLICY})
 
 
 @router.get("/docs/start.js")
 async def start() -> Response:
-    """What starts the page, apart from it so that its policy can forbid inline scripts."""
+    """Return the start script. It is a file of its own so that the page can forbid inline scripts."""
     return Response(_START, media_type="text/javascript; charset=utf-8")
 
 
 @router.get("/docs/{name}")
 def asset(name: str) -> Response:
-    """A file of Swagger UI, out of the installed package that carries it."""
+    """Return a file of Swagger UI."""
     if name not in _MEDIA_TYPES:
         raise HTTPException(404)
     content = resources.files(_ASSETS).joinpath(name).read_bytes()

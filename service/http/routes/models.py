@@ -1,4 +1,4 @@
-"""GET /models: the meta-trained starts on offer."""
+"""The meta-trained models that clients are adapted from."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from service.http import responses as views
-from service.http.dependencies import ServicesDep, problems
+from service.errors import UnknownCheckpoint
+from service.http.dependencies import ServicesDep
+from service.http.openapi import problems
 from service.http.schemas import resources as schemas
+from service.http.scopes import ANY_KEY
 
 router = APIRouter(prefix="/models", tags=["models"])
 
 
-@router.get("", summary="List the meta-models")
-def list_meta_models(services: ServicesDep) -> schemas.MetaModelList:
-    """The meta-models on offer, each with its card; the first is the one in use."""
-    return schemas.MetaModelList(models=[views.meta_model(summary) for summary in services.meta_models.list()])
+@router.get("", summary="List models", dependencies=[ANY_KEY])
+def list_models(services: ServicesDep) -> schemas.MetaModelList:
+    """List the available models. The first one is in use."""
+    return schemas.MetaModelList(
+        models=[schemas.MetaModel.model_validate(each) for each in services.meta_models.list()]
+    )
 
 
-@router.get("/{name}", summary="Read a meta-model", responses=problems(404))
-def read_meta_model(
+@router.get("/{name}", summary="Get a model", dependencies=[ANY_KEY], responses=problems(UnknownCheckpoint))
+def get_meta_model(
     name: Annotated[str, Path(openapi_examples={"surfaces": {"value": "surfaces"}})], services: ServicesDep
 ) -> schemas.MetaModel:
-    """One meta-model with its card."""
-    return views.meta_model(services.meta_models.get(name))
+    """Get a model with its settings, and how it was trained."""
+    return schemas.MetaModel.model_validate(services.meta_models.get(name))

@@ -1,21 +1,24 @@
-"""POST /predict: images and a client in, verdicts out."""
+"""POST /predict: classifies images with a version of a client."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from service.domain.names import validate_alias_name, validate_client_name
+from service.domain.names import validate_alias_name
 from service.domain.version import LIVE
-from service.http import responses as views
-from service.http.dependencies import HIGHEST_VERSION, Context, ContextDep, problems
-from service.http.errors import FieldMissing
-from service.http.forms import Fields, FormShape, check_size, read_form, read_query
-from service.http.middleware.logging import NOTES
+from service.errors import NothingLive, UnknownAlias, UnknownCheckpoint, UnknownVersion
+from service.http.dependencies import MAX_VERSION, ContextDep
+from service.http.middleware.admission import SLOT, Slot
+from service.http.middleware.logging import LOG_FIELDS
+from service.http.openapi import IMAGES, READ, UPLOAD, problems
+from service.http.problems import MissingField
 from service.http.schemas import resources as schemas
-from service.http.waiting import answered
+from service.http.scopes import accessible_client, require_scope
+from service.http.uploads import Fields, FormShape, check_size, read_form, read_query, reject_together
+from service.http.waiting import wait_for
+from service.settings import Settings
 from service.usecases.uploads import Upload
 
 router = APIRouter(tags=["predict"])
@@ -24,85 +27,82 @@ _SHAPE: Final = FormShape(
     single=frozenset({"client", "version", "alias"}), repeated=frozenset(), files=frozenset({"images"})
 )
 _REFERENCES: Final[dict[str, Any]] = {
-    "version": {"type": "integer", "minimum": 1, "examples": [""], "description": "judge by this version"},
-    "alias": {"type": "string", "examples": [""], "description": "judge by the version this alias points at; live"},
+    "version": {"type": "integer", "minimum": 1, "maximum": MAX_VERSION, "examples": [""]},
+    "alias": {"type": "string", "examples": [""], "description": "instead of a version; default: live"},
 }
-_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["client", "images"],
-                    "properties": {
-                        "client": {"type": "string", "examples": ["demo"]},
-                        "images": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        **_REFERENCES,
-                    },
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
+_FORM: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["client", "images"],
+    "properties": {
+        "client": {"type": "string", "examples": ["demo"]},
+        "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "image files"},
+        **_REFERENCES,
     },
-    "parameters": [
-        {
-            "in": "query",
-            "name": name,
-            "required": False,
-            "description": "only with a raw image as the body",
-            "schema": schema,
-        }
-        for name, schema in {"client": {"type": "string"}, **_REFERENCES}.items()
-    ],
 }
 
 
 @router.post(
     "/predict",
-    summary="Judge images by a client's version",
+    summary="Classify images",
     response_model=schemas.PredictResponse,
-    responses=problems(400, 404, 409, 413, 415, 422, 503),
-    openapi_extra=_BODY,
+    dependencies=[require_scope("predict")],
+    responses=problems(*UPLOAD, *IMAGES, *READ, UnknownVersion, UnknownAlias, UnknownCheckpoint, NothingLive),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": _FORM},
+                "image/*": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+        "parameters": [
+            {
+                "in": "query",
+                "name": name,
+                "required": False,
+                "description": "only with an image as the body",
+                "schema": schema,
+            }
+            for name, schema in {"client": {"type": "string"}, **_REFERENCES}.items()
+        ],
+    },
 )
 async def predict(request: Request, context: ContextDep) -> Response:
-    """Send a form with `client` and `images`, or one image as the body with `?client=`.
+    """Classify images with the live version of a client, or with the given version or alias.
 
-    The answer depends on the image and the version alone, never on what else is being judged.
+    Send a form with `client` and `images`, or one image as the body with `?client=`.
+
+    The result for an image depends only on the image and the version, not on other images.
     """
-    return await judge(request, context)
-
-
-async def judge(request: Request, context: Context) -> Response:
-    """What `predict` answers; the application calls it directly."""
-    context.predict_limit.refuse_when_full()
-    fields, images = await _read(request, context)
-    client = validate_client_name(fields.required("client"))
-    submit = partial(context.services.prediction.submit, client, images, _reference(fields))
-    work = context.mailbox.expect(context.predict_limit.submitted(submit, len(images)))
-    outcome = await answered(request, work, context.settings.predict_s)
-    request.scope[NOTES].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
+    fields, images = await _read(request, context.settings)
+    client = accessible_client(request, fields.required("client"))
+    slot: Slot = request.scope[SLOT]
+    slot.add_images(len(images))
+    work = context.services.prediction.submit(client, images, _reference(fields))
+    slot.hold_until_done(work)
+    outcome = await wait_for(request, work, context.settings.predict_s)
+    request.scope[LOG_FIELDS].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:
         context.telemetry.images.labels(image.verdict).inc()
-    return Response(views.predicted(outcome).model_dump_json(), media_type="application/json")
+    return Response(schemas.PredictResponse.model_validate(outcome).model_dump_json(), media_type="application/json")
 
 
-async def _read(request: Request, context: Context) -> tuple[Fields, tuple[Upload, ...]]:
+async def _read(request: Request, settings: Settings) -> tuple[Fields, tuple[Upload, ...]]:
     if request.headers["content-type"].lower().startswith("image/"):
         fields = read_query(request, _SHAPE.single)
         image = Upload("image", await request.body())
-        return fields, (check_size(image, context.settings),)
-    form = await read_form(request, _SHAPE, context.settings)
+        return fields, (check_size(image, settings),)
+    form = await read_form(request, _SHAPE, settings)
     images = form.files.get("images", ())
     if not images:
-        raise FieldMissing("field 'images' is missing; give one or more image files")
+        raise MissingField("field 'images' is missing; send one or more image files")
     return form.fields, images
 
 
 def _reference(fields: Fields) -> str:
-    fields.only_one_of("version", "alias")
-    version = fields.integer("version", 1, HIGHEST_VERSION)
+    reject_together(fields, ("version", "alias"))
+    version = fields.integer("version", 1, MAX_VERSION)
     if version is not None:
         return str(version)
     alias = fields.text("alias")

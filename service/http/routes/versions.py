@@ -1,4 +1,4 @@
-"""The versions of a client: list, read, delete, and their weights as a file."""
+"""The versions of a client: list, read, compare, delete, and download their weights."""
 
 from __future__ import annotations
 
@@ -8,55 +8,75 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
+from service.errors import UnknownCheckpoint, UnknownVersion, VersionInUse
 from service.http import responses as views
-from service.http.dependencies import ClientPath, ServicesDep, VersionPath, problems
+from service.http.dependencies import ServicesDep, VersionPath
+from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.schemas import reports
 from service.http.schemas import resources as schemas
+from service.http.scopes import ANY_KEY, ClientPath, require_scope
 
 router = APIRouter(prefix="/clients/{client}/versions", tags=["versions"])
 
-_WEIGHTS_MEDIA_TYPE: Final = "application/octet-stream"
+_WEIGHTS: Final = "application/octet-stream"
 
 
-@router.get("", summary="List the versions", responses=problems(404, 422, 503))
+@router.get("", summary="List versions", dependencies=[ANY_KEY], responses=problems(*READ))
 def list_versions(client: ClientPath, services: ServicesDep) -> schemas.VersionList:
-    """The versions that were not deleted, oldest first."""
+    """List the versions of a client, oldest first. Deleted versions are left out."""
     summary = services.lifecycle.client(client)
     return views.version_list(summary, services.lifecycle.versions(client))
 
 
-@router.get("/{version}", summary="Read a version", responses=problems(404, 422, 503))
-def read_version(client: ClientPath, version: VersionPath, services: ServicesDep) -> schemas.VersionDetails:
-    """Everything a version records: what it was adapted on and how, and its report."""
+@router.get(
+    "/{version}",
+    summary="Get a version",
+    dependencies=[ANY_KEY],
+    responses=problems(*READ, UnknownVersion, PARAMETERS),
+)
+def get_version(client: ClientPath, version: VersionPath, services: ServicesDep) -> schemas.VersionDetails:
+    """Get everything that is recorded about a version, including its samples and its report."""
     summary = services.lifecycle.client(client)
     return views.version_details(services.lifecycle.version(client, version), summary)
 
 
-@router.get("/{before}/diff/{after}", summary="Compare two versions", responses=problems(404, 422, 503))
-def read_diff(
+@router.get(
+    "/{before}/diff/{after}",
+    summary="Compare two versions",
+    dependencies=[ANY_KEY],
+    responses=problems(*READ, UnknownVersion, PARAMETERS),
+)
+def diff_versions(
     client: ClientPath, before: VersionPath, after: VersionPath, services: ServicesDep
 ) -> reports.VersionDiff:
-    """Classes added and removed, how each class fared among left-out samples, and kept samples judged differently."""
+    """Compare classes, accuracy on held-out samples, and the samples that are predicted differently."""
     return views.version_diff(services.lifecycle.diff(client, before, after))
 
 
-@router.delete("/{version}", status_code=204, summary="Delete a version", responses=problems(404, 409, 422, 503))
+@router.delete(
+    "/{version}",
+    status_code=204,
+    summary="Delete a version",
+    dependencies=[require_scope("admin")],
+    responses=problems(*WRITE, UnknownVersion, VersionInUse, PARAMETERS),
+)
 def delete_version(client: ClientPath, version: VersionPath, services: ServicesDep) -> None:
-    """Let a version's samples and weights go. Its number stays taken; a version that an alias points at stays."""
+    """Delete the samples and weights of a version. Its number is not used again. Versions with aliases are kept."""
     services.lifecycle.delete_version(client, version)
 
 
 @router.get(
     "/{version}/weights",
-    summary="Download a version's weights",
+    summary="Download weights",
+    dependencies=[require_scope("admin")],
     response_class=Response,
     responses={
-        200: {"content": {_WEIGHTS_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        **problems(404, 422, 503),
+        200: {"content": {_WEIGHTS: {"schema": {"type": "string", "format": "binary"}}}},
+        **problems(*READ, UnknownVersion, UnknownCheckpoint, PARAMETERS),
     },
 )
-def read_weights(client: ClientPath, version: VersionPath, services: ServicesDep) -> Response:
-    """A safetensors file with all weights that the version predicts with; the headers carry the file's SHA-256."""
+def download_weights(client: ClientPath, version: VersionPath, services: ServicesDep) -> Response:
+    """Download all weights of a version as a safetensors file. The headers have the SHA-256 of the file."""
     content = services.lifecycle.weights(client, version)
     digest = hashlib.sha256(content)
     headers = {
@@ -64,4 +84,4 @@ def read_weights(client: ClientPath, version: VersionPath, services: ServicesDep
         "ETag": f'"{digest.hexdigest()}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode('ascii')}:",
     }
-    return Response(content, media_type=_WEIGHTS_MEDIA_TYPE, headers=headers)
+    return Response(content, media_type=_WEIGHTS, headers=headers)

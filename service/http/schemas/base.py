@@ -20,7 +20,7 @@ class Answer(BaseModel):
 class RequestBody(BaseModel):
     """Base of all JSON request bodies. Unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
 
 class ProblemDetails(Answer):

@@ -33,7 +33,7 @@ def need_client(connection: Connection, name: str) -> ClientKey:
     """The client's key. Raises UnknownClient."""
     client = find_client(connection, name)
     if client is None:
-        raise UnknownClient(f"no client is called {name!r}; the first /adapt with that name makes it")
+        raise UnknownClient(name)
     return client
 
 

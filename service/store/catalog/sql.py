@@ -179,7 +179,7 @@ class SqlCatalog(Catalog):
             kept = select(func.count(VERSIONS.c.id)).join(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)
             versions = connection.execute(kept.where(mine, VERSIONS.c.deleted_at.is_(None))).scalar_one()
             if connection.execute(delete(CLIENTS).where(mine)).rowcount == 0:
-                raise UnknownClient(f"no client is called {client!r}; nothing was deleted")
+                raise UnknownClient(client)
             return int(versions)
 
     def settings(self, client: str) -> ClientSettings:

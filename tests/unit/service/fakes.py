@@ -1,28 +1,30 @@
-"""Fake use cases that keep what they are given in dictionaries, and the box they come in."""
+"""Fake use cases that keep everything in dictionaries."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from models.errors import ImageFormatUnsupported
+from service.bootstrap import Services
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
 from service.domain.maintenance import Erasure
 from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
-from service.http.ports import AdaptationPort, LifecyclePort, PredictionPort
 from service.runtime.job_control import JobControl
 from service.store.ports import Keys
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
+from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
-from service.usecases.predict import ImagePrediction, PredictOutcome
+from service.usecases.lifecycle import Lifecycle
+from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
 from service.usecases.uploads import Upload
 
@@ -46,7 +48,7 @@ def report(decision: str = "publish") -> dict[str, Any]:
     }
 
 
-class FakeLifecycle(LifecyclePort):
+class FakeLifecycle(Lifecycle):
     """Clients in dictionaries; time is one minute a move."""
 
     def __init__(self) -> None:
@@ -65,7 +67,7 @@ class FakeLifecycle(LifecyclePort):
 
     def _of(self, client: str) -> dict[int, Version]:
         if client not in self.kept:
-            raise UnknownClient(f"there is no client {client!r}")
+            raise UnknownClient(client)
         return self.kept[client]
 
     def _move(self, client: str, alias: str, version: int, reason: str) -> AliasMove:
@@ -111,7 +113,7 @@ class FakeLifecycle(LifecyclePort):
             raise AliasConflict(f"alias {alias!r} is at revision {revision}, not {expected_revision}")
         return self._move(client, alias, version, "set")
 
-    def rollback(self, client: str, alias: str = LIVE) -> AliasMove:
+    def rollback(self, client: str, alias: str = LIVE, expected_revision: int | None = None) -> AliasMove:
         previous = self.alias(client, alias).previous
         if previous is None:
             raise NothingToRollBackTo(f"alias {alias!r} of client {client!r} has no earlier version")
@@ -143,7 +145,7 @@ class FakeLifecycle(LifecyclePort):
         return b"safetensors"
 
 
-class FakeAdaptation(AdaptationPort):
+class FakeAdaptation(IdempotentAdaptation):
     """Makes a version of whatever comes, or raises what it was told to."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
@@ -201,7 +203,7 @@ def in_a_thread(call: Callable[[], T]) -> Future[T]:
     return answer
 
 
-class FakePrediction(PredictionPort):
+class FakePrediction(Prediction):
     """Names every image after the first class, or raises what it was told to."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
@@ -260,16 +262,19 @@ class FakeKeys(Keys):
         """Holds nothing."""
 
 
-@dataclass
-class FakeServices:
-    """The box with the fakes in it; whether it was closed can be seen."""
+class FakeServices(Services):
+    """The fakes. A test can see whether they were closed."""
 
-    lifecycle: FakeLifecycle = field(default_factory=FakeLifecycle)
-    kept_keys: FakeKeys = field(default_factory=FakeKeys)
-    readiness: Readiness = field(default_factory=lambda: Readiness({"catalog": lambda: None}))
-    closed: bool = False
+    lifecycle: FakeLifecycle
+    adaptation: FakeAdaptation
+    prediction: FakePrediction
 
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        self.lifecycle = FakeLifecycle()
+        self.kept_keys = FakeKeys()
+        self.readiness = Readiness({"catalog": lambda: None})
+        self.closed = False
+        self.finished_within_s = 0.0
         self.adaptation = FakeAdaptation(self.lifecycle)
         self.prediction = FakePrediction(self.lifecycle)
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)
@@ -277,12 +282,12 @@ class FakeServices:
         self.meta_models = CheckpointList(
             [CheckpointSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]
         )
+        self.readings = lambda: {"weight_cache_hits_total": 3}
+        self.finish = self._finish
+        self.close = self._close
 
-    def readings(self) -> dict[str, float]:
-        return {"weight_cache_hits_total": 3}
-
-    def finish(self, within_s: float) -> None:
+    def _finish(self, within_s: float) -> None:
         self.finished_within_s = within_s
 
-    def close(self) -> None:
+    def _close(self) -> None:
         self.closed = True

@@ -19,7 +19,7 @@ from service.cli import demo as demonstration
 from service.cli import serve
 from service.domain.key import Grant
 from service.errors import InvalidKey, InvalidSettings
-from service.http.app import create_app, set_aside
+from service.http.app import create_app, freeze_objects
 from service.settings import load_settings
 from service.store.open_store import Place, open_keys
 from service.usecases.keys import create
@@ -29,7 +29,7 @@ from tests.unit.service.fakes import FakeServices
 def test_a_served_process_does_not_look_through_what_it_started_with_again() -> None:
     services: Any = FakeServices()
     try:
-        assert set_aside(services) is services
+        assert freeze_objects(services) is services
         assert gc.get_freeze_count() > len(gc.get_objects())
     finally:
         gc.unfreeze()

@@ -1,4 +1,4 @@
-"""Deadlines of a connection, with a loop whose clock moves when told: nothing here waits."""
+"""Time limits of a connection, on an event loop whose clock the tests advance."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DEADLINES = Deadlines(head_s=10.0, body_s=30.0, reader_s=20.0, connections=3)
 HEAD = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 
 
-class InnerLoopInput(asyncio.SelectorEventLoop):
-    """Seconds pass when `pass_s` says so."""
+class FakeClockLoop(asyncio.SelectorEventLoop):
+    """Time passes only in `pass_s`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,20 +25,20 @@ class InnerLoopInput(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
-    def update_settings(self) -> None:
-        """Run what is ready, until nothing is."""
+    def run_ready(self) -> None:
+        """Run all callbacks that are ready."""
         for _ in range(20):
             self.call_soon(self.stop)
             self.run_forever()
 
     def pass_s(self, seconds: float) -> None:
-        self.update_settings()
+        self.run_ready()
         self.now += seconds
-        self.update_settings()
+        self.run_ready()
 
 
 class Wire(asyncio.Transport):
-    """Keeps what is written; what the other side has not read is told by the test."""
+    """Remembers what is written. The test sets how much the client has not read."""
 
     def __init__(self, protocol: DeadlinedHttp) -> None:
         super().__init__()
@@ -67,14 +67,14 @@ class Wire(asyncio.Transport):
         return default
 
     def pause_reading(self) -> None:
-        """Nothing comes by itself here."""
+        """Nothing is received unless a test feeds it."""
 
     def resume_reading(self) -> None:
-        """Nothing comes by itself here."""
+        """Nothing is received unless a test feeds it."""
 
 
 class Answering:
-    """An application that reads the body and answers, or answers at once, or waits; counts what it saw."""
+    """An application that reads the body and answers, or answers at once, or waits. Counts disconnects."""
 
     def __init__(self) -> None:
         self.reads_body = True
@@ -96,8 +96,8 @@ class Answering:
 
 
 @pytest.fixture
-def loop() -> Iterator[InnerLoopInput]:
-    opened = InnerLoopInput()
+def loop() -> Iterator[FakeClockLoop]:
+    opened = FakeClockLoop()
     asyncio.set_event_loop(opened)
     yield opened
     asyncio.set_event_loop(None)
@@ -110,7 +110,7 @@ def app() -> Answering:
 
 
 @pytest.fixture
-def connect(loop: InnerLoopInput, app: Answering) -> Iterator[Callable[[], Wire]]:
+def connect(loop: FakeClockLoop, app: Answering) -> Iterator[Callable[[], Wire]]:
     config = DeadlinedConfig(app, DEADLINES, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
     state = ServerState()
@@ -126,10 +126,10 @@ def connect(loop: InnerLoopInput, app: Answering) -> Iterator[Callable[[], Wire]
     for wire in wires:
         if not wire.aborted:
             wire.protocol.connection_lost(None)
-    loop.update_settings()
+    loop.run_ready()
 
 
-def test_a_connection_that_says_nothing_is_closed(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+def test_a_silent_connection_is_closed(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     loop.pass_s(9.9)
     assert not wire.closed
@@ -137,8 +137,8 @@ def test_a_connection_that_says_nothing_is_closed(connect: Callable[[], Wire], l
     assert wire.aborted
 
 
-def test_a_head_that_comes_in_drops_is_closed_however_steadily(
-    connect: Callable[[], Wire], loop: InnerLoopInput
+def test_headers_that_are_sent_slowly_are_closed_at_the_time_limit(
+    connect: Callable[[], Wire], loop: FakeClockLoop
 ) -> None:
     wire = connect()
     for letter in HEAD[:10]:
@@ -147,8 +147,8 @@ def test_a_head_that_comes_in_drops_is_closed_however_steadily(
     assert wire.aborted
 
 
-def test_a_body_that_comes_in_drops_is_closed_and_the_application_told(
-    connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering
+def test_a_body_that_is_sent_slowly_is_closed_and_the_application_is_notified(
+    connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
 ) -> None:
     wire = connect()
     loop.pass_s(9)
@@ -159,12 +159,12 @@ def test_a_body_that_comes_in_drops_is_closed_and_the_application_told(
         wire.protocol.data_received(bytes([letter]))
     loop.pass_s(0.4)
     assert wire.aborted
-    loop.update_settings()
+    loop.run_ready()
     assert app.disconnected == 1
 
 
-def test_work_is_not_cut_off_however_long_it_takes(
-    connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering
+def test_slow_work_does_not_close_the_connection(
+    connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
 ) -> None:
     app.waits = asyncio.Event()
     wire = connect()
@@ -172,12 +172,12 @@ def test_work_is_not_cut_off_however_long_it_takes(
     loop.pass_s(1000)
     assert not wire.closed
     app.waits.set()
-    loop.update_settings()
+    loop.run_ready()
     assert wire.written.endswith(b"ok")
 
 
-def test_the_next_head_on_a_kept_connection_has_its_own_deadline(
-    connect: Callable[[], Wire], loop: InnerLoopInput
+def test_each_request_on_a_connection_has_a_time_limit_of_its_own(
+    connect: Callable[[], Wire], loop: FakeClockLoop
 ) -> None:
     wire = connect()
     for _ in range(5):
@@ -192,13 +192,13 @@ def test_the_next_head_on_a_kept_connection_has_its_own_deadline(
     assert wire.aborted
 
 
-def test_a_body_that_goes_on_after_the_answer_is_closed(
-    connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering
+def test_a_body_that_continues_after_the_answer_is_closed(
+    connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
 ) -> None:
     app.reads_body = False
     wire = connect()
     wire.protocol.data_received(b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-    loop.update_settings()
+    loop.run_ready()
     assert wire.written.endswith(b"ok")
     for _ in range(int(LEFTOVER_S) + 1):
         if not wire.closed:
@@ -207,7 +207,7 @@ def test_a_body_that_goes_on_after_the_answer_is_closed(
     assert wire.aborted
 
 
-def test_an_answer_that_nobody_reads_is_given_up(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+def test_an_answer_that_is_not_read_is_dropped(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     wire.unread = 100_000
     wire.protocol.pause_writing()
@@ -217,7 +217,7 @@ def test_an_answer_that_nobody_reads_is_given_up(connect: Callable[[], Wire], lo
     assert wire.aborted
 
 
-def test_a_reader_that_catches_up_is_kept(connect: Callable[[], Wire], loop: InnerLoopInput, app: Answering) -> None:
+def test_a_client_that_catches_up_is_kept(connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering) -> None:
     app.waits = asyncio.Event()
     wire = connect()
     wire.protocol.data_received(HEAD + b"hello")
@@ -230,10 +230,10 @@ def test_a_reader_that_catches_up_is_kept(connect: Callable[[], Wire], loop: Inn
     loop.pass_s(100)
     assert not wire.closed
     app.waits.set()
-    loop.update_settings()
+    loop.run_ready()
 
 
-def test_a_short_answer_that_nobody_reads_is_given_up_too(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+def test_a_short_answer_that_is_not_read_is_dropped_as_well(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     wire.unread = 10
     wire.protocol.data_received(HEAD + b"hello")
@@ -244,16 +244,14 @@ def test_a_short_answer_that_nobody_reads_is_given_up_too(connect: Callable[[], 
     assert wire.aborted
 
 
-def test_one_connection_too_many_is_closed_and_the_others_are_not(
-    connect: Callable[[], Wire], loop: InnerLoopInput
-) -> None:
+def test_connections_beyond_the_limit_are_closed(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wires = [connect() for _ in range(5)]
     assert [wire.aborted for wire in wires] == [False, False, False, True, True]
     wires[0].protocol.connection_lost(None)
     assert not connect().aborted
 
 
-def test_a_closed_connection_leaves_no_timer(connect: Callable[[], Wire], loop: InnerLoopInput) -> None:
+def test_a_closed_connection_leaves_no_timer(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     wire.protocol.data_received(HEAD)
     wire.protocol.pause_writing()

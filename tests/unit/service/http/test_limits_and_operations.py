@@ -1,11 +1,9 @@
-"""What every request passes through: limits on bodies, full rooms, headers, figures, readiness, the page at /docs."""
+"""What applies to all requests: body limits, headers, metrics and logs, readiness, and the description at /docs."""
 
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,7 +19,7 @@ PNG = b"\x89PNG"
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
-def test_a_body_that_declares_too_much_is_refused_unread(web: Web) -> None:
+def test_a_body_with_too_large_a_content_length_is_rejected_unread(web: Web) -> None:
     read: list[bytes] = []
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -43,7 +41,7 @@ def test_a_body_that_declares_too_much_is_refused_unread(web: Web) -> None:
         ("PUT", "/clients/line/aliases/live", "application/json"),
     ],
 )
-def test_a_body_without_a_declared_length_is_counted(web: Web, method: str, path: str, media_type: str) -> None:
+def test_a_body_without_content_length_is_counted(web: Web, method: str, path: str, media_type: str) -> None:
     sent: list[int] = []
 
     async def endless() -> AsyncIterator[bytes]:
@@ -57,7 +55,7 @@ def test_a_body_without_a_declared_length_is_counted(web: Web, method: str, path
     assert sum(sent) <= 13 * 1024 * 1024
 
 
-def test_a_declared_length_that_lies_does_not_help(web: Web) -> None:
+def test_a_wrong_content_length_does_not_raise_the_limit(web: Web) -> None:
     async def more() -> AsyncIterator[bytes]:
         yield b"--x\r\nContent-Disposition: form-data; name=samples; filename=a\r\n\r\n"
         for _ in range(6):
@@ -67,40 +65,7 @@ def test_a_declared_length_that_lies_does_not_help(web: Web) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-@pytest.fixture
-def busy(web: Web) -> Iterator[Web]:
-    """A service whose every place to adapt is taken, by requests that end when the test does."""
-    release, running = threading.Event(), threading.Semaphore(0)
-
-    def hold() -> None:
-        running.release()
-        release.wait(timeout=30)
-
-    web.services.adaptation.before = hold
-    with ThreadPoolExecutor(16) as pool:
-        waiting = [pool.submit(web.adapt) for _ in range(3)]
-        for _ in waiting:
-            assert running.acquire(timeout=30)
-        yield web
-        release.set()
-        assert all(request.result().status_code == 201 for request in waiting)
-
-
-def test_one_adaptation_more_than_there_are_places_is_refused(busy: Web) -> None:
-    answer = busy.adapt()
-    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
-    assert int(answer.headers["retry-after"]) > 0
-    assert 'anole_refused_total{work="adapt"} 1.0' in busy("GET", "/metrics").text
-
-
-def test_reads_and_predictions_go_on_while_every_place_to_adapt_is_taken(busy: Web) -> None:
-    assert busy("GET", "/clients").status_code == 200
-    assert busy("GET", "/livez").status_code == 200
-    assert busy("POST", "/predict", data={"client": "a"}, files=[("images", ("a", PNG))]).status_code == 404
-    assert "anole_adapt_taken 3.0" in busy("GET", "/metrics").text
-
-
-def test_every_answer_carries_an_id_and_is_neither_sniffed_nor_kept(web: Web) -> None:
+def test_every_answer_has_a_request_id_and_security_headers(web: Web) -> None:
     answers = [web("GET", path) for path in ("/livez", "/nothing", "/clients/NO", "/openapi.json")]
     assert len({answer.headers["x-request-id"] for answer in answers}) == 4
     for answer in answers:
@@ -109,7 +74,7 @@ def test_every_answer_carries_an_id_and_is_neither_sniffed_nor_kept(web: Web) ->
         assert "server" not in answer.headers
 
 
-def test_a_prediction_leaves_one_log_line_that_names_the_version(two_versions: Web) -> None:
+def test_a_prediction_is_logged_in_one_line_with_its_version(two_versions: Web) -> None:
     with structlog.testing.capture_logs() as lines:
         answer = two_versions("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
     (line,) = lines
@@ -119,22 +84,22 @@ def test_a_prediction_leaves_one_log_line_that_names_the_version(two_versions: W
     assert (line["client"], line["version"], line["weights_digest"]) == ("line", 2, "b" * 64)
 
 
-def test_figures_are_labelled_by_route_and_never_by_client(two_versions: Web) -> None:
+def test_metrics_are_labelled_by_route_and_never_by_client(two_versions: Web) -> None:
     two_versions("GET", "/clients/line/versions/1")
     two_versions("GET", "/clients/secret-plant/versions/1")
     two_versions("GET", "/somewhere/else")
     two_versions("BREW", "/livez")
-    figures = two_versions("GET", "/metrics").text
-    assert 'route="/clients/{client}/versions/{version}",status="200"} 1.0' in figures
-    assert 'route="/clients/{client}/versions/{version}",status="404"} 1.0' in figures
-    assert 'route="unmatched",status="404"} 1.0' in figures
-    assert 'method="other"' in figures
-    assert 'anole_versions_total{gate="publish"} 2.0' in figures
-    assert 'anole_adapt_seconds_count{part="total"} 2.0' in figures
-    assert not re.search(r'"[^"]*(line|secret-plant|somewhere)[^"]*"', figures)
+    metrics = two_versions("GET", "/metrics").text
+    assert 'route="/clients/{client}/versions/{version}",status="200"} 1.0' in metrics
+    assert 'route="/clients/{client}/versions/{version}",status="404"} 1.0' in metrics
+    assert 'route="unmatched",status="404"} 1.0' in metrics
+    assert 'method="other"' in metrics
+    assert 'anole_versions_total{gate="publish"} 2.0' in metrics
+    assert 'anole_adapt_seconds_count{part="total"} 2.0' in metrics
+    assert not re.search(r'"[^"]*(line|secret-plant|somewhere)[^"]*"', metrics)
 
 
-def test_readiness_says_which_check_failed(web: Web) -> None:
+def test_readiness_names_the_failed_check(web: Web) -> None:
     def fails() -> None:
         raise AnoleError("the disk is gone")
 
@@ -152,12 +117,12 @@ def test_a_draining_service_is_alive_but_not_ready(web: Web) -> None:
     assert web.adapt().status_code == 201
 
 
-def test_the_landing_page_says_where_to_go(web: Web) -> None:
+def test_the_landing_page_links_to_docs_and_clients(web: Web) -> None:
     landing = web("GET", "/").json()
     assert all(web("GET", landing[name]).status_code == 200 for name in ("docs", "openapi", "clients"))
 
 
-def test_the_description_page_needs_no_other_host(web: Web) -> None:
+def test_the_docs_page_loads_nothing_from_other_hosts(web: Web) -> None:
     page = web("GET", "/docs")
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert len(loaded) == 4
@@ -168,7 +133,7 @@ def test_the_description_page_needs_no_other_host(web: Web) -> None:
     assert web("GET", "/docs/anything.js").json()["code"] == "not_found"
 
 
-def test_the_description_names_every_route_of_the_contract_and_both_bodies(web: Web) -> None:
+def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: Web) -> None:
     described = web("GET", "/openapi.json").json()["paths"]
     assert {(path, method) for path, methods in described.items() for method in methods} == {
         ("/adapt", "post"),
@@ -203,7 +168,7 @@ def test_the_description_names_every_route_of_the_contract_and_both_bodies(web: 
     }  # fmt: skip
 
 
-def test_the_services_are_opened_at_start_and_closed_at_the_end(settings: Any, services: Any) -> None:
+def test_services_are_opened_at_start_and_closed_at_the_end(settings: Any, services: Any) -> None:
     opened: list[Any] = []
 
     def build(*given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Every error raised on purpose has its row; what is not raised on purpose tells nothing."""
+"""Each error has a problem in the table; other errors are answered without details."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import pytest
 from models import errors as learning
 from models.errors import AnoleError
 from service import errors as serving
-from service.http import errors as refusals
+from service.http import problems
 from service.http.problems import PROBLEMS, problem_of
 from tests.in_process import Web
 
 NEVER_ANSWERED = {
     "AnoleError",
     "ServiceError",
-    "RequestRefused",
+    "RequestRejected",
     "InvalidSettings",
     "CheckpointInvalid",
     "DataSetUnavailable",
     "InvalidKey",
     "UnknownKey",
 }
-"""Roots, and what can only stop a start, a training or a command on keys."""
+"""Base classes, and errors that only stop a start, a training run or a command for keys."""
 
 
 def raised_by(*modules: ModuleType) -> list[type[AnoleError]]:
@@ -36,8 +36,8 @@ def raised_by(*modules: ModuleType) -> list[type[AnoleError]]:
     ]
 
 
-@pytest.mark.parametrize("kind", raised_by(learning, serving, refusals), ids=lambda kind: kind.__name__)
-def test_every_error_raised_on_purpose_has_a_problem_of_its_own(kind: type[AnoleError]) -> None:
+@pytest.mark.parametrize("kind", raised_by(learning, serving, problems), ids=lambda kind: kind.__name__)
+def test_every_error_has_a_problem(kind: type[AnoleError]) -> None:
     assert kind in PROBLEMS or kind.__name__ in NEVER_ANSWERED or problem_of_base(kind)
 
 
@@ -51,13 +51,13 @@ def test_codes_are_unique_and_in_snake_case() -> None:
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in codes)
 
 
-def test_the_nearest_class_decides() -> None:
+def test_the_nearest_class_of_an_error_decides() -> None:
     full = problem_of(serving.StoreFull("no space left"))
     assert full is not None
     assert (full.status, full.code) == (507, "store_full")
 
 
-def test_an_error_nobody_raised_on_purpose_has_no_row() -> None:
+def test_other_errors_have_no_problem() -> None:
     assert problem_of(KeyError("x")) is None
 
 
@@ -67,15 +67,15 @@ def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json() == {
         "type": "urn:anole:problem:unknown_client",
-        "title": "There is no such client",
+        "title": "Unknown client",
         "status": 404,
         "code": "unknown_client",
-        "detail": "there is no client 'nobody'",
+        "detail": "there is no client 'nobody'; it is created when it is adapted for the first time",
         "instance": "/clients/nobody",
     }
 
 
-def test_an_unexpected_error_answers_500_and_leaks_nothing(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_is_answered_with_500_without_details(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
     web.services.adaptation.raises = RuntimeError("the password is swordfish")
     answer = web.adapt()
     assert answer.status_code == 500
@@ -102,7 +102,7 @@ def test_an_unexpected_error_answers_500_and_leaks_nothing(web: Web, capfd: pyte
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )
-def test_what_a_use_case_raises_becomes_its_problem(
+def test_errors_of_use_cases_become_problems(
     web: Web, error: AnoleError, status: int, code: str, retry_after: str | None
 ) -> None:
     web.services.adaptation.raises = error
@@ -121,7 +121,7 @@ def test_what_a_use_case_raises_becomes_its_problem(
         ("GET", "/adapt", 405, "method_not_allowed"),
     ],
 )
-def test_what_the_framework_refuses_is_a_problem_too(web: Web, method: str, path: str, status: int, code: str) -> None:
+def test_errors_of_the_framework_become_problems(web: Web, method: str, path: str, status: int, code: str) -> None:
     answer = web(method, path)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     if status == 405:

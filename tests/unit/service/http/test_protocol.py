@@ -1,4 +1,4 @@
-"""The connection's protocol: a request's head is bounded, however it comes; bodies and later requests are not."""
+"""The server's protocol: headers are limited in size and time, bodies and responses in time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from service.http.protocol import HEAD_BYTES, BoundedHttp
+from service.http.connections import HEAD_BYTES, BoundedHttp
 
 Feed = Callable[..., bytes]
 REQUEST = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 
 
 class Wire(asyncio.Transport):
-    """Keeps what is written."""
+    """Remembers what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,10 +37,10 @@ class Wire(asyncio.Transport):
         return default
 
     def pause_reading(self) -> None:
-        """Nothing comes by itself here."""
+        """Nothing is received unless a test feeds it."""
 
     def resume_reading(self) -> None:
-        """Nothing comes by itself here."""
+        """Nothing is received unless a test feeds it."""
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
@@ -61,7 +61,7 @@ def wire() -> Wire:
 
 @pytest.fixture
 def feed(wire: Wire) -> Iterator[Feed]:
-    """Send bytes on one connection, piece by piece; gives all that came back so far."""
+    """Send bytes on one connection, piece by piece. Return everything that was answered so far."""
     loop = asyncio.new_event_loop()
     config = uvicorn.Config(echo, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
@@ -89,7 +89,7 @@ def test_a_request_in_one_piece_is_answered(feed: Feed) -> None:
     assert feed(REQUEST).endswith(b"hello")
 
 
-def test_pipelined_requests_without_end_are_no_long_head(feed: Feed, wire: Wire) -> None:
+def test_many_pipelined_requests_are_not_mistaken_for_long_headers(feed: Feed, wire: Wire) -> None:
     request = b"GET /x HTTP/1.1\r\nHost: a\r\nX-Padding: " + b"y" * 500 + b"\r\n\r\n"
     for _ in range(2 * HEAD_BYTES // len(request)):
         feed(request)
@@ -97,12 +97,12 @@ def test_pipelined_requests_without_end_are_no_long_head(feed: Feed, wire: Wire)
     assert not wire.closed
 
 
-def test_a_body_may_be_longer_than_a_head(feed: Feed) -> None:
+def test_a_body_may_be_longer_than_the_limit_of_headers(feed: Feed) -> None:
     head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES)
     assert feed(head + b"z" * (3 * HEAD_BYTES)).endswith(b"z" * HEAD_BYTES)
 
 
-def test_the_last_piece_of_a_body_is_no_part_of_the_next_head(feed: Feed, wire: Wire) -> None:
+def test_the_end_of_a_body_does_not_count_as_headers_of_the_next_request(feed: Feed, wire: Wire) -> None:
     head = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (3 * HEAD_BYTES)
     assert feed(head, b"z" * (3 * HEAD_BYTES)).endswith(b"z" * HEAD_BYTES)
     assert not wire.closed
@@ -112,9 +112,9 @@ def test_the_last_piece_of_a_body_is_no_part_of_the_next_head(feed: Feed, wire: 
 @pytest.mark.parametrize(
     "piece",
     [b"X-Y: " + b"z" * 1000 + b"\r\n", b"X: y\r\n" * 100, b"z" * 1000],
-    ids=["long headers", "many headers", "a header without end"],
+    ids=["long headers", "many headers", "endless header"],
 )
-def test_a_head_without_end_is_refused_and_the_connection_closed(feed: Feed, wire: Wire, piece: bytes) -> None:
+def test_endless_headers_are_rejected_and_the_connection_is_closed(feed: Feed, wire: Wire, piece: bytes) -> None:
     feed(b"GET /x HTTP/1.1\r\nHost: a\r\nX-Begins: y")
     sent = 0
     while not wire.closed and sent < 4 * HEAD_BYTES:
@@ -125,7 +125,7 @@ def test_a_head_without_end_is_refused_and_the_connection_closed(feed: Feed, wir
     assert sent <= HEAD_BYTES + 2 * len(piece)
 
 
-def test_a_request_line_without_end_is_refused(feed: Feed, wire: Wire) -> None:
+def test_an_endless_request_line_is_rejected(feed: Feed, wire: Wire) -> None:
     feed(b"GET /")
     for _ in range(HEAD_BYTES // 1000 + 2):
         if not wire.closed:
@@ -133,7 +133,7 @@ def test_a_request_line_without_end_is_refused(feed: Feed, wire: Wire) -> None:
     assert wire.written.startswith(b"HTTP/1.1 400 ")
 
 
-def test_blank_lines_before_a_request_have_an_end(feed: Feed, wire: Wire) -> None:
+def test_endless_blank_lines_before_a_request_are_rejected(feed: Feed, wire: Wire) -> None:
     for _ in range(HEAD_BYTES // 1000 + 2):
         if not wire.closed:
             feed(b"\r\n" * 500)

@@ -1,4 +1,4 @@
-"""Waiting for work in other threads: deadlines, departures, and places that are free when the work is done."""
+"""Waiting for work in other threads: time limits, disconnects, and slots that are free when the work has ended."""
 
 from __future__ import annotations
 
@@ -6,185 +6,179 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import DeadlinePassed, Overloaded
-from service.http.dependencies import AdmissionLimit
-from service.http.mailbox import Mailbox
-from service.http.waiting import answered
+from service.http.middleware.admission import AdmissionLimit
+from service.http.waiting import wait_for
 from service.runtime.predict_batcher import PredictBatcher
 from service.telemetry import Telemetry
 from tests.in_process import PNG, Web
 
-SOON_S = 0.02
+SHORT_S = 0.02
 LIMIT_S = 30
 
 
-class Line:
-    """The other side of a request: hangs up when told to."""
+class Connection:
+    """A client that disconnects when the test says so."""
 
     def __init__(self) -> None:
-        self.hung_up = asyncio.Event()
+        self.disconnected = asyncio.Event()
         self.request = Request({"type": "http"}, self.receive)
 
     async def receive(self) -> dict[str, Any]:
-        await self.hung_up.wait()
+        await self.disconnected.wait()
         return {"type": "http.disconnect"}
 
 
-class Hanging:
-    """A batcher of one thread whose work waits to be let go; keeps what it has worked on."""
+class Blocked:
+    """A batcher with one thread, whose work waits until the test lets it go on. Remembers what it has done."""
 
     def __init__(self) -> None:
-        self.go, self.begun, self.done = threading.Event(), threading.Event(), list[int]()
+        self.go_on, self.begun, self.done = threading.Event(), threading.Event(), list[int]()
         self.batcher: PredictBatcher[int, int] = PredictBatcher(self._work, max_size=1, threads=1)
 
     def _work(self, jobs: Sequence[int]) -> Iterator[tuple[int, int | Exception]]:
         self.begun.set()
-        assert self.go.wait(LIMIT_S)
+        assert self.go_on.wait(LIMIT_S)
         self.done += jobs
         yield from ((place, KeyError(job) if job < 0 else job) for place, job in enumerate(jobs))
 
-    def submitted(self, room: AdmissionLimit, job: int) -> asyncio.Future[int]:
-        return Mailbox().expect(room.submitted(partial(self.batcher.submit, job)))
+    def submit(self, limit: AdmissionLimit, job: int) -> Future[int]:
+        slot = limit.admit()
+        work = self.batcher.submit(job)
+        slot.hold_until_done(work)
+        slot.end_request()
+        return work
 
 
 @pytest.fixture
-def hanging() -> Iterator[Hanging]:
-    made = Hanging()
+def blocked() -> Iterator[Blocked]:
+    made = Blocked()
     yield made
-    made.go.set()
+    made.go_on.set()
     made.batcher.close()
 
 
-def room_of(places: int) -> AdmissionLimit:
-    return AdmissionLimit("predict", 1, places - 1, Telemetry())
+def limit_of(requests: int) -> AdmissionLimit:
+    return AdmissionLimit("predict", Telemetry(), requests)
 
 
-async def until(room: AdmissionLimit, taken: int) -> None:
+async def until(limit: AdmissionLimit, requests: int) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while room.taken != taken:
+        while limit.requests != requests:
             await asyncio.sleep(0)
 
 
-def test_an_answer_in_time_comes_through_and_so_does_an_error(hanging: Hanging) -> None:
-    hanging.go.set()
+def test_results_and_errors_are_passed_on(blocked: Blocked) -> None:
+    blocked.go_on.set()
 
-    async def live() -> None:
-        room = room_of(1)
-        assert await answered(Line().request, hanging.submitted(room, 7), LIMIT_S) == 7
+    async def run() -> None:
+        limit = limit_of(1)
+        assert await wait_for(Connection().request, blocked.submit(limit, 7), LIMIT_S) == 7
+        await until(limit, 0)
         with pytest.raises(KeyError):
-            await answered(Line().request, hanging.submitted(room, -1), LIMIT_S)
-        assert room.taken == 0
+            await wait_for(Connection().request, blocked.submit(limit, -1), LIMIT_S)
+        await until(limit, 0)
 
-    asyncio.run(live())
+    asyncio.run(run())
 
 
-def test_an_answer_that_comes_late_still_comes(hanging: Hanging) -> None:
-    async def live() -> int:
-        waiting = asyncio.ensure_future(answered(Line().request, hanging.submitted(room_of(1), 7), LIMIT_S, soon_s=0))
+def test_a_late_result_is_passed_on(blocked: Blocked) -> None:
+    async def run() -> int:
+        work = blocked.submit(limit_of(1), 7)
+        waiting = asyncio.ensure_future(wait_for(Connection().request, work, LIMIT_S, watch_after_s=0))
         for _ in range(10):
             await asyncio.sleep(0)
-        hanging.go.set()
+        blocked.go_on.set()
         return await waiting
 
-    assert asyncio.run(live()) == 7
+    assert asyncio.run(run()) == 7
 
 
-def test_work_that_hangs_is_answered_for_and_holds_its_place_until_it_ends(hanging: Hanging) -> None:
-    async def live() -> None:
-        room = room_of(1)
-        work = hanging.submitted(room, 1)
-        assert hanging.begun.wait(LIMIT_S)
+def test_work_that_hangs_is_given_up_and_keeps_its_slot_until_it_ends(blocked: Blocked) -> None:
+    async def run() -> None:
+        limit = limit_of(1)
+        work = blocked.submit(limit, 1)
+        assert blocked.begun.wait(LIMIT_S)
         with pytest.raises(DeadlinePassed, match=r"within 0\.02 s"):
-            await answered(Line().request, work, SOON_S, soon_s=0)
-        assert room.taken == 1
+            await wait_for(Connection().request, work, SHORT_S, watch_after_s=0)
+        assert limit.requests == 1
         with pytest.raises(Overloaded):
-            hanging.submitted(room, 2)
-        hanging.go.set()
-        await until(room, 0)
-        assert await answered(Line().request, hanging.submitted(room, 3), LIMIT_S) == 3
+            blocked.submit(limit, 2)
+        blocked.go_on.set()
+        await until(limit, 0)
+        assert await wait_for(Connection().request, blocked.submit(limit, 3), LIMIT_S) == 3
 
-    asyncio.run(live())
+    asyncio.run(run())
 
 
-def test_work_that_waits_in_line_leaves_it_at_its_deadline_and_is_not_done(hanging: Hanging) -> None:
-    async def live() -> None:
-        room = room_of(4)
-        first = hanging.submitted(room, 0)
-        assert hanging.begun.wait(LIMIT_S)
+def test_work_that_has_not_begun_at_its_time_limit_is_cancelled(blocked: Blocked) -> None:
+    async def run() -> None:
+        limit = limit_of(4)
+        first = blocked.submit(limit, 0)
+        assert blocked.begun.wait(LIMIT_S)
         for job in (1, 2, 3):
             with pytest.raises(DeadlinePassed):
-                await answered(Line().request, hanging.submitted(room, job), SOON_S, soon_s=0)
-        await until(room, 1)
-        assert hanging.batcher.metrics()["predict_waiting"] == 0
-        hanging.go.set()
-        assert await answered(Line().request, first, LIMIT_S) == 0
+                await wait_for(Connection().request, blocked.submit(limit, job), SHORT_S, watch_after_s=0)
+        await until(limit, 1)
+        assert blocked.batcher.metrics()["predict_waiting"] == 0
+        blocked.go_on.set()
+        assert await wait_for(Connection().request, first, LIMIT_S) == 0
 
-    asyncio.run(live())
-    assert hanging.done == [0]
+    asyncio.run(run())
+    assert blocked.done == [0]
 
 
-def test_who_hangs_up_gives_the_place_back_and_the_work_is_not_done(hanging: Hanging) -> None:
-    async def live() -> None:
-        room, line = room_of(2), Line()
-        first = hanging.submitted(room, 0)
-        assert hanging.begun.wait(LIMIT_S)
-        line.hung_up.set()
+def test_a_disconnect_cancels_the_work_and_frees_the_slot(blocked: Blocked) -> None:
+    async def run() -> None:
+        limit, connection = limit_of(2), Connection()
+        first = blocked.submit(limit, 0)
+        assert blocked.begun.wait(LIMIT_S)
+        connection.disconnected.set()
         with pytest.raises(ClientDisconnect):
-            await answered(line.request, hanging.submitted(room, 1), LIMIT_S, soon_s=0)
-        await until(room, 1)
-        hanging.go.set()
-        assert await answered(Line().request, first, LIMIT_S) == 0
+            await wait_for(connection.request, blocked.submit(limit, 1), LIMIT_S, watch_after_s=0)
+        await until(limit, 1)
+        blocked.go_on.set()
+        assert await wait_for(Connection().request, first, LIMIT_S) == 0
 
-    asyncio.run(live())
-    assert hanging.done == [0]
+    asyncio.run(run())
+    assert blocked.done == [0]
 
 
-def test_a_service_that_stops_is_not_taken_for_a_client_that_left() -> None:
-    async def live() -> None:
+def test_a_stopping_service_is_not_reported_as_a_disconnect() -> None:
+    async def run() -> None:
         never: Future[int] = Future()
-        task = asyncio.ensure_future(answered(Line().request, Mailbox().expect(never), LIMIT_S, soon_s=0))
+        task = asyncio.ensure_future(wait_for(Connection().request, never, LIMIT_S, watch_after_s=0))
         for _ in range(5):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
         assert never.cancelled()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
-    asyncio.run(live())
+    asyncio.run(run())
 
 
-def test_work_that_cannot_be_submitted_takes_no_place() -> None:
-    def refuse() -> Future[int]:
-        raise KeyError("x")
-
-    room = room_of(1)
-    for _ in range(3):
-        with pytest.raises(KeyError):
-            room.submitted(refuse)
-    assert room.taken == 0
-
-
-def test_a_prediction_that_hangs_is_answered_with_503_and_the_others_with_theirs(two_versions: Web) -> None:
+def test_a_prediction_that_hangs_is_answered_with_503_and_others_are_served(two_versions: Web) -> None:
     release = threading.Event()
-    judge = two_versions.services.prediction.run
+    run = two_versions.services.prediction.run
 
-    def hang(*given: object) -> object:
+    def hang(*args: object) -> object:
         release.wait(30)
-        return judge(*given)
+        return run(*args)
 
     two_versions.services.prediction.run = hang
     send = {"data": {"client": "line"}, "files": [("images", ("a.png", PNG))]}
     answer = two_versions("POST", "/predict", **send)
     assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
     assert int(answer.headers["retry-after"]) > 0
-    two_versions.services.prediction.run = judge
+    two_versions.services.prediction.run = run
     release.set()
     assert two_versions("POST", "/predict", **send).status_code == 200

@@ -1,4 +1,4 @@
-"""Headers that say two things, and requests that another site's page sends through a browser."""
+"""Ambiguous headers, requests from pages of other sites, and exhausted resources."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from service.http.problems import answer_to
+from service.http.problems import error_response
 from tests.in_process import PNG, Web
 from tests.unit.service.http.guarded import key_for
 
@@ -28,14 +28,14 @@ HOST = (b"host", b"127.0.0.1:8000")
         [(b"host", b"\xff")],
     ],
 )
-def test_a_head_that_can_be_read_in_two_ways_is_refused(web: Web, headers: Headers) -> None:
+def test_ambiguous_headers_are_rejected(web: Web, headers: Headers) -> None:
     answer = web("POST", "/predict?client=a", content=PNG, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (400, "head_ambiguous")
     assert answer.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000", "10.0.0.7"])
-def test_an_open_service_answers_under_its_addresses(web: Web, host: str) -> None:
+def test_a_service_without_keys_answers_requests_to_its_addresses(web: Web, host: str) -> None:
     assert web("GET", "/clients", headers={"Host": host}).status_code == 200
     same_site = {"Host": host, "Origin": f"http://{host}"}
     assert web("GET", "/clients", headers=same_site).status_code == 200
@@ -51,7 +51,7 @@ def test_an_open_service_answers_under_its_addresses(web: Web, host: str) -> Non
         {"Host": "127.0.0.1.evil.example", "Origin": "http://127.0.0.1.evil.example"},
     ],
 )
-def test_an_open_service_answers_no_page_of_another_site(web: Web, headers: dict[str, str]) -> None:
+def test_a_service_without_keys_rejects_pages_of_other_sites(web: Web, headers: dict[str, str]) -> None:
     answer = web.adapt()
     assert answer.status_code == 201
     for method, path in (("GET", "/clients"), ("DELETE", "/clients/line"), ("POST", "/clients/line/rollback")):
@@ -60,7 +60,7 @@ def test_an_open_service_answers_no_page_of_another_site(web: Web, headers: dict
     assert web("GET", "/clients/line").status_code == 200
 
 
-def test_with_keys_neither_name_nor_origin_matters(guarded: Web) -> None:
+def test_with_a_key_any_host_and_origin_is_allowed(guarded: Web) -> None:
     headers = {"Host": "anole.example", "Origin": "https://console.example", **key_for(guarded)}
     assert guarded("GET", "/clients", headers=headers).status_code == 200
 
@@ -76,14 +76,14 @@ def test_with_keys_neither_name_nor_origin_matters(guarded: Web) -> None:
         (RuntimeError("anything else"), 500),
     ],
 )
-def test_what_is_used_up_is_said_to_be_and_comes_back(error: Exception, status: int) -> None:
-    answer = answer_to(error, "/adapt")
+def test_exhausted_resources_are_reported_as_temporary(error: Exception, status: int) -> None:
+    answer = error_response(error, "/adapt")
     assert answer.status_code == status
     assert ("retry-after" in answer.headers) == (status == 503)
 
 
 @pytest.mark.parametrize("taken", ["memory", "files"])
-def test_an_adaptation_that_finds_nothing_left_gets_503_and_the_next_one_is_fine(web: Web, taken: str) -> None:
+def test_an_adaptation_without_resources_gets_503_and_the_next_one_succeeds(web: Web, taken: str) -> None:
     web.services.adaptation.raises = MemoryError() if taken == "memory" else OSError(errno.EMFILE, "too many files")
     answer = web.adapt()
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")

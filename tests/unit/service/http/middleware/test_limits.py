@@ -1,4 +1,4 @@
-"""Shares: so many requests a second and in work for one caller, whatever the others do."""
+"""Rate limits: requests a second and at the same time, for each caller by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.domain.key import Grant
 from service.errors import RateExceeded
 from service.http.app import create_app
 from service.http.middleware import auth
-from service.http.middleware.rate_limits import Allowance, Allowances
+from service.http.middleware.limits import RateLimit, RateLimiter
 from service.settings import load_settings
 from service.usecases.keys import KeyCache, create
 from tests.in_process import PNG, Web, started
@@ -20,7 +20,7 @@ from tests.unit.service.fakes import FakeServices
 
 
 class Clock:
-    """Monotonic seconds that move when told."""
+    """Monotonic seconds that a test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -34,66 +34,66 @@ def clock() -> Clock:
     return Clock()
 
 
-def send(shares: Allowances, caller: str, count: int) -> int:
-    """How many of `count` requests one after another are let in."""
-    taken = 0
+def send(limiter: RateLimiter, caller: str, count: int) -> int:
+    """Return how many of `count` consecutive requests are allowed."""
+    allowed = 0
     for _ in range(count):
         try:
-            with shares.taken(caller):
-                taken += 1
+            with limiter.request(caller):
+                allowed += 1
         except RateExceeded:
             continue
-    return taken
+    return allowed
 
 
-def test_a_caller_may_send_two_seconds_worth_at_once_and_then_its_rate(clock: Clock) -> None:
-    shares = Allowances(Allowance(in_flight=9, rate_per_s=10), clock)
-    assert send(shares, "a", 100) == 20
+def test_a_caller_may_send_a_burst_of_two_seconds_and_then_its_rate(clock: Clock) -> None:
+    limiter = RateLimiter(RateLimit(in_flight=9, rate_per_s=10), clock)
+    assert send(limiter, "a", 100) == 20
     clock.now += 0.5
-    assert send(shares, "a", 100) == 5
+    assert send(limiter, "a", 100) == 5
     clock.now += 1000
-    assert send(shares, "a", 100) == 20
+    assert send(limiter, "a", 100) == 20
 
 
-def test_one_caller_s_flood_takes_nothing_from_another(clock: Clock) -> None:
-    shares = Allowances(Allowance(in_flight=9, rate_per_s=1), clock)
-    send(shares, "a", 100)
-    assert send(shares, "b", 2) == 2
+def test_a_flood_of_one_caller_does_not_limit_another(clock: Clock) -> None:
+    limiter = RateLimiter(RateLimit(in_flight=9, rate_per_s=1), clock)
+    send(limiter, "a", 100)
+    assert send(limiter, "b", 2) == 2
 
 
-def test_a_refusal_says_when_to_come_again(clock: Clock) -> None:
-    shares = Allowances(Allowance(in_flight=9, rate_per_s=0.1), clock)
-    with shares.taken("a"), pytest.raises(RateExceeded) as refused, shares.taken("a"):
+def test_a_rejection_says_when_to_try_again(clock: Clock) -> None:
+    limiter = RateLimiter(RateLimit(in_flight=9, rate_per_s=0.1), clock)
+    with limiter.request("a"), pytest.raises(RateExceeded) as refused, limiter.request("a"):
         pass
     assert refused.value.retry_after_s == 10
     clock.now += 10
-    assert send(shares, "a", 1) == 1
+    assert send(limiter, "a", 1) == 1
 
 
-def test_so_many_are_in_work_at_once_and_one_that_fails_gives_its_place_back(clock: Clock) -> None:
-    shares = Allowances(Allowance(in_flight=2), clock)
-    with shares.taken("a"):
-        with pytest.raises(KeyError), shares.taken("a"):
+def test_requests_at_the_same_time_are_limited_and_failed_ones_do_not_count(clock: Clock) -> None:
+    limiter = RateLimiter(RateLimit(in_flight=2), clock)
+    with limiter.request("a"):
+        with pytest.raises(KeyError), limiter.request("a"):
             raise KeyError("x")
-        with shares.taken("a"), pytest.raises(RateExceeded), shares.taken("a"):
+        with limiter.request("a"), pytest.raises(RateExceeded), limiter.request("a"):
             pass
-        with shares.taken("b"):
-            assert send(shares, "a", 1) == 1
+        with limiter.request("b"):
+            assert send(limiter, "a", 1) == 1
 
 
 def test_idle_callers_are_forgotten_and_busy_ones_are_not(clock: Clock) -> None:
-    shares = Allowances(Allowance(in_flight=1), clock, remembered=3)
-    with shares.taken("busy"):
+    limiter = RateLimiter(RateLimit(in_flight=1), clock, max_callers=3)
+    with limiter.request("busy"):
         for number in range(100):
-            send(shares, str(number), 1)
-        assert len(shares) == 3
-        with pytest.raises(RateExceeded), shares.taken("busy"):
+            send(limiter, str(number), 1)
+        assert len(limiter) == 3
+        with pytest.raises(RateExceeded), limiter.request("busy"):
             pass
 
 
 @pytest.fixture
 def narrow(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """A service where one key may have two requests in work, one of them an adaptation, and one address three."""
+    """A service that allows two requests per key, one of them an adaptation, and three per address."""
     monkeypatch.setattr(auth, "KEY_ADAPTING", 1)
     monkeypatch.setattr(auth, "ADDRESS_IN_FLIGHT", 3)
     settings = load_settings(key_in_flight=2, adapt_running=8)
@@ -102,7 +102,7 @@ def narrow(services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 class Held:
-    """Adaptations that run until they are let go."""
+    """Adaptations that run until the test releases them."""
 
     def __init__(self, web: Web) -> None:
         self._running, self._released = threading.Semaphore(0), threading.Event()
@@ -132,7 +132,7 @@ def adapt(web: Web, key: str | None) -> int:
     return web("POST", "/adapt", data=fields, files=[("samples", (n, PNG)) for n in "12"], headers=headers).status_code
 
 
-def test_one_key_s_adaptations_are_its_own_429_and_others_are_served(narrow: Web, held: Held) -> None:
+def test_a_key_with_too_many_adaptations_gets_429_and_others_are_served(narrow: Web, held: Held) -> None:
     first, second = (create(narrow.services.kept_keys, Grant(n, ("predict", "adapt"), ("*",)))[0] for n in "12")
     narrow.services.keys.read()
     with ThreadPoolExecutor(2) as threads:
@@ -149,7 +149,7 @@ def test_one_key_s_adaptations_are_its_own_429_and_others_are_served(narrow: Web
         assert [done.result() for done in answers] == [201, 201]
 
 
-def test_an_open_service_counts_by_address(narrow: Web, held: Held) -> None:
+def test_a_service_without_keys_limits_each_address(narrow: Web, held: Held) -> None:
     with ThreadPoolExecutor(3) as threads:
         answers = [threads.submit(adapt, narrow, None) for _ in range(3)]
         held.wait_for(3)
@@ -159,8 +159,8 @@ def test_an_open_service_counts_by_address(narrow: Web, held: Held) -> None:
         assert [done.result() for done in answers] == [201, 201, 201]
 
 
-def test_the_book_of_keys_reads_nothing_while_it_is_fresh(services: FakeServices) -> None:
-    book = KeyCache(services.kept_keys, open_without_keys=True)
-    book.read()
-    assert book.fresh
+def test_keys_are_not_read_again_while_they_are_fresh(services: FakeServices) -> None:
+    cache = KeyCache(services.kept_keys, open_without_keys=True)
+    cache.read()
+    assert cache.fresh
     assert services.kept_keys.reads == 1

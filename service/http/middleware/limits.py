@@ -1,0 +1,208 @@
+"""Limits: the size and media type of a request body, and the rate and concurrency of one caller."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import RateExceeded
+from service.http.problems import BodyTooLarge, UnsupportedMediaType, error_response
+
+OTHER_BODY_BYTES: Final = 64 * 1024
+"""Largest body of requests without a `BodyLimit` of their own."""
+
+_BURST_S: Final = 2.0
+"""A caller that was idle may send the requests of this many seconds at once."""
+
+_MAX_CALLERS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """What the body of a request may be.
+
+    Attributes:
+        max_bytes: size of the body as sent.
+        media_types: prefixes of allowed media types; empty: any, and none is required.
+    """
+
+    max_bytes: int = OTHER_BODY_BYTES
+    media_types: tuple[str, ...] = ()
+
+
+_JSON: Final = BodyLimit(media_types=("application/json",))
+_DEFAULT: Final = BodyLimit()
+
+
+class BodyLimitMiddleware:
+    """Rejects bodies by media type and declared size before they are read, and by size while they are read.
+
+    Args:
+        app: the wrapped application.
+        limits: (method, path) -> its limit. Other PUT requests take JSON, other requests any media type.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Mapping[tuple[str, str], BodyLimit]) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        default = _JSON if scope["method"] == "PUT" else _DEFAULT
+        limit = self._limits.get((scope["method"], scope["path"]), default)
+        rejected = _check_headers(limit, Headers(scope=scope))
+        if rejected is not None:
+            await error_response(rejected, scope["path"])(scope, receive, send)
+            return
+        meter = _BodyMeter(receive, send, limit.max_bytes)
+        try:
+            await self._app(scope, meter.receive, meter.send)
+        except BodyTooLarge:
+            if not meter.exceeded:
+                raise
+        if meter.exceeded and not meter.started:
+            await error_response(_too_large(limit.max_bytes), scope["path"])(scope, receive, send)
+
+
+class _BodyMeter:
+    """Counts the bytes of a body. Beyond the limit it raises, and drops whatever the application answers."""
+
+    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._max_bytes = max_bytes
+        self._received = 0
+        self.exceeded = False
+        self.started = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if self._received > self._max_bytes:
+                self.exceeded = True
+                raise _too_large(self._max_bytes)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self.exceeded and not self.started:
+            return
+        self.started = True
+        await self._send(message)
+
+
+def _check_headers(limit: BodyLimit, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:
+    declared = headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit.max_bytes:
+        return _too_large(limit.max_bytes)
+    if not limit.media_types:
+        return None
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        return UnsupportedMediaType(f"the body has Content-Encoding {encoding!r}; send it without an encoding")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not media_type.startswith(limit.media_types):
+        sent = f"Content-Type {media_type!r}" if media_type else "no Content-Type"
+        return UnsupportedMediaType(f"the body has {sent}; allowed: {' or '.join(limit.media_types)}")
+    return None
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body has more than {max_bytes} bytes, which is the limit; send fewer or smaller files")
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What one caller may use.
+
+    Attributes:
+        in_flight: requests at the same time.
+        rate_per_s: requests a second, on average.
+    """
+
+    in_flight: int
+    rate_per_s: float = math.inf
+
+
+@dataclass(slots=True)
+class _Usage:
+    """Tokens left at `updated_s`, monotonic seconds, and requests in flight."""
+
+    tokens: float
+    updated_s: float
+    in_flight: int = 0
+
+
+class RateLimiter:
+    """A token bucket and a concurrency limit per caller, in this process. Not thread-safe.
+
+    Args:
+        limit: applies to each caller.
+        clock: monotonic seconds.
+        max_callers: how many callers are remembered. Callers with requests in flight are never forgotten.
+    """
+
+    def __init__(
+        self, limit: RateLimit, clock: Callable[[], float] = time.monotonic, max_callers: int = _MAX_CALLERS
+    ) -> None:
+        self._limit = limit
+        self._burst = max(1.0, limit.rate_per_s * _BURST_S)
+        self._clock = clock
+        self._max_callers = max_callers
+        self._callers: OrderedDict[str, _Usage] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._callers)
+
+    @contextmanager
+    def request(self, caller: str) -> Iterator[None]:
+        """Count a request while the block runs.
+
+        Raises:
+            RateExceeded: the caller has too many requests; says when to try again.
+        """
+        usage = self._usage(caller)
+        if usage.in_flight >= self._limit.in_flight:
+            raise RateExceeded(
+                f"{usage.in_flight} requests of this caller are running, which is the limit; wait for their answers, "
+                "or try again in 1 s",
+                retry_after_s=1,
+            )
+        if usage.tokens < 1:
+            wait_s = math.ceil((1 - usage.tokens) / self._limit.rate_per_s)
+            raise RateExceeded(
+                f"this caller sends more than {self._limit.rate_per_s:g} requests a second, which is the limit; "
+                f"try again in {wait_s} s",
+                retry_after_s=wait_s,
+            )
+        usage.tokens -= 1
+        usage.in_flight += 1
+        try:
+            yield
+        finally:
+            usage.in_flight -= 1
+
+    def _usage(self, caller: str) -> _Usage:
+        now = self._clock()
+        usage = self._callers.setdefault(caller, _Usage(self._burst, now))
+        self._callers.move_to_end(caller)
+        if now > usage.updated_s:
+            usage.tokens = min(self._burst, usage.tokens + (now - usage.updated_s) * self._limit.rate_per_s)
+            usage.updated_s = now
+        while len(self._callers) > self._max_callers:
+            idle = next((name for name, other in self._callers.items() if not other.in_flight), caller)
+            if idle == caller:
+                break
+            del self._callers[idle]
+        return usage

@@ -1,0 +1,282 @@
+"""Reads uploads: multipart forms, streamed and bounded while they arrive, and the fields in them.
+
+File names are kept to show them in messages. They are never used as paths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from service.http.problems import (
+    ConflictingFields,
+    DuplicateField,
+    FileTooLarge,
+    InvalidField,
+    MalformedForm,
+    MissingField,
+    TooManyParts,
+    UnknownField,
+)
+from service.settings import Settings
+from service.usecases.uploads import Upload
+
+FIELD_BYTES: Final = 4 * 1024
+"""Largest text field of a form."""
+
+MAX_NUMBER: Final = 1e6
+"""Largest number in a field: far above any useful learning rate, and far below the overflow of float32."""
+
+_EXTRA_FIELDS: Final = 16
+_TOO_MANY: Final = ("Too many", "Part exceeded", "Field exceeded")
+"""How Starlette's messages about too many or too long parts begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormShape:
+    """The fields that a form may have.
+
+    Attributes:
+        single: text fields that may be given once.
+        repeated: text fields that may be given many times.
+        files: file fields.
+    """
+
+    single: frozenset[str]
+    repeated: frozenset[str]
+    files: frozenset[str]
+
+    @property
+    def names(self) -> list[str]:
+        """All fields, sorted."""
+        return sorted(self.single | self.repeated | self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Text fields of a form or a query: name -> values, in the order in which they were sent."""
+
+    texts: Mapping[str, tuple[str, ...]]
+
+    def all(self, name: str) -> tuple[str, ...]:
+        """Return all values of a field."""
+        return self.texts.get(name, ())
+
+    def text(self, name: str) -> str | None:
+        """Return the value of a field, or None if it is missing.
+
+        Raises:
+            DuplicateField: it was given more than once.
+        """
+        values = self.all(name)
+        if len(values) > 1:
+            raise DuplicateField(f"field {name!r} was given {len(values)} times; give it once")
+        return values[0] if values else None
+
+    def required(self, name: str) -> str:
+        """Return the value of a field.
+
+        Raises:
+            MissingField: it is missing.
+        """
+        value = self.text(name)
+        if value is None:
+            raise MissingField(f"field {name!r} is missing; give it once")
+        return value
+
+    def integer(self, name: str, lowest: int, highest: int) -> int | None:
+        """Return an integer field, or None if it is missing.
+
+        Raises:
+            InvalidField: not an integer, or out of range.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 20 and lowest <= int(text) <= highest):
+            raise InvalidField(f"field {name!r} is {_shown(text)}; allowed: an integer from {lowest} to {highest}")
+        return int(text)
+
+    def positive(self, name: str) -> float | None:
+        """Return a field with a positive number, or None if it is missing.
+
+        Raises:
+            InvalidField: not a number, not positive, or above `MAX_NUMBER`.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not 0 < number <= MAX_NUMBER:
+            raise InvalidField(
+                f"field {name!r} is {_shown(text)}; allowed: a number above 0 and at most {MAX_NUMBER:g}"
+            )
+        return number
+
+    def choice(self, name: str, allowed: Collection[str], default: str) -> str:
+        """Return a field with one of the allowed values.
+
+        Raises:
+            InvalidField: another value.
+        """
+        text = self.text(name)
+        if text is not None and text not in allowed:
+            raise InvalidField(f"field {name!r} is {_shown(text)}; allowed: {' or '.join(sorted(allowed))}")
+        return default if text is None else text
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form: its text fields, and its files by field."""
+
+    fields: Fields
+    files: Mapping[str, tuple[Upload, ...]]
+
+
+async def read_form(request: Request, shape: FormShape, settings: Settings) -> Form:
+    """Read a multipart form. `BodyLimitMiddleware` bounds the size of the body.
+
+    Empty text in a single field and a file field without a file count as missing, because browsers send them so.
+
+    Raises:
+        MalformedForm, TooManyParts, UnknownField, DuplicateField, InvalidField, FileTooLarge: each names the part.
+    """
+    in_query = [name for name, value in request.query_params.multi_items() if value]
+    if in_query:
+        raise UnknownField(f"the query has {', '.join(in_query)}; put all fields into the form")
+    parser = _BoundedParser(request, shape, settings)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise _rejected(error.message, settings.max_files, parser.max_fields) from error
+    try:
+        return await _checked(form, shape, settings)
+    finally:
+        await form.close()
+
+
+def read_query(request: Request, allowed: Collection[str]) -> Fields:
+    """Read the query. Empty values count as missing.
+
+    Raises:
+        UnknownField: a name that is not allowed.
+    """
+    texts: dict[str, tuple[str, ...]] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in allowed:
+            raise UnknownField(f"the query has {_shown(name)}; allowed: {', '.join(sorted(allowed))}")
+        if value:
+            texts[name] = (*texts.get(name, ()), value)
+    return Fields(texts)
+
+
+def check_size(upload: Upload, settings: Settings) -> Upload:
+    """Return `upload`.
+
+    Raises:
+        FileTooLarge: it has too many bytes.
+    """
+    if len(upload.content) > settings.file_bytes:
+        raise FileTooLarge(
+            f"file {_shown(upload.name)} has {len(upload.content)} bytes; allowed: at most {settings.file_bytes}"
+        )
+    return upload
+
+
+class _BoundedParser(MultiPartParser):
+    """Starlette's parser, which also bounds each file while it arrives and requires the closing boundary."""
+
+    def __init__(self, request: Request, shape: FormShape, settings: Settings) -> None:
+        super().__init__(
+            request.headers,
+            request.stream(),
+            max_files=settings.max_files,
+            max_fields=settings.max_files + _EXTRA_FIELDS,
+            max_part_size=FIELD_BYTES,
+        )
+        archives = "archive" in shape.files
+        self._max_file_bytes = max(settings.file_bytes, settings.adapt_body_bytes if archives else 0)
+        self._part_bytes = 0
+        self._complete = False
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self._part_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._part_bytes += end - start
+        file = self._current_part.file
+        if file is not None and self._part_bytes > self._max_file_bytes:
+            raise FileTooLarge(
+                f"file {_shown(file.filename or '')} has more than {self._max_file_bytes} bytes, which is the limit"
+            )
+        super().on_part_data(data, start, end)
+
+    def on_end(self) -> None:
+        self._complete = True
+        super().on_end()
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self._complete:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("The closing boundary is missing.")
+        return form
+
+
+async def _checked(form: FormData, shape: FormShape, settings: Settings) -> Form:
+    texts: dict[str, tuple[str, ...]] = {}
+    files: dict[str, tuple[Upload, ...]] = {}
+    for name, value in form.multi_items():
+        if name not in shape.names:
+            raise UnknownField(f"the form has a field {_shown(name)}; allowed: {', '.join(shape.names)}")
+        if isinstance(value, UploadFile):
+            if name not in shape.files:
+                raise InvalidField(f"field {name!r} was sent as a file; send it as text")
+            content = await value.read()
+            if content or value.filename:
+                upload = Upload(value.filename or f"{name}[{len(files.get(name, ()))}]", content)
+                files[name] = (*files.get(name, ()), upload if name == "archive" else check_size(upload, settings))
+        elif value and name in shape.files:
+            raise InvalidField(f"field {name!r} was sent as text; send it as a file (with curl: -F {name}=@part.png)")
+        elif value or name in shape.repeated:
+            texts[name] = (*texts.get(name, ()), value)
+    fields = Fields(texts)
+    for name in shape.single:
+        fields.text(name)
+    return Form(fields, files)
+
+
+def _rejected(message: str, max_files: int, max_fields: int | float) -> MalformedForm:
+    message = message.rstrip(".")
+    if message.startswith(_TOO_MANY):
+        return TooManyParts(
+            f"{message}; a form may have {max_files} files and {max_fields} text fields of {FIELD_BYTES} bytes each"
+        )
+    return MalformedForm(f"the form cannot be parsed: {message}; send multipart/form-data with a boundary")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:80] + "…")
+
+
+def reject_together(fields: Fields, names: Sequence[str]) -> None:
+    """Check that at most one of the fields was given.
+
+    Raises:
+        ConflictingFields: more than one was given.
+    """
+    given = [name for name in names if fields.all(name)]
+    if len(given) > 1:
+        raise ConflictingFields(f"fields {' and '.join(map(repr, given))} cannot be combined; give one of them")
