@@ -108,7 +108,7 @@ def test_every_route_is_tested() -> None:
 
 
 @pytest.mark.parametrize(("method", "template"), OF_A_CLIENT)
-def test_no_route_distinguishes_the_client_of_another_key_from_a_missing_one(
+def test_no_route_distinguishes_another_key_s_client_from_a_missing_one(
     two: TwoKeys, method: str, template: str
 ) -> None:
     before = two.state_of_theirs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_the_client_of_another_key_is_answered_like_a_missing_one(guarded: Guard
     assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=others).status_code == 201
     answers = []
     for client in ("another", "missing"):
-        options = {"json": {"version": 1}} if method == "PUT" else {}
+        options: dict[str, Any] = {"json": {"version": 1}} if method == "PUT" else {}
         image = {"content": striped(1, 4)[0], "headers": {**own, "Content-Type": "image/png"}}
         options = image if path.startswith("/predict") else {**options, "headers": own}
         answer = guarded.web(method, path.format(client=client), **options)
