@@ -79,7 +79,7 @@ def alive(service: Process) -> bool:
         return web.get("/clients").status_code == 200
 
 
-def test_an_endless_body_without_a_key_is_refused_unread_and_then_closed(guarded: Process) -> None:
+def test_an_endless_body_without_a_key_is_rejected_unread_and_then_closed(guarded: Process) -> None:
     with closing(connected(guarded)) as raw:
         raw.sendall(b"POST /adapt HTTP/1.1\r\nHost: a\r\n" + FORM + b"\r\n")
         assert raw.recv(12) == b"HTTP/1.1 401"
@@ -89,7 +89,7 @@ def test_an_endless_body_without_a_key_is_refused_unread_and_then_closed(guarded
     assert alive(guarded)
 
 
-def test_whoever_waits_to_be_asked_for_its_body_is_not_asked_without_a_key(guarded: Process) -> None:
+def test_expect_100_continue_is_not_granted_without_a_key(guarded: Process) -> None:
     with closing(connected(guarded)) as raw:
         raw.sendall(b"POST /adapt HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n" + FORM + b"\r\n")
         assert raw.recv(12) == b"HTTP/1.1 401"
@@ -98,7 +98,7 @@ def test_whoever_waits_to_be_asked_for_its_body_is_not_asked_without_a_key(guard
 @pytest.mark.parametrize(
     "begun", [b"", b"G", b"GET /clients HTTP/1.1\r\nHost: a\r\nX-A: "], ids=["none", "letter", "part"]
 )
-def test_a_head_that_does_not_come_is_closed(guarded: Process, begun: bytes) -> None:
+def test_incomplete_headers_are_closed_at_the_time_limit(guarded: Process, begun: bytes) -> None:
     with closing(connected(guarded)) as raw:
         raw.sendall(begun)
         began = time.monotonic()
@@ -107,7 +107,7 @@ def test_a_head_that_does_not_come_is_closed(guarded: Process, begun: bytes) -> 
     assert alive(guarded)
 
 
-def test_a_body_that_does_not_come_is_closed_and_what_came_is_let_go(guarded: Process) -> None:
+def test_an_incomplete_body_is_closed_at_the_time_limit_and_its_files_are_freed(guarded: Process) -> None:
     with closing(connected(guarded)) as raw:
         raw.sendall(b"POST /adapt HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + FORM + b"\r\n")
         raw.sendall(chunk(FILE + bytes(3 * MEBIBYTE)))
@@ -116,7 +116,7 @@ def test_a_body_that_does_not_come_is_closed_and_what_came_is_let_go(guarded: Pr
     assert alive(guarded)
 
 
-def test_a_sender_that_goes_away_leaves_nothing(guarded: Process) -> None:
+def test_a_disconnect_during_an_upload_leaves_nothing(guarded: Process) -> None:
     for _ in range(5):
         with closing(connected(guarded)) as raw:
             raw.sendall(b"POST /adapt HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + FORM + b"\r\n")
@@ -151,9 +151,7 @@ def nothing_spooled_soon(service: Process) -> bool:
     ],
     ids=["two lengths", "lengths that differ", "two hosts", "no host", "blank", "bare newline", "no version", "tls"],
 )
-def test_a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_closed(
-    guarded: Process, head: bytes
-) -> None:
+def test_ambiguous_headers_are_rejected_and_the_connection_is_closed(guarded: Process, head: bytes) -> None:
     hidden = b"GET /clients HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + b"\r\n"
     with closing(connected(guarded)) as raw:
         raw.sendall(head.replace(b"\r\n\r\n", b"\r\n" + AUTHORISED + b"\r\n") + hidden)
@@ -163,7 +161,7 @@ def test_a_head_that_can_be_read_in_two_ways_is_refused_and_its_connection_close
     assert alive(guarded)
 
 
-def test_each_of_several_requests_on_one_line_needs_its_key(guarded: Process) -> None:
+def test_each_pipelined_request_needs_its_key(guarded: Process) -> None:
     with closing(connected(guarded)) as raw:
         good = b"GET /clients HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + b"\r\n"
         raw.sendall(
@@ -176,6 +174,6 @@ def test_each_of_several_requests_on_one_line_needs_its_key(guarded: Process) ->
     assert statuses == [b"200", b"401", b"200"]
 
 
-def test_the_key_is_in_no_line_that_the_service_printed(guarded: Process) -> None:
+def test_no_log_line_contains_the_key(guarded: Process) -> None:
     assert alive(guarded)
     assert not any("k" * 43 in line for line in guarded.printed)

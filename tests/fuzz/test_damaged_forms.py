@@ -57,7 +57,7 @@ async def siege(app: Any, generator: np.random.Generator, forms: Sequence[Any], 
 
 
 @pytest.mark.slow
-def test_every_damaged_form_gets_an_answer_and_leaves_nothing(web: Web, tell: Callable[[str], None]) -> None:
+def test_every_damaged_form_is_answered_and_leaks_nothing(web: Web, tell: Callable[[str], None]) -> None:
     count, generator = cases("forms", 400), np.random.default_rng(seed())
     forms = sound_forms(striped(2, 4), striped(2, 13))
     app = web.transport.app

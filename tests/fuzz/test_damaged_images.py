@@ -44,7 +44,7 @@ def siege(pool: DecoderPool, generator: np.random.Generator, corpus: list[bytes]
 
 
 @pytest.mark.slow
-def test_every_damaged_image_is_decoded_or_refused_and_costs_no_process(
+def test_every_damaged_image_is_decoded_or_rejected_without_losing_a_process(
     pool: DecoderPool, tell: Callable[[str], None]
 ) -> None:
     count, generator = cases("images", 2000), np.random.default_rng(seed())

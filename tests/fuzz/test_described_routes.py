@@ -22,7 +22,7 @@ LIMIT_S = 3600
 
 
 @pytest.mark.slow
-def test_what_is_made_from_the_description_is_answered_as_described(
+def test_requests_generated_from_the_description_are_answered_as_described(
     tmp_path: Path, tell: Callable[[str], None]
 ) -> None:
     environment = {"ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_LOG_LEVEL": "error"}

@@ -28,20 +28,20 @@ LABELLED = part("form-data; name=labels", b"good") + part("form-data; name=sampl
 OTHER = part("form-data; name=labels", b"bad") + part("form-data; name=samples; filename=b.png", PNG)
 
 
-def test_ten_thousand_parts_end_at_the_first_over(web: Web) -> None:
+def test_ten_thousand_parts_are_rejected_at_the_first_beyond_the_limit(web: Web) -> None:
     for one in ("form-data; name=labels", "form-data; name=samples; filename=a"):
         status, code, _ = post(web, CLIENT, *[part(one)] * 10_000)
         assert (status, code) in {(400, "too_many_parts"), (413, "body_too_large")}
     assert web.services.adaptation.commands == []
 
 
-def test_a_field_longer_than_a_field_may_be_is_refused(web: Web) -> None:
+def test_a_field_beyond_the_size_limit_is_rejected(web: Web) -> None:
     assert post(web, part("form-data; name=client", b"a" * 5000))[:2] == (400, "too_many_parts")
     assert post(web, part(f"form-data; name={'n' * 5000}", b"x"))[0] in {400, 422}
 
 
 @pytest.mark.parametrize("boundary", ["x" * 10_000, "", '"', "y", "x; charset=\xff"])
-def test_a_boundary_that_is_none_is_refused(web: Web, boundary: str) -> None:
+def test_a_malformed_boundary_is_rejected(web: Web, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}".encode("latin-1")}
     answer = web("POST", "/adapt", content=CLIENT + LABELLED, headers=headers)
     assert answer.status_code in {400, 422}
@@ -59,14 +59,14 @@ def test_a_boundary_that_is_none_is_refused(web: Web, boundary: str) -> None:
         "form-data; name=client; name=other",
     ],
 )
-def test_a_part_that_names_no_field_of_ours_is_refused(web: Web, head: str) -> None:
+def test_a_part_without_a_known_field_name_is_rejected(web: Web, head: str) -> None:
     status, _, _ = post(web, CLIENT, LABELLED, OTHER, part(head, b"x"))
     assert status in {400, 422}
     assert web.services.adaptation.commands == []
 
 
 @pytest.mark.parametrize("name", HOSTILE_NAMES)
-def test_a_file_s_name_is_text_and_never_a_path(web: Web, name: str) -> None:
+def test_a_file_name_is_text_and_never_a_path(web: Web, name: str) -> None:
     sample = part(f'form-data; name=samples; filename="{name}"', PNG)
     status, code, detail = post(web, CLIENT, part("form-data; name=labels", b"good"), sample, OTHER)
     if status == 201:
@@ -82,7 +82,7 @@ def test_an_extended_file_name_is_not_decoded(web: Web) -> None:
     assert "'samples'" in detail
 
 
-def test_a_form_that_stops_before_its_end_is_refused(web: Web) -> None:
+def test_an_incomplete_form_is_rejected(web: Web) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     for content in (CLIENT + LABELLED + OTHER, CLIENT + LABELLED + OTHER[:-4], CLIENT[:20], b""):
         answer = web("POST", "/adapt", content=content, headers=headers)
@@ -90,7 +90,7 @@ def test_a_form_that_stops_before_its_end_is_refused(web: Web) -> None:
     assert web.services.adaptation.commands == []
 
 
-def test_one_file_too_large_ends_the_upload_at_the_first_byte_too_many(web: Web) -> None:
+def test_a_file_that_is_too_large_is_rejected_at_the_first_byte_beyond_the_limit(web: Web) -> None:
     sent: list[int] = []
 
     async def endless() -> AsyncIterator[bytes]:
@@ -110,7 +110,7 @@ def test_one_file_too_large_ends_the_upload_at_the_first_byte_too_many(web: Web)
 @pytest.mark.parametrize(
     "client", ["..", ".", "%2e%2e", "a/b", "a%2fb", "a#b", "a\x00b", "a\n", "A", "ä", "a" * 10_000, " a", "*", "-a"]
 )
-def test_a_client_s_name_that_breaks_the_rule_is_refused_wherever_it_stands(web: Web, client: str) -> None:
+def test_an_invalid_client_name_is_rejected_in_forms_and_paths(web: Web, client: str) -> None:
     status, code, _ = post(web, part("form-data; name=client", client.encode()), LABELLED, OTHER)
     assert (status, code) in {(422, "invalid_name"), (400, "too_many_parts")}
     assert web.services.adaptation.commands == []

@@ -89,7 +89,7 @@ def send(web: Web, path: str, bad: Bad) -> Any:
 
 
 @pytest.mark.parametrize("bad", ADAPT, ids=[bad.why for bad in ADAPT])
-def test_a_bad_form_to_adapt_names_the_part_and_changes_nothing(web: Web, bad: Bad) -> None:
+def test_an_invalid_form_to_adapt_is_rejected_with_the_name_of_the_part(web: Web, bad: Bad) -> None:
     answer = send(web, "/adapt", bad)
     assert (answer.status_code, answer.json()["code"]) == (bad.status, bad.code), answer.text
     assert bad.named in answer.json()["detail"]
@@ -97,7 +97,7 @@ def test_a_bad_form_to_adapt_names_the_part_and_changes_nothing(web: Web, bad: B
 
 
 @pytest.mark.parametrize("bad", PREDICT, ids=[bad.why for bad in PREDICT])
-def test_a_bad_form_to_predict_names_the_part_and_judges_nothing(web: Web, bad: Bad) -> None:
+def test_an_invalid_form_to_predict_is_rejected_with_the_name_of_the_part(web: Web, bad: Bad) -> None:
     answer = send(web, "/predict", bad)
     assert (answer.status_code, answer.json()["code"]) == (bad.status, bad.code), answer.text
     assert bad.named in answer.json()["detail"]
@@ -115,7 +115,7 @@ def test_a_bad_form_to_predict_names_the_part_and_judges_nothing(web: Web, bad: 
         ("/adapt", {"Content-Type": "multipart/form-data; boundary=x", "Content-Encoding": "gzip"}, "gzip"),
     ],
 )
-def test_another_media_type_is_refused_unread(web: Web, path: str, headers: dict[str, str], named: str) -> None:
+def test_another_media_type_is_rejected_unread(web: Web, path: str, headers: dict[str, str], named: str) -> None:
     answer = web("POST", path, content=b"{}", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
     assert named in answer.json()["detail"]
@@ -124,18 +124,18 @@ def test_another_media_type_is_refused_unread(web: Web, path: str, headers: dict
 @pytest.mark.parametrize(
     "content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=x"]
 )
-def test_a_form_that_cannot_be_parsed_is_refused(web: Web, content_type: str) -> None:
+def test_a_form_that_cannot_be_parsed_is_rejected(web: Web, content_type: str) -> None:
     answer = web("POST", "/adapt", content=b"--y\r\nnonsense", headers={"Content-Type": content_type})
     assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
 
 
-def test_fields_in_the_query_of_a_form_are_refused(two_versions: Web) -> None:
+def test_fields_in_the_query_of_a_form_are_rejected(two_versions: Web) -> None:
     answer = two_versions("POST", "/predict?version=1", data={"client": "line"}, files=[("images", ("a.png", PNG))])
     assert (answer.status_code, answer.json()["code"]) == (422, "field_unknown")
     assert "version" in answer.json()["detail"]
 
 
-def test_an_unknown_name_in_the_query_of_a_raw_image_is_refused(two_versions: Web) -> None:
+def test_an_unknown_name_in_the_query_of_a_raw_image_is_rejected(two_versions: Web) -> None:
     headers = {"Content-Type": "image/png"}
     answer = two_versions("POST", "/predict?client=line&verison=1", content=PNG, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "field_unknown")
@@ -198,7 +198,7 @@ def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels:
         "an entry without a name",
     ],
 )
-def test_an_archive_that_cannot_be_used_is_refused(web: Web, content: bytes, status: int, code: str) -> None:
+def test_an_invalid_archive_is_rejected(web: Web, content: bytes, status: int, code: str) -> None:
     answer = send_archive(web, content)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert web.services.adaptation.commands == []

@@ -61,7 +61,7 @@ def versions(web: Web) -> int:
     return sum(map(len, web.services.lifecycle.kept.values()))
 
 
-def test_an_adaptation_that_hangs_is_answered_with_503_at_its_deadline_and_makes_no_version(patient: Web) -> None:
+def test_an_adaptation_that_hangs_is_answered_with_503_at_its_time_limit_and_makes_no_version(patient: Web) -> None:
     answer = patient.adapt()
     assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
     assert int(answer.headers["retry-after"]) > 0
@@ -71,7 +71,7 @@ def test_an_adaptation_that_hangs_is_answered_with_503_at_its_deadline_and_makes
     assert versions(patient) == 0
 
 
-def test_a_version_that_was_being_recorded_at_the_deadline_is_answered_with(patient: Web) -> None:
+def test_a_version_that_is_being_stored_at_the_time_limit_is_answered(patient: Web) -> None:
     adaptation = patient.services.adaptation
     adaptation.recording = True
     threading.Timer(0.2, adaptation.go.set).start()
@@ -79,7 +79,7 @@ def test_a_version_that_was_being_recorded_at_the_deadline_is_answered_with(pati
     assert versions(patient) == 1
 
 
-def test_who_hangs_up_ends_the_adaptation_and_frees_its_place(settings: Any) -> None:
+def test_a_disconnect_stops_the_adaptation_and_frees_its_slot(settings: Any) -> None:
     services = FakeServices()
     adaptation = services.adaptation = Patient(services)
     body = b"".join(

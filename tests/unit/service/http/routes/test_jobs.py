@@ -74,7 +74,7 @@ def events(answer: httpx.Response) -> list[tuple[str, Any]]:
     return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in blocks]
 
 
-def test_a_job_is_accepted_at_once_and_tells_how_far_it_is_and_what_came_of_it(stepwise: Web) -> None:
+def test_a_job_is_accepted_at_once_and_shows_its_progress_and_result(stepwise: Web) -> None:
     answer = begin(stepwise)
     assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
     path = answer.headers["location"]
@@ -90,7 +90,7 @@ def test_a_job_is_accepted_at_once_and_tells_how_far_it_is_and_what_came_of_it(s
     assert "anole_adapt_jobs 0.0" in stepwise("GET", "/metrics").text
 
 
-def test_its_events_come_while_it_runs_and_end_with_what_came_of_it(stepwise: Web) -> None:
+def test_events_are_sent_while_a_job_runs_and_the_last_one_has_the_result(stepwise: Web) -> None:
     path = begin(stepwise).headers["location"]
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(stepwise, "GET", f"{path}/events")
@@ -101,7 +101,7 @@ def test_its_events_come_while_it_runs_and_end_with_what_came_of_it(stepwise: We
     assert told[-1][1]["result"]["version"] == 1
 
 
-def test_a_version_by_prototypes_comes_first_where_it_is_asked_for(stepwise: Web) -> None:
+def test_a_version_from_prototypes_comes_first_if_requested(stepwise: Web) -> None:
     answer = begin(stepwise, first="prototypes")
     job = stepwise("GET", answer.headers["location"]).json()
     assert (job["state"], job["first"]["version"], job["result"]) == ("running", 1, None)
@@ -122,14 +122,14 @@ def test_a_cancelled_job_makes_no_version_and_ends_its_events(stepwise: Web) -> 
     assert stepwise.services.lifecycle.kept == {}
 
 
-def test_a_job_that_is_over_cannot_be_cancelled(web: Web) -> None:
+def test_a_job_that_has_ended_cannot_be_cancelled(web: Web) -> None:
     path = web("POST", "/adapt", **FORM, headers=ASYNC).headers["location"]
     assert events(web("GET", f"{path}/events"))[-1][0] == "done"
     assert web("DELETE", path).json()["state"] == "done"
 
 
 @pytest.mark.parametrize(("error", "code"), [(MemoryError(), "overloaded"), (KeyError("secret"), "internal_error")])
-def test_a_job_that_fails_says_why_as_the_answer_would_have(web: Web, error: Exception, code: str) -> None:
+def test_a_failed_job_has_the_problem_of_its_error(web: Web, error: Exception, code: str) -> None:
     web.services.adaptation.raises = error
     path = web("POST", "/adapt", **FORM, headers=ASYNC).headers["location"]
     kind, job = events(web("GET", f"{path}/events"))[-1]
@@ -137,14 +137,14 @@ def test_a_job_that_fails_says_why_as_the_answer_would_have(web: Web, error: Exc
     assert "secret" not in json.dumps(job)
 
 
-def test_a_job_that_nobody_knows_is_a_problem_that_says_what_to_do(web: Web) -> None:
+def test_an_unknown_job_is_a_problem_that_says_what_to_do(web: Web) -> None:
     for method, path in (("GET", "/jobs/0"), ("DELETE", "/jobs/0"), ("GET", "/jobs/0/events")):
         answer = web(method, path)
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_job")
         assert "Idempotency-Key" in answer.json()["detail"]
 
 
-def test_a_key_s_jobs_count_as_its_adaptations_until_they_are_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_count_as_adaptations_of_their_key_until_they_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     services = FakeServices()
     adaptation = services.adaptation = Stepwise(services)
     monkeypatch.setattr(auth, "KEY_ADAPTING", 1)
@@ -159,14 +159,14 @@ def test_a_key_s_jobs_count_as_its_adaptations_until_they_are_over(monkeypatch: 
         assert web("POST", "/adapt", **FORM, headers=headers).status_code == 202
 
 
-def test_where_several_workers_serve_the_version_itself_is_the_answer() -> None:
+def test_a_service_with_several_workers_answers_with_the_version() -> None:
     services = FakeServices()
     with started(create_app(load_settings(workers=2), lambda _: services), services) as web:
         answer = web("POST", "/adapt", **FORM, headers=ASYNC)
     assert (answer.status_code, answer.json()["version"]) == (201, 1)
 
 
-def test_jobs_that_are_over_are_forgotten_after_a_while_and_others_are_not() -> None:
+def test_ended_jobs_are_forgotten_after_a_while() -> None:
     now = [0.0]
     jobs = Jobs(clock=lambda: now[0])
     over, going = (jobs.add("line", JobControl(), Future()) for _ in range(2))
@@ -179,7 +179,7 @@ def test_jobs_that_are_over_are_forgotten_after_a_while_and_others_are_not() -> 
         jobs.get(going.number, lambda client: client != "line")
 
 
-def test_what_was_accepted_is_ended_before_the_services_are_closed(settings: Any) -> None:
+def test_accepted_adaptations_are_finished_before_services_are_closed(settings: Any) -> None:
     services = FakeServices()
     with started(create_app(settings, lambda _: services), services):
         pass

@@ -12,7 +12,7 @@ from tests.in_process import Web
 PNG = b"\x89PNG"
 
 
-def test_adapting_answers_the_whole_contract(web: Web) -> None:
+def test_adapt_answers_with_all_fields_of_the_contract(web: Web) -> None:
     answer = web.adapt("line", ["good", "bad"])
     assert answer.status_code == 201
     assert answer.headers["location"] == "/clients/line/versions/1"
@@ -28,7 +28,7 @@ def test_adapting_answers_the_whole_contract(web: Web) -> None:
     assert set(body["report"]["seconds"]) == {"decode", "adapt", "examine", "store", "total"}
 
 
-def test_everything_a_form_asks_for_reaches_the_use_case(web: Web) -> None:
+def test_all_fields_of_a_form_reach_the_use_case(web: Web) -> None:
     web.adapt("line", ["b", "a"], mode="replace", steps="0", learning_rate="1e-2", seed="7", publish="never")
     (command,) = web.services.adaptation.commands
     assert (command.client, command.labels, command.mode, command.steps) == ("line", ("b", "a"), "replace", 0)
@@ -37,14 +37,14 @@ def test_everything_a_form_asks_for_reaches_the_use_case(web: Web) -> None:
     assert command.idempotency is None
 
 
-def test_what_a_form_leaves_out_is_left_to_the_use_case(web: Web) -> None:
+def test_missing_fields_are_left_to_the_use_case(web: Web) -> None:
     web.adapt("line", ["b", "a"])
     (command,) = web.services.adaptation.commands
     assert (command.mode, command.publish) == ("extend", "auto")
     assert (command.steps, command.learning_rate, command.seed) == (None, None, None)
 
 
-def test_fields_that_a_browser_sends_empty_count_as_absent(web: Web) -> None:
+def test_fields_that_a_browser_sends_empty_count_as_missing(web: Web) -> None:
     files = [("samples", (f"{name}.png", PNG)) for name in "ab"]
     empty = [(name, (None, b"")) for name in ("steps", "learning_rate", "seed", "mode", "publish", "archive")]
     nothing_chosen = [("archive", ("", b""))]
@@ -55,7 +55,7 @@ def test_fields_that_a_browser_sends_empty_count_as_absent(web: Web) -> None:
     assert (command.mode, command.steps, command.learning_rate, command.seed) == ("extend", None, None, None)
 
 
-def test_the_same_body_has_the_same_digest_however_its_boundaries_are_drawn(web: Web) -> None:
+def test_the_digest_of_a_body_does_not_depend_on_its_boundary(web: Web) -> None:
     files = [("samples", ("a.png", PNG)), ("samples", ("b.png", PNG))]
     for boundary, seed in (("one", "1"), ("two", "1"), ("three", "2")):
         headers = {"Idempotency-Key": "k", "Content-Type": f"multipart/form-data; boundary={boundary}"}
@@ -68,14 +68,14 @@ def test_the_same_body_has_the_same_digest_however_its_boundaries_are_drawn(web:
 
 
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256])
-def test_an_idempotency_key_must_be_short_and_visible(web: Web, key: str) -> None:
+def test_an_idempotency_key_must_be_short_and_printable(web: Web, key: str) -> None:
     files = [("samples", ("a.png", PNG))]
     answer = web("POST", "/adapt", data={"client": "l", "labels": ["a"]}, files=files, headers={"Idempotency-Key": key})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert web.services.adaptation.commands == []
 
 
-def test_a_form_and_a_raw_image_are_judged_alike(two_versions: Web) -> None:
+def test_a_form_and_a_raw_image_get_the_same_prediction(two_versions: Web) -> None:
     form = two_versions("POST", "/predict", data={"client": "line"}, files=[("images", ("image", PNG))])
     raw = two_versions("POST", "/predict?client=line", content=PNG, headers={"Content-Type": "image/png"})
     assert form.status_code == raw.status_code == 200
@@ -83,7 +83,7 @@ def test_a_form_and_a_raw_image_are_judged_alike(two_versions: Web) -> None:
     assert form.json()["version"] == 2
 
 
-def test_predictions_come_in_the_order_of_the_images(two_versions: Web) -> None:
+def test_predictions_are_in_the_order_of_the_images(two_versions: Web) -> None:
     files = [("images", (name, PNG)) for name in ("c.png", "a.png", "b.png")]
     answer = two_versions("POST", "/predict", data={"client": "line"}, files=files).json()
     assert list(answer) == ["client", "version", "weights_digest", "predictions", "seconds"]
@@ -92,7 +92,7 @@ def test_predictions_come_in_the_order_of_the_images(two_versions: Web) -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("version", "1"), ("alias", "old")])
-def test_a_version_or_an_alias_can_be_asked(two_versions: Web, field: str, value: str) -> None:
+def test_a_version_or_an_alias_can_be_requested(two_versions: Web, field: str, value: str) -> None:
     two_versions("PUT", "/clients/line/aliases/old", json={"version": 1})
     form = two_versions("POST", "/predict", data={"client": "line", field: value}, files=[("images", ("a", PNG))])
     raw = two_versions(
@@ -101,13 +101,13 @@ def test_a_version_or_an_alias_can_be_asked(two_versions: Web, field: str, value
     assert form.json()["version"] == raw.json()["version"] == 1
 
 
-def test_predicting_for_a_client_with_nothing_live_is_a_conflict(web: Web) -> None:
+def test_predicting_without_a_live_version_is_a_conflict(web: Web) -> None:
     web.adapt("line", publish="never")
     answer = web("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
     assert (answer.status_code, answer.json()["code"]) == (409, "nothing_live")
 
 
-def test_a_client_is_read_with_its_aliases_and_the_etag_of_live(two_versions: Web) -> None:
+def test_a_client_has_its_aliases_and_the_etag_of_live(two_versions: Web) -> None:
     answer = two_versions("GET", "/clients/line")
     assert answer.headers["etag"] == '"2"'
     body = answer.json()
@@ -143,7 +143,7 @@ def test_deleting_a_version_answers_without_a_body(two_versions: Web) -> None:
     assert two_versions("GET", "/clients/line/versions/1").json()["code"] == "unknown_version"
 
 
-def test_deleting_a_client_says_what_was_erased(two_versions: Web) -> None:
+def test_deleting_a_client_says_what_was_deleted(two_versions: Web) -> None:
     answer = two_versions("DELETE", "/clients/line")
     assert (answer.status_code, answer.json()) == (200, {"client": "line", "versions": 2, "blobs": 6, "bytes": 200})
     assert two_versions("GET", "/clients/line").json()["code"] == "unknown_client"
@@ -156,18 +156,18 @@ def test_an_unknown_client_is_the_same_problem_everywhere(web: Web, path: str) -
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "99999999999999999999"])
-def test_a_version_that_is_no_version_number_is_refused(two_versions: Web, number: str) -> None:
+def test_an_invalid_version_number_is_rejected(two_versions: Web, number: str) -> None:
     answer = two_versions("GET", f"/clients/line/versions/{number}")
     assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
 
 
 @pytest.mark.parametrize("name", ["LINE", "%20", "a%00b", "a%23b", "x" * 65, "..%5c"])
-def test_a_client_name_that_is_none_is_refused(web: Web, name: str) -> None:
+def test_an_invalid_client_name_is_rejected(web: Web, name: str) -> None:
     answer = web("GET", f"/clients/{name}/versions")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_name")
 
 
-def test_history_tells_what_was_live_at_a_moment(two_versions: Web) -> None:
+def test_history_has_the_version_that_was_live_at_a_moment(two_versions: Web) -> None:
     everything = two_versions("GET", "/clients/line/history").json()
     assert (everything["at"], everything["live"], len(everything["moves"])) == (None, 2, 2)
     early = two_versions("GET", "/clients/line/history?at=2026-03-01T12:00:30Z").json()
@@ -182,12 +182,12 @@ def test_a_moment_may_have_any_offset_and_is_answered_in_utc(two_versions: Web, 
 
 
 @pytest.mark.parametrize("at", ["2026-03-01T12:00:30", "yesterday", "", "0001-01-01T00:00:00%2B14:00", "9" * 400])
-def test_a_moment_without_an_offset_or_that_is_none_is_refused(two_versions: Web, at: str) -> None:
+def test_an_invalid_moment_or_one_without_an_offset_is_rejected(two_versions: Web, at: str) -> None:
     answer = two_versions("GET", f"/clients/line/history?at={at}")
     assert (answer.status_code, answer.json()["code"]) == (422, "field_invalid")
 
 
-def test_meta_models_are_listed_with_their_cards(web: Web) -> None:
+def test_models_are_listed_with_their_cards(web: Web) -> None:
     (only,) = web("GET", "/models").json()["models"]
     assert only == web("GET", "/models/tiny").json()
     assert only["card"] == {"data": "generated", "accuracy": 0.5}

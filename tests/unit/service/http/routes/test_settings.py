@@ -13,19 +13,19 @@ PATH = "/clients/line/settings"
 DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance": None}
 
 
-def test_a_client_has_the_defaults_until_it_chooses(two_versions: Web) -> None:
+def test_a_client_has_default_settings_at_first(two_versions: Web) -> None:
     answer = two_versions("GET", PATH)
     assert (answer.status_code, answer.json()) == (200, DEFAULTS)
 
 
-def test_what_is_put_replaces_all_that_was_chosen(two_versions: Web) -> None:
+def test_put_replaces_all_settings(two_versions: Web) -> None:
     first = two_versions("PUT", PATH, json={"retain_samples": False})
     assert (first.status_code, first.json()) == (200, {**DEFAULTS, "retain_samples": False})
     assert two_versions("PUT", PATH, json={"keep_last": 4}).json() == {**DEFAULTS, "keep_last": 4}
     assert two_versions("GET", PATH).json() == {**DEFAULTS, "keep_last": 4}
 
 
-def test_a_client_can_choose_before_its_first_sample(web: Web) -> None:
+def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
     assert web("GET", PATH).json()["code"] == "unknown_client"
     assert web("PUT", PATH, json={"retain_samples": False}).status_code == 200
     assert web.services.lifecycle.chosen == {"line": ClientSettings(retain_samples=False)}
@@ -36,7 +36,7 @@ def test_a_client_can_choose_before_its_first_sample(web: Web) -> None:
     "body",
     [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"],
 )
-def test_what_is_no_setting_is_refused(two_versions: Web, body: Any) -> None:
+def test_invalid_settings_are_rejected(two_versions: Web, body: Any) -> None:
     answer = two_versions("PUT", PATH, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
     assert web_settings(two_versions) == ClientSettings()
@@ -47,13 +47,13 @@ def test_what_is_no_setting_is_refused(two_versions: Web, body: Any) -> None:
     [b"", b"{", b"f\xff\xfe", b'{"keep_last": ' + b"9" * 5000 + b"}", b"[" * 50_000],
     ids=["nothing", "cut off", "no text", "a long number", "many levels"],
 )
-def test_what_is_no_json_is_refused(two_versions: Web, body: bytes) -> None:
+def test_invalid_json_is_rejected(two_versions: Web, body: bytes) -> None:
     answer = two_versions("PUT", PATH, content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
     assert answer.json()["detail"]
 
 
-def test_settings_come_as_json_alone(two_versions: Web) -> None:
+def test_settings_must_be_json(two_versions: Web) -> None:
     answer = two_versions("PUT", PATH, data={"retain_samples": "false"})
     assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
 
