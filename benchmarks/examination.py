@@ -5,7 +5,7 @@
 Data: Omniglot's test characters with the checkpoint ``omniglot``; X-SDD and procedural textures, other seeds than any
 training, with ``surfaces``. Neither has seen these classes. 5-way; as many queries as there are, up to ``--queries`` a
 class; strange images come from up to five classes beside the episode's five. ``--fit`` prints, from meta-training
-classes alone, what `models.validation.calibration.Learning` states.
+classes alone, what `models.validation.calibration.LearningCurvePrior` states.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.examined_episodes import EpisodeDraw, Outcome, draw, found, outcomes, timed
-from benchmarks.figures import machine, machine_line, markdown, percentile
+from benchmarks.figures import auroc, machine, machine_line, markdown, percentile
 from benchmarks.running_service import ServiceOptions
 from models.adaptation.adapt import Company
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.class_dataset import ClassDataset
 from models.data.registry import open_dataset
 from models.errors import AnoleError
-from models.validation.calibration import LEARNING, Learning, auroc, estimate_accuracy, expected_calibration_error
+from models.validation.calibration import (
+    DEFAULT_PRIOR,
+    LearningCurvePrior,
+    estimate_accuracy,
+    expected_calibration_error,
+)
 from service.cli.train import CACHE
 
 WAYS: Final = 5
@@ -185,7 +190,7 @@ def flip_row(judged: Sequence[Outcome]) -> tuple[str, ...]:
     counts = torch.zeros(2, 2)  # flipped or not, suspected or not
     for outcome in judged:
         suspected = torch.zeros_like(outcome.flips)
-        suspected[[suspect.sample for suspect in found(outcome.examined).suspects]] = True
+        suspected[[issue.sample for issue in found(outcome.examined).label_issues]] = True
         for flipped in (False, True):
             own = suspected[outcome.flips == flipped]
             counts[int(flipped)] += torch.tensor([float((~own).sum()), float(own.sum())])
@@ -225,29 +230,29 @@ def fitted(arguments: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(ServiceOptions(arguments.surfaces)),
         "tables": [
             ("Mean error in points by rate, meta-training classes", ("data", *map(str, RATES)), rates),
-            (f"Coverage by spread, rate {LEARNING.rate}", ("data", *map(str, SPREADS)), spreads),
+            (f"Coverage by spread, rate {DEFAULT_PRIOR.rate}", ("data", *map(str, SPREADS)), spreads),
         ],
     }
 
 
 def mean_error(judged: Sequence[Outcome], rate: float) -> float:
     """Mean of estimate less truth at that rate."""
-    return statistics.fmean(again(outcome, Learning(rate)).accuracy - outcome.truth for outcome in judged)
+    return statistics.fmean(again(outcome, LearningCurvePrior(rate)).accuracy - outcome.truth for outcome in judged)
 
 
 def coverage(judged: Sequence[Outcome], spread: float) -> float:
     """Share of episodes whose interval holds the truth at that spread."""
-    intervals = [again(outcome, Learning(LEARNING.rate, spread)) for outcome in judged]
+    intervals = [again(outcome, LearningCurvePrior(DEFAULT_PRIOR.rate, spread)) for outcome in judged]
     held = [own.low <= outcome.truth <= own.high for own, outcome in zip(intervals, judged, strict=True)]
     return statistics.fmean(map(float, held))
 
 
-def again(outcome: Outcome, learning: Learning) -> Any:
+def again(outcome: Outcome, learning: LearningCurvePrior) -> Any:
     """The episode's estimate under other constants, from its confusion table."""
     examination = found(outcome.examined)
     table = examination.confusion
     right = torch.arange(int(table.sum())) < int(table.diagonal().sum())
-    return estimate_accuracy(right, torch.ones(len(right)), examination.trained_share, len(table), learning)
+    return estimate_accuracy(right, torch.ones(len(right)), examination.train_share, len(table), learning)
 
 
 def percent(shares: Iterable[float]) -> str:

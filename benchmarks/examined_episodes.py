@@ -19,8 +19,8 @@ from models.data.class_dataset import ClassDataset
 from models.images.preprocessing import normalise
 from models.inference.predict import fold_calibrated, predict_images
 from models.task import Support
-from models.validation.cross_validation import CrossValidation, CrossValidator, ValidatedAdaptation
-from models.validation.folds import copies
+from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidator
+from models.validation.folds import group_duplicates
 
 STRANGE_CLASSES: Final = 5
 STRANGE_IMAGES: Final = 10
@@ -75,7 +75,7 @@ class Outcome:
         flips: bool (samples,), True where the label was replaced.
     """
 
-    examined: ValidatedAdaptation
+    examined: CrossValidatedAdaptation
     confidence: Tensor
     right: Tensor
     familiar: Tensor
@@ -109,7 +109,7 @@ def draw(classes: ClassDataset, how: EpisodeDraw, checkpoint: Checkpoint, seed: 
     seen = torch.cat(support)
     return Drawn(
         support=Support(normalise(seen, spec), _flipped(true_labels, how, generator), how.ways),
-        groups=copies(list(seen), mirrors=checkpoint.recipe.mirrors),
+        groups=group_duplicates(list(seen), flips=checkpoint.recipe.mirrors),
         true_labels=true_labels,
         queries=(normalise(torch.cat(queries), spec), torch.tensor(query_labels)),
         strange=normalise(torch.cat(strange), spec),
@@ -132,7 +132,7 @@ def outcomes(
     examiner = CrossValidator(net, checkpoint.weights, company)
     for seed in seeds:
         drawn = draw(classes, how, checkpoint, seed)
-        examined = examiner.examine(drawn.support, checkpoint.recipe, seed, drawn.groups)
+        examined = examiner.adapt_and_score(drawn.support, checkpoint.recipe, seed, drawn.groups)
         weights = fold_calibrated(examined.adapted.kept(), examined.adapted.statistics, found(examined).temperature)
         images, labels = drawn.queries
         judged, strange = predict_images(net, weights, images), predict_images(net, weights, drawn.strange)
@@ -141,17 +141,17 @@ def outcomes(
             examined=examined,
             confidence=confidence,
             right=named == labels,
-            familiar=_known(judged.familiarity),
-            strange=_known(strange.familiarity),
+            familiar=_known(judged.in_distribution),
+            strange=_known(strange.in_distribution),
             flips=drawn.support.labels != drawn.true_labels,
         )
 
 
-def found(examined: ValidatedAdaptation) -> CrossValidation:
+def found(examined: CrossValidatedAdaptation) -> CrossValidationResult:
     """The examination, which every drawn episode has."""
-    if isinstance(examined.examination, CrossValidation):
-        return examined.examination
-    raise ValueError(f"an episode without an examination: {examined.examination.reason}; draw two shots or more")
+    if isinstance(examined.validation, CrossValidationResult):
+        return examined.validation
+    raise ValueError(f"an episode without an examination: {examined.validation.reason}; draw two shots or more")
 
 
 def _known(familiarity: Tensor | None) -> Tensor:
@@ -166,5 +166,7 @@ def timed(drawn: Drawn, checkpoint: Checkpoint, seed: int, company: Company) -> 
     began = time.perf_counter()
     adapt_one(net, checkpoint.weights, drawn.support, checkpoint.recipe, seed)
     alone_s = time.perf_counter() - began
-    CrossValidator(net, checkpoint.weights, company).examine(drawn.support, checkpoint.recipe, seed, drawn.groups)
+    CrossValidator(net, checkpoint.weights, company).adapt_and_score(
+        drawn.support, checkpoint.recipe, seed, drawn.groups
+    )
     return alone_s, time.perf_counter() - began - alone_s

@@ -9,12 +9,20 @@ from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
+from torch import Tensor
+
 from benchmarks.running_service import ServiceOptions
 
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` of all values do not pass (nearest rank), e.g. 0.5 or 0.99."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """Probability that a positive scores higher than a negative, ties counting half (Mann & Whitney 1947)."""
+    higher = (positive[:, None] > negative).double() + 0.5 * (positive[:, None] == negative).double()
+    return float(higher.mean())
 
 
 def machine(options: ServiceOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from models.nets import Net, call_net, heads
 from models.nets.normalisation import fold
+from models.validation.novelty import class_means_gain, distance_to_predicted_mean, in_distribution_score
 from models.weights import Weights
 
 
@@ -19,11 +20,11 @@ class Predictions:
 
     Attributes:
         probabilities: (batch, n_way), each row sums to 1.
-        familiarity: (batch,), see `heads.familiarity`; None for weights without class means.
+        in_distribution: (batch,), see `novelty.in_distribution_score`; None for weights without class means.
     """
 
     probabilities: Tensor
-    familiarity: Tensor | None
+    in_distribution: Tensor | None
 
 
 def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
@@ -34,12 +35,6 @@ def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperat
     if heads.MEANS in folded:
         folded[heads.GAIN] = class_means_gain(folded[heads.MEANS])
     return folded
-
-
-def class_means_gain(means: Tensor) -> Tensor:
-    """The factor of `heads.distance_to_own`: (n_way, features) -> a scalar."""
-    nothing = torch.zeros(1, means.shape[0], dtype=torch.bool, device=means.device)
-    return heads.feature_gain(means[None], nothing).reshape(())
 
 
 def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
@@ -57,8 +52,8 @@ def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
         probabilities = scores[0].softmax(-1)
         if heads.MEANS not in single:
             return Predictions(probabilities, None)
-        distance = heads.distance_to_own(single, features, scores)[0]
-        return Predictions(probabilities, heads.familiarity(probabilities.amax(-1), distance))
+        distance = distance_to_predicted_mean(single, features, scores)[0]
+        return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance))
 
 
 def class_probabilities(net: Net, folded: Weights, images: Tensor) -> Tensor:

@@ -81,35 +81,3 @@ def logits(weights: Weights, features: Tensor, absent: Tensor | None = None) -> 
     """Score features: (tasks, batch, features) -> (tasks, batch, ways); `absent` classes (tasks, ways) get -inf."""
     scores = torch.baddbmm(weights[BIAS][:, None], features, weights[WEIGHT].transpose(1, 2))
     return scores if absent is None else scores.masked_fill(absent[:, None], float("-inf"))
-
-
-def distance_to_own(weights: Weights, features: Tensor, scores: Tensor) -> Tensor:
-    """Squared distance of each image's features to the mean of the class that scores highest.
-
-    Its unit is the mean squared distance of the class means to their centre, so that it compares across tasks.
-
-    Args:
-        weights: with `MEANS` and `GAIN`.
-        features: (tasks, batch, features).
-        scores: (tasks, batch, ways), as `logits` gives them.
-
-    Returns:
-        (tasks, batch).
-    """
-    likeliest = scores.argmax(-1)  # (tasks, batch)
-    means = weights[MEANS]
-    own = means.gather(1, likeliest[..., None].expand(-1, -1, means.shape[-1]))  # (tasks, batch, features)
-    return (features - own).square().sum(-1) * weights[GAIN][:, None].square()
-
-
-def familiarity(confidence: Tensor, distance: Tensor) -> Tensor:
-    """How much an image looks like one of the classes at all: 1 at a class's mean, towards 0 far from all of them.
-
-    A confident image near the mean of its class is familiar; one between classes, or far from all of them, is not. The
-    odds of familiarity are confidence over distance.
-
-    Args:
-        confidence: probability of the likeliest class.
-        distance: from `distance_to_own`, same shape.
-    """
-    return confidence / (confidence + distance)

@@ -1,7 +1,4 @@
-"""From answers on left-out samples to honest numbers: accuracy with its interval, temperature, thresholds.
-
-Plain statistics on logits and labels; it knows neither nets nor pictures.
-"""
+"""Accuracy estimate with its interval, and temperature, from predictions on held-out samples."""
 
 from __future__ import annotations
 
@@ -15,39 +12,36 @@ from torch import Tensor
 Z_95 = 1.959964
 """Standard normal quantile of a two-sided 95 % interval."""
 
-UNKNOWN_SHARE = 0.05
-"""Share of left-out samples, all of them known, that may be called unknown."""
-
 _TEMPERATURES = torch.logspace(-2, 2, 161, base=math.e)
 _PRIOR_STRENGTH = 1.0
-"""Belief that a temperature is near 1: a change by a factor of e costs so many nats."""
+"""Nats that a temperature a factor of e away from 1 costs."""
 
 
-@dataclass(frozen=True)
-class Learning:
-    """What is known beforehand about left-out samples, measured on meta-training classes alone.
+@dataclass(frozen=True, slots=True)
+class LearningCurvePrior:
+    """How accuracy grows with the number of samples, fitted on meta-training classes.
 
-    `benchmarks/examination.py --fit` prints, from textures and Omniglot's training characters, how far the mean
-    estimate is off for several rates and how often the interval covers for several spreads. A rate of 0.7 is off least;
-    a spread of 1.15 covers often enough there, and some more is left for classes unlike these.
+    `benchmarks/examination.py --fit` prints the bias of the estimate for several rates and the coverage of the interval
+    for several variance factors, on textures and Omniglot's training characters. A rate of 0.7 has the least bias. A
+    variance factor of 1.15 covers often enough there; the default leaves a margin for other classes.
 
     Attributes:
-        rate: how the odds of an error, as a share of guessing's, fall with the number of samples: as its -rate power.
-            Folds learn from fewer samples than the version does, and this is what that costs.
-        spread: variance of the estimate about the true accuracy, in those of as many independent answers. Above 1,
-            because folds share samples and because the samples that taught a version also decide how good it is.
+        rate: the odds of an error, relative to chance, fall with the number of samples to the power of -rate. Folds
+            train on fewer samples than the version, and this corrects for it.
+        variance_factor: variance of the estimate relative to independent predictions. Above 1 because folds share
+            samples, and because the samples that train a version also determine how good it is.
     """
 
     rate: float = 0.7
-    spread: float = 1.3
+    variance_factor: float = 1.3
 
 
-LEARNING = Learning()
+DEFAULT_PRIOR = LearningCurvePrior()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Accuracy to expect of a version, from 0 to 1, with its 95 % interval."""
+@dataclass(frozen=True, slots=True)
+class AccuracyEstimate:
+    """Expected accuracy of a version, 0 to 1, with its 95 % interval."""
 
     accuracy: float
     low: float
@@ -55,29 +49,29 @@ class Estimate:
 
 
 def estimate_accuracy(
-    right: Tensor, weights: Tensor, trained_share: float, n_way: int, learning: Learning = LEARNING
-) -> Estimate:
-    """Estimate a version's accuracy from what folds of its samples got right.
+    correct: Tensor, weights: Tensor, train_share: float, n_way: int, prior: LearningCurvePrior = DEFAULT_PRIOR
+) -> AccuracyEstimate:
+    """Estimate a version's accuracy from the held-out predictions of its folds.
 
-    Accuracy and `interval`, for as many answers as count, less what `learning.spread` takes, are moved along the
-    learning curve from the folds' number of samples to the version's.
+    The accuracy of the folds and its interval are extrapolated along the learning curve from the folds' number of
+    samples to the version's.
 
     Args:
-        right: bool (answers,).
-        weights: (answers,), how much each counts; copies of one picture share a weight of 1.
-        trained_share: samples that a fold learned from, as a share of the version's.
-        n_way: number of classes; guessing gets 1 / n_way right.
-        learning: see `Learning`.
+        correct: bool (predictions,).
+        weights: (predictions,); duplicates of one image share a weight of 1.
+        train_share: share of the version's samples that a fold trains on.
+        n_way: number of classes; chance is 1 / n_way.
+        prior: see `LearningCurvePrior`.
     """
-    counted = float(weights.sum())
-    share = float((weights * right).sum()) / counted
-    low, high = interval(share, counted / learning.spread)
-    odds = trained_share**learning.rate
-    return Estimate(*(_further(accuracy, odds, n_way) for accuracy in (share, low, high)))
+    count = float(weights.sum())
+    share = float((weights * correct).sum()) / count
+    low, high = wilson_interval(share, count / prior.variance_factor)
+    odds = train_share**prior.rate
+    return AccuracyEstimate(*(_extrapolate(accuracy, odds, n_way) for accuracy in (share, low, high)))
 
 
-def interval(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share seen in `count` answers: Wilson's, wider by half an answer, the grain of so few.
+def wilson_interval(share: float, count: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share among `count` predictions, with continuity correction of half a prediction.
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1.
     """
@@ -87,24 +81,24 @@ def interval(share: float, count: float) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _further(accuracy: float, odds: float, n_way: int) -> float:
-    """Multiply the odds of an error, as a share of guessing's, by `odds`; what guesses, or never errs, stays."""
-    guessing = 1 - 1 / n_way
-    error = (1 - accuracy) / guessing
+def _extrapolate(accuracy: float, odds: float, n_way: int) -> float:
+    """Multiply the odds of an error, relative to chance, by `odds`; accuracies of chance or 1 stay unchanged."""
+    chance_error = 1 - 1 / n_way
+    error = (1 - accuracy) / chance_error
     if error >= 1:
         return accuracy
-    return 1 - guessing * odds * error / (1 - error + odds * error)
+    return 1 - chance_error * odds * error / (1 - error + odds * error)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, prior_strength: float = _PRIOR_STRENGTH) -> float:
-    """The temperature that makes left-out labels likeliest (Guo et al. 2017, section 4.2), drawn towards 1.
+    """Fit a softmax temperature on held-out samples (Guo et al. 2017, section 4.2) with a prior around 1.
 
-    With few samples, or none judged wrong, likelihood alone would run to an extreme; the pull is worth
-    `prior_strength` nats for a factor of e, so that many samples overrule it.
+    With few samples, or without errors, the likelihood alone would lead to extreme temperatures.
 
     Args:
         logits: (samples, n_way).
         labels: int64 (samples,).
+        prior_strength: nats that a temperature a factor of e away from 1 costs.
     """
     scaled = logits[None] / _TEMPERATURES[:, None, None]  # (temperatures, samples, n_way)
     chosen = F.log_softmax(scaled, -1).gather(-1, labels[None, :, None].expand(len(_TEMPERATURES), -1, 1))
@@ -112,25 +106,14 @@ def fit_temperature(logits: Tensor, labels: Tensor, prior_strength: float = _PRI
     return float(_TEMPERATURES[loss.argmin()])
 
 
-def unknown_threshold(familiarity: Tensor) -> float:
-    """The familiarity that all but a share of left-out samples reach: (samples,) -> a number from 0 to 1."""
-    return float(torch.quantile(familiarity.to(torch.float64), UNKNOWN_SHARE))
-
-
-def expected_calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal bins of confidence (Guo et al. 2017, section 2).
+def expected_calibration_error(confidence: Tensor, correct: Tensor, bins: int = 15) -> float:
+    """Expected calibration error over bins of equal width (Guo et al. 2017, section 2).
 
     Args:
-        confidence: (answers,), probability of the named class.
-        right: bool (answers,).
-        bins: of equal width.
+        confidence: (predictions,), probability of the predicted class.
+        correct: bool (predictions,).
+        bins: number of bins.
     """
-    place = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins).index_add_(0, place, confidence - right.to(confidence.dtype))
+    bin_index = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins).index_add_(0, bin_index, confidence - correct.to(confidence.dtype))
     return float(gaps.abs().sum() / len(confidence))
-
-
-def auroc(familiar: Tensor, strange: Tensor) -> float:
-    """Probability that one of `familiar` scores above one of `strange`, ties half (Mann & Whitney 1947)."""
-    above = (familiar[:, None] > strange).double() + 0.5 * (familiar[:, None] == strange).double()
-    return float(above.mean())

@@ -1,7 +1,6 @@
-"""The examination: how good a version is on samples that it has not seen, and which of its labels look wrong.
+"""Cross-validation of a version: accuracy estimate, temperature, "unknown" threshold and label issues.
 
-Folds of the support are adapted beside the version itself, in one call, and each judges the samples that it left out.
-It knows tensors and class indices; whether a version goes live is decided elsewhere.
+Folds of the support are adapted in the same call as the version, and each predicts the samples that it held out.
 """
 
 from __future__ import annotations
@@ -17,270 +16,295 @@ from models.adaptation.adapt import ALONE, Adapted, Company, InnerLoopInput, ada
 from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
-from models.inference.predict import class_means_gain
 from models.nets import Net, call_net, heads
 from models.task import Support
-from models.validation.calibration import Estimate, estimate_accuracy, fit_temperature, unknown_threshold
+from models.validation.calibration import AccuracyEstimate, estimate_accuracy, fit_temperature
 from models.validation.folds import Folds, make_folds
-from models.validation.label_issues import Suspect, find_label_issues
+from models.validation.label_issues import LabelIssue, find_label_issues
+from models.validation.novelty import (
+    class_means_gain,
+    distance_to_predicted_mean,
+    in_distribution_score,
+    unknown_threshold,
+)
 from models.weights import Weights
 
-MOST_FOLDS = 3
-"""More folds cost more time and learn from more samples; see `CrossValidator`."""
+MAX_FOLDS = 3
+"""More folds take more time and train on more samples."""
 
 _LARGEST_SEED = 2**63 - 1
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """What a fold says of a sample that it left out.
+@dataclass(frozen=True, slots=True)
+class HeldOutPrediction:
+    """Prediction for a sample by the fold that held it out.
 
     Attributes:
         predicted: class index.
-        confidence: its calibrated probability.
-        familiarity: see `heads.familiarity`.
+        confidence: calibrated probability of that class.
+        in_distribution: see `novelty.in_distribution_score`.
     """
 
     predicted: int
     confidence: float
-    familiarity: float
+    in_distribution: float
 
 
 @dataclass(frozen=True)
-class CrossValidation:
-    """What left-out samples tell of a version.
+class CrossValidationResult:
+    """Results from held-out predictions.
 
     Attributes:
-        estimate: accuracy to expect on images like the samples, in their proportions, with its 95 % interval.
-        confusion: int64 (n_way, n_way), left-out samples by label (row) and by what their fold called them.
-        temperature: what logits are divided by before the softmax.
-        unknown_threshold: familiarity below which an image is unknown.
-        suspects: most suspect first.
-        held_out: one a sample; None for what was never left out.
-        folds: how many were adapted.
-        trained_share: samples that a fold learned from, as a share of all.
+        estimate: expected accuracy on images like the samples, in their class proportions, with its 95 % interval.
+        confusion: int64 (n_way, n_way), held-out samples by label (row) and predicted class (column).
+        temperature: logits are divided by it before the softmax.
+        unknown_threshold: in-distribution score below which an image is unknown.
+        label_issues: most likely first.
+        held_out: one per sample; None for samples that no fold held out.
+        folds: number of folds.
+        train_share: share of the samples that a fold trained on, averaged over predictions.
     """
 
-    estimate: Estimate
+    estimate: AccuracyEstimate
     confusion: Tensor
     temperature: float
     unknown_threshold: float
-    suspects: tuple[Suspect, ...]
-    held_out: tuple[HeldOut | None, ...]
+    label_issues: tuple[LabelIssue, ...]
+    held_out: tuple[HeldOutPrediction | None, ...]
     folds: int
-    trained_share: float
+    train_share: float
 
 
-@dataclass(frozen=True)
-class NotCrossValidated:
-    """Why there is none, in a sentence for the client."""
+@dataclass(frozen=True, slots=True)
+class CrossValidationSkipped:
+    """Why there is no cross-validation, as a text for the client."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A version and, adapted beside it, the folds that will examine it.
+    """A version and the folds adapted with it, not scored yet.
 
     Attributes:
         adapted: the version.
-        folds: one result a fold.
-        plan: who was left out where.
-        support: what the version was adapted on.
-        recipe: of the version.
+        fold_results: one per fold.
+        folds: which fold holds out which samples.
+        support: the support of the version.
+        recipe: the inner loop of the version.
     """
 
     adapted: Adapted
-    folds: tuple[Adapted | AdaptationDiverged, ...]
-    plan: Folds
+    fold_results: tuple[Adapted | AdaptationDiverged, ...]
+    folds: Folds
     support: Support
     recipe: InnerLoopConfig
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be run for a version and its folds.
+class CrossValidationPlan:
+    """Inner loops to run for a version and its folds.
 
     Attributes:
-        loops: the version's, then one a fold.
-        folds: who is left out where.
+        inputs: input of the version, then one per fold.
+        folds: which fold holds out which samples.
     """
 
-    loops: tuple[InnerLoopInput, ...]
+    inputs: tuple[InnerLoopInput, ...]
     folds: Folds
 
     def candidate(self, results: Sequence[Adapted | AdaptationDiverged]) -> Candidate:
-        """What came of the loops, in their order.
+        """Collect the results of `inputs`, in order.
 
         Raises:
-            AdaptationDiverged: of the version; folds that diverge only leave their samples unjudged.
+            AdaptationDiverged: the version diverged. A fold that diverged only lacks predictions.
         """
-        version, *others = results
+        version, *fold_results = results
         if isinstance(version, AdaptationDiverged):
             raise version
-        return Candidate(version, tuple(others), self.folds, self.loops[0].support, self.loops[0].recipe)
+        return Candidate(version, tuple(fold_results), self.folds, self.inputs[0].support, self.inputs[0].recipe)
 
 
 @dataclass(frozen=True)
-class ValidatedAdaptation:
-    """A version and what its examination found."""
+class CrossValidatedAdaptation:
+    """A version and its cross-validation."""
 
     adapted: Adapted
-    examination: CrossValidation | NotCrossValidated
+    validation: CrossValidationResult | CrossValidationSkipped
 
 
 @dataclass(frozen=True)
 class CrossValidator:
-    """Adapts with an examination.
+    """Adapts a version together with cross-validation folds and scores it.
 
-    A fold learns from fewer samples and takes proportionally fewer steps, so that K folds cost K - 1 adaptations
-    more. On a GPU, where all go through the net together, it takes as many steps as the version.
+    On the CPU, a fold trains on fewer samples with proportionally fewer steps, so K folds cost about K - 1 further
+    adaptations. On a GPU, where all run in one batch, folds take as many steps as the version.
 
     Attributes:
-        net: its architecture.
-        start: the meta-trained weights, (...) each.
+        net: the architecture.
+        start: meta-trained weights, (...) each.
         company: how folds and version share the machine.
-        most_folds: from 2; fewer samples make fewer folds.
+        max_folds: maximum number of folds, from 2.
     """
 
     net: Net
     start: Weights
     company: Company = ALONE
-    most_folds: int = MOST_FOLDS
+    max_folds: int = MAX_FOLDS
 
-    def examine(self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor) -> ValidatedAdaptation:
-        """`adapt`, then `conclude`; raises what `adapt` raises."""
+    def adapt_and_score(
+        self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor
+    ) -> CrossValidatedAdaptation:
+        """Call `adapt`, then `score`; raises what `adapt` raises."""
         candidate = self.adapt(support, recipe, seed, groups)
-        return ValidatedAdaptation(candidate.adapted, self.conclude(candidate))
+        return CrossValidatedAdaptation(candidate.adapted, self.score(candidate))
 
     def adapt(self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor) -> Candidate:
-        """Run what `plan` says; raises what `Plan.candidate` raises."""
-        plan = self.plan(support, recipe, seed, groups)
-        return plan.candidate(adapt_inputs(self.net, self.start, plan.loops, self.company))
-
-    def plan(self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor) -> Plan:
-        """Plan to adapt to the support, and to its folds beside it.
+        """Adapt the version and its folds.
 
         Args:
-            support: all labelled images; its anchors, if any, are not used by folds.
-            recipe: of the version.
-            seed: of the version's draws; the folds' are derived from it.
-            groups: int64 (samples,), from `folds.copies`: samples of one group are never divided.
+            support: as for `plan`.
+            recipe: as for `plan`.
+            seed: as for `plan`.
+            groups: as for `plan`.
+
+        Raises:
+            AdaptationDiverged: the version diverged.
+        """
+        plan = self.plan(support, recipe, seed, groups)
+        return plan.candidate(adapt_inputs(self.net, self.start, plan.inputs, self.company))
+
+    def plan(self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor) -> CrossValidationPlan:
+        """Plan the inner loops of a version and its folds.
+
+        Args:
+            support: all labelled images. Folds ignore its anchors.
+            recipe: the inner loop of the version.
+            seed: seed of the version; seeds of the folds are derived from it.
+            groups: int64 (samples,), from `folds.group_duplicates`; a group is never divided.
         """
         labels = support.labels.cpu()
-        folds = make_folds(labels, groups, self.most_folds, torch.Generator().manual_seed(seed))
-        parts = [_without(support, folds.left_out(fold)) for fold in range(folds.count)]
-        recipes = [self._fold_recipe(recipe, len(part) / len(support), part.images.device) for part in parts]
+        folds = make_folds(labels, groups, self.max_folds, torch.Generator().manual_seed(seed))
+        parts = [_without(support, folds.test_mask(fold)) for fold in range(folds.count)]
+        recipes = [_fold_recipe(recipe, len(part) / len(support), part.images.device) for part in parts]
         seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
-        return Plan((InnerLoopInput(support, recipe, seed), *map(InnerLoopInput, parts, recipes, seeds)), folds)
+        inputs = (InnerLoopInput(support, recipe, seed), *map(InnerLoopInput, parts, recipes, seeds))
+        return CrossValidationPlan(inputs, folds)
 
-    def conclude(self, candidate: Candidate) -> CrossValidation | NotCrossValidated:
-        """Let the folds judge what they left out, and draw conclusions."""
-        labels, plan = candidate.support.labels.cpu(), candidate.plan
-        judged = _judge_left_out(self.net, candidate.folds, candidate.support, plan)
-        if not len(judged.rows):
-            return NotCrossValidated(_why_not(labels, plan))
+    def score(self, candidate: Candidate) -> CrossValidationResult | CrossValidationSkipped:
+        """Predict held-out samples and derive the estimate, calibration and label issues."""
+        labels, folds = candidate.support.labels.cpu(), candidate.folds
+        predictions = _predict_held_out(self.net, candidate.fold_results, candidate.support, folds)
+        if not len(predictions.rows):
+            return CrossValidationSkipped(_reason_for_skipping(labels, folds))
         features = _start_features(self.net, self.start, candidate.support, candidate.recipe)
-        suspects = find_label_issues(features, labels, plan.groups, candidate.recipe.head_scale)
-        return _conclude(judged, labels, plan.groups, suspects, plan.count)
-
-    def _fold_recipe(self, recipe: InnerLoopConfig, share: float, device: torch.device) -> InnerLoopConfig:
-        if device.type != "cpu" or recipe.steps == 0:
-            return recipe
-        return replace(recipe, steps=max(1, round(recipe.steps * share)))
+        label_issues = find_label_issues(features, labels, folds.groups, candidate.recipe.head_scale)
+        return _summarise(predictions, labels, folds, label_issues)
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Answers on left-out samples, on the CPU.
+class _HeldOutPredictions:
+    """Predictions for held-out samples, on the CPU.
 
     Attributes:
-        rows: int64 (answers,), places in the support, ascending.
-        logits: (answers, n_way).
-        distances: (answers,), see `heads.distance_to_own`.
-        trained_share: samples that folds learned from, as a share of all; the mean over answers.
+        rows: int64 (predictions,), indices in the support, ascending.
+        logits: (predictions, n_way).
+        distances: (predictions,), see `novelty.distance_to_predicted_mean`.
+        train_share: share of the samples that folds trained on, averaged over predictions.
     """
 
     rows: Tensor
     logits: Tensor
     distances: Tensor
-    trained_share: float
+    train_share: float
 
 
-def _without(support: Support, left_out: Tensor) -> Support:
-    kept = ~left_out.to(support.images.device)
+def _fold_recipe(recipe: InnerLoopConfig, share: float, device: torch.device) -> InnerLoopConfig:
+    if device.type != "cpu" or recipe.steps == 0:
+        return recipe
+    return replace(recipe, steps=max(1, round(recipe.steps * share)))
+
+
+def _without(support: Support, held_out: Tensor) -> Support:
+    kept = ~held_out.to(support.images.device)
     return Support(support.images[kept], support.labels[kept], support.n_way)
 
 
-def _judge_left_out(net: Net, folds: Sequence[Adapted | AdaptationDiverged], support: Support, plan: Folds) -> _Judged:
-    """Each fold's answers on what it left out; a fold that diverged gives none."""
-    rows, logits, distances, trained = [], [], [], []
-    for fold, adapted in enumerate(folds):
-        own = plan.left_out(fold).nonzero().flatten()
-        if isinstance(adapted, AdaptationDiverged) or not len(own):
+def _predict_held_out(
+    net: Net, fold_results: Sequence[Adapted | AdaptationDiverged], support: Support, folds: Folds
+) -> _HeldOutPredictions:
+    """Predict each fold's held-out samples; a fold that diverged gives none."""
+    rows, logits, distances, train_shares = [], [], [], []
+    for fold, adapted in enumerate(fold_results):
+        held_out = folds.test_mask(fold).nonzero().flatten()
+        if isinstance(adapted, AdaptationDiverged) or not len(held_out):
             continue
-        scores, distance = _answers(net, adapted, support.images[own.to(support.images.device)])
-        rows.append(own)
-        logits.append(scores.cpu())
-        distances.append(distance.cpu())
-        trained += [1 - len(own) / len(support)] * len(own)
+        fold_logits, fold_distances = _predict(net, adapted, support.images[held_out.to(support.images.device)])
+        rows.append(held_out)
+        logits.append(fold_logits.cpu())
+        distances.append(fold_distances.cpu())
+        train_shares += [1 - len(held_out) / len(support)] * len(held_out)
     if not rows:
-        nothing = torch.zeros(0)
-        return _Judged(nothing.long(), torch.zeros(0, support.n_way), nothing, 1.0)
+        empty = torch.zeros(0)
+        return _HeldOutPredictions(empty.long(), torch.zeros(0, support.n_way), empty, 1.0)
     order = torch.cat(rows).argsort()
-    return _Judged(
-        torch.cat(rows)[order], torch.cat(logits)[order], torch.cat(distances)[order], sum(trained) / len(trained)
+    return _HeldOutPredictions(
+        torch.cat(rows)[order],
+        torch.cat(logits)[order],
+        torch.cat(distances)[order],
+        sum(train_shares) / len(train_shares),
     )
 
 
-def _answers(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, (images, n_way), and distances to the likeliest class, (images,)."""
+def _predict(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, (images, n_way), and distances to the mean of the predicted class, (images,)."""
     weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: class_means_gain(adapted.means)}
     single = {name: tensor[None] for name, tensor in weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
     with torch.no_grad():
         features = call_net(net, single, images[None], statistics)
-        scores = heads.logits(single, features)
-        return scores[0], heads.distance_to_own(single, features, scores)[0]
+        logits = heads.logits(single, features)
+        return logits[0], distance_to_predicted_mean(single, features, logits)[0]
 
 
 def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig) -> Tensor:
-    """Features of the support under the meta-trained weights, on the CPU: (samples, features); means over mirrors."""
-    seen = support.mirrored() if recipe.mirrors else support
+    """Features of the support under the meta-trained weights, averaged over mirror images: (samples, features), CPU."""
+    augmented = support.mirrored() if recipe.mirrors else support
     with torch.no_grad():
-        (measured,) = collect_statistics(net, algebra.expand(start, 1), [seen.images])
+        (measured,) = collect_statistics(net, algebra.expand(start, 1), [augmented.images])
     views = measured.features[0].view(-1, len(support), measured.features.shape[-1])  # (views, samples, features)
     return views.mean(0).cpu()
 
 
-def _conclude(
-    judged: _Judged, labels: Tensor, groups: Tensor, suspects: tuple[Suspect, ...], folds: int
-) -> CrossValidation:
-    own, n_way = labels[judged.rows], judged.logits.shape[1]
-    temperature = fit_temperature(judged.logits, own)
-    confidence, predicted = (judged.logits / temperature).softmax(-1).max(-1)
-    familiarity = heads.familiarity(confidence, judged.distances)
-    copies = torch.bincount(groups[judged.rows])[groups[judged.rows]]
+def _summarise(
+    predictions: _HeldOutPredictions, labels: Tensor, folds: Folds, label_issues: tuple[LabelIssue, ...]
+) -> CrossValidationResult:
+    given, n_way = labels[predictions.rows], predictions.logits.shape[1]
+    temperature = fit_temperature(predictions.logits, given)
+    confidence, predicted = (predictions.logits / temperature).softmax(-1).max(-1)
+    scores = in_distribution_score(confidence, predictions.distances)
+    duplicates = torch.bincount(folds.groups[predictions.rows])[folds.groups[predictions.rows]]
     confusion = torch.zeros(n_way, n_way, dtype=torch.int64)
-    confusion.index_put_((own, predicted), torch.ones_like(own), accumulate=True)
-    held_out: list[HeldOut | None] = [None] * len(labels)
-    for place, row in enumerate(judged.rows.tolist()):
-        held_out[row] = HeldOut(int(predicted[place]), float(confidence[place]), float(familiarity[place]))
-    return CrossValidation(
-        estimate=estimate_accuracy(predicted == own, 1 / copies, judged.trained_share, n_way),
+    confusion.index_put_((given, predicted), torch.ones_like(given), accumulate=True)
+    held_out: list[HeldOutPrediction | None] = [None] * len(labels)
+    columns = zip(predictions.rows.tolist(), predicted.tolist(), confidence.tolist(), scores.tolist(), strict=True)
+    for row, *prediction in columns:
+        held_out[row] = HeldOutPrediction(*prediction)
+    return CrossValidationResult(
+        estimate=estimate_accuracy(predicted == given, 1 / duplicates, predictions.train_share, n_way),
         confusion=confusion,
         temperature=temperature,
-        unknown_threshold=unknown_threshold(familiarity),
-        suspects=suspects,
+        unknown_threshold=unknown_threshold(scores),
+        label_issues=label_issues,
         held_out=tuple(held_out),
-        folds=folds,
-        trained_share=judged.trained_share,
+        folds=folds.count,
+        train_share=predictions.train_share,
     )
 
 
-def _why_not(labels: Tensor, plan: Folds) -> str:
-    if plan.count:
-        return "the net diverged without each part of the samples; a lower learning_rate or fewer steps may help"
-    if len(torch.unique(plan.groups)) < len(labels):
-        return "every class has one picture, or copies of one; two different pictures of a class allow an estimate"
-    return "every class has one sample; with two or more of a class one can be left out and judged"
+def _reason_for_skipping(labels: Tensor, folds: Folds) -> str:
+    if folds.count:
+        return "the adaptation diverged in every cross-validation fold; try a lower learning_rate or fewer steps"
+    if len(torch.unique(folds.groups)) < len(labels):
+        return "every class has one image or copies of one; cross-validation needs two different images of a class"
+    return "every class has one sample; cross-validation needs two or more samples of a class"

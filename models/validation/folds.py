@@ -1,7 +1,7 @@
-"""Folds: which samples are left out together, so that none is judged by a net that has seen it or a copy of it.
+"""Cross-validation folds that never separate near-duplicates of one image.
 
-It looks at pictures and labels and knows no net. A *group* is a set of samples that are one picture in different
-copies: the same file, compressed again, resized, brightened or moved a little. A group is never divided.
+A group is a set of samples that show one image: the same file, compressed again, resized, brightened or shifted a
+little. All samples of a group are in the same fold.
 """
 
 from __future__ import annotations
@@ -13,70 +13,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NEVER = -1
-"""The fold of a sample that is always learned from: without it a class would have nothing left to learn from."""
+TRAIN_ONLY = -1
+"""Fold of a sample that is never held out, because its class would have no other sample to train on."""
 
-SAME_PICTURE = 0.88
-"""Correlation of two thumbnails from which on they count as one picture.
+DUPLICATE_CORRELATION = 0.88
+"""Thumbnail correlation from which two images count as duplicates.
 
-Different pictures of one class reached 0.85 at most, copies compressed to JPEG quality 50, resized to 0.7, with other
-brightness or with noise 0.91 at least, on five data sets; a trial, not a committed measurement.
+On five datasets, different images of one class reached at most 0.85. Copies compressed to JPEG quality 50, resized to
+0.7, brightened, or with noise added reached at least 0.91. This was an informal trial.
 """
 
 _SIDE = 32
 _NEIGHBOURHOOD = 9
-_MIRRORS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
-"""What is flipped of (samples, height, width)."""
+_FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
+"""Dimensions of (samples, height, width) to flip."""
 
 _LUMA = (0.299, 0.587, 0.114)
 _FLAT = 0.25
-"""Deviation in grey levels, of 255, below which a picture has no content to tell it from another flat one."""
+"""Deviation, in grey levels of 255, below which an image counts as blank."""
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Who is left out with whom.
+    """Assignment of samples to folds.
 
     Attributes:
-        of_sample: int64 (samples,), the fold that a sample is left out in, or `NEVER`.
-        count: number of folds, 0 if nothing can be left out.
-        groups: int64 (samples,), samples of one group carry the same number.
+        test_fold: int64 (samples,), the fold that holds a sample out, or `TRAIN_ONLY` (as scikit-learn's
+            `PredefinedSplit`).
+        count: number of folds, 0 if no sample can be held out.
+        groups: int64 (samples,), equal for samples of one group.
     """
 
-    of_sample: Tensor
+    test_fold: Tensor
     count: int
     groups: Tensor
 
-    def left_out(self, fold: int) -> Tensor:
-        """Bool (samples,), True for what that fold leaves out."""
-        return self.of_sample == fold
+    def test_mask(self, fold: int) -> Tensor:
+        """Bool (samples,), True for the samples that `fold` holds out."""
+        return self.test_fold == fold
 
 
-def copies(images: Sequence[Tensor], *, mirrors: bool = False) -> Tensor:
-    """Number the groups of images that are copies of one picture.
+def group_duplicates(images: Sequence[Tensor], *, flips: bool = False) -> Tensor:
+    """Group near-duplicate images.
 
     Args:
         images: canonical images, uint8 (1 or 3, height, width) each, of any sizes.
-        mirrors: a picture's mirror images are copies of it too, as they are to a recipe that learns from them.
+        flips: whether mirror images count as duplicates, for recipes that augment with them.
 
     Returns:
-        int64 (samples,), equal for copies; chains of copies are one group.
+        int64 (samples,), the group of each image. Groups are transitive.
     """
-    correlation = likeness(images, mirrors=mirrors)
+    correlation = thumbnail_correlation(images, flips=flips)
     groups = torch.arange(len(images))
-    alike = (correlation >= SAME_PICTURE).triu(1).nonzero()
-    for first, second in alike.tolist():
-        old, new = groups[second].item(), groups[first].item()
-        groups[groups == old] = new
+    duplicates = (correlation >= DUPLICATE_CORRELATION).triu(1).nonzero()
+    for first, second in duplicates.tolist():
+        groups[groups == groups[second].item()] = groups[first].item()
     numbered: Tensor = torch.unique(groups, return_inverse=True)[1]
     return numbered
 
 
-def likeness(images: Sequence[Tensor], *, mirrors: bool = False) -> Tensor:
-    """Correlation of the images' thumbnails; with `mirrors` the largest over one's mirror images.
+def thumbnail_correlation(images: Sequence[Tensor], *, flips: bool = False) -> Tensor:
+    """Correlation of the images' thumbnails; with `flips`, the maximum over mirror images.
 
-    A thumbnail is grey, 32 pixels wide, less its local mean, so that neither brightness nor lighting makes two pictures
-    alike. Pictures without content are alike.
+    A thumbnail is grey, 32 pixels wide, minus its local mean, so brightness and lighting do not make images similar.
+    Blank images correlate with each other.
 
     Returns:
         float32 (samples, samples), at most 1.
@@ -85,66 +85,62 @@ def likeness(images: Sequence[Tensor], *, mirrors: bool = False) -> Tensor:
     flat = thumbnails.flatten(1)
     floor = _FLAT**2 * _SIDE**2
     energy = flat.square().sum(1) + floor  # (samples,)
-    views = [thumbnails.flip(dims).flatten(1) for dims in (_MIRRORS if mirrors else _MIRRORS[:1])]
+    views = [thumbnails.flip(dims).flatten(1) for dims in (_FLIPS if flips else _FLIPS[:1])]
     products = torch.stack([flat @ view.T for view in views]).amax(0) + floor
     return products / (energy[:, None] * energy).sqrt()
 
 
-def make_folds(labels: Tensor, groups: Tensor, most: int, generator: torch.Generator) -> Folds:
-    """Deal groups into folds, class by class, so that each fold holds about as many samples of a class as any other.
+def make_folds(labels: Tensor, groups: Tensor, max_folds: int, generator: torch.Generator) -> Folds:
+    """Assign groups to stratified folds, in which every class keeps a sample to train on.
 
-    With no more groups than `most` each fold leaves out one group: leave-one-out.
+    With at most `max_folds` groups, each fold holds out one group (leave-one-out). A group that is all of its class is
+    never held out.
 
     Args:
         labels: int64 (samples,), class indices.
-        groups: int64 (samples,), from `copies`.
-        most: largest number of folds, from 2.
+        groups: int64 (samples,), from `group_duplicates`.
+        max_folds: maximum number of folds, from 2.
         generator: shuffles the groups of a class.
-
-    Returns:
-        Folds in which what is not left out holds every class. A group that is all of its class is left out of none.
     """
-    folds = torch.full_like(labels, NEVER)
-    own = _groups_of_classes(labels, groups)
-    movable = sum(len(of_class) for of_class in own.values() if len(of_class) > 1)
-    count = min(most, movable)
-    dealt = 0
-    for of_class in own.values():
-        if len(of_class) < 2:
-            continue
-        for place in torch.randperm(len(of_class), generator=generator).tolist():
-            folds[groups == of_class[place]] = dealt % count
-            dealt += 1
-    _keep_every_class(folds, labels, count)
-    return _without_empty(folds, groups)
+    test_fold = torch.full_like(labels, TRAIN_ONLY)
+    splittable = [members for members in _groups_by_class(labels, groups).values() if len(members) > 1]
+    count = min(max_folds, sum(len(members) for members in splittable))
+    assigned = 0
+    for members in splittable:
+        for index in torch.randperm(len(members), generator=generator).tolist():
+            test_fold[groups == members[index]] = assigned % count
+            assigned += 1
+    _keep_every_class(test_fold, labels, count)
+    return _renumber(test_fold, groups)
 
 
-def _groups_of_classes(labels: Tensor, groups: Tensor) -> dict[int, list[int]]:
-    """The groups of each class, in order; a group with several labels is the class's that most of its samples have."""
-    own: dict[int, list[int]] = {label: [] for label in torch.unique(labels).tolist()}
+def _groups_by_class(labels: Tensor, groups: Tensor) -> dict[int, list[int]]:
+    """Groups of each class, in order; a group with several labels belongs to its most frequent one."""
+    members: dict[int, list[int]] = {label: [] for label in torch.unique(labels).tolist()}
     for group in torch.unique(groups).tolist():
-        own[int(labels[groups == group].mode().values)].append(group)
-    return own
+        members[int(labels[groups == group].mode().values)].append(group)
+    return members
 
 
-def _keep_every_class(folds: Tensor, labels: Tensor, count: int) -> None:
-    """A fold that would leave out all of a class leaves these samples in."""
+def _keep_every_class(test_fold: Tensor, labels: Tensor, count: int) -> None:
+    """Make samples train-only, in place, where a fold would hold out a whole class."""
     for fold in range(count):
-        kept = set(labels[folds != fold].tolist())
-        for label in set(labels.tolist()) - kept:
-            folds[(folds == fold) & (labels == label)] = NEVER
+        trained = set(labels[test_fold != fold].tolist())
+        for label in set(labels.tolist()) - trained:
+            test_fold[(test_fold == fold) & (labels == label)] = TRAIN_ONLY
 
 
-def _without_empty(folds: Tensor, groups: Tensor) -> Folds:
-    used = [fold for fold in torch.unique(folds).tolist() if fold != NEVER]
-    numbered = torch.full_like(folds, NEVER)
-    for place, fold in enumerate(used):
-        numbered[folds == fold] = place
-    return Folds(numbered, len(used), groups)
+def _renumber(test_fold: Tensor, groups: Tensor) -> Folds:
+    """Number the folds that hold out any sample from 0."""
+    used = [fold for fold in torch.unique(test_fold).tolist() if fold != TRAIN_ONLY]
+    renumbered = torch.full_like(test_fold, TRAIN_ONLY)
+    for index, fold in enumerate(used):
+        renumbered[test_fold == fold] = index
+    return Folds(renumbered, len(used), groups)
 
 
 def _thumbnail(image: Tensor) -> Tensor:
-    """Grey levels less their local mean: float32 (side, side)."""
+    """Grey levels minus their local mean: float32 (side, side)."""
     values = image.to(torch.float32)
     if values.shape[0] == 3:
         values = (torch.tensor(_LUMA)[:, None, None] * values).sum(0, keepdim=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from models.validation.cross_validation import CrossValidation, NotCrossValidated, ValidatedAdaptation
+from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidationSkipped
 from service.domain.version import SampleRef, VersionDraft
 
 HELD_OUT: Final = "held_out"
@@ -44,7 +44,7 @@ class ClassEstimate:
 
 
 def build_report(
-    validated: ValidatedAdaptation, samples: Sequence[SampleRef], classes: Sequence[str]
+    validated: CrossValidatedAdaptation, samples: Sequence[SampleRef], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Return what cross-validation found as report fields; they are null if there was none."""
     report: dict[str, Any] = {
@@ -58,14 +58,14 @@ def build_report(
         "confusion": None,
         "folds": 0,
     }
-    found = validated.examination
-    if isinstance(found, NotCrossValidated):
+    found = validated.validation
+    if isinstance(found, CrossValidationSkipped):
         return report
     return {**report, **_cross_validation_fields(found, samples, classes)}
 
 
 def _cross_validation_fields(
-    found: CrossValidation, samples: Sequence[SampleRef], classes: Sequence[str]
+    found: CrossValidationResult, samples: Sequence[SampleRef], classes: Sequence[str]
 ) -> dict[str, Any]:
     return {
         "estimated_accuracy": found.estimate.accuracy,
@@ -76,10 +76,10 @@ def _cross_validation_fields(
             {
                 "sample": samples[issue.sample].name,
                 "label": samples[issue.sample].label,
-                "predicted": classes[issue.looks_like],
+                "predicted": classes[issue.predicted],
                 "confidence": round(issue.confidence, _DIGITS),
             }
-            for issue in found.suspects
+            for issue in found.label_issues
         ],
         "confusion": found.confusion.tolist(),
         "folds": found.folds,
@@ -89,7 +89,7 @@ def _cross_validation_fields(
             else [
                 prediction.predicted,
                 round(prediction.confidence, _DIGITS),
-                prediction.familiarity >= found.unknown_threshold,
+                prediction.in_distribution >= found.unknown_threshold,
             ]
             for prediction in found.held_out
         ],

@@ -20,8 +20,8 @@ from models.inference.predict import fold_calibrated
 from models.inference.predictor import BatchPredictor, Floats, ServingWeights
 from models.inference.torch_predictor import TorchPredictor
 from models.task import Support
-from models.validation.cross_validation import Candidate, CrossValidation, CrossValidator, NotCrossValidated
-from models.validation.folds import copies
+from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
+from models.validation.folds import group_duplicates
 from service.errors import UnknownCheckpoint
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
 from service.runtime.job_control import JobControl
@@ -83,13 +83,13 @@ class LoadedCheckpoint:
             AdaptationDiverged: the loss or the weights stopped being finite.
             Any error that `control` was stopped with.
         """
-        plan = self._cross_validator.plan(support, recipe, seed, copies(images, mirrors=recipe.mirrors))
-        executed = self._executor.run(plan.loops, control)
+        plan = self._cross_validator.plan(support, recipe, seed, group_duplicates(images, flips=recipe.mirrors))
+        executed = self._executor.run(plan.inputs, control)
         return plan.candidate(executed.results), executed.batched_with
 
-    def cross_validate(self, candidate: Candidate) -> CrossValidation | NotCrossValidated:
+    def cross_validate(self, candidate: Candidate) -> CrossValidationResult | CrossValidationSkipped:
         """Estimate accuracy, temperature and unknown threshold from the candidate's folds."""
-        return self._cross_validator.conclude(candidate)
+        return self._cross_validator.score(candidate)
 
     def delta(self, adapted: Adapted) -> dict[str, Tensor]:
         """Return what a version stores: weights that differ from the start, head, class means, frozen statistics."""

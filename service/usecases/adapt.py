@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.validation.cross_validation import NotCrossValidated, ValidatedAdaptation
+from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationSkipped
 from service.domain.client import ClientSettings
 from service.domain.gate import decide
 from service.domain.names import validate_client_name
@@ -168,7 +168,7 @@ class Adaptation:
         candidate, batched_with = learner.adapt_with_folds(support, images, recipe, seed, ticket)
         clock.lap("adapt")
         ticket.enter("examine")
-        examined = ValidatedAdaptation(candidate.adapted, learner.cross_validate(candidate))
+        examined = CrossValidatedAdaptation(candidate.adapted, learner.cross_validate(candidate))
         clock.lap("examine")
         ticket.enter("store")
         chosen, earlier = self._settings(command.client), parent or self._store.base(command.client)
@@ -235,10 +235,10 @@ def _through_gate(
     draft: VersionDraft,
     settings: ClientSettings,
     earlier: Version | None,
-    examined: ValidatedAdaptation,
+    examined: CrossValidatedAdaptation,
 ) -> VersionDraft:
     """The draft with the gate's decision in its report."""
-    found = examined.examination
-    why = found.reason if isinstance(found, NotCrossValidated) else None
+    found = examined.validation
+    why = found.reason if isinstance(found, CrossValidationSkipped) else None
     decision = decide(command.publish, draft, settings, earlier, why)
     return replace(draft, report={**draft.report, "gate": decision.to_json()})

@@ -225,7 +225,7 @@ def _outcomes(
     decoded: Mapping[int, _Decoded], judged: Predictions, began: float
 ) -> Iterator[tuple[int, PredictOutcome]]:
     """Answers of requests whose images were judged as one piece, in their order."""
-    rows, familiarity = judged.probabilities.tolist(), judged.familiarity
+    rows, familiarity = judged.probabilities.tolist(), judged.in_distribution
     answers = iter(zip(rows, [None] * len(rows) if familiarity is None else familiarity.tolist(), strict=True))
     for place, one in decoded.items():
         predictions = tuple(_verdict(upload.name, one.version, *next(answers)) for upload in one.request.uploads)

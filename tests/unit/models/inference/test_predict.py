@@ -52,8 +52,8 @@ def test_familiarity_does_not_depend_on_batch_mates(net: Net, make_support: Make
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     weights = fold_calibrated(adapted.kept(), adapted.statistics)
     images = make_support(2).images
-    together = predict_images(net, weights, torch.cat([images[:1], 1000 * images[1:]])).familiarity
-    alone = predict_images(net, weights, images[:1]).familiarity
+    together = predict_images(net, weights, torch.cat([images[:1], 1000 * images[1:]])).in_distribution
+    alone = predict_images(net, weights, images[:1]).in_distribution
     assert together is not None
     assert alone is not None
     assert abs(float(together[0] - alone[0])) <= 1e-5
@@ -63,8 +63,8 @@ def test_an_image_unlike_any_sample_is_less_familiar_than_a_sample(net: Net, mak
     support = make_support(1)
     adapted = adapt_one(net, net.start(), support, RECIPE, seed=0)
     weights = fold_calibrated(adapted.kept(), adapted.statistics)
-    own = predict_images(net, weights, support.images).familiarity
-    strange = predict_images(net, weights, 1 - 2 * make_support(9).images.square()).familiarity
+    own = predict_images(net, weights, support.images).in_distribution
+    strange = predict_images(net, weights, 1 - 2 * make_support(9).images.square()).in_distribution
     assert own is not None
     assert strange is not None
     assert float(own.median()) > float(strange.median())
@@ -84,6 +84,8 @@ def test_a_temperature_changes_confidence_and_no_label(net: Net, make_support: M
 def test_weights_without_class_means_judge_without_familiarity(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     assert (
-        predict_images(net, fold_calibrated(adapted.weights, adapted.statistics), make_support(2).images).familiarity
+        predict_images(
+            net, fold_calibrated(adapted.weights, adapted.statistics), make_support(2).images
+        ).in_distribution
         is None
     )

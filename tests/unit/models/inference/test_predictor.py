@@ -72,10 +72,10 @@ def images_of(net: Net, seed: int, count: int) -> Tensor:
 
 
 def assert_same(got: Predictions, expected: Predictions) -> None:
-    assert got.familiarity is not None
-    assert expected.familiarity is not None
+    assert got.in_distribution is not None
+    assert expected.in_distribution is not None
     torch.testing.assert_close(got.probabilities, expected.probabilities, atol=TOLERANCE, rtol=0)
-    torch.testing.assert_close(got.familiarity, expected.familiarity, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(got.in_distribution, expected.in_distribution, atol=TOLERANCE, rtol=0)
 
 
 def test_versions_with_other_weights_classes_and_numbers_of_images_are_judged_as_each_is_alone(
@@ -92,9 +92,9 @@ def test_versions_with_other_weights_classes_and_numbers_of_images_are_judged_as
         assert_same(together, predict_images(net, folded, batch))
         for place, image in enumerate(one.images):
             (alone,) = forward.predict([PredictionRequest(one.weights, image[None])])
-            assert together.familiarity is not None
+            assert together.in_distribution is not None
             here = slice(place, place + 1)
-            assert_same(alone, Predictions(together.probabilities[here], together.familiarity[here]))
+            assert_same(alone, Predictions(together.probabilities[here], together.in_distribution[here]))
 
 
 def test_an_image_does_not_see_extreme_batch_mates(net: Net, forward: BatchPredictor) -> None:
@@ -119,7 +119,7 @@ def test_weights_without_class_means_have_no_familiarity(conv4: Net) -> None:
     folded = {name: tensor for name, tensor in folded_of(conv4, 1, 3).items() if name not in (MEANS, GAIN)}
     forward = OnnxPredictor(conv4)
     (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images_of(conv4, 7, 2).numpy())])
-    assert judged.familiarity is None
+    assert judged.in_distribution is None
 
 
 def test_ready_weights_say_what_they_hold(forward: BatchPredictor, net: Net) -> None:

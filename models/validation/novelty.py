@@ -1,0 +1,56 @@
+"""Novelty detection: how likely an image shows one of a version's classes at all, and the threshold for "unknown"."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from models.nets import heads
+from models.weights import Weights
+
+UNKNOWN_SHARE = 0.05
+"""Share of held-out samples, all of known classes, that the threshold may call unknown."""
+
+
+def class_means_gain(means: Tensor) -> Tensor:
+    """Factor that gives class means a mean squared distance of 1 to their centre: (n_way, features) -> a scalar."""
+    no_padding = torch.zeros(1, means.shape[0], dtype=torch.bool, device=means.device)
+    return heads.feature_gain(means[None], no_padding).reshape(())
+
+
+def distance_to_predicted_mean(weights: Weights, features: Tensor, logits: Tensor) -> Tensor:
+    """Squared distance of each image's features to the mean of its predicted class.
+
+    Distances are relative to the mean squared distance of the class means to their centre, so they compare across
+    tasks.
+
+    Args:
+        weights: with `heads.MEANS` and `heads.GAIN`.
+        features: (tasks, batch, features).
+        logits: (tasks, batch, n_way).
+
+    Returns:
+        (tasks, batch).
+    """
+    predicted = logits.argmax(-1)  # (tasks, batch)
+    means = weights[heads.MEANS]
+    nearest = means.gather(1, predicted[..., None].expand(-1, -1, means.shape[-1]))  # (tasks, batch, features)
+    return (features - nearest).square().sum(-1) * weights[heads.GAIN][:, None].square()
+
+
+def in_distribution_score(confidence: Tensor, distance: Tensor) -> Tensor:
+    """Score from 0 to 1 of how much an image looks like one of the classes (`familiarity` in the API).
+
+    The score is 1 at the mean of a class and approaches 0 far from all means. Its odds are confidence over distance, so
+    an image between two classes scores low too.
+
+    Args:
+        confidence: probability of the predicted class.
+        distance: from `distance_to_predicted_mean`, same shape.
+    """
+    return confidence / (confidence + distance)
+
+
+def unknown_threshold(scores: Tensor) -> float:
+    """Score below which an image is unknown: `UNKNOWN_SHARE` of held-out samples, (samples,), fall below it."""
+    return float(torch.quantile(scores.to(torch.float64), UNKNOWN_SHARE))
