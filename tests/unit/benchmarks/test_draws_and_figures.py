@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.figures import markdown, percentile
+from benchmarks.figures import auroc, markdown, percentile
 from benchmarks.labelled_pngs import STEEL, LabelledPngs, draw, generated, steel
 from benchmarks.predict_latency import as_body, as_form
 from models.errors import DataSetUnavailable
@@ -89,3 +90,7 @@ def test_a_request_announces_the_length_of_its_body(write: Callable[[str, bytes]
     assert announced is not None
     assert int(announced[1]) == len(body)
     assert b"image" in body
+
+
+def test_auroc_counts_pairs_in_the_right_order_and_ties_half() -> None:
+    assert auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5])) == pytest.approx(3.5 / 4)
