@@ -1,7 +1,7 @@
-"""Use case: labelled images in, an examined version out. Decode, join with what is kept, adapt, examine, store.
+"""POST /adapt: turns labelled images into a new version.
 
-Nothing is written before the adaptation has succeeded, so a request that fails leaves the client as it was.
-It refuses to know HTTP, databases and how an inner loop works.
+Decodes the images, joins them with the stored samples, adapts, cross-validates, asks the gate and stores the result.
+Nothing is written before the adaptation has succeeded, so a request that fails leaves the client unchanged.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -30,31 +30,30 @@ from service.store.version_store import VersionStore
 from service.usecases.samples import Sample, Samples, joined
 from service.usecases.uploads import Upload
 
-_MAX_SEED = 2**63 - 1
+_MAX_SEED: Final = 2**63 - 1
 
-_PARTS = ("decode", "adapt", "examine", "store")
+_PARTS: Final = ("decode", "adapt", "examine", "store")
 
-_ATTEMPTS = 5
-"""How often an extension starts again because another one of the same client was published in the meantime."""
+_ATTEMPTS: Final = 5
+"""How often an extension is tried when other extensions of the same client are published in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptCommand:
-    """What a client asks for.
+    """A request to adapt.
 
     Attributes:
         client: client name.
         uploads: image files.
-        labels: class names, one an upload, in the same order.
-        mode: "extend" joins the samples with those of the live version (the latest, if none is live); "replace"
-            starts afresh.
-        steps: inner steps; None takes the checkpoint's recipe.
-        learning_rate: of the inner loop; None takes the checkpoint's recipe.
-        seed: of the inner loop's draws; None is 0.
-        first: "prototypes": make a version without inner steps before the one that is asked for, as an answer within a
-            fraction of a second; examined like any other.
-        publish: "auto" leaves it to the gate, "always" makes the version live, "never" keeps it aside.
-        idempotency: recorded with the version, so that a repeated request finds it.
+        labels: class names, one for each upload, in the same order.
+        mode: "extend" adds the samples to those of the live version (or the latest, if none is live); "replace" starts
+            from these samples alone.
+        steps: inner steps; None takes the checkpoint's value.
+        learning_rate: of the inner loop; None takes the checkpoint's value.
+        seed: of the random draws of the inner loop; None is 0.
+        first: "prototypes" makes a preliminary version without inner steps first, within a fraction of a second.
+        publish: "auto" leaves it to the gate, "always" makes the version live, "never" does not.
+        idempotency: recorded with the version, so that a repeated request gets the same answer.
     """
 
     client: str
@@ -71,10 +70,10 @@ class AdaptCommand:
 
 @dataclass(frozen=True, slots=True)
 class AdaptOutcome:
-    """What came of it.
+    """Result of an adaptation.
 
     Attributes:
-        version: the new version, its report inside.
+        version: the new version, with its report.
         published: whether it went live.
         live: the version that is live now, or None.
     """
@@ -86,7 +85,7 @@ class AdaptOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AdaptLimits:
-    """Bounds of one adaptation: classes and samples of a version, kept ones included, and inner steps."""
+    """Largest number of classes and samples of a version, stored samples included, and of inner steps."""
 
     max_classes: int = 64
     max_samples: int = 2000
@@ -94,22 +93,27 @@ class AdaptLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A command with its recipe and seed, which are within bounds."""
+class _Request:
+    """A command that has been checked, with its images decoded."""
 
     command: AdaptCommand
     recipe: InnerLoopConfig
-    seed: int
+    samples: Sequence[Sample]
+    control: JobControl
+
+    @property
+    def seed(self) -> int:
+        return self.command.seed or 0
 
 
 class Adaptation:
-    """Adapts, for several clients at the same time.
+    """Makes versions. Thread-safe.
 
     Args:
-        store: where samples, weights and versions are kept.
-        learners: the meta-trained start to adapt from, and those of earlier versions.
-        decoder: turns bytes into images.
-        limits: of one adaptation.
+        store: stores samples, weights and versions.
+        learners: the checkpoint to adapt from, and those of earlier versions.
+        decoder: decodes images.
+        limits: limits of one adaptation.
     """
 
     def __init__(
@@ -124,85 +128,89 @@ class Adaptation:
         self._limits = limits or AdaptLimits()
         self._samples = Samples(store, decoder, self._limits.max_classes, self._limits.max_samples)
 
-    def run(self, command: AdaptCommand, ticket: JobControl) -> AdaptOutcome:
-        """Make a new version; `ticket` is told how far it is, and may stop it. Blocks.
+    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+        """Make a new version. Blocks; reports its progress to `control`, which may also stop it.
 
         Raises:
-            InvalidName, InvalidRequest (and its subclasses): the request does not fit together, or not with what is
-                kept.
-            ImageRejected: a file that is no acceptable image; the message begins with its name.
-            AdaptationDiverged: no finite weights came of it.
-            StoreFull, StoreUnavailable: nothing was recorded.
-            And whatever the ticket is stopped with: nothing was recorded either.
+            InvalidName, InvalidRequest (and its subclasses): the request is not valid, by itself or together with the
+                stored samples.
+            ImageRejected: a file is not an acceptable image; the message starts with its name.
+            AdaptationDiverged: the weights are not finite.
+            StoreFull, StoreUnavailable: no version was made.
+            And the error that `control` is stopped with; then no version was made either.
         """
         clock = Stopwatch(_PARTS)
         validate_client_name(command.client)
-        wanted = _Wanted(command, *self._recipe(command))
-        ticket.enter("decode")
+        recipe = self._recipe(command)
+        control.enter("decode")
         labels = self._samples.labels(command.uploads, command.labels)
-        new = self._samples.decoded(command.uploads, labels)
+        request = _Request(command, recipe, self._samples.decoded(command.uploads, labels), control)
         clock.lap("decode")
         if command.first is not None:
-            unnamed = replace(command, idempotency=None)
-            at_once = _Wanted(unnamed, replace(wanted.recipe, steps=0), wanted.seed)
-            ticket.publish_first(self._made(at_once, new, clock, ticket))
+            first = replace(request, command=replace(command, idempotency=None), recipe=replace(recipe, steps=0))
+            control.publish_first(self._make_version(first, clock))
             clock = Stopwatch(_PARTS)
-        return self._made(wanted, new, clock, ticket)
+        return self._make_version(request, clock)
 
-    def _made(self, wanted: _Wanted, new: Sequence[Sample], clock: Stopwatch, ticket: JobControl) -> AdaptOutcome:
+    def _make_version(self, request: _Request, clock: Stopwatch) -> AdaptOutcome:
         for _ in range(_ATTEMPTS - 1):
             with suppress(ParentSuperseded):
-                return self._attempt(wanted, new, clock, ticket)
-        return self._attempt(wanted, new, clock, ticket)
+                return self._attempt(request, clock)
+        return self._attempt(request, clock)
 
-    def _attempt(self, wanted: _Wanted, new: Sequence[Sample], clock: Stopwatch, ticket: JobControl) -> AdaptOutcome:
-        """Adapt on what is kept now and `new`; raises ParentSuperseded if another extension was faster."""
-        command, recipe, seed = wanted.command, wanted.recipe, wanted.seed
-        ticket.enter("adapt")
+    def _attempt(self, request: _Request, clock: Stopwatch) -> AdaptOutcome:
+        """Adapt on the samples that are stored now and those of the request.
+
+        Raises:
+            ParentSuperseded: another extension was published in the meantime.
+        """
+        command, control, checkpoint = request.command, request.control, self._learners.current
+        control.enter("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
-        samples = joined(self._samples.kept(parent), new)
+        samples = joined(self._samples.kept(parent), request.samples)
         classes = self._samples.classes(samples)
-        learner = self._learners.current
         images = [sample.image for sample in samples]
-        support = learner.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
-        candidate, batched_with = learner.adapt_with_folds(support, images, recipe, seed, ticket)
+        support = checkpoint.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
+        candidate, batched_with = checkpoint.adapt_with_folds(support, images, request.recipe, request.seed, control)
         clock.lap("adapt")
-        ticket.enter("examine")
-        examined = CrossValidatedAdaptation(candidate.adapted, learner.cross_validate(candidate))
+        control.enter("examine")
+        validated = CrossValidatedAdaptation(candidate.adapted, checkpoint.cross_validate(candidate))
         clock.lap("examine")
-        ticket.enter("store")
-        chosen, earlier = self._settings(command.client), parent or self._store.base(command.client)
+        control.enter("store")
+        settings, earlier = self._settings(command.client), parent or self._store.base(command.client)
         draft = VersionDraft(
             client=command.client,
             parent=None if parent is None else parent.number,
             classes=classes,
             samples=tuple(sample.ref for sample in samples),
-            meta_model=learner.checkpoint.name,
-            meta_model_digest=learner.digest,
-            recipe=recipe.to_json(),
-            seed=seed,
+            meta_model=checkpoint.checkpoint.name,
+            meta_model_digest=checkpoint.digest,
+            recipe=request.recipe.to_json(),
+            seed=request.seed,
             weights_digest="",
             weights_bytes=0,
-            device=learner.device.type,
+            device=checkpoint.device.type,
             batched_with=batched_with,
-            report=build_report(examined, [sample.ref for sample in samples], classes),
-            samples_kept=chosen.retain_samples,
+            report=build_report(validated, [sample.ref for sample in samples], classes),
+            samples_kept=settings.retain_samples,
         )
-        draft = _through_gate(command, draft, chosen, earlier, examined)
-        draft = self._stored(draft, (samples, learner.delta(candidate.adapted)), clock)
-        aliases = () if draft.report["gate"]["decision"] == "hold" else (LIVE,)
-        with ticket.committing():
-            made = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
-        return AdaptOutcome(made.version, LIVE in aliases, made.live)
+        decision = decide(command.publish, draft, settings, earlier, _why_not_estimated(validated))
+        draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted))
+        clock.lap("store")
+        draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.laps()})
+        aliases = () if decision.decision == "hold" else (LIVE,)
+        with control.committing():
+            published = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
+        return AdaptOutcome(published.version, LIVE in aliases, published.live)
 
-    def _recipe(self, command: AdaptCommand) -> tuple[InnerLoopConfig, int]:
-        steps, seed = command.steps, 0 if command.seed is None else command.seed
+    def _recipe(self, command: AdaptCommand) -> InnerLoopConfig:
+        steps, seed = command.steps, command.seed
         if steps is not None and not 0 <= steps <= self._limits.max_steps:
-            raise InvalidRequest(f"steps is {steps}; allowed: 0 to {self._limits.max_steps}")
-        if not 0 <= seed <= _MAX_SEED:
-            raise InvalidRequest(f"seed is {seed}; allowed: 0 to {_MAX_SEED}")
+            raise InvalidRequest(f"steps is {steps}; use 0 to {self._limits.max_steps}")
+        if seed is not None and not 0 <= seed <= _MAX_SEED:
+            raise InvalidRequest(f"seed is {seed}; use 0 to {_MAX_SEED}")
         try:
-            return self._learners.current.checkpoint.recipe.adjusted(steps, command.learning_rate), seed
+            return self._learners.current.checkpoint.recipe.adjusted(steps, command.learning_rate)
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 
@@ -212,33 +220,21 @@ class Adaptation:
         except UnknownClient:
             return ClientSettings()
 
-    def _stored(
-        self, draft: VersionDraft, content: tuple[Sequence[Sample], Mapping[str, Tensor]], clock: Stopwatch
+    def _store_content(
+        self, draft: VersionDraft, samples: Sequence[Sample], delta: Mapping[str, Tensor]
     ) -> VersionDraft:
-        """Put samples and weights where a version may refer to them; the draft with what they are called."""
-        samples, delta = content
+        """Store samples and weights, and return the draft with the digest and size of the weights."""
         if draft.samples_kept:
             self._store.put_samples(draft.client, [sample.image for sample in samples])
         metadata = {
             "meta_model": draft.meta_model,
             "meta_model_digest": draft.meta_model_digest,
-            "temperature": repr(draft.report["temperature"]),  # the digest names all that a prediction depends on
+            "temperature": repr(draft.report["temperature"]),  # so that the digest covers all a prediction depends on
         }
         digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
-        clock.lap("store")
-        report = {**draft.report, "seconds": clock.laps()}
-        return replace(draft, weights_digest=digest, weights_bytes=size_bytes, report=report)
+        return replace(draft, weights_digest=digest, weights_bytes=size_bytes)
 
 
-def _through_gate(
-    command: AdaptCommand,
-    draft: VersionDraft,
-    settings: ClientSettings,
-    earlier: Version | None,
-    examined: CrossValidatedAdaptation,
-) -> VersionDraft:
-    """The draft with the gate's decision in its report."""
-    found = examined.validation
-    why = found.reason if isinstance(found, CrossValidationSkipped) else None
-    decision = decide(command.publish, draft, settings, earlier, why)
-    return replace(draft, report={**draft.report, "gate": decision.to_json()})
+def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
+    found = validated.validation
+    return found.reason if isinstance(found, CrossValidationSkipped) else None

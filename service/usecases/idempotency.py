@@ -1,4 +1,4 @@
-"""Use case: adapt in turn, and once however often the request comes. It knows keys and answers, not how one adapts."""
+"""Queues adaptations, and makes each one once, however often its request is repeated with the same Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from service.runtime.job_control import JobControl
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 
 
-class Recalls(Protocol):
-    """The part of a store that remembers which request made which version."""
+class PublicationStore(Protocol):
+    """The part of the store that finds the version of an earlier request."""
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
-        """What was published under that key, or None."""
+        """Return what was published with that key, or None."""
         ...
 
 
-class Adapts(Protocol):
-    """Whatever makes a version."""
+class Adapter(Protocol):
+    """Makes versions, as `service.usecases.adapt.Adaptation` does."""
 
-    def run(self, command: AdaptCommand, ticket: JobControl) -> AdaptOutcome:
-        """Make a version and record the command's idempotency with it, in one transaction."""
+    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+        """Make a version and record the idempotency of the command in the same transaction."""
         ...
 
 
 class IdempotentAdaptation:
-    """Answers a repeated request from the record of the first, also after a restart.
+    """Answers repeated requests with the version that the first one made, even after a restart.
 
-    Two equal requests at the same time in two processes may both adapt; the store then publishes the first alone.
+    Two equal requests that reach two processes at the same time may both adapt; the store publishes only the first.
     """
 
-    def __init__(self, store: Recalls, adaptation: Adapts, queue: AdaptQueue) -> None:
+    def __init__(self, store: PublicationStore, adaptation: Adapter, queue: AdaptQueue) -> None:
         self._store = store
         self._adaptation = adaptation
         self._queue = queue
@@ -44,58 +44,54 @@ class IdempotentAdaptation:
         self._in_flight: set[tuple[str, str]] = set()
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
-        """As `submit`, and wait for it."""
-        answer, ended = self.submit(command, JobControl()), threading.Event()
-        answer.add_done_callback(lambda _: ended.set())  # the last of them: the same request may then be sent again
-        ended.wait()
-        return answer.result()
+        """Adapt and return the outcome. Blocks; see `submit` for the errors."""
+        future, released = self.submit(command, JobControl()), threading.Event()
+        future.add_done_callback(lambda _: released.set())  # runs last: then the same request may be sent again
+        released.wait()
+        return future.result()
 
-    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
-        """Adapt when it is this client's turn, or return what the first request with the same key and body got.
+    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        """Queue the adaptation, or return the outcome of an earlier request with the same key and body.
 
-        Blocks for a look at the records. Cancelling what is returned takes the request back, until it has begun.
+        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts.
 
         Raises:
             Overloaded: the service is stopping.
-            IdempotencyInFlight: the first one is still running.
-            IdempotencyMismatch: the key came before with another body.
+            IdempotencyInFlight: an earlier request with the same key is still running.
+            IdempotencyMismatch: an earlier request with the same key had another body.
         """
         if command.idempotency is None:
-            return self._queued(command, ticket)
+            return self._queued(command, control)
         claim = (command.client, command.idempotency.key)
-        self._take(claim)
+        self._acquire(claim)
         try:
             earlier = self._store.recall(command.client, command.idempotency)
-            answer = _given(earlier) if earlier else self._queued(command, ticket)
+            future = _replayed(earlier) if earlier else self._queued(command, control)
         except BaseException:
-            self._give_back(claim)
+            self._release(claim)
             raise
-        answer.add_done_callback(lambda _: self._give_back(claim))
-        return answer
+        future.add_done_callback(lambda _: self._release(claim))
+        return future
 
-    def _queued(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
-        return self._queue.submit(command.client, partial(self._adaptation.run, command, ticket), ticket)
+    def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        return self._queue.submit(command.client, partial(self._adaptation.run, command, control), control)
 
-    def _take(self, claim: tuple[str, str]) -> None:
+    def _acquire(self, claim: tuple[str, str]) -> None:
         with self._lock:
             if claim in self._in_flight:
                 raise IdempotencyInFlight(
-                    f"a request of client {claim[0]!r} with Idempotency-Key {claim[1]!r} is still running; "
-                    "wait for its answer, or ask again in a moment"
+                    f"a request of client {claim[0]!r} with Idempotency-Key {claim[1]!r} is still running; wait for "
+                    "its response, or try again in a moment"
                 )
             self._in_flight.add(claim)
 
-    def _give_back(self, claim: tuple[str, str]) -> None:
+    def _release(self, claim: tuple[str, str]) -> None:
         with self._lock:
             self._in_flight.discard(claim)
 
 
-def _given(earlier: Publication) -> Future[AdaptOutcome]:
-    answer: Future[AdaptOutcome] = Future()
-    answer.set_result(_replay(earlier))
-    return answer
-
-
-def _replay(earlier: Publication) -> AdaptOutcome:
+def _replayed(earlier: Publication) -> Future[AdaptOutcome]:
     published = any(move.alias == LIVE for move in earlier.moves)
-    return AdaptOutcome(version=earlier.version, published=published, live=earlier.live)
+    future: Future[AdaptOutcome] = Future()
+    future.set_result(AdaptOutcome(version=earlier.version, published=published, live=earlier.live))
+    return future

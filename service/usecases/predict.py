@@ -1,12 +1,15 @@
-"""Use case: images and a version in, verdicts out. An answer depends on the image and the version alone."""
+"""POST /predict: predicts the classes of images with a stored version.
+
+A prediction depends on the image and the version alone, not on the other requests in its batch.
+"""
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final, Literal
 
 from torch import Tensor
@@ -24,8 +27,8 @@ from service.store.served_reads import ServedReads
 from service.store.version_store import VersionStore
 from service.usecases.uploads import Upload, decode_upload
 
-SCORE_DIGITS = 6
-"""Scores are rounded: enough to rank, too little to read weights from."""
+SCORE_DIGITS: Final = 6
+"""Scores are rounded: precise enough to compare, too coarse to recover weights from."""
 
 BATCH_IMAGES: Final = 16
 """Images of one batch; a request with more is a batch of its own."""
@@ -39,15 +42,15 @@ WAITING_IMAGES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class ImagePrediction:
-    """One image's verdict.
+    """Prediction for one image.
 
     Attributes:
-        name: what the sender called the image.
-        label: the most probable class.
+        name: file name that the sender gave the image.
+        label: most probable class.
         confidence: its probability.
         scores: class name -> probability.
-        familiarity: how much it looks like one of the classes at all, 0 to 1; None for versions without class means.
-        verdict: "unknown" if the familiarity is below the version's threshold; "known" where there is none.
+        familiarity: similarity to the nearest class, 0 to 1; None for versions without class means.
+        verdict: "unknown" if the familiarity is below the threshold of the version; "known" if it has none.
     """
 
     name: str
@@ -60,7 +63,7 @@ class ImagePrediction:
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
-    """All images' verdicts and the version that gave them."""
+    """Predictions for all images of a request, and the version that made them."""
 
     client: str
     version: int
@@ -70,48 +73,48 @@ class PredictOutcome:
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class PredictCommand:
+    """A request to predict; `reference` is an alias or a version number."""
+
     client: str
     uploads: tuple[Upload, ...]
-    reference: str
+    reference: str = LIVE
 
 
 @dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A request whose version is known and whose images are canonical."""
+class _Prepared:
+    """A request whose version was found and whose images were decoded."""
 
-    request: _Request
+    command: PredictCommand
     version: ServedVersion
-    learner: LoadedCheckpoint
+    checkpoint: LoadedCheckpoint
     images: Sequence[Tensor]
 
 
 class Prediction:
-    """Judges images by stored versions; requests that arrive together go through the net together.
+    """Predicts with stored versions; requests that arrive together run as one batch. Thread-safe.
 
     Args:
-        store: where versions are kept.
+        store: stores the versions.
         learners: the checkpoints that versions were adapted from.
         weights: cache of serving weights.
-        decoder: turns bytes into images.
+        decoder: decodes images.
     """
 
     def __init__(
-        self,
-        store: VersionStore,
-        learners: LoadedCheckpoints,
-        weights: WeightCache,
-        decoder: Decoder,
+        self, store: VersionStore, learners: LoadedCheckpoints, weights: WeightCache, decoder: Decoder
     ) -> None:
         self._store = store
         self._served = ServedReads(store)
         self._learners = learners
         self._weights = weights
         self._decoder = decoder
-        self._batcher: PredictBatcher[_Request, PredictOutcome] = PredictBatcher(self._answers, BATCH_IMAGES, BATCHES)
+        self._batcher: PredictBatcher[PredictCommand, PredictOutcome] = PredictBatcher(
+            self.predict_batch, BATCH_IMAGES, BATCHES
+        )
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
-        """Judge images by the version that `reference`, an alias or a number, names now. Blocks.
+        """Predict with the version that `reference`, an alias or a version number, stands for now. Blocks.
 
         Raises:
             NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownCheckpoint,
@@ -120,128 +123,121 @@ class Prediction:
         return self.submit(client, uploads, reference).result()
 
     def submit(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> Future[PredictOutcome]:
-        """As `run`, to be waited for; cancelling it takes it back, until it has begun.
+        """Queue what `run` does. Cancelling the future withdraws the request until its batch starts.
 
         Raises:
-            NoSamples, Overloaded: at once; the others come out of what is returned.
+            NoSamples, Overloaded: at once; the future raises the other errors of `run`.
         """
         if not uploads:
-            raise NoSamples("no images came; send at least one")
-        return self._batcher.submit(_Request(client, tuple(uploads), reference), len(uploads))
+            raise NoSamples("the request has no images; send at least one")
+        return self._batcher.submit(PredictCommand(client, tuple(uploads), reference), len(uploads))
 
     def metrics(self) -> Mapping[str, float]:
         """Counters and gauges by name."""
         return {**self._weights.metrics(), **self._batcher.metrics()}
 
     def close(self) -> None:
-        """End the batches at hand; whoever still waits gets Overloaded."""
+        """Finish the running batches; requests that still wait get Overloaded."""
         self._batcher.close()
 
-    def _answers(self, requests: Sequence[_Request]) -> Iterator[tuple[int, PredictOutcome | Exception]]:
-        """Answer requests together, each by itself: what one of them ends with is no matter of the others.
+    def predict_batch(self, commands: Sequence[PredictCommand]) -> Iterator[tuple[int, PredictOutcome | Exception]]:
+        """Yield the index of each request with its outcome or its own error.
 
-        Those whose weights are in memory are answered before anything is read for the others.
+        Requests whose weights are cached come first, before any weights are loaded for the others.
         """
-        began = time.monotonic()
-        served = self._served.now([_named(one) for one in requests])
-        decoded: dict[int, _Decoded] = {}
-        for place, (request, version) in enumerate(zip(requests, served, strict=True)):
-            one = self._decoded(request, version)
-            if isinstance(one, _Decoded):
-                decoded[place] = one
-            else:
-                yield place, one
-        held = {place: self._weights.held(one.version) for place, one in decoded.items()}
-        yield from self._judged(decoded, {place: one for place, one in held.items() if one is not None}, began)
-        read: dict[int, ServingWeights] = {}
-        for place in (place for place, one in held.items() if one is None):
+        started_s = time.monotonic()
+        versions = self._served.now([_lookup(command) for command in commands])
+        prepared: dict[int, _Prepared] = {}
+        weights: dict[int, ServingWeights] = {}
+        for index, (command, version) in enumerate(zip(commands, versions, strict=True)):
             try:
-                read[place] = self._weights_of(decoded[place].version, decoded[place].learner)
-            except Exception as error:  # noqa: BLE001 - it is this request's answer
-                yield place, error
-        yield from self._judged(decoded, read, began)
+                prepared[index] = self._prepare(command, version)
+            except Exception as error:  # noqa: BLE001 - it is the outcome of this request
+                yield index, error
+        for index, request in prepared.items():
+            cached = self._weights.held(request.version)
+            if cached is not None:
+                weights[index] = cached
+        yield from _predict(prepared, weights, started_s)
+        loaded: dict[int, ServingWeights] = {}
+        for index in [index for index in prepared if index not in weights]:
+            try:
+                loaded[index] = self._load_weights(prepared[index].version, prepared[index].checkpoint)
+            except Exception as error:  # noqa: BLE001 - it is the outcome of this request
+                yield index, error
+        yield from _predict(prepared, loaded, started_s)
 
-    def _weights_of(self, version: ServedVersion, learner: LoadedCheckpoint) -> ServingWeights:
-        """The version's serving weights, from the cache or the store.
+    def _prepare(self, command: PredictCommand, version: ServedVersion | AnoleError) -> _Prepared:
+        if isinstance(version, UnknownAlias) and command.reference == LIVE:
+            raise _nothing_live(command.client)
+        if isinstance(version, AnoleError):
+            raise version
+        checkpoint = self._learners.get(version.meta_model_digest, version.meta_model)
+        images = [decode_upload(upload, self._decoder) for upload in command.uploads]
+        return _Prepared(command, version, checkpoint, images)
 
-        Raises:
-            UnknownClient, UnknownVersion, VersionCorrupt, StoreUnavailable: the store does not have them.
-        """
-
+    def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:
         def load() -> ServingWeights:
             delta = self._store.version_weights(self._store.version(version.client, version.number))
-            return learner.serving_weights(delta, 1.0 if version.temperature is None else version.temperature)
+            return checkpoint.serving_weights(delta, 1.0 if version.temperature is None else version.temperature)
 
         return self._weights.get(version, load)
 
-    def _decoded(self, request: _Request, served: ServedVersion | AnoleError) -> _Decoded | Exception:
-        try:
-            if isinstance(served, AnoleError):
-                raise served
-            learner = self._learners.get(served.meta_model_digest, served.meta_model)
-            images = [decode_upload(upload, self._decoder) for upload in request.uploads]
-        except UnknownAlias as error:
-            return _nothing_live(request.client) if request.reference == LIVE else error
-        except Exception as error:  # noqa: BLE001 - it is this request's answer
-            return error
-        return _Decoded(request, served, learner, images)
 
-    @staticmethod
-    def _judged(
-        decoded: Mapping[int, _Decoded], weights: Mapping[int, ServingWeights], began: float
-    ) -> Iterator[tuple[int, PredictOutcome]]:
-        """Judge the requests whose weights are given; images for the same weights are one piece."""
-        pieces: dict[tuple[LoadedCheckpoint, int], list[int]] = {}
-        for place, own in weights.items():
-            pieces.setdefault((decoded[place].learner, id(own)), []).append(place)
-        for learner in {learner for learner, _ in pieces}:
-            mine = [places for (other, _), places in pieces.items() if other is learner]
-            images = learner.preprocess(
-                [image for places in mine for place in places for image in decoded[place].images]
-            )
-            ends = itertools.accumulate(sum(len(decoded[place].images) for place in places) for places in mine)
-            cuts = itertools.pairwise([0, *ends])
-            asked = [
-                PredictionRequest(weights[places[0]], images[first:last])
-                for places, (first, last) in zip(mine, cuts, strict=True)
-            ]
-            for places, judged in zip(mine, learner.predictor.predict(asked), strict=True):
-                yield from _outcomes({place: decoded[place] for place in places}, judged, began)
-
-
-def _named(request: _Request) -> tuple[str, str | int]:
-    reference = request.reference
-    return request.client, int(reference) if reference.isdigit() else reference
+def _lookup(command: PredictCommand) -> tuple[str, str | int]:
+    reference = command.reference
+    return command.client, int(reference) if reference.isdigit() else reference
 
 
 def _nothing_live(client: str) -> NothingLive:
     return NothingLive(
-        f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, "
-        "or name a version in the request"
+        f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, or name a "
+        "version in the request"
     )
 
 
-def _outcomes(
-    decoded: Mapping[int, _Decoded], judged: Predictions, began: float
+def _predict(
+    prepared: Mapping[int, _Prepared], weights: Mapping[int, ServingWeights], started_s: float
 ) -> Iterator[tuple[int, PredictOutcome]]:
-    """Answers of requests whose images were judged as one piece, in their order."""
-    rows, familiarity = judged.probabilities.tolist(), judged.in_distribution
-    answers = iter(zip(rows, [None] * len(rows) if familiarity is None else familiarity.tolist(), strict=True))
-    for place, one in decoded.items():
-        predictions = tuple(_verdict(upload.name, one.version, *next(answers)) for upload in one.request.uploads)
+    """Predict for the requests whose weights are given; the images of all requests for a version run together."""
+    groups: dict[LoadedCheckpoint, dict[int, list[int]]] = {}
+    for index, entry in weights.items():
+        groups.setdefault(prepared[index].checkpoint, {}).setdefault(id(entry), []).append(index)
+    for checkpoint, by_weights in groups.items():
+        images = [[image for index in group for image in prepared[index].images] for group in by_weights.values()]
+        floats = checkpoint.preprocess([image for group in images for image in group])
+        ends = accumulate(len(group) for group in images)
+        requests = [
+            PredictionRequest(weights[indices[0]], floats[end - len(group) : end])
+            for indices, group, end in zip(by_weights.values(), images, ends, strict=True)
+        ]
+        for indices, predictions in zip(by_weights.values(), checkpoint.predictor.predict(requests), strict=True):
+            yield from _outcomes({index: prepared[index] for index in indices}, predictions, started_s)
+
+
+def _outcomes(
+    group: Mapping[int, _Prepared], predictions: Predictions, started_s: float
+) -> Iterator[tuple[int, PredictOutcome]]:
+    """Split the predictions for a version among its requests, in order."""
+    rows, familiarity = predictions.probabilities.tolist(), predictions.in_distribution
+    results = iter(zip(rows, [None] * len(rows) if familiarity is None else familiarity.tolist(), strict=True))
+    for index, request in group.items():
+        images = tuple(
+            _image_prediction(upload.name, request.version, *next(results)) for upload in request.command.uploads
+        )
         yield (
-            place,
+            index,
             PredictOutcome(
-                client=one.request.client,
-                version=one.version.number,
-                weights_digest=one.version.weights_digest,
-                predictions=predictions,
-                seconds=time.monotonic() - began,
+                client=request.command.client,
+                version=request.version.number,
+                weights_digest=request.version.weights_digest,
+                predictions=images,
+                seconds=time.monotonic() - started_s,
             ),
         )
 
 
-def _verdict(
+def _image_prediction(
     name: str, version: ServedVersion, probabilities: Sequence[float], familiarity: float | None
 ) -> ImagePrediction:
     scores = {
@@ -251,5 +247,5 @@ def _verdict(
     label = max(scores, key=scores.__getitem__)
     threshold = version.unknown_threshold
     known = threshold is None or familiarity is None or familiarity >= threshold
-    shown = None if familiarity is None else round(familiarity, SCORE_DIGITS)
-    return ImagePrediction(name, label, scores[label], scores, shown, "known" if known else "unknown")
+    rounded = None if familiarity is None else round(familiarity, SCORE_DIGITS)
+    return ImagePrediction(name, label, scores[label], scores, rounded, "known" if known else "unknown")

@@ -13,7 +13,7 @@ from service.bootstrap import Services
 from service.errors import NothingLive, UnknownClient, UnknownVersion
 from service.settings import Settings
 from service.store.served_reads import ServedReads
-from service.usecases.predict import Prediction, PredictOutcome, _Request
+from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from service.usecases.uploads import Upload
 from tests.generated import striped
 from tests.integration.test_predictions_stand_alone import PERIODS, TOLERANCE, command
@@ -30,9 +30,9 @@ def picture(period: int, seed: int = 9) -> Upload:
     return Upload(f"{period}-{seed}", striped(1, period, seed)[0])
 
 
-def together(prediction: Prediction, requests: list[_Request]) -> list[PredictOutcome | Exception]:
+def together(prediction: Prediction, requests: list[PredictCommand]) -> list[PredictOutcome | Exception]:
     """What one batch answers."""
-    return [answer for _, answer in sorted(prediction._answers(requests))]
+    return [answer for _, answer in sorted(prediction.predict_batch(requests))]
 
 
 def scores(answer: PredictOutcome | Exception) -> list[float]:
@@ -46,15 +46,15 @@ def test_a_batch_of_clients_versions_and_errors_answers_each_as_if_alone(service
     services.adaptation.run(command("ada", PERIODS[2:]))
     assert isinstance(services.prediction, Prediction)
     good = [
-        _Request("ada", (picture(5), picture(9)), "live"),
-        _Request("ada", (picture(15),), "1"),
-        _Request("bo", (picture(25), picture(5), picture(9)), "live"),
-        _Request("ada", (picture(25, 3),), "live"),
+        PredictCommand("ada", (picture(5), picture(9)), "live"),
+        PredictCommand("ada", (picture(15),), "1"),
+        PredictCommand("bo", (picture(25), picture(5), picture(9)), "live"),
+        PredictCommand("ada", (picture(25, 3),), "live"),
     ]
     bad = [
-        _Request("nobody", (picture(5),), "live"),
-        _Request("bo", (picture(5), Upload("torn", picture(5).content[:200])), "live"),
-        _Request("bo", (picture(5),), "7"),
+        PredictCommand("nobody", (picture(5),), "live"),
+        PredictCommand("bo", (picture(5), Upload("torn", picture(5).content[:200])), "live"),
+        PredictCommand("bo", (picture(5),), "7"),
     ]
     mixed = together(services.prediction, [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]])
     for request, answer in zip(good, mixed[::2], strict=True):

@@ -1,4 +1,4 @@
-"""Adapting once, however often the request comes."""
+"""Repeated requests with an Idempotency-Key make one version."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.errors import IdempotencyInFlight, IdempotencyMismatch
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.job_control import JobControl
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
-from service.usecases.idempotency import Adapts, IdempotentAdaptation, Recalls
+from service.usecases.idempotency import Adapter, IdempotentAdaptation, PublicationStore
 from service.usecases.uploads import Upload
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
@@ -22,8 +22,8 @@ KEY = Idempotency("k", "1" * 64)
 COMMAND = AdaptCommand("line", (Upload("a", b"a"), Upload("b", b"b")), ("x", "y"), idempotency=KEY)
 
 
-class FakeStore(Recalls, Adapts):
-    """Remembers what was made under which key, as the store does in its publishing transaction."""
+class FakeStore(PublicationStore, Adapter):
+    """Records which key made which version, as the store does in the transaction that publishes."""
 
     def __init__(self) -> None:
         self._adaptation = FakeAdaptation(FakeLifecycle())
@@ -36,10 +36,10 @@ class FakeStore(Recalls, Adapts):
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
         body_digest, made = self._made.get((client, idempotency.key), (idempotency.body_digest, None))
         if body_digest != idempotency.body_digest:
-            raise IdempotencyMismatch("the key came with another body")
+            raise IdempotencyMismatch("the key was used with another body")
         return made
 
-    def run(self, command: AdaptCommand, ticket: JobControl) -> AdaptOutcome:
+    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
         self.runs += 1
         self.during.set()
         assert self.go_on.wait(30)
@@ -62,7 +62,7 @@ def once(store: FakeStore) -> IdempotentAdaptation:
 
 
 @pytest.mark.parametrize("publish", ["always", "never"])
-def test_a_repeated_request_gets_the_first_answer_and_makes_nothing(
+def test_a_repeated_request_gets_the_first_response_and_makes_no_version(
     store: FakeStore, once: IdempotentAdaptation, publish: Literal["always", "never"]
 ) -> None:
     command = replace(COMMAND, publish=publish)
@@ -75,20 +75,20 @@ def test_without_a_key_every_request_adapts(store: FakeStore, once: IdempotentAd
     assert [once.run(command).version.number for _ in range(2)] == [1, 2]
 
 
-def test_another_client_may_use_the_same_key(store: FakeStore, once: IdempotentAdaptation) -> None:
+def test_clients_can_use_the_same_key(store: FakeStore, once: IdempotentAdaptation) -> None:
     once.run(COMMAND)
     assert once.run(replace(COMMAND, client="other")).version.number == 1
     assert store.runs == 2
 
 
-def test_the_same_key_with_another_body_is_refused(store: FakeStore, once: IdempotentAdaptation) -> None:
+def test_the_same_key_with_another_body_is_rejected(store: FakeStore, once: IdempotentAdaptation) -> None:
     once.run(COMMAND)
     with pytest.raises(IdempotencyMismatch):
         once.run(replace(COMMAND, idempotency=Idempotency("k", "2" * 64)))
     assert store.runs == 1
 
 
-def test_a_repetition_while_the_first_is_running_is_refused_and_later_answered(
+def test_a_repeated_request_is_rejected_while_the_first_runs_and_answered_later(
     store: FakeStore, once: IdempotentAdaptation
 ) -> None:
     store.go_on.clear()
@@ -102,9 +102,9 @@ def test_a_repetition_while_the_first_is_running_is_refused_and_later_answered(
         assert first.result(30) == once.run(COMMAND)
 
 
-def test_a_request_that_failed_may_be_sent_again_under_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:
-    class Fails(Adapts):
-        def run(self, command: AdaptCommand, ticket: JobControl) -> AdaptOutcome:
+def test_a_failed_request_can_be_sent_again_with_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:
+    class Fails(Adapter):
+        def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
             raise ZeroDivisionError
 
     failing = IdempotentAdaptation(store, Fails(), AdaptQueue())
