@@ -35,7 +35,9 @@ ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the c
 
 def adapt(
     client: ClientName,
-    folder: Annotated[Path, typer.Argument(help="Folder with one sub-folder per class, or a zip of such a folder.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder with one sub-folder per class, or a zip of such a folder.")
+    ],
     mode: Annotated[str | None, typer.Option(help="extend: keep earlier samples. replace: start without them.")] = None,
     steps: Annotated[int | None, typer.Option(help="Number of inner steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the inner steps.")] = None,

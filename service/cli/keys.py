@@ -19,7 +19,7 @@ keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.
 
 @keys.command(epilog=EXIT_CODES)
 def create(
-    name: Annotated[str, typer.Argument(help="What the key is for, such as `camera 7`.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, such as `camera 7`.")],
     client: Annotated[
         list[str], typer.Option(help="Client that the key can access; repeat for more; '*' for all clients.")
     ],
@@ -73,7 +73,7 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
 
 @keys.command(epilog=EXIT_CODES)
 def revoke(
-    key: Annotated[str, typer.Argument(help="Prefix of the key, as `anole keys list` shows it.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Prefix of the key, as `anole keys list` shows it.")],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:

@@ -52,7 +52,7 @@ def collect(data: Data = None, as_json: AsJson = False) -> None:
 
 @store.command("backup", epilog=EXIT_CODES)
 def back_up(
-    path: Annotated[Path, typer.Argument(help="Folder of the backup. An existing backup is updated.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the backup. An existing backup is updated.")],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -66,7 +66,7 @@ def back_up(
 
 @store.command(epilog=EXIT_CODES)
 def restore(
-    path: Annotated[Path, typer.Argument(help="Folder of the backup.", exists=True, file_okay=False)],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the backup.", exists=True, file_okay=False)],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:

@@ -63,7 +63,7 @@ class Client:
     ) -> None:
         with _valid_url(url):
             self._http = httpx.Client(
-                base_url=url, headers=requests.key_headers(key), timeout=timeout, transport=transport
+                base_url=url, headers=requests.header("X-API-Key", key), timeout=timeout, transport=transport
             )
         self._sleep = sleep
 
@@ -210,7 +210,7 @@ class AsyncClient:
     ) -> None:
         with _valid_url(url):
             self._http = httpx.AsyncClient(
-                base_url=url, headers=requests.key_headers(key), timeout=timeout, transport=transport
+                base_url=url, headers=requests.header("X-API-Key", key), timeout=timeout, transport=transport
             )
         self._sleep = sleep
 

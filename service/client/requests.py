@@ -33,6 +33,9 @@ from service.http.schemas.resources import (
 
 T = TypeVar("T")
 
+Part = tuple[str, tuple[str | None, bytes]]
+"""A part of a form as httpx takes it: the field, the file name if the part is a file, and the content."""
+
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 30
 _BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
@@ -107,15 +110,14 @@ class Request(Generic[T]):
 
 def adapt(client: str, samples: Samples, options: AdaptOptions, idempotency_key: str | None) -> Request[AdaptResponse]:
     """POST /adapt. Raises InvalidInput."""
-    fields = {"client": client, **{name: value for name, value in asdict(options).items() if value is not None}}
-    form = _form(fields)
+    form = _form({"client": client, **asdict(options)})
     if isinstance(samples, Path) and samples.is_file():
-        form.append(("archive", (samples.name, files.read_file(samples))))
+        form.append(_file("archive", samples.name, files.read_file(samples)))
     else:
         labelled = files.read_samples(samples)
-        form += [("labels", (None, sample.label.encode())) for sample in labelled]
-        form += [("samples", (sample.name, sample.content)) for sample in labelled]
-    headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        form += [("labels", (None, _utf8(sample.label))) for sample in labelled]
+        form += [_file("samples", sample.name, sample.content) for sample in labelled]
+    headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
     return Request("POST", "/adapt", AdaptResponse.model_validate_json, {"files": form, "headers": headers})
 
 
@@ -130,9 +132,8 @@ def predict(
     client: str, images: Iterable[Path | bytes], version: int | None = None, alias: str | None = None
 ) -> Request[PredictResponse]:
     """POST /predict. Raises InvalidInput."""
-    fields = {"client": client, "version": version, "alias": alias}
-    form = _form({name: value for name, value in fields.items() if value is not None})
-    form += [("images", image) for image in files.read_images(images)]
+    form = _form({"client": client, "version": version, "alias": alias})
+    form += [_file("images", name, content) for name, content in files.read_images(images)]
     return Request("POST", "/predict", PredictResponse.model_validate_json, {"files": form})
 
 
@@ -165,7 +166,7 @@ def alias(name: str, alias_name: str) -> Request[Alias]:
 
 def move_alias(name: str, alias_name: str, version: int, etag: str | None) -> Request[Alias]:
     """PUT /clients/{client}/aliases/{alias}."""
-    content = {"json": {"version": version}, "headers": {"If-Match": etag} if etag else {}}
+    content = {"json": {"version": version}, "headers": header("If-Match", etag)}
     return Request(
         "PUT", _path(name, "aliases", alias_name), Alias.model_validate_json, content, repeatable=etag is None
     )
@@ -204,13 +205,13 @@ def cancel_job(number: str) -> Request[Job]:
     return Request("DELETE", f"/jobs/{number}", Job.model_validate_json, repeatable=False)
 
 
-def key_headers(key: str | None) -> dict[str, str]:
-    """Headers that present a key. Raises InvalidInput."""
-    if key is None:
+def header(name: str, value: str | None) -> dict[str, str]:
+    """Return a header with the value, or none for None. Raises InvalidInput."""
+    if value is None:
         return {}
-    if not key.isascii() or not key.isprintable():
-        raise InvalidInput("the key contains characters that no key has; copy it again, without line breaks")
-    return {"X-API-Key": key}
+    if not value.isascii() or not value.isprintable():  # the text does not repeat the value, which may be a secret
+        raise InvalidInput(f"the value for {name} has characters that a header cannot have; use printable ASCII")
+    return {name: value}
 
 
 def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceUnreachable:
@@ -220,13 +221,24 @@ def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceUnreachable:
     return ServiceUnreachable(f"cannot connect to {url} ({error}); is the service running there?")
 
 
-def _form(fields: Mapping[str, object]) -> list[tuple[str, tuple[str | None, bytes]]]:
-    """Form fields in httpx's notation: (field, (file name, content))."""
-    return [(name, (None, str(value).encode())) for name, value in fields.items()]
+def _form(fields: Mapping[str, object]) -> list[Part]:
+    """Return the fields that are not None."""
+    return [(name, (None, _utf8(str(value)))) for name, value in fields.items() if value is not None]
+
+
+def _file(field_name: str, name: str, content: bytes) -> Part:
+    return field_name, (_utf8(name).decode(), content)
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:  # an argument or a folder name that the system could not decode
+        raise InvalidInput(f"{text!r} is not valid text; rename it") from error
 
 
 def _path(name: str, *steps: str) -> str:
-    return "/".join(["/clients", *(quote(step, safe="") for step in (name, *steps))])
+    return "/".join(["/clients", *(quote(_utf8(step), safe="") for step in (name, *steps))])
 
 
 def _error(response: httpx.Response) -> ServiceProblem | ServiceUnreachable:

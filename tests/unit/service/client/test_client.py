@@ -288,6 +288,25 @@ def test_both_clients_have_the_same_methods() -> None:
     assert blocking == coroutines
 
 
+@pytest.mark.parametrize("key", ["a\nb", "\u00e4"])
+def test_text_that_a_header_cannot_have_is_rejected_and_not_repeated(anole: Client, key: str, folder: Path) -> None:
+    with pytest.raises(InvalidInput, match="X-API-Key") as caught:
+        Client(key=key)
+    assert key not in str(caught.value)
+    with pytest.raises(InvalidInput, match="Idempotency-Key"):
+        anole.adapt("line", folder, idempotency_key=key)
+
+
+def test_names_that_are_not_text_are_rejected_before_sending(anole: Client) -> None:
+    name = b"\xff".decode("utf-8", "surrogateescape")  # as Python reads such an argument or file name
+    with pytest.raises(InvalidInput, match="is not valid text"):
+        anole.versions(name)
+    with pytest.raises(InvalidInput, match="is not valid text"):
+        anole.adapt("line", [LabelledFile(name, "1.png", PNG), LabelledFile("good", "2.png", PNG)])
+    with pytest.raises(InvalidInput, match="is not valid text"):
+        anole.adapt("line", [LabelledFile("bad", name, PNG), LabelledFile("good", "2.png", PNG)])
+
+
 def test_importing_the_client_loads_its_schemas_and_nothing_of_the_server() -> None:
     script = "import service.client, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
