@@ -16,7 +16,7 @@ from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 @pytest.fixture(scope="session", autouse=True)
 def plain_tracebacks() -> None:
     """Log errors without the values of variables, which structlog's default takes seconds to format."""
-    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
 
 
