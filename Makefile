@@ -5,6 +5,7 @@
 #   PYTHON   interpreter for .venv (default: the first usable one of python3, python3.14 ... python3.11)
 #   PIPARGS  extra arguments for pip, such as --extra-index-url with an index of CPU builds of torch
 #   ARGS     extra arguments for pytest, such as -k prediction
+#   JOBS     number of processes of `make test`: a number or auto, which is one per core and at most 4 (auto)
 #   FORMS IMAGES ROUTES SEED   number of cases of `make fuzz` (100000, 50000, 100 per route) and their seed (0)
 #   SOAK_MINUTES   duration of `make soak` (120)
 #   CRASH    arguments for `make crash`, such as "--kills 500" or "--part bugs"
@@ -23,6 +24,7 @@ PORT ?= 8000
 DATA ?= ./data
 PYTHON ?=
 PIPARGS ?=
+JOBS ?= auto
 ARGS ?=
 FORMS ?= 100000
 IMAGES ?= 50000
@@ -49,7 +51,8 @@ run: ## install and serve on 127.0.0.1:PORT, with the store in DATA
 test: ## install and run all tests
 	@.ci/install test
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
-	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') $(ARGS)
+	TEST_PORT='$(TEST_PORT)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') \
+	-n '$(JOBS)' --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-offline: ## run the tests of the service with no network except loopback (Linux)
 	@.ci/install test

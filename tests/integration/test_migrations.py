@@ -32,7 +32,7 @@ RECIPE = '{"steps":12,"learning_rate":0.05,"adapted":["head.*"]}'
 
 def config(connection: Connection | None = None) -> Config:
     settings = Config()
-    settings.set_main_option("script_location", "service.store:migrations")
+    settings.set_main_option("script_location", "service.store.catalog:migrations")
     settings.attributes["connection"] = connection
     return settings
 
