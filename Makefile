@@ -51,7 +51,7 @@ run: ## install and serve on 127.0.0.1:PORT, with the store in DATA
 test: ## install and run all tests
 	@.ci/install test
 	@$(if $(TEST_DATA),mkdir -p '$(TEST_DATA)' &&) \
-	TEST_PORT='$(TEST_PORT)' OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') \
+	TEST_PORT='$(TEST_PORT)' $(BIN)/python -m pytest $(if $(TEST_DATA),--basetemp='$(TEST_DATA)') \
 	-n '$(JOBS)' --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-offline: ## run the tests of the service with no network except loopback (Linux)

@@ -1,7 +1,8 @@
-"""The servers that the shared form of the store needs, started once a session and only where a test asks for one."""
+"""Settings for the whole suite, and the PostgreSQL and S3 servers that tests of the shared store need."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,14 @@ from service.store.catalog.postgres import PostgresDatabase
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 
 
+def pytest_configure() -> None:
+    """Run one torch thread per process, because tests run in several processes.
+
+    More threads than cores slow each other down by several times. The setting takes effect if torch is imported later.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def plain_tracebacks() -> None:
     """Log errors without the values of variables, which structlog's default takes seconds to format."""
@@ -22,7 +31,7 @@ def plain_tracebacks() -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server."""
+    """Start a PostgreSQL server."""
     server = PostgresServer()
     yield server
     server.remove()
@@ -30,7 +39,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def catalog_template(postgres: PostgresServer) -> str:
-    """The name of a database with this release's tables, to make others from."""
+    """Create a database with the current tables, to copy from, and return its name."""
     name = postgres.new_database()
     database = PostgresDatabase(make_url(postgres.url(name)))
     upgrade(database)
@@ -40,7 +49,7 @@ def catalog_template(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def catalog_url(postgres: PostgresServer, catalog_template: str) -> Iterator[str]:
-    """The URL of an empty catalog on PostgreSQL."""
+    """Return the URL of an empty catalog on PostgreSQL."""
     name = postgres.new_database(catalog_template)
     yield postgres.url(name)
     postgres.drop(name)
@@ -48,7 +57,7 @@ def catalog_url(postgres: PostgresServer, catalog_template: str) -> Iterator[str
 
 @pytest.fixture(scope="session", autouse=True)
 def credentials() -> Iterator[None]:
-    """Credentials for the server of objects, from the start: what processes fork from starts early."""
+    """Set credentials for the S3 server before any test starts a process."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CREDENTIALS.items():
             environment.setenv(name, value)
@@ -57,7 +66,7 @@ def credentials() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def objects() -> Iterator[ObjectServer]:
-    """A server of objects."""
+    """Start an S3 server."""
     server = ObjectServer()
     yield server
     server.remove()
