@@ -14,12 +14,9 @@ from service.store.catalog.postgres import PostgresDatabase
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 
 
-def pytest_configure() -> None:
-    """Run one torch thread per process, because tests run in several processes.
-
-    More threads than cores slow each other down by several times. The setting takes effect if torch is imported later.
-    """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One torch thread per process: tests run in several processes, and more threads than cores slow each other down by several
+# times. It has to be set before torch is imported, and nothing imported above does so.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
