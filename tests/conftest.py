@@ -13,9 +13,8 @@ from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 
-
-# One torch thread per process: tests run in several processes, and more threads than cores slow each other down by several
-# times. It has to be set before torch is imported, and nothing imported above does so.
+# One torch thread per process: tests run in several processes, and more threads than cores slow each other down several
+# times. This has to happen before torch is imported, and nothing imported above does so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
