@@ -1,7 +1,9 @@
-"""Calls an application in this process, from plain blocking code: no port, no thread to wait for."""
+"""Calls an application in this process from blocking code. Checks that each problem is in the OpenAPI description."""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,16 +12,51 @@ import httpx
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 
+from service.http.app import create_app
+from service.http.problems import MEDIA_TYPE
+from service.settings import load_settings
+
 PNG = b"\x89PNG not looked at by fakes"
+
+
+UNDESCRIBED = {"head_ambiguous", "body_too_large", "internal_error", "overloaded"}
+"""Codes that every route can answer with. The description names them once."""
+
+
+@functools.cache
+def description() -> dict[str, Any]:
+    """Return the OpenAPI description, which does not depend on settings."""
+    return create_app(load_settings()).openapi()
+
+
+@functools.cache
+def described_codes(method: str, path: str) -> frozenset[str] | None:
+    """Return the codes that the description lists for a request, or None if it has no such operation."""
+    for template, operations in description()["paths"].items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+        if re.fullmatch(pattern, path, re.DOTALL) and method.lower() in operations:
+            responses = operations[method.lower()]["responses"].values()
+            contents = [answer.get("content", {}).get(MEDIA_TYPE, {}) for answer in responses]
+            return frozenset(code for content in contents for code in content.get("examples", {}))
+    return None
+
+
+def check_described(answer: httpx.Response) -> None:
+    """Check that a problem is described."""
+    if answer.headers.get("content-type") != MEDIA_TYPE:
+        return
+    problem = answer.json()
+    codes = described_codes(answer.request.method, problem["instance"])
+    assert codes is None or problem["code"] in codes | UNDESCRIBED, (answer.request.url, problem)
 
 
 class Web:
     """An application that has been started.
 
     Attributes:
-        portal: runs coroutines where the application runs.
-        transport: for an awaiting client.
-        services: the use cases behind it.
+        portal: runs coroutines in the event loop of the application.
+        transport: for an asynchronous client.
+        services: its use cases.
     """
 
     def __init__(self, portal: BlockingPortal, app: FastAPI, services: Any) -> None:
@@ -33,7 +70,9 @@ class Web:
 
     async def _call(self, method: str, path: str, options: Mapping[str, Any]) -> httpx.Response:
         async with httpx.AsyncClient(transport=self.transport, base_url="http://127.0.0.1") as http:
-            return await http.request(method, path, **options)
+            answer = await http.request(method, path, **options)
+        check_described(answer)
+        return answer
 
     def adapt(self, client: str = "line", labels: Sequence[str] = ("good", "bad"), **fields: str) -> httpx.Response:
         files = [("samples", (f"{index}.png", PNG)) for index in range(len(labels))]
@@ -41,7 +80,7 @@ class Web:
 
 
 class InProcess(httpx.BaseTransport):
-    """Hands a blocking client's requests to the application of `web`."""
+    """Sends the requests of a blocking client to the application of `web`."""
 
     def __init__(self, web: Web) -> None:
         self._web = web
@@ -55,6 +94,6 @@ class InProcess(httpx.BaseTransport):
 
 @contextmanager
 def started(app: FastAPI, services: Any = None) -> Iterator[Web]:
-    """Start the application, and stop it at the end."""
+    """Start the application for the length of the block."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(app.router.lifespan_context(app)):
         yield Web(portal, app, services)
