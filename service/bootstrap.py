@@ -1,22 +1,19 @@
-"""The composition root: settings in, wired use cases out. The only module that knows which adapters there are.
-
-Nothing happens at import; `build` opens the store and loads the checkpoint.
-"""
+"""The composition root: builds the use cases from the settings."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
 from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.gradients import require_precision
-from models.checkpoint import Checkpoint, load_checkpoint, shipped_names
-from models.errors import CheckpointInvalid
+from models.checkpoint import load_checkpoint, shipped_names
 from models.images.preprocessing import DecodeLimits
+from service.domain.version import Version
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
 from service.runtime.device import pick_device, usable_cores
@@ -33,7 +30,7 @@ from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import Prediction
-from service.usecases.readiness import Readiness
+from service.usecases.readiness import Readiness, weights_unchanged
 
 MIN_IMAGE_SIDE: Final = 16
 """Pixels of the shorter side of an image."""
@@ -41,42 +38,42 @@ MIN_IMAGE_SIDE: Final = 16
 
 @dataclass(slots=True)
 class Services:
-    """The use cases, ready to be called.
+    """The use cases of a running service.
 
     Attributes:
-        adaptation: makes versions, once a request.
-        prediction: judges images.
-        lifecycle: reads and moves what is stored.
-        meta_models: what there is to start from.
-        keys: who may call.
-        readiness: whether this process may get requests.
-        readings: figures of the moment, by name.
-        finish: ends the adaptations that were accepted, within so many seconds, and takes no more.
-        close: lets go of what they hold; none of them is used afterwards.
+        adaptation: makes versions.
+        prediction: predicts the classes of images.
+        lifecycle: reads and changes clients, versions and aliases.
+        checkpoints: the available checkpoints.
+        keys: finds the caller that a key stands for.
+        readiness: whether this process should get requests.
+        metrics: returns counters and gauges by name.
+        finish: accepts no more adaptations and ends the accepted ones within the given seconds.
+        close: releases all resources; no use case works afterwards.
     """
 
     adaptation: IdempotentAdaptation
     prediction: Prediction
     lifecycle: Lifecycle
-    meta_models: CheckpointList
+    checkpoints: CheckpointList
     keys: KeyCache
     readiness: Readiness
-    readings: Callable[[], Mapping[str, float]]
+    metrics: Callable[[], Mapping[str, float]]
     finish: Callable[[float], None]
     close: Callable[[], None]
 
 
 def build(settings: Settings, told: Told = nobody) -> Services:
-    """Load the checkpoint, open the store and wire the use cases.
+    """Load the checkpoint, open the store and build the use cases.
 
     Args:
         settings: all of them.
         told: is told when a write could not be made durable; the store then takes no more until it is opened anew.
 
     Raises:
-        CheckpointInvalid: there is no such checkpoint, or it is damaged.
-        InvalidConfig: the checkpoint's recipe wants a precision that the device does not have.
-        InvalidSettings: the device is not here.
+        CheckpointInvalid: the checkpoint does not exist or is damaged.
+        InvalidConfig: the device does not support the precision of the checkpoint's recipe.
+        InvalidSettings: there is no such device.
         StoreUnavailable: the store cannot be opened.
     """
     torch.set_num_threads(1)  # a worker a core is faster than several threads inside one operation
@@ -94,31 +91,29 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     prediction = Prediction(store, learners, WeightCache(settings.cache_bytes), decoder)
     adaptation = Adaptation(store, learners, decoder, limits)
 
-    def meta_weights(digest: str, name: str) -> Mapping[str, torch.Tensor]:
-        return learners.get(digest, name).checkpoint.weights
+    def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
+        return learners.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
         adaptation=IdempotentAdaptation(store, adaptation, queue),
         prediction=prediction,
-        lifecycle=Lifecycle(
-            store, lambda version: meta_weights(version.draft.meta_model_digest, version.draft.meta_model)
-        ),
-        meta_models=CheckpointList([_summary(current.checkpoint)]),
+        lifecycle=Lifecycle(store, start_weights),
+        checkpoints=CheckpointList([CheckpointSummary.of(current.checkpoint)]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
-        readiness=Readiness({"store": store.ping, "meta_model": _unchanged(current)}),
-        readings=functools.partial(_readings, prediction, queue, decoder),
+        readiness=Readiness({"store": store.ping, "meta_model": weights_unchanged(current.start_digest)}),
+        metrics=functools.partial(_metrics, prediction, queue, decoder),
         finish=queue.close,
         close=functools.partial(_close, queue, prediction, current, decoder, keys, store),
     )
 
 
-def _readings(*held: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
-    return {name: figure for one in held for name, figure in one.metrics().items()}
+def _metrics(*sources: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
+    return {name: value for source in sources for name, value in source.metrics().items()}
 
 
-def _close(*held: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore) -> None:
-    for one in held:
-        one.close()
+def _close(*resources: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore) -> None:
+    for resource in resources:
+        resource.close()
 
 
 def _decoder(settings: Settings) -> Decoder:
@@ -154,36 +149,10 @@ def _place(settings: Settings) -> stores.Place:
 
 
 def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], LoadedCheckpoint]]]:
-    """Makers of learners for the shipped checkpoints that are not in use: versions made from them still predict."""
+    """Return loaders of the other shipped checkpoints; versions that were adapted from them still predict."""
     checkpoints = [load_checkpoint(name) for name in shipped_names()]
     return [
         (checkpoint.digest, functools.partial(LoadedCheckpoint, checkpoint, device))
         for checkpoint in checkpoints
         if checkpoint.digest != current
     ]
-
-
-def _summary(checkpoint: Checkpoint) -> CheckpointSummary:
-    return CheckpointSummary(
-        name=checkpoint.name,
-        digest=checkpoint.digest,
-        net=checkpoint.net_config.to_json(),
-        recipe=checkpoint.recipe.to_json(),
-        image=asdict(checkpoint.net_config.image),
-        card=dict(checkpoint.training),
-    )
-
-
-def _unchanged(learner: LoadedCheckpoint) -> Callable[[], None]:
-    """A check that the start's weights are what they were when the process started."""
-    at_start = learner.start_digest()
-
-    def check() -> None:
-        now = learner.start_digest()
-        if now != at_start:
-            raise CheckpointInvalid(
-                f"the start's weights in memory have digest {now[:12]}…, they had {at_start[:12]}… when the service "
-                "started; start it again"
-            )
-
-    return check

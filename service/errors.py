@@ -1,40 +1,4 @@
-"""The error tree of the serving half; one class a problem, no HTTP here (``api/problems.py`` maps classes to statuses).
-
-::
-
-    AnoleError (models.errors)
-    └── ServiceError
-        ├── InvalidName             a client, alias or label that breaks its rule
-        ├── InvalidRequest          a request whose parts do not fit together; the subclasses name the common cases
-        │   ├── NoSamples
-        │   ├── TooManySamples
-        │   ├── LabelCountMismatch  not one label a sample
-        │   ├── TooFewClasses       fewer than two, once joined with the samples kept before
-        │   ├── TooManyClasses
-        │   └── SamplesNotKept      an extension or a repetition of a version whose samples were not kept
-        ├── InvalidSettings         a setting outside its range
-        ├── InvalidKey              a key, or what it is to be good for, that breaks its rule
-        ├── UnknownKey              no key of that prefix
-        ├── KeyMissing / KeyRefused a request without the key that it needs, or with one that is not valid
-        ├── ScopeMissing            a key that may do other things than this
-        ├── UnknownClient / UnknownVersion / UnknownAlias / UnknownCheckpoint
-        ├── NothingLive             the client exists, but its alias points at no version
-        ├── NothingToRollBackTo     no earlier version in the alias log
-        ├── AliasConflict           If-Match did not match: somebody moved the alias first
-        ├── VersionInUse            a version that an alias points at cannot be deleted
-        ├── VersionCorrupt          stored content does not match its digest
-        ├── ParentSuperseded        another version went live while an extension was being made from the one before
-        ├── UnknownJob              no such job in this process: it ended with its process, or is long over
-        ├── JobCancelled            an adaptation that was ended on request; there is no version
-        ├── IdempotencyMismatch     the Idempotency-Key was used before, with another body
-        ├── Overloaded              a queue is full; carries retry_after_s
-        │   ├── DeadlinePassed      the time for the work is over
-        │   ├── RateExceeded        one caller sends more, or has more in work, than its share
-        │   └── DecoderUnavailable  no process to decode an image in; nothing was found out about the image
-        └── StoreUnavailable        the disk or the catalog failed; nothing was acknowledged
-            ├── StoreFull           no space left; reads go on
-            └── StoreIncompatible   a catalog that this release cannot read: newer, or not one of ours
-"""
+"""The errors of the service, one class for each problem. `service.http.problems` maps the classes to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -42,63 +6,63 @@ from models.errors import AnoleError
 
 
 class ServiceError(AnoleError):
-    """Root of the serving half's errors."""
+    """Base class of the service's errors."""
 
 
 class InvalidName(ServiceError, ValueError):
-    """A client, alias or class name outside its rule."""
+    """The name of a client, alias or class is not valid."""
 
 
 class InvalidRequest(ServiceError, ValueError):
-    """A request whose parts do not fit together."""
+    """The parts of a request do not fit together."""
 
 
 class NoSamples(InvalidRequest):
-    """A request to adapt that brings no sample."""
+    """The request has no samples."""
 
 
 class TooManySamples(InvalidRequest):
-    """More samples in one version than the limits allow, kept ones included."""
+    """The version would have more samples than allowed, stored ones included."""
 
 
 class LabelCountMismatch(InvalidRequest):
-    """The number of labels is not the number of samples."""
+    """The number of labels differs from the number of samples."""
 
 
 class TooFewClasses(InvalidRequest):
-    """Fewer than two classes, once the new samples are joined with those kept before."""
+    """The version would have fewer than two classes."""
 
 
 class TooManyClasses(InvalidRequest):
-    """More classes than the limits allow."""
+    """The version would have more classes than allowed."""
 
 
 class SamplesNotKept(InvalidRequest):
-    """A version cannot be extended or repeated, because the client keeps no samples."""
+    """The version cannot be extended, because its samples are not stored."""
 
 
 class InvalidSettings(ServiceError, ValueError):
-    """A setting outside its range, or one that does not exist."""
+    """A setting is outside its range, or does not exist."""
 
 
 class InvalidKey(ServiceError, ValueError):
-    """A key, or a name, scope or client of one, outside its rule."""
+    """A key, or its name, scopes or clients, are not valid."""
 
 
 class UnknownKey(ServiceError, LookupError):
-    """No key of that prefix."""
+    """There is no key with that prefix."""
 
 
 class KeyMissing(ServiceError):
-    """A request without a key, where one is needed."""
+    """The request has no key, and one is needed."""
 
 
 class KeyRefused(ServiceError):
-    """A request with a key that is unknown, wrong or revoked."""
+    """The key is unknown, wrong or revoked."""
 
 
 class ScopeMissing(ServiceError):
-    """A request that its key is not for."""
+    """The key does not have the scope that the request needs."""
 
 
 class UnknownClient(ServiceError, LookupError):
@@ -109,7 +73,7 @@ class UnknownClient(ServiceError, LookupError):
 
 
 class UnknownVersion(ServiceError, LookupError):
-    """The client has no version of that number (or it was deleted)."""
+    """The client has no version with that number, or it was deleted."""
 
 
 class UnknownAlias(ServiceError, LookupError):
@@ -117,15 +81,15 @@ class UnknownAlias(ServiceError, LookupError):
 
 
 class UnknownCheckpoint(ServiceError, LookupError):
-    """No checkpoint of that name or path."""
+    """There is no checkpoint with that name or path."""
 
 
 class UnknownJob(ServiceError, LookupError):
-    """This process has no job of that number, or has forgotten it."""
+    """This process has no job with that id, or has removed it."""
 
 
 class JobCancelled(ServiceError):
-    """The adaptation was ended on request, and made no version."""
+    """The adaptation was cancelled and made no version."""
 
 
 class NothingLive(ServiceError):
@@ -133,38 +97,38 @@ class NothingLive(ServiceError):
 
 
 class NothingToRollBackTo(ServiceError):
-    """The alias has no earlier version to go back to."""
+    """The alias has no earlier version."""
 
 
 class AliasConflict(ServiceError):
-    """The alias was moved by somebody else since the caller read it."""
+    """The alias was moved since the caller read it."""
 
 
 class VersionInUse(ServiceError):
-    """The version is the target of an alias and can therefore not be deleted."""
+    """The version cannot be deleted, because an alias points at it."""
 
 
 class VersionCorrupt(ServiceError):
-    """Stored weights or samples that do not match the digest they are named by."""
+    """Stored content does not match its digest."""
 
 
 class ParentSuperseded(ServiceError):
-    """The version that an extension builds on is no longer the one to build on; make it again from the new one."""
+    """Another version was published while an extension was being made from the one before."""
 
 
 class IdempotencyMismatch(ServiceError):
-    """The client has used that idempotency key before, with another request body."""
+    """The idempotency key was used before with another request body."""
 
 
 class IdempotencyInFlight(ServiceError):
-    """An earlier request with the same idempotency key is still being worked on."""
+    """An earlier request with the same idempotency key is still running."""
 
 
 class Overloaded(ServiceError):
-    """The queue for this kind of work is full.
+    """The service cannot accept the request now.
 
     Attributes:
-        retry_after_s: when to try again, in seconds.
+        retry_after_s: seconds after which to try again.
     """
 
     def __init__(self, message: str, retry_after_s: int) -> None:
@@ -173,24 +137,24 @@ class Overloaded(ServiceError):
 
 
 class DeadlinePassed(Overloaded):
-    """The time for the work was over before there was an answer."""
+    """The time limit of the request has passed."""
 
 
 class RateExceeded(Overloaded):
-    """One caller sends more requests, or has more of them in work, than its share."""
+    """The caller sends too many requests, or has too many running at the same time."""
 
 
 class DecoderUnavailable(Overloaded):
-    """No process to decode an image in could be had; nothing was found out about the image."""
+    """No decoder process is available; the image was not decoded."""
 
 
 class StoreUnavailable(ServiceError):
-    """The disk or the catalog failed; nothing that was not acknowledged has happened."""
+    """The disk or the catalog failed; the change was not made."""
 
 
 class StoreFull(StoreUnavailable):
-    """No space is left for a new version; reading goes on."""
+    """There is no space left for a new version; reads still work."""
 
 
 class StoreIncompatible(StoreUnavailable):
-    """The catalog was written by a newer release, or the file is not a catalog of this project."""
+    """The catalog was written by a newer release, or is not a catalog of this project."""

@@ -1,7 +1,6 @@
-"""Logs and figures: structlog's set-up and one Prometheus registry with every series of the service.
+"""Logging and Prometheus metrics.
 
-It knows no request and no client: labels are route templates, statuses and parts of the work, a bounded number.
-Nothing is registered or configured at import.
+Metric labels are route templates, statuses and stages, so their number is bounded; client names are never labels.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 METRICS_MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_CHATTY: Final = ("alembic", "uvicorn", "python_multipart")
-"""Libraries whose remarks are not worth a line each; their warnings are."""
+_WARNINGS_ONLY: Final = ("alembic", "uvicorn", "python_multipart")
+"""Libraries whose messages are logged from level warning on."""
 
 _REQUEST_SECONDS: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
-Readings = Callable[[], Mapping[str, float]]
-"""Yields figures by name at the moment of a scrape; a name that ends in ``_total`` is a counter, any other a gauge."""
+Metrics = Callable[[], Mapping[str, float]]
+"""Returns values by name. Names that end in ``_total`` are counters, all others are gauges."""
 
 
-class _Scraped(Collector):
-    """Figures that another object keeps already, read when somebody asks."""
+class _Collector(Collector):
+    """Collects metrics that other objects keep, at the time of a scrape."""
 
-    def __init__(self, readings: Readings) -> None:
-        self._readings = readings
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """Yield one series a reading."""
-        for name, value in self._readings().items():
+        """Yield one series for each value."""
+        for name, value in self._metrics().items():
             text = name.replace("_", " ")
             if name.endswith("_total"):
                 yield CounterMetricFamily(f"anole_{name.removesuffix('_total')}", text, value=value)
@@ -43,12 +42,12 @@ class _Scraped(Collector):
                 yield GaugeMetricFamily(f"anole_{name}", text, value=value)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing is known before the first scrape, so registering reads nothing."""
+        """Return no names, so that registering does not read the values."""
         return ()
 
 
 class Telemetry:
-    """The service's figures in a registry of their own, so that two services in one process do not mix."""
+    """The metrics of one service, in its own registry: two services in one process do not mix."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -59,27 +58,27 @@ class Telemetry:
         )
         self.in_flight = Gauge("anole_requests_in_flight", "Requests being answered", registry=registry)
         self.adapt_seconds = Histogram(
-            "anole_adapt_seconds", "Seconds of an adaptation by part", ("part",), registry=registry,
+            "anole_adapt_seconds", "Seconds of an adaptation, by stage", ("part",), registry=registry,
             buckets=_REQUEST_SECONDS,
         )  # fmt: skip
         self.predict_seconds = Histogram(
             "anole_predict_seconds", "Seconds of a prediction", registry=registry, buckets=_REQUEST_SECONDS
         )
-        self.images = Counter("anole_images", "Images judged, by verdict", ("verdict",), registry=registry)
-        self.versions = Counter("anole_versions", "Versions made, by the gate's decision", ("gate",), registry=registry)
-        self.refused = Counter("anole_refused", "Requests refused because of full queues", ("work",), registry=registry)
+        self.images = Counter("anole_images", "Predicted images, by verdict", ("verdict",), registry=registry)
+        self.versions = Counter("anole_versions", "Versions, by decision of the gate", ("gate",), registry=registry)
+        self.refused = Counter("anole_refused", "Requests rejected by full queues", ("work",), registry=registry)
 
-    def scrape(self, readings: Readings) -> None:
-        """Add figures that are read at scrape time, such as the depth of a queue."""
-        self._registry.register(_Scraped(readings))
+    def add_metrics(self, metrics: Metrics) -> None:
+        """Add metrics that are read at the time of a scrape, such as the length of a queue."""
+        self._registry.register(_Collector(metrics))
 
     def exposition(self) -> bytes:
-        """Every series in Prometheus' text format."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 def configure_logging(level: str, form: Literal["auto", "json", "console"]) -> None:
-    """Send every log line, the web server's included, through structlog to standard error."""
+    """Write all log lines, including those of the web server, to standard error through structlog."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -94,14 +93,14 @@ def configure_logging(level: str, form: Literal["auto", "json", "console"]) -> N
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=())],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-    )  # for the lines of libraries; our own take the short way to the same place
+    )  # for the lines of libraries; our own lines skip it
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    for chatty in _CHATTY:
-        logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+    for library in _WARNINGS_ONLY:
+        logging.getLogger(library).setLevel(max(root.level, logging.WARNING))
     structlog.configure(
         processors=[*shared, *last],
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
@@ -111,5 +110,5 @@ def configure_logging(level: str, form: Literal["auto", "json", "console"]) -> N
 
 
 def _traces() -> structlog.typing.Processor:
-    """Traces without the values of variables: among those are headers with keys, and images."""
+    """Format tracebacks without the values of variables, which include keys and images."""
     return structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))

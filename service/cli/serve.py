@@ -1,4 +1,4 @@
-"""Serving: takes the port, prepares the store, and runs the web server in one or more processes."""
+"""`anole serve`: opens the port, prepares the store, and runs the web server in one or more processes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _KEEP_ALIVE_S: Final = 5
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _CALM_S: Final = 120.0
-_OPEN: Final = "open to everyone on this machine; the first `anole keys create` closes it"
+_OPEN: Final = "open to everyone on this machine, until you create a key with `anole keys create`"
 _EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
 
 
 class _Server(uvicorn.Server):
-    """A web server that says when it is there."""
+    """A web server that announces its address once it accepts requests."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then announce."""
+        """Start, and announce the address."""
         await super().startup(sockets)
         if self.started:
             self._announce()
@@ -96,14 +96,14 @@ class _Supervisor(Multiprocess):
 
 
 def run(settings: Settings, *, as_json: bool = False) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops the process.
 
     Raises:
-        InvalidSettings: the port cannot be had, or others could reach it and no key was made.
-        CheckpointInvalid, StoreUnavailable: there is nothing to serve with, or nowhere to keep versions.
+        InvalidSettings: the port is not available, or other machines can reach it and there is no key.
+        CheckpointInvalid, StoreUnavailable: the checkpoint or the store cannot be opened.
     """
     configure_logging(settings.log_level, settings.log_format)
-    _allow_files(Deadlines().connections + _OTHER_FILES)
+    _raise_file_limit(Deadlines().connections + _OTHER_FILES)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)
         port = listener.getsockname()[1]
@@ -121,8 +121,8 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
                 _Supervisor(_config(settings, "service.http.app:application"), sockets=[listener]).run()
 
 
-def _allow_files(count: int) -> None:
-    """Let this process and its workers have so many files and connections open, as far as the system allows."""
+def _raise_file_limit(count: int) -> None:
+    """Raise the limit of open files of this process and its workers to `count`, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -132,13 +132,13 @@ def _allow_files(count: int) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Take the port before anything slow happens.
+    """Open the port before anything slow happens.
 
-    The socket says that it is TCP: asyncio turns Nagle's algorithm off for such sockets alone, and with it on every
-    answer on a kept connection waits 40 ms for the other side's acknowledgement.
+    The protocol is given as TCP, because asyncio disables Nagle's algorithm only for such sockets. With it, every
+    response on a kept connection would wait 40 ms for an acknowledgement.
 
     Raises:
-        InvalidSettings: somebody else has it, or the address is not one of this machine's.
+        InvalidSettings: the port is in use, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -149,17 +149,17 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InvalidSettings(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}; "
-            "stop what is using the port, or choose another with --port"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; "
+            "stop the program that uses the port, or choose another with --port"
         ) from error
     return listener
 
 
 def _open_to_all(settings: Settings) -> bool:
-    """Admit the first key, if one is set; return whether the service will ask for none.
+    """Store the bootstrap key, if there is one, and return whether the service needs no key.
 
     Raises:
-        InvalidSettings: others than this machine can reach the address, and there is no key to ask them for.
+        InvalidSettings: other machines can reach the address, and there is no key.
     """
     with bootstrap.open_keys(settings) as keys:
         if settings.bootstrap_key is not None:
@@ -167,7 +167,7 @@ def _open_to_all(settings: Settings) -> bool:
         records = keys.all()
     if not settings.loopback and all(record.revoked_at is not None for record in records):
         raise InvalidSettings(
-            f"others than this machine can reach {settings.host}, and there is no key to ask them for; make one with "
+            f"other machines can reach {settings.host}, and there is no API key; create one with "
             f"`anole keys create NAME --client '*' --scope predict --scope adapt --data {settings.data}`, "
             "or listen on 127.0.0.1"
         )
@@ -175,7 +175,7 @@ def _open_to_all(settings: Settings) -> bool:
 
 
 def _prepared(settings: Settings) -> bootstrap.Services:
-    """Build the services here first, so that what is wrong is said in one line and the store is seeded once."""
+    """Build the use cases in this process, so that errors are reported in one line and the demo is added once."""
     services = bootstrap.build(settings, stop_process)
     try:
         if settings.demo:
@@ -215,7 +215,7 @@ def _announce(settings: Settings, port: int, *, open_to_all: bool, as_json: bool
         )
         return
     lines = [f"Anole serves on {url}", f"  description  {url}/docs", f"  store        {settings.data.absolute()}"]
-    lines.append(f"  access       {_OPEN if open_to_all else 'with a key; see `anole keys list`'}")
+    lines.append(f"  access       {_OPEN if open_to_all else 'requires a key; see `anole keys list`'}")
     example = demonstration.example(settings.data)
     if example is not None:
         key = "" if open_to_all else "-H 'X-API-Key: KEY' "

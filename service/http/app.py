@@ -120,10 +120,10 @@ def _lifespan(
         log = structlog.get_logger("anole.app")
         services = await to_thread.run_sync(build, settings)
         context = app.state.context = Context(services, settings, telemetry, Jobs())
-        telemetry.scrape(
+        telemetry.add_metrics(
             lambda: {
-                **services.readings(),
-                **context.jobs.readings(),
+                **services.metrics(),
+                **context.jobs.metrics(),
                 "adapt_taken": limits[_ADAPT].requests,
                 "predict_taken": limits[_PREDICT].images,
             }

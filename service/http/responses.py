@@ -35,16 +35,16 @@ def adapt_response(outcome: AdaptOutcome) -> schemas.AdaptResponse:
 
 def job(current: Job) -> schemas.Job:
     """The state of a job."""
-    progress, first, outcome, error = current.ticket.progress, current.ticket.first, current.outcome, current.error
+    progress, first, outcome, error = current.control.progress, current.control.first, current.outcome, current.error
     return schemas.Job(
-        job=current.number,
+        job=current.id,
         client=current.client,
         state=current.state,
         stage=progress.stage,
         steps=schemas.JobSteps(done=progress.steps_done, of=progress.steps, loss=progress.loss),
         first=None if first is None else adapt_response(first),
         result=None if outcome is None else adapt_response(outcome),
-        problem=None if error is None else _problem(error, f"/jobs/{current.number}"),
+        problem=None if error is None else _problem(error, f"/jobs/{current.id}"),
         created_at=current.created_at,
     )
 

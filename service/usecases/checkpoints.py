@@ -1,25 +1,26 @@
-"""Use case: which meta-trained starts this service offers. It knows neither their weights nor where they came from."""
+"""GET /models: the meta-trained checkpoints that this service adapts from."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from models.checkpoint import Checkpoint
 from service.errors import UnknownCheckpoint
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSummary:
-    """A meta-trained start as a listing shows it.
+    """A meta-trained checkpoint as an entry of a list.
 
     Attributes:
-        name: what it is called.
+        name: name of the checkpoint.
         digest: SHA-256 (hex) of its weights and settings.
-        net: the net's settings as JSON data.
-        recipe: the inner loop's settings unless a request says otherwise, as JSON data.
-        image: what an image becomes before the net sees it, as JSON data.
-        card: how it was trained and what it scores, as JSON data.
+        net: settings of the net as JSON data.
+        recipe: default settings of the inner loop as JSON data.
+        image: settings of the image preprocessing as JSON data.
+        card: how it was trained, and its scores, as JSON data.
     """
 
     name: str
@@ -29,25 +30,37 @@ class CheckpointSummary:
     image: Mapping[str, Any]
     card: Mapping[str, Any]
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> CheckpointSummary:
+        """Summarise a checkpoint."""
+        return cls(
+            name=checkpoint.name,
+            digest=checkpoint.digest,
+            net=checkpoint.net_config.to_json(),
+            recipe=checkpoint.recipe.to_json(),
+            image=asdict(checkpoint.net_config.image),
+            card=dict(checkpoint.training),
+        )
+
 
 class CheckpointList:
-    """The meta-trained starts on offer; the first is the one that adaptation uses."""
+    """The available checkpoints. The first one is in use."""
 
-    def __init__(self, offered: Iterable[CheckpointSummary]) -> None:
-        self._offered = tuple(offered)
+    def __init__(self, checkpoints: Iterable[CheckpointSummary]) -> None:
+        self._checkpoints = tuple(checkpoints)
 
     def list(self) -> tuple[CheckpointSummary, ...]:
-        """All of them, the one in use first."""
-        return self._offered
+        """Return all checkpoints, the one in use first."""
+        return self._checkpoints
 
     def get(self, name: str) -> CheckpointSummary:
-        """Return the one of that name.
+        """Return the checkpoint with that name.
 
         Raises:
             UnknownCheckpoint: there is none.
         """
-        for summary in self._offered:
+        for summary in self._checkpoints:
             if summary.name == name:
                 return summary
-        names = ", ".join(summary.name for summary in self._offered)
-        raise UnknownCheckpoint(f"there is no meta-model {name!r} here; this service offers {names}")
+        names = ", ".join(summary.name for summary in self._checkpoints)
+        raise UnknownCheckpoint(f"there is no model {name!r}; the available models are {names}")

@@ -1,7 +1,7 @@
-"""Adaptations that nobody waits for on the line: looked up by a number that cannot be guessed, followed, cancelled.
+"""Background jobs: adaptations that can be looked up, followed and cancelled by their id.
 
-They live in the process that accepted them and end with it; of those that are over the newest are remembered for a
-while. Everything here belongs to one event loop, but for `Job.changed`. It knows no HTTP.
+Jobs belong to the process that accepted them and end with it. The newest of the finished ones are kept for a while.
+Everything here runs on one event loop, except `Job.notify`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _KEPT: Final = 256
 
 @dataclass(eq=False)
 class Job:
-    """One adaptation.
+    """One adaptation in the background.
 
     Attributes:
-        number: names it; 128 random bits.
-        client: of the version that it makes.
-        ticket: how far it is.
-        work: what comes of it.
+        client: client of the version that it makes.
+        control: reports its progress and can stop it.
+        future: its outcome.
+        id: 128 random bits.
         created_at: UTC.
-        ended_at_s: monotonic seconds, or None while it is not over.
+        ended_at_s: monotonic seconds, or None while it runs.
     """
 
     client: str
-    ticket: JobControl
-    work: Future[AdaptOutcome]
-    number: str = field(default_factory=lambda: secrets.token_hex(16))
+    control: JobControl
+    future: Future[AdaptOutcome]
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended_at_s: float | None = None
     _cancelled: bool = False
@@ -50,39 +50,39 @@ class Job:
 
     @property
     def state(self) -> State:
-        """What it is doing; a cancelled one makes no version, though its last inner step may still be running."""
-        if self._cancelled or self.work.cancelled():
+        """The current state. A cancelled job makes no version, though its last inner step may still be running."""
+        if self._cancelled or self.future.cancelled():
             return "cancelled"
-        if self.work.done():
-            return "failed" if self.work.exception() else "done"
-        return "running" if self.work.running() else "waiting"
+        if self.future.done():
+            return "failed" if self.future.exception() else "done"
+        return "running" if self.future.running() else "waiting"
 
     @property
     def outcome(self) -> AdaptOutcome | None:
-        """The version that it made, when it is done."""
-        return self.work.result() if self.state == "done" else None
+        """The outcome, if the job is done."""
+        return self.future.result() if self.state == "done" else None
 
     @property
     def error(self) -> Exception | None:
-        """What it failed with."""
-        error = self.work.exception() if self.state == "failed" else None
-        return error if error is None or isinstance(error, Exception) else RuntimeError("ended from outside")
+        """The error, if the job failed."""
+        error = self.future.exception() if self.state == "failed" else None
+        return error if error is None or isinstance(error, Exception) else RuntimeError("the job was interrupted")
 
     def cancel(self) -> None:
-        """End it, unless it is over or its version is being recorded: then it stays as it is."""
-        if not self.work.done() and self.ticket.stop(JobCancelled(f"job {self.number} was cancelled")):
+        """Cancel the job, unless it has ended or its version is being stored."""
+        if not self.future.done() and self.control.stop(JobCancelled(f"job {self.id} was cancelled")):
             self._cancelled = True
-            self.work.cancel()
-            self.changed()
+            self.future.cancel()
+            self.notify()
 
-    def changed(self) -> None:
-        """Wake whoever follows; may be called in any thread."""
+    def notify(self) -> None:
+        """Wake the followers. Thread-safe."""
         for wake in tuple(self._watchers):
             wake()
 
     @contextmanager
     def followed(self) -> Iterator[asyncio.Event]:
-        """An event that is set after each change, for the length of the block."""
+        """Yield an event that is set after each change."""
         loop, event = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
@@ -107,46 +107,46 @@ class Jobs:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
 
-    def add(self, client: str, ticket: JobControl, work: Future[AdaptOutcome]) -> Job:
-        """Take an adaptation that was accepted."""
-        job = Job(client, ticket, work)
-        ticket.on_change(job.changed)
+    def add(self, client: str, control: JobControl, future: Future[AdaptOutcome]) -> Job:
+        """Add an adaptation that was accepted."""
+        job = Job(client, control, future)
+        control.on_change(job.notify)
         self._forget()
-        self._jobs[job.number] = job
+        self._jobs[job.id] = job
         return job
 
     def ended(self, job: Job) -> None:
-        """Note that it is over, and tell who follows."""
+        """Record that the job has ended."""
         job.ended_at_s = self._clock()
-        job.changed()
+        job.notify()
 
-    def get(self, number: str, can_access: Callable[[str], bool]) -> Job:
-        """The job of that number.
+    def get(self, job_id: str, can_access: Callable[[str], bool]) -> Job:
+        """Return a job.
 
         Args:
-            number: as it was given.
-            can_access: whether a client is one of the caller's; the jobs of others are not there.
+            job_id: the id from the request.
+            can_access: tells whether the caller can access a client; jobs of other clients are not found.
 
         Raises:
-            UnknownJob: there is none, or it is long over.
+            UnknownJob: there is no such job, or it ended long ago.
         """
         self._forget()
-        job = self._jobs.get(number)
+        job = self._jobs.get(job_id)
         if job is None or not can_access(job.client):
             raise UnknownJob(
-                f"there is no job {number[:64]!r} in this process; jobs end with their process and are forgotten "
-                f"{KEPT_S / 60:g} min after their end: look at the client's versions, or send the adaptation again "
+                f"there is no job {job_id[:64]!r} in this process; jobs end with their process, and are removed "
+                f"{KEPT_S / 60:g} min after they ended: list the versions of the client, or send the request again "
                 "with the same Idempotency-Key"
             )
         return job
 
-    def readings(self) -> dict[str, float]:
-        """How many are not over."""
+    def metrics(self) -> dict[str, float]:
+        """Number of jobs that have not ended."""
         return {"adapt_jobs": sum(job.ended_at_s is None for job in self._jobs.values())}
 
     def _forget(self) -> None:
-        over = [(number, job.ended_at_s) for number, job in self._jobs.items() if job.ended_at_s is not None]
-        over.sort(key=lambda own: own[1])
-        for place, (number, ended_at_s) in enumerate(over):
-            if place < len(over) - _KEPT or self._clock() - ended_at_s > KEPT_S:
-                del self._jobs[number]
+        ended = [(job_id, job.ended_at_s) for job_id, job in self._jobs.items() if job.ended_at_s is not None]
+        ended.sort(key=lambda entry: entry[1])
+        for index, (job_id, ended_at_s) in enumerate(ended):
+            if index < len(ended) - _KEPT or self._clock() - ended_at_s > KEPT_S:
+                del self._jobs[job_id]

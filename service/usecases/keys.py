@@ -1,7 +1,7 @@
-"""Use case: keys are made, listed and revoked, and whoever presents one is recognised. Knows no HTTP and no SQL.
+"""API keys: creates them, and finds the caller that a key stands for.
 
-Every process keeps what it read of the keys for `FRESH_S` seconds at most, and believes it for no more than `STALE_S`
-where they cannot be read again: so long a revoked key may go on.
+Each process caches the keys. It reads them again after `FRESH_S` seconds and, if that fails, uses the cached ones up to
+`STALE_S` seconds, so a revoked key works for that long at most.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FRESH_S: Final = 2.0
 STALE_S: Final = 5.0
 
 _NO_DIGEST: Final = b"\0" * 32
-"""Compared with where no key has that prefix, so that a wrong prefix takes as long as a wrong secret."""
+"""Compared with if no key has the prefix, so that a wrong prefix takes as long as a wrong secret."""
 
 
 def create(keys: Keys, grant: Grant, now: datetime | None = None) -> tuple[str, KeyRecord]:
-    """Make a key and keep its record. Returns the key itself, which is kept nowhere, and the record."""
+    """Create a key. Returns the key itself, which is not stored, and its record."""
     key = new_key()
     record = record_of(key, grant, now or datetime.now(UTC))
     keys.add(record)
@@ -33,27 +33,27 @@ def create(keys: Keys, grant: Grant, now: datetime | None = None) -> tuple[str, 
 
 
 def admit_first(keys: Keys, key: str, grant: Grant, now: datetime | None = None) -> KeyRecord:
-    """Keep the record of a key that was made elsewhere, unless it is kept already; a revoked one stays revoked.
+    """Store the record of a key that was made elsewhere, unless it is there already; a revoked key stays revoked.
 
     Raises:
-        InvalidKey: it has not the form of a key, or another key has its naming part.
+        InvalidKey: the key has the wrong format, or another key has its prefix.
     """
     record = record_of(key, grant, now or datetime.now(UTC))
-    kept = next((known for known in keys.all() if known.prefix == record.prefix), None)
-    if kept is None:
+    existing = next((known for known in keys.all() if known.prefix == record.prefix), None)
+    if existing is None:
         keys.add(record)
         return record
-    if kept.digest != record.digest:
-        raise InvalidKey(f"another key is called {record.prefix}; make a new one, or revoke that one")
-    return kept
+    if existing.digest != record.digest:
+        raise InvalidKey(f"another key has the prefix {record.prefix}; make a new key, or revoke the other one")
+    return existing
 
 
 class KeyCache:
-    """The keys as this process knows them.
+    """The keys that this process knows.
 
     Args:
-        keys: where they are kept.
-        open_without_keys: whether anybody may call while no key was ever made.
+        keys: where they are stored.
+        open_without_keys: whether everyone may call as long as no key was ever created.
         clock: monotonic seconds.
     """
 
@@ -66,21 +66,21 @@ class KeyCache:
 
     @property
     def open(self) -> bool:
-        """Whether anybody may call. A key that was ever made closes it, revoked or not."""
+        """Whether everyone may call. The first key closes the service for good, even if it is revoked later."""
         return self._open_without_keys and not self._records
 
     @property
     def fresh(self) -> bool:
-        """Whether what is known is young enough not to be read again."""
+        """Whether the cached keys need not be read again."""
         return self._clock() - self._read_at < FRESH_S
 
     def read(self) -> None:
         """Read the keys again. Blocks.
 
         Raises:
-            StoreUnavailable: they cannot be read, and what is known is too old to go by.
+            StoreUnavailable: they cannot be read, and the cached ones are too old.
         """
-        asked_at = self._clock()  # what is read is at least as new as the question
+        started_s = self._clock()  # the keys are at least as new as this
         try:
             records = self._keys.all()
         except StoreUnavailable:
@@ -88,25 +88,25 @@ class KeyCache:
                 return
             raise
         self._records = {record.prefix: record for record in records}
-        self._read_at = asked_at
+        self._read_at = started_s
 
-    def caller(self, presented: bytes | None) -> Caller:
-        """Who presents that key; call `read` first when not `fresh`.
+    def caller(self, key: bytes | None) -> Caller:
+        """Return the caller that the key stands for; call `read` first unless `fresh`.
 
         Raises:
-            KeyMissing: none was presented and one is needed.
-            KeyRefused: it is unknown, wrong or revoked; which of these is not told.
+            KeyMissing: there is no key, and one is needed.
+            KeyRefused: the key is unknown, wrong or revoked; the message does not say which.
         """
         if self.open:
             return ANONYMOUS
-        if presented is None:
+        if key is None:
             raise KeyMissing(
                 "this service needs a key; send it as 'X-API-Key: KEY' or 'Authorization: Bearer KEY' "
                 "(anole: --key or ANOLE_API_KEY)"
             )
-        record = self._records.get(prefix_of(presented) or "")
-        kept = _NO_DIGEST if record is None else bytes.fromhex(record.digest)
-        matches = hmac.compare_digest(hashlib.sha256(presented).digest(), kept)
+        record = self._records.get(prefix_of(key) or "")
+        expected = _NO_DIGEST if record is None else bytes.fromhex(record.digest)
+        matches = hmac.compare_digest(hashlib.sha256(key).digest(), expected)
         if record is None or not matches or record.revoked_at is not None:
-            raise KeyRefused("the key is not valid here; ask whoever runs the service for one")
+            raise KeyRefused("the key is not valid; ask the operator of the service for one")
         return caller_of(record)

@@ -1,23 +1,23 @@
-"""Use case: may this process get requests? It runs the checks it was given and knows not what they look at."""
+"""GET /readyz: whether this process should get requests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from models.errors import AnoleError
+from models.errors import AnoleError, CheckpointInvalid
 
 Check = Callable[[], None]
-"""Returns when all is well and raises an `AnoleError` that says what is not."""
+"""Returns if all is well, and raises an `AnoleError` with the problem otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadinessReport:
-    """What the checks found.
+    """Results of the checks.
 
     Attributes:
-        ready: every check passed and the process is not draining.
-        checks: name of the check -> "ok" or what is wrong.
+        ready: every check passed, and the process is not about to stop.
+        checks: name of the check -> "ok", or the problem.
     """
 
     ready: bool
@@ -25,27 +25,42 @@ class ReadinessReport:
 
 
 class Readiness:
-    """Checks that must pass before requests are sent here, and the mark that the process is about to stop."""
+    """Runs the checks, and remembers that the process is about to stop."""
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
         self._checks = dict(checks)
         self._draining = False
 
     def drain(self) -> None:
-        """Report not ready from now on; requests that come all the same are still answered.
+        """Report not ready from now on. Requests are still answered.
 
-        It takes no lock: a signal handler calls it, and a second signal may interrupt the first one's handler.
+        Signal handlers call this, and one may interrupt another, so it takes no lock.
         """
         self._draining = True
 
     def report(self) -> ReadinessReport:
         """Run every check."""
-        found = {name: _outcome(check) for name, check in self._checks.items()}
-        found["draining"] = "the process is about to stop" if self._draining else "ok"
-        return ReadinessReport(ready=all(text == "ok" for text in found.values()), checks=found)
+        results = {name: _result(check) for name, check in self._checks.items()}
+        results["draining"] = "the process is about to stop" if self._draining else "ok"
+        return ReadinessReport(ready=all(text == "ok" for text in results.values()), checks=results)
 
 
-def _outcome(check: Check) -> str:
+def weights_unchanged(compute_digest: Callable[[], str]) -> Check:
+    """Return a check that the weights of the checkpoint in memory still have the digest that they have now."""
+    expected = compute_digest()
+
+    def check() -> None:
+        digest = compute_digest()
+        if digest != expected:
+            raise CheckpointInvalid(
+                f"the weights of the checkpoint in memory have changed: their digest is {digest[:12]}…, and was "
+                f"{expected[:12]}… at the start; restart the service"
+            )
+
+    return check
+
+
+def _result(check: Check) -> str:
     try:
         check()
     except AnoleError as error:

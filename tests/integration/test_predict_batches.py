@@ -77,10 +77,10 @@ def test_many_versions_and_few_bytes_of_cache_answer_the_same(settings: Settings
     for _ in range(2):
         for client, expected in answers.items():
             assert scores(narrow.prediction.run(client, [picture(5)])) == expected
-    readings = narrow.readings()
+    metrics = narrow.metrics()
     narrow.close()
-    assert readings["weight_cache_evictions_total"] > 0
-    assert readings["weight_cache_bytes"] <= 20 * 1024
+    assert metrics["weight_cache_evictions_total"] > 0
+    assert metrics["weight_cache_bytes"] <= 20 * 1024
 
 
 def test_an_alias_that_moves_is_seen_by_the_next_request_in_every_process(settings: Settings) -> None:

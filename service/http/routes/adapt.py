@@ -215,7 +215,7 @@ async def _start_job(
     job = context.jobs.add(client, control, work)
     adapting: ExitStack = request.scope[ADAPTING].pop_all()
     asyncio.wrap_future(work).add_done_callback(lambda answer: _end_job(context, job, adapting, answer))
-    headers = {"Location": f"/jobs/{job.number}", "Preference-Applied": "respond-async"}
+    headers = {"Location": f"/jobs/{job.id}", "Preference-Applied": "respond-async"}
     return Response(views.job(job).model_dump_json(), 202, headers, "application/json")
 
 
@@ -225,7 +225,7 @@ def _end_job(context: Context, job: Job, adapting: ExitStack, answer: asyncio.Fu
     error = None if answer.cancelled() else answer.exception()
     if isinstance(error, Exception):
         if problem_of(error) is None:
-            structlog.get_logger("anole.jobs").error("job failed", job=job.number, exc_info=error)
+            structlog.get_logger("anole.jobs").error("job failed", job=job.id, exc_info=error)
     elif not answer.cancelled():
         _record_metrics(context, views.adapt_response(answer.result()).report)
 

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/models", tags=["models"])
 def list_models(services: ServicesDep) -> schemas.MetaModelList:
     """List the available models. The first one is in use."""
     return schemas.MetaModelList(
-        models=[schemas.MetaModel.model_validate(each) for each in services.meta_models.list()]
+        models=[schemas.MetaModel.model_validate(each) for each in services.checkpoints.list()]
     )
 
 
@@ -28,4 +28,4 @@ def get_meta_model(
     name: Annotated[str, Path(openapi_examples={"surfaces": {"value": "surfaces"}})], services: ServicesDep
 ) -> schemas.MetaModel:
     """Get a model with its settings, and how it was trained."""
-    return schemas.MetaModel.model_validate(services.meta_models.get(name))
+    return schemas.MetaModel.model_validate(services.checkpoints.get(name))

@@ -279,10 +279,10 @@ class FakeServices(Services):
         self.prediction = FakePrediction(self.lifecycle)
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
-        self.meta_models = CheckpointList(
+        self.checkpoints = CheckpointList(
             [CheckpointSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]
         )
-        self.readings = lambda: {"weight_cache_hits_total": 3}
+        self.metrics = lambda: {"weight_cache_hits_total": 3}
         self.finish = self._finish
         self.close = self._close
 

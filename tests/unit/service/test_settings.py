@@ -1,4 +1,4 @@
-"""Settings: where they come from, and that what is wrong is said in one line."""
+"""Settings: where they come from, and one-line errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.errors import InvalidSettings
 from service.settings import Settings, export_to_workers, load_settings
 
 
-def test_what_is_given_wins_over_the_environment_and_that_over_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_take_precedence_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOLE_PORT", "9000")
     monkeypatch.setenv("ANOLE_DEVICE", "cpu")
     settings = load_settings(port=9001, device=None)
@@ -26,11 +26,11 @@ def test_the_defaults_are_those_of_the_contract() -> None:
     assert settings.adapt_body_bytes == 32 * 1024 * 1024
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert all(field.description for field in Settings.model_fields.values())
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError):
         setattr(load_settings(), "port", 1)  # noqa: B010 - the type checker knows it already
 
@@ -47,7 +47,7 @@ def test_settings_do_not_change() -> None:
         ("ANOLE_MIN_SIDE", "8", "ANOLE_MIN_SIDE is no longer a setting (16 pixels); unset it"),
     ],
 )
-def test_a_wrong_variable_is_named_with_what_is_allowed(
+def test_an_invalid_variable_is_reported_with_the_allowed_values(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -56,7 +56,7 @@ def test_a_wrong_variable_is_named_with_what_is_allowed(
     assert said in str(caught.value)
 
 
-def test_a_wrong_argument_is_named_as_a_setting() -> None:
+def test_an_invalid_argument_is_reported_as_a_setting() -> None:
     with pytest.raises(InvalidSettings, match="setting workers is 0"):
         load_settings(workers=0)
 
@@ -69,12 +69,12 @@ def test_workers_read_the_same_settings_from_the_environment(monkeypatch: pytest
     assert load_settings() == given
 
 
-def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOLE_PORT", "")
     assert load_settings().port == 8000
 
 
-def test_workers_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
     monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "secret")
@@ -84,7 +84,7 @@ def test_workers_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().api_key is None
 
 
-def test_workers_are_handed_the_catalogs_url_and_nothing_else_prints_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_the_catalog_url_and_it_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://anole:hunter2@db/anole"
     settings = load_settings(catalog_url=url)
     assert "hunter2" not in repr(settings)

@@ -1,4 +1,4 @@
-"""Logs that cannot be forged, and figures kept apart."""
+"""Logs that cannot be forged, and separate metrics for each service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def as_before() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_a_line_is_one_json_object_whatever_came_from_outside(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json")
     structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
     logging.getLogger("library").warning("also %s", "json")
@@ -31,7 +31,7 @@ def test_a_line_is_one_json_object_whatever_came_from_outside(capsys: pytest.Cap
     assert (json.loads(second)["event"], json.loads(second)["level"]) == ("also json", "warning")
 
 
-def test_escapes_from_outside_do_not_reach_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_escape_sequences_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "console")
     structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
     said = capsys.readouterr().err
@@ -39,13 +39,13 @@ def test_escapes_from_outside_do_not_reach_a_terminal(capsys: pytest.CaptureFixt
     assert len(said.splitlines()) == 1
 
 
-def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_below_the_level_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("warning", "json")
     structlog.get_logger("test").info("quiet")
     assert capsys.readouterr().err == ""
 
 
-def test_an_exception_is_logged_with_its_trace_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_is_logged_with_its_traceback_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json")
     try:
         raise ValueError("broken")
@@ -56,7 +56,7 @@ def test_an_exception_is_logged_with_its_trace_in_one_line(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_trace_shows_lines_of_code_and_no_values(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_traceback_does_not_show_values_of_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "json" if form == "json" else "console")
 
     def failing(headers: list[tuple[bytes, bytes]]) -> None:
@@ -72,16 +72,16 @@ def test_a_trace_shows_lines_of_code_and_no_values(form: str, capsys: pytest.Cap
     assert "secretsecret" not in said
 
 
-def test_two_services_in_one_process_count_apart() -> None:
+def test_two_services_in_one_process_have_separate_metrics() -> None:
     one, other = Telemetry(), Telemetry()
     one.versions.labels("publish").inc()
     assert b'anole_versions_total{gate="publish"} 1.0' in one.exposition()
     assert b"anole_versions_total{" not in other.exposition()
 
 
-def test_readings_are_taken_when_somebody_asks() -> None:
+def test_added_metrics_are_read_at_each_scrape() -> None:
     telemetry, depth = Telemetry(), [3.0]
-    telemetry.scrape(lambda: {"queue": depth[0], "misses_total": 7})
+    telemetry.add_metrics(lambda: {"queue": depth[0], "misses_total": 7})
     depth[0] = 5.0
     text = telemetry.exposition().decode()
     assert "anole_queue 5.0" in text

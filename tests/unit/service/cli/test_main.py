@@ -158,7 +158,7 @@ def test_a_port_in_use_is_printed_as_one_line(anole: Anole, tmp_path: Path) -> N
         port = taken.getsockname()[1]
         code, _, error = anole("serve", "--port", str(port), "--data", str(tmp_path))
     assert code == 1
-    assert f"127.0.0.1:{port} cannot be listened on" in error
+    assert f"cannot listen on 127.0.0.1:{port}" in error
     assert "--port" in error
     assert list(tmp_path.iterdir()) == []
 

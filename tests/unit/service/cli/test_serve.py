@@ -1,4 +1,4 @@
-"""What serving does before the first request: the port, the demonstration, the announcement, the signal."""
+"""What `anole serve` does before the first request: port, demo, announcement, keys and signals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from service.usecases.keys import create
 from tests.unit.service.fakes import FakeServices
 
 
-def test_a_served_process_does_not_look_through_what_it_started_with_again() -> None:
+def test_objects_of_the_start_are_excluded_from_garbage_collection() -> None:
     services: Any = FakeServices()
     try:
         assert freeze_objects(services) is services
@@ -35,7 +35,7 @@ def test_a_served_process_does_not_look_through_what_it_started_with_again() -> 
         gc.unfreeze()
 
 
-def test_answers_are_not_held_back_for_an_acknowledgement() -> None:
+def test_nagles_algorithm_is_disabled() -> None:
     with serve._listen("127.0.0.1", 0) as listener:
         with socket.create_connection(listener.getsockname()):
             accepted, _ = listener.accept()
@@ -44,12 +44,12 @@ def test_answers_are_not_held_back_for_an_acknowledgement() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
-def test_an_address_that_is_not_here_is_named(host: str) -> None:
-    with pytest.raises(InvalidSettings, match=f"{host}:0 cannot be listened on"):
+def test_an_unavailable_address_is_reported(host: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"cannot listen on {host}:0"):
         serve._listen(host, 0)
 
 
-def test_an_empty_store_gets_the_demonstration_and_its_images_as_files(services: FakeServices, tmp_path: Path) -> None:
+def test_an_empty_store_gets_the_demo_client_and_its_image_files(services: FakeServices, tmp_path: Path) -> None:
     demonstration.seed(cast(Services, services), tmp_path)
     (command,) = services.adaptation.commands
     assert (command.client, sorted(set(command.labels))) == ("demo", ["clean", "pit", "scratch", "stain"])
@@ -60,7 +60,7 @@ def test_an_empty_store_gets_the_demonstration_and_its_images_as_files(services:
     assert example.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_store_with_a_client_is_left_alone(services: FakeServices, tmp_path: Path) -> None:
+def test_a_store_with_clients_gets_no_demo(services: FakeServices, tmp_path: Path) -> None:
     demonstration.seed(cast(Services, services), tmp_path)
     demonstration.seed(cast(Services, services), tmp_path)
     assert len(services.adaptation.commands) == 1
@@ -70,7 +70,7 @@ def test_without_images_there_is_no_example(tmp_path: Path) -> None:
     assert demonstration.example(tmp_path) is None
 
 
-def test_the_announcement_has_what_a_newcomer_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_announcement_shows_urls_and_a_first_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "demo" / "queries" / "scratch" / "scratch-10.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"")
@@ -101,7 +101,7 @@ def server_handler() -> Iterator[list[int]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def test_sigterm_first_makes_the_service_not_ready_and_then_reaches_the_server(
+def test_sigterm_makes_the_service_unready_before_it_reaches_the_server(
     services: FakeServices, server_handler: list[int]
 ) -> None:
     seen: dict[str, Any] = {}
@@ -121,13 +121,13 @@ def test_sigterm_first_makes_the_service_not_ready_and_then_reaches_the_server(
     assert server_handler == [signal.SIGTERM]
 
 
-def test_settings_that_workers_get_make_the_same_application(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_create_the_application_from_exported_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     config = serve._config(load_settings(workers=3, stop_s=7), "service.http.app:application")
     assert (config.workers, config.timeout_graceful_shutdown, config.factory) == (3, 7, True)
     assert not config.server_header
 
 
-def test_a_service_on_loopback_without_keys_is_open_and_says_so(
+def test_a_service_on_loopback_without_keys_is_open_and_announces_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = load_settings(data=tmp_path)
@@ -137,7 +137,7 @@ def test_a_service_on_loopback_without_keys_is_open_and_says_so(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
-def test_a_service_that_others_can_reach_does_not_start_without_a_good_key(tmp_path: Path, host: str) -> None:
+def test_a_service_on_a_public_address_does_not_start_without_a_valid_key(tmp_path: Path, host: str) -> None:
     settings = load_settings(data=tmp_path, host=host)
     with pytest.raises(InvalidSettings, match="anole keys create") as refused:
         serve._open_to_all(settings)
@@ -151,13 +151,11 @@ def test_a_service_that_others_can_reach_does_not_start_without_a_good_key(tmp_p
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_loopback_is_known_by_its_addresses_and_its_name(host: str) -> None:
+def test_loopback_addresses_and_names_are_recognised(host: str) -> None:
     assert load_settings(host=host).loopback
 
 
-def test_a_key_from_the_environment_is_admitted_at_the_first_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bootstrap_key_is_stored_at_the_first_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = f"anole_ab12cd34_{'f' * 64}"
     monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", key)
     settings = load_settings(data=tmp_path, host="0.0.0.0")
@@ -169,7 +167,7 @@ def test_a_key_from_the_environment_is_admitted_at_the_first_start(
     assert (record.prefix, record.scopes, record.clients) == ("anole_ab12cd34", ("predict", "adapt", "admin"), ("*",))
 
 
-def test_a_weak_key_from_the_environment_is_refused_and_not_repeated(
+def test_a_malformed_bootstrap_key_is_rejected_and_not_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "hunter2")
@@ -178,15 +176,13 @@ def test_a_weak_key_from_the_environment_is_refused_and_not_repeated(
     assert "hunter2" not in str(refused.value)
 
 
-def test_the_announcement_of_a_guarded_service_shows_where_the_key_goes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_announcement_shows_where_the_key_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = tmp_path / "demo" / "queries" / "scratch" / "scratch-10.png"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"")
     serve._announce(load_settings(data=tmp_path), 8123, open_to_all=False)
     printed = capsys.readouterr().out
-    assert "with a key" in printed
+    assert "requires a key" in printed
     assert "curl -H 'X-API-Key: KEY' -F client=demo" in printed
 
 

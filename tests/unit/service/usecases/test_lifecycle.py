@@ -1,4 +1,4 @@
-"""The life of versions, as the use case offers it."""
+"""Listing, publishing, rolling back, downloading and deleting versions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def publish(store: VersionStore, value: float, client: str = CLIENT) -> Version:
     ).version
 
 
-def test_versions_and_clients_are_looked_up(store: VersionStore, lifecycle: Lifecycle) -> None:
+def test_versions_clients_and_aliases_are_found(store: VersionStore, lifecycle: Lifecycle) -> None:
     made = [publish(store, value) for value in (1.0, 2.0)]
     publish(store, 1.0, "line-2")
     assert lifecycle.versions(CLIENT) == tuple(made)
@@ -61,7 +61,7 @@ def test_versions_and_clients_are_looked_up(store: VersionStore, lifecycle: Life
     assert lifecycle.alias(CLIENT, LIVE).version == 2
 
 
-def test_a_roll_back_goes_back_and_further_back(store: VersionStore, lifecycle: Lifecycle) -> None:
+def test_each_rollback_goes_one_version_further_back(store: VersionStore, lifecycle: Lifecycle) -> None:
     for value in (1.0, 2.0, 3.0):
         publish(store, value)
     assert [lifecycle.rollback(CLIENT).version for _ in range(2)] == [2, 1]
@@ -82,7 +82,7 @@ def test_an_alias_is_moved_by_compare_and_swap(store: VersionStore, lifecycle: L
         lifecycle.move_alias(CLIENT, LIVE, 2, 2)
 
 
-def test_the_history_up_to_a_time_ends_with_the_last_move_before_it(store: VersionStore, lifecycle: Lifecycle) -> None:
+def test_the_history_at_a_time_ends_with_the_last_move_before_it(store: VersionStore, lifecycle: Lifecycle) -> None:
     publish(store, 1.0)
     publish(store, 2.0)
     lifecycle.move_alias(CLIENT, "canary", 2, None)
@@ -96,43 +96,43 @@ def test_the_history_up_to_a_time_ends_with_the_last_move_before_it(store: Versi
     assert lifecycle.history(CLIENT, second.moved_at) == (first, second)
 
 
-def test_a_time_without_a_zone_is_refused(store: VersionStore, lifecycle: Lifecycle) -> None:
+def test_a_time_without_a_zone_is_rejected(store: VersionStore, lifecycle: Lifecycle) -> None:
     publish(store, 1.0)
     naive = datetime.fromisoformat("2026-03-01T14:31:00")
     with pytest.raises(InvalidRequest, match="2026-03-01T14:31:00Z"):
         lifecycle.history(CLIENT, naive)
 
 
-def test_weights_are_handed_out_as_they_are_stored(store: VersionStore, lifecycle: Lifecycle) -> None:
+def test_weights_without_a_checkpoint_are_those_that_are_stored(store: VersionStore, lifecycle: Lifecycle) -> None:
     publish(store, 1.5)
     read = load(lifecycle.weights(CLIENT, 1))
     assert list(read) == ["head.bias"]
     assert torch.equal(read["head.bias"], torch.full((2,), 1.5))
 
 
-def test_weights_are_completed_by_those_of_the_meta_model(store: VersionStore) -> None:
-    def meta_weights(version: Version) -> Mapping[str, Tensor]:
+def test_weights_are_completed_with_those_of_the_checkpoint(store: VersionStore) -> None:
+    def start_weights(version: Version) -> Mapping[str, Tensor]:
         assert version.draft.meta_model == "surfaces"
         return {"conv.weight": torch.ones(3), "head.bias": torch.zeros(5)}
 
     publish(store, 1.5)
-    content = Lifecycle(store, meta_weights).weights(CLIENT, 1)
+    content = Lifecycle(store, start_weights).weights(CLIENT, 1)
     read = load(content)
     assert torch.equal(read["conv.weight"], torch.ones(3))
     assert torch.equal(read["head.bias"], torch.full((2,), 1.5))
     assert metadata_of(content) == {"kind": "delta"}
 
 
-def test_weights_whose_meta_model_is_gone_are_not_handed_out_in_part(store: VersionStore) -> None:
-    def meta_weights(version: Version) -> Mapping[str, Tensor]:
+def test_weights_of_an_unknown_checkpoint_are_not_returned_in_part(store: VersionStore) -> None:
+    def start_weights(version: Version) -> Mapping[str, Tensor]:
         raise UnknownCheckpoint(f"no checkpoint {version.draft.meta_model!r}")
 
     publish(store, 1.5)
     with pytest.raises(UnknownCheckpoint):
-        Lifecycle(store, meta_weights).weights(CLIENT, 1)
+        Lifecycle(store, start_weights).weights(CLIENT, 1)
 
 
-def test_deleting_leaves_the_rest_whole(store: VersionStore, lifecycle: Lifecycle) -> None:
+def test_deleting_a_version_or_client_leaves_the_others_intact(store: VersionStore, lifecycle: Lifecycle) -> None:
     publish(store, 1.0)
     publish(store, 2.0)
     publish(store, 1.0, "line-2")
@@ -162,6 +162,6 @@ def test_deleting_leaves_the_rest_whole(store: VersionStore, lifecycle: Lifecycl
         lambda lifecycle: lifecycle.delete_client("."),
     ],
 )
-def test_a_name_outside_its_rule_is_refused(lifecycle: Lifecycle, ask: Callable[[Lifecycle], object]) -> None:
+def test_an_invalid_name_is_rejected(lifecycle: Lifecycle, ask: Callable[[Lifecycle], object]) -> None:
     with pytest.raises(InvalidName):
         ask(lifecycle)

@@ -28,7 +28,7 @@ print(readiness.report().checks["draining"])
 """
 
 
-def test_a_check_that_fails_is_named_with_its_reason() -> None:
+def test_a_failed_check_is_reported_with_its_reason() -> None:
     def broken() -> None:
         raise StoreUnavailable("the disk is gone")
 
@@ -37,14 +37,14 @@ def test_a_check_that_fails_is_named_with_its_reason() -> None:
     assert report.checks == {"store": "the disk is gone", "meta_model": "ok", "draining": "ok"}
 
 
-def test_draining_is_not_ready() -> None:
+def test_a_draining_process_is_not_ready() -> None:
     readiness = Readiness({})
     assert readiness.report().ready
     readiness.drain()
     assert not readiness.report().ready
 
 
-def test_a_signal_that_interrupts_draining_does_not_lock_the_process() -> None:
+def test_a_signal_handler_that_interrupts_draining_does_not_deadlock() -> None:
     done = subprocess.run(
         [sys.executable, "-c", HAMMERED], capture_output=True, text=True, timeout=LIMIT_S, check=False
     )

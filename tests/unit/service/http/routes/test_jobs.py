@@ -173,10 +173,10 @@ def test_ended_jobs_are_forgotten_after_a_while() -> None:
     jobs.ended(over)
     now[0] = KEPT_S + 1
     with pytest.raises(UnknownJob):
-        jobs.get(over.number, lambda _: True)
-    assert jobs.get(going.number, lambda _: True) is going
+        jobs.get(over.id, lambda _: True)
+    assert jobs.get(going.id, lambda _: True) is going
     with pytest.raises(UnknownJob):
-        jobs.get(going.number, lambda client: client != "line")
+        jobs.get(going.id, lambda client: client != "line")
 
 
 def test_accepted_adaptations_are_finished_before_services_are_closed(settings: Any) -> None:
