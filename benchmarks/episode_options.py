@@ -28,7 +28,7 @@ def few_shot_classes(arguments: argparse.Namespace, spec: ImageConfig) -> ClassD
     """The classes that episodes are drawn from, at the spec's channels and side.
 
     Raises:
-        DataSetUnavailable: unknown, not there, or not to be read.
+        DatasetUnavailable: unknown, not there, or not to be read.
     """
     return open_dataset(arguments.dataset, spec, arguments.data_root, CACHE).test
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from models.data.archives import read_files
 from models.data.synthetic import Textures
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 from service.client import LabelledFile
 
 STEEL: Final = "x_sdd.zip"
@@ -64,7 +64,7 @@ def steel(data_root: Path) -> LabelledPngs:
     """The steel defects without their exact duplicates.
 
     Raises:
-        DataSetUnavailable: they are not there.
+        DatasetUnavailable: they are not there.
     """
     classes: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
     seen: set[str] = set()
@@ -83,7 +83,7 @@ def generated(n_way: int, images_a_class: int) -> LabelledPngs:
     """Classes of one procedural product line, grey, as PNGs.
 
     Raises:
-        DataSetUnavailable: a line has fewer classes.
+        DatasetUnavailable: a line has fewer classes.
     """
     textures = Textures(_SIDE, channels=1, seed=_SEED, lines=1, images_per_class=images_a_class)
     classes = {
@@ -107,11 +107,11 @@ def draw(images: LabelledPngs, generator: np.random.Generator, n_way: int, n_sho
         max_queries: most queries a class; 0 takes all that are left.
 
     Raises:
-        DataSetUnavailable: too few classes, or a class too small to leave a query.
+        DatasetUnavailable: too few classes, or a class too small to leave a query.
     """
     names = sorted(images.classes)
     if n_way > len(names) or min(len(images.classes[name]) for name in names) <= n_shot:
-        raise DataSetUnavailable(f"{images.name}: not enough for {n_way} classes with {n_shot} images and a query each")
+        raise DatasetUnavailable(f"{images.name}: not enough for {n_way} classes with {n_shot} images and a query each")
     support: list[LabelledFile] = []
     queries: dict[str, tuple[bytes, ...]] = {}
     for name in sorted(generator.choice(names, n_way, replace=False).tolist()):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
-from models.images.preprocessing import decode, prepare_together
+from models.images.preprocessing import decode, prepare_batch
 from models.inference.predict import predict_images
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import from_bytes
@@ -48,7 +48,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
 
     def batch(self, inputs: list[Tensor]) -> Tensor:
         """What came together, as the net wants it."""
-        return prepare_together(inputs, self._image)
+        return prepare_batch(inputs, self._image)
 
     def predict(self, images: Tensor) -> Tensor:
         """One pass."""

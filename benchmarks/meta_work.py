@@ -137,7 +137,7 @@ def open_data(data_root: Path | None) -> Data:
     """Omniglot where a data root is given, else surfaces generated here.
 
     Raises:
-        DataSetUnavailable: there is no Omniglot.
+        DatasetUnavailable: there is no Omniglot.
     """
     if data_root is None:
         training, held_out = (

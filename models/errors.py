@@ -1,14 +1,14 @@
-"""The error tree of the learning half; it knows no HTTP status and no database.
+"""Errors of the ``models`` package.
 
 ::
 
-    AnoleError                      everything this project raises on purpose (the service's tree hangs below it too)
-    ├── InvalidTask                 support or query that cannot make a few-shot task
-    ├── InvalidConfig               a field of a recipe outside its range, a pattern that matches nothing
-    ├── AdaptationDiverged          the loss or the weights of an inner loop stopped being finite
-    ├── CheckpointInvalid           a checkpoint that is damaged, of another format, or not what its name says
-    ├── DataSetUnavailable          a data set that is neither on this machine nor to be fetched
-    └── ImageRejected               bytes that are not an image this project accepts
+    AnoleError                      base class, also of the service's errors
+    ├── InvalidTask                 invalid support or query
+    ├── InvalidConfig               a setting out of range, or a pattern that matches no weight
+    ├── AdaptationDiverged          the loss or the weights of an inner loop are no longer finite
+    ├── CheckpointInvalid           a missing or damaged checkpoint, or one of another format
+    ├── DatasetUnavailable          a dataset that cannot be found, downloaded or read
+    └── ImageRejected               an image file that is not accepted
         ├── ImageEmpty
         ├── ImageFormatUnsupported
         ├── ImageCorrupt
@@ -21,65 +21,65 @@ from __future__ import annotations
 
 
 class AnoleError(Exception):
-    """Root of every error raised on purpose; its text says what came, what is allowed and what to do."""
+    """Base class of all errors; the text says what is wrong, what is allowed and what to do."""
 
 
 class InvalidTask(AnoleError, ValueError):
-    """Support or query images and labels that cannot make a few-shot task."""
+    """Support or query images and labels are not a valid few-shot task."""
 
 
 class InvalidConfig(AnoleError, ValueError):
-    """A setting outside its range, or a name pattern that matches none of the net's weights."""
+    """A setting is out of range, or a name pattern matches none of the net's weights."""
 
 
 class AdaptationDiverged(AnoleError):
-    """An inner loop whose loss or weights became NaN or infinite.
+    """The loss or the weights of an inner loop became NaN or infinite.
 
     Attributes:
-        step: the inner step (from 1) after which it was seen.
-        tasks: indices, within the batch, of the tasks that diverged.
+        step: the inner step, from 1, after which it was detected.
+        tasks: indices in the batch of the tasks that diverged.
     """
 
     def __init__(self, step: int, tasks: tuple[int, ...]) -> None:
         self.step = step
         self.tasks = tasks
         super().__init__(
-            f"the adaptation diverged: the loss or the weights were no longer finite after inner step {step}; "
+            f"the adaptation diverged: the loss or the weights are no longer finite after inner step {step}; "
             "use a lower learning rate or fewer steps"
         )
 
 
 class CheckpointInvalid(AnoleError):
-    """A checkpoint that is damaged, of an unknown format, or whose digest does not match."""
+    """The checkpoint is missing, damaged or of an unknown format, or does not match its digest."""
 
 
-class DataSetUnavailable(AnoleError):
-    """A data set that is neither under the data root nor reachable."""
+class DatasetUnavailable(AnoleError):
+    """The dataset cannot be found, downloaded or read."""
 
 
 class ImageRejected(AnoleError, ValueError):
-    """Bytes that cannot be used as an image; the subclasses say why."""
+    """The image file is not accepted; the subclasses give the reason."""
 
 
 class ImageEmpty(ImageRejected):
-    """No bytes at all."""
+    """The file is empty."""
 
 
 class ImageFormatUnsupported(ImageRejected):
-    """Not one of the accepted formats, whatever the file is called."""
+    """The content is in none of the accepted formats."""
 
 
 class ImageCorrupt(ImageRejected):
-    """An accepted format whose content is truncated or damaged."""
+    """The content is truncated or damaged."""
 
 
 class ImageUndecodable(ImageRejected):
-    """Content that the decoder did not survive: it hung or died."""
+    """The decoder process hung or crashed on the content."""
 
 
 class ImageTooLarge(ImageRejected):
-    """More bytes, pixels or a longer side than the limits allow, found from the header; or too little memory for it."""
+    """The image exceeds a limit on bytes, pixels or side length, or needs more memory than allowed."""
 
 
 class ImageTooSmall(ImageRejected):
-    """A side shorter than the limits allow."""
+    """A side is shorter than the limit."""

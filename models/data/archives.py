@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -25,14 +25,14 @@ def read_files(location: Path, max_file_bytes: int = MAX_FILE_BYTES) -> Iterator
         max_file_bytes: a larger file ends the reading, before it is unpacked.
 
     Raises:
-        DataSetUnavailable: nothing is there, it is neither folder nor zip, or a file in it is damaged or too large.
+        DatasetUnavailable: nothing is there, it is neither folder nor zip, or a file in it is damaged or too large.
     """
     if location.is_dir():
         yield from _folder_files(location, max_file_bytes)
     elif location.is_file():
         yield from _zip_files(location, max_file_bytes)
     else:
-        raise DataSetUnavailable(f"there is nothing at {location}; give a folder or a .zip file")
+        raise DatasetUnavailable(f"there is nothing at {location}; give a folder or a .zip file")
 
 
 def archive_key(location: Path) -> str:
@@ -76,9 +76,9 @@ def _zip_files(archive: Path, max_file_bytes: int) -> Iterator[tuple[str, bytes]
                 _check_size(f"{archive}: {entry.filename}", entry.file_size, max_file_bytes)
                 yield entry.filename, opened.read(entry)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
-        raise DataSetUnavailable(f"{archive} cannot be read as a .zip ({error}); give an undamaged one") from error
+        raise DatasetUnavailable(f"{archive} cannot be read as a .zip ({error}); give an undamaged one") from error
 
 
 def _check_size(name: str, size_bytes: int, max_file_bytes: int) -> None:
     if size_bytes > max_file_bytes:
-        raise DataSetUnavailable(f"{name} has {size_bytes} bytes; at most {max_file_bytes} a file are allowed")
+        raise DatasetUnavailable(f"{name} has {size_bytes} bytes; at most {max_file_bytes} a file are allowed")

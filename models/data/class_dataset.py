@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 
 class ClassDataset(ABC):
@@ -58,7 +58,7 @@ class ArrayDataset(ClassDataset):
 
     def __init__(self, name: str, class_names: Sequence[str], arrays: Sequence[Tensor]) -> None:
         if len(class_names) != len(arrays):
-            raise DataSetUnavailable(f"{name}: {len(class_names)} class names came for {len(arrays)} classes")
+            raise DatasetUnavailable(f"{name}: {len(class_names)} class names came for {len(arrays)} classes")
         self.name = name
         self.class_names = tuple(class_names)
         self._arrays = tuple(arrays)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from models.data.archives import read_files
 from models.data.class_dataset import ArrayDataset
-from models.errors import DataSetUnavailable, ImageRejected
+from models.errors import DatasetUnavailable, ImageRejected
 from models.images.preprocessing import DEFAULT_LIMITS, ImageConfig, decode, fit_to_side
 
 MIN_IMAGES = 2  # one to learn from, one to be asked about
@@ -83,7 +83,7 @@ def open_folder(location: Path, spec: ImageConfig, rules: FolderRules = DEFAULT_
         rules: grouping, and what to do with files that are no images.
 
     Raises:
-        DataSetUnavailable: nothing there, fewer than two usable classes, or a pattern that matches no file.
+        DatasetUnavailable: nothing there, fewer than two usable classes, or a pattern that matches no file.
         ImageRejected: a file that is no image, its path in the message, unless such files are skipped.
     """
     left_out: list[str] = []
@@ -96,7 +96,7 @@ def open_folder(location: Path, spec: ImageConfig, rules: FolderRules = DEFAULT_
             read[entry.class_name].append((entry.path, image))
     usable = _large_enough(read, left_out)
     if len(usable) < 2:
-        raise DataSetUnavailable(
+        raise DatasetUnavailable(
             f"{location} has {len(usable)} classes with at least {MIN_IMAGES} images; two are needed: "
             f"one folder a class, with its images inside. {' '.join(left_out[:5])}"
         )
@@ -171,7 +171,7 @@ def _origins(file_names: Sequence[Sequence[str]], pattern: str | None) -> tuple[
     compiled = re.compile(pattern)
     matches = [[compiled.search(PurePosixPath(name).name) for name in names] for names in file_names]
     if not any(match for row in matches for match in row):
-        raise DataSetUnavailable(f"the group pattern {pattern!r} matches no file name, such as {file_names[0][0]!r}")
+        raise DatasetUnavailable(f"the group pattern {pattern!r} matches no file name, such as {file_names[0][0]!r}")
     return tuple(
         tuple(
             name if match is None else match.group(1 if compiled.groups else 0)

@@ -22,7 +22,7 @@ from torch import Tensor
 from models.atomic_files import write_atomically
 from models.data.archives import archive_key, is_litter, read_files
 from models.data.class_dataset import ArrayDataset, ClassDataset
-from models.errors import DataSetUnavailable, ImageRejected
+from models.errors import DatasetUnavailable, ImageRejected
 from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
 
 FOLDER = "mini-imagenet"
@@ -81,7 +81,7 @@ def open_mini_imagenet(
         sizes: what must be there; other than the default in tests alone.
 
     Raises:
-        DataSetUnavailable: not there, a split file is missing or wrong, the counts differ, or a file is no image.
+        DatasetUnavailable: not there, a split file is missing or wrong, the counts differ, or a file is no image.
     """
     location = _locate(data_root)
     kind = f"p{PREPROCESSING_VERSION}-c{spec.channels}-s{spec.side}"
@@ -101,7 +101,7 @@ def _locate(data_root: Path | None) -> Path:
         if candidate.exists():
             return candidate
     where = f"under {data_root}" if data_root is not None else "anywhere: no data root is named"
-    raise DataSetUnavailable(f"mini-ImageNet is not {where}; {_HOW_TO_LAY_OUT}")
+    raise DatasetUnavailable(f"mini-ImageNet is not {where}; {_HOW_TO_LAY_OUT}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _split_names(location: Path) -> dict[str, _SplitNames]:
     for split, own in names.items():
         twice = sorted(seen & own.classes)
         if twice:
-            raise DataSetUnavailable(
+            raise DatasetUnavailable(
                 f"{location}: {', '.join(twice[:3])} of {split}.csv is in another split file too; "
                 "the parts must share no class: use the published files"
             )
@@ -130,7 +130,7 @@ def _split_names(location: Path) -> dict[str, _SplitNames]:
 def _parse(source: str, text: str) -> _SplitNames:
     rows = csv.DictReader(io.StringIO(text))
     if "label" not in (rows.fieldnames or ()):
-        raise DataSetUnavailable(f"{source} has columns {rows.fieldnames}; filename,label are needed")
+        raise DatasetUnavailable(f"{source} has columns {rows.fieldnames}; filename,label are needed")
     read = [(row.get("filename") or "", row["label"]) for row in rows if row["label"]]
     return _SplitNames(frozenset(label for _, label in read), {name: label for name, label in read if name})
 
@@ -139,7 +139,7 @@ def _text(location: Path, name: str) -> str:
     """A split file's text: the one nearest to the top."""
     found = [path for path in _listing(location) if PurePosixPath(path).name == name]
     if not found:
-        raise DataSetUnavailable(f"{location} has no {name}; {_HOW_TO_LAY_OUT}")
+        raise DatasetUnavailable(f"{location} has no {name}; {_HOW_TO_LAY_OUT}")
     nearest = min(found, key=lambda path: (path.count("/"), path))
     if location.is_dir():
         content = (location / nearest).read_bytes()
@@ -158,7 +158,7 @@ def _listing(location: Path) -> list[str]:
             with zipfile.ZipFile(location) as opened:
                 inside = [entry.filename for entry in opened.infolist() if not entry.is_dir()]
         except zipfile.BadZipFile as error:
-            raise DataSetUnavailable(f"{location} cannot be read as a .zip ({error}); give an undamaged one") from error
+            raise DatasetUnavailable(f"{location} cannot be read as a .zip ({error}); give an undamaged one") from error
     return sorted(path for path in inside if not is_litter(PurePosixPath(path)))
 
 
@@ -186,12 +186,12 @@ def _plan(location: Path, names: Mapping[str, _SplitNames], sizes: SplitSizes) -
 
 def _verify(source: str, classes: Mapping[str, list[str]], expected: int, images_per_class: int) -> None:
     if len(classes) != expected:
-        raise DataSetUnavailable(
+        raise DatasetUnavailable(
             f"{source} names {len(classes)} classes; the split has {expected}: use the published file"
         )
     wrong = [f"{label} has {len(paths)}" for label, paths in classes.items() if len(paths) != images_per_class]
     if wrong:
-        raise DataSetUnavailable(
+        raise DatasetUnavailable(
             f"{source}: every class needs {images_per_class} images, but {', '.join(wrong[:3])} "
             f"({len(wrong)} of {len(classes)} classes are not as they should be); {_HOW_TO_LAY_OUT}"
         )
@@ -215,7 +215,7 @@ def _decoded(name: str, content: bytes, spec: ImageConfig) -> Tensor:
     try:
         return fit_to_side(decode(content), spec)
     except ImageRejected as error:
-        raise DataSetUnavailable(f"{name} is no image of mini-ImageNet: {error}; put the original there") from error
+        raise DatasetUnavailable(f"{name} is no image of mini-ImageNet: {error}; put the original there") from error
 
 
 def _mapped(path: Path) -> Tensor | None:
@@ -230,5 +230,5 @@ def _mapped(path: Path) -> Tensor | None:
 
 def _part(split: str, class_names: list[str], array: Tensor | None) -> ClassDataset:
     if array is None:
-        raise DataSetUnavailable(f"the cache of mini-ImageNet's {split} images cannot be read back; make room for it")
+        raise DatasetUnavailable(f"the cache of mini-ImageNet's {split} images cannot be read back; make room for it")
     return ArrayDataset(f"mini-ImageNet {split} classes", class_names, list(array))

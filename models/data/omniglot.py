@@ -24,7 +24,7 @@ from torch import Tensor
 from models.atomic_files import write_atomically
 from models.data.archives import archive_key, read_files
 from models.data.class_dataset import ArrayDataset, ClassDataset, DatasetSubset, QuarterTurnDataset
-from models.errors import DataSetUnavailable, ImageRejected
+from models.errors import DatasetUnavailable, ImageRejected
 from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
 
 TRAIN_CHARACTERS = 1200
@@ -85,7 +85,7 @@ class Omniglot(ArrayDataset):
             Training classes (4 x 1200) and test classes (423, upright).
         """
         if not 0 < train_characters < len(self):
-            raise DataSetUnavailable(f"{train_characters} of {len(self)} characters for training; both parts need some")
+            raise DatasetUnavailable(f"{train_characters} of {len(self)} characters for training; both parts need some")
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
         train = DatasetSubset(self, order[:train_characters], f"{self.name} training characters, seed {seed}")
         test = DatasetSubset(self, order[train_characters:], f"{self.name} test characters, seed {seed}")
@@ -105,7 +105,7 @@ def open_omniglot(
         parts: what the archives must hold; other than the default in tests alone.
 
     Raises:
-        DataSetUnavailable: not found and not to be fetched, or the content is not Omniglot's.
+        DatasetUnavailable: not found and not to be fetched, or the content is not Omniglot's.
     """
     class_names: list[str] = []
     arrays: list[Tensor] = []
@@ -133,7 +133,7 @@ def _fetch(part: OmniglotPart, cache_folder: Path) -> Path:
         with urllib.request.urlopen(part.url, timeout=_FETCH_TIMEOUT_S) as answer:  # noqa: S310 - constants, all https
             content = answer.read(_FETCH_LIMIT_BYTES)
     except (OSError, urllib.error.URLError) as error:
-        raise DataSetUnavailable(
+        raise DatasetUnavailable(
             f"{part.name}.zip is not under the data root and {part.url} cannot be fetched ({error}); "
             f"put it as omniglot/{part.name}.zip under the folder that --data-root names"
         ) from error
@@ -150,7 +150,7 @@ def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageC
         return kept
     try:
         names, images = _read(part, location, spec)
-    except DataSetUnavailable:
+    except DatasetUnavailable:
         if location.parent == cache_folder:  # a bad download must not stand in the way of the next one
             location.unlink()
         raise
@@ -187,18 +187,18 @@ def _drawing(name: str, content: bytes, spec: ImageConfig) -> Tensor:
     try:
         return fit_to_side(decode(content), spec)
     except ImageRejected as error:
-        raise DataSetUnavailable(f"{name} is not one of Omniglot's drawings: {error}") from error
+        raise DatasetUnavailable(f"{name} is not one of Omniglot's drawings: {error}") from error
 
 
 def _verify(part: OmniglotPart, location: Path, drawings: dict[str, list[Tensor]], digest: str) -> None:
     counts = {len(images) for images in drawings.values()}
     if len(drawings) != part.characters or counts != {part.drawings}:
-        raise DataSetUnavailable(
+        raise DatasetUnavailable(
             f"{location} holds {len(drawings)} characters with {sorted(counts)} drawings each; "
             f"Omniglot's {part.name} has {part.characters} with {part.drawings}: put the complete archive there"
         )
     if digest != part.content_digest:
-        raise DataSetUnavailable(
+        raise DatasetUnavailable(
             f"the files in {location} differ from Omniglot's {part.name} (content digest {digest}, "
             f"expected {part.content_digest}): put the original archive there"
         )

@@ -12,7 +12,7 @@ from models.data.folders import open_folder
 from models.data.mini_imagenet import PUBLISHED, open_mini_imagenet
 from models.data.omniglot import open_omniglot
 from models.data.synthetic import TEXTURES_VERSION, Textures
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig
 
 SPLIT_SEED = 0
@@ -54,7 +54,7 @@ def open_dataset(name: str, spec: ImageConfig, data_root: Path | None, cache_fol
         cache_folder: for downloads and decoded images.
 
     Raises:
-        DataSetUnavailable: unknown name, or the data cannot be found or read.
+        DatasetUnavailable: unknown name, or the data cannot be found or read.
     """
     if name == "omniglot":
         omniglot = open_omniglot(data_root, cache_folder, spec)
@@ -72,7 +72,7 @@ def open_dataset(name: str, spec: ImageConfig, data_root: Path | None, cache_fol
     if name.startswith(_FOLDER):
         classes = open_folder(_existing(Path(name.removeprefix(_FOLDER)), data_root), spec)
         return DataSet(classes, classes, {"name": name})
-    raise DataSetUnavailable(f"no data set {name!r}; there are omniglot, mini-imagenet, textures and folder:PATH")
+    raise DatasetUnavailable(f"no data set {name!r}; there are omniglot, mini-imagenet, textures and folder:PATH")
 
 
 def _existing(path: Path, data_root: Path | None) -> Path:

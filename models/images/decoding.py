@@ -1,14 +1,15 @@
-"""Untrusted bytes to a canonical uint8 image: format by content, limits from the header, every pixel kind to 8 bits.
+"""Decodes untrusted image files to canonical uint8 images.
 
-It refuses to know nets, specs, files and torch, so that a small process can decode; what is decided here is part of
+The format is detected from the content, limits are checked from the header before decoding, and every pixel format is
+converted to 8 bits. This module does not import torch, so that decoder processes stay small. Its rules are part of
 ``models.images.preprocessing.PREPROCESSING_VERSION``:
 
-- transparency is laid over mid-grey (128), so that neither black nor white drawings vanish;
-- 16-bit integers are scaled by 65535; 32-bit integers too if they lie within 0..65535, otherwise from their own minimum
-  and maximum; floats are scaled by 255 if they lie within 0..1, otherwise from their own minimum and maximum;
-- a file with several frames or pages is refused, save that the first picture of a multi-picture JPEG is taken;
-- EXIF orientation is applied exactly once; an orientation that cannot be read counts as upright;
-- grey stays one channel and colour three, until an ``ImageConfig`` decides.
+- Transparent pixels are composited over mid-grey (128), so that black and white drawings both stay visible.
+- 16-bit integers are scaled by 65535. 32-bit integers are too if they are within 0..65535; otherwise their own range is
+  scaled. Floats are scaled by 255 if they are within 0..1; otherwise their own range is scaled.
+- Files with several frames or pages are rejected. Of a multi-picture JPEG, the first picture is used.
+- EXIF orientation is applied once. Unreadable orientation counts as upright.
+- Grey images have one channel, colour images three; ``ImageConfig`` converts them later.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ CANONICAL_SIDE = 256
 _BACKGROUND_GREY = 128
 _ORIENTATION_TAG = 0x0112
 _TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 0x0142, 0x0143
-_PILLOW_MUTED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # as the warnings module keeps it
+_PILLOW_MUTED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # in the format of warnings.filters
 
-_OPENERS: dict[str, tuple[tuple[bytes, ...], Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
+_FORMATS: dict[str, tuple[tuple[bytes, ...], Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
     "JPEG": ((b"\xff\xd8\xff",), JpegImageFile),
     "PNG": ((b"\x89PNG\r\n\x1a\n",), PngImageFile),
     "BMP": ((b"BM",), BmpImageFile),
@@ -67,14 +68,14 @@ _TRANSPOSITIONS = {
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What bytes may claim before any pixel of them is decoded.
+    """Limits on image files, checked before any pixel is decoded.
 
     Attributes:
-        max_pixels: width x height from the header.
-        min_side: shorter side in pixels.
-        max_side: longer side in pixels.
-        max_bytes: size of the file.
-        formats: the accepted formats, recognised by content, never by name.
+        max_pixels: maximum width x height.
+        min_side: minimum length of the shorter side in pixels.
+        max_side: maximum length of the longer side in pixels.
+        max_bytes: maximum file size.
+        formats: accepted formats, detected from the content.
     """
 
     max_pixels: int = 25_000_000
@@ -84,48 +85,51 @@ class DecodeLimits:
     formats: tuple[str, ...] = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.formats) - set(_OPENERS))
+        unknown = sorted(set(self.formats) - set(_FORMATS))
         if unknown or not self.formats:
-            raise InvalidConfig(f"DecodeLimits.formats names {unknown}; at least one of {sorted(_OPENERS)} is allowed")
+            raise InvalidConfig(f"DecodeLimits.formats is {self.formats}; allowed: at least one of {sorted(_FORMATS)}")
 
 
 DEFAULT_LIMITS = DecodeLimits()
 
 
 def decode_pixels(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
-    """Turns the bytes of one image file into its canonical image.
+    """Decode one image file to its canonical image.
 
     Returns:
-        uint8 (1 or 3, height, width), upright, longest side at most ``CANONICAL_SIDE`` (smaller images keep theirs).
+        uint8 (1 or 3, height, width), upright. The longest side is at most ``CANONICAL_SIDE``; smaller images keep
+        their size.
 
     Raises:
-        ImageEmpty, ImageFormatUnsupported, ImageTooLarge, ImageTooSmall: found before decoding; the third also where
-            the process has too little memory for it.
+        ImageEmpty: there are no bytes.
+        ImageFormatUnsupported: the format or pixel format is not accepted, or the file has several frames.
+        ImageTooLarge: the image exceeds a limit, or decoding exceeds the memory of the process.
+        ImageTooSmall: a side is shorter than the limit.
         ImageCorrupt: the content is truncated or damaged.
     """
     _check_size(content, limits)
     format_name = _format_of(content, limits)
     _mute_pillow()
     try:
-        with _OPENERS[format_name][1](io.BytesIO(content)) as image:
+        with _FORMATS[format_name][1](io.BytesIO(content)) as image:
             _check_header(image, limits)
             return _canonical(image)
     except ImageRejected:
         raise
     except MemoryError as error:
-        raise ImageTooLarge("decoding the image takes more memory than is allowed; send a smaller one") from error
-    except Exception as error:  # a decoder fed with hostile bytes raises whatever it likes
+        raise ImageTooLarge("decoding the image takes more memory than allowed; send a smaller image") from error
+    except Exception as error:  # decoders raise arbitrary exceptions on damaged or hostile content
         raise ImageCorrupt(
-            f"the content begins like {format_name} but cannot be decoded ({type(error).__name__}: {error}); "
+            f"the content starts like {format_name} but cannot be decoded ({type(error).__name__}: {error}); "
             "send the complete, undamaged file"
         ) from error
 
 
 def _mute_pillow() -> None:
-    """Keeps Pillow's remarks on odd metadata off the console; what matters in them is checked here.
+    """Silence Pillow's warnings about unusual metadata.
 
-    Warning filters belong to the process, so this adds one for Pillow's modules alone instead of changing them around a
-    call, which would reach into other threads.
+    Warning filters are global to the process. Adding a filter for Pillow's modules once is safe with threads, unlike
+    ``warnings.catch_warnings`` around each call.
     """
     if _PILLOW_MUTED not in warnings.filters:
         warnings.filterwarnings("ignore", module=_PILLOW_MUTED[3].pattern)
@@ -133,21 +137,21 @@ def _mute_pillow() -> None:
 
 def _check_size(content: bytes, limits: DecodeLimits) -> None:
     if not content:
-        raise ImageEmpty("the image has no bytes; send the content of an image file")
+        raise ImageEmpty("the image is empty; send the content of an image file")
     if len(content) > limits.max_bytes:
         raise ImageTooLarge(
             f"the image has {len(content)} bytes; at most {limits.max_bytes} are allowed: "
-            "send a smaller or more compressed one"
+            "send a smaller or more compressed image"
         )
 
 
 def _format_of(content: bytes, limits: DecodeLimits) -> str:
     for name in limits.formats:
-        if content.startswith(_OPENERS[name][0]) and (name != "WEBP" or content[8:12] == b"WEBP"):
+        if content.startswith(_FORMATS[name][0]) and (name != "WEBP" or content[8:12] == b"WEBP"):
             return name
     raise ImageFormatUnsupported(
-        f"the content begins with {content[:8]!r}, which is none of {', '.join(limits.formats)}; "
-        "the format is read from the content, not from the file name: convert the image to one of these"
+        f"the content starts with {content[:8]!r}, which is none of {', '.join(limits.formats)}; "
+        "the format is detected from the content, not from the file name: convert the image to one of these"
     )
 
 
@@ -155,25 +159,25 @@ def _check_header(image: ImageFile.ImageFile, limits: DecodeLimits) -> None:
     width, height = image.size
     if max(width, height) > limits.max_side or width * height > limits.max_pixels:
         raise ImageTooLarge(
-            f"the image is {width} x {height} pixels; at most {limits.max_side} a side and {limits.max_pixels} in all "
-            "are allowed: send a smaller one"
+            f"the image is {width} x {height} pixels; at most {limits.max_side} per side and {limits.max_pixels} in "
+            "total are allowed: send a smaller image"
         )
     if min(width, height) < limits.min_side:
-        raise ImageTooSmall(f"the image is {width} x {height} pixels; each side needs at least {limits.min_side}")
+        raise ImageTooSmall(f"the image is {width} x {height} pixels; each side must be at least {limits.min_side}")
     if isinstance(image, TiffImageFile):
         _check_tiles(image, limits)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
-        raise ImageFormatUnsupported(f"the file holds {frames} frames or pages; send each as an image of its own")
+        raise ImageFormatUnsupported(f"the file has {frames} frames or pages; send each as a separate image")
 
 
 def _check_tiles(image: TiffImageFile, limits: DecodeLimits) -> None:
-    """A small TIFF may claim huge tiles, each of which is decoded whole."""
+    """Check the tile size: a small TIFF can declare huge tiles, which are decoded whole."""
     sides = [image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH_TAG, _TILE_LENGTH_TAG)]
     if not all(isinstance(side, int) and 0 < side <= limits.max_side for side in sides):
-        raise ImageTooLarge(f"the image comes in tiles of {sides} pixels; at most {limits.max_side} a side are allowed")
+        raise ImageTooLarge(f"the image has tiles of {sides} pixels; at most {limits.max_side} per side are allowed")
     if sides[0] * sides[1] > limits.max_pixels:
-        raise ImageTooLarge(f"the image comes in tiles of {sides} pixels; at most {limits.max_pixels} are allowed")
+        raise ImageTooLarge(f"the image has tiles of {sides} pixels; at most {limits.max_pixels} in total are allowed")
 
 
 def _canonical(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
@@ -182,7 +186,7 @@ def _canonical(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
     if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and shrink < 1:
         image.draft(image.mode, (math.ceil(width * shrink), math.ceil(height * shrink)))
     image.load()
-    upright = _EIGHT_BIT.get(image.mode, _refuse_mode)(image)
+    upright = _EIGHT_BIT.get(image.mode, _reject_mode)(image)
     orientation = _orientation(image)
     if orientation in _TRANSPOSITIONS:
         upright = upright.transpose(_TRANSPOSITIONS[orientation])
@@ -195,10 +199,10 @@ def _canonical(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Reads the EXIF orientation after loading, when TIFF has already applied and dropped its own."""
+    """EXIF orientation. Call after loading: by then Pillow has applied and removed that of a TIFF."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # noqa: BLE001 - damaged metadata does not make a readable picture unreadable
+    except Exception:  # noqa: BLE001 - damaged metadata must not reject a readable image
         orientation = 1
     return orientation if isinstance(orientation, int) else 1
 
@@ -212,7 +216,7 @@ def _colour(image: Image.Image) -> Image.Image:
 
 
 def _over_grey(image: Image.Image) -> Image.Image:
-    """Lays a transparent image over mid-grey; grey with alpha stays grey."""
+    """Composite a transparent image over mid-grey; grey with alpha stays grey."""
     target = "L" if image.mode in ("LA", "La") else "RGB"
     pixels = image.convert("LA" if target == "L" else "RGBA")
     background = Image.new(target, image.size, _BACKGROUND_GREY if target == "L" else (_BACKGROUND_GREY,) * 3)
@@ -225,25 +229,25 @@ def _palette(image: Image.Image) -> Image.Image:
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey to eight bits by the rule in the module's docstring."""
+    """Scale 16-bit, 32-bit and float grey to 8 bits, as the module docstring describes."""
     values: NDArray[np.float64] = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ImageCorrupt("the image holds values that are not finite; export it as 8-bit or 16-bit grey")
+        raise ImageCorrupt("the image has values that are not finite; export it as 8-bit or 16-bit grey")
     low, high = float(values.min()), float(values.max())
     full_scale = 1.0 if image.mode == "F" else 65535.0
     if low >= 0 and high <= full_scale:
         low, high = 0.0, full_scale
     if high == low:
         return Image.new("L", image.size, _BACKGROUND_GREY)
-    values -= low  # in place: at full size each copy takes eight bytes a pixel
+    values -= low  # in place, because each copy takes eight bytes per pixel
     values *= 255.0 / (high - low)
     return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
 
 
-def _refuse_mode(image: Image.Image) -> Image.Image:
+def _reject_mode(image: Image.Image) -> Image.Image:
     raise ImageFormatUnsupported(
-        f"the image has pixels of kind {image.mode}; grey, palette, RGB, CMYK and YCbCr, each with or without "
-        "transparency, are allowed: convert it to RGB"
+        f"the image has pixel format {image.mode}; allowed are grey, palette, RGB, CMYK and YCbCr, with or without "
+        "transparency: convert the image to RGB"
     )
 
 

@@ -1,9 +1,8 @@
-"""Bytes to tensor: the one preprocessing that training, serving and export share.
+"""Image preprocessing for training, serving and export.
 
-``decode`` turns untrusted bytes into a canonical uint8 image (what a store keeps as the sample), ``fit_to_side`` brings
-a canonical image to a net's input size, ``normalise`` makes the float input; ``prepare`` is the last two in a row.
-Every step looks at one image alone and is a fixed function of it, so a kept sample can be prepared again years later
-without a decoder. This module refuses to know where bytes come from, what a class is and which net will see the result.
+``decode`` turns a file into a canonical uint8 image, which is what the store keeps of a sample. ``fit_to_side`` resizes
+a canonical image to a net's input size, and ``normalise`` converts it to float. ``prepare`` does both. Each image is
+processed independently of others, so a stored sample always gives the same input.
 """
 
 from __future__ import annotations
@@ -13,13 +12,12 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from models.errors import ImageCorrupt, ImageRejected, InvalidConfig
+from models.errors import ImageCorrupt, InvalidConfig
 from models.images.decoding import CANONICAL_SIDE, DEFAULT_LIMITS, DecodeLimits, decode_pixels
 
 __all__ = [
@@ -30,24 +28,29 @@ __all__ = [
     "ImageConfig",
     "decode",
     "fit_to_side",
-    "load",
     "normalise",
     "prepare",
-    "prepare_together",
+    "prepare_batch",
 ]
 
 PREPROCESSING_VERSION = 1
 
 _REC601_LUMA = (0.299, 0.587, 0.114)
 _CONTRAST_LIMIT = 5.0
-_SIDE_BY_SIDE = 8
-"""Images prepared at once; with more the processor's cache no longer holds them."""
+_BATCH_SIZE = 8
+"""Images prepared at once; larger batches exceed the processor's cache."""
 
 
 @dataclass(frozen=True)
-class _ContrastRule:
-    """Gaussian neighbourhood, as a share of the side; what is added to the local deviation: a constant (full scale 1)
-    and a share of the whole image's deviation, in squares. The more is added, the more is left of how strong a mark is.
+class _ContrastParameters:
+    """Parameters of contrast normalisation.
+
+    Larger floors preserve more of the contrast between weak and strong marks.
+
+    Attributes:
+        sigma_of_side: sigma of the Gaussian neighbourhood, as a share of the side.
+        floor: added to the local deviation, in squares; full scale is 1.
+        floor_of_image: share of the image's deviation added to the local deviation, in squares.
     """
 
     sigma_of_side: float
@@ -55,19 +58,19 @@ class _ContrastRule:
     floor_of_image: float
 
 
-_CONTRASTS = {"local": _ContrastRule(1 / 8, 0.005, 0.2), "regional": _ContrastRule(0.3, 0.03, 1.0)}
+_CONTRASTS = {"local": _ContrastParameters(1 / 8, 0.005, 0.2), "regional": _ContrastParameters(0.3, 0.03, 1.0)}
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """What a net wants to see.
+    """Input format of a net.
 
     Attributes:
         channels: 1 (grey) or 3 (colour).
-        side: height and width in pixels, 16 to 256; images are stretched to the square.
-        contrast: "none" leaves values in [0, 1]; "local" subtracts a Gaussian local mean and divides by the local
-            deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), within [-5, 5];
-            "regional" does so over a wider neighbourhood and more gently, so that strong marks stay stronger.
+        side: height and width in pixels, 16 to 256. Images are stretched to a square.
+        contrast: "none" keeps values in [0, 1]. "local" subtracts a Gaussian local mean and divides by the local
+            deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), clipped to [-5, 5].
+            "regional" does the same over a wider neighbourhood and preserves more contrast between marks.
     """
 
     channels: int
@@ -76,130 +79,120 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
-            raise InvalidConfig(f"ImageConfig.channels is {self.channels!r}; 1 (grey) and 3 (colour) are allowed")
+            raise InvalidConfig(f"ImageConfig.channels is {self.channels!r}; allowed: 1 (grey) or 3 (colour)")
         if not 16 <= self.side <= CANONICAL_SIDE:
-            raise InvalidConfig(
-                f"ImageConfig.side is {self.side!r}; whole numbers from 16 to {CANONICAL_SIDE} are allowed"
-            )
+            raise InvalidConfig(f"ImageConfig.side is {self.side!r}; allowed: integers from 16 to {CANONICAL_SIDE}")
         if self.contrast != "none" and self.contrast not in _CONTRASTS:
-            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; none, local and regional are allowed")
+            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: none, local, regional")
 
 
 def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
-    """Turns the bytes of one image file into its canonical image; see ``models.images.decoding.decode_pixels``.
+    """Decode one image file to its canonical image; see ``models.images.decoding.decode_pixels``.
 
     Returns:
-        uint8 (1 or 3, height, width), upright, longest side at most ``CANONICAL_SIDE`` (smaller images keep theirs).
+        uint8 (1 or 3, height, width), upright. The longest side is at most ``CANONICAL_SIDE``; smaller images keep
+        their size.
 
     Raises:
-        ImageRejected: one of its subclasses says why.
+        ImageRejected: one of its subclasses.
     """
     return torch.from_numpy(decode_pixels(content, limits))
 
 
-def load(path: Path, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
-    """Reads one image file: uint8 (1 or 3, height, width), as ``decode``; errors name the path."""
-    try:
-        return decode(path.read_bytes(), limits)
-    except ImageRejected as error:
-        raise type(error)(f"{path}: {error}") from error
-
-
-def fit_to_side(image: Tensor, spec: ImageConfig) -> Tensor:
-    """Converts a canonical image to the spec's channels and stretches it to its side with antialiasing.
+def fit_to_side(image: Tensor, config: ImageConfig) -> Tensor:
+    """Convert a canonical image to the config's channels and resize it with antialiasing.
 
     Args:
         image: uint8 (1 or 3, height, width).
-        spec: channels and side to reach.
+        config: target channels and side.
 
     Returns:
         uint8 (channels, side, side).
     """
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ImageCorrupt(
-            f"an image of type {image.dtype} and shape {tuple(image.shape)} came; "
-            "uint8 (1 or 3, height, width) is allowed: decode it first"
+            f"the image has type {image.dtype} and shape {tuple(image.shape)}; "
+            "expected uint8 (1 or 3, height, width): decode it first"
         )
-    return _fit_together(image[None], spec)[0]
+    return _fit_batch(image[None], config)[0]
 
 
-def _fit_together(images: Tensor, spec: ImageConfig) -> Tensor:
+def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
     """uint8 (count, 1 or 3, height, width) -> (count, channels, side, side)."""
-    size = (spec.side, spec.side)
-    if images.shape[1] == spec.channels and images.shape[2:] == size:
+    size = (config.side, config.side)
+    if images.shape[1] == config.channels and images.shape[2:] == size:
         return images
     values = images.to(torch.float32)
-    if spec.channels == 1 and images.shape[1] == 3:
+    if config.channels == 1 and images.shape[1] == 3:
         red, green, blue = values.unbind(1)
         values = (_REC601_LUMA[0] * red + _REC601_LUMA[1] * green + _REC601_LUMA[2] * blue)[:, None]
     if values.shape[2:] != size:
         values = torch.nn.functional.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
     fitted = values.round().clamp(0, 255).to(torch.uint8)
-    return fitted.expand(-1, spec.channels, -1, -1).contiguous()  # (count, channels, side, side)
+    return fitted.expand(-1, config.channels, -1, -1).contiguous()  # (count, channels, side, side)
 
 
-def normalise(images: Tensor, spec: ImageConfig) -> Tensor:
-    """The second half of ``prepare``: uint8 at the spec's size to the net's float input, on the images' own device.
+def normalise(images: Tensor, config: ImageConfig) -> Tensor:
+    """Convert resized uint8 images to float input, on their device.
 
-    Each image is computed from itself alone. Over a batch the sums may run in another order than for one image, so
-    values agree with ``prepare`` to about 1e-6, not to the last bit.
+    In a batch, sums may run in another order than for a single image, so values agree with ``prepare`` to about 1e-6.
 
     Args:
-        images: uint8 (count, channels, side, side).
-        spec: what the images were fitted to, and the contrast to apply.
+        images: uint8 (count, channels, side, side), from ``fit_to_side``.
+        config: the config that they were resized for.
 
     Returns:
-        float32 of the same shape; in [0, 1] for contrast "none", within [-5, 5] for the others.
+        float32 of the same shape, in [0, 1] for contrast "none" and in [-5, 5] otherwise.
     """
-    if images.dtype != torch.uint8 or images.shape[1:] != (spec.channels, spec.side, spec.side):
+    if images.dtype != torch.uint8 or images.shape[1:] != (config.channels, config.side, config.side):
         raise ImageCorrupt(
-            f"images of type {images.dtype} and shape {tuple(images.shape)} came; uint8 (count, {spec.channels}, "
-            f"{spec.side}, {spec.side}) is allowed: use fit_to_side first"
+            f"the images have type {images.dtype} and shape {tuple(images.shape)}; expected uint8 (count, "
+            f"{config.channels}, {config.side}, {config.side}): use fit_to_side first"
         )
     values = images.to(torch.float32) / 255.0  # (count, channels, side, side)
-    return values if spec.contrast == "none" else _even_contrast(values, _CONTRASTS[spec.contrast])
+    return values if config.contrast == "none" else _normalise_contrast(values, _CONTRASTS[config.contrast])
 
 
-def prepare(images: Sequence[Tensor], spec: ImageConfig) -> Tensor:
-    """Canonical images to a net's input; every image goes through alone, so its bits never depend on its neighbours.
+def prepare(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
+    """Prepare canonical images as the input of a net, one by one, so that no bit depends on the other images.
 
     Args:
         images: canonical images, uint8 (1 or 3, height, width) each.
-        spec: what the net wants to see.
+        config: input format of the net.
 
     Returns:
         float32 (count, channels, side, side).
     """
     if not images:
-        return torch.empty(0, spec.channels, spec.side, spec.side)
-    return torch.cat([normalise(fit_to_side(image, spec)[None], spec) for image in images])
+        return torch.empty(0, config.channels, config.side, config.side)
+    return torch.cat([normalise(fit_to_side(image, config)[None], config) for image in images])
 
 
-def prepare_together(images: Sequence[Tensor], spec: ImageConfig) -> Tensor:
-    """As ``prepare``, but images of one size go through side by side, which takes about half the time an image.
+def prepare_batch(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
+    """Like ``prepare``, but process images of the same size in batches, which takes about half the time.
 
-    Each is still computed from itself alone; sums may run in another order, so values agree with ``prepare`` to 1e-6.
+    Sums may run in another order, so values agree with ``prepare`` to 1e-6.
     """
-    prepared = torch.empty(len(images), spec.channels, spec.side, spec.side)
-    alike: defaultdict[torch.Size, list[int]] = defaultdict(list)
-    for place, image in enumerate(images):
-        alike[image.shape].append(place)
+    prepared = torch.empty(len(images), config.channels, config.side, config.side)
+    by_shape: defaultdict[torch.Size, list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        by_shape[image.shape].append(index)
     with torch.no_grad():
-        for places in alike.values():
-            for start in range(0, len(places), _SIDE_BY_SIDE):
-                here = places[start : start + _SIDE_BY_SIDE]
-                fitted = _fit_together(torch.stack([images[place] for place in here]), spec)
-                prepared[here] = normalise(fitted, spec)
+        for indices in by_shape.values():
+            for start in range(0, len(indices), _BATCH_SIZE):
+                batch = indices[start : start + _BATCH_SIZE]
+                fitted = _fit_batch(torch.stack([images[index] for index in batch]), config)
+                prepared[batch] = normalise(fitted, config)
     return prepared
 
 
-def _even_contrast(values: Tensor, rule: _ContrastRule) -> Tensor:
-    """Subtracts the local mean over the channels, divides by the local deviation; flat regions stay near zero."""
-    blur = _blur_matrix(values.shape[-1], rule.sigma_of_side).to(values.device)  # (side, side)
+def _normalise_contrast(values: Tensor, parameters: _ContrastParameters) -> Tensor:
+    """Subtract the local mean and divide by the local deviation; flat regions stay near zero."""
+    blur = _blur_matrix(values.shape[-1], parameters.sigma_of_side).to(values.device)  # (side, side)
     grey = values.mean(dim=1, keepdim=True)  # (count, 1, side, side)
     centred = values - blur @ grey @ blur.T  # (count, channels, side, side)
     power = centred.square().mean(dim=1, keepdim=True)  # (count, 1, side, side)
-    floor = rule.floor**2 + rule.floor_of_image**2 * power.mean(dim=(2, 3), keepdim=True)
+    floor = parameters.floor**2 + parameters.floor_of_image**2 * power.mean(dim=(2, 3), keepdim=True)
     deviation = (blur @ power @ blur.T + floor).sqrt()
     return (centred / deviation).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
 

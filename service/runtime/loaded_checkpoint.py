@@ -13,7 +13,7 @@ from models import weights as algebra
 from models.adaptation.adapt import Adapted, Company, InnerLoopInput, OnGroupStep, adapt_inputs, adapt_one
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
-from models.images.preprocessing import prepare, prepare_together
+from models.images.preprocessing import prepare, prepare_batch
 from models.inference.onnx_graphs import has_graph
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predict import fold_calibrated
@@ -121,7 +121,7 @@ class LoadedCheckpoint:
 
     def preprocess(self, images: Sequence[Tensor]) -> Floats:
         """Turn canonical images into `predictor` input: float32 (images, channels, side, side)."""
-        return prepare_together(images, self.checkpoint.net_config.image).numpy()
+        return prepare_batch(images, self.checkpoint.net_config.image).numpy()
 
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:
         """Turn a stored delta into `predictor` weights."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.data.class_dataset import ClassDataset
 from models.data.synthetic.canvas import Draws
 from models.data.synthetic.lines import Part, picture, product_line
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 TEXTURES_VERSION = 2
 """Raised whenever the same seed would give other images; belongs in the record of what was trained on them."""
@@ -49,7 +49,7 @@ class Textures(ClassDataset):
         kept_classes: int = 2048,
     ) -> None:
         if channels not in (1, 3) or side < 16 or lines < 1 or images_per_class < 1:
-            raise DataSetUnavailable(
+            raise DatasetUnavailable(
                 f"textures with side {side}, {channels} channels, {lines} lines and {images_per_class} images a class; "
                 "side from 16, 1 or 3 channels, and at least one line and one image are allowed"
             )
@@ -99,5 +99,5 @@ class Textures(ClassDataset):
     def product_line(self, class_index: int) -> int:
         """The line that a class belongs to."""
         if not 0 <= class_index < len(self):
-            raise DataSetUnavailable(f"{self.name} has classes 0 to {len(self) - 1}; class {class_index} was asked for")
+            raise DatasetUnavailable(f"{self.name} has classes 0 to {len(self) - 1}; class {class_index} was asked for")
         return class_index // self.classes_per_line

@@ -14,7 +14,7 @@ import torch
 from benchmarks.figures import auroc, markdown, percentile
 from benchmarks.labelled_pngs import STEEL, LabelledPngs, draw, generated, steel
 from benchmarks.predict_latency import as_body, as_form
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 URL = "http://127.0.0.1:1"
 
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_draw_and_another_seed_another() -> None:
 
 
 def test_a_class_too_small_to_leave_a_query_is_refused() -> None:
-    with pytest.raises(DataSetUnavailable, match="10 images and a query"):
+    with pytest.raises(DatasetUnavailable, match="10 images and a query"):
         draw(numbered(5, 10), np.random.default_rng(0), n_way=5, n_shot=10)
 
 

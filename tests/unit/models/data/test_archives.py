@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from models.data.archives import archive_key, read_files
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 FILES = {"b/2.png": b"two", "a/1.png": b"one", "a/c/3.png": b"three", "a-b/4.png": b"four"}
 LITTER = {"__MACOSX/a/._1.png": b"x", "a/.DS_Store": b"x", "a/Thumbs.db": b"x", ".hidden/4.png": b"x"}
@@ -39,26 +39,26 @@ def test_folder_and_archive_give_the_same_files_in_the_order_of_their_paths(fold
 
 
 def test_nothing_there_is_said_plainly(tmp_path: Path) -> None:
-    with pytest.raises(DataSetUnavailable, match="there is nothing at"):
+    with pytest.raises(DatasetUnavailable, match="there is nothing at"):
         list(read_files(tmp_path / "missing"))
 
 
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.zip").write_bytes(b"not a zip")
-    with pytest.raises(DataSetUnavailable, match="cannot be read as a"):
+    with pytest.raises(DatasetUnavailable, match="cannot be read as a"):
         list(read_files(tmp_path / "set.zip"))
 
 
 def test_a_damaged_file_inside_is_refused(archive: Path) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content.replace(b"three", b"throw"))
-    with pytest.raises(DataSetUnavailable, match="undamaged"):
+    with pytest.raises(DatasetUnavailable, match="undamaged"):
         list(read_files(archive))
 
 
 def test_a_file_larger_than_allowed_is_refused_before_it_is_unpacked(folder: Path, archive: Path) -> None:
     for location in (folder, archive):
-        with pytest.raises(DataSetUnavailable, match="has 5 bytes; at most 4"):
+        with pytest.raises(DatasetUnavailable, match="has 5 bytes; at most 4"):
             list(read_files(location, max_file_bytes=4))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.data.class_dataset import ArrayDataset, DatasetSubset, QuarterTurnDataset
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 
 class Lines(ArrayDataset):
@@ -52,5 +52,5 @@ def test_images_without_known_source_have_origins_of_their_own() -> None:
 
 
 def test_as_many_names_as_classes_are_needed() -> None:
-    with pytest.raises(DataSetUnavailable, match="2 class names came for 1 classes"):
+    with pytest.raises(DatasetUnavailable, match="2 class names came for 1 classes"):
         ArrayDataset("odd", ["a", "b"], [torch.zeros(1, 1, 4, 4, dtype=torch.uint8)])

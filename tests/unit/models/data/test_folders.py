@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models.data.folders import FolderRules, open_folder
-from models.errors import DataSetUnavailable, ImageFormatUnsupported
+from models.errors import DatasetUnavailable, ImageFormatUnsupported
 from models.images.preprocessing import ImageConfig, decode, fit_to_side
 from tests.unit.models.pictures import encoded, scene
 
@@ -108,12 +108,12 @@ def test_a_class_with_a_single_image_is_left_out_and_named(tmp_path: Path) -> No
     "files", [{}, {"dent/1.png": picture(1), "dent/2.png": picture(2)}], ids=["empty", "one class"]
 )
 def test_fewer_than_two_classes_are_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
-    with pytest.raises(DataSetUnavailable, match="two are needed: one folder a class"):
+    with pytest.raises(DatasetUnavailable, match="two are needed: one folder a class"):
         open_folder(write(tmp_path, files), SPEC)
 
 
 def test_a_missing_folder_is_said_plainly(tmp_path: Path) -> None:
-    with pytest.raises(DataSetUnavailable, match="there is nothing at"):
+    with pytest.raises(DatasetUnavailable, match="there is nothing at"):
         open_folder(tmp_path / "missing", SPEC)
 
 
@@ -139,5 +139,5 @@ def test_without_a_pattern_every_image_is_its_own_origin(tmp_path: Path) -> None
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataSetUnavailable, match="matches no file name"):
+    with pytest.raises(DatasetUnavailable, match="matches no file name"):
         open_folder(write(tmp_path, CROPS), SPEC, FolderRules(group_pattern="BloodImage"))

@@ -17,7 +17,7 @@ from models.checkpoint import load_checkpoint
 from models.data import registry as catalogue
 from models.data.mini_imagenet import SPLITS, MiniImagenet, SplitSizes, open_mini_imagenet
 from models.data.registry import open_dataset
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig, decode, fit_to_side
 from models.meta import curve, training
 from models.presets import preset
@@ -136,43 +136,43 @@ def test_the_second_opening_reads_the_cache_and_a_damaged_cache_is_made_again(fl
 
 @pytest.mark.parametrize("root", [None, Path("nowhere")])
 def test_without_the_data_the_error_says_how_to_lay_them_out(root: Path | None, tmp_path: Path) -> None:
-    with pytest.raises(DataSetUnavailable, match=r"no public download; put under .*train\.csv"):
+    with pytest.raises(DatasetUnavailable, match=r"no public download; put under .*train\.csv"):
         open_mini_imagenet(root, tmp_path, SPEC)
 
 
 def test_a_missing_split_file_is_named(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/val.csv").unlink()
-    with pytest.raises(DataSetUnavailable, match=r"has no val\.csv"):
+    with pytest.raises(DatasetUnavailable, match=r"has no val\.csv"):
         opened(flat, tmp_path)
 
 
 def test_a_split_file_without_labels_is_refused(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/val.csv").write_text("file,class\na.jpg,n02\n")
-    with pytest.raises(DataSetUnavailable, match="filename,label are needed"):
+    with pytest.raises(DatasetUnavailable, match="filename,label are needed"):
         opened(flat, tmp_path)
 
 
 def test_a_class_in_two_parts_is_refused(flat: Path, tmp_path: Path) -> None:
     shutil.copy(flat / "mini-imagenet/train.csv", flat / "mini-imagenet/val.csv")
-    with pytest.raises(DataSetUnavailable, match=r"n01, n03, n07 of val\.csv"):
+    with pytest.raises(DatasetUnavailable, match=r"n01, n03, n07 of val\.csv"):
         opened(flat, tmp_path)
 
 
 def test_a_missing_image_is_found_before_anything_is_decoded(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/images" / file_name("n05", 2)).unlink()
-    with pytest.raises(DataSetUnavailable, match=r"4 images, but n05 has 3"):
+    with pytest.raises(DatasetUnavailable, match=r"4 images, but n05 has 3"):
         opened(flat, tmp_path)
     assert not (tmp_path / "cache").exists()
 
 
 def test_the_published_counts_are_expected_unless_told_otherwise(flat: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataSetUnavailable, match="names 3 classes; the split has 64"):
+    with pytest.raises(DatasetUnavailable, match="names 3 classes; the split has 64"):
         open_mini_imagenet(flat, tmp_path / "cache", SPEC)
 
 
 def test_a_file_that_is_no_image_is_named_and_nothing_is_kept(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/images" / file_name("n04", 1)).write_bytes(b"not a picture")
-    with pytest.raises(DataSetUnavailable, match=r"n0400000001\.jpg is no image"):
+    with pytest.raises(DatasetUnavailable, match=r"n0400000001\.jpg is no image"):
         opened(flat, tmp_path)
     assert not (tmp_path / "cache").exists()
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from models.data.omniglot import PARTS, Omniglot, OmniglotPart, open_omniglot
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig, decode, fit_to_side
 from tests.unit.models.pictures import encoded
 
@@ -115,19 +115,19 @@ def test_a_rezipped_archive_is_accepted(data_root: Path, cache: Path) -> None:
 def test_a_changed_drawing_is_refused(data_root: Path, cache: Path) -> None:
     changed = {**BACKGROUND, next(iter(BACKGROUND)): drawing(7)}
     write_zip(data_root / "omniglot" / "images_background.zip", changed)
-    with pytest.raises(DataSetUnavailable, match="differ from Omniglot's images_background"):
+    with pytest.raises(DatasetUnavailable, match="differ from Omniglot's images_background"):
         opened(data_root, cache)
 
 
 def test_an_incomplete_archive_is_refused(data_root: Path, cache: Path) -> None:
     write_zip(data_root / "omniglot" / "images_background.zip", dict(list(BACKGROUND.items())[:-DRAWINGS]))
-    with pytest.raises(DataSetUnavailable, match="holds 3 characters"):
+    with pytest.raises(DatasetUnavailable, match="holds 3 characters"):
         opened(data_root, cache)
 
 
 def test_a_file_that_is_no_drawing_is_named(data_root: Path, cache: Path) -> None:
     write_zip(data_root / "omniglot" / "images_background.zip", {**BACKGROUND, next(iter(BACKGROUND)): b"text"})
-    with pytest.raises(DataSetUnavailable, match=r"0000_01\.png is not one of Omniglot's drawings"):
+    with pytest.raises(DatasetUnavailable, match=r"0000_01\.png is not one of Omniglot's drawings"):
         opened(data_root, cache)
 
 
@@ -162,7 +162,7 @@ def test_a_missing_archive_that_cannot_be_fetched_says_where_to_put_it(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    with pytest.raises(DataSetUnavailable, match=r"put it as omniglot/images_background.zip under the folder"):
+    with pytest.raises(DatasetUnavailable, match=r"put it as omniglot/images_background.zip under the folder"):
         opened(tmp_path / "nothing", cache)
 
 
@@ -199,7 +199,7 @@ def test_missing_archives_are_fetched_into_the_cache_once(downloads: str, data_r
 def test_a_bad_download_is_refused_and_not_kept(downloads: str, data_root: Path, cache: Path) -> None:
     write_zip(data_root / "omniglot" / "images_background.zip", {**BACKGROUND, next(iter(BACKGROUND)): drawing(7)})
     parts = [dataclasses.replace(part, url=f"{downloads}/{part.name}.zip") for part in SMALL]
-    with pytest.raises(DataSetUnavailable, match="differ"):
+    with pytest.raises(DatasetUnavailable, match="differ"):
         open_omniglot(None, cache, SPEC, parts)
     assert not (cache / "images_background.zip").exists()
 
@@ -223,7 +223,7 @@ def test_the_split_follows_its_seed(data_root: Path, cache: Path) -> None:
 
 
 def test_a_split_without_test_characters_is_refused(data_root: Path, cache: Path) -> None:
-    with pytest.raises(DataSetUnavailable, match="both parts need some"):
+    with pytest.raises(DatasetUnavailable, match="both parts need some"):
         opened(data_root, cache).split(seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Decoding: which bytes are accepted, what becomes of every kind of pixel, and which error refuses the rest."""
+"""Decoding: accepted content, conversion of each pixel format, and the error for everything else."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_a_grey_image_keeps_one_channel() -> None:
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
-def test_every_allowed_format_is_recognised_by_its_content(file_format: str) -> None:
+def test_every_accepted_format_is_detected_from_its_content(file_format: str) -> None:
     smooth = Image.fromarray(scene(4, 4)).resize((40, 24), Image.Resampling.BICUBIC)
     decoded = decode(encoded(smooth, file_format))
     assert decoded.shape == (3, 24, 40)
     assert (decoded.float() - planes(np.array(smooth)).float()).abs().mean() < 6
 
 
-def test_a_format_that_is_not_on_the_list_of_this_caller_is_refused() -> None:
+def test_a_format_outside_the_limits_is_rejected() -> None:
     with pytest.raises(ImageFormatUnsupported, match="none of PNG"):
         decode(encoded(Image.fromarray(scene()), "JPEG"), DecodeLimits(formats=("PNG",)))
 
@@ -53,65 +53,65 @@ def test_a_format_that_is_not_on_the_list_of_this_caller_is_refused() -> None:
     ],
     ids=["text", "gif", "eps", "pdf", "psd", "wav", "zero"],
 )
-def test_other_content_is_refused_whatever_it_is_called(content: bytes) -> None:
+def test_other_content_is_rejected(content: bytes) -> None:
     with pytest.raises(ImageFormatUnsupported, match="JPEG, PNG"):
         decode(content)
 
 
-def test_nothing_is_refused_as_empty() -> None:
+def test_no_bytes_are_rejected_as_empty() -> None:
     with pytest.raises(ImageEmpty):
         decode(b"")
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "BMP", "WEBP", "TIFF"])
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_a_truncated_file_is_refused_as_corrupt(file_format: str, share: float) -> None:
+def test_a_truncated_file_is_rejected_as_corrupt(file_format: str, share: float) -> None:
     content = encoded(Image.fromarray(scene(120, 90)), file_format)
     with pytest.raises(ImageCorrupt, match="undamaged"):
         decode(content[: int(len(content) * share)])
 
 
-def test_a_header_alone_is_refused_as_corrupt() -> None:
+def test_a_header_alone_is_rejected_as_corrupt() -> None:
     with pytest.raises(ImageCorrupt):
         decode(b"\x89PNG\r\n\x1a\n")
 
 
 @pytest.mark.parametrize("size", [(20_000, 20_000), (9_000, 9_000), (100_000, 8)], ids=["bomb", "large", "strip"])
-def test_a_bomb_is_refused_from_its_header(size: tuple[int, int]) -> None:
+def test_a_decompression_bomb_is_rejected_from_its_header(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooLarge, match=f"{size[0]} x {size[1]}"):
         decode(png_claiming(*size))
 
 
 @pytest.mark.parametrize("tile", [(6_000, 6_000), (16, 100_000)])
-def test_a_small_image_in_huge_tiles_is_refused(tile: tuple[int, int]) -> None:
+def test_a_small_image_with_huge_tiles_is_rejected(tile: tuple[int, int]) -> None:
     with pytest.raises(ImageTooLarge, match="tiles"):
         decode(tiff_in_tiles(*tile))
 
 
-def test_an_image_in_tiles_of_its_own_size_is_read() -> None:
+def test_an_image_in_one_tile_is_decoded() -> None:
     assert decode(tiff_in_tiles(16, 16)).shape == (1, 16, 16)
 
 
-def test_more_bytes_than_allowed_are_refused() -> None:
+def test_a_file_with_too_many_bytes_is_rejected() -> None:
     with pytest.raises(ImageTooLarge, match="at most 100 are allowed"):
         decode(bytes(101), DecodeLimits(max_bytes=100))
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9_000), (40, 7)])
-def test_a_sliver_is_refused_as_too_small(size: tuple[int, int]) -> None:
+def test_a_sliver_is_rejected_as_too_small(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooSmall, match="at least 8"):
         decode(png_claiming(*size))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
-def test_an_animation_or_a_document_of_pages_is_refused(file_format: str) -> None:
+def test_an_animation_or_multi_page_document_is_rejected(file_format: str) -> None:
     frames = [Image.fromarray(scene(seed=seed)) for seed in range(3)]
     content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:])
     with pytest.raises(ImageFormatUnsupported, match="3 frames or pages"):
         decode(content)
 
 
-def test_the_first_picture_of_a_multi_picture_jpeg_is_taken() -> None:
+def test_the_first_picture_of_a_multi_picture_jpeg_is_decoded() -> None:
     frames = [Image.fromarray(scene(seed=seed)) for seed in range(2)]
     several = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert torch.equal(decode(several), decode(encoded(frames[0], "JPEG")))
@@ -119,7 +119,7 @@ def test_the_first_picture_of_a_multi_picture_jpeg_is_taken() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
-def test_every_exif_orientation_gives_the_upright_image(orientation: int, file_format: str) -> None:
+def test_every_exif_orientation_is_decoded_upright(orientation: int, file_format: str) -> None:
     upright = Image.fromarray(scene(400, 300))
     undo = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -143,13 +143,13 @@ def test_damaged_metadata_counts_as_upright() -> None:
     assert torch.equal(decode(content), decode(encoded(image, "JPEG")))
 
 
-def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+def test_16_bit_grey_is_scaled_and_not_clipped() -> None:
     wide = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
     decoded = decode(encoded(Image.fromarray(wide)))
     assert torch.equal(decoded, torch.from_numpy(np.rint(wide / 257.0).astype(np.uint8))[None])
 
 
-def test_big_endian_sixteen_bit_tiff_equals_the_png() -> None:
+def test_a_big_endian_16_bit_tiff_equals_the_png() -> None:
     wide = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
     big = Image.frombytes("I;16B", (16, 16), wide.astype(">u2").tobytes())
     assert torch.equal(decode(encoded(big, "TIFF")), decode(encoded(Image.fromarray(wide))))
@@ -166,12 +166,14 @@ def test_big_endian_sixteen_bit_tiff_equals_the_png() -> None:
     ],
     ids=["float-unit", "float-wide", "float-constant", "int-16", "int-32"],
 )
-def test_wide_pixels_follow_the_scaling_rule(values: NDArray[np.generic], expected: NDArray[np.float64]) -> None:
+def test_integer_and_float_pixels_are_scaled_to_8_bits(
+    values: NDArray[np.generic], expected: NDArray[np.float64]
+) -> None:
     decoded = decode(encoded(Image.fromarray(values.reshape(8, 8)), "TIFF"))
     assert (decoded[0].numpy().astype(int) - expected.reshape(8, 8).astype(int)).__abs__().max() <= 1
 
 
-def test_float_pixels_that_are_not_finite_are_refused() -> None:
+def test_float_pixels_that_are_not_finite_are_rejected() -> None:
     values = np.full((8, 8), np.nan, dtype=np.float32)
     with pytest.raises(ImageCorrupt, match="not finite"):
         decode(encoded(Image.fromarray(values), "TIFF"))
@@ -182,12 +184,12 @@ def test_one_bit_images_become_black_and_white() -> None:
     assert torch.equal(decode(encoded(Image.fromarray(pixels).convert("1"))), torch.from_numpy(pixels)[None])
 
 
-def test_a_palette_image_equals_the_colours_it_names() -> None:
+def test_a_palette_image_decodes_to_its_palette_colours() -> None:
     palette = Image.fromarray(scene()).quantize(16)
     assert torch.equal(decode(encoded(palette)), planes(np.array(palette.convert("RGB"))))
 
 
-def test_transparent_palette_entries_show_mid_grey() -> None:
+def test_transparent_palette_entries_become_mid_grey() -> None:
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.putpixel((3, 2), 1)
@@ -197,7 +199,7 @@ def test_transparent_palette_entries_show_mid_grey() -> None:
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparency_is_laid_over_mid_grey(mode: str) -> None:
+def test_transparency_is_composited_over_mid_grey(mode: str) -> None:
     image = Image.new(mode, (8, 8), (200, 0) if mode == "LA" else (200, 200, 200, 0))
     image.putpixel((1, 1), (200, 255) if mode == "LA" else (200, 200, 200, 255))
     decoded = decode(encoded(image))
@@ -206,13 +208,13 @@ def test_transparency_is_laid_over_mid_grey(mode: str) -> None:
     assert set(decoded[:, 1, 1].tolist()) == {200}
 
 
-def test_a_cmyk_jpeg_looks_like_its_rgb_twin() -> None:
+def test_a_cmyk_jpeg_decodes_to_its_rgb_colours() -> None:
     image = Image.new("RGB", (16, 16), (200, 60, 30))
     decoded = decode(encoded(image.convert("CMYK"), "JPEG", quality=95))
     assert (decoded.float().mean(dim=(1, 2)) - torch.tensor([200.0, 60.0, 30.0])).abs().max() < 6
 
 
-def test_a_kind_of_pixel_without_a_rule_is_refused() -> None:
+def test_an_unsupported_pixel_format_is_rejected() -> None:
     with pytest.raises(ImageFormatUnsupported, match="LAB"):
         decode(encoded(Image.new("LAB", (8, 8)), "TIFF"))
 
@@ -248,7 +250,7 @@ SEEDS_FOR_FUZZ = [
     changes=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=12),
     cut=st.one_of(st.none(), st.integers(1, 4000)),
 )
-def test_mutated_files_give_an_image_or_a_refusal(
+def test_mutated_files_give_an_image_or_an_error(
     content: bytes, changes: list[tuple[int, int]], cut: int | None
 ) -> None:
     mutated = bytearray(content[:cut])

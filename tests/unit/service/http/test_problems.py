@@ -20,7 +20,7 @@ NEVER_ANSWERED = {
     "RequestRejected",
     "InvalidSettings",
     "CheckpointInvalid",
-    "DataSetUnavailable",
+    "DatasetUnavailable",
     "InvalidKey",
     "UnknownKey",
 }

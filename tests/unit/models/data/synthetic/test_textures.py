@@ -12,7 +12,7 @@ from models.data.synthetic.defects import DEFECTS
 from models.data.synthetic.family import Family, Range, new_look, steady_look
 from models.data.synthetic.lines import product_line
 from models.data.synthetic.surfaces import SURFACES
-from models.errors import DataSetUnavailable
+from models.errors import DatasetUnavailable
 
 
 def generators(count: int, seed: int = 0) -> Draws:
@@ -74,13 +74,13 @@ def test_eight_classes_make_a_product_line() -> None:
 
 @pytest.mark.parametrize("class_index", [-1, 8])
 def test_a_class_beyond_the_set_is_refused(class_index: int) -> None:
-    with pytest.raises(DataSetUnavailable, match="has classes 0 to 7"):
+    with pytest.raises(DatasetUnavailable, match="has classes 0 to 7"):
         Textures(lines=1).images(class_index)
 
 
 @pytest.mark.parametrize("settings", [{"side": 8}, {"channels": 2}, {"lines": 0}, {"images_per_class": 0}])
 def test_impossible_sets_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(DataSetUnavailable, match="are allowed"):
+    with pytest.raises(DatasetUnavailable, match="are allowed"):
         Textures(**settings)
 
 
