@@ -1,4 +1,4 @@
-"""Images and a checkpoint made on the spot, for tests that need a service and no trained net."""
+"""Generated images and an untrained checkpoint, for tests that need a service but no trained net."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.nets import build
 
 
 def tiny_checkpoint_in(folder: Path) -> Path:
-    """Writes a four-block net of eight channels, with weights as drawn from its seed, and returns its path."""
+    """Save an untrained conv4 with eight channels and return its path."""
     spec = NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=8)
     recipe = InnerLoopConfig(steps=5, learning_rate=0.05, batch_size=8)
     path = folder / "tiny.safetensors"
@@ -24,7 +24,7 @@ def tiny_checkpoint_in(folder: Path) -> Path:
 
 
 def striped(count: int, period: int, seed: int = 0) -> list[bytes]:
-    """PNGs of stripes in noise; the period makes the class, and the noise makes each a picture of its own."""
+    """Return PNGs of noisy stripes. The period defines the class; the noise makes every image different."""
     generator = np.random.default_rng((seed, period))
     pictures = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""Calls an application in this process from blocking code. Checks that each problem is in the OpenAPI description."""
+"""Call an application in this process from blocking code, and check that each problem is in the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from service.http.app import create_app
 from service.http.problems import MEDIA_TYPE
 from service.settings import load_settings
 
-PNG = b"\x89PNG not looked at by fakes"
+PNG = b"\x89PNG fakes do not decode this"
 
 
 UNDESCRIBED = {"head_ambiguous", "body_too_large", "internal_error", "overloaded"}
@@ -51,7 +51,7 @@ def check_described(answer: httpx.Response) -> None:
 
 
 class Web:
-    """An application that has been started.
+    """A started application.
 
     Attributes:
         portal: runs coroutines in the event loop of the application.

@@ -1,7 +1,4 @@
-"""Forms and images that were damaged on purpose, drawn from a generator: the same seed gives the same cases.
-
-It knows bytes and the shape of a multipart body; it refuses to know what a service should say to them.
-"""
+"""Randomly damaged forms and images. The same seed gives the same cases."""
 
 from __future__ import annotations
 
@@ -49,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a form: its Content-Disposition, further header lines, and what it holds."""
+    """A part of a form: Content-Disposition, content and further header lines."""
 
     head: bytes
     content: bytes
@@ -60,18 +57,18 @@ class Part:
 
 
 def field(name: bytes, content: bytes) -> Part:
-    """A text field."""
+    """Return a text field."""
     return Part(b'form-data; name="%s"' % name, content)
 
 
 def file(name: bytes, file_name: bytes, content: bytes) -> Part:
-    """A file."""
+    """Return a file part."""
     return Part(b'form-data; name="%s"; filename="%s"' % (name, file_name), content, b"Content-Type: image/png\r\n")
 
 
 @dataclass(frozen=True, slots=True)
 class FormCase:
-    """A damaged request: where it goes, what it says it is, and its body in the pieces in which it comes."""
+    """A damaged request: path, content type, and the body in the pieces in which it arrives."""
 
     path: str
     content_type: bytes
@@ -79,12 +76,12 @@ class FormCase:
 
 
 def pick(generator: np.random.Generator, choices: Sequence[T]) -> T:
-    """One of them."""
+    """Return a random element."""
     return choices[int(generator.integers(len(choices)))]
 
 
 def sound_forms(pictures: Sequence[bytes], others: Sequence[bytes]) -> tuple[tuple[str, tuple[Part, ...]], ...]:
-    """Addresses with forms that the service takes; two pictures of each of two classes are enough."""
+    """Return paths with valid forms. Two images of each of two classes are enough."""
     labelled = [(b"good", content) for content in pictures[:2]] + [(b"bad", content) for content in others[:2]]
     samples = [
         part
@@ -107,7 +104,7 @@ def sound_forms(pictures: Sequence[bytes], others: Sequence[bytes]) -> tuple[tup
 
 
 def damaged_form(generator: np.random.Generator, forms: Sequence[tuple[str, tuple[Part, ...]]]) -> FormCase:
-    """One of `forms` with parts changed, bytes changed, or another content type: at least one of the three."""
+    """Return one of `forms` with changed parts, changed bytes or another content type, or several of these."""
     path, parts = pick(generator, forms)
     kept = list(parts)
     kinds = generator.permutation(3)[: generator.integers(1, 4)]
@@ -143,13 +140,13 @@ def damaged_bytes(generator: np.random.Generator, content: bytes) -> bytes:
 
 
 def in_pieces(generator: np.random.Generator, body: bytes) -> tuple[bytes, ...]:
-    """The body as it may come off the wire: whole, or cut at up to four places."""
+    """Split a body at up to four random places."""
     cuts = sorted(int(cut) for cut in generator.integers(0, len(body) + 1, generator.integers(0, 5)))
     return tuple(body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True))
 
 
 def image_corpus(generator: np.random.Generator) -> list[bytes]:
-    """Small pictures of every format and kind of pixel that is taken, made here."""
+    """Return small images in every accepted format and pixel mode."""
     pixels = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     colour = Image.fromarray(pixels)
     corpus = [encoded(colour, name) for name in FORMATS] + [encoded(colour.convert("L"), name) for name in FORMATS]
@@ -162,7 +159,7 @@ def image_corpus(generator: np.random.Generator) -> list[bytes]:
 
 
 def encoded(image: Image.Image, name: str, **options: Any) -> bytes:
-    """The image in that format."""
+    """Encode an image."""
     held = io.BytesIO()
     image.save(held, name, **options)
     return held.getvalue()

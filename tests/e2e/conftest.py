@@ -1,4 +1,4 @@
-"""A service started the way a newcomer starts it, by `make run`; knows the announcement it waits for, nothing else."""
+"""A service started with `make run`, for the commands of the README."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STOP_LIMIT_S = 60
 
 @dataclass(frozen=True)
 class Served:
-    """A running service: its address, its store's folder and what it has printed so far."""
+    """A running service: its URL, the folder of its store and its output so far."""
 
     url: str
     data: Path
@@ -29,7 +29,7 @@ class Served:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without what an outer make or an outer service would hand to an inner one."""
+    """Return the environment without variables of an outer make or an outer service."""
     inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "PORT", "DATA")
     return {
         name: value
@@ -39,7 +39,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def collect(stream: IO[str], printed: list[str], announced: threading.Event) -> None:
-    """Keep reading until the stream ends, so that the service never waits for a reader."""
+    """Read until the stream ends, so that the service never blocks on its output."""
     for line in stream:
         printed.append(line)
         if " serves on http://" in line:
@@ -49,7 +49,7 @@ def collect(stream: IO[str], printed: list[str], announced: threading.Event) -> 
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A service on TEST_PORT (a free port where that is not set), with a store of its own."""
+    """Start a service on TEST_PORT, or on a free port if that is not set, with an empty store."""
     data = tmp_path_factory.mktemp("served") / "data"
     command = ["make", "run", f"PORT={os.environ.get('TEST_PORT') or 0}", f"DATA={data}"]
     printed: list[str] = []
@@ -64,7 +64,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             announced.wait(START_LIMIT_S)
             found = re.search(r"serves on (http://\S+)", "".join(printed))
             if not found:
-                pytest.fail(f"`{' '.join(command)}` did not come up:\n{''.join(printed)}", pytrace=False)
+                pytest.fail(f"`{' '.join(command)}` did not start:\n{''.join(printed)}", pytrace=False)
             yield Served(found[1], data, printed)
         finally:
             if process.poll() is None:

@@ -1,9 +1,9 @@
-"""Adapts and predicts through HTTP with Python's standard library alone; `.ci/image-test` runs it beside a container.
+"""Adapt and predict over HTTP with the standard library only. `.ci/image-test` runs it against a container.
 
-    python3 image_exchange.py URL adapt      two procedural classes of five images each become a client
-    python3 image_exchange.py URL predict    one fresh image of each class; prints the answer, fails if it is wrong
+    python3 image_exchange.py URL adapt      adapt a client to five generated images of each of two classes
+    python3 image_exchange.py URL predict    predict a new image of each class; print the response, fail if it is wrong
 
-The key that it presents is read from KEY in the environment. It knows nothing of the project but the HTTP contract.
+It reads the key from the environment variable KEY and uses only the HTTP contract.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CLASSES = ("stripes", "spots")
 
 
 def pixel(kind: str, seed: int, row: int, column: int) -> int:
-    """One grey value: stripes or spots of a period that the seed moves a little, with some noise."""
+    """Return a grey value of noisy stripes or spots. The seed varies the period."""
     noise = zlib.crc32(b"%d %d %d" % (seed, row, column)) % 40
     period = 8 + seed % 3
     on = (row + seed) % period < period // 2
@@ -34,7 +34,7 @@ def pixel(kind: str, seed: int, row: int, column: int) -> int:
 
 
 def png(kind: str, seed: int) -> bytes:
-    """An 8-bit grey PNG of SIDE x SIDE pixels."""
+    """Return an 8-bit greyscale PNG of SIDE x SIDE pixels."""
     rows = b"".join(b"\0" + bytes(pixel(kind, seed, y, x) for x in range(SIDE)) for y in range(SIDE))
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
@@ -45,7 +45,7 @@ def png(kind: str, seed: int) -> bytes:
 
 
 def form(fields: list[tuple[str, str]], files: list[tuple[str, str, bytes]]) -> tuple[bytes, str]:
-    """Encode text fields and (field, file name, PNG) files as multipart; returns the body and its content type."""
+    """Encode text fields and (field, file name, PNG) files as multipart. Return the body and its content type."""
     boundary = "----anole-image-test"
     parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n'.encode() for n, v in fields]
     for name, file_name, content in files:
@@ -55,30 +55,30 @@ def form(fields: list[tuple[str, str]], files: list[tuple[str, str, bytes]]) -> 
 
 
 def post(url: str, body: bytes, content_type: str) -> Any:
-    """POST and return the JSON answer; a refusal ends the run with the service's own words."""
+    """POST and return the JSON response. Exit with the message of the service if it responds with an error."""
     headers = {"Content-Type": content_type, "X-API-Key": os.environ.get("KEY", "")}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as refusal:
-        sys.exit(f"{url} answered {refusal.code}: {refusal.read().decode(errors='replace')}")
+        sys.exit(f"{url} responded with {refusal.code}: {refusal.read().decode(errors='replace')}")
 
 
 def adapt(url: str) -> None:
-    """Adapt a client on SHOTS images of each class; ends the run with a message where nothing went live."""
+    """Adapt a client to SHOTS images of each class. Exit with a message if the version does not go live."""
     labelled = [(kind, seed) for kind in CLASSES for seed in range(SHOTS)]
     fields = [("client", CLIENT), *(("labels", kind) for kind, _ in labelled)]
     files = [("samples", f"{kind}-{seed}.png", png(kind, seed)) for kind, seed in labelled]
     answer = post(f"{url}/adapt", *form(fields, files))
     if sorted(answer["classes"]) != sorted(CLASSES) or not answer["published"]:
-        sys.exit(f"unexpected answer of /adapt: {answer}")
+        sys.exit(f"unexpected response of /adapt: {answer}")
     kept, seconds = answer["weights"]["bytes"], answer["report"]["seconds"]["total"]
     sys.stdout.write(f"version {answer['version']} with {kept} bytes of weights in {seconds:.2f} s\n")
 
 
 def predict(url: str) -> None:
-    """Predict one fresh image of each class; ends the run with a message where a label is wrong."""
+    """Predict a new image of each class. Exit with a message if a label is wrong."""
     files = [("images", f"{kind}.png", png(kind, 100)) for kind in CLASSES]
     answer = post(f"{url}/predict", *form([("client", CLIENT)], files))
     found = {item["name"].removesuffix(".png"): item["label"] for item in answer["predictions"]}

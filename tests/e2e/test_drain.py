@@ -1,4 +1,4 @@
-"""SIGTERM while requests come: who may still send is answered, and the process is gone in time."""
+"""SIGTERM under load: every request is answered, and the process exits in time."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ENDS_IN_S = 25
 ADAPTING, PREDICTING = 2, 6
 
 
-def told_to_come_again(seconds: float) -> None:
-    raise AssertionError(f"the service refused a request and asked for it again in {seconds} s")
+def fail_on_retry(seconds: float) -> None:
+    raise AssertionError(f"the service refused a request and asked for a retry in {seconds} s")
 
 
 class Load:
-    """Callers that send one request after another, each on a connection of its own, until they are told to stop."""
+    """Callers that repeat requests, each on a new connection, until `no_more` is set."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -43,9 +43,9 @@ class Load:
     def _repeat(self, kind: Callable[[Client, int], str], number: int) -> None:
         while not self.no_more.is_set():
             try:
-                with Client(self._url, sleep=told_to_come_again) as anole:
+                with Client(self._url, sleep=fail_on_retry) as anole:
                     self.answered.append(kind(anole, number))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the test shows it
+            except Exception as error:  # noqa: BLE001 - the test reports every error
                 self.failed.append(error)
                 return
 
@@ -57,13 +57,13 @@ class Load:
         return f"predict {anole.predict('line', [SAMPLES[0].content]).version}"
 
     def ended(self) -> bool:
-        """Whether every caller has its last answer."""
+        """Wait for the callers and return whether all have stopped."""
         for caller in self._callers:
             caller.join(ENDS_IN_S)
         return not any(caller.is_alive() for caller in self._callers)
 
 
-def test_sigterm_under_load_drops_no_request_and_the_process_ends_in_time(tmp_path: Path) -> None:
+def test_sigterm_under_load_drops_no_request_and_the_process_exits_in_time(tmp_path: Path) -> None:
     with serving(tmp_path, tiny_checkpoint_in(tmp_path), ANOLE_DEMO="false", ANOLE_DRAIN_S="3") as running:
         with Client(running.url) as anole:
             anole.adapt("line", SAMPLES)
@@ -76,7 +76,7 @@ def test_sigterm_under_load_drops_no_request_and_the_process_ends_in_time(tmp_pa
             while web.get("/readyz").status_code == 200:
                 assert time.monotonic() - began < ENDS_IN_S
             before = len(load.answered)
-            while len(load.answered) < before + 5 and not load.failed:  # what comes all the same is still answered
+            while len(load.answered) < before + 5 and not load.failed:  # requests that still arrive are answered
                 assert web.get("/readyz").status_code == 503
         load.no_more.set()
         assert load.ended()
@@ -90,7 +90,7 @@ def test_sigterm_under_load_drops_no_request_and_the_process_ends_in_time(tmp_pa
         assert sum(len(anole.versions(f"line-{number}")) for number in range(ADAPTING)) == made
 
 
-def test_a_body_without_end_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
+def test_an_endless_body_does_not_prevent_the_process_from_exiting(tmp_path: Path) -> None:
     environment = {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0", "ANOLE_STOP_S": "1"}
     with serving(tmp_path, tiny_checkpoint_in(tmp_path), **environment) as running:
         address = urlsplit(running.url)
@@ -102,6 +102,6 @@ def test_a_body_without_end_does_not_keep_the_process_from_ending(tmp_path: Path
             running.process.wait(ENDS_IN_S)
 
 
-def test_by_default_the_deadlines_of_stopping_end_in_time() -> None:
+def test_the_default_stop_deadlines_are_short_enough() -> None:
     seconds = Settings.model_fields["drain_s"].default + Settings.model_fields["stop_s"].default
     assert seconds < ENDS_IN_S

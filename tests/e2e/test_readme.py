@@ -1,8 +1,8 @@
-"""Does what README.md says, in its order, against a service of its own; knows nothing of what the commands do.
+"""Run the commands of README.md, in their order, against a service.
 
-Blocks marked ``sh`` and ``python`` are executed in one scratch folder. Lines that make, clone or change into the
-checkout are looked at, not executed: the service that `make run` would start is running already. A block under the
-comment ``<!-- not executed: why -->`` is left out.
+Blocks marked ``sh`` and ``python`` are executed in one scratch folder. Lines that run make, clone or change into the
+checkout are not executed, because the service that `make run` starts is already running. A block after the comment
+``<!-- not executed: why -->`` is skipped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIMIT_S = 600
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block of the README and the line it starts in."""
+    """A fenced block of the README and the line where it starts."""
 
     line: int
     language: str
@@ -55,7 +55,7 @@ EXECUTED = [block for block in blocks() if block.language in ("sh", "python") an
 
 @pytest.fixture(scope="session")
 def execute(served: Served) -> Callable[[Block], str]:
-    """Executes a block in the folder that holds the service's `data`, and returns what it printed."""
+    """Return a function that executes a block next to the service's `data` folder and returns its output."""
     scratch = served.data.parent
     programs = Path(sys.executable).parent
     environment = clean_environment() | {
@@ -74,20 +74,20 @@ def execute(served: Served) -> Callable[[Block], str]:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         if done.returncode:
-            pytest.fail(f"README.md, {block}\nended with {done.returncode}:\n{done.stdout}", pytrace=False)
+            pytest.fail(f"README.md, {block}\nexited with {done.returncode}:\n{done.stdout}", pytrace=False)
         return done.stdout
 
     return run
 
 
 @pytest.mark.parametrize("block", EXECUTED, ids=str)
-def test_what_the_readme_says_to_type_works(block: Block, execute: Callable[[Block], str]) -> None:
+def test_the_commands_of_the_readme_work(block: Block, execute: Callable[[Block], str]) -> None:
     if re.search(r"^\s*curl\b", block.text, re.M) and not shutil.which("curl"):
         pytest.skip("this machine has no curl")
     execute(block)
 
 
-def test_the_readme_is_more_than_unexecuted_blocks() -> None:
+def test_most_blocks_of_the_readme_are_executed() -> None:
     assert len(EXECUTED) >= 3
     assert len(EXECUTED) >= len([block for block in blocks() if block.reason])
 
@@ -105,7 +105,7 @@ def test_every_file_the_readme_links_to_exists() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_nothing_the_readme_says_to_type_holds_an_address_of_another_machine() -> None:
+def test_the_commands_of_the_readme_use_no_address_of_another_machine() -> None:
     lines = [line for block in EXECUTED for line in block.text.splitlines() if not OF_THE_CHECKOUT.match(line)]
     addresses = [address for line in lines for address in re.findall(r"https?://[^\s/\"']+", line)]
     assert [address for address in addresses if "127.0.0.1" not in address] == []

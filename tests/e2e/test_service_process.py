@@ -1,4 +1,4 @@
-"""`anole serve` as a process: signals, kills, workers, sockets. Knows its announcement and the HTTP contract."""
+"""`anole serve` as a process: signals, kills, workers, limits, keys."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """A service that has announced itself."""
+    """A running service."""
 
     def __init__(self, process: subprocess.Popen[str], url: str, printed: list[str]) -> None:
         self.process = process
@@ -64,7 +64,7 @@ def serving(data: Path, checkpoint: Path, *options: str, **environment: str) -> 
             announced.wait(START_LIMIT_S)
             found = re.search(r"serves on (http://\S+)", "".join(printed))
             if not found:
-                pytest.fail(f"it did not come up:\n{''.join(printed)}", pytrace=False)
+                pytest.fail(f"the service did not start:\n{''.join(printed)}", pytrace=False)
             yield Process(process, found[1], printed)
         finally:
             if process.poll() is None:
@@ -73,8 +73,8 @@ def serving(data: Path, checkpoint: Path, *options: str, **environment: str) -> 
             reader.join(STOP_LIMIT_S)
 
 
-def refusal(*options: str) -> str:
-    """What a start that fails says: one line, exit code 1."""
+def start_error(*options: str) -> str:
+    """Return the one line that a failing start prints."""
     done = subprocess.run(
         [str(ANOLE), "serve", "--port", "0", *options], cwd=ROOT, env=clean_environment(), text=True, check=False,
         timeout=START_LIMIT_S, capture_output=True,
@@ -84,7 +84,7 @@ def refusal(*options: str) -> str:
     return line
 
 
-def test_sigterm_ends_requests_in_flight_and_then_the_process(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_sigterm_finishes_running_requests_and_then_the_process(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false", ANOLE_DRAIN_S="30") as running:
         with Client(running.url) as anole, httpx.Client(base_url=running.url) as web:
             anole.adapt("line", SAMPLES)
@@ -99,7 +99,7 @@ def test_sigterm_ends_requests_in_flight_and_then_the_process(tmp_path: Path, ti
     assert any('"stopped"' in line for line in running.printed)
 
 
-def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_acknowledged_versions_survive_a_kill(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false") as running:
         with Client(running.url) as anole:
             made = [anole.adapt("line", SAMPLES) for _ in range(3)]
@@ -113,12 +113,12 @@ def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, tiny_checkp
         assert anole.adapt("line", SAMPLES).version == 4
 
 
-def test_workers_share_one_store_and_one_demonstration(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_workers_share_one_store_and_one_demo_client(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with serving(tmp_path, tiny_checkpoint, "--workers", "2") as running:
         with Client(running.url) as anole:
             anole.adapt("line", SAMPLES)
             assert [version.version for version in anole.versions("demo")] == [1]
-        for _ in range(20):  # each connection may reach another worker
+        for _ in range(20):  # connections may reach different workers
             with Client(running.url) as anole:
                 assert [client.client for client in anole.clients()] == ["demo", "line"]
                 assert anole.predict("line", [SAMPLES[0].content]).version == 1
@@ -126,12 +126,12 @@ def test_workers_share_one_store_and_one_demonstration(tmp_path: Path, tiny_chec
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Process]:
-    """A service for tests that leave it as it was."""
+    """A service for tests that do not change it."""
     with serving(tmp_path_factory.mktemp("data"), tiny_checkpoint, ANOLE_DEMO="false") as process:
         yield process
 
 
-def test_a_body_over_the_limit_is_refused_while_it_is_sent(running: Process) -> None:
+def test_a_body_over_the_limit_is_rejected_while_it_is_sent(running: Process) -> None:
     with httpx.Client(base_url=running.url) as web:
         headers = {"Content-Type": "image/png"}
         counted = web.post("/predict?client=a", content=(bytes(MEBIBYTE) for _ in range(64)), headers=headers)
@@ -141,7 +141,7 @@ def test_a_body_over_the_limit_is_refused_while_it_is_sent(running: Process) -> 
         assert web.get("/livez").status_code == 200
 
 
-def test_headers_without_end_are_refused(running: Process) -> None:
+def test_endless_headers_are_rejected(running: Process) -> None:
     host, port = running.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=30) as raw:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(4000)))
@@ -152,22 +152,22 @@ def test_headers_without_end_are_refused(running: Process) -> None:
     assert "server" not in answer.headers
 
 
-def test_a_start_that_cannot_work_is_refused_in_one_line(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    assert "no checkpoint 'nothing'" in refusal("--data", str(tmp_path / "data"), "--model", "nothing")
+def test_an_invalid_start_prints_one_line_and_exits(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    assert "no checkpoint 'nothing'" in start_error("--data", str(tmp_path / "data"), "--model", "nothing")
     occupied = tmp_path / "file"
     occupied.write_bytes(b"")
-    assert str(occupied) in refusal("--data", str(occupied), "--model", str(tiny_checkpoint))
+    assert str(occupied) in start_error("--data", str(occupied), "--model", str(tiny_checkpoint))
     damaged = tmp_path / "damaged.safetensors"
     content = bytearray(tiny_checkpoint.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    assert "damaged" in refusal("--data", str(tmp_path / "data"), "--model", str(damaged))
+    assert "damaged" in start_error("--data", str(tmp_path / "data"), "--model", str(damaged))
 
 
-def test_a_key_guards_the_service_and_revoking_it_reaches_every_worker(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, tiny_checkpoint: Path) -> None:
     data = ("--data", str(tmp_path))
     reachable = ("--host", "0.0.0.0")
-    assert "anole keys create" in refusal(*data, *reachable)
+    assert "anole keys create" in start_error(*data, *reachable)
     made = subprocess.run(
         [str(ANOLE), "keys", "create", "camera", "--client", "line", "--scope", "predict", "--scope", "adapt", *data],
         env=clean_environment(), text=True, check=True, timeout=START_LIMIT_S, capture_output=True,
@@ -186,7 +186,7 @@ def test_a_key_guards_the_service_and_revoking_it_reaches_every_worker(tmp_path:
         )
         revoked_at = time.monotonic()
         refused = 0
-        while time.monotonic() < revoked_at + 5 or refused < 20:  # each connection may reach another worker
+        while time.monotonic() < revoked_at + 5 or refused < 20:  # connections may reach different workers
             with httpx.Client(base_url=url, headers={"X-API-Key": key}) as web:
                 refused = refused + 1 if web.get("/clients").status_code == 401 else 0
             assert time.monotonic() < revoked_at + 30

@@ -1,4 +1,4 @@
-"""Two workers on one store: an alias that moves is seen by both at once, and a worker that is killed is replaced."""
+"""Two workers on one store: both see alias moves at once, and a killed worker is replaced."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 def workers(service: Process) -> set[int]:
-    """The processes that answer: children of the first that run our program, and not a helper of Python's."""
+    """Return the worker processes: children that run the service, without helper processes of Python."""
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
     return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
 @dataclass
 class Caller(threading.Thread):
-    """Predicts on one kept connection, again and again; a connection that breaks is made anew and counted."""
+    """Repeat predictions on one connection. Broken connections are counted and replaced."""
 
     url: str
     stop: threading.Event
@@ -79,7 +79,7 @@ def wait_for(reached: object, what: str) -> None:
         threading.Event().wait(0.05)
 
 
-def test_an_alias_that_moves_is_seen_on_every_connection_at_once(pair: Process) -> None:
+def test_every_worker_sees_an_alias_move_at_once(pair: Process) -> None:
     lines = [Client(pair.url) for _ in range(CONNECTIONS)]
     try:
         image = [SAMPLES[0].content]
@@ -93,7 +93,7 @@ def test_an_alias_that_moves_is_seen_on_every_connection_at_once(pair: Process) 
             line.close()
 
 
-def test_a_killed_worker_is_replaced_and_the_other_loses_nothing(pair: Process) -> None:
+def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Process) -> None:
     with Client(pair.url) as anole:
         acknowledged = [anole.adapt("line", SAMPLES, ALWAYS).weights.digest for _ in range(2)]
     stop = threading.Event()
@@ -108,7 +108,7 @@ def test_a_killed_worker_is_replaced_and_the_other_loses_nothing(pair: Process) 
         wait_for(lambda before=before: len(workers(pair) - before) == 1, "new worker")
         for caller in callers:
             caller.versions.clear()
-        assert all(len(caller.broken_at) <= kills for caller in callers)  # once a kill, if it was on that worker
+        assert all(len(caller.broken_at) <= kills for caller in callers)  # at most once per kill
     wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "answers")
     stop.set()
     for caller in callers:

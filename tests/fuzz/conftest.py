@@ -1,4 +1,4 @@
-"""How many cases: few, or a campaign's worth where `make fuzz` says so; their seed; the memory of a process."""
+"""Shared settings of the fuzz tests. `make fuzz` sets the number of cases and the seed."""
 
 from __future__ import annotations
 

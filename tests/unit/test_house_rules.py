@@ -1,4 +1,4 @@
-"""The house rules that no linter knows, read from the syntax trees of the files; imports nothing of what it judges."""
+"""Rules that no linter checks. The tests read the source files and do not import them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 def dotted(node: ast.AST) -> str:
-    """`a.b.c` of a chain of attributes; empty for anything else."""
+    """Return `a.b.c` for a chain of attributes, or an empty string."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -100,17 +100,17 @@ def draws_without_generator(call: ast.Call) -> bool:
     return owner == "torch" and name in DRAWS and "generator" not in {word.arg for word in call.keywords}
 
 
-def test_the_trees_that_are_judged_are_there() -> None:
+def test_the_checked_trees_exist() -> None:
     assert len(PRODUCT) > 10
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=str)
-def test_a_file_fits_in_one_reading(path: Path) -> None:
+def test_files_are_short(path: Path) -> None:
     lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_LINES_A_FILE, f"{path} has {lines} lines, at most {MAX_LINES_A_FILE} are allowed: split it"
+    assert lines <= MAX_LINES_A_FILE, f"{path} has {lines} lines, at most {MAX_LINES_A_FILE} are allowed"
 
 
-def test_a_function_fits_on_one_screen() -> None:
+def test_functions_are_short() -> None:
     report(
         at(path, function, f"{function.name} has {length} lines, at most {MAX_LINES_A_FUNCTION} are allowed")
         for path in EVERYTHING
@@ -119,9 +119,9 @@ def test_a_function_fits_on_one_screen() -> None:
     )
 
 
-def test_a_function_takes_few_arguments() -> None:
+def test_functions_take_few_arguments() -> None:
     report(
-        at(path, function, f"{function.name} takes {count} arguments; pass a frozen object whole")
+        at(path, function, f"{function.name} takes {count} arguments; group them in a dataclass")
         for path in PRODUCT
         if not path.as_posix().startswith(ARGUMENT_PER_OPTION)
         for function in functions(parsed(path))
@@ -129,15 +129,15 @@ def test_a_function_takes_few_arguments() -> None:
     )
 
 
-def test_every_module_opens_by_saying_what_it_is() -> None:
+def test_every_module_has_a_docstring() -> None:
     report(
-        at(path, tree, "opens without a docstring")
+        at(path, tree, "has no docstring")
         for path in EVERYTHING
         if (tree := parsed(path)).body and not ast.get_docstring(tree)
     )
 
 
-def test_nothing_unpickles_and_nothing_draws_from_global_randomness() -> None:
+def test_nothing_imports_pickle_or_global_randomness() -> None:
     report(
         at(path, node, f"imports {name}")
         for path in PRODUCT
@@ -147,7 +147,7 @@ def test_nothing_unpickles_and_nothing_draws_from_global_randomness() -> None:
     )
 
 
-def test_nothing_evaluates_text_and_nothing_loads_code() -> None:
+def test_nothing_evaluates_text_as_code() -> None:
     report(
         at(path, node, f"calls {name}")
         for path in PRODUCT
@@ -156,7 +156,7 @@ def test_nothing_evaluates_text_and_nothing_loads_code() -> None:
     )
 
 
-def test_no_call_reaches_for_what_is_banned() -> None:
+def test_banned_functions_are_not_used() -> None:
     report(
         at(path, node, f"{name}: {FORBIDDEN_ATTRIBUTES[name]}")
         for path in PRODUCT
@@ -165,7 +165,7 @@ def test_no_call_reaches_for_what_is_banned() -> None:
     )
 
 
-def test_arrays_are_read_without_pickle() -> None:
+def test_arrays_are_loaded_without_pickle() -> None:
     report(
         at(path, node, "allow_pickle lets a file run code")
         for path in PRODUCT
@@ -176,7 +176,7 @@ def test_arrays_are_read_without_pickle() -> None:
     )
 
 
-def test_every_draw_names_its_generator() -> None:
+def test_torch_draws_pass_a_generator() -> None:
     report(
         at(path, node, f"{dotted(node.func)} draws without generator=")
         for path in PRODUCT
@@ -185,7 +185,7 @@ def test_every_draw_names_its_generator() -> None:
     )
 
 
-def test_numpy_draws_from_a_generator_too() -> None:
+def test_numpy_draws_use_a_generator() -> None:
     report(
         at(path, node, f"{name} is global state; use numpy.random.Generator")
         for path in PRODUCT
@@ -196,27 +196,27 @@ def test_numpy_draws_from_a_generator_too() -> None:
     )
 
 
-def test_product_code_does_not_assert() -> None:
+def test_product_code_has_no_assert() -> None:
     report(
-        at(path, node, "assert vanishes under -O; raise an error that says what to do")
+        at(path, node, "assert is removed by -O; raise an error that says what to do")
         for path in PRODUCT
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Assert)
     )
 
 
-def test_no_error_is_swallowed() -> None:
+def test_no_exception_is_swallowed() -> None:
     report(
-        at(path, node, "an except that only passes; use contextlib.suppress of one class, or handle it")
+        at(path, node, "the handler only passes; use contextlib.suppress with one class, or handle the error")
         for path in PRODUCT
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.ExceptHandler) and only_passes(node)
     )
 
 
-def test_the_environment_is_read_in_one_place() -> None:
+def test_only_settings_read_the_environment() -> None:
     report(
-        at(path, node, f"{name}: settings.py alone reads the environment; pass the value in")
+        at(path, node, f"{name}: only settings.py reads the environment; pass the value in")
         for path in PRODUCT
         if path != ENVIRONMENT_READER
         for node in ast.walk(parsed(path))
@@ -225,18 +225,18 @@ def test_the_environment_is_read_in_one_place() -> None:
     )
 
 
-def test_names_keep_to_the_words_of_the_house() -> None:
+def test_file_names_are_specific() -> None:
     report(
-        f"{path}: '{part}' says nothing; name what it holds"
+        f"{path}: '{part}' is not specific; name what it contains"
         for path in EVERYTHING
         for part in path.with_suffix("").parts
         if FORBIDDEN_WORDS.search(part)
     )
 
 
-def test_classes_and_functions_keep_to_the_words_of_the_house() -> None:
+def test_class_and_function_names_are_specific() -> None:
     report(
-        at(path, node, f"'{node.name}' holds a word that the house does not use")
+        at(path, node, f"'{node.name}' is not specific; name what it does")
         for path in PRODUCT
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -244,7 +244,7 @@ def test_classes_and_functions_keep_to_the_words_of_the_house() -> None:
     )
 
 
-def test_the_learning_half_says_net_or_weights_but_never_model() -> None:
+def test_models_says_net_or_weights_instead_of_model() -> None:
     report(
         at(path, node, f"'{name}': say net, weights or checkpoint")
         for path in files("models")

@@ -1,4 +1,4 @@
-"""What pyproject.toml and constraints.txt promise about each other, about the code and about the built package."""
+"""pyproject.toml and constraints.txt are consistent with each other, with the code and with the wheel."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return zipfile.ZipFile(built).namelist()
 
 
-def test_everything_the_product_imports_is_declared() -> None:
+def test_imports_of_the_product_are_declared() -> None:
     assert distributions_imported("models", "service") <= declared("plot", "shared").keys()
 
 
-def test_everything_the_tests_and_benchmarks_import_is_declared() -> None:
+def test_imports_of_tests_and_benchmarks_are_declared() -> None:
     allowed = declared("test", "plot", "benchmarks").keys() | {"packaging"}  # pytest brings packaging
     assert distributions_imported("tests", "benchmarks") <= allowed
 
 
-def test_every_declared_dependency_is_pinned_within_its_range() -> None:
+def test_every_dependency_is_pinned_within_its_range() -> None:
     pins = pinned()
     for name, requirement in declared("test", "dev", "plot", "benchmarks").items():
         assert name in pins, f"{name} is not pinned: run make lock"
@@ -82,18 +82,18 @@ def test_every_declared_dependency_is_pinned_within_its_range() -> None:
             )
 
 
-def test_every_constraint_is_one_exact_version() -> None:
+def test_every_constraint_is_an_exact_version() -> None:
     for pins in pinned().values():
         for pin in pins:
             assert [specifier.operator for specifier in pin.specifier] == ["=="], str(pin)
             assert pin.url is None, str(pin)
 
 
-def test_torch_is_held() -> None:
+def test_torch_is_pinned() -> None:
     assert [str(pin) for pin in pinned()["torch"]] == ["torch==2.13.0"]
 
 
-def test_the_constraints_hold_no_address_and_no_option() -> None:
+def test_constraints_contain_no_url_and_no_option() -> None:
     assert "://" not in CONSTRAINTS
     assert not re.search(r"^\s*-", CONSTRAINTS, re.MULTILINE)
 
@@ -106,15 +106,15 @@ def test_the_constraints_hold_no_address_and_no_option() -> None:
         r".+/entry_points\.txt",
     ],
 )
-def test_the_built_package_carries_what_serving_needs(wheel_names: list[str], pattern: str) -> None:
+def test_the_wheel_contains_what_serving_needs(wheel_names: list[str], pattern: str) -> None:
     assert [name for name in wheel_names if re.fullmatch(pattern, name)]
 
 
-def test_the_built_package_carries_the_code_for_data_sets_but_no_data(wheel_names: list[str]) -> None:
+def test_the_wheel_contains_dataset_code_but_no_data(wheel_names: list[str]) -> None:
     assert "models/data/__init__.py" in wheel_names
     assert not [name for name in wheel_names if name.endswith((".zip", ".png", ".npy", ".sqlite"))]
 
 
-def test_the_built_package_has_no_tests_in_it(wheel_names: list[str]) -> None:
+def test_the_wheel_contains_no_tests(wheel_names: list[str]) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
     assert tops == {"models", "service", f"anole-{PROJECT['version']}.dist-info"}

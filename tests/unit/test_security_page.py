@@ -27,6 +27,6 @@ def test_the_page_names_tests() -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), named_tests())
-def test_a_test_that_the_page_names_exists(path: str, name: str) -> None:
+def test_every_test_named_on_the_page_exists(path: str, name: str) -> None:
     tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
