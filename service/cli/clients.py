@@ -43,21 +43,21 @@ def adapt(
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate of the inner steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the inner loop.")] = None,
     publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
-    first: Annotated[str | None, typer.Option(help="prototypes: make a version without inner steps first.")] = None,
+    first: Annotated[str | None, typer.Option(help="prototypes: create a version without inner steps first.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new version of CLIENT from labelled images.
+    """Create a new version of CLIENT from labelled images.
 
-    Interrupting the command cancels the adaptation; no version is made then.
+    Interrupt the command to cancel the adaptation. It then creates no version.
     """
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
     try:
         with _connect(url, key) as anole, job_progress(client) as on_progress:
             adapted = anole.adapt(client, folder, options, on_progress=on_progress)
     except KeyboardInterrupt as interrupt:
-        unknown = f"the service has not answered; to see whether it made a version: anole versions {client}"
+        unknown = f"the service has not answered; to see whether it created a version: anole versions {client}"
         notices().print(plain(f"interrupted: {'; '.join(getattr(interrupt, '__notes__', [unknown]))}"))
         raise typer.Exit(INTERRUPTED) from None
     if as_json:

@@ -135,7 +135,7 @@ def job_progress(client: str, console: Console | None = None) -> Iterator[OnProg
         if job.first is not None and first_version is None:
             first_version = job.first.version
             console.print(
-                f"version {first_version} made from prototypes, {'live' if job.first.published else 'not live'}"
+                f"version {first_version} created from prototypes, {'live' if job.first.published else 'not live'}"
             )
 
     with bar:

@@ -76,7 +76,7 @@ class Client:
         on_progress: OnProgress | None = None,
         idempotency_key: str | None = None,
     ) -> AdaptResponse:
-        """Make a new version of `client`.
+        """Create a new version of `client`.
 
         If `on_progress` raises, or an interrupt from the keyboard arrives, the adaptation is cancelled and the
         exception has a note that says whether that was in time.
@@ -86,8 +86,8 @@ class Client:
             samples: a folder with one sub-folder per class, a zip of such a folder, or images with labels.
             options: see `AdaptOptions`.
             on_progress: called with the job each time it has changed. A service of several workers never calls it.
-            idempotency_key: identifies this adaptation: sent twice with the same key, it makes one version. Default: a
-                new key.
+            idempotency_key: identifies this adaptation: sent twice with the same key, it creates one version.
+                Default: a new key.
         """
         request = requests.adapt(client, samples, options, idempotency_key)
         if on_progress is None:

@@ -43,7 +43,7 @@ def is_over(job: Job) -> bool:
 
 
 def outcome(job: Job) -> AdaptResponse:
-    """The version that a job made.
+    """Return the version that a job created.
 
     Raises:
         ServiceProblem: the job failed or was cancelled.
@@ -60,13 +60,13 @@ def outcome(job: Job) -> AdaptResponse:
 def cancellation_note(job: Job) -> str:
     """Say what a request to cancel the job achieved."""
     if job.result is not None:
-        return f"job {job.job} had already made version {job.result.version} and could not be cancelled"
+        return f"job {job.job} had already created version {job.result.version} and could not be cancelled"
     if not is_over(job):
         return f"job {job.job} is already recording its version and cannot be cancelled"
     if job.state != "cancelled":
         return f"job {job.job} had already failed"
-    kept = "" if job.first is None else f"; version {job.first.version}, made first, is kept"
-    return f"job {job.job} was cancelled and made no version{kept}"
+    kept = "" if job.first is None else f"; version {job.first.version}, created first, is kept"
+    return f"job {job.job} was cancelled and created no version{kept}"
 
 
 def _cancelled(job: Job) -> ProblemDetails:
@@ -76,6 +76,6 @@ def _cancelled(job: Job) -> ProblemDetails:
         title="The job was cancelled",
         status=409,
         code="job_cancelled",
-        detail=f"job {job.job} was cancelled and made no version; send the adaptation again if it is still wanted",
+        detail=f"job {job.job} was cancelled and created no version; send the adaptation again if it is still wanted",
         instance=f"/jobs/{job.job}",
     )

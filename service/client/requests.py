@@ -52,7 +52,7 @@ class AdaptOptions:
         learning_rate: learning rate of the inner steps.
         seed: seed of the inner loop.
         publish: "auto", "always" or "never".
-        first: "prototypes" makes a version without inner steps before the full one. Requires `on_progress`.
+        first: "prototypes" creates a version without inner steps before the full one. Requires `on_progress`.
     """
 
     mode: str | None = None

@@ -54,7 +54,7 @@ def test_an_exception_in_on_progress_cancels_the_job(service: Process) -> None:
         with pytest.raises(TimeoutError) as caught:
             anole.adapt("ended", SAMPLES, options, on_progress=stop_after_first)
         assert [version.version for version in anole.versions("ended")] == [1]
-    assert caught.value.__notes__[0].endswith("was cancelled and made no version; version 1, made first, is kept")
+    assert caught.value.__notes__[0].endswith("was cancelled and created no version; version 1, created first, is kept")
 
 
 def test_cancelling_the_awaiting_task_cancels_the_job(service: Process) -> None:
@@ -95,4 +95,4 @@ def test_an_interrupted_command_on_a_terminal_cancels_the_job(service: Process, 
                 shown += piece
         assert process.wait(STOP_LIMIT_S) == 130
         ending.cancel()
-    assert b"was cancelled and made no version" in shown
+    assert b"was cancelled and created no version" in shown

@@ -103,7 +103,7 @@ def test_a_waiting_job_has_no_total_and_no_loss() -> None:
 
 def test_the_first_version_is_printed_once() -> None:
     lines = drawn(*(a_job("adapt", done, 9, first=7) for done in range(3)))
-    assert sum("version 7 made from prototypes, live" in line for line in lines) == 1
+    assert sum("version 7 created from prototypes, live" in line for line in lines) == 1
 
 
 def test_the_bar_leaves_room_for_the_echo_of_an_interrupt() -> None:

@@ -81,7 +81,7 @@ def test_interrupting_adapt_cancels_the_job_with_exit_code_130(
     monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=service.transport))
     code, printed, error = anole("adapt", "line", str(folder))
     assert (code, printed) == (130, "")
-    assert error == "interrupted: job 5f1c was cancelled and made no version\n"
+    assert error == "interrupted: job 5f1c was cancelled and created no version\n"
     assert service.requests[-1] == f"DELETE {PATH}"
 
 
@@ -95,7 +95,9 @@ def test_interrupting_adapt_before_an_answer_tells_how_to_find_the_version(
     monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=transport))
     code, _, error = anole("adapt", "line", str(folder))
     assert code == 130
-    assert error == "interrupted: the service has not answered; to see whether it made a version: anole versions line\n"
+    assert (
+        error == "interrupted: the service has not answered; to see whether it created a version: anole versions line\n"
+    )
 
 
 def test_predict_prints_one_row_per_image(anole: Anole, served: Web, folder: Path) -> None:

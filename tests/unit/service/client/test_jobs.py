@@ -118,7 +118,7 @@ def test_an_exception_in_on_progress_cancels_the_job(adapt: Any, error: type[Bas
     with pytest.raises(error) as caught:
         adapt(service, raises(error()))
     assert service.requests[-1] == f"DELETE {PATH}"
-    assert caught.value.__notes__ == ["job 5f1c was cancelled and made no version"]
+    assert caught.value.__notes__ == ["job 5f1c was cancelled and created no version"]
 
 
 def test_an_interrupt_between_events_cancels_the_job() -> None:
@@ -126,7 +126,7 @@ def test_an_interrupt_between_events_cancels_the_job() -> None:
     with pytest.raises(KeyboardInterrupt) as caught:
         service.adapt(lambda _: None)
     assert service.requests[-1] == f"DELETE {PATH}"
-    assert caught.value.__notes__ == ["job 5f1c was cancelled and made no version"]
+    assert caught.value.__notes__ == ["job 5f1c was cancelled and created no version"]
 
 
 def test_cancelling_the_awaiting_task_cancels_the_job() -> None:
@@ -149,10 +149,10 @@ def test_cancelling_the_awaiting_task_cancels_the_job() -> None:
 @pytest.mark.parametrize(
     ("answer", "note"),
     [
-        (DONE, "had already made version 1 and could not be cancelled"),
+        (DONE, "had already created version 1 and could not be cancelled"),
         (job("running", "store", 2), "is already recording its version"),
         (job("failed", problem=PROBLEM), "had already failed"),
-        (job("cancelled", first=adapted()), "made no version; version 1, made first, is kept"),
+        (job("cancelled", first=adapted()), "created no version; version 1, created first, is kept"),
         ((503, PROBLEM), "could not be cancelled: overloaded: d"),
     ],
     ids=["done", "recording", "failed", "with a first", "overloaded"],
