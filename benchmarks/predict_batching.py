@@ -117,7 +117,7 @@ def speeds(version: Made, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
     """The ways, with what they keep in memory."""
-    predictor = OnnxPredictor(version.net)
+    predictor = onnx_predictor(version)
     serving: list[ServingWeights] = []
     dicts: list[dict[str, Tensor]] = []
     for adapted in itertools.chain([version.adapted], version.others(clients - 1)):
@@ -146,6 +146,12 @@ def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor]
     }
 
 
+def onnx_predictor(version: Made) -> OnnxPredictor:
+    """The predictor of a shipped checkpoint."""
+    assert version.checkpoint.onnx_graph is not None
+    return OnnxPredictor(version.checkpoint.onnx_graph, version.net.config)
+
+
 def held(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the memory of one kind in a process of its own."""
     asked = [
@@ -167,7 +173,7 @@ def held(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def grown(version: Made, kind: str, count: int) -> dict[str, Any]:
     """Hold `count` versions; the resident memory that each takes."""
-    predictor = OnnxPredictor(version.net)
+    predictor = onnx_predictor(version)
     versions: list[nn.Module | ServingWeights] = []
     before = resident_bytes()
     for adapted in version.others(count):

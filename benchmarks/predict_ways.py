@@ -24,7 +24,6 @@ from benchmarks.figures import machine, machine_line, markdown, percentile
 from benchmarks.labelled_pngs import steel_or_generated
 from benchmarks.running_service import ServiceOptions
 from benchmarks.versions_made import Made, folded, made
-from models.inference.onnx_graphs import graph_of
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predict import predict_images
 from models.inference.predictor import BatchPredictor, PredictionRequest
@@ -88,13 +87,10 @@ def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace)
         "vmap": lambda: apart(mapped(net, stacked, there)),
         "TorchPredictor: stacked anew each time": through(TorchPredictor(net, device), versions, images),
     }
-    if device.type == "cpu" and graph_of(net) is not None:
-        found["onnxruntime, weights as they come"] = through(
-            OnnxPredictor(net, arguments.threads, False), versions, images
-        )
-        found["OnnxPredictor: in the runtime's layout"] = through(
-            OnnxPredictor(net, arguments.threads), versions, images
-        )
+    graph = version.checkpoint.onnx_graph
+    if device.type == "cpu" and graph is not None:
+        predictor = OnnxPredictor(graph, net.config, arguments.threads)
+        found["OnnxPredictor: weights as inputs"] = through(predictor, versions, images)
     return found
 
 

@@ -47,6 +47,8 @@ class Checkpoint:
         moments: Adam's second moments, for recipes that carry them.
         training: JSON data: how it was trained, and the progress of an unfinished training.
         outer_adam: state of the outer Adam of an unfinished training; adaptation does not use it.
+        onnx_graph: the net as an ONNX graph for prediction (`models.inference.export`), if there is one beside the
+            file; it is not part of the digest.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Checkpoint:
     moments: Moments | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     outer_adam: AdamState | None = None
+    onnx_graph: bytes | None = None
 
     @property
     def digest(self) -> str:
@@ -127,7 +130,8 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
             f"{path} is damaged: its content has digest {checkpoint.digest[:12]}…, but it was saved with "
             f"{str(metadata['digest'])[:12]}…; restore or download the file again"
         )
-    return checkpoint
+    graph = path.with_suffix(".onnx")
+    return replace(checkpoint, onnx_graph=graph.read_bytes()) if graph.is_file() else checkpoint
 
 
 def find_checkpoint(name_or_path: str | Path) -> Path:

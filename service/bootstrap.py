@@ -19,7 +19,7 @@ from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder
 from service.runtime.device import pick_device, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
 from service.runtime.weight_cache import WeightCache
-from service.settings import Settings, child_environment
+from service.settings import Settings, child_environment, disable_onnxruntime_telemetry
 from service.store import open_store as stores
 from service.store.catalog.keys import SqlKeys
 from service.store.durability import Told, nobody
@@ -76,6 +76,7 @@ def build(settings: Settings, told: Told = nobody) -> Services:
         InvalidSettings: there is no such device.
         StoreUnavailable: the store cannot be opened.
     """
+    disable_onnxruntime_telemetry()
     torch.set_num_threads(1)  # a worker a core is faster than several threads inside one operation
     keep_freed_memory()
     device = pick_device(settings.device)

@@ -153,6 +153,11 @@ def child_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
 
 
+def disable_onnxruntime_telemetry() -> None:
+    """Keep onnxruntime from looking up its maker's telemetry host. Call this before onnxruntime is imported."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def _reject_unknown_variables() -> None:
     known = {_variable(name) for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name not in known)

@@ -32,7 +32,7 @@ class ServingWeights:
 
     Attributes:
         values: weights by name.
-        class_means: for familiarity; None for weights without class means.
+        class_means: for the in-distribution score; None for weights without class means.
         size_bytes: memory held.
     """
 
@@ -60,7 +60,7 @@ class NetOutput:
 class BatchPredictor(ABC):
     """Predicts images of many versions of one net in one call. Thread-safe.
 
-    A prediction depends on its image and version alone: probabilities and familiarity are within 1e-5 of
+    A prediction depends on its image and version alone: probabilities and in-distribution scores are within 1e-5 of
     `predict_images` for that image by itself.
     """
 
@@ -87,6 +87,15 @@ class BatchPredictor(ABC):
 
     @abstractmethod
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]: ...
+
+
+def concatenate(chunks: Sequence[NetOutput]) -> NetOutput:
+    """Join the outputs for consecutive images of one request."""
+    if len(chunks) == 1:
+        return chunks[0]
+    return NetOutput(
+        np.concatenate([chunk.logits for chunk in chunks]), np.concatenate([chunk.features for chunk in chunks])
+    )
 
 
 def _predictions(means: ClassMeans | None, output: NetOutput) -> Predictions:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.inference.predictor import BatchPredictor, NetOutput, PredictionRequest
+from models.inference.predictor import BatchPredictor, NetOutput, PredictionRequest, concatenate
 from models.nets import Net, call_net, heads
 from models.weights import Weights
 
@@ -62,15 +62,6 @@ class TorchPredictor(BatchPredictor):
             NetOutput(logits[: len(request.images), :n_way], features[: len(request.images)])
             for request, n_way, features, logits in zip(requests, ways, *arrays, strict=True)
         ]
-
-
-def concatenate(chunks: Sequence[NetOutput]) -> NetOutput:
-    """Join the outputs for consecutive images of one request."""
-    if len(chunks) == 1:
-        return chunks[0]
-    return NetOutput(
-        np.concatenate([chunk.logits for chunk in chunks]), np.concatenate([chunk.features for chunk in chunks])
-    )
 
 
 def _chunks(requests: Sequence[PredictionRequest]) -> Iterator[tuple[int, PredictionRequest]]:

@@ -54,7 +54,7 @@ class SurfaceNet(Net):
         pooled = []
         for name in others:
             maps, mean, deviation = self.run_stage(name, maps)
-            pooled += [own.view(len(own), tasks, -1) for own in (mean, deviation)]
+            pooled += [own.unflatten(1, (tasks, -1)) for own in (mean, deviation)]
         features: Tensor = self.pooled(torch.cat(pooled, dim=-1).flatten(1))
         return features
 

@@ -16,6 +16,7 @@ from models.config import LrMultipliers, Precision
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
+from models.inference.export import can_export, write_graph
 from models.meta.curve import can_plot
 from models.meta.evaluation import EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
@@ -90,12 +91,18 @@ def train(
     save_every_s: Annotated[
         float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")
     ] = 180.0,
+    export_graph: Annotated[
+        bool,
+        typer.Option("--export-onnx", help="Also write the ONNX graph beside the checkpoint, for faster predictions."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train a checkpoint.
 
     If the command is interrupted, run it again to resume.
     """
+    if export_graph and not can_export():
+        raise typer.BadParameter("--export-onnx needs the packages onnx and onnxscript: pip install 'anole[export]'")
     torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
@@ -109,6 +116,8 @@ def train(
     if not can_plot():
         notices().print(plain("the learning curve is written without a plot; to get one: pip install 'anole[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
+    if export_graph:
+        write_graph(out)
     digest = load_checkpoint(out).digest
     if as_json:
         print_json({"checkpoint": str(out), "meta_steps": meta.meta_steps, "digest": digest})

@@ -14,7 +14,6 @@ from models.adaptation.adapt import Adapted, Company, InnerLoopInput, OnGroupSte
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
 from models.images.preprocessing import prepare, prepare_batch
-from models.inference.onnx_graphs import has_graph
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predict import fold_calibrated
 from models.inference.predictor import BatchPredictor, Floats, ServingWeights
@@ -109,8 +108,9 @@ class LoadedCheckpoint:
     @functools.cached_property
     def predictor(self) -> BatchPredictor:
         """The predictor for this device, built on first use."""
-        if self.device.type == "cpu" and has_graph(self._net):
-            return OnnxPredictor(self._net, torch.get_num_threads())
+        graph = self.checkpoint.onnx_graph
+        if self.device.type == "cpu" and graph is not None:
+            return OnnxPredictor(graph, self.checkpoint.net_config, torch.get_num_threads())
         return TorchPredictor(self._net, self.device)
 
     def warm_up(self) -> None:

@@ -73,7 +73,7 @@ def test_imports_of_tests_and_benchmarks_are_declared() -> None:
 
 def test_every_dependency_is_pinned_within_its_range() -> None:
     pins = pinned()
-    for name, requirement in declared("test", "dev", "plot", "benchmarks").items():
+    for name, requirement in declared("test", "dev", "plot", "export", "benchmarks").items():
         assert name in pins, f"{name} is not pinned: run make lock"
         for pin in pins[name]:
             (specifier,) = pin.specifier
@@ -102,6 +102,7 @@ def test_constraints_contain_no_url_and_no_option() -> None:
     "pattern",
     [
         r"models/pretrained/.+\.safetensors",
+        r"models/pretrained/.+\.onnx",
         r"service/store/catalog/migrations/versions/.+\.py",
         r".+/entry_points\.txt",
     ],

@@ -1,74 +1,88 @@
-"""Many versions in one call score what each scores alone, whichever way they are computed."""
+"""Batch predictors: many versions in one call give what each gives alone, in torch and in onnxruntime."""
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import Tensor
 
 from models.adaptation.adapt import adapt_one
-from models.config import InnerLoopConfig, NetConfig
+from models.checkpoint import load_checkpoint, shipped_names
+from models.config import NetConfig
+from models.errors import CheckpointInvalid
 from models.images.preprocessing import ImageConfig
-from models.inference import onnx_predictor as predict_onnx
-from models.inference.onnx_graphs import graph_of
+from models.inference.export import export_onnx
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predict import Predictions, fold_calibrated, predict_images
 from models.inference.predictor import BatchPredictor, PredictionRequest
 from models.inference.torch_predictor import TorchPredictor
 from models.nets import Net, build
 from models.nets.heads import GAIN, MEANS
-from tests.unit.models.conftest import MakeSupport
+from models.task import Support
 
-RECIPE = InnerLoopConfig(steps=2, learning_rate=0.05, batch_size=6)
 TOLERANCE = 1e-5
-NETS = {
-    "conv4": NetConfig("conv4", ImageConfig(1, 16), width=8),
-    "conv4, as wide as the runtime's blocks, odd maps": NetConfig("conv4", ImageConfig(3, 28), width=32),
-    "conv4, pooled": NetConfig("conv4", ImageConfig(1, 28), width=16, pooling="max"),
+EXPORTED = {
+    "conv4, pooled, odd maps": NetConfig("conv4", ImageConfig(3, 28), width=16, pooling="max"),
     "resnet12": NetConfig("resnet12", ImageConfig(1, 34), width=8),
-    "surface": NetConfig("surface", ImageConfig(1, 32), width=128),
 }
+"""Exported by the tests; exporting a net takes seconds."""
+
+SHIPPED = {name: load_checkpoint(name) for name in shipped_names()}
+NETS = {**EXPORTED, **{name: checkpoint.net_config for name, checkpoint in SHIPPED.items()}}
 
 
-@pytest.fixture(params=list(NETS.values()), ids=list(NETS))
+@functools.cache
+def graph_of(name: str) -> bytes:
+    if name in EXPORTED:
+        return export_onnx(build(EXPORTED[name]))
+    graph = SHIPPED[name].onnx_graph
+    assert graph is not None
+    return graph
+
+
+@pytest.fixture(params=list(NETS))
 def net(request: pytest.FixtureRequest) -> Net:
-    return build(request.param, seed=3)
+    return build(NETS[request.param], seed=3)
 
 
 @pytest.fixture(params=["onnx", "torch"])
-def forward(request: pytest.FixtureRequest, net: Net) -> BatchPredictor:
-    return OnnxPredictor(net) if request.param == "onnx" else TorchPredictor(net, torch.device("cpu"))
+def predictor(request: pytest.FixtureRequest, net: Net) -> BatchPredictor:
+    if request.param == "torch":
+        return TorchPredictor(net, torch.device("cpu"))
+    (name,) = (name for name, config in NETS.items() if config is net.config)
+    return OnnxPredictor(graph_of(name), net.config)
 
 
-def drawn(seed: int, *shape: int) -> Tensor:
+def uniform(seed: int, *shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def folded_of(net: Net, seed: int, n_way: int) -> dict[str, Tensor]:
-    """Folded weights of ordinary size, other ones for every seed."""
+    """Folded weights of ordinary size, different for every seed."""
     weights = {}
     for index, (name, tensor) in enumerate(net.start().items()):
-        weights[name] = tensor * (1 + 0.2 * (drawn(100 * seed + index, *tensor.shape) - 0.5))
+        weights[name] = tensor * (1 + 0.2 * (uniform(100 * seed + index, *tensor.shape) - 0.5))
     statistics = {}
     for name, tensor in weights.items():
         if tensor.dim() == 4:
             layer = name.removesuffix(".weight")
-            statistics[f"{layer}.mean"] = drawn(seed, len(tensor)) - 0.5
-            statistics[f"{layer}.variance"] = drawn(seed + 1, len(tensor)) + 0.5
+            statistics[f"{layer}.mean"] = uniform(seed, len(tensor)) - 0.5
+            statistics[f"{layer}.variance"] = uniform(seed + 1, len(tensor)) + 0.5
     if net.config.kind == "surface":
-        statistics["pooled.mean"] = drawn(seed, net.feature_count)
-        statistics["pooled.variance"] = drawn(seed + 1, net.feature_count) + 0.5
-    weights["head.weight"] = (drawn(seed + 2, n_way, net.feature_count) - 0.5) / net.feature_count**0.5
-    weights["head.bias"] = drawn(seed + 3, n_way)
-    weights["head.means"] = drawn(seed + 4, n_way, net.feature_count)
+        statistics["pooled.mean"] = uniform(seed, net.feature_count)
+        statistics["pooled.variance"] = uniform(seed + 1, net.feature_count) + 0.5
+    weights["head.weight"] = (uniform(seed + 2, n_way, net.feature_count) - 0.5) / net.feature_count**0.5
+    weights["head.bias"] = uniform(seed + 3, n_way)
+    weights["head.means"] = uniform(seed + 4, n_way, net.feature_count)
     return fold_calibrated(weights, statistics)
 
 
 def images_of(net: Net, seed: int, count: int) -> Tensor:
-    spec = net.config.image
-    return 2 * drawn(seed, count, spec.channels, spec.side, spec.side) - 1
+    config = net.config.image
+    return 2 * uniform(seed, count, config.channels, config.side, config.side) - 1
 
 
 def assert_same(got: Predictions, expected: Predictions) -> None:
@@ -78,74 +92,64 @@ def assert_same(got: Predictions, expected: Predictions) -> None:
     torch.testing.assert_close(got.in_distribution, expected.in_distribution, atol=TOLERANCE, rtol=0)
 
 
-def test_versions_with_other_weights_classes_and_numbers_of_images_are_judged_as_each_is_alone(
-    net: Net, forward: BatchPredictor
+def test_requests_with_different_weights_classes_and_sizes_get_the_same_predictions_as_alone(
+    net: Net, predictor: BatchPredictor
 ) -> None:
     sizes = [(3, 1), (5, 4), (2, 1), (5, 11), (7, 2)]
     versions = [folded_of(net, seed, n_way) for seed, (n_way, _) in enumerate(sizes)]
     images = [images_of(net, 50 + seed, count) for seed, (_, count) in enumerate(sizes)]
-    asked = [
-        PredictionRequest(forward.serving_weights(folded), batch.numpy())
+    requests = [
+        PredictionRequest(predictor.serving_weights(folded), batch.numpy())
         for folded, batch in zip(versions, images, strict=True)
     ]
-    for folded, batch, one, together in zip(versions, images, asked, forward.predict(asked), strict=True):
+    for folded, batch, request, together in zip(versions, images, requests, predictor.predict(requests), strict=True):
         assert_same(together, predict_images(net, folded, batch))
-        for place, image in enumerate(one.images):
-            (alone,) = forward.predict([PredictionRequest(one.weights, image[None])])
+        for index, image in enumerate(request.images):
+            (alone,) = predictor.predict([PredictionRequest(request.weights, image[None])])
             assert together.in_distribution is not None
-            here = slice(place, place + 1)
-            assert_same(alone, Predictions(together.probabilities[here], together.in_distribution[here]))
+            row = slice(index, index + 1)
+            assert_same(alone, Predictions(together.probabilities[row], together.in_distribution[row]))
 
 
-def test_an_image_does_not_see_extreme_batch_mates(net: Net, forward: BatchPredictor) -> None:
-    own, other = forward.serving_weights(folded_of(net, 1, 3)), forward.serving_weights(folded_of(net, 2, 3))
-    image, mates = images_of(net, 7, 1).numpy(), 1000 * images_of(net, 8, 3).numpy()
-    (alone,) = forward.predict([PredictionRequest(own, image)])
-    first, _ = forward.predict(
-        [PredictionRequest(own, np.concatenate([image, mates])), PredictionRequest(other, mates)]
+def test_extreme_images_in_the_same_batch_do_not_change_a_prediction(net: Net, predictor: BatchPredictor) -> None:
+    first, second = (predictor.serving_weights(folded_of(net, seed, 3)) for seed in (1, 2))
+    image, others = images_of(net, 7, 1).numpy(), 1000 * images_of(net, 8, 3).numpy()
+    (alone,) = predictor.predict([PredictionRequest(first, image)])
+    batched, _ = predictor.predict(
+        [PredictionRequest(first, np.concatenate([image, others])), PredictionRequest(second, others)]
     )
-    torch.testing.assert_close(first.probabilities[:1], alone.probabilities, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(batched.probabilities[:1], alone.probabilities, atol=TOLERANCE, rtol=0)
 
 
-def test_an_adapted_version_is_judged_the_same(conv4: Net, make_support: MakeSupport) -> None:
-    adapted = adapt_one(conv4, conv4.start(), make_support(1), RECIPE, seed=0)
-    folded, images = fold_calibrated(adapted.kept(), adapted.statistics, 1.5), make_support(2).images
-    forward = OnnxPredictor(conv4)
-    (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images.numpy())])
-    assert_same(judged, predict_images(conv4, folded, images))
+def test_an_adapted_version_gets_the_same_predictions() -> None:
+    checkpoint = SHIPPED["omniglot"]
+    net, labels = checkpoint.build_net(), torch.arange(3).repeat_interleave(4)
+    support = Support(images_of(net, 1, 12) * 0.1 + 0.3 * labels[:, None, None, None], labels, 3)
+    adapted = adapt_one(net, checkpoint.weights, support, checkpoint.recipe.adjusted(2, None), seed=0)
+    folded = fold_calibrated(adapted.kept(), adapted.statistics, 1.5)
+    predictor = OnnxPredictor(graph_of("omniglot"), net.config)
+    (predictions,) = predictor.predict([PredictionRequest(predictor.serving_weights(folded), support.images.numpy())])
+    assert_same(predictions, predict_images(net, folded, support.images))
 
 
-def test_weights_without_class_means_have_no_familiarity(conv4: Net) -> None:
-    folded = {name: tensor for name, tensor in folded_of(conv4, 1, 3).items() if name not in (MEANS, GAIN)}
-    forward = OnnxPredictor(conv4)
-    (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images_of(conv4, 7, 2).numpy())])
-    assert judged.in_distribution is None
+def test_weights_without_class_means_have_no_in_distribution_score(net: Net, predictor: BatchPredictor) -> None:
+    folded = {name: tensor for name, tensor in folded_of(net, 1, 3).items() if name not in (MEANS, GAIN)}
+    request = PredictionRequest(predictor.serving_weights(folded), images_of(net, 7, 2).numpy())
+    assert predictor.predict([request])[0].in_distribution is None
 
 
-def test_ready_weights_say_what_they_hold(forward: BatchPredictor, net: Net) -> None:
+def test_serving_weights_count_their_bytes(predictor: BatchPredictor, net: Net) -> None:
     folded = folded_of(net, 1, 3)
-    least = sum(tensor.numel() * tensor.element_size() for name, tensor in folded.items() if name != GAIN)
-    assert least <= forward.serving_weights(folded).size_bytes <= 3 * least  # filled up to the runtime's blocks at most
+    expected = sum(tensor.nbytes for name, tensor in folded.items() if name != GAIN)
+    assert predictor.serving_weights(folded).size_bytes == expected
 
 
-@pytest.mark.parametrize("spec", list(NETS.values()), ids=list(NETS))
-def test_graphs_are_valid(spec: NetConfig) -> None:
-    graph = graph_of(build(spec))
-    assert graph is not None
-    onnx.checker.check_model(graph, full_check=True)
+def test_a_graph_of_another_net_is_rejected() -> None:
+    with pytest.raises(CheckpointInvalid, match="exported from the net"):
+        OnnxPredictor(graph_of("omniglot"), SHIPPED["surfaces"].net_config)
 
 
-def test_a_layout_that_scores_otherwise_is_not_used(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    laid_out = predict_onnx._laid_out
-
-    def wrong(values: object, layouts: object) -> object:
-        found = laid_out(values, layouts)  # type: ignore[arg-type]
-        return {name: value * (1 if name.startswith("head") else 2) for name, value in found.items()}
-
-    monkeypatch.setattr(predict_onnx, "_laid_out", wrong)
-    forward = OnnxPredictor(net)
-    monkeypatch.undo()
-    assert forward._layouts == {}
-    folded, images = folded_of(net, 1, 3), images_of(net, 2, 2)
-    (judged,) = forward.predict([PredictionRequest(forward.serving_weights(folded), images.numpy())])
-    assert_same(judged, predict_images(net, folded, images))
+def test_a_graph_contains_no_stack_traces_and_no_paths() -> None:
+    for name in NETS:
+        assert b".py" not in graph_of(name)
+        assert b"/models/" not in graph_of(name)

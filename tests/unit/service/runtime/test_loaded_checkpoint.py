@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,3 +45,18 @@ def test_concurrent_requests_for_an_older_checkpoint_load_it_once(current: Loade
 def test_a_checkpoint_that_the_service_does_not_have_is_named_in_the_error(current: LoadedCheckpoint) -> None:
     with pytest.raises(UnknownCheckpoint, match=r"checkpoint 'mine' with digest abcabc"):
         LoadedCheckpoints(current).get("abc" * 20, "mine")
+
+
+def test_onnxruntime_is_imported_after_its_telemetry_is_disabled(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from service import bootstrap
+from service.settings import Settings
+assert "onnxruntime" not in sys.modules
+bootstrap.build(Settings(data=Path(sys.argv[1]), decoder_processes=0)).close()
+assert "onnxruntime" in sys.modules
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

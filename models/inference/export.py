@@ -1,0 +1,101 @@
+"""Exports a net to ONNX, with the weights that differ by version as inputs of the graph.
+
+One graph then serves every version of a net. Exporting takes seconds and needs the extra ``export``, so the graph is
+written once, beside the checkpoint: ``surfaces.onnx`` beside ``surfaces.safetensors``. To write it again:
+
+    python -m models.inference.export surfaces
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.func import functional_call
+
+from models.atomic_files import write_atomically
+from models.checkpoint import find_checkpoint, load_checkpoint
+from models.inference.onnx_predictor import FEATURES, IMAGES, LOGITS, NET_CONFIG
+from models.nets import Net, call_net_recording, heads
+from models.nets.normalisation import fold
+
+_EXAMPLE_IMAGES, _EXAMPLE_WAYS = 2, 3
+
+
+def can_export() -> bool:
+    """Return whether the packages that exporting needs are installed."""
+    return importlib.util.find_spec("onnxscript") is not None
+
+
+def export_onnx(net: Net) -> bytes:
+    """Export a net and its head as one ONNX graph.
+
+    The inputs are ``images``, float32 (images, channels, side, side), and the folded weights by name. The outputs are
+    ``logits`` (images, n_way) and ``features`` (images, feature_count). The numbers of images and classes are dynamic.
+    """
+    images, weights = _example(net)
+    dynamic_images, dynamic_ways = Dim("images"), Dim("ways")
+    head = (heads.WEIGHT, heads.BIAS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter of torch 2.13 warns about its own internals
+        program = torch.onnx.export(
+            _WithHead(net).eval(),
+            (images, weights, {}),  # the empty dict: a last dict would be taken for keyword arguments
+            input_names=[IMAGES, *weights],
+            output_names=[LOGITS, FEATURES],
+            dynamic_shapes=({0: dynamic_images}, {name: {0: dynamic_ways} if name in head else {} for name in weights}),
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    graph = program.model_proto
+    for element in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
+        element.doc_string = ""
+        del element.metadata_props[:]  # stack traces
+    graph.metadata_props.add(key=NET_CONFIG, value=json.dumps(net.config.to_json(), sort_keys=True))
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def write_graph(checkpoint: Path) -> Path:
+    """Export the net of a checkpoint and write the graph beside it."""
+    path = checkpoint.with_suffix(".onnx")
+    write_atomically(path, export_onnx(load_checkpoint(checkpoint).build_net()))
+    return path
+
+
+class _WithHead(nn.Module):
+    """Calls the net and a linear head with given weights."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, weights: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        net_weights = {name: tensor for name, tensor in weights.items() if name not in (heads.WEIGHT, heads.BIAS)}
+        features = functional_call(self.net, net_weights, (images,), tie_weights=False)
+        return F.linear(features, weights[heads.WEIGHT], weights[heads.BIAS]), features
+
+
+def _example(net: Net) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images and folded weights of the right shapes."""
+    image = net.config.image
+    images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
+    weights = net.start()
+    _, statistics = call_net_recording(net, {name: tensor[None] for name, tensor in weights.items()}, images[None])
+    folded = fold(weights, {name: tensor[0] for name, tensor in statistics.items()})
+    folded[heads.WEIGHT] = torch.zeros(_EXAMPLE_WAYS, net.feature_count)
+    folded[heads.BIAS] = torch.zeros(_EXAMPLE_WAYS)
+    return images, folded
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_graph(find_checkpoint(name))
