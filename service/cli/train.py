@@ -60,6 +60,10 @@ Recompute = Annotated[
     bool, typer.Option("--recompute", help="Use less memory and more time: recompute each block in the backward pass.")
 ]
 
+ExportOnnx = Annotated[
+    bool, typer.Option("--export-onnx", help="Also write the net's ONNX graph beside the checkpoint: faster to serve.")
+]
+
 
 def train(
     dataset: Annotated[
@@ -91,18 +95,14 @@ def train(
     save_every_s: Annotated[
         float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")
     ] = 180.0,
-    export_graph: Annotated[
-        bool,
-        typer.Option("--export-onnx", help="Also write the ONNX graph beside the checkpoint, for faster predictions."),
-    ] = False,
+    export: ExportOnnx = False,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train a checkpoint.
 
     If the command is interrupted, run it again to resume.
     """
-    if export_graph and not can_export():
-        raise typer.BadParameter("--export-onnx needs the packages onnx and onnxscript: pip install 'anole[export]'")
+    _require_exporter(export)
     torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
@@ -116,13 +116,18 @@ def train(
     if not can_plot():
         notices().print(plain("the learning curve is written without a plot; to get one: pip install 'anole[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
-    if export_graph:
+    if export:
         write_graph(out)
     digest = load_checkpoint(out).digest
     if as_json:
         print_json({"checkpoint": str(out), "meta_steps": meta.meta_steps, "digest": digest})
     else:
         output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {digest[:12]}"))
+
+
+def _require_exporter(wanted: bool) -> None:
+    if wanted and not can_export():
+        raise typer.BadParameter("--export-onnx needs the packages onnx and onnxscript: pip install 'anole[export]'")
 
 
 def _train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:
