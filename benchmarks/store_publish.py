@@ -27,7 +27,7 @@ from service.domain.version import LIVE, SampleRef, VersionDraft
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.open_store import BLOBS_FOLDER, CATALOG_FILE, open_embedded
 from service.store.tensor_bytes import to_bytes
-from service.store.version_store import VersionStore
+from service.store.version_store import VersionStore, encode_sample
 
 Result = TypeVar("Result")
 
@@ -115,7 +115,7 @@ def totals(bench: InnerLoopExecutor) -> list[float]:
 def publish(bench: InnerLoopExecutor, new: Sequence[Tensor], weights: dict[str, Tensor]) -> None:
     """One version of `new` samples and `weights`, timed by stage."""
     store = bench.store
-    digests = timed(bench, STAGES[0], lambda: store.put_samples(CLIENT, new))
+    digests = timed(bench, STAGES[0], lambda: store.put_samples(CLIENT, list(map(encode_sample, new))))
     digest, size_bytes = timed(bench, STAGES[1], lambda: store.put_weights(CLIENT, weights, {"kind": "delta"}))
     draft = draft_of(digests, digest, size_bytes)
     timed(bench, STAGES[2], lambda: store.publish(draft, [LIVE]))

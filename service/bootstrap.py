@@ -22,7 +22,6 @@ from service.runtime.weight_cache import WeightCache
 from service.settings import Settings, child_environment, disable_onnxruntime_telemetry
 from service.store import open_store as stores
 from service.store.catalog.keys import SqlKeys
-from service.store.durability import Told, nobody
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation, AdaptLimits
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
@@ -63,12 +62,12 @@ class Services:
     close: Callable[[], None]
 
 
-def build(settings: Settings, told: Told = nobody) -> Services:
+def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _reason: None) -> Services:
     """Load the checkpoint, open the store and build the use cases.
 
     Args:
         settings: all of them.
-        told: is told when a write could not be made durable; the store then takes no more until it is opened anew.
+        on_sync_failure: called when a write could not be made durable; the store then accepts no more writes.
 
     Raises:
         CheckpointInvalid: the checkpoint does not exist or is damaged.
@@ -83,7 +82,7 @@ def build(settings: Settings, told: Told = nobody) -> Services:
     current = LoadedCheckpoint(load_checkpoint(settings.model), device, max(1, usable_cores() // settings.workers))
     require_precision(current.checkpoint.recipe, device)
     learners = LoadedCheckpoints(current, _others(current.digest, device))
-    store = open_store(settings, told)
+    store = open_store(settings, on_sync_failure)
     keys = open_keys(settings)
     decoder = _decoder(settings)
     current.warm_up()
@@ -125,14 +124,14 @@ def _decoder(settings: Settings) -> Decoder:
     return DecoderPool(limits, bounds, child_environment())
 
 
-def open_store(settings: Settings, told: Told = nobody) -> VersionStore:
+def open_store(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _reason: None) -> VersionStore:
     """Open the store: at the URLs that are given, else in the data folder.
 
     Raises:
         InvalidSettings: a URL that names nothing known here.
         StoreUnavailable: it cannot be opened.
     """
-    return stores.open_store(_place(settings), told=told)
+    return stores.open_store(_store_location(settings), on_sync_failure=on_sync_failure)
 
 
 def open_keys(settings: Settings) -> SqlKeys:
@@ -141,12 +140,12 @@ def open_keys(settings: Settings) -> SqlKeys:
     Raises:
         InvalidSettings, StoreUnavailable: as `open_store`.
     """
-    return stores.open_keys(_place(settings))
+    return stores.open_keys(_store_location(settings))
 
 
-def _place(settings: Settings) -> stores.Place:
+def _store_location(settings: Settings) -> stores.StoreLocation:
     url = settings.catalog_url
-    return stores.Place(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
+    return stores.StoreLocation(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
 
 def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], LoadedCheckpoint]]]:

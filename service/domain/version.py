@@ -62,6 +62,12 @@ class VersionDraft:
     report: Mapping[str, Any] = field(default_factory=dict)
     samples_kept: bool = True
 
+    @property
+    def required_blobs(self) -> frozenset[str]:
+        """The digests of the blobs that serving or extending the version needs."""
+        samples = (sample.digest for sample in self.samples) if self.samples_kept else ()
+        return frozenset({self.weights_digest, *samples})
+
 
 @dataclass(frozen=True, slots=True)
 class ServedVersion:

@@ -1,1 +1,1 @@
-"""Where versions are kept: `ports` says what is needed of a store, `weight_store` writes in the right order."""
+"""Where versions are kept. `VersionStore` writes in a safe order; ``ports.py`` defines what it needs of its parts."""

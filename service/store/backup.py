@@ -1,10 +1,9 @@
-"""A backup: one folder with a catalog as of one moment and every blob that it needs, taken while the store is used.
+"""Backs up a store that is in use into a folder, and restores it: a catalog as of one moment and every blob it needs.
 
-The folder is changed in an order that leaves it a whole backup at every moment: blobs are added, the new catalog is
-added, then ``backup.json``, which names it, is replaced by a rename; what only the backup before needed goes last. A
-run that was cut off is taken up by the next. Every byte that is written or reused is held to its digest.
-
-Knows no SQL and not where the store is.
+At every moment the folder holds a complete backup. New blobs are added first, then the new catalog; then
+``backup.json``, which names the catalog, is replaced by a rename; last, blobs that only the previous backup needed are
+deleted. The next run completes an interrupted one. All bytes written or reused are verified against their digests.
+See docs/decisions/0053-own-backup.md.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from models.atomic_files import TEMPORARY_PREFIX, sync, write_atomically
 from service.domain.maintenance import BackupReport, Damage
 from service.errors import InvalidRequest, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.blobs.local import LocalBlobs
-from service.store.needs import needed_by
 from service.store.ports import Blobs, Catalog
 
 MANIFEST: Final = "backup.json"
@@ -32,16 +30,16 @@ BLOBS: Final = "blobs"
 
 _FORMAT: Final = 1
 _ATTEMPTS: Final = 8
-_BLOBS_AT_ONCE: Final = 16
+_BLOBS_PER_PUT: Final = 16
 _LOCK: Final = ".lock"
 
-Needs = Mapping[str, Mapping[str, int]]
-"""Client -> digest -> the version that needs it."""
+RequiredBlobs = Mapping[str, Mapping[str, int]]
+"""Client -> digest -> the number of a version that needs it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A backup's folder and what is in it."""
+    """A backup's folder and the blobs in it."""
 
     path: Path
     blobs: LocalBlobs
@@ -49,7 +47,7 @@ class _Folder:
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What ``backup.json`` says: the catalog's file, its digest, and the blobs that the store had no good copy of."""
+    """The content of ``backup.json``: the catalog's file, its digest, and the blobs that were damaged in the store."""
 
     catalog: str
     catalog_sha256: str
@@ -57,186 +55,198 @@ class _Manifest:
 
 
 def back_up(catalog: Catalog, blobs: Blobs, folder: Path) -> BackupReport:
-    """Bring the backup in `folder` up to now, or make one; see the module.
+    """Create a backup in `folder`, or update the one there.
 
     Args:
-        catalog: of the store.
-        blobs: of the store.
-        folder: made if it is not there.
+        catalog: the store's catalog.
+        blobs: the store's blobs.
+        folder: created if missing.
 
     Raises:
-        VersionCorrupt: a row of the catalog is damaged; the backup before stays as it was.
-        StoreUnavailable: the folder or the store cannot be used, or another backup into it is running.
+        VersionCorrupt: a row of the catalog is damaged; an existing backup is unchanged.
+        StoreUnavailable: the folder or the store cannot be used, or another backup into the folder is running.
     """
-    with _taken(folder) as held:
+    with _locked(folder) as target:
         for _ in range(_ATTEMPTS):
-            with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as unfinished:
-                path = Path(unfinished) / "catalog.sqlite3"
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=folder) as temporary:
+                path = Path(temporary) / "catalog.sqlite3"
                 catalog.export(path)
-                needs, versions = _needs(catalog, path)
-                added, lost = _fetch(blobs, held.blobs, needs)
-                damages = [damage for damage in lost if _still_needed(catalog, damage)]
-                if len(damages) < len(lost):  # a version was deleted since: its blobs went, its rows are in the copy
+                required, versions = _required_blobs(catalog, path)
+                added, lost = _copy_blobs(blobs, target.blobs, required)
+                damages = [damage for damage in lost if _still_required(catalog, damage)]
+                if len(damages) < len(lost):  # a version in the copy was deleted from the store in the meantime
                     continue
                 report = BackupReport(
-                    clients=len(needs),
+                    clients=len(required),
                     versions=versions,
-                    blobs=sum(map(len, needs.values())),
+                    blobs=sum(map(len, required.values())),
                     added=added,
                     damages=tuple(damages),
                 )
-                _conclude(held, path, report)
-                _prune(held, needs)
+                _complete(target, path, report)
+                _delete_unneeded(target, required)
                 return report
-    raise StoreUnavailable(f"versions were deleted faster than the backup into {folder} could be made; try again")
+    raise StoreUnavailable(
+        f"the backup into {folder} was given up after {_ATTEMPTS} attempts, because versions were deleted during each; "
+        "try again"
+    )
 
 
 def restore(catalog: Catalog, blobs: Blobs, folder: Path) -> BackupReport:
-    """Fill an empty store with what a backup holds: blobs first, then all rows at once.
+    """Restore a backup into an empty store: blobs first, then all rows at once.
 
-    A restoration that was cut off is repeated; it finds what is there already.
+    An interrupted restore can be repeated; it keeps the blobs that it finds.
 
     Raises:
         InvalidRequest: the folder holds no backup, or the store has clients.
         VersionCorrupt: the backup is damaged; nothing was recorded.
         StoreUnavailable: the folder or the store cannot be used.
     """
-    said = _manifest(folder)
+    manifest = _read_manifest(folder)
     if catalog.names():
         raise InvalidRequest(
-            f"the store holds {len(catalog.names())} clients and a backup is restored into an empty one; name another "
-            "folder with --data (or another catalog), or delete them first"
+            f"the store holds {len(catalog.names())} clients, and a backup is restored into an empty store only; name "
+            "another folder with --data (or another catalog), or delete the clients first"
         )
-    with tempfile.TemporaryDirectory(prefix="anole-restore-") as place:
-        path = Path(place) / "catalog.sqlite3"
-        _verified_catalog(folder, said, path)
-        needs, versions = _needs(catalog, path)
-        added, lost = _fetch(LocalBlobs(folder / BLOBS), blobs, needs)
-        damages = tuple(damage for damage in lost if (damage.client, damage.digest) not in said.damaged)
+    with tempfile.TemporaryDirectory(prefix="anole-restore-") as temporary:
+        path = Path(temporary) / "catalog.sqlite3"
+        _copy_verified_catalog(folder, manifest, path)
+        required, versions = _required_blobs(catalog, path)
+        added, lost = _copy_blobs(LocalBlobs(folder / BLOBS), blobs, required)
+        damages = tuple(damage for damage in lost if (damage.client, damage.digest) not in manifest.damaged)
         if damages:
             raise VersionCorrupt(
                 f"{len(damages)} blobs of the backup in {folder} are missing or damaged, such as {damages[0].digest} "
                 f"of {damages[0].client!r}; nothing was recorded; use another backup"
             )
         catalog.load(path)
-    return BackupReport(len(needs), versions, sum(map(len, needs.values())), added, tuple(lost))
+    return BackupReport(len(required), versions, sum(map(len, required.values())), added, tuple(lost))
 
 
-def _needs(catalog: Catalog, path: Path) -> tuple[Needs, int]:
-    """Which blobs the catalog in a file needs, and how many versions it has. Raises VersionCorrupt."""
+def _required_blobs(catalog: Catalog, path: Path) -> tuple[RequiredBlobs, int]:
+    """Return the blobs that the catalog in a file needs, and its number of versions. Raises VersionCorrupt."""
     with catalog.copy_in(path) as copy:
         problems = copy.problems()
         if problems:
-            raise VersionCorrupt(f"the catalog is damaged: {problems[0]}; run `anole store check`, restore a backup")
-        needs: dict[str, dict[str, int]] = {}
+            raise VersionCorrupt(
+                f"the catalog is damaged: {problems[0]}; run `anole store check`, then restore an earlier backup"
+            )
+        required: dict[str, dict[str, int]] = {}
         versions = 0
         for client in copy.names():
-            needs[client] = {}
+            required[client] = {}
             for version in copy.versions(client):
                 versions += 1
-                needs[client].update(dict.fromkeys(sorted(needed_by(version.draft)), version.number))
-        return needs, versions
+                required[client].update(dict.fromkeys(sorted(version.draft.required_blobs), version.number))
+        return required, versions
 
 
-def _fetch(source: Blobs, target: Blobs, needs: Needs) -> tuple[int, list[Damage]]:
-    """Bring into `target` what is not there, or not whole; return how many came, and what `source` did not have."""
+def _copy_blobs(source: Blobs, target: Blobs, required: RequiredBlobs) -> tuple[int, list[Damage]]:
+    """Copy the blobs that `target` lacks or has damaged; return their number, and those damaged in `source`."""
     added = 0
     lost: list[Damage] = []
-    for client, digests in needs.items():
+    for client, digests in required.items():
         waiting: list[bytes] = []
         for digest, version in digests.items():
-            if _has(target, client, digest):
+            if _has_intact(target, client, digest):
                 continue
             try:
                 waiting.append(source.get(client, digest))
             except VersionCorrupt as error:
                 lost.append(Damage(client, version, digest, str(error)))
-            if len(waiting) == _BLOBS_AT_ONCE:
+            if len(waiting) == _BLOBS_PER_PUT:
                 added += len(target.put(client, waiting))
                 waiting.clear()
         added += len(target.put(client, waiting)) if waiting else 0
     return added, lost
 
 
-def _has(blobs: Blobs, client: str, digest: str) -> bool:
+def _has_intact(blobs: Blobs, client: str, digest: str) -> bool:
     with suppress(VersionCorrupt):
         blobs.get(client, digest)
         return True
     return False
 
 
-def _still_needed(catalog: Catalog, damage: Damage) -> bool:
+def _still_required(catalog: Catalog, damage: Damage) -> bool:
     with suppress(UnknownClient, UnknownVersion):
-        return damage.digest in needed_by(catalog.version(damage.client, damage.version).draft)
+        return damage.digest in catalog.version(damage.client, damage.version).draft.required_blobs
     return False
 
 
 @contextmanager
-def _taken(folder: Path) -> Iterator[_Folder]:
-    """The backup's folder, made where it is not there, with no other backup at it."""
+def _locked(folder: Path) -> Iterator[_Folder]:
+    """Open the backup's folder, created if missing, and exclude other backups into it."""
     try:
         (folder / BLOBS).mkdir(mode=0o700, parents=True, exist_ok=True)
         with (folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in folder.glob(f"{TEMPORARY_PREFIX}*"):  # of runs that were killed
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):  # of runs that were killed
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
             yield _Folder(folder, LocalBlobs(folder / BLOBS))
     except BlockingIOError as error:
         raise StoreUnavailable(
-            f"another backup into {folder} is running; wait for it, or name another folder"
+            f"another backup into {folder} is running; wait for it to end, or name another folder"
         ) from error
     except OSError as error:
-        raise StoreUnavailable(f"the backup cannot be kept in {folder}: {error}") from error
+        raise StoreUnavailable(f"the backup cannot be written to {folder}: {error}") from error
 
 
-def _conclude(held: _Folder, path: Path, report: BackupReport) -> None:
-    """Make the new catalog the backup's, durably; remove the one before."""
-    digest = _digest(path)
+def _complete(target: _Folder, path: Path, report: BackupReport) -> None:
+    """Make the new catalog the backup's, durably, and delete the previous one."""
+    digest = _file_digest(path)
     name = f"catalog-{digest[:16]}.sqlite3"
-    path.replace(held.path / name)
-    sync(held.path / name)
-    sync(held.path)
+    sync(path)
+    path.replace(target.path / name)
+    sync(target.path)
     damages = [{"client": damage.client, "digest": damage.digest} for damage in report.damages]
-    said = {"format": _FORMAT, "catalog": name, "catalog_sha256": digest, "damages": damages}
-    write_atomically(held.path / MANIFEST, f"{json.dumps(said, indent=2)}\n".encode())
-    for older in held.path.glob("catalog-*.sqlite3"):
+    manifest = {"format": _FORMAT, "catalog": name, "catalog_sha256": digest, "damages": damages}
+    write_atomically(target.path / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+    for older in target.path.glob("catalog-*.sqlite3"):
         if older.name != name:
             older.unlink()
 
 
-def _prune(held: _Folder, needs: Needs) -> None:
-    """Remove what the backup does not need any more: what was erased from the store leaves its backup too."""
-    for space in held.blobs.spaces():
-        kept = needs.get(space, {})
-        held.blobs.delete(space, [entry.digest for entry in held.blobs.entries(space) if entry.digest not in kept])
-        held.blobs.sweep(space, older_than_s=0.0)
+def _delete_unneeded(target: _Folder, required: RequiredBlobs) -> None:
+    """Delete the blobs that the backup no longer needs, so that data erased from the store leaves its backup too."""
+    for space in target.blobs.spaces():
+        kept = required.get(space, {})
+        target.blobs.delete(space, [entry.digest for entry in target.blobs.entries(space) if entry.digest not in kept])
+        target.blobs.sweep(space, older_than_s=0.0)
 
 
-def _manifest(folder: Path) -> _Manifest:
+def _read_manifest(folder: Path) -> _Manifest:
     try:
-        said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if said["format"] != _FORMAT:
-            raise InvalidRequest(f"the backup in {folder} has format {said['format']!r}; this release reads {_FORMAT}")
-        known = frozenset((damage["client"], damage["digest"]) for damage in said["damages"])
-        return _Manifest(Path(said["catalog"]).name, said["catalog_sha256"], known)
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise InvalidRequest(
+                f"the backup in {folder} has format {content['format']!r}; this release reads format {_FORMAT}"
+            )
+        damaged = frozenset((damage["client"], damage["digest"]) for damage in content["damages"])
+        return _Manifest(Path(content["catalog"]).name, content["catalog_sha256"], damaged)
     except FileNotFoundError as error:
-        raise InvalidRequest(f"there is no backup in {folder}: it has no {MANIFEST}; name a folder that has") from error
+        raise InvalidRequest(f"there is no backup in {folder}: it has no {MANIFEST}; name another folder") from error
     except InvalidRequest:
         raise
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise VersionCorrupt(f"{folder / MANIFEST} cannot be read: {error!r}; use another backup") from error
 
 
-def _verified_catalog(folder: Path, said: _Manifest, path: Path) -> None:
-    """Copy the backup's catalog to `path`. Raises VersionCorrupt."""
+def _copy_verified_catalog(folder: Path, manifest: _Manifest, path: Path) -> None:
+    """Copy the backup's catalog to `path`. Raises VersionCorrupt if it does not match its digest."""
     try:
-        shutil.copyfile(folder / said.catalog, path)
+        shutil.copyfile(folder / manifest.catalog, path)
     except OSError as error:
         raise VersionCorrupt(f"the catalog in {folder} cannot be read: {error}; use another backup") from error
-    if _digest(path) != said.catalog_sha256:
-        raise VersionCorrupt(f"the catalog in {folder} is damaged: it is not what {MANIFEST} names; use another backup")
+    if _file_digest(path) != manifest.catalog_sha256:
+        raise VersionCorrupt(
+            f"the catalog in {folder} is damaged: it does not match its digest in {MANIFEST}; use another backup"
+        )
 
 
-def _digest(path: Path) -> str:
+def _file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

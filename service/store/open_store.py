@@ -1,13 +1,14 @@
-"""Opens a store: which adapters, from one URL each, or in a folder where none is given. Reads no settings.
+"""Opens a store from the URLs of its catalog and its blobs, or in a folder.
 
-Without URLs a store needs nothing but a folder: SQLite for the catalog, files for the blobs. Shared by several machines
-it has PostgreSQL for the catalog and an S3-compatible store for the blobs; either can also be combined with the other.
+In a folder, the catalog is a SQLite file and the blobs are files. Several machines can share a catalog in PostgreSQL
+and blobs in an S3-compatible store. Each choice is independent of the other.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,14 +20,13 @@ from sqlalchemy.exc import ArgumentError
 from models.atomic_files import sync as sync_to_disk
 from service.errors import InvalidSettings, StoreUnavailable
 from service.store.blobs.local import LocalBlobs
+from service.store.catalog.catalog import SqlCatalog
 from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
-from service.store.catalog.sql import SqlCatalog
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.durability import Durability, Told, nobody
-from service.store.ports import Blobs
+from service.store.ports import Blobs, SyncFailures
 from service.store.version_store import VersionStore
 
 CATALOG_FILE: Final = "catalog.sqlite3"
@@ -38,11 +38,11 @@ _BLOBS_OPTIONS: Final = frozenset({"endpoint", "region"})
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StoreLocation:
     """Where a store is kept.
 
     Attributes:
-        folder: on a local disk, for what has no URL; network file systems do not keep SQLite's locks.
+        folder: on a local disk, for what has no URL. SQLite's locks do not work on network file systems.
         catalog_url: ``postgresql://…`` or ``sqlite:///…``; None: a file in the folder.
         blobs_url: ``s3://…`` or ``file:///…``; None: in the folder.
     """
@@ -54,34 +54,36 @@ class Place:
 
 def open_embedded(folder: Path, *, sync: bool = True) -> VersionStore:
     """Open the store in `folder`; see `open_store`."""
-    return open_store(Place(folder), sync=sync)
+    return open_store(StoreLocation(folder), sync=sync)
 
 
-def open_store(place: Place, *, sync: bool = True, told: Told = nobody) -> VersionStore:
-    """Open a store, made and brought to this release's tables where needed; several may have it open.
+def open_store(
+    location: StoreLocation, *, sync: bool = True, on_sync_failure: Callable[[str], None] = lambda _reason: None
+) -> VersionStore:
+    """Open a store; create it or upgrade its tables if needed. Several processes may have it open.
 
     Args:
-        place: where it is.
+        location: where it is.
         sync: False trades durability for speed; for measurements and throw-away stores only.
-        told: is told when a write could not be made durable; the store takes no more writes then.
+        on_sync_failure: called when a write could not be made durable; the store then accepts no more writes.
 
     Raises:
-        InvalidSettings: a URL that names nothing known here, or whose driver is not installed.
-        StoreUnavailable: it cannot be reached or written, or the catalog is damaged.
-        StoreIncompatible: a newer release wrote the catalog, or it is not one of this project.
+        InvalidSettings: a URL is not supported, or its driver is not installed.
+        StoreUnavailable: the store cannot be reached or written, or the catalog is damaged.
+        StoreIncompatible: a newer release wrote the catalog, or it is not a catalog of this project.
     """
-    durability = Durability(told)
-    blobs = _blobs(place, durability, sync=sync)
-    return VersionStore(SqlCatalog(_opened(place, durability, sync=sync)), blobs)
+    failures = SyncFailures(on_sync_failure)
+    blobs = _open_blobs(location, failures, sync=sync)
+    return VersionStore(SqlCatalog(_open_database(location, failures, sync=sync)), blobs)
 
 
-def open_keys(place: Place) -> SqlKeys:
-    """Open the keys that lie beside the catalog; makes and raises what `open_store` does."""
-    return SqlKeys(_opened(place, Durability(), sync=True))
+def open_keys(location: StoreLocation) -> SqlKeys:
+    """Open the API keys, which are in the catalog's database. Raises as `open_store` does."""
+    return SqlKeys(_open_database(location, SyncFailures(), sync=True))
 
 
-def _opened(place: Place, durability: Durability, *, sync: bool) -> Database:
-    database = _database(place, durability, sync=sync)
+def _open_database(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Database:
+    database = _connect(location, failures, sync=sync)
     try:
         upgrade(database)
     except BaseException:
@@ -90,37 +92,37 @@ def _opened(place: Place, durability: Durability, *, sync: bool) -> Database:
     return database
 
 
-def _database(place: Place, durability: Durability, *, sync: bool) -> Database:
-    if place.catalog_url is None:
-        _make_writable(place.folder, sync=sync)
-        return SqliteDatabase(place.folder / CATALOG_FILE, sync=sync, durability=durability)
+def _connect(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Database:
+    if location.catalog_url is None:
+        _make_writable(location.folder, sync=sync)
+        return SqliteDatabase(location.folder / CATALOG_FILE, sync=sync, sync_failures=failures)
     try:
-        url = make_url(place.catalog_url)
-    except (ArgumentError, ValueError) as error:  # the URL itself may hold a password: it is not repeated
-        raise InvalidSettings(f"the URL of the catalog cannot be understood; allowed is {_CATALOG_ALLOWED}") from error
+        url = make_url(location.catalog_url)
+    except (ArgumentError, ValueError) as error:  # the URL may hold a password, so it is not shown
+        raise InvalidSettings(f"the URL of the catalog is not valid; allowed is {_CATALOG_ALLOWED}") from error
     match url.get_backend_name():
         case "postgresql" | "postgres":
             return PostgresDatabase(url, sync=sync)
         case "sqlite" if url.database and url.database != ":memory:":
             path = Path(url.database)
             _make_writable(path.parent, sync=sync)
-            return SqliteDatabase(path, sync=sync, durability=durability)
+            return SqliteDatabase(path, sync=sync, sync_failures=failures)
     shown = url.render_as_string(hide_password=True)
     raise InvalidSettings(f"the URL of the catalog is {shown!r}; allowed is {_CATALOG_ALLOWED}")
 
 
-def _blobs(place: Place, durability: Durability, *, sync: bool) -> Blobs:
-    url = urlsplit(place.blobs_url or "")
+def _open_blobs(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Blobs:
+    url = urlsplit(location.blobs_url or "")
     options = parse_qs(url.query)
-    if place.blobs_url is None or (url.scheme == "file" and url.path and not url.netloc and not options):
-        folder = Path(url.path) if place.blobs_url else place.folder / BLOBS_FOLDER
+    if location.blobs_url is None or (url.scheme == "file" and url.path and not url.netloc and not options):
+        folder = Path(url.path) if location.blobs_url else location.folder / BLOBS_FOLDER
         _make_writable(folder, sync=sync)
-        return LocalBlobs(folder, sync=sync, durability=durability)
+        return LocalBlobs(folder, sync=sync, sync_failures=failures)
     if url.scheme != "s3" or not url.hostname or url.username or options.keys() - _BLOBS_OPTIONS:
         raise InvalidSettings(
             f"the URL of the blobs is {url.scheme}://{url.hostname or ''}{url.path} with "
-            f"{', '.join(sorted(options)) or 'no'} options; allowed is {_BLOBS_ALLOWED}, without credentials: those "
-            "come from AWS's own environment variables"
+            f"{', '.join(sorted(options)) or 'no'} options; allowed is {_BLOBS_ALLOWED}, without credentials: set "
+            "AWS's environment variables instead"
         )
     try:
         from service.store.blobs.s3 import ObjectBlobs, s3_store
@@ -132,13 +134,13 @@ def _blobs(place: Place, durability: Durability, *, sync: bool) -> Blobs:
 
 
 def _make_writable(folder: Path, *, sync: bool) -> None:
-    """Make the folder where it is not there.
+    """Create the folder if it is missing.
 
     Raises:
-        StoreUnavailable: it cannot be made or written.
+        StoreUnavailable: it cannot be created or written.
     """
     try:
-        _make(folder, sync=sync)
+        _create(folder, sync=sync)
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
@@ -148,8 +150,8 @@ def _make_writable(folder: Path, *, sync: bool) -> None:
         ) from error
 
 
-def _make(folder: Path, *, sync: bool) -> None:
-    """Make the folder and those above it, for this user alone, each durable in the one that names it."""
+def _create(folder: Path, *, sync: bool) -> None:
+    """Create the folder and its parents, for this user alone, and sync the folder that holds each."""
     new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     for path in reversed(new):
         path.mkdir(mode=0o700, exist_ok=True)

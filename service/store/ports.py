@@ -1,13 +1,13 @@
-"""What the use cases need of a store, as Protocols. Knows no database, no file system and no weights format.
+"""Interfaces of the store, and what its parts share.
 
-Order of writes (``weight_store.py`` keeps it): blobs, durable; then the version's row and the aliases, in one
-transaction. An adapter acknowledges by returning; whatever it has returned from survives a kill and a power loss.
+Writes happen in this order (see ``version_store.py``): blobs, durably; then the version's row and the aliases in one
+transaction. When a method returns, what it wrote survives a kill and a power loss.
 
-Blobs live in *spaces*, one a client, so that storing once what is the same never can_access across clients: neither the
-time a write takes nor the deletion of one client tells or costs another anything.
+Each client's blobs are in a *space* of their own. Deduplication never crosses clients, so neither the duration of a
+write nor the deletion of one client tells another client anything.
 
-Removing is safe against publishing by one rule: blobs are removed only inside ``Catalog.holding`` and only if no row
-needs them, and a publish looks inside its own transaction (`guard`) that its blobs are still there.
+Removal cannot race with publishing: blobs are removed only within `Catalog.holding` and only if no row needs them, and
+a publish checks within its own transaction (`guard`) that its blobs still exist.
 """
 
 from __future__ import annotations
@@ -15,18 +15,53 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.key import KeyRecord
 from service.domain.version import AliasMove, Idempotency, Publication, ServedVersion, Version, VersionDraft
+from service.errors import StoreUnavailable
+
+
+def utc_now() -> datetime:
+    """Return the time of day in UTC. Use it for display and for ages, not for order."""
+    return datetime.now(UTC)
+
+
+class SyncFailures:
+    """Ends all writes of a store after a failed sync; reads continue. Thread-safe.
+
+    After a failed sync the kernel may drop the pages that it could not write and let the next sync succeed, so a retry
+    proves nothing. See docs/decisions/0052-failed-sync-ends-writes.md.
+
+    Args:
+        on_failure: called once with a description of the first failure; it must neither raise nor wait.
+    """
+
+    def __init__(self, on_failure: Callable[[str], None] = lambda _reason: None) -> None:
+        self._on_failure = on_failure
+        self._reason: str | None = None
+
+    def record(self, reason: str) -> None:
+        """Record a failed sync; from now on `check` raises."""
+        if self._reason is None:
+            self._reason = reason
+            self._on_failure(reason)
+
+    def check(self, target: str) -> None:
+        """Raises StoreUnavailable if a sync has failed. `target` is what the caller wants to write to."""
+        if self._reason is not None:
+            raise StoreUnavailable(
+                f"an earlier write could not be made durable ({self._reason}), so {target} accepts no more writes; "
+                "check the disk, then restart the service; reads continue"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class BlobEntry:
-    """A blob as a listing shows it: its digest, its size, and how long ago it was last put."""
+    """A blob in a listing: its digest, its size, and the time since it was last put."""
 
     digest: str
     size_bytes: int
@@ -34,12 +69,12 @@ class BlobEntry:
 
 
 class Blobs(Protocol):
-    """Immutable content in spaces, addressed by its SHA-256 (hex). A space exists while there is something in it."""
+    """Immutable content in spaces, addressed by its SHA-256 (hex). A space exists while it holds something."""
 
     def put(self, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
-        """Store `contents` durably and return their digests, in order; what is already there is not written again.
+        """Store contents durably and return their digests, in order. Existing blobs are not written again.
 
-        A blob that is already there but damaged is replaced by the good content. Putting restarts a blob's age.
+        An existing blob that is damaged is replaced. Putting a blob resets its age.
 
         Raises:
             StoreFull: no space left.
@@ -51,24 +86,24 @@ class Blobs(Protocol):
         """Return the content, verified against `digest`.
 
         Raises:
-            VersionCorrupt: missing, or its bytes do not match.
+            VersionCorrupt: the blob is missing, or its bytes do not match.
             StoreUnavailable: it could not be read.
         """
         ...
 
     def missing(self, space: str, digests: Collection[str]) -> frozenset[str]:
-        """Those of `digests` that are not there; looks, does not read."""
+        """Return those of `digests` that do not exist, without reading any content."""
         ...
 
     def delete(self, space: str, digests: Collection[str]) -> None:
-        """Remove the blobs that are there."""
+        """Delete the blobs that exist."""
         ...
 
     def sweep(self, space: str, *, older_than_s: float) -> int:
-        """Remove what cut-off writes left behind, and the space if it is empty; both only from that age on.
+        """Delete the leftovers of interrupted writes, and the space if it is empty, from that age on.
 
         Returns:
-            How many leftovers were removed.
+            The number of leftovers deleted.
         """
         ...
 
@@ -77,19 +112,19 @@ class Blobs(Protocol):
         ...
 
     def entries(self, space: str) -> Iterator[BlobEntry]:
-        """Yield what a space holds; nothing for a space that does not exist."""
+        """Yield the blobs of a space; nothing for a space that does not exist."""
         ...
 
     def ping(self) -> None:
-        """Raises StoreUnavailable when blobs cannot be reached."""
+        """Raises StoreUnavailable if blobs cannot be read and written."""
         ...
 
 
 class Catalog(Protocol):
-    """Clients, versions and aliases: rows and transactions. Every method is one transaction.
+    """Clients, versions and aliases. Every method is one transaction.
 
-    What a row says is held to the row's seal whenever it is read: besides what they name, all methods raise
-    VersionCorrupt where a row that they need is damaged, and none gives back what was not written.
+    Every row has a checksum, which is verified whenever the row is read. In addition to the errors that they name, all
+    methods raise VersionCorrupt if a row that they need is damaged.
     """
 
     def publish(
@@ -101,23 +136,28 @@ class Catalog(Protocol):
         idempotency: Idempotency | None = None,
         extends: bool = False,
     ) -> Publication:
-        """Give `draft` the client's next number, record it, and move `aliases` to it, all or nothing.
+        """Record `draft` under the client's next number and move `aliases` to it, all or nothing.
 
-        Creates the client on its first version. Racing callers get distinct, gapless numbers. `guard` runs inside
-        the transaction, while no one is `holding` the client; what it raises undoes the publish. It must not call
-        the catalog. With an `idempotency` that is already recorded nothing is written: its publication is returned.
-        Where the client's settings retain no samples, the version is recorded as one whose samples are not kept.
+        The first version creates the client. Racing callers get distinct numbers without gaps. If the client's settings
+        retain no samples, the version is recorded as one whose samples are not kept.
+
+        Args:
+            draft: the version.
+            aliases: names of the aliases to move.
+            guard: called within the transaction, while no other caller is `holding` the client. If it raises, nothing
+                is recorded. It must not call the catalog.
+            idempotency: if it is already recorded, nothing is written and its publication is returned.
+            extends: whether the draft must extend the current base: the live version, else the newest.
 
         Raises:
             IdempotencyMismatch: the key is recorded with another body.
-            ParentSuperseded: the draft `extends` its parent, which is no longer the version to build on: the live
-                one, else the newest; nothing was recorded.
+            ParentSuperseded: `extends`, and the draft's parent is not the current base; nothing was recorded.
             StoreFull, StoreUnavailable: nothing was recorded.
         """
         ...
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
-        """What was published under that key, or None if nothing was (or the client is unknown).
+        """Return what was published under that key, or None if nothing was or the client is unknown.
 
         Raises:
             IdempotencyMismatch: the key is recorded with another body.
@@ -125,23 +165,23 @@ class Catalog(Protocol):
         ...
 
     def clients(self) -> tuple[ClientSummary, ...]:
-        """All clients, by name."""
+        """Return all clients, by name."""
         ...
 
     def names(self) -> tuple[str, ...]:
-        """The names of all clients, also where their rows are damaged."""
+        """Return the names of all clients, including those with damaged rows."""
         ...
 
     def client(self, client: str) -> ClientSummary:
-        """Raises UnknownClient."""
+        """Return a client. Raises UnknownClient."""
         ...
 
     def version(self, client: str, number: int) -> Version:
-        """Raises UnknownClient, UnknownVersion (also for a deleted version)."""
+        """Return a version. Raises UnknownClient, UnknownVersion (also if it was deleted)."""
         ...
 
     def served(self, client: str, reference: str | int) -> ServedVersion:
-        """What a prediction needs of the version that an alias points at, or that has a number; one cheap read.
+        """Return what a prediction needs of a version, given its number or an alias; one cheap read.
 
         Raises:
             UnknownClient, UnknownAlias, UnknownVersion.
@@ -149,9 +189,9 @@ class Catalog(Protocol):
         ...
 
     def revision(self) -> int | None:
-        """A number that differs from an earlier one if anything was committed in between, by whichever process.
+        """Return a number that changes with every commit of any process.
 
-        None where that cannot be told in a fraction of what `served` takes.
+        None if it cannot be told much faster than `served` runs.
 
         Raises:
             StoreUnavailable: the catalog cannot be read.
@@ -159,21 +199,21 @@ class Catalog(Protocol):
         ...
 
     def versions(self, client: str) -> tuple[Version, ...]:
-        """Versions not deleted, oldest first. Raises UnknownClient."""
+        """Return the versions that are not deleted, oldest first. Raises UnknownClient."""
         ...
 
     def latest(self, client: str) -> Version | None:
-        """The newest version not deleted, or None for a client without any or an unknown client."""
+        """Return the newest version that is not deleted, or None. None also for an unknown client."""
         ...
 
     def alias(self, client: str, alias: str) -> AliasMove:
-        """The latest move of that alias. Raises UnknownClient, UnknownAlias."""
+        """Return the latest move of an alias. Raises UnknownClient, UnknownAlias."""
         ...
 
     def move_alias(
         self, client: str, alias: str, version: int, *, expected_revision: int | None, reason: str
     ) -> AliasMove:
-        """Point the alias at an existing version; with `expected_revision` only if that is still its latest revision.
+        """Point the alias at an existing version; with `expected_revision` only if that is its latest revision.
 
         `expected_revision=0` means "only if the alias does not exist yet"; None means unconditionally.
 
@@ -183,9 +223,9 @@ class Catalog(Protocol):
         ...
 
     def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
-        """Point the alias at the version it pointed at before the current one; again goes further back, not to and fro.
+        """Point the alias at the version before the current one. Repeated calls go further back.
 
-        Deleted versions, and moves that did not change the version, are passed over.
+        Deleted versions, and moves that did not change the version, are skipped.
 
         Raises:
             UnknownClient, UnknownAlias, NothingToRollBackTo, AliasConflict.
@@ -193,83 +233,88 @@ class Catalog(Protocol):
         ...
 
     def history(self, client: str, *, at: datetime | None = None) -> tuple[AliasMove, ...]:
-        """All alias moves, oldest first; with `at` (UTC) only those made no later. Raises UnknownClient."""
+        """Return all alias moves, oldest first; with `at` (UTC) only those made no later. Raises UnknownClient."""
         ...
 
     def delete_version(self, client: str, number: int) -> Version:
-        """Mark a version deleted and drop its samples and its need of blobs; its number stays taken.
+        """Mark a version deleted; its samples and its need of blobs go, its number stays taken.
 
         Returns:
             The version as it was.
 
         Raises:
-            UnknownClient, UnknownVersion, VersionInUse (an alias points at it).
+            UnknownClient, UnknownVersion.
+            VersionInUse: an alias points at it.
         """
         ...
 
     def delete_client(self, client: str) -> int:
-        """Remove every row of the client, damaged ones too, and say how many versions it had. Raises UnknownClient."""
+        """Delete every row of the client, including damaged ones, and return the number of its versions.
+
+        Raises:
+            UnknownClient.
+        """
         ...
 
     def settings(self, client: str) -> ClientSettings:
-        """What the client chose, or the defaults. Raises UnknownClient."""
+        """Return the client's settings, or the defaults. Raises UnknownClient."""
         ...
 
     def update_settings(self, client: str, settings: ClientSettings) -> None:
-        """Put these settings in place of all that the client chose before; makes the client if there is none.
+        """Replace the client's settings; create the client if there is none.
 
-        Settings that retain no samples take effect on all versions at once: none needs its samples any more.
+        Settings that retain no samples apply to all versions at once: none needs its samples any more.
         """
         ...
 
     def holding(self, client: str) -> AbstractContextManager[frozenset[str]]:
-        """Keep the client's publishes and deletions out while the context lasts; enter with the digests its rows need.
+        """Block the client's publishes and deletions within the context, which gets the digests that its rows need.
 
-        The client need not exist. The context must not call the catalog, and should be short.
+        The client need not exist. The context must be short and must not call the catalog.
 
         Raises:
-            StoreUnavailable: it could not be had in time.
+            StoreUnavailable: other writers held the client for too long.
         """
         ...
 
     def export(self, path: Path) -> None:
-        """Write everything, as of one moment, into a new file, while others go on.
+        """Write everything, as of one moment, into a new file, without stopping the service.
 
         Raises:
-            StoreFull, StoreUnavailable: the file is of no use.
+            StoreFull, StoreUnavailable: the file is incomplete.
         """
         ...
 
     def copy_in(self, path: Path) -> AbstractContextManager[Catalog]:
-        """Open a file that `export` wrote; one of an earlier release is brought to this one's tables."""
+        """Open a file that `export` wrote; a file of an earlier release is upgraded."""
         ...
 
     def load(self, path: Path) -> None:
-        """Take over everything from a file that `export` wrote, all or nothing.
+        """Insert everything from a file that `export` wrote, all or nothing.
 
         Raises:
-            InvalidRequest: there are clients already.
+            InvalidRequest: the catalog already has clients.
         """
         ...
 
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the database's files, with single rows and between them; empty if it is whole."""
+        """Return the damage in the database's files, in rows and between rows; empty if there is none."""
         ...
 
     def ping(self) -> None:
-        """Raises StoreUnavailable when the catalog cannot be read."""
+        """Raises StoreUnavailable if the catalog cannot be read."""
         ...
 
     def close(self) -> None:
-        """Let go of connections; the catalog is not used afterwards."""
+        """Close connections; the catalog is not used afterwards."""
         ...
 
 
 class Keys(Protocol):
-    """What is kept of keys. Every method is one transaction; nothing is cached."""
+    """Records of API keys. Every method is one transaction; nothing is cached."""
 
     def add(self, record: KeyRecord) -> None:
-        """Keep a record, durably.
+        """Store a record, durably.
 
         Raises:
             InvalidKey: another key has that prefix.
@@ -277,17 +322,17 @@ class Keys(Protocol):
         ...
 
     def all(self) -> tuple[KeyRecord, ...]:
-        """Every record, revoked ones too, in the order they were made."""
+        """Return every record, revoked ones included, in order of creation."""
         ...
 
     def revoke(self, prefix: str) -> KeyRecord:
-        """Mark a key revoked, durably; one that was revoked before stays as it is.
+        """Mark a key revoked, durably; an earlier revocation keeps its time.
 
         Raises:
-            UnknownKey: there is none of that prefix.
+            UnknownKey: there is no key with that prefix.
         """
         ...
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...

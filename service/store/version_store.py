@@ -1,16 +1,16 @@
-"""The store: samples and weights as blobs, versions and aliases as rows, and the order in which they are written.
+"""The store: samples and weights as blobs, versions and aliases as rows, written in a safe order.
 
-Blobs first, each durable; then, in one transaction, a look that they are all still there, the version's row and its
-aliases. A kill at any point leaves blobs that nothing needs and never a row without its blobs; `collect` removes them.
-Removal, in ``upkeep.py``, goes the other way round.
-
-Knows no SQL, no file system, no net and no recipe.
+`VersionStore.publish` records a version and makes it live. Its blobs are stored first, durably. Then one transaction
+checks that they all still exist and writes the version's row and its aliases. A kill at any point leaves blobs that no
+version needs (`collect` removes them), never a row without its blobs. ``maintenance.py`` removes in reverse order.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -18,53 +18,71 @@ from typing import Final, Self
 
 from torch import Tensor
 
+from models.errors import AnoleError
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.maintenance import BackupReport, CheckReport, CollectReport, Erasure
 from service.domain.version import LIVE, AliasMove, Idempotency, Publication, ServedVersion, Version, VersionDraft
-from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, VersionCorrupt
-from service.store import backup, upkeep
-from service.store.needs import needed_by
+from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
+from service.store import backup, maintenance
+from service.store.maintenance import GRACE_S
 from service.store.ports import Blobs, Catalog
 from service.store.tensor_bytes import from_bytes, to_bytes
-from service.store.upkeep import GRACE_S
+
+Reference = tuple[str, str | int]
+"""A client's name, and an alias or a version number."""
 
 _IMAGE: Final = "image"
+_MAX_SERVED: Final = 20_000
+"""References that are remembered; beyond that all are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """A canonical image as it is stored, and the SHA-256 (hex) that names it."""
+
+    digest: str
+    content: bytes
+
+
+def encode_sample(image: Tensor) -> EncodedSample:
+    """Encode a canonical image, uint8 (channels, height, width)."""
+    content = to_bytes({_IMAGE: image})
+    return EncodedSample(hashlib.sha256(content).hexdigest(), content)
 
 
 class VersionStore:
-    """A catalog and its blobs. Safe from any number of threads; what it returned from is durable."""
+    """A catalog and its blobs. Thread-safe; when a method returns, its writes are durable."""
 
     def __init__(self, catalog: Catalog, blobs: Blobs) -> None:
         self._catalog = catalog
         self._blobs = blobs
+        self._served = _ServedVersions(catalog)
 
-    def put_samples(self, client: str, images: Sequence[Tensor]) -> tuple[str, ...]:
-        """Store canonical images, each uint8 (channels, height, width), and return their digests in order.
+    def put_samples(self, client: str, samples: Sequence[EncodedSample]) -> tuple[str, ...]:
+        """Store samples and return their digests, in order.
 
         Raises:
             StoreFull, StoreUnavailable: see `Blobs.put`.
         """
-        return self._blobs.put(client, [to_bytes({_IMAGE: image}) for image in images])
-
-    @staticmethod
-    def sample_digest(image: Tensor) -> str:
-        """The digest that `put_samples` will give an image, without storing it."""
-        return hashlib.sha256(to_bytes({_IMAGE: image})).hexdigest()
+        return self._blobs.put(client, [sample.content for sample in samples])
 
     def sample(self, client: str, digest: str) -> Tensor:
-        """A stored image, uint8 (channels, height, width).
+        """Return a stored image, uint8 (channels, height, width).
 
         Raises:
-            VersionCorrupt: missing or damaged.
+            VersionCorrupt: it is missing or damaged.
             StoreUnavailable: it could not be read.
         """
         tensors = from_bytes(self._blobs.get(client, digest))
         if _IMAGE not in tensors:
-            raise VersionCorrupt(f"blob {digest} of {client!r} holds no image but {', '.join(sorted(tensors))}")
+            raise VersionCorrupt(
+                f"blob {digest} of {client!r} is not an image: it holds the tensors {', '.join(sorted(tensors))}; "
+                "restore a backup"
+            )
         return tensors[_IMAGE]
 
     def put_weights(self, client: str, delta: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[str, int]:
-        """Store what differs from the meta-model; the same delta and metadata give the same bytes.
+        """Store the weights that differ from the checkpoint; equal weights and metadata give equal bytes.
 
         Returns:
             The blob's digest and its size in bytes.
@@ -76,29 +94,34 @@ class VersionStore:
         return self._blobs.put(client, [content])[0], len(content)
 
     def weights(self, client: str, digest: str) -> dict[str, Tensor]:
-        """The stored delta, by name, on the CPU. Raises as `sample` does."""
+        """Return stored weights by name, on the CPU. Raises as `sample` does."""
         return from_bytes(self._blobs.get(client, digest))
 
     def weights_content(self, client: str, number: int) -> tuple[Version, bytes]:
-        """A version and its stored weights as they are, safetensors bytes.
+        """Return a version and its weights as stored, in safetensors format.
 
         Raises:
-            UnknownClient, UnknownVersion: also where it is deleted while it is being read.
-            VersionCorrupt: missing or damaged.
+            UnknownClient, UnknownVersion: also if it is deleted while it is read.
+            VersionCorrupt: the weights are missing or damaged.
         """
         version = self._catalog.version(client, number)
+        return version, self._read_weights(client, number, version.draft.weights_digest)
+
+    def served_weights(self, version: ServedVersion) -> dict[str, Tensor]:
+        """Return a version's weights by name, on the CPU. Raises as `weights_content` does."""
+        return from_bytes(self._read_weights(version.client, version.number, version.weights_digest))
+
+    def _read_weights(self, client: str, number: int, digest: str) -> bytes:
         try:
-            return version, self._blobs.get(client, version.draft.weights_digest)
+            return self._blobs.get(client, digest)
         except VersionCorrupt:
-            self._catalog.version(client, number)  # deleted since: then its weights are rightly gone
+            now = self._catalog.version(client, number)  # raises UnknownVersion if it was deleted in the meantime
+            if now.draft.weights_digest != digest:
+                raise UnknownVersion(f"version {number} of client {client!r} was deleted; try again") from None
             raise
 
-    def version_weights(self, version: Version) -> dict[str, Tensor]:
-        """A version's stored delta, by name, on the CPU; raises as `weights_content` does."""
-        return from_bytes(self.weights_content(version.draft.client, version.number)[1])
-
     def base(self, client: str) -> Version | None:
-        """The version that an extension builds on: the live one, else the latest; None if there is none."""
+        """Return the version that an extension builds on: the live one, else the newest, else None."""
         try:
             return self._catalog.version(client, self._catalog.alias(client, LIVE).version)
         except UnknownClient:
@@ -117,24 +140,24 @@ class VersionStore:
         """Record a version whose blobs are stored, and move `aliases` to it; see `Catalog.publish`.
 
         Raises:
-            ParentSuperseded: the draft `extends` its parent, and that is no longer `base`; nothing was recorded.
+            ParentSuperseded: `extends`, and the draft's parent is no longer `base`; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
-            StoreUnavailable: nothing was recorded; also where a blob was deleted since it was stored.
+            StoreUnavailable: nothing was recorded; also if a blob was deleted after it was stored.
         """
 
         def guard() -> None:
-            lost = self._blobs.missing(draft.client, needed_by(draft))
-            if lost:
+            missing = self._blobs.missing(draft.client, draft.required_blobs)
+            if missing:
                 raise StoreUnavailable(
-                    f"{len(lost)} stored samples or weights of {draft.client!r} were deleted while the version was "
+                    f"{len(missing)} stored samples or weights of {draft.client!r} were deleted while the version was "
                     "being made; nothing was recorded; send the request again"
                 )
 
-        made = self._catalog.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
-        if draft.samples_kept and not made.version.draft.samples_kept:  # the client chose so since they were stored
+        published = self._catalog.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
+        if draft.samples_kept and not published.version.draft.samples_kept:  # the client's setting has changed since
             with self._catalog.holding(draft.client) as needed:
-                self._blobs.delete(draft.client, needed_by(draft) - needed)
-        return made
+                self._blobs.delete(draft.client, draft.required_blobs - needed)
+        return published
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
         """See `Catalog.recall`."""
@@ -152,13 +175,16 @@ class VersionStore:
         """See `Catalog.version`."""
         return self._catalog.version(client, number)
 
-    def served(self, client: str, reference: str | int) -> ServedVersion:
-        """See `Catalog.served`."""
-        return self._catalog.served(client, reference)
+    def served(self, references: Sequence[Reference]) -> list[ServedVersion | AnoleError]:
+        """Return what predictions need of the version that each reference names now, in order.
 
-    def revision(self) -> int | None:
-        """See `Catalog.revision`."""
-        return self._catalog.revision()
+        Instead of a version the list holds UnknownClient, UnknownAlias or UnknownVersion. References that were read
+        before cost no query until the next commit of any process. Nothing in the answer is older than the call.
+
+        Raises:
+            StoreUnavailable: the catalog cannot be read.
+        """
+        return self._served.read(references)
 
     def versions(self, client: str) -> tuple[Version, ...]:
         """See `Catalog.versions`."""
@@ -173,7 +199,7 @@ class VersionStore:
         return self._catalog.history(client, at=at)
 
     def move_alias(self, client: str, alias: str, version: int, *, expected_revision: int | None) -> AliasMove:
-        """See `Catalog.move_alias`; the reason is "set"."""
+        """See `Catalog.move_alias`."""
         return self._catalog.move_alias(client, alias, version, expected_revision=expected_revision, reason="set")
 
     def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
@@ -181,71 +207,71 @@ class VersionStore:
         return self._catalog.roll_back(client, alias, expected_revision=expected_revision)
 
     def delete_version(self, client: str, number: int) -> None:
-        """Delete a version and, at once, its samples and weights that no other version of the client needs.
+        """Delete a version and, at once, the samples and weights that no other version of the client needs.
 
-        An adaptation that was about to publish with one of them fails with StoreUnavailable and can be repeated.
+        An adaptation that is about to publish with one of them fails with StoreUnavailable and can be repeated.
 
         Raises:
             UnknownClient, UnknownVersion, VersionInUse.
         """
-        upkeep.delete_version(self._catalog, self._blobs, client, number)
+        maintenance.delete_version(self._catalog, self._blobs, client, number)
 
     def delete_client(self, client: str) -> Erasure:
-        """Delete a client: its rows, then at once everything stored for it, finished or not.
+        """Delete a client: its rows, then at once everything stored for it, published or not.
 
         Raises:
             UnknownClient.
         """
-        return upkeep.erase(self._catalog, self._blobs, client)
+        return maintenance.delete_client(self._catalog, self._blobs, client)
 
     def settings(self, client: str) -> ClientSettings:
-        """What the client chose, or the defaults. Raises UnknownClient."""
+        """Return the client's settings, or the defaults. Raises UnknownClient."""
         return self._catalog.settings(client)
 
     def update_settings(self, client: str, settings: ClientSettings) -> None:
-        """Replace what the client chose; makes the client if there is none.
+        """Replace the client's settings; create the client if there is none.
 
-        Settings that retain no samples erase at once all that are stored for the client, published or not. An
-        adaptation that was about to publish with one of them fails with StoreUnavailable and can be repeated.
+        Settings that retain no samples delete all samples of the client at once, published or not. An adaptation that
+        is about to publish with one of them fails with StoreUnavailable and can be repeated.
         """
         self._catalog.update_settings(client, settings)
         if not settings.retain_samples:
-            upkeep.collect_space(self._catalog, self._blobs, client, grace_s=0.0)
+            maintenance.collect_space(self._catalog, self._blobs, client, grace_s=0.0)
 
     def collect(self, *, grace_s: float = GRACE_S) -> CollectReport:
-        """Let go of versions beyond what their clients keep; remove what no row needs and is older than `grace_s`."""
-        return upkeep.collect(self._catalog, self._blobs, grace_s=grace_s)
+        """Delete versions beyond each client's `keep_last`, and unneeded blobs that are older than `grace_s`."""
+        return maintenance.collect(self._catalog, self._blobs, grace_s=grace_s)
 
     def check(self) -> CheckReport:
-        """Read and verify every blob that a version needs, and ask the catalog for its own problems."""
-        return upkeep.check(self._catalog, self._blobs)
+        """Verify every row, and every blob that a version needs."""
+        return maintenance.check(self._catalog, self._blobs)
 
     def back_up(self, folder: Path) -> BackupReport:
-        """Make a backup in `folder`, or bring the one there up to now, while the store is used; see ``backup.py``.
+        """Create a backup in `folder` or update the one there, while the store is in use; see ``backup.py``.
 
         Raises:
-            VersionCorrupt: the catalog is damaged; a backup that is there stays as it was.
+            VersionCorrupt: the catalog is damaged; an existing backup is unchanged.
             StoreUnavailable: the folder or the store cannot be used.
         """
         return backup.back_up(self._catalog, self._blobs, folder)
 
     def restore(self, folder: Path) -> BackupReport:
-        """Fill this store, which must be empty, with the backup in `folder`.
+        """Restore the backup in `folder` into this store, which must be empty.
 
         Raises:
-            InvalidRequest: it is not empty, or the folder holds no backup.
+            InvalidRequest: the store is not empty, or the folder holds no backup.
             VersionCorrupt: the backup is damaged; nothing was recorded.
             StoreUnavailable: the folder or the store cannot be used.
         """
         return backup.restore(self._catalog, self._blobs, folder)
 
     def ping(self) -> None:
-        """Raises StoreUnavailable unless catalog and blobs can be used."""
+        """Raises StoreUnavailable if catalog or blobs cannot be used."""
         self._catalog.ping()
         self._blobs.ping()
 
     def close(self) -> None:
-        """Let go of the catalog's connections; the store is not used afterwards."""
+        """Close the catalog's connections; the store is not used afterwards."""
         self._catalog.close()
 
     def __enter__(self) -> Self:
@@ -255,3 +281,41 @@ class VersionStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _ServedVersions:
+    """Remembers what references name, for one revision of the catalog. Thread-safe."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._lock = threading.Lock()
+        self._revision: int | None = None
+        self._known: dict[Reference, ServedVersion] = {}
+
+    def read(self, references: Sequence[Reference]) -> list[ServedVersion | AnoleError]:
+        """See `VersionStore.served`."""
+        revision = self._catalog.revision()
+        known = self._known_at(revision)
+        found = {reference: known.get(reference) or self._read(reference) for reference in set(references)}
+        if revision is not None:
+            self._remember(revision, found)
+        return [found[reference] for reference in references]
+
+    def _known_at(self, revision: int | None) -> dict[Reference, ServedVersion]:
+        """Return what is known at that revision; forget what an older one held."""
+        with self._lock:
+            if revision is None or revision != self._revision or len(self._known) > _MAX_SERVED:
+                self._revision, self._known = revision, {}
+            return self._known
+
+    def _read(self, reference: Reference) -> ServedVersion | AnoleError:
+        try:
+            return self._catalog.served(*reference)
+        except AnoleError as error:
+            return error
+
+    def _remember(self, revision: int, found: Mapping[Reference, ServedVersion | AnoleError]) -> None:
+        """Remember what was read, unless another thread has seen a newer revision since."""
+        with self._lock:
+            if revision == self._revision:
+                self._known.update({key: value for key, value in found.items() if isinstance(value, ServedVersion)})

@@ -225,7 +225,8 @@ class Adaptation:
     ) -> VersionDraft:
         """Store samples and weights, and return the draft with the digest and size of the weights."""
         if draft.samples_kept:
-            self._store.put_samples(draft.client, [sample.image for sample in samples])
+            new = [sample.to_store for sample in samples if sample.to_store is not None]
+            self._store.put_samples(draft.client, new)
         metadata = {
             "meta_model": draft.meta_model,
             "meta_model_digest": draft.meta_model_digest,

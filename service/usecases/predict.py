@@ -23,7 +23,6 @@ from service.runtime.decoding.decoder import Decoder
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache
-from service.store.served_reads import ServedReads
 from service.store.version_store import VersionStore
 from service.usecases.uploads import Upload, decode_upload
 
@@ -105,7 +104,6 @@ class Prediction:
         self, store: VersionStore, learners: LoadedCheckpoints, weights: WeightCache, decoder: Decoder
     ) -> None:
         self._store = store
-        self._served = ServedReads(store)
         self._learners = learners
         self._weights = weights
         self._decoder = decoder
@@ -146,7 +144,7 @@ class Prediction:
         Requests whose weights are cached come first, before any weights are loaded for the others.
         """
         started_s = time.monotonic()
-        versions = self._served.now([_lookup(command) for command in commands])
+        versions = self._store.served([_lookup(command) for command in commands])
         prepared: dict[int, _Prepared] = {}
         weights: dict[int, ServingWeights] = {}
         for index, (command, version) in enumerate(zip(commands, versions, strict=True)):
@@ -178,7 +176,7 @@ class Prediction:
 
     def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:
         def load() -> ServingWeights:
-            delta = self._store.version_weights(self._store.version(version.client, version.number))
+            delta = self._store.served_weights(version)
             return checkpoint.serving_weights(delta, 1.0 if version.temperature is None else version.temperature)
 
         return self._weights.get(version, load)

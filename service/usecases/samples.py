@@ -1,12 +1,9 @@
-"""Which labelled images a version is made of: those of a request, decoded, joined with those that are kept already.
-
-It knows neither inner loops nor what becomes of the images.
-"""
+"""The labelled images of a version: decodes those of a request and joins them with the samples that are stored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -21,27 +18,34 @@ from service.errors import (
     TooManySamples,
 )
 from service.runtime.decoding.decoder import Decoder
-from service.store.version_store import VersionStore
+from service.store.version_store import EncodedSample, VersionStore, encode_sample
 from service.usecases.uploads import Upload, decode_upload
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A labelled canonical image, uint8 (channels, height, width), kept already or new."""
+    """A labelled canonical image.
+
+    Attributes:
+        ref: its digest, label and name.
+        image: uint8 (channels, height, width).
+        to_store: the encoded image of a new sample; None for a sample that is stored already.
+    """
 
     ref: SampleRef
     image: Tensor
+    to_store: EncodedSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Where samples come from, and how many a version may have.
+    """Reads samples from requests and from the store, within limits.
 
     Attributes:
-        store: where they are kept.
+        store: holds the samples of earlier versions.
         decoder: turns bytes into images.
-        max_classes: of one version.
-        max_samples: of one version, kept ones included.
+        max_classes: limit of one version.
+        max_samples: limit of one version, stored samples included.
     """
 
     store: VersionStore
@@ -50,35 +54,37 @@ class Samples:
     max_samples: int
 
     def labels(self, uploads: Sequence[Upload], given: Sequence[str]) -> list[str]:
-        """The labels, as class names; checked as far as it goes without looking at an image.
+        """Return the normalised labels, after all checks that need no decoded image.
 
         Raises:
             NoSamples, LabelCountMismatch, InvalidName, TooManyClasses, TooManySamples.
         """
         if not uploads:
-            raise NoSamples("no samples came; send at least one image with its label")
+            raise NoSamples("the request has no samples; send at least one image with its label")
         if len(given) != len(uploads):
             raise LabelCountMismatch(
-                f"{len(uploads)} samples came with {len(given)} labels; send one label a sample, in the same order"
+                f"the request has {len(uploads)} samples and {len(given)} labels; send one label for each "
+                "sample, in the same order"
             )
         labels = [validate_label(text) for text in given]
-        self._refuse_more_than_allowed(len(set(labels)), len(labels))
+        self._check_limits(len(set(labels)), len(labels))
         return labels
 
     def decoded(self, uploads: Sequence[Upload], labels: Sequence[str]) -> list[Sample]:
-        """The samples of a request. Raises ImageRejected, DecoderUnavailable."""
+        """Decode the samples of a request. Raises ImageRejected, DecoderUnavailable."""
         samples = []
         for upload, label in zip(uploads, labels, strict=True):
             image = decode_upload(upload, self.decoder)
-            samples.append(Sample(SampleRef(self.store.sample_digest(image), label, upload.name), image))
+            encoded = encode_sample(image)
+            samples.append(Sample(SampleRef(encoded.digest, label, upload.name), image, encoded))
         return samples
 
     def kept(self, parent: Version | None) -> list[Sample]:
-        """The samples of a version that is extended.
+        """Read the samples of the version that is extended.
 
         Raises:
-            SamplesNotKept: its client keeps none.
-            VersionCorrupt, StoreUnavailable: they cannot be read.
+            SamplesNotKept: the client's settings retain no samples.
+            VersionCorrupt, StoreUnavailable: a sample cannot be read.
         """
         if parent is None:
             return []
@@ -91,7 +97,7 @@ class Samples:
         return [Sample(ref, self.store.sample(client, ref.digest)) for ref in parent.draft.samples]
 
     def classes(self, samples: Sequence[Sample]) -> tuple[str, ...]:
-        """The samples' classes, in the order in which they come first.
+        """Return the samples' classes, in the order of their first samples.
 
         Raises:
             TooFewClasses, TooManyClasses, TooManySamples.
@@ -99,24 +105,26 @@ class Samples:
         classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
         if len(classes) < 2:
             raise TooFewClasses(
-                f"only the class {classes[0]!r} is known after this request; send samples of at least two classes"
+                f"the version would have only the class {classes[0]!r}; send samples of at least two classes"
             )
-        self._refuse_more_than_allowed(len(classes), len(samples))
+        self._check_limits(len(classes), len(samples))
         return classes
 
-    def _refuse_more_than_allowed(self, classes: int, samples: int) -> None:
+    def _check_limits(self, classes: int, samples: int) -> None:
         if classes > self.max_classes:
-            raise TooManyClasses(f"{classes} classes after this request; at most {self.max_classes}")
+            raise TooManyClasses(f"the version would have {classes} classes; at most {self.max_classes} are allowed")
         if samples > self.max_samples:
             raise TooManySamples(
-                f"{samples} samples after this request, kept ones included; at most {self.max_samples}: send "
-                "fewer, or start afresh with mode=replace"
+                f"the version would have {samples} samples, stored ones included; at most {self.max_samples} are "
+                "allowed: send fewer, or start again with mode=replace"
             )
 
 
 def joined(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:
-    """Kept samples, then new ones; an image that comes again counts once, under the label given last."""
-    by_digest: dict[str, Sample] = {}
-    for sample in [*kept, *new]:
-        by_digest[sample.ref.digest] = sample
+    """Return kept samples, then new ones. An image that is sent again counts once, with its latest label."""
+    stored = {sample.ref.digest: sample for sample in kept}
+    by_digest = dict(stored)
+    for sample in new:
+        digest = sample.ref.digest
+        by_digest[digest] = replace(sample, to_store=None) if digest in stored else sample
     return list(by_digest.values())

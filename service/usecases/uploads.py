@@ -1,4 +1,4 @@
-"""Files as they come: a name to show, and bytes that are nothing until they have been decoded."""
+"""Uploaded files: a name for display and bytes that have not been decoded yet."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from service.runtime.decoding.decoder import Decoder
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One file as it came: what the sender calls it, and its bytes."""
+    """One uploaded file: the sender's name for it, and its bytes."""
 
     name: str
     content: bytes
 
 
 def decode_upload(upload: Upload, decoder: Decoder) -> Tensor:
-    """Decode one file to its canonical image; an `ImageRejected` is raised again with the file's name in front."""
+    """Decode a file to its canonical image. Errors begin with the file's name.
+
+    Raises:
+        ImageRejected, DecoderUnavailable.
+    """
     try:
         return decoder.decode(upload.content)
     except ImageRejected as error:

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import make_url
 
 from service.store.catalog import sqlite as database_sqlite
+from service.store.catalog.catalog import SqlCatalog
 from service.store.catalog.database import Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
-from service.store.catalog.sql import SqlCatalog
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.ports import Catalog
 

@@ -11,19 +11,19 @@ import pytest
 
 from service.domain.key import Grant, KeyRecord, new_key, record_of
 from service.errors import InvalidKey, UnknownKey
-from service.store.open_store import Place, open_keys
+from service.store.open_store import StoreLocation, open_keys
 from service.store.ports import Keys
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    return Place(tmp_path, request.getfixturevalue("catalog_url") if request.param == "postgresql" else None)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLocation:
+    return StoreLocation(tmp_path, request.getfixturevalue("catalog_url") if request.param == "postgresql" else None)
 
 
 @pytest.fixture
-def keys(place: Place) -> Iterator[Keys]:
+def keys(place: StoreLocation) -> Iterator[Keys]:
     opened = open_keys(place)
     yield opened
     opened.close()
@@ -63,7 +63,7 @@ def test_revoking_what_is_not_there_says_so(keys: Keys) -> None:
         keys.revoke("anole_nothing1")
 
 
-def test_what_one_process_writes_another_reads_at_once(keys: Keys, place: Place) -> None:
+def test_what_one_process_writes_another_reads_at_once(keys: Keys, place: StoreLocation) -> None:
     other = open_keys(place)
     try:
         record = a_record()

@@ -17,7 +17,6 @@ from typing import Final
 
 from models.errors import AnoleError
 from service.domain.version import LIVE
-from service.store.needs import needed_by
 from service.store.open_store import BLOBS_FOLDER, open_embedded
 from service.store.version_store import VersionStore
 from tests.crash.book import Book, Move, Page, Step, complaint, passed
@@ -73,7 +72,7 @@ def observed(store: VersionStore, wrong: list[str]) -> tuple[Book, set[tuple[str
     for summary in store.clients():
         name, versions = summary.name, store.versions(summary.name)
         for version in versions:
-            needed |= {(name, digest) for digest in needed_by(version.draft)}
+            needed |= {(name, digest) for digest in version.draft.required_blobs}
             if version.draft.weights_digest != weights_digest(version.draft.seed):
                 wrong.append(f"version {version.number} of {name} has the weights of another")
         book[name] = Page(

@@ -14,16 +14,13 @@ from typing import Any, Final
 
 from service.domain.version import Idempotency, Publication, Version, VersionDraft
 from service.errors import UnknownClient
-from service.store import upkeep
+from service.store import maintenance
 from service.store.blobs import local as blobs_local
 from service.store.blobs.local import LocalBlobs
-from service.store.catalog import reads
-from service.store.catalog import sql as catalog_sql
-from service.store.catalog.sql import SqlCatalog
+from service.store.catalog import catalog as catalog_module
+from service.store.catalog.catalog import SqlCatalog, Statements
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.catalog.writes import Writes
-from service.store.clock import utc_now
-from service.store.needs import needed_by
+from service.store.ports import utc_now
 from service.store.version_store import VersionStore
 from tests.crash.seeded_syncs import (
     deduplicated_without_sync,
@@ -124,7 +121,7 @@ def written_in_place() -> None:
         folder.mkdir(exist_ok=True)
         digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
         for digest, content in zip(digests, contents, strict=True):
-            if not blobs_local._whole(folder / digest, digest):
+            if not blobs_local._is_intact(folder / digest, digest):
                 handle = os.open(folder / digest, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
                 with os.fdopen(handle, "wb") as file:
                     file.write(content)
@@ -138,7 +135,7 @@ def written_in_place() -> None:
 
 
 def torn_blob_believed() -> None:
-    _replace(blobs_local, "_whole", lambda path, _digest: path.is_file())
+    _replace(blobs_local, "_is_intact", lambda path, _digest: path.is_file())
 
 
 def checksum_not_checked() -> None:
@@ -146,7 +143,7 @@ def checksum_not_checked() -> None:
 
 
 def alias_without_compare() -> None:
-    _replace(catalog_sql, "_expect", lambda *_: None)
+    _replace(catalog_module, "_require_revision", lambda *_: None)
 
 
 def version_and_alias_apart() -> None:
@@ -173,18 +170,20 @@ def key_recorded_apart() -> None:
             return known
         made = publish(self, draft, aliases, **named)
         if key is not None:
-            with self._writing(draft.client) as (connection, writes):
-                client = reads.need_client(connection, draft.client)
-                writes.remember(client, key, made.version.number, made.live)
+            with self._writing(draft.client) as write:
+                client = write.get_or_create_client(draft.client)
+                write.insert_idempotency(client, key, made.version.number, made.live)
         return made
 
     _replace(SqlCatalog, "publish", apart)
 
 
 def collected_without_grace() -> None:
-    collect = upkeep.collect_space
+    collect = maintenance.collect_space
     _replace(
-        upkeep, "collect_space", lambda catalog, blobs, space, *, grace_s: collect(catalog, blobs, space, grace_s=0)
+        maintenance,
+        "collect_space",
+        lambda catalog, blobs, space, *, grace_s: collect(catalog, blobs, space, grace_s=0),
     )
 
 
@@ -195,28 +194,28 @@ def published_without_a_look() -> None:
 def blobs_deleted_before_rows() -> None:
     def delete(catalog: Any, blobs: Any, client: str, number: int) -> None:
         version = catalog.version(client, number)
-        others = [needed_by(other.draft) for other in catalog.versions(client) if other.number != number]
-        blobs.delete(client, needed_by(version.draft).difference(*others))
+        others = [other.draft.required_blobs for other in catalog.versions(client) if other.number != number]
+        blobs.delete(client, version.draft.required_blobs.difference(*others))
         catalog.delete_version(client, number)
 
-    _replace(upkeep, "delete_version", delete)
+    _replace(maintenance, "delete_version", delete)
 
 
 def shared_blobs_deleted() -> None:
     def delete(catalog: Any, blobs: Any, client: str, number: int) -> None:
-        blobs.delete(client, needed_by(catalog.delete_version(client, number).draft))
+        blobs.delete(client, catalog.delete_version(client, number).draft.required_blobs)
 
-    _replace(upkeep, "delete_version", delete)
+    _replace(maintenance, "delete_version", delete)
 
 
 def client_erased_blobs_first() -> None:
-    erase = upkeep.erase
+    erase = maintenance.delete_client
 
     def blobs_first(catalog: Any, blobs: Any, client: str) -> Any:
         blobs.delete(client, [entry.digest for entry in blobs.entries(client)])
         return erase(catalog, blobs, client)
 
-    _replace(upkeep, "erase", blobs_first)
+    _replace(maintenance, "delete_client", blobs_first)
 
 
 def leftovers_stay() -> None:
@@ -224,15 +223,15 @@ def leftovers_stay() -> None:
 
 
 def log_taken_back() -> None:
-    move = Writes.move
+    move = Statements.move_alias
 
-    def unmoved(self: Writes, client: Any, alias: str, version: int, *, reason: str, **named: Any) -> Any:
+    def unmoved(self: Statements, client: Any, alias: str, version: int, *, reason: str, **named: Any) -> Any:
         if reason != "rollback":
             return move(self, client, alias, version, reason=reason, **named)
         self.connection.exec_driver_sql("DELETE FROM alias_moves WHERE id = (SELECT max(id) FROM alias_moves)")
         return move(self, client, alias, version, reason="adapt")
 
-    _replace(Writes, "move", unmoved)
+    _replace(Statements, "move_alias", unmoved)
 
 
 def committed_without_journal() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ def _replace(owner: Any, name: str, new: Any) -> None:
 
 
 def file_not_synced() -> None:
-    _replace(blobs_local, "write_temporary", functools.partial(write_temporary, durable=False))
+    _replace(
+        blobs_local, "write_temporary", lambda folder, content, **_: write_temporary(folder, content, durable=False)
+    )
 
 
 def folder_not_synced() -> None:

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.errors import AnoleError
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Idempotency, SampleRef, VersionDraft
 from service.errors import AliasConflict, NothingToRollBackTo, StoreUnavailable, UnknownAlias, VersionCorrupt
 from service.store.open_store import BLOBS_FOLDER
 from service.store.tensor_bytes import to_bytes
-from service.store.version_store import VersionStore
+from service.store.version_store import VersionStore, encode_sample
 from tests.crash.book import CANARY, Book, Page, Step
 
 CLIENTS: Final = ("line-1", "line-2")
@@ -107,7 +108,9 @@ Stored = tuple[Sequence[str], str, int]
 
 def _stored(store: VersionStore, step: Step) -> Stored:
     images, weights = payload(step.i)
-    return store.put_samples(step.client, images), *store.put_weights(step.client, weights, {"kind": "delta"})
+    return store.put_samples(step.client, list(map(encode_sample, images))), *store.put_weights(
+        step.client, weights, {"kind": "delta"}
+    )
 
 
 def _publish(store: VersionStore, step: Step, stored: Stored) -> int:
@@ -187,7 +190,10 @@ def _decayed(store: VersionStore, folder: Path, step: Step) -> int:
 
 
 def _read(store: VersionStore, _folder: Path, step: Step) -> int:
-    version = store.version(step.client, store.served(step.client, LIVE).number)
+    (served,) = store.served([(step.client, LIVE)])
+    if isinstance(served, AnoleError):
+        raise served
+    version = store.version(step.client, served.number)
     found = store.weights(step.client, version.draft.weights_digest)
     wanted = payload(version.draft.seed)[1]
     return version.number if all(torch.equal(found[name], wanted[name]) for name in wanted) else -1

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from service.domain.version import LIVE
 from service.errors import StoreUnavailable, UnknownAlias, UnknownClient
-from service.store.open_store import Place, open_store
+from service.store.open_store import StoreLocation, open_store
 from service.store.version_store import VersionStore
 from tests.integration import store_child
 from tests.integration.store_child import CLIENT, publish
@@ -56,7 +56,7 @@ class Race:
     seconds: float
 
 
-def race(place: Place, *, processes: int, threads: int, publishes: int) -> Race:
+def race(place: StoreLocation, *, processes: int, threads: int, publishes: int) -> Race:
     """Let so many processes of so many threads each make their share of the publishes."""
     open_store(place).close()
     began = time.monotonic()
@@ -82,7 +82,7 @@ def race(place: Place, *, processes: int, threads: int, publishes: int) -> Race:
     return Race(tuple(operations), turned_away, time.monotonic() - began)
 
 
-def _take_part(place: Place, threads: int, share: int, tell: Connection) -> None:
+def _take_part(place: StoreLocation, threads: int, share: int, tell: Connection) -> None:
     with open_store(place) as store, ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(lambda i: _publish(store, i), range(share)))
     tell.send(([operation for made, _ in done for operation in made], sum(refusals for _, refusals in done)))
@@ -168,17 +168,17 @@ def main() -> int:
 
 
 @contextmanager
-def a_place(*, shared: bool) -> Iterator[Place]:
+def a_place(*, shared: bool) -> Iterator[StoreLocation]:
     """An empty store, in a folder or on servers of its own."""
     with tempfile.TemporaryDirectory(prefix="anole-race-") as folder, ExitStack() as stop:
         if not shared:
-            yield Place(Path(folder))
+            yield StoreLocation(Path(folder))
             return
         os.environ.update(CREDENTIALS)
         objects, postgres = ObjectServer(), PostgresServer()
         stop.callback(objects.remove)
         stop.callback(postgres.remove)
-        yield Place(Path(folder), postgres.url(postgres.new_database()), objects.url(objects.new_bucket()))
+        yield StoreLocation(Path(folder), postgres.url(postgres.new_database()), objects.url(objects.new_bucket()))
 
 
 def tell(who: str, done: Race, wrong: int, *, whole: bool) -> None:

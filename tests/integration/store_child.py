@@ -13,8 +13,8 @@ import torch
 
 from service.domain.version import LIVE, SampleRef, VersionDraft
 from service.errors import StoreUnavailable, UnknownVersion, VersionInUse
-from service.store.open_store import Place, open_embedded, open_store
-from service.store.version_store import VersionStore
+from service.store.open_store import StoreLocation, open_embedded, open_store
+from service.store.version_store import VersionStore, encode_sample
 
 CLIENT = "line-1"
 SHADES = 6
@@ -25,7 +25,9 @@ def publish(store: VersionStore, i: int, *, client: str = CLIENT, aliases: Seque
     """Store two samples and weights that many publishes share; return the version's number and the alias's revision."""
     torch.set_num_threads(1)
     images = [torch.full((1, 48, 48), (i + k) % SHADES, dtype=torch.uint8) for k in range(2)]
-    samples = tuple(SampleRef(digest, "dent", "part.png") for digest in store.put_samples(client, images))
+    samples = tuple(
+        SampleRef(digest, "dent", "part.png") for digest in store.put_samples(client, list(map(encode_sample, images)))
+    )
     weights = {"head.weight": torch.full((40, 40), float(i % SHADES))}
     digest, size_bytes = store.put_weights(client, weights, {"kind": "delta"})
     draft = VersionDraft(
@@ -46,9 +48,9 @@ def publish(store: VersionStore, i: int, *, client: str = CLIENT, aliases: Seque
     return made.version.number, made.moves[0].revision if made.moves else 0
 
 
-def publish_many(place: Path | Place, count: int, acknowledge: Connection) -> None:
+def publish_many(place: Path | StoreLocation, count: int, acknowledge: Connection) -> None:
     """Publish, and acknowledge each number; a publish whose samples were deleted under it is repeated."""
-    with open_store(place if isinstance(place, Place) else Place(place)) as store:
+    with open_store(place if isinstance(place, StoreLocation) else StoreLocation(place)) as store:
         made = 0
         while made < count:
             try:

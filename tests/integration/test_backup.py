@@ -20,8 +20,8 @@ from service.errors import InvalidRequest, StoreUnavailable
 from service.http.app import create_app
 from service.settings import Settings
 from service.store.blobs.local import LocalBlobs
-from service.store.clock import utc_now
-from service.store.open_store import Place, open_embedded, open_keys, open_store
+from service.store.open_store import StoreLocation, open_embedded, open_keys, open_store
+from service.store.ports import utc_now
 from service.store.version_store import VersionStore
 from tests.generated import striped
 from tests.in_process import started
@@ -45,15 +45,15 @@ def store(tmp_path: Path) -> Iterator[VersionStore]:
 
 
 @pytest.fixture
-def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Place]:
-    def place(form: str) -> Place:
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], StoreLocation]:
+    def place(form: str) -> StoreLocation:
         if form == "embedded":
-            return Place(tmp_path / f"store-{len(list(tmp_path.iterdir()))}")
+            return StoreLocation(tmp_path / f"store-{len(list(tmp_path.iterdir()))}")
         server: ObjectServer = request.getfixturevalue("objects")
         postgres, template = request.getfixturevalue("postgres"), request.getfixturevalue("catalog_template")
         name = postgres.new_database(template)
         request.addfinalizer(lambda: postgres.drop(name))
-        return Place(tmp_path, postgres.url(name), server.url(server.new_bucket()))
+        return StoreLocation(tmp_path, postgres.url(name), server.url(server.new_bucket()))
 
     return place
 
@@ -80,7 +80,7 @@ def blobs_in(folder: Path) -> set[str]:
 @pytest.mark.parametrize("origin", ["embedded", "shared"])
 @pytest.mark.parametrize("destination", ["embedded", "shared"])
 def test_a_backup_of_either_form_is_restored_into_either(
-    places: Callable[[str], Place], folder: Path, origin: str, destination: str
+    places: Callable[[str], StoreLocation], folder: Path, origin: str, destination: str
 ) -> None:
     with open_store(places(origin)) as store:
         before = everything(filled(store))
@@ -149,7 +149,7 @@ def test_the_next_backup_brings_what_is_new_and_lets_go_what_was_erased(store: V
 
 
 def test_keys_and_answered_requests_come_back_too(tmp_path: Path, folder: Path) -> None:
-    origin, destination = Place(tmp_path / "origin"), Place(tmp_path / "destination")
+    origin, destination = StoreLocation(tmp_path / "origin"), StoreLocation(tmp_path / "destination")
     record, fresh = (record_of(new_key(), Grant(name, ("predict",), ("*",)), utc_now()) for name in ("old", "new"))
     with open_keys(origin) as keys, open_store(origin) as store:
         keys.add(record)
@@ -237,7 +237,7 @@ def test_what_is_no_backup_is_said_to_be_none(store: VersionStore, folder: Path)
     filled(store).back_up(folder)
     said = json.loads((folder / "backup.json").read_text())
     (folder / "backup.json").write_text(json.dumps({**said, "format": 2}))
-    with pytest.raises(InvalidRequest, match="this release reads 1"):
+    with pytest.raises(InvalidRequest, match="this release reads format 1"):
         store.restore(folder)
 
 
@@ -258,5 +258,5 @@ def test_two_backups_into_one_folder_do_not_run_at_once(
 
 def test_a_folder_that_cannot_be_written_is_said_so(store: VersionStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnavailable, match="cannot be kept"):
+    with pytest.raises(StoreUnavailable, match="cannot be written to"):
         store.back_up(tmp_path / "file" / "backup")

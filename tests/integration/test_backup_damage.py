@@ -65,7 +65,7 @@ def test_a_damaged_catalog_never_replaces_a_good_backup(store: VersionStore, fol
     with closing(sqlite3.connect(tmp_path / "data" / CATALOG_FILE)) as behind:
         behind.execute("UPDATE versions SET seed = seed + 1 WHERE number = 2")
         behind.commit()
-    with pytest.raises(VersionCorrupt, match="does not match its seal"):
+    with pytest.raises(VersionCorrupt, match="does not match its checksum"):
         store.back_up(folder)
     assert (folder / "backup.json").read_bytes() == before
     with open_embedded(tmp_path / "restored") as restored:

@@ -19,15 +19,15 @@ from service.domain.client import ClientSettings
 from service.domain.key import Grant, KeyRecord, new_key, record_of
 from service.domain.version import LIVE, Idempotency
 from service.errors import StoreUnavailable, VersionCorrupt
+from service.store.catalog.catalog import SqlCatalog
 from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
-from service.store.catalog.sql import SqlCatalog
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA, SAMPLES
-from service.store.clock import utc_now
 from service.store.open_store import CATALOG_FILE, open_embedded
+from service.store.ports import utc_now
 from tests.contract.values import CLIENT, a_draft, digest_of
 from tests.integration.store_child import publish
 

@@ -136,7 +136,7 @@ def test_on_a_read_only_disk_everything_is_served_and_writing_comes_back_with_th
             with pytest.raises(StoreUnavailable) as refused:
                 write()
             assert not isinstance(refused.value, StoreFull)
-            assert store.served(CLIENT, LIVE).number == 1
+            assert store.alias(CLIENT, LIVE).version == 1
             assert store.check().whole
         disk.remount("rw")
         assert publish(store, 1) == (2, 2)

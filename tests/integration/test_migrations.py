@@ -15,10 +15,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from service.domain.version import LIVE, Idempotency
-from service.store.catalog.database import TABLES, Database
+from service.store.catalog.catalog import SqlCatalog
+from service.store.catalog.database import ALL_CLIENTS, Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
-from service.store.catalog.sql import SqlCatalog
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA
 from tests.contract.values import CLIENT, a_draft, digest_of
@@ -57,7 +57,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
 
 
 def brought_to(database: Database, revision: str) -> None:
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         command.upgrade(config(connection), revision)
 
 
@@ -95,7 +95,7 @@ def filled_by_the_first_release(database: Database) -> None:
         "INSERT INTO idempotency (client_id, key, body_digest, version, live, created_at) VALUES "
         "(1, 'key-1', '{body}', 1, 1, {made})".format(**shown),
     ]
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         for statement in statements:
             connection.execute(text(statement.replace(":", "\\:")))
         if not isinstance(database, SqliteDatabase):  # what had given these numbers goes on after them
@@ -135,12 +135,12 @@ def test_the_steps_make_exactly_the_tables_that_the_catalog_uses(database: Datab
 
 def test_every_step_can_be_undone(database: Database) -> None:
     upgrade(database)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         command.downgrade(config(connection), "base")
     brought_to(database, FIRST)
     filled_by_the_first_release(database)
     upgrade(database)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         command.downgrade(config(connection), FIRST)
     upgrade(database)
     assert SqlCatalog(database).version(CLIENT, 1).draft == a_draft()

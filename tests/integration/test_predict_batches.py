@@ -12,7 +12,6 @@ from service import bootstrap
 from service.bootstrap import Services
 from service.errors import NothingLive, UnknownClient, UnknownVersion
 from service.settings import Settings
-from service.store.served_reads import ServedReads
 from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from service.usecases.uploads import Upload
 from tests.generated import striped
@@ -112,27 +111,3 @@ def test_a_client_whose_versions_were_never_published_has_nothing_live(services:
     with pytest.raises(NothingLive):
         services.prediction.run("ada", [picture(5)])
     assert services.prediction.run("ada", [picture(5)], "1").version == 1
-
-
-def test_what_a_reference_names_is_read_once_between_two_commits(services: Services) -> None:
-    services.adaptation.run(command("ada", PERIODS[:2]))
-    assert isinstance(services.prediction, Prediction)
-    store = services.prediction._served._store
-    reads: list[tuple[str, str | int]] = []
-    served = store.served
-
-    def counted(client: str, reference: str | int) -> object:
-        reads.append((client, reference))
-        return served(client, reference)
-
-    store.served = counted  # type: ignore[method-assign, assignment]
-    looking = ServedReads(store)
-    first = looking.now([("ada", "live"), ("ada", "live"), ("nobody", "live"), ("ada", 1)])
-    assert sorted(map(str, reads)) == ["('ada', 'live')", "('ada', 1)", "('nobody', 'live')"]
-    assert first[0] == first[1] == first[3]
-    again = looking.now([("ada", "live"), ("nobody", "live")])
-    assert again[0] == first[0]
-    assert reads.count(("ada", "live")) == 1  # what is not there is asked for every time
-    services.lifecycle.move_alias("ada", "other", 1, None)
-    looking.now([("ada", "live")])
-    assert reads.count(("ada", "live")) == 2

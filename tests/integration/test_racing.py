@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.store.open_store import Place, open_store
+from service.store.open_store import StoreLocation, open_store
 from tests.integration.racing import Operation, contradictions, log_contradictions, race
 from tests.real_parts import ObjectServer
 
@@ -15,10 +15,10 @@ from tests.real_parts import ObjectServer
 def test_racing_publishes_are_numbered_in_an_order_that_one_thread_could_have_made(
     form: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    place = Place(tmp_path)
+    place = StoreLocation(tmp_path)
     if form == "shared":
         objects: ObjectServer = request.getfixturevalue("objects")
-        place = Place(tmp_path, request.getfixturevalue("catalog_url"), objects.url(objects.new_bucket()))
+        place = StoreLocation(tmp_path, request.getfixturevalue("catalog_url"), objects.url(objects.new_bucket()))
     done = race(place, processes=2, threads=8, publishes=48)
     assert contradictions(done.operations) == []
     with open_store(place) as store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,20 @@ def test_a_client_that_stops_retaining_samples_loses_those_it_had_and_none_of_it
     with open_store(settings) as store:
         assert store.check().whole
     assert adapt(web).json()["code"] == "samples_not_kept"
+
+
+def test_an_extension_refers_to_stored_samples_and_does_not_write_them_again(web: Web, settings: Settings) -> None:
+    """Putting a blob resets its age, also if it exists, so an age that stays shows that the blob was not put."""
+    adapt(web)
+    stored = images_on_disk(settings)
+    for path in stored:
+        os.utime(path, (1, 1))
+    assert adapt(web, classes={"broad": 30}).json()["parent"] == 1
+    assert [path.stat().st_mtime for path in stored] == [1] * 8
+    assert len(images_on_disk(settings)) == 12
+    with open_store(settings) as store:
+        assert len(store.version("line", 2).draft.samples) == 12
+        assert store.check().whole
 
 
 @pytest.fixture

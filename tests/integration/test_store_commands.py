@@ -51,7 +51,7 @@ def test_restoring_over_a_store_in_use_is_refused_in_one_line(anole: Anole, fill
     anole("backup", str(filled / "backup"))
     code, printed, said = anole("restore", str(filled / "backup"))
     assert (code, printed) == (1, "")
-    assert "the store holds 1 clients and a backup is restored into an empty one" in said
+    assert "the store holds 1 clients, and a backup is restored into an empty store only" in said
 
 
 def test_damage_is_named_and_ends_with_one(anole: Anole, filled: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the catalog needs of a database: transactions to read and to write in. Knows no table and no product."""
+"""What the catalog needs of a database: read and write transactions."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sqlalchemy.exc import IntegrityError
 
 from service.errors import VersionCorrupt
 
-TABLES: Final = "*"
-"""The scope of a change of the tables themselves; no client can be called that."""
+ALL_CLIENTS: Final = "*"
+"""The scope of a transaction that may change everything, the tables themselves included. No client has this name."""
 
 
 class Database(Protocol):
-    """Transactions. Leaving a context commits and an exception undoes; database errors come out as StoreUnavailable."""
+    """Transactions. Leaving a context commits, an exception rolls back; database errors become StoreUnavailable."""
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """One consistent snapshot of everything committed before it.
+        """Open one consistent snapshot of everything that is committed.
 
         Raises:
             StoreUnavailable: busy for too long, or not readable.
@@ -27,11 +27,11 @@ class Database(Protocol):
         ...
 
     def writing(self, scope: str, *, erasing: bool = False) -> AbstractContextManager[Connection]:
-        """A transaction that no other writer of the scope overlaps; what it reads of it stays true until it commits.
+        """Open a transaction that excludes other writers of the same scope until it commits.
 
-        A scope is a client's name, and whatever a transaction changes is that client's; or `TABLES`, for all there is.
-
-        With `erasing`, what it deletes leaves the database's files too, as soon as that database lets it.
+        Args:
+            scope: a client's name, if only rows of that client are read and changed; or `ALL_CLIENTS`.
+            erasing: also remove what the transaction deletes from the database's files, as soon as the database can.
 
         Raises:
             StoreFull: no space left.
@@ -39,10 +39,10 @@ class Database(Protocol):
         """
         ...
 
-    def changes(self) -> int | None:
-        """A number that differs from an earlier one if anything was committed in between, by whichever process.
+    def revision(self) -> int | None:
+        """Return a number that changes with every commit of any process.
 
-        None where the database cannot tell that in a fraction of what a query takes; so it is unless overridden.
+        None where the database cannot tell much faster than a query runs; this is the default.
 
         Raises:
             StoreUnavailable: as `reading`.
@@ -50,20 +50,20 @@ class Database(Protocol):
         return None
 
     def problems(self) -> tuple[str, ...]:
-        """What the database finds wrong with its own files and references; empty if it is whole."""
+        """Return the damage that the database finds in its own files and references; empty if there is none."""
         ...
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...
 
 
 def strict_json(value: Any) -> str:
-    """JSON that every database takes: no NaN, no infinity; keys stay in their order."""
+    """Encode JSON that every database accepts: no NaN, no infinity. Keys keep their order."""
     return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
-def contradiction(error: IntegrityError) -> VersionCorrupt:
-    """What a broken rule between rows means: writers of one client exclude each other, so a row must have changed."""
-    said = str(error.orig).strip().partition("\n")[0]
-    return VersionCorrupt(f"rows of the catalog contradict each other ({said}); nothing was recorded; restore a backup")
+def integrity_failure(error: IntegrityError) -> VersionCorrupt:
+    """Translate a violated constraint. Writers of one client exclude each other, so a row must have been damaged."""
+    reason = str(error.orig).strip().partition("\n")[0]
+    return VersionCorrupt(f"rows of the catalog are inconsistent ({reason}); nothing was recorded; restore a backup")

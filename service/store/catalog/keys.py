@@ -1,4 +1,4 @@
-"""The keys' rows in the catalog's database. It knows no key, only what is kept of one."""
+"""API keys in the catalog's database: a digest of each key, its scopes and its clients; never the key itself."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ from sqlalchemy import insert, select, update
 from service.domain.key import KeyRecord
 from service.errors import InvalidKey, UnknownKey
 from service.store.catalog.database import Database
-from service.store.catalog.row_checksums import Values, row_seal, sealed
-from service.store.catalog.tables import API_KEYS
-from service.store.clock import utc_now
-from service.store.ports import Keys
+from service.store.catalog.tables import API_KEYS, CHECKSUM_COLUMN, RowValues, row_checksum, with_checksum
+from service.store.ports import Keys, utc_now
 
-_SCOPE: Final = "api_keys, whosever"
-"""What a writer keeps others out of; no client is called so."""
+_SCOPE: Final = "api_keys *"
+"""The scope that writers of keys exclude each other from. No client has this name."""
 
 
 class SqlKeys(Keys):
-    """See `Keys`; every method is one transaction of `database`.
+    """See `Keys`. Every method is one transaction of `database`.
 
     Args:
         database: already migrated to this release's tables; `close` closes it.
@@ -38,7 +36,7 @@ class SqlKeys(Keys):
         with self._database.writing(_SCOPE) as connection:
             taken = select(API_KEYS.c.id).where(API_KEYS.c.prefix == record.prefix)
             if connection.execute(taken).first() is not None:
-                raise InvalidKey(f"another key is called {record.prefix}; make a new one")
+                raise InvalidKey(f"another key has the prefix {record.prefix}; create a new key")
             row = {
                 "prefix": record.prefix,
                 "digest": record.digest,
@@ -48,23 +46,23 @@ class SqlKeys(Keys):
                 "created_at": record.created_at,
                 "revoked_at": record.revoked_at,
             }
-            connection.execute(insert(API_KEYS).values(sealed(API_KEYS, "", row)))
+            connection.execute(insert(API_KEYS).values(with_checksum(API_KEYS, "", row)))
 
     def all(self) -> tuple[KeyRecord, ...]:
-        """See `Keys.all`; a row that is damaged is no key, so nobody gains by a changed bit."""
+        """See `Keys.all`. Damaged rows are left out, so that a changed bit cannot grant access."""
         with self._database.reading() as connection:
             rows = connection.execute(select(API_KEYS).order_by(API_KEYS.c.id)).mappings().all()
-        return tuple(_record(row) for row in rows if row["seal"] == row_seal(API_KEYS, "", row))
+        return tuple(_record(row) for row in rows if row[CHECKSUM_COLUMN] == row_checksum(API_KEYS, "", row))
 
     def revoke(self, prefix: str) -> KeyRecord:
         """See `Keys.revoke`."""
-        mine = API_KEYS.c.prefix == prefix
+        this = API_KEYS.c.prefix == prefix
         with self._database.writing(_SCOPE) as connection:
-            found = connection.execute(select(API_KEYS).where(mine)).mappings().one_or_none()
+            found = connection.execute(select(API_KEYS).where(this)).mappings().one_or_none()
             if found is None:
-                raise UnknownKey(f"no key is called {prefix[:80]!r}; `anole keys list` shows them")
-            row = sealed(API_KEYS, "", {**found, "revoked_at": found["revoked_at"] or self._clock()})
-            connection.execute(update(API_KEYS).where(mine).values(revoked_at=row["revoked_at"], seal=row["seal"]))
+                raise UnknownKey(f"there is no key with the prefix {prefix[:80]!r}; `anole keys list` shows all keys")
+            row = with_checksum(API_KEYS, "", {**found, "revoked_at": found["revoked_at"] or self._clock()})
+            connection.execute(update(API_KEYS).where(this).values(revoked_at=row["revoked_at"], seal=row["seal"]))
         return _record(row)
 
     def close(self) -> None:
@@ -80,7 +78,7 @@ class SqlKeys(Keys):
         self.close()
 
 
-def _record(row: Values) -> KeyRecord:
+def _record(row: RowValues) -> KeyRecord:
     return KeyRecord(
         prefix=row["prefix"],
         digest=row["digest"],

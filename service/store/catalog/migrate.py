@@ -1,7 +1,7 @@
-"""Brings a catalog to this release's tables, or refuses one it does not understand. Knows no query of the catalog.
+"""Upgrades a catalog to this release's tables, or rejects a catalog that this release does not know.
 
-All steps run in one writing transaction, at whose end every row is sealed anew: a start that is killed leaves the old
-tables, and of two processes that start at once the second waits and finds the work done.
+All steps run in one transaction, which also renews every row's checksum. If the process is killed, the old tables
+remain; if two processes start at once, the second waits and finds the work done.
 """
 
 from __future__ import annotations
@@ -16,48 +16,48 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from service.errors import StoreIncompatible
-from service.store.catalog.checks import seal_all
-from service.store.catalog.database import TABLES, Database
+from service.store.catalog.database import ALL_CLIENTS, Database
+from service.store.catalog.integrity import renew_checksums
 
 _SCRIPTS: Final = "service.store.catalog:migrations"
-_ONE_AT_A_TIME: Final = threading.Lock()  # Alembic keeps the running migration in a global of its module
+_ALEMBIC_LOCK: Final = threading.Lock()  # Alembic keeps the running migration in a global of its module
 
 
 def upgrade(database: Database) -> None:
-    """Make or change the tables so that this release can use them; does nothing if they are already so.
+    """Create or change the tables for this release; do nothing if they are up to date.
 
     Raises:
-        StoreIncompatible: a newer release wrote the catalog, or it is not a catalog of this project.
+        StoreIncompatible: a newer release wrote the catalog, or the database is not a catalog of this project.
         StoreUnavailable: the database cannot be used.
     """
-    settings = Config()
-    settings.set_main_option("script_location", _SCRIPTS)
-    scripts = ScriptDirectory.from_config(settings)
+    config = Config()
+    config.set_main_option("script_location", _SCRIPTS)
+    scripts = ScriptDirectory.from_config(config)
     with database.reading() as connection:
         if _revision(connection) == scripts.get_current_head():
             return
-    with _ONE_AT_A_TIME, database.writing(TABLES) as connection:
-        _refuse_unknown(connection, scripts)
-        settings.attributes["connection"] = connection
-        command.upgrade(settings, "head")
-        seal_all(connection)
+    with _ALEMBIC_LOCK, database.writing(ALL_CLIENTS) as connection:
+        _reject_unknown(connection, scripts)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        renew_checksums(connection)
 
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def _refuse_unknown(connection: Connection, scripts: ScriptDirectory) -> None:
+def _reject_unknown(connection: Connection, scripts: ScriptDirectory) -> None:
     found = _revision(connection)
     known = {script.revision for script in scripts.walk_revisions()}
     if found is not None and found not in known:
         raise StoreIncompatible(
-            f"the catalog is at revision {found!r} and this release knows {', '.join(sorted(known))}; a newer release "
-            "wrote it: install that release again, or restore a backup made before the update"
+            f"the catalog is at revision {found!r} and this release supports {', '.join(sorted(known))}; a newer "
+            "release wrote it: install that release again, or restore a backup made before the update"
         )
     tables = inspect(connection).get_table_names()
     if found is None and tables:
         raise StoreIncompatible(
-            f"the database holds {', '.join(sorted(tables)[:5])} and is not a catalog of this project; "
-            "name an empty folder, or one that this service has used before"
+            f"the database holds the tables {', '.join(sorted(tables)[:5])} and is not a catalog of this project; name "
+            "an empty folder, or one that this service has used before"
         )

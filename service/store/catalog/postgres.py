@@ -1,16 +1,14 @@
-"""PostgreSQL as the catalog's database: snapshots, locks and errors. Knows no table of the catalog.
+"""PostgreSQL as the catalog's database: snapshots, locks and errors.
 
-Decisions, with their reasons:
-
-* **Locks.** A writer takes an advisory lock named after its scope before anything else and holds it until it commits,
-  so writers of one client queue and nothing is ever retried; writers of different clients pass each other. Threads of
-  one process queue at a lock of ours first: of a client's waiting writers each process keeps one connection only.
-* **Snapshots.** A reader runs REPEATABLE READ: one moment for all its statements, and no reader waits for a writer.
-  A writer runs READ COMMITTED, so what it reads after it has the lock is newer than every write before it.
-* **Durability.** A commit returns when the server has it on its disk; a server that is set not to is overruled.
-* **Recovery.** A connection is tried before it is used, so a server that was started again costs no request.
-* **Erasure.** What is deleted leaves the tables at once and the server's files with its next vacuum; its own logs and
-  backups are the server's business.
+* **Locks.** A writer first takes an advisory lock named after its scope and holds it until it commits. So writers of
+  one client wait for each other, nothing is retried, and writers of different clients run side by side. Threads of one
+  process wait for a lock in Python first, so that a client's waiting writers hold one connection of each process.
+* **Snapshots.** A reader runs REPEATABLE READ: all its statements see one moment, and it waits for no writer. A writer
+  runs READ COMMITTED, so what it reads once it has the lock includes every earlier write.
+* **Durability.** A commit returns when the server has it on its disk, even if the server's default is otherwise.
+* **Recovery.** A connection is tested before it is used, so a restarted server fails no request.
+* **Erasure.** Deleted rows leave the tables at once and the server's files with its next vacuum. The server's own logs
+  and backups are outside this project.
 """
 
 from __future__ import annotations
@@ -25,28 +23,28 @@ from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy import exc as sql_errors
 
 from service.errors import InvalidSettings, StoreFull, StoreUnavailable
-from service.store.catalog.database import TABLES, Database, contradiction, strict_json
+from service.store.catalog.database import ALL_CLIENTS, Database, integrity_failure, strict_json
 
-CONNECTIONS_KEPT: Final = 8
-CONNECTIONS_AT_MOST: Final = 32
+POOL_SIZE: Final = 8
+MAX_CONNECTIONS: Final = 32
 
 _CONNECT_TIMEOUT_S: Final = 5
 _STATEMENT_TIMEOUT_S: Final = 60
 _IDLE_TIMEOUT_S: Final = 120
 _DISK_FULL: Final = "53100"
-_WAITED_TOO_LONG: Final = frozenset({"55P03", "57014", "40P01", "40001"})
+_LOCK_TIMEOUTS: Final = frozenset({"55P03", "57014", "40P01", "40001"})
 _DAMAGED: Final = "XX"
 _LOCK_CLIENT: Final = text(
-    "SELECT pg_advisory_xact_lock_shared(hashtextextended(:all, 0)), pg_advisory_xact_lock(hashtextextended(:mine, 0))"
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended(:all, 0)), pg_advisory_xact_lock(hashtextextended(:one, 0))"
 )
 _LOCK_ALL: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:all, 0))")
 
 
 class PostgresDatabase(Database):
-    """A database on a PostgreSQL server, used by any number of threads, processes and machines.
+    """A database on a PostgreSQL server, shared by any number of threads, processes and machines.
 
     Args:
-        url: ``postgresql://…``, with all that libpq understands.
+        url: ``postgresql://…``, with any of the options of libpq.
         sync: False trades durability for speed: a crash of the server may lose the last commits. For measurements only.
         busy_timeout_s: how long to wait for other writers of the same scope, in seconds.
 
@@ -58,14 +56,14 @@ class PostgresDatabase(Database):
         self._shown = url.set(query={}).render_as_string(hide_password=True)
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
-        self._gates: WeakValueDictionary[str, _Gate] = WeakValueDictionary()
-        self._gates_lock = threading.Lock()
+        self._scope_locks: WeakValueDictionary[str, _ScopeLock] = WeakValueDictionary()
+        self._scope_locks_guard = threading.Lock()
         try:
             self._engine = create_engine(
                 url.set(drivername="postgresql+psycopg"),
                 connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "anole"},
-                pool_size=CONNECTIONS_KEPT,
-                max_overflow=CONNECTIONS_AT_MOST - CONNECTIONS_KEPT,
+                pool_size=POOL_SIZE,
+                max_overflow=MAX_CONNECTIONS - POOL_SIZE,
                 pool_timeout=busy_timeout_s,
                 pool_pre_ping=True,
                 json_serializer=strict_json,
@@ -87,21 +85,21 @@ class PostgresDatabase(Database):
     @contextmanager
     def writing(self, scope: str, *, erasing: bool = False) -> Iterator[Connection]:
         """See `Database.writing`."""
-        gate = self._gate(scope)
-        if not gate.lock.acquire(timeout=self._busy_timeout_s):
+        scope_lock = self._scope_lock(scope)
+        if not scope_lock.lock.acquire(timeout=self._busy_timeout_s):
             raise self._busy()
         try:
             with self._translated(), self._writer.begin() as connection:
-                if scope == TABLES:
-                    connection.execute(_LOCK_ALL, {"all": _lock_name(TABLES)})
+                if scope == ALL_CLIENTS:
+                    connection.execute(_LOCK_ALL, {"all": _lock_name(ALL_CLIENTS)})
                 else:
-                    connection.execute(_LOCK_CLIENT, {"all": _lock_name(TABLES), "mine": _lock_name(scope)})
+                    connection.execute(_LOCK_CLIENT, {"all": _lock_name(ALL_CLIENTS), "one": _lock_name(scope)})
                 yield connection
         finally:
-            gate.lock.release()
+            scope_lock.lock.release()
 
     def problems(self) -> tuple[str, ...]:
-        """See `Database.problems`: the server keeps its references whole itself, and has tools of its own for files."""
+        """See `Database.problems`. The server enforces references and has its own tools to check files."""
         with self.reading() as connection:
             connection.execute(text("SELECT 1"))
         return ()
@@ -110,13 +108,13 @@ class PostgresDatabase(Database):
         """See `Database.close`."""
         self._engine.dispose()
 
-    def _gate(self, scope: str) -> _Gate:
-        """The lock at which this process's writers of that scope queue; it lasts while one of them has it in hand."""
-        with self._gates_lock:
-            return self._gates.setdefault(scope, _Gate())
+    def _scope_lock(self, scope: str) -> _ScopeLock:
+        """Return the lock for which this process's writers of that scope wait; it exists while one of them uses it."""
+        with self._scope_locks_guard:
+            return self._scope_locks.setdefault(scope, _ScopeLock())
 
     def _prepare(self, connection: Any, _record: object) -> None:
-        """Set up a fresh connection; what is set holds for as long as it lives."""
+        """Set up a new connection; the settings apply to that connection."""
         limits = {
             "lock_timeout": f"{int(self._busy_timeout_s * 1000)}ms",
             "statement_timeout": f"{_STATEMENT_TIMEOUT_S}s",
@@ -132,27 +130,27 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn the database's errors into the store's; see `_translate`."""
+        """Raise the store's errors for the database's."""
         try:
             yield
         except sql_errors.TimeoutError as error:
             raise self._busy() from error
         except sql_errors.IntegrityError as error:
-            raise contradiction(error) from error
+            raise integrity_failure(error) from error
         except sql_errors.DBAPIError as error:
             raise self._translate(error) from error
 
     def _translate(self, error: sql_errors.DBAPIError) -> Exception:
         state = getattr(error.orig, "sqlstate", None) or ""
-        said = str(error.orig).strip().partition("\n")[0]
-        if state in _WAITED_TOO_LONG:
+        reason = str(error.orig).strip().partition("\n")[0]
+        if state in _LOCK_TIMEOUTS:
             return self._busy()
         if state == _DISK_FULL:
             return StoreFull(f"no space left for the catalog {self._shown}; nothing was recorded; free some space")
         if state.startswith(_DAMAGED):
-            return StoreUnavailable(f"the catalog {self._shown} is damaged ({said}); restore a backup")
+            return StoreUnavailable(f"the catalog {self._shown} is damaged ({reason}); restore a backup")
         if isinstance(error, sql_errors.OperationalError | sql_errors.InterfaceError | sql_errors.InternalError):
-            return StoreUnavailable(f"the catalog {self._shown} cannot be used ({said}); nothing was recorded")
+            return StoreUnavailable(f"the catalog {self._shown} cannot be used ({reason}); nothing was recorded")
         return error.orig if isinstance(error.orig, Exception) else error
 
     def _busy(self) -> StoreUnavailable:
@@ -162,8 +160,8 @@ class PostgresDatabase(Database):
         )
 
 
-class _Gate:
-    """A lock that a weak dictionary can hold."""
+class _ScopeLock:
+    """A lock that a WeakValueDictionary can hold."""
 
     __slots__ = ("__weakref__", "lock")
 

@@ -1,17 +1,14 @@
-"""SQLite as the catalog's database: journal, locks and errors. Knows no table of the catalog.
-
-Decisions, with their reasons:
+"""SQLite as the catalog's database: journal, locks and errors.
 
 * **Journal.** SQLite 3.7.0 to 3.51.2 can corrupt a database in WAL mode when several connections write and checkpoint
-  (the "WAL-reset" bug, fixed in 3.51.3). From 3.51.3 on WAL is used; before, the rollback journal, whose file is kept
-  and overwritten, because syncing a file that neither grows nor shrinks is several times faster. Python brings its
-  own SQLite, so the version is looked at when the file is opened.
+  (the "WAL-reset" bug, fixed in 3.51.3). WAL is used from 3.51.3 on. Older versions use the rollback journal and keep
+  its file, because syncing a file whose size does not change is several times faster. Python comes with its own
+  SQLite, so the version is checked when the file is opened.
 * **Durability.** ``synchronous=EXTRA``: a commit returns when journal and database are on the disk.
-* **Locks.** Writers begin IMMEDIATE, so no reader is ever upgraded and two writers cannot deadlock. Threads of one
-  process queue at a lock of ours, processes at SQLite's; either wait ends after `busy_timeout_s`.
-* **Failed syncs** are final; see ``durability.py``.
-* **Erasure.** Deleting a client means that its data is gone: ``secure_delete`` overwrites deleted rows, and a deletion
-  empties the journal, which holds the pages as they were.
+* **Locks.** Writers begin IMMEDIATE, so a reader never becomes a writer and two writers cannot deadlock. Threads of one
+  process wait for a lock in Python, processes for SQLite's lock; both waits end after `busy_timeout_s`.
+* **Failed syncs** end all writes; see `SyncFailures`.
+* **Erasure.** ``secure_delete`` overwrites deleted rows, and a deletion empties the journal, which holds old pages.
 """
 
 from __future__ import annotations
@@ -29,49 +26,49 @@ from sqlalchemy import exc as sql_errors
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.catalog.database import Database, contradiction, strict_json
-from service.store.durability import Durability
+from service.store.catalog.database import Database, integrity_failure, strict_json
+from service.store.ports import SyncFailures
 
 FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
-CONNECTIONS_KEPT: Final = 8
-CONNECTIONS_AT_MOST: Final = 32
+POOL_SIZE: Final = 8
+MAX_CONNECTIONS: Final = 32
 
 _READ_ONLY: Final = "opened while the disk was read-only"
-_JOURNAL_KEPT_BYTES: Final = 1 << 20
+_JOURNAL_LIMIT_BYTES: Final = 1 << 20
 _JOURNAL_ATTEMPTS: Final = 20
-_FAILED_SYNCS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
+_SYNC_ERRORS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
 
 
 def journal_mode(sqlite_version: tuple[int, ...]) -> str:
-    """The journal that is safe with several connections in that version of SQLite: "wal" or "persist"."""
+    """Return the journal mode that is safe with several connections in that SQLite version: "wal" or "persist"."""
     return "wal" if sqlite_version >= FIRST_VERSION_SAFE_WITH_WAL else "persist"
 
 
 class SqliteDatabase(Database):
-    """A database file, opened by any number of threads and processes of one machine.
+    """A database file, shared by any number of threads and processes of one machine.
 
     Args:
-        path: the file; made if it is not there, its folder must be.
+        path: the file; it is created if missing, its folder is not.
         sync: False trades durability for speed: a power loss may lose or damage the catalog. For measurements only.
         busy_timeout_s: how long to wait for other writers, in seconds.
-        durability: of the store that it belongs to; its own unless given.
+        sync_failures: shared with the store's other parts; by default a new one.
     """
 
     def __init__(
-        self, path: Path, *, sync: bool = True, busy_timeout_s: float = 5.0, durability: Durability | None = None
+        self, path: Path, *, sync: bool = True, busy_timeout_s: float = 5.0, sync_failures: SyncFailures | None = None
     ) -> None:
         self._path = path
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
-        self._gate = threading.Lock()
-        self._durability = durability or Durability()
-        self._watch = threading.Lock()
-        self._watcher: sqlite3.Connection | None = None
+        self._write_lock = threading.Lock()
+        self._sync_failures = sync_failures or SyncFailures()
+        self._revision_lock = threading.Lock()
+        self._revision_reader: sqlite3.Connection | None = None
         self._engine = create_engine(
             URL.create("sqlite+pysqlite", database=str(path)),
             connect_args={"timeout": busy_timeout_s},
-            pool_size=CONNECTIONS_KEPT,
-            max_overflow=CONNECTIONS_AT_MOST - CONNECTIONS_KEPT,
+            pool_size=POOL_SIZE,
+            max_overflow=MAX_CONNECTIONS - POOL_SIZE,
             pool_timeout=busy_timeout_s,
             json_serializer=strict_json,
         )
@@ -79,7 +76,7 @@ class SqliteDatabase(Database):
         event.listen(self._engine, "checkout", self._renew)
         event.listen(self._engine, "begin", _begin)
         self._writer = self._engine.execution_options(anole_begin="BEGIN IMMEDIATE")
-        self._log_keeper = self._engine.execution_options(anole_begin=None)
+        self._checkpointer = self._engine.execution_options(anole_begin=None)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -89,34 +86,34 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def writing(self, scope: str, *, erasing: bool = False) -> Iterator[Connection]:
-        """See `Database.writing`; there is one writer at a time, whatever the scope."""
-        self._durability.refuse_after_failure(str(self._path))
-        if not self._gate.acquire(timeout=self._busy_timeout_s):
+        """See `Database.writing`. There is one writer at a time, whatever the scope."""
+        self._sync_failures.check(str(self._path))
+        if not self._write_lock.acquire(timeout=self._busy_timeout_s):
             raise self._busy()
         try:
             with self._translated():
                 with self._writer.begin() as connection:
-                    kept_bytes = 0 if erasing else _JOURNAL_KEPT_BYTES
-                    connection.exec_driver_sql(f"PRAGMA journal_size_limit={kept_bytes}")
+                    limit_bytes = 0 if erasing else _JOURNAL_LIMIT_BYTES
+                    connection.exec_driver_sql(f"PRAGMA journal_size_limit={limit_bytes}")
                     yield connection
                 if erasing:
-                    self._empty_log()
+                    self._empty_wal()
         finally:
-            self._gate.release()
+            self._write_lock.release()
 
-    def _empty_log(self) -> None:
-        """Move the write-ahead log into the database and empty it, as far as readers let it; without one, nothing."""
-        with self._log_keeper.connect() as connection:
+    def _empty_wal(self) -> None:
+        """Move the write-ahead log, if there is one, into the database and empty it, as far as readers allow."""
+        with self._checkpointer.connect() as connection:
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def changes(self) -> int | None:
-        """See `Database.changes`: commits are counted in the file, and one that never writes sees all of them."""
-        with self._translated(), self._watch:
-            if self._watcher is None:
-                self._watcher = sqlite3.connect(
+    def revision(self) -> int | None:
+        """See `Database.revision`. SQLite counts commits in the file; a connection sees those of all others."""
+        with self._translated(), self._revision_lock:
+            if self._revision_reader is None:
+                self._revision_reader = sqlite3.connect(
                     self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
                 )
-            number: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
+            number: int = self._revision_reader.execute("PRAGMA data_version").fetchone()[0]
             return number
 
     def problems(self) -> tuple[str, ...]:
@@ -124,13 +121,13 @@ class SqliteDatabase(Database):
         with self.reading() as connection:
             structure = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
             references = [
-                f"table {row[0]}: row {row[1]} refers to a row of {row[2]} that is not there"
+                f"table {row[0]}: row {row[1]} refers to a missing row of {row[2]}"
                 for row in connection.exec_driver_sql("PRAGMA foreign_key_check")
             ]
         return tuple([line for line in structure if line != "ok"] + references)
 
     def copy_to(self, path: Path) -> None:
-        """Copy the database, as of one moment, into a new file, page by page; commits wait as long as that takes."""
+        """Copy the database page by page into a new file, as of one moment. Commits wait until it is done."""
         with self.reading() as connection, closing(sqlite3.connect(path)) as copy:
             source: Any = connection.connection.driver_connection
             source.backup(copy)
@@ -138,28 +135,28 @@ class SqliteDatabase(Database):
     def close(self) -> None:
         """See `Database.close`."""
         self._engine.dispose()
-        with self._watch:
-            if self._watcher is not None:
-                self._watcher.close()
-                self._watcher = None
+        with self._revision_lock:
+            if self._revision_reader is not None:
+                self._revision_reader.close()
+                self._revision_reader = None
 
     def _renew(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-        """A connection that was opened while the disk was read-only stays so: it is replaced once the disk is not."""
+        """Replace a connection that was opened while the disk was read-only, once the disk is writable again."""
         if record.info[_READ_ONLY] and os.access(self._path, os.W_OK):
             raise sql_errors.DisconnectionError("the disk can be written again")
 
     def _prepare(self, connection: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-        """Set up a fresh connection; the pragmas hold for that connection alone."""
+        """Set up a new connection; pragmas apply to one connection."""
         record.info[_READ_ONLY] = not os.access(self._path, os.W_OK)
         connection.text_factory = _text
-        connection.isolation_level = None  # the driver must not begin or commit anything by itself: see _begin
+        connection.isolation_level = None  # the driver must not begin transactions by itself; see _begin
         self._set_journal(connection, journal_mode(sqlite3.sqlite_version_info))
         connection.execute(f"PRAGMA synchronous={'EXTRA' if self._sync else 'OFF'}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")
 
     def _set_journal(self, connection: sqlite3.Connection, wanted: str) -> None:
-        """Set the journal; to or from WAL that is a change of the file, for which SQLite does not wait its turn."""
+        """Set the journal mode. To switch to or from WAL, SQLite needs the file alone and does not wait for that."""
         for _ in range(_JOURNAL_ATTEMPTS):
             try:
                 if connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0] == wanted:
@@ -167,35 +164,36 @@ class SqliteDatabase(Database):
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise
-            connection.execute("BEGIN IMMEDIATE")  # waits for whoever is at it
+            connection.execute("BEGIN IMMEDIATE")  # waits for the current writer
             connection.execute("COMMIT")
         connection.close()
         raise StoreUnavailable(
-            f"the catalog {self._path} cannot be given the journal {wanted!r} that SQLite {sqlite3.sqlite_version} "
-            "needs while others have it open; stop the other processes (they run another SQLite), then try again"
+            f"the journal mode of the catalog {self._path} cannot be changed to {wanted!r}, which SQLite "
+            f"{sqlite3.sqlite_version} needs, while other processes have it open (with another SQLite version); stop "
+            "them, then try again"
         )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Turn the database's errors into the store's; see `_translate`."""
+        """Raise the store's errors for the database's."""
         try:
             yield
         except sql_errors.TimeoutError as error:
             raise self._busy() from error
         except sql_errors.IntegrityError as error:
-            raise contradiction(error) from error
+            raise integrity_failure(error) from error
         except sql_errors.DBAPIError as error:
             raise self._translate(error.orig) from error
         except sqlite3.Error as error:
             raise self._translate(error) from error
-        except UnicodeDecodeError as error:  # of SQLite's own words, which repeat what is damaged
+        except UnicodeDecodeError as error:  # SQLite's message quotes damaged text
             raise self._damaged(str(error)) from error
 
     def _translate(self, error: BaseException | None) -> Exception:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; extended ones tell where it happened
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code, without the extension
         name = getattr(error, "sqlite_errorname", type(error).__name__)
-        if name in _FAILED_SYNCS:
-            self._durability.failed(name)
+        if name in _SYNC_ERRORS:
+            self._sync_failures.record(name)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return self._busy()
         if code == sqlite3.SQLITE_FULL:
@@ -206,8 +204,8 @@ class SqliteDatabase(Database):
             return StoreUnavailable(f"the catalog {self._path} cannot be used ({name}: {error}); nothing was recorded")
         return error if isinstance(error, Exception) else StoreUnavailable(f"the catalog {self._path} failed: {error}")
 
-    def _damaged(self, said: str) -> StoreUnavailable:
-        return StoreUnavailable(f"the catalog {self._path} is damaged ({said}); stop the service and restore a backup")
+    def _damaged(self, reason: str) -> StoreUnavailable:
+        return StoreUnavailable(f"the catalog {self._path} is damaged ({reason}); stop the service, restore a backup")
 
     def _busy(self) -> StoreUnavailable:
         return StoreUnavailable(
@@ -217,7 +215,7 @@ class SqliteDatabase(Database):
 
 
 def _text(content: bytes) -> str:
-    """Text that a changed bit made undecodable is given on, so that its row is found damaged and not the database."""
+    """Decode text that may not be valid UTF-8, so that a changed bit damages one row and not the whole read."""
     return content.decode("utf-8", "surrogateescape")
 
 

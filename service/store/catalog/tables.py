@@ -1,14 +1,20 @@
-"""The catalog's tables, in types and names that SQLite and PostgreSQL share. Knows no query and no connection.
+"""The catalog's tables, in names and types that SQLite and PostgreSQL share, and the checksum that every row carries.
 
-Order is by integers (version numbers, revisions); the times are information and order nothing. Deleting a client's
-row takes everything of the client with it. ``migrations/`` makes these tables; a test compares the two. Every row has a
-seal over what it says (``row_seals.py``); samples share one, in the row of their version.
+Order is by integers (version numbers, revisions). Times are information and order nothing. Deleting a client's row
+deletes everything that belongs to the client. ``migrations/`` creates these tables; a test compares the two.
+
+The checksum of a row covers the table's name, the client's name (so that no row passes for another client's) and every
+column except the numbers that only link rows. It detects decay, not tampering: a process that can write rows can write
+checksums too. Its column is named ``seal``. See docs/decisions/0051-row-checksums.md.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
     JSON,
@@ -22,6 +28,7 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
+    RowMapping,
     String,
     Table,
     Text,
@@ -31,15 +38,21 @@ from sqlalchemy import (
     true,
 )
 
+from service.domain.version import SampleRef
+from service.errors import VersionCorrupt
+
+RowValues = Mapping[str, Any] | RowMapping
+"""The values of a row, by column name."""
+
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment, kept in UTC; SQLite stores no zone, so it is put back on reading."""
+    """A time in UTC. SQLite stores no zone, so it is added on reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuses a time without a zone, whose meaning would depend on the machine."""
+        """Convert to UTC. Raises ValueError for a time without a zone, which would depend on the machine."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -47,7 +60,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Gives UTC back."""
+        """Return the time in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -68,7 +81,7 @@ CLIENTS: Final = Table(
     Column("id", Integer, primary_key=True),
     Column("name", String(64), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("latest", Integer, nullable=False),  # the highest version number given; the next one is taken from here
+    Column("latest", Integer, nullable=False),  # the highest version number used so far
     Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("name"),
 )
@@ -106,7 +119,7 @@ SAMPLES: Final = Table(
     Column("digest", String(64), nullable=False),
     Column("label", String(64), nullable=False),
     Column("name", Text, nullable=False),
-    sqlite_with_rowid=False,  # the key is the row: no second tree for it
+    sqlite_with_rowid=False,  # the primary key holds the whole row
 )
 
 ALIASES: Final = Table(
@@ -166,7 +179,7 @@ API_KEYS: Final = Table(
     METADATA,
     Column("id", Integer, primary_key=True),
     Column("prefix", String(14), nullable=False),
-    Column("digest", String(64), nullable=False),  # of the whole key, which is kept nowhere
+    Column("digest", String(64), nullable=False),  # of the whole key, which is not stored
     Column("name", String(64), nullable=False),
     Column("scopes", JSON, nullable=False),
     Column("clients", JSON, nullable=False),
@@ -175,3 +188,51 @@ API_KEYS: Final = Table(
     Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("prefix"),
 )
+
+CHECKSUM_COLUMN: Final = "seal"
+
+_CHECKSUM_BYTES: Final = 16
+_LINKS: Final = frozenset({"id", "client_id", "version_id", CHECKSUM_COLUMN})
+"""Columns that a checksum does not cover."""
+
+
+def with_checksum(table: Table, owner: str, values: RowValues) -> dict[str, Any]:
+    """Add the checksum to a row's values; every column of the table that it covers must be there."""
+    return {**dict(values), CHECKSUM_COLUMN: row_checksum(table, owner, values)}
+
+
+def verify_row(table: Table, owner: str, row: RowValues, what: str) -> None:
+    """Compare a row with its checksum.
+
+    Args:
+        table: of the row.
+        owner: the client's name, or empty.
+        row: every column of the table.
+        what: name of the row for error messages.
+
+    Raises:
+        VersionCorrupt: the row is not what was written.
+    """
+    if row[CHECKSUM_COLUMN] != row_checksum(table, owner, row):
+        raise VersionCorrupt(f"the row of {what} is damaged: it does not match its checksum; restore a backup")
+
+
+def row_checksum(table: Table, owner: str, values: RowValues) -> str:
+    """Compute the checksum of a row. `owner` is the client's name, or empty."""
+    covered = [values[column.name] for column in table.columns if column.name not in _LINKS]
+    return _digest([table.name, owner, *covered])
+
+
+def samples_checksum(samples: Sequence[SampleRef]) -> str:
+    """Compute the checksum of a version's samples, in order. It is stored in the version's row."""
+    return _digest([[sample.digest, sample.label, sample.name] for sample in samples])
+
+
+def _digest(values: Sequence[Any]) -> str:
+    encoded = json.dumps(values, ensure_ascii=False, separators=(",", ":"), default=_as_text)
+    return hashlib.blake2b(encoded.encode("utf-8", "surrogatepass"), digest_size=_CHECKSUM_BYTES).hexdigest()
+
+
+def _as_text(value: Any) -> str:
+    """Encode a time. A damaged row may hold other types, such as bytes; no stored checksum matches those."""
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else repr(value)

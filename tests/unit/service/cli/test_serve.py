@@ -21,7 +21,7 @@ from service.domain.key import Grant
 from service.errors import InvalidKey, InvalidSettings
 from service.http.app import create_app, freeze_objects
 from service.settings import load_settings
-from service.store.open_store import Place, open_keys
+from service.store.open_store import StoreLocation, open_keys
 from service.usecases.keys import create
 from tests.unit.service.fakes import FakeServices
 
@@ -142,7 +142,7 @@ def test_a_service_on_a_public_address_does_not_start_without_a_valid_key(tmp_pa
     with pytest.raises(InvalidSettings, match="anole keys create") as refused:
         serve._open_to_all(settings)
     assert f"reach {host}" in str(refused.value)
-    with open_keys(Place(tmp_path)) as keys:
+    with open_keys(StoreLocation(tmp_path)) as keys:
         _, record = create(keys, Grant("camera", ("predict",), ("*",)))
         assert not serve._open_to_all(settings)
         keys.revoke(record.prefix)
@@ -162,7 +162,7 @@ def test_the_bootstrap_key_is_stored_at_the_first_start(tmp_path: Path, monkeypa
     assert key not in repr(settings)
     for _ in range(2):
         assert not serve._open_to_all(settings)
-    with open_keys(Place(tmp_path)) as keys:
+    with open_keys(StoreLocation(tmp_path)) as keys:
         (record,) = keys.all()
     assert (record.prefix, record.scopes, record.clients) == ("anole_ab12cd34", ("predict", "adapt", "admin"), ("*",))
 

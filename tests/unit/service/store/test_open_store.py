@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidSettings, StoreUnavailable
-from service.store.open_store import Place, open_store
+from service.store.open_store import StoreLocation, open_store
 from tests.integration.store_child import publish
 
 
 def test_without_urls_the_store_is_in_its_folder(tmp_path: Path) -> None:
-    with open_store(Place(tmp_path / "data")) as store:
+    with open_store(StoreLocation(tmp_path / "data")) as store:
         publish(store, 1)
     assert sorted(path.name for path in (tmp_path / "data").iterdir() if "-" not in path.name) == [
         "blobs",
@@ -21,7 +21,7 @@ def test_without_urls_the_store_is_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_urls_of_files_say_where_the_parts_are(tmp_path: Path) -> None:
-    place = Place(tmp_path / "data", f"sqlite:///{tmp_path}/rows/catalog", f"file://{tmp_path}/objects")
+    place = StoreLocation(tmp_path / "data", f"sqlite:///{tmp_path}/rows/catalog", f"file://{tmp_path}/objects")
     with open_store(place) as store:
         publish(store, 1)
         assert store.check().whole
@@ -36,7 +36,7 @@ def test_urls_of_files_say_where_the_parts_are(tmp_path: Path) -> None:
 )
 def test_a_catalog_of_another_kind_is_refused_and_no_password_is_repeated(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidSettings, match="postgresql://USER:PASSWORD@HOST/DATABASE") as refused:
-        open_store(Place(tmp_path, catalog_url=url))
+        open_store(StoreLocation(tmp_path, catalog_url=url))
     assert "hunter2" not in str(refused.value)
 
 
@@ -54,12 +54,12 @@ def test_a_catalog_of_another_kind_is_refused_and_no_password_is_repeated(tmp_pa
 )
 def test_blobs_of_another_kind_are_refused_and_no_secret_is_repeated(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidSettings, match="s3://BUCKET/PREFIX") as refused:
-        open_store(Place(tmp_path, blobs_url=url))
+        open_store(StoreLocation(tmp_path, blobs_url=url))
     assert "hunter2" not in str(refused.value)
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
     url = f"postgresql://anole:hunter2@/anole?host={tmp_path}"
     with pytest.raises(StoreUnavailable, match="anole:\\*\\*\\*@") as refused:
-        open_store(Place(tmp_path, catalog_url=url))
+        open_store(StoreLocation(tmp_path, catalog_url=url))
     assert "hunter2" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Tensors as bytes: readable by the library, and always the same bytes."""
+"""Tensors as bytes: readable by the library, and always the same bytes for the same tensors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def some_tensors() -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_library_reads_what_is_written() -> None:
+def test_the_library_reads_the_bytes() -> None:
     read = load(to_bytes(some_tensors(), {"meta_model": "surfaces"}))
     assert read.keys() == some_tensors().keys()
     for name, tensor in some_tensors().items():
@@ -52,7 +52,7 @@ def test_the_library_reads_what_is_written() -> None:
     ),
     seed=st.integers(0, 2**31),
 )
-def test_tensors_come_back_as_they_were(shapes: dict[str, tuple[torch.dtype, list[int]]], seed: int) -> None:
+def test_tensors_are_unchanged_after_a_round_trip(shapes: dict[str, tuple[torch.dtype, list[int]]], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     tensors = {name: torch.randn(shape, generator=generator).to(dtype) for name, (dtype, shape) in shapes.items()}
     read = from_bytes(to_bytes(tensors))
@@ -67,7 +67,7 @@ def test_neither_the_order_of_names_nor_of_metadata_changes_the_bytes() -> None:
 
 
 def test_the_bytes_are_the_same_in_every_release() -> None:
-    """Versions are named by these bytes: a change here would part stored versions from their re-runs."""
+    """Samples and weights are named by these bytes: other bytes would store the same content under a second name."""
     content = to_bytes(some_tensors(), {"meta_model": "surfaces", "client": "ü"})
     assert hashlib.sha256(content).hexdigest() == "ecd430288ca3d6c94357a5e02e53a0a28a3ce8a4e9fd5bc4db71214d92872893"
 
@@ -79,7 +79,7 @@ def test_views_and_strides_do_not_change_the_bytes() -> None:
     assert to_bytes({"w": plain.t()}) == to_bytes({"w": plain.t().contiguous()})
 
 
-def test_every_tensor_lies_aligned_to_its_type() -> None:
+def test_every_tensor_is_aligned_to_its_type() -> None:
     content = to_bytes(some_tensors(), {"odd": "x" * 5})
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
@@ -88,22 +88,17 @@ def test_every_tensor_lies_aligned_to_its_type() -> None:
         assert header[name]["data_offsets"][0] % tensor.element_size() == 0
 
 
-def test_metadata_comes_back() -> None:
+def test_metadata_is_read_back() -> None:
     assert metadata_of(to_bytes(some_tensors(), {"b": "2", "a": "ü"})) == {"a": "ü", "b": "2"}
     assert metadata_of(to_bytes(some_tensors())) == {}
 
 
-def test_a_type_that_is_not_stored_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'spectrum' is torch\.complex64"):
-        to_bytes({"spectrum": torch.zeros(2, dtype=torch.complex64)})
-
-
-def test_the_name_of_the_metadata_is_refused_for_a_tensor() -> None:
+def test_a_tensor_cannot_have_the_name_of_the_metadata() -> None:
     with pytest.raises(ValueError, match="__metadata__"):
         to_bytes({"__metadata__": torch.zeros(1)})
 
 
 @pytest.mark.parametrize("content", [b"", b"not tensors at all", to_bytes(some_tensors())[:-1]])
-def test_what_is_no_tensors_is_refused(content: bytes) -> None:
+def test_content_in_another_format_is_rejected(content: bytes) -> None:
     with pytest.raises(VersionCorrupt, match="restore a backup"):
         from_bytes(content)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.domain.version import LIVE, Idempotency, SampleRef, Version, VersionDraft
+from service.domain.version import LIVE, Idempotency, SampleRef, ServedVersion, Version, VersionDraft
 from service.errors import StoreIncompatible, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.catalog import sqlite as database_sqlite
 from service.store.open_store import open_embedded
-from service.store.version_store import VersionStore
+from service.store.version_store import VersionStore, encode_sample
 from tests.contract.values import CLIENT, digest_of
 
 
@@ -35,7 +35,7 @@ def image(shade: int) -> torch.Tensor:
 
 def draft_of(store: VersionStore, shades: Sequence[int], weights: float = 0.0, client: str = CLIENT) -> VersionDraft:
     """Store a sample a shade, and weights; return the draft that needs them."""
-    digests = store.put_samples(client, [image(shade) for shade in shades])
+    digests = store.put_samples(client, [encode_sample(image(shade)) for shade in shades])
     weights_digest, size_bytes = store.put_weights(client, {"head.bias": torch.full((2,), weights)}, {"kind": "delta"})
     return VersionDraft(
         client=client,
@@ -69,7 +69,7 @@ def grow_older(folder: Path, seconds: float) -> None:
 
 def test_samples_and_weights_come_back_as_they_were(store: VersionStore) -> None:
     colour = torch.arange(3 * 5 * 4, dtype=torch.uint8).reshape(3, 5, 4)
-    assert torch.equal(store.sample(CLIENT, store.put_samples(CLIENT, [colour])[0]), colour)
+    assert torch.equal(store.sample(CLIENT, store.put_samples(CLIENT, [encode_sample(colour)])[0]), colour)
     delta = {"head.weight": torch.linspace(-1, 1, 6).reshape(2, 3), "norm.mean": torch.zeros(3)}
     digest, size_bytes = store.put_weights(CLIENT, delta, {"meta_model": "surfaces"})
     read = store.weights(CLIENT, digest)
@@ -88,7 +88,7 @@ def test_the_same_weights_have_the_same_name(store: VersionStore) -> None:
 
 def test_weights_are_not_taken_for_an_image(store: VersionStore) -> None:
     digest, _ = store.put_weights(CLIENT, {"head.bias": torch.ones(2)}, {})
-    with pytest.raises(VersionCorrupt, match=r"no image but head\.bias"):
+    with pytest.raises(VersionCorrupt, match=r"not an image: it holds the tensors head\.bias"):
         store.sample(CLIENT, digest)
 
 
@@ -278,3 +278,39 @@ def test_a_folder_with_another_database_is_refused(folder: Path, store: VersionS
     with pytest.raises(StoreUnavailable, match="damaged") as caught:
         open_embedded(other)
     assert not isinstance(caught.value, StoreIncompatible)
+
+
+def test_a_reference_is_read_once_between_two_commits(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, [1], aliases=[LIVE])
+    reads: list[tuple[str, str | int]] = []
+    served = store._catalog.served
+
+    def counting(client: str, reference: str | int) -> ServedVersion:
+        reads.append((client, reference))
+        return served(client, reference)
+
+    monkeypatch.setattr(store._catalog, "served", counting)
+    first = store.served([(CLIENT, LIVE), (CLIENT, LIVE), ("unknown", LIVE), (CLIENT, 1)])
+    assert sorted(map(str, reads)) == sorted(map(str, [(CLIENT, LIVE), (CLIENT, 1), ("unknown", LIVE)]))
+    assert first[0] == first[1] == first[3]
+    assert isinstance(first[2], UnknownClient)
+    again = store.served([(CLIENT, LIVE), ("unknown", LIVE)])
+    assert again[0] == first[0]
+    assert reads.count((CLIENT, LIVE)) == 1
+    assert reads.count(("unknown", LIVE)) == 2  # errors are not remembered
+    store.move_alias(CLIENT, "other", 1, expected_revision=None)
+    store.served([(CLIENT, LIVE)])
+    assert reads.count((CLIENT, LIVE)) == 2
+
+
+def test_weights_of_a_deleted_client_are_not_those_of_its_successor(store: VersionStore) -> None:
+    publish(store, [1], 1.0, [LIVE])
+    (served,) = store.served([(CLIENT, LIVE)])
+    assert isinstance(served, ServedVersion)
+    assert torch.equal(store.served_weights(served)["head.bias"], torch.ones(2))
+    store.delete_client(CLIENT)
+    with pytest.raises(UnknownClient):
+        store.served_weights(served)
+    publish(store, [1], 2.0, [LIVE])
+    with pytest.raises(UnknownVersion, match="deleted"):
+        store.served_weights(served)

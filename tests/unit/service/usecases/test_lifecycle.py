@@ -25,7 +25,7 @@ from service.errors import (
 )
 from service.store.open_store import open_embedded
 from service.store.tensor_bytes import metadata_of
-from service.store.version_store import VersionStore
+from service.store.version_store import VersionStore, encode_sample
 from service.usecases.lifecycle import Lifecycle
 from tests.contract.values import CLIENT, a_draft
 
@@ -42,7 +42,7 @@ def lifecycle(store: VersionStore) -> Lifecycle:
 
 
 def publish(store: VersionStore, value: float, client: str = CLIENT) -> Version:
-    sample = store.put_samples(client, [torch.zeros(1, 4, 4, dtype=torch.uint8)])[0]
+    sample = store.put_samples(client, [encode_sample(torch.zeros(1, 4, 4, dtype=torch.uint8))])[0]
     digest, size_bytes = store.put_weights(client, {"head.bias": torch.full((2,), value)}, {"kind": "delta"})
     draft = a_draft(client)
     samples = tuple(replace(reference, digest=sample) for reference in draft.samples)

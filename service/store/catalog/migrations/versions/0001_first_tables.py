@@ -1,4 +1,4 @@
-"""The first tables: clients, versions with their samples, aliases with their log, idempotency."""
+"""Add clients, versions with their samples, aliases with their log, and idempotency keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients choose for themselves, and whether a version's samples are kept."""
+"""Add the settings of clients, and whether a version's samples are kept."""
 
 from __future__ import annotations
 

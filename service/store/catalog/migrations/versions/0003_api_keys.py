@@ -1,4 +1,4 @@
-"""Keys: what is kept of each, its scopes and the clients it can_access."""
+"""Add API keys: digest, scopes and clients of each."""
 
 from __future__ import annotations
 

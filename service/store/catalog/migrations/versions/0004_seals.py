@@ -1,4 +1,4 @@
-"""A seal for every row; whoever runs the steps seals what is there."""
+"""Add a checksum to every row, in the column ``seal``. ``migrate.py`` computes it for the rows that exist."""
 
 from __future__ import annotations
 

@@ -134,9 +134,9 @@ def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(
         disk.setattr(os, "fsync", fail_with(errno.EIO))
         with pytest.raises(StoreUnavailable):
             blobs.put(SPACE, [b"more"])
-    with pytest.raises(StoreUnavailable, match="start the service anew"):
+    with pytest.raises(StoreUnavailable, match="restart the service"):
         blobs.put(SPACE, [b"more"])
-    with pytest.raises(StoreUnavailable, match="start the service anew"):
+    with pytest.raises(StoreUnavailable, match="restart the service"):
         blobs.ping()
     assert blobs.get(SPACE, DIGEST) == CONTENT
 
@@ -210,7 +210,7 @@ def test_a_space_deleted_under_a_write_fails_that_write_alone(
 
     with monkeypatch.context() as racing:
         racing.setattr(Path, "replace", deleted_first)
-        with pytest.raises(StoreUnavailable, match="deleted meanwhile"):
+        with pytest.raises(StoreUnavailable, match="deleted in the meantime"):
             blobs.put(SPACE, [CONTENT])
     assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
 

@@ -13,7 +13,7 @@ from sqlalchemy import inspect
 
 from service.errors import StoreIncompatible
 from service.store.catalog import sqlite as database_sqlite
-from service.store.catalog.database import TABLES
+from service.store.catalog.database import ALL_CLIENTS
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA
@@ -44,7 +44,7 @@ def test_every_constraint_has_the_name_that_its_table_says(database: SqliteDatab
 
 def test_upgrading_again_changes_nothing(database: SqliteDatabase) -> None:
     upgrade(database)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql(
             "INSERT INTO clients (id, name, created_at, latest) VALUES (1, 'line-1', '2026-01-01 00:00:00.000000', 0)"
         )
@@ -83,7 +83,7 @@ def test_an_upgrade_that_fails_half_way_leaves_the_catalog_as_it_was(
 
 def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(database: SqliteDatabase) -> None:
     upgrade(database)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0999'")
     with pytest.raises(StoreIncompatible, match=r"'0999'.*newer release"):
         upgrade(database)
@@ -92,7 +92,7 @@ def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(database: Sqlite
 
 
 def test_a_database_of_something_else_is_refused_and_left_alone(database: SqliteDatabase) -> None:
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE invoices (id INTEGER)")
     with pytest.raises(StoreIncompatible, match="invoices"):
         upgrade(database)

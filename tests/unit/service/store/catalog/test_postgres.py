@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.catalog.database import TABLES
+from service.store.catalog.database import ALL_CLIENTS
 from service.store.catalog.postgres import PostgresDatabase
 from tests.real_parts import PostgresServer
 
@@ -24,7 +24,7 @@ def opened(url: str) -> PostgresDatabase:
 @pytest.fixture
 def database(catalog_url: str) -> Iterator[PostgresDatabase]:
     found = opened(catalog_url)
-    with found.writing(TABLES) as connection:
+    with found.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
     yield found
     found.close()
@@ -97,7 +97,9 @@ def test_writers_of_different_clients_pass_each_other(database: PostgresDatabase
     assert notes(database) == ["passed", "passed here too"]
 
 
-@pytest.mark.parametrize(("held", "wanted"), [(SCOPE, SCOPE), (TABLES, SCOPE), (SCOPE, TABLES), (TABLES, TABLES)])
+@pytest.mark.parametrize(
+    ("held", "wanted"), [(SCOPE, SCOPE), (ALL_CLIENTS, SCOPE), (SCOPE, ALL_CLIENTS), (ALL_CLIENTS, ALL_CLIENTS)]
+)
 def test_a_writer_that_is_kept_waiting_is_turned_away(
     database: PostgresDatabase, elsewhere: PostgresDatabase, held: str, wanted: str
 ) -> None:
@@ -130,7 +132,7 @@ def test_waiting_threads_of_one_process_keep_no_connection_from_others(database:
 
 def test_a_server_that_was_started_again_costs_no_request(catalog_url: str, postgres: PostgresServer) -> None:
     database = opened(catalog_url)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
     write(database, "before")
     postgres.stop()
@@ -148,7 +150,7 @@ def test_a_server_that_ends_in_the_middle_of_a_write_leaves_nothing_of_it(
     catalog_url: str, postgres: PostgresServer
 ) -> None:
     database = opened(catalog_url)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
 
     def write_while_it_ends() -> None:
@@ -178,7 +180,7 @@ def test_a_commit_waits_for_the_servers_disk_whatever_the_server_is_set_to(
 ) -> None:
     name = make_url(catalog_url).database
     database = opened(catalog_url)
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
     database.close()
     for sync, expected in ((True, "on"), (False, "off")):

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from service.errors import StoreFull, StoreUnavailable
 from service.store.catalog import sqlite as database_sqlite
-from service.store.catalog.database import TABLES, strict_json
+from service.store.catalog.database import ALL_CLIENTS, strict_json
 from service.store.catalog.sqlite import SqliteDatabase, journal_mode
 
 
@@ -25,14 +25,14 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def database(path: Path) -> Iterator[SqliteDatabase]:
     opened = SqliteDatabase(path, busy_timeout_s=0.1)
-    with opened.writing(TABLES) as connection:
+    with opened.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
     yield opened
     opened.close()
 
 
 def write(database: SqliteDatabase, text: str) -> None:
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("INSERT INTO notes VALUES (?)", (text,))
 
 
@@ -68,7 +68,7 @@ def test_every_connection_is_durable_and_keeps_references(database: SqliteDataba
         "secure_delete": 1,
         "busy_timeout": 100,
     }
-    for transaction in (database.reading(), database.writing(TABLES)):
+    for transaction in (database.reading(), database.writing(ALL_CLIENTS)):
         with transaction as connection:
             assert {name: pragma(connection, name) for name in expected} == expected
 
@@ -80,7 +80,7 @@ def test_a_log_that_a_newer_sqlite_left_is_turned_back(path: Path, monkeypatch: 
         newer.execute("CREATE TABLE notes (text TEXT)")
         newer.execute("INSERT INTO notes VALUES ('kept')")
         newer.commit()
-        with closing_database(path) as database, pytest.raises(StoreUnavailable, match="stop the other processes"):
+        with closing_database(path) as database, pytest.raises(StoreUnavailable, match="stop them, then try again"):
             notes(database)
     with closing_database(path) as database:
         assert notes(database) == ["kept"]
@@ -94,7 +94,7 @@ def closing_database(path: Path) -> closing[SqliteDatabase]:
 
 def test_an_exception_undoes_the_transaction(database: SqliteDatabase) -> None:
     def write_and_stop() -> None:
-        with database.writing(TABLES) as connection:
+        with database.writing(ALL_CLIENTS) as connection:
             connection.exec_driver_sql("INSERT INTO notes VALUES ('lost')")
             raise KeyError("stop")
 
@@ -128,7 +128,7 @@ def test_a_catalog_that_another_process_holds_is_unavailable_after_the_wait(
 
 
 def test_a_writer_that_another_thread_keeps_waiting_is_turned_away(database: SqliteDatabase) -> None:
-    with ThreadPoolExecutor(1) as pool, database.writing(TABLES), pytest.raises(StoreUnavailable, match="locked"):
+    with ThreadPoolExecutor(1) as pool, database.writing(ALL_CLIENTS), pytest.raises(StoreUnavailable, match="locked"):
         pool.submit(write, database, "refused").result()
     write(database, "taken")
     assert notes(database) == ["taken"]
@@ -136,7 +136,7 @@ def test_a_writer_that_another_thread_keeps_waiting_is_turned_away(database: Sql
 
 def test_a_full_disk_is_said_to_be_full_and_reading_goes_on(database: SqliteDatabase) -> None:
     def write_beyond_the_last_page() -> None:
-        with database.writing(TABLES) as connection:
+        with database.writing(ALL_CLIENTS) as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
             connection.exec_driver_sql(f"PRAGMA max_page_count={pages}")
             connection.exec_driver_sql("INSERT INTO notes VALUES (?)", ("x" * 100_000,))
@@ -164,9 +164,9 @@ def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(databas
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
     error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
-    with pytest.raises(StoreUnavailable, match="SQLITE_IOERR_FSYNC"), database.writing(TABLES):
+    with pytest.raises(StoreUnavailable, match="SQLITE_IOERR_FSYNC"), database.writing(ALL_CLIENTS):
         raise error
-    with pytest.raises(StoreUnavailable, match="start the service anew"):
+    with pytest.raises(StoreUnavailable, match="restart the service"):
         write(database, "refused")
     assert notes(database) == ["first"]
 
@@ -178,11 +178,11 @@ def test_what_cannot_be_json_everywhere_is_not_stored() -> None:
 
 
 def test_a_broken_reference_is_reported(database: SqliteDatabase, path: Path) -> None:
-    with database.writing(TABLES) as connection:
+    with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
         connection.exec_driver_sql("CREATE TABLE children (parent INTEGER REFERENCES parents (id))")
     assert database.problems() == ()
     with closing(sqlite3.connect(path)) as other:
         other.execute("INSERT INTO children VALUES (7)")
         other.commit()
-    assert database.problems() == ("table children: row 1 refers to a row of parents that is not there",)
+    assert database.problems() == ("table children: row 1 refers to a missing row of parents",)

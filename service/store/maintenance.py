@@ -1,7 +1,6 @@
-"""Looking after a store: letting go of old versions, removing what no row needs, checking what rows need.
+"""Maintenance of a store: deletes versions and clients, collects unneeded blobs, and checks the needed ones.
 
-Removal goes rows first, durable, then what no row needs, while no publish of that client can commit. Knows no SQL, no
-file system and no weights format.
+Rows are deleted first, durably; then the blobs that no row needs, while no publish of that client can commit.
 """
 
 from __future__ import annotations
@@ -13,43 +12,42 @@ from typing import Final
 from service.domain.maintenance import CheckReport, CollectReport, Damage, Erasure
 from service.domain.version import Version
 from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt, VersionInUse
-from service.store.needs import needed_by
 from service.store.ports import Blobs, Catalog
 
 GRACE_S: Final = 3600.0
-"""How long an unneeded blob is kept: its publish may be between blob and row."""
+"""How long an unneeded blob is kept, because its version may be about to be published."""
 
 
 def delete_version(catalog: Catalog, blobs: Blobs, client: str, number: int) -> None:
-    """Delete a version and, at once, what no other version of the client needs.
+    """Delete a version and, at once, the blobs that no other version of the client needs.
 
     Raises:
         UnknownClient, UnknownVersion, VersionInUse.
     """
     version = catalog.delete_version(client, number)
     with catalog.holding(client) as needed:
-        blobs.delete(client, needed_by(version.draft) - needed)
+        blobs.delete(client, version.draft.required_blobs - needed)
 
 
-def erase(catalog: Catalog, blobs: Blobs, client: str) -> Erasure:
-    """Delete a client: its rows, then at once everything stored for it, published or not. Raises UnknownClient."""
+def delete_client(catalog: Catalog, blobs: Blobs, client: str) -> Erasure:
+    """Delete a client's rows, then at once all its blobs, published or not. Raises UnknownClient."""
     versions = catalog.delete_client(client)
     removed = collect_space(catalog, blobs, client, grace_s=0.0)
     return Erasure(client, versions, removed.removed, removed.removed_bytes)
 
 
 def collect(catalog: Catalog, blobs: Blobs, *, grace_s: float) -> CollectReport:
-    """Let go of the versions that their clients do not want kept, then remove what no row needs.
+    """Delete the versions beyond each client's `keep_last` setting, then the blobs that no row needs.
 
-    What no row needs is removed once it is older than `grace_s` seconds; what only a retired version needed, at once.
+    Blobs of the deleted versions are deleted at once, others once they are older than `grace_s` seconds.
 
     Raises:
-        VersionCorrupt: a row is damaged, so that it is not known what is needed; nothing was removed.
+        VersionCorrupt: a row is damaged, so the needed blobs are not known; nothing was removed.
     """
     problems = catalog.problems()
     if problems:
         raise VersionCorrupt(f"nothing was removed, because the catalog is damaged: {problems[0]}; restore a backup")
-    retired = sum(_retire(catalog, blobs, client) for client in catalog.names())
+    retired = sum(_delete_old_versions(catalog, blobs, client) for client in catalog.names())
     reports = [collect_space(catalog, blobs, space, grace_s=grace_s) for space in blobs.spaces()]
     return CollectReport(
         removed=sum(report.removed for report in reports),
@@ -60,21 +58,21 @@ def collect(catalog: Catalog, blobs: Blobs, *, grace_s: float) -> CollectReport:
     )
 
 
-def _retire(catalog: Catalog, blobs: Blobs, client: str) -> int:
-    """Delete the versions before the client's last so many, except where an alias points; return how many went."""
-    retired = 0
+def _delete_old_versions(catalog: Catalog, blobs: Blobs, client: str) -> int:
+    """Delete the versions before the client's last `keep_last`, except those that an alias points at; count them."""
+    deleted = 0
     with suppress(UnknownClient):  # deleted since it was listed
         keep_last = catalog.settings(client).keep_last
         old = () if keep_last is None else catalog.versions(client)[:-keep_last]
         for version in old:
             with suppress(VersionInUse, UnknownVersion):
                 delete_version(catalog, blobs, client, version.number)
-                retired += 1
-    return retired
+                deleted += 1
+    return deleted
 
 
 def collect_space(catalog: Catalog, blobs: Blobs, space: str, *, grace_s: float) -> CollectReport:
-    """Remove the blobs of one client that no row needs and what cut-off writes left, if older than `grace_s`."""
+    """Delete a client's unneeded blobs and the leftovers of interrupted writes that are older than `grace_s`."""
     with catalog.holding(space) as needed:
         entries = list(blobs.entries(space))
         removed = [entry for entry in entries if entry.digest not in needed and entry.age_s >= grace_s]
@@ -85,49 +83,49 @@ def collect_space(catalog: Catalog, blobs: Blobs, space: str, *, grace_s: float)
 
 
 def check(catalog: Catalog, blobs: Blobs) -> CheckReport:
-    """Read and verify every blob that a version needs, and ask the catalog for its own problems.
+    """Verify every row, and every blob that a version needs.
 
-    Versions whose rows are damaged are among the catalog's problems; their blobs are not looked for.
+    Blobs of versions whose rows are damaged are not checked; the rows are reported.
     """
     versions = 0
-    seen: dict[tuple[str, str], str | None] = {}
+    checked: dict[tuple[str, str], str | None] = {}
     damages: list[Damage] = []
     for client in catalog.names():
-        for version in _versions_now(catalog, client):
+        for version in _readable_versions(catalog, client):
             versions += 1
-            found = _damages(blobs, version, seen)
-            damages.extend(found if found and _still_there(catalog, version) else [])
-    return CheckReport(versions, len(seen), tuple(damages), catalog.problems())
+            found = _damaged_blobs(blobs, version, checked)
+            damages.extend(found if found and _unchanged(catalog, version) else [])
+    return CheckReport(versions, len(checked), tuple(damages), catalog.problems())
 
 
-def _versions_now(catalog: Catalog, client: str) -> Iterable[Version]:
-    """The client's versions that can be read; none if it was deleted since it was listed."""
+def _readable_versions(catalog: Catalog, client: str) -> Iterable[Version]:
+    """Return the client's versions whose rows are not damaged; none if the client was deleted since it was listed."""
     try:
         return catalog.versions(client)
     except UnknownClient:
         return ()
-    except VersionCorrupt:  # one of them is damaged: those that are not
-        return tuple(_sound(catalog, client))
+    except VersionCorrupt:
+        return tuple(_read_one_by_one(catalog, client))
 
 
-def _sound(catalog: Catalog, client: str) -> Iterator[Version]:
+def _read_one_by_one(catalog: Catalog, client: str) -> Iterator[Version]:
     with suppress(UnknownClient, VersionCorrupt):
         for number in range(1, catalog.client(client).latest + 1):
             with suppress(UnknownVersion, VersionCorrupt):
                 yield catalog.version(client, number)
 
 
-def _damages(blobs: Blobs, version: Version, seen: dict[tuple[str, str], str | None]) -> list[Damage]:
-    """What is wrong with the version's blobs; `seen` remembers what was read before."""
+def _damaged_blobs(blobs: Blobs, version: Version, checked: dict[tuple[str, str], str | None]) -> list[Damage]:
+    """Return the damage in the version's blobs. `checked` remembers the result of each blob."""
     client = version.draft.client
-    found = []
-    for digest in sorted(needed_by(version.draft)):
-        if (client, digest) not in seen:
-            seen[client, digest] = _problem(blobs, client, digest)
-        problem = seen[client, digest]
+    damages = []
+    for digest in sorted(version.draft.required_blobs):
+        if (client, digest) not in checked:
+            checked[client, digest] = _problem(blobs, client, digest)
+        problem = checked[client, digest]
         if problem is not None:
-            found.append(Damage(client, version.number, digest, problem))
-    return found
+            damages.append(Damage(client, version.number, digest, problem))
+    return damages
 
 
 def _problem(blobs: Blobs, client: str, digest: str) -> str | None:
@@ -138,7 +136,8 @@ def _problem(blobs: Blobs, client: str, digest: str) -> str | None:
     return None
 
 
-def _still_there(catalog: Catalog, version: Version) -> bool:
+def _unchanged(catalog: Catalog, version: Version) -> bool:
+    """Whether the version still needs the same blobs; if not, they were deleted rightly during the check."""
     try:
         now = catalog.version(version.draft.client, version.number)
     except (UnknownClient, UnknownVersion):
