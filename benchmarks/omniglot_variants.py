@@ -26,7 +26,7 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import InnerLoopConfig
 from models.data.class_dataset import ClassDataset, DatasetSubset
 from models.data.episodes import EpisodeSampler, EpisodeShape
-from models.data.registry import DataSet, open_dataset
+from models.data.registry import DatasetSplits, open_dataset
 from models.errors import AdaptationDiverged, AnoleError
 from models.meta.evaluation import EvaluationConfig, Normalisation, Score, evaluate
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
@@ -161,7 +161,7 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def run(arguments: argparse.Namespace, data: DataSet) -> None:
+def run(arguments: argparse.Namespace, data: DatasetSplits) -> None:
     """Bring the folder up to what is asked for and print what it holds."""
     chosen = [variant for variant in variants() if variant.name in arguments.only]
     trained: dict[str, Scores | str] = {}
@@ -182,7 +182,7 @@ def asked(arguments: argparse.Namespace) -> str:
     return f"5-way, {QUERIES} queries a class, {arguments.episodes} episodes, seed 0, 95 % intervals"
 
 
-def outcome(variant: Variant, data: DataSet, arguments: argparse.Namespace) -> Scores | str:
+def outcome(variant: Variant, data: DatasetSplits, arguments: argparse.Namespace) -> Scores | str:
     """The scores of a variant, or what became of it; trained first if it is not yet."""
     path = arguments.folder / f"{variant.name}-{arguments.meta_steps}-seed{arguments.seed}.safetensors"
     meta = replace(variant.preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed)
@@ -208,14 +208,14 @@ def upright(turned: ClassDataset) -> ClassDataset:
     return DatasetSubset(turned, range(0, len(turned), 4), f"{turned.name}, upright")
 
 
-def used_scores(use: Use, shipped: Checkpoint, data: DataSet, arguments: argparse.Namespace) -> Scores:
+def used_scores(use: Use, shipped: Checkpoint, data: DatasetSplits, arguments: argparse.Namespace) -> Scores:
     """The scores of a way of using the shipped checkpoint."""
     path = arguments.folder / f"use-{use.name}.json"
     return kept_scores(path, replace(shipped, recipe=use.serve), use.normalisation, data, arguments)
 
 
 def kept_scores(
-    path: Path, start: Checkpoint, how: Normalisation, data: DataSet, arguments: argparse.Namespace
+    path: Path, start: Checkpoint, how: Normalisation, data: DatasetSplits, arguments: argparse.Namespace
 ) -> Scores:
     """Score a checkpoint, or read the scores back if the same one was scored on the same episodes."""
     asked_for = {"digest": start.digest, "normalisation": how, "episodes": arguments.episodes, "queries": QUERIES}

@@ -1,7 +1,4 @@
-"""What every data set looks like from outside: classes, each with uint8 images of one size, and views of such sets.
-
-It refuses to know where images come from and how episodes are drawn from them.
-"""
+"""Datasets as classes of uint8 images of one size, and views of them."""
 
 from __future__ import annotations
 
@@ -26,39 +23,29 @@ class ClassDataset(ABC):
 
     @abstractmethod
     def images(self, class_index: int) -> Tensor:
-        """All images of one class: uint8 (count, channels, side, side); the caller must not write to them."""
+        """All images of one class: uint8 (count, channels, side, side). Do not modify them."""
 
     @abstractmethod
     def count(self, class_index: int) -> int:
-        """Number of images of one class, without making them."""
+        """Number of images of one class."""
 
     def product_line(self, class_index: int) -> int:
-        """Which product line a class belongs to: classes of one line differ in what an inspector looks for alone.
-
-        Sets that know no lines are one line, number 0.
-        """
+        """Product line of a class. Classes of a line differ only in what an inspector looks for; the default is 0."""
         return 0
-
-    def origins(self, class_index: int) -> tuple[str, ...]:
-        """For each image of a class, a name that it shares with all images, of any class, cut from the same source.
-
-        An honest split keeps images of one origin on one side. Without such knowledge every image is its own origin.
-        """
-        return tuple(f"{class_index}/{index}" for index in range(self.count(class_index)))
 
 
 class ArrayDataset(ClassDataset):
-    """Classes whose images are held in memory.
+    """A dataset in memory.
 
     Args:
-        name: what the set is called in reports.
-        class_names: a name for each class.
-        arrays: uint8 (count, channels, side, side), one for each class.
+        name: name of the dataset.
+        class_names: name of each class.
+        arrays: uint8 (count, channels, side, side) per class.
     """
 
     def __init__(self, name: str, class_names: Sequence[str], arrays: Sequence[Tensor]) -> None:
         if len(class_names) != len(arrays):
-            raise DatasetUnavailable(f"{name}: {len(class_names)} class names came for {len(arrays)} classes")
+            raise DatasetUnavailable(f"{name} has {len(class_names)} class names for {len(arrays)} classes")
         self.name = name
         self.class_names = tuple(class_names)
         self._arrays = tuple(arrays)
@@ -73,7 +60,7 @@ class ArrayDataset(ClassDataset):
 
 
 class DatasetSubset(ClassDataset):
-    """Some classes of another set, in a given order."""
+    """Some classes of another dataset, in a given order."""
 
     def __init__(self, parent: ClassDataset, class_indexes: Sequence[int], name: str) -> None:
         self.name = name
@@ -90,18 +77,14 @@ class DatasetSubset(ClassDataset):
         return self._parent.count(self._class_indexes[class_index])
 
     def product_line(self, class_index: int) -> int:
-        """The parent's product line."""
+        """Product line of the class in the other dataset."""
         return self._parent.product_line(self._class_indexes[class_index])
-
-    def origins(self, class_index: int) -> tuple[str, ...]:
-        """The parent's origins."""
-        return self._parent.origins(self._class_indexes[class_index])
 
 
 class QuarterTurnDataset(ClassDataset):
-    """Four classes for each of the parent's: its images turned by 0, 90, 180 and 270 degrees (Santoro et al. 2016).
+    """Four classes per class of another dataset, by rotation (Santoro et al. 2016).
 
-    Class ``4 * i + q`` is the parent's class ``i`` after ``q`` quarter turns against the clock.
+    Class ``4 * i + q`` is class ``i`` after ``q`` counterclockwise quarter turns.
     """
 
     def __init__(self, parent: ClassDataset) -> None:
@@ -119,9 +102,5 @@ class QuarterTurnDataset(ClassDataset):
         return self._parent.count(class_index // 4)
 
     def product_line(self, class_index: int) -> int:
-        """The parent's product line."""
+        """Product line of the class in the other dataset."""
         return self._parent.product_line(class_index // 4)
-
-    def origins(self, class_index: int) -> tuple[str, ...]:
-        """The parent's origins."""
-        return self._parent.origins(class_index // 4)

@@ -1,4 +1,4 @@
-"""Episodes out of a data set: which classes, which images, what is support and what is query. Draws, nothing else."""
+"""Samples episodes (support and query sets) from a dataset."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from models.task import Support, Task
 
 @dataclass(frozen=True)
 class EpisodeShape:
-    """How large an episode is.
+    """Size of an episode.
 
     Attributes:
-        n_way: classes.
-        n_shot: support images a class.
-        n_query: query images a class.
-        anchor_shots: the first so many of a class's support images are its head's anchors; 0 means all.
+        n_way: number of classes.
+        n_shot: support images per class.
+        n_query: query images per class.
+        anchor_shots: number of support images per class that a prototype head starts from; 0 means all.
     """
 
     n_way: int
@@ -32,50 +32,50 @@ class EpisodeShape:
 
 
 class EpisodeSampler:
-    """Draws episodes of one shape from a data set; every draw is a function of its seed alone.
+    """Samples episodes of one shape; the seed determines the episode.
 
     Args:
-        classes: the data set; classes with fewer than n_shot + n_query images are left out.
-        shape: of every episode.
-        spec: how the net sees images.
-        within_line: share of episodes whose classes all come from one product line; lines with fewer than n_way
-            classes are not used for it.
+        dataset: the classes.
+        shape: size of the episodes.
+        config: input format of the net.
+        within_line: share of episodes whose classes all come from one product line, of those with at least n_way
+            classes.
 
     Raises:
-        InvalidTask: fewer usable classes than n_way.
+        InvalidTask: the dataset has fewer classes than n_way.
     """
 
     def __init__(
         self,
-        classes: ClassDataset,
+        dataset: ClassDataset,
         shape: EpisodeShape,
-        spec: ImageConfig,
+        config: ImageConfig,
         within_line: float = 0.0,
     ) -> None:
-        if len(classes) < shape.n_way:
-            raise InvalidTask(f"{classes.name} has {len(classes)} classes; an episode needs {shape.n_way}")
-        self._classes = classes
+        if len(dataset) < shape.n_way:
+            raise InvalidTask(f"{dataset.name} has {len(dataset)} classes; an episode needs {shape.n_way}")
+        self._dataset = dataset
         self._shape = shape
-        self._spec = spec
+        self._config = config
         self._within_line = within_line
-        self._lines = _lines(classes, shape.n_way) if within_line > 0 else []
+        self._lines = _lines(dataset, shape.n_way) if within_line > 0 else []
 
     def support(self, seed: int) -> Support:
-        """Draw the support alone, float32 (n_way * n_shot, channels, side, side), class by class."""
+        """Sample a support set, float32 (n_way * n_shot, channels, side, side), class by class."""
         return self.task(seed, with_query=False).support
 
     def task(self, seed: int, *, with_query: bool = True) -> Task:
-        """Draw an episode; support and query never share an image.
+        """Sample an episode whose support and query share no image.
 
         Raises:
-            InvalidTask: a drawn class has too few images.
+            InvalidTask: a sampled class has too few images.
         """
         generator = torch.Generator().manual_seed(seed)
         shape = self._shape
-        wanted = shape.n_shot + (shape.n_query if with_query else 0)
+        per_class = shape.n_shot + (shape.n_query if with_query else 0)
         chosen = self._choose_classes(generator)
-        drawn = torch.stack([self._draw(index, wanted, generator) for index in chosen])  # (n_way, wanted, c, s, s)
-        images = normalise(drawn.flatten(0, 1), self._spec).view(drawn.shape)
+        drawn = torch.stack([self._draw(index, per_class, generator) for index in chosen])  # (n_way, count, c, s, s)
+        images = normalise(drawn.flatten(0, 1), self._config).view(drawn.shape)
         labels = torch.arange(shape.n_way)
         support = Support(
             images[:, : shape.n_shot].flatten(0, 1),
@@ -88,7 +88,7 @@ class EpisodeSampler:
             support=support,
             query_images=rest.flatten(0, 1),
             query_labels=labels.repeat_interleave(rest.shape[1]),
-            class_names=tuple(self._classes.class_names[index] for index in chosen),
+            class_names=tuple(self._dataset.class_names[index] for index in chosen),
         )
 
     def _anchors(self) -> Tensor | None:
@@ -101,25 +101,25 @@ class EpisodeSampler:
         )
 
     def _choose_classes(self, generator: torch.Generator) -> list[int]:
-        pool: Sequence[int] = range(len(self._classes))
+        pool: Sequence[int] = range(len(self._dataset))
         if self._lines and float(torch.rand((), generator=generator)) < self._within_line:
             pool = self._lines[int(torch.randint(len(self._lines), (), generator=generator))]
-        places = torch.randperm(len(pool), generator=generator)[: self._shape.n_way]
-        return [pool[int(place)] for place in places]
+        chosen = torch.randperm(len(pool), generator=generator)[: self._shape.n_way]
+        return [pool[int(index)] for index in chosen]
 
-    def _draw(self, class_index: int, wanted: int, generator: torch.Generator) -> Tensor:
-        images = self._classes.images(class_index)
-        if len(images) < wanted:
+    def _draw(self, class_index: int, count: int, generator: torch.Generator) -> Tensor:
+        images = self._dataset.images(class_index)
+        if len(images) < count:
             raise InvalidTask(
-                f"class {self._classes.class_names[class_index]!r} of {self._classes.name} has {len(images)} images; "
-                f"this episode needs {wanted} a class"
+                f"class {self._dataset.class_names[class_index]!r} of {self._dataset.name} has {len(images)} images; "
+                f"this episode needs {count} per class"
             )
-        return images[torch.randperm(len(images), generator=generator)[:wanted]]
+        return images[torch.randperm(len(images), generator=generator)[:count]]
 
 
-def _lines(classes: ClassDataset, n_way: int) -> list[list[int]]:
-    """The classes of each product line that has enough of them."""
+def _lines(dataset: ClassDataset, n_way: int) -> list[list[int]]:
+    """Classes of each product line with at least n_way classes."""
     lines: dict[int, list[int]] = {}
-    for index in range(len(classes)):
-        lines.setdefault(classes.product_line(index), []).append(index)
+    for index in range(len(dataset)):
+        lines.setdefault(dataset.product_line(index), []).append(index)
     return [members for members in lines.values() if len(members) >= n_way]

@@ -1,15 +1,14 @@
 """mini-ImageNet in the split of Ravi & Larochelle (ICLR 2017): 64 training, 16 validation and 20 test classes.
 
-Read from a folder or .zip with the three split files and the images, either all in one folder with the names that the
-split files give, or one folder a class. ImageNet may not be passed on, so there is no public download: whoever has the
-images lays them out. Counts are verified before anything is decoded. It refuses to know episodes and nets.
+Read from a folder or .zip with the three split files and the images, either all in one folder with the names in the
+split files, or in one folder per class. There is no public download, because ImageNet may not be redistributed. Counts
+are verified before decoding.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.atomic_files import write_atomically
-from models.data.archives import archive_key, is_litter, read_files
+from models.data.archives import archive_key, list_files, read_files
 from models.data.class_dataset import ArrayDataset, ClassDataset
 from models.errors import DatasetUnavailable, ImageRejected
 from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
@@ -29,24 +28,17 @@ FOLDER = "mini-imagenet"
 SPLITS = ("train", "val", "test")
 
 _IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-_HOW_TO_LAY_OUT = (
-    "ImageNet may not be passed on, so there is no public download; put under the folder that --data-root names "
+_EXPECTED_LAYOUT = (
+    "there is no public download, because ImageNet may not be redistributed; put into the folder of --data-root "
     f"{FOLDER}/train.csv, {FOLDER}/val.csv and {FOLDER}/test.csv (the split files of Ravi & Larochelle, columns "
-    f"filename,label) and either {FOLDER}/images/n0153282900000005.jpg and so on, as the split files name them, or one "
-    f"folder a class, {FOLDER}/n01532829/*.jpg; {FOLDER}.zip with the same inside is read too"
+    f"filename,label) and either {FOLDER}/images/n0153282900000005.jpg etc., named as in the split files, or one "
+    f"folder per class, {FOLDER}/n01532829/*.jpg; a {FOLDER}.zip with the same content works too"
 )
 
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """How many classes each part must have, and how many images each class.
-
-    Attributes:
-        train: classes to meta-train on.
-        val: classes to choose settings by.
-        test: classes to report.
-        images_per_class: of every class.
-    """
+    """Expected number of classes per split, and of images per class."""
 
     train: int = 64
     val: int = 16
@@ -59,7 +51,7 @@ PUBLISHED = SplitSizes()
 
 @dataclass(frozen=True)
 class MiniImagenet:
-    """The three parts; no class is in two of them. Class names are WordNet ids, sorted."""
+    """The three splits, which share no class. Class names are WordNet ids, sorted."""
 
     train: ClassDataset
     val: ClassDataset
@@ -67,32 +59,31 @@ class MiniImagenet:
 
 
 def open_mini_imagenet(
-    data_root: Path | None, cache_folder: Path, spec: ImageConfig, sizes: SplitSizes = PUBLISHED
+    data_root: Path | None, cache_folder: Path, config: ImageConfig, sizes: SplitSizes = PUBLISHED
 ) -> MiniImagenet:
-    """Opens mini-ImageNet at the spec's channels and side; decoded images are kept in `cache_folder`.
+    """Open mini-ImageNet and cache the decoded images in `cache_folder`.
 
-    The kept images are mapped into memory rather than read, so that a part that is not used costs nothing: at 84 pixels
-    in colour all of them are 1.3 GB.
+    Cached images are memory-mapped, so unused splits take no memory. At 84 pixels in colour, all splits are 1.3 GB.
 
     Args:
-        data_root: where the folder or .zip is looked for; None finds nothing.
-        cache_folder: made if missing.
-        spec: channels and side (84 in the paper); contrast is left to ``models.images.preprocessing.normalise``.
-        sizes: what must be there; other than the default in tests alone.
+        data_root: folder that contains the dataset's folder or .zip.
+        cache_folder: created if missing.
+        config: channels and side of the images (84 in the paper); contrast is applied later.
+        sizes: expected sizes; tests use smaller ones.
 
     Raises:
-        DatasetUnavailable: not there, a split file is missing or wrong, the counts differ, or a file is no image.
+        DatasetUnavailable: the dataset or a split file is missing, the counts are wrong, or a file is not an image.
     """
     location = _locate(data_root)
-    kind = f"p{PREPROCESSING_VERSION}-c{spec.channels}-s{spec.side}"
-    names, key = _split_names(location), archive_key(location)
-    plan = _plan(location, names, sizes)
-    kept = {split: cache_folder / f"{FOLDER}-{split}-{key}-{kind}.npy" for split in SPLITS}
-    arrays = {split: _mapped(path) for split, path in kept.items()}
+    kind = f"p{PREPROCESSING_VERSION}-c{config.channels}-s{config.side}"
+    splits, key = _read_split_files(location), archive_key(location)
+    plan = _plan(location, splits, sizes)
+    cached = {split: cache_folder / f"{FOLDER}-{split}-{key}-{kind}.npy" for split in SPLITS}
+    arrays = {split: _mapped(path) for split, path in cached.items()}
     if any(array is None for array in arrays.values()):
-        _decode_into(kept, location, plan, spec)
-        arrays = {split: _mapped(path) for split, path in kept.items()}
-    return MiniImagenet(*(_part(split, sorted(plan[split]), arrays[split]) for split in SPLITS))
+        _decode_into(cached, location, plan, config)
+        arrays = {split: _mapped(path) for split, path in cached.items()}
+    return MiniImagenet(*(_dataset(split, sorted(plan[split]), arrays[split]) for split in SPLITS))
 
 
 def _locate(data_root: Path | None) -> Path:
@@ -100,126 +91,107 @@ def _locate(data_root: Path | None) -> Path:
     for candidate in (root / name for root in roots for name in (FOLDER, f"{FOLDER}.zip")):
         if candidate.exists():
             return candidate
-    where = f"under {data_root}" if data_root is not None else "anywhere: no data root is named"
-    raise DatasetUnavailable(f"mini-ImageNet is not {where}; {_HOW_TO_LAY_OUT}")
+    where = f"not in {data_root}" if data_root is not None else "not found, because no data root is set"
+    raise DatasetUnavailable(f"mini-ImageNet is {where}; {_EXPECTED_LAYOUT}")
 
 
 @dataclass(frozen=True)
-class _SplitNames:
-    """One split file: its classes, and the images it names, file name -> class."""
+class _SplitFile:
+    """Content of a split file: its classes, and file name -> class of the listed images."""
 
     classes: frozenset[str]
     files: Mapping[str, str]
 
 
-def _split_names(location: Path) -> dict[str, _SplitNames]:
-    """What the three split files say; no class may be in two of them."""
-    names = {split: _parse(f"{location}: {split}.csv", _text(location, f"{split}.csv")) for split in SPLITS}
+def _read_split_files(location: Path) -> dict[str, _SplitFile]:
+    """Read the three split files, which must not share a class."""
+    splits = {name: _parse(f"{location}: {name}.csv", _read_split_file(location, f"{name}.csv")) for name in SPLITS}
     seen: set[str] = set()
-    for split, own in names.items():
-        twice = sorted(seen & own.classes)
-        if twice:
+    for name, split in splits.items():
+        shared = sorted(seen & split.classes)
+        if shared:
             raise DatasetUnavailable(
-                f"{location}: {', '.join(twice[:3])} of {split}.csv is in another split file too; "
-                "the parts must share no class: use the published files"
+                f"{location}: {', '.join(shared[:3])} of {name}.csv is in another split file too; splits must not "
+                "share classes: use the published files"
             )
-        seen |= own.classes
-    return names
+        seen |= split.classes
+    return splits
 
 
-def _parse(source: str, text: str) -> _SplitNames:
+def _parse(source: str, text: str) -> _SplitFile:
     rows = csv.DictReader(io.StringIO(text))
     if "label" not in (rows.fieldnames or ()):
-        raise DatasetUnavailable(f"{source} has columns {rows.fieldnames}; filename,label are needed")
+        raise DatasetUnavailable(f"{source} has columns {rows.fieldnames}; expected filename,label")
     read = [(row.get("filename") or "", row["label"]) for row in rows if row["label"]]
-    return _SplitNames(frozenset(label for _, label in read), {name: label for name, label in read if name})
+    return _SplitFile(frozenset(label for _, label in read), {name: label for name, label in read if name})
 
 
-def _text(location: Path, name: str) -> str:
-    """A split file's text: the one nearest to the top."""
-    found = [path for path in _listing(location) if PurePosixPath(path).name == name]
+def _read_split_file(location: Path, name: str) -> str:
+    """Text of a split file; of several, the one in the outermost folder."""
+    found = [path for path in list_files(location) if PurePosixPath(path).name == name]
     if not found:
-        raise DatasetUnavailable(f"{location} has no {name}; {_HOW_TO_LAY_OUT}")
-    nearest = min(found, key=lambda path: (path.count("/"), path))
-    if location.is_dir():
-        content = (location / nearest).read_bytes()
-    else:
-        with zipfile.ZipFile(location) as opened:
-            content = opened.read(nearest)
+        raise DatasetUnavailable(f"{location} has no {name}; {_EXPECTED_LAYOUT}")
+    outermost = min(found, key=lambda path: (path.count("/"), path))
+    ((_, content),) = read_files(location, only={outermost})
     return content.decode("utf-8-sig", errors="replace")
 
 
-def _listing(location: Path) -> list[str]:
-    """Paths of all files inside, hidden ones and litter left out, sorted."""
-    if location.is_dir():
-        inside = [path.relative_to(location).as_posix() for path in location.rglob("*") if path.is_file()]
-    else:
-        try:
-            with zipfile.ZipFile(location) as opened:
-                inside = [entry.filename for entry in opened.infolist() if not entry.is_dir()]
-        except zipfile.BadZipFile as error:
-            raise DatasetUnavailable(f"{location} cannot be read as a .zip ({error}); give an undamaged one") from error
-    return sorted(path for path in inside if not is_litter(PurePosixPath(path)))
-
-
-def _plan(location: Path, names: Mapping[str, _SplitNames], sizes: SplitSizes) -> dict[str, dict[str, list[str]]]:
+def _plan(location: Path, splits: Mapping[str, _SplitFile], sizes: SplitSizes) -> dict[str, dict[str, list[str]]]:
     """Split -> class -> paths of its images, with verified counts.
 
-    A class whose images the split file names by name has those; any other has all images of the folder of its name.
+    A class has the images that the split file lists, or else all images in the folder with its name.
     """
-    images = [PurePosixPath(path) for path in _listing(location)]
+    images = [PurePosixPath(path) for path in list_files(location)]
     images = [path for path in images if path.suffix.lower() in _IMAGE_ENDINGS]
     plan: dict[str, dict[str, list[str]]] = {}
-    for split, own in names.items():
-        named: dict[str, list[str]] = {label: [] for label in own.classes}
-        in_folder: dict[str, list[str]] = {label: [] for label in own.classes}
+    for name, split in splits.items():
+        listed: dict[str, list[str]] = {label: [] for label in split.classes}
+        in_folder: dict[str, list[str]] = {label: [] for label in split.classes}
         for path in images:
-            label = own.files.get(path.name)
+            label = split.files.get(path.name)
             if label is not None:
-                named[label].append(str(path))
-            if path.parent.name in own.classes:
+                listed[label].append(str(path))
+            if path.parent.name in split.classes:
                 in_folder[path.parent.name].append(str(path))
-        plan[split] = {label: named[label] or in_folder[label] for label in sorted(own.classes)}
-        _verify(f"{location}: {split}.csv", plan[split], getattr(sizes, split), sizes.images_per_class)
+        plan[name] = {label: listed[label] or in_folder[label] for label in sorted(split.classes)}
+        _verify(f"{location}: {name}.csv", plan[name], getattr(sizes, name), sizes.images_per_class)
     return plan
 
 
 def _verify(source: str, classes: Mapping[str, list[str]], expected: int, images_per_class: int) -> None:
     if len(classes) != expected:
-        raise DatasetUnavailable(
-            f"{source} names {len(classes)} classes; the split has {expected}: use the published file"
-        )
+        raise DatasetUnavailable(f"{source} has {len(classes)} classes; expected {expected}: use the published file")
     wrong = [f"{label} has {len(paths)}" for label, paths in classes.items() if len(paths) != images_per_class]
     if wrong:
         raise DatasetUnavailable(
             f"{source}: every class needs {images_per_class} images, but {', '.join(wrong[:3])} "
-            f"({len(wrong)} of {len(classes)} classes are not as they should be); {_HOW_TO_LAY_OUT}"
+            f"({len(wrong)} of {len(classes)} classes are wrong); {_EXPECTED_LAYOUT}"
         )
 
 
 def _decode_into(
-    kept: Mapping[str, Path], location: Path, plan: Mapping[str, Mapping[str, list[str]]], spec: ImageConfig
+    cached: Mapping[str, Path], location: Path, plan: Mapping[str, Mapping[str, list[str]]], config: ImageConfig
 ) -> None:
-    """Decodes every image once, in one pass over the files, and keeps each split's as one array."""
+    """Decode all images in one pass over the files and cache each split as one array."""
     wanted = {path for classes in plan.values() for paths in classes.values() for path in paths}
     decoded = {
-        path: _decoded(f"{location}: {path}", content, spec) for path, content in read_files(location) if path in wanted
+        path: _decode(f"{location}: {path}", content, config) for path, content in read_files(location, only=wanted)
     }
     for split, classes in plan.items():
         array = torch.stack([decoded.pop(path) for paths in classes.values() for path in paths])
         classwise = array.view(len(classes), -1, *array.shape[1:]).numpy()
-        write_atomically(kept[split], partial(np.save, arr=classwise, allow_pickle=False), durable=False)
+        write_atomically(cached[split], partial(np.save, arr=classwise, allow_pickle=False), durable=False)
 
 
-def _decoded(name: str, content: bytes, spec: ImageConfig) -> Tensor:
+def _decode(name: str, content: bytes, config: ImageConfig) -> Tensor:
     try:
-        return fit_to_side(decode(content), spec)
+        return fit_to_side(decode(content), config)
     except ImageRejected as error:
-        raise DatasetUnavailable(f"{name} is no image of mini-ImageNet: {error}; put the original there") from error
+        raise DatasetUnavailable(f"{name} is not an image of mini-ImageNet: {error}; restore the original") from error
 
 
 def _mapped(path: Path) -> Tensor | None:
-    """uint8 (classes, images, channels, side, side) of an earlier run, mapped; a damaged file counts as none."""
+    """Memory-mapped cache file, uint8 (classes, images, channels, side, side); None if missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -228,7 +200,9 @@ def _mapped(path: Path) -> Tensor | None:
         return None
 
 
-def _part(split: str, class_names: list[str], array: Tensor | None) -> ClassDataset:
+def _dataset(split: str, class_names: list[str], array: Tensor | None) -> ClassDataset:
     if array is None:
-        raise DatasetUnavailable(f"the cache of mini-ImageNet's {split} images cannot be read back; make room for it")
+        raise DatasetUnavailable(
+            f"the cache of mini-ImageNet's {split} images cannot be read back; check the free disk space"
+        )
     return ArrayDataset(f"mini-ImageNet {split} classes", class_names, list(array))

@@ -1,8 +1,8 @@
 """Omniglot (Lake, Salakhutdinov & Tenenbaum 2015): 1623 characters of 50 alphabets, each drawn by 20 people.
 
-Read from the original archives ``images_background.zip`` and ``images_evaluation.zip``, from folders unpacked from
-them, or fetched into the cache. What is read is verified by content, so a re-zipped archive is as good as the original.
-This module refuses to know episodes and nets; it hands out one class for each character.
+Read from the original archives ``images_background.zip`` and ``images_evaluation.zip`` or the folders unpacked from
+them; missing archives are downloaded into the cache. The content of the files is verified, so re-zipped archives work
+too. Each character is a class.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from models.errors import DatasetUnavailable, ImageRejected
 from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
 
 TRAIN_CHARACTERS = 1200
-_FETCH_TIMEOUT_S = 60.0
-_FETCH_LIMIT_BYTES = 64 * 1024 * 1024
+_DOWNLOAD_TIMEOUT_S = 60.0
+_DOWNLOAD_LIMIT_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class OmniglotPart:
-    """One of the two archives and what its content must be.
+    """One of the two archives and its expected content.
 
     Attributes:
-        name: name of the folder inside, and of the archive without its ending.
+        name: name of the folder inside, and of the archive without its extension.
         characters: number of character folders.
-        drawings: images in each character folder.
+        drawings: images per character.
         content_digest: SHA-256 over the lines ``path NUL sha256-of-file LF``, sorted by path below ``name``.
-        url: the public download.
+        url: public download.
     """
 
     name: str
@@ -72,20 +72,20 @@ PARTS = (
 
 
 class Omniglot(ArrayDataset):
-    """All characters of both archives: class names are ``part/alphabet/character``, in that order."""
+    """All characters of both archives, with class names ``part/alphabet/character``."""
 
     def split(self, seed: int, train_characters: int = TRAIN_CHARACTERS) -> tuple[ClassDataset, ClassDataset]:
-        """Shuffles all characters, whatever their alphabet, into training and test classes (Nichol et al. 2018, 5).
+        """Split all characters at random into training and test classes (Nichol et al. 2018, section 5).
 
         Args:
-            seed: of the shuffle.
-            train_characters: how many go to training; each becomes four classes by quarter turns.
+            seed: seed of the split.
+            train_characters: number of training characters; each becomes four classes by quarter turns.
 
         Returns:
             Training classes (4 x 1200) and test classes (423, upright).
         """
         if not 0 < train_characters < len(self):
-            raise DatasetUnavailable(f"{train_characters} of {len(self)} characters for training; both parts need some")
+            raise DatasetUnavailable(f"train_characters is {train_characters}; allowed: 1 to {len(self) - 1}")
         order = np.random.default_rng(seed).permutation(len(self)).tolist()
         train = DatasetSubset(self, order[:train_characters], f"{self.name} training characters, seed {seed}")
         test = DatasetSubset(self, order[train_characters:], f"{self.name} test characters, seed {seed}")
@@ -93,25 +93,25 @@ class Omniglot(ArrayDataset):
 
 
 def open_omniglot(
-    data_root: Path | None, cache_folder: Path, spec: ImageConfig, parts: Sequence[OmniglotPart] = PARTS
+    data_root: Path | None, cache_folder: Path, config: ImageConfig, parts: Sequence[OmniglotPart] = PARTS
 ) -> Omniglot:
-    """Opens Omniglot at the spec's channels and side; decoded images are kept in ``cache_folder`` for the next time.
+    """Open Omniglot and cache the decoded images in ``cache_folder``.
 
     Args:
-        data_root: where archives or unpacked folders are looked for, in it and in its folder ``omniglot``; None looks
-            in the cache alone.
-        cache_folder: made if missing; downloads and decoded arrays go there.
-        spec: channels and side; contrast is left to ``models.images.preprocessing.normalise``.
-        parts: what the archives must hold; other than the default in tests alone.
+        data_root: folder that contains the archives or unpacked folders, directly or in ``omniglot/``; None only looks
+            in the cache.
+        cache_folder: created if missing; for downloads and decoded images.
+        config: channels and side of the images; contrast is applied later.
+        parts: expected content; tests use smaller parts.
 
     Raises:
-        DatasetUnavailable: not found and not to be fetched, or the content is not Omniglot's.
+        DatasetUnavailable: the archives cannot be found or downloaded, or their content differs from Omniglot's.
     """
     class_names: list[str] = []
     arrays: list[Tensor] = []
     for part in parts:
         location = _locate(part, data_root, cache_folder)
-        names, images = _cached(part, location, cache_folder, spec)
+        names, images = _cached(part, location, cache_folder, config)
         class_names += names
         arrays += list(images)
     return Omniglot("omniglot", class_names, arrays)
@@ -123,35 +123,35 @@ def _locate(part: OmniglotPart, data_root: Path | None, cache_folder: Path) -> P
         for candidate in (root / f"{part.name}.zip", root / part.name):
             if candidate.exists():
                 return candidate
-    return _fetch(part, cache_folder)
+    return _download(part, cache_folder)
 
 
-def _fetch(part: OmniglotPart, cache_folder: Path) -> Path:
-    """Downloads an archive into the cache; its content is verified like any other's when it is read."""
+def _download(part: OmniglotPart, cache_folder: Path) -> Path:
+    """Download an archive into the cache; its content is verified when it is read."""
     target = cache_folder / f"{part.name}.zip"
     try:
-        with urllib.request.urlopen(part.url, timeout=_FETCH_TIMEOUT_S) as answer:  # noqa: S310 - constants, all https
-            content = answer.read(_FETCH_LIMIT_BYTES)
+        with urllib.request.urlopen(part.url, timeout=_DOWNLOAD_TIMEOUT_S) as response:  # noqa: S310 - constants, all https
+            content = response.read(_DOWNLOAD_LIMIT_BYTES)
     except (OSError, urllib.error.URLError) as error:
         raise DatasetUnavailable(
-            f"{part.name}.zip is not under the data root and {part.url} cannot be fetched ({error}); "
-            f"put it as omniglot/{part.name}.zip under the folder that --data-root names"
+            f"{part.name}.zip is not in the data root and {part.url} cannot be downloaded ({error}); "
+            f"save it as omniglot/{part.name}.zip in the folder of --data-root"
         ) from error
     write_atomically(target, content, durable=False)
     return target
 
 
-def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageConfig) -> tuple[list[str], Tensor]:
-    """Class names and uint8 (characters, drawings, channels, side, side), from the cache where it has them."""
-    kind = f"p{PREPROCESSING_VERSION}-c{spec.channels}-s{spec.side}"
+def _cached(part: OmniglotPart, location: Path, cache_folder: Path, config: ImageConfig) -> tuple[list[str], Tensor]:
+    """Class names and images, uint8 (characters, drawings, channels, side, side), from the cache if possible."""
+    kind = f"p{PREPROCESSING_VERSION}-c{config.channels}-s{config.side}"
     path = cache_folder / f"{part.name}-{archive_key(location)}-{kind}.npz"
-    kept = _kept(path)
-    if kept is not None:
-        return kept
+    cached = _load_cache(path)
+    if cached is not None:
+        return cached
     try:
-        names, images = _read(part, location, spec)
+        names, images = _read(part, location, config)
     except DatasetUnavailable:
-        if location.parent == cache_folder:  # a bad download must not stand in the way of the next one
+        if location.parent == cache_folder:  # remove a bad download, so that the next run downloads again
             location.unlink()
         raise
     arrays = io.BytesIO()
@@ -160,8 +160,8 @@ def _cached(part: OmniglotPart, location: Path, cache_folder: Path, spec: ImageC
     return names, images
 
 
-def _kept(path: Path) -> tuple[list[str], Tensor] | None:
-    """What an earlier run left in the cache; a damaged file counts as none."""
+def _load_cache(path: Path) -> tuple[list[str], Tensor] | None:
+    """Content of a cache file; None if missing or damaged."""
     if not path.exists():
         return None
     try:
@@ -171,21 +171,21 @@ def _kept(path: Path) -> tuple[list[str], Tensor] | None:
         return None
 
 
-def _read(part: OmniglotPart, location: Path, spec: ImageConfig) -> tuple[list[str], Tensor]:
+def _read(part: OmniglotPart, location: Path, config: ImageConfig) -> tuple[list[str], Tensor]:
     drawings: dict[str, list[Tensor]] = {}
     digest = hashlib.sha256()
     for path, content in read_files(location):
         inside = path.removeprefix(f"{part.name}/")
         digest.update(f"{inside}\0{hashlib.sha256(content).hexdigest()}\n".encode())
         character = f"{part.name}/{inside.rpartition('/')[0]}"
-        drawings.setdefault(character, []).append(_drawing(f"{location}: {path}", content, spec))
+        drawings.setdefault(character, []).append(_decode(f"{location}: {path}", content, config))
     _verify(part, location, drawings, digest.hexdigest())
     return list(drawings), torch.stack([torch.stack(images) for images in drawings.values()])
 
 
-def _drawing(name: str, content: bytes, spec: ImageConfig) -> Tensor:
+def _decode(name: str, content: bytes, config: ImageConfig) -> Tensor:
     try:
-        return fit_to_side(decode(content), spec)
+        return fit_to_side(decode(content), config)
     except ImageRejected as error:
         raise DatasetUnavailable(f"{name} is not one of Omniglot's drawings: {error}") from error
 
@@ -194,11 +194,11 @@ def _verify(part: OmniglotPart, location: Path, drawings: dict[str, list[Tensor]
     counts = {len(images) for images in drawings.values()}
     if len(drawings) != part.characters or counts != {part.drawings}:
         raise DatasetUnavailable(
-            f"{location} holds {len(drawings)} characters with {sorted(counts)} drawings each; "
-            f"Omniglot's {part.name} has {part.characters} with {part.drawings}: put the complete archive there"
+            f"{location} has {len(drawings)} characters with {sorted(counts)} drawings each; Omniglot's {part.name} "
+            f"has {part.characters} with {part.drawings}: use the complete archive"
         )
     if digest != part.content_digest:
         raise DatasetUnavailable(
             f"the files in {location} differ from Omniglot's {part.name} (content digest {digest}, "
-            f"expected {part.content_digest}): put the original archive there"
+            f"expected {part.content_digest}): use the original archive"
         )

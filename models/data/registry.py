@@ -1,4 +1,4 @@
-"""Data sets by the names that the command line uses. It opens them; how they are read is each one's own module's."""
+"""Opens datasets by the names that the command line uses."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig
 
 SPLIT_SEED = 0
-"""Of Omniglot's random split into 1200 training and 423 test characters; the same for every figure reported."""
+"""Seed of Omniglot's random split into 1200 training and 423 test characters, used for all published results."""
 
 TEXTURE_LINES = 512
-"""Product lines of procedural textures in the training set: 4096 classes."""
+"""Product lines of procedural textures in the training split: 4096 classes."""
 
 MINI_IMAGENET_SIZES = PUBLISHED
-"""What mini-ImageNet's parts must hold."""
+"""Expected sizes of mini-ImageNet's splits."""
 
 _FOLDER = "folder:"
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """A data set, opened.
+class DatasetSplits:
+    """Training and test classes of a dataset.
 
     Attributes:
         train: classes to meta-train on.
-        test: classes to evaluate on; for a folder the same classes, which then must not have been trained on.
-        record: what it is, as JSON data, for the checkpoint's training record.
+        test: classes to evaluate on. For a folder these are the training classes, so do not evaluate a checkpoint
+            that was trained on it.
+        record: JSON data that identifies the dataset in a checkpoint's training record.
     """
 
     train: ClassDataset
@@ -42,37 +43,38 @@ class DataSet:
     record: Mapping[str, Any]
 
 
-def open_dataset(name: str, spec: ImageConfig, data_root: Path | None, cache_folder: Path) -> DataSet:
-    """Open a data set.
+def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_folder: Path) -> DatasetSplits:
+    """Open a dataset by name.
 
     Args:
-        name: "omniglot", "mini-imagenet" ("mini-imagenet:val" evaluates on the validation classes, to choose settings
-            by), "textures" or "folder:PATH" (a folder or zip of class folders; relative to `data_root` if it is not
-            there as it stands).
-        spec: channels and side of the images.
-        data_root: where downloaded data lie, or None.
+        name: "omniglot", "mini-imagenet", "mini-imagenet:val" (tests on the validation classes, for tuning), "textures"
+            or "folder:PATH" (a folder or .zip of class folders, relative to the working directory or `data_root`).
+        config: channels and side of the images.
+        data_root: folder with downloaded datasets, or None.
         cache_folder: for downloads and decoded images.
 
     Raises:
-        DatasetUnavailable: unknown name, or the data cannot be found or read.
+        DatasetUnavailable: the name is unknown, or the dataset cannot be found or read.
     """
     if name == "omniglot":
-        omniglot = open_omniglot(data_root, cache_folder, spec)
+        omniglot = open_omniglot(data_root, cache_folder, config)
         train, test = omniglot.split(SPLIT_SEED)
-        return DataSet(train, test, {"name": name, "split_seed": SPLIT_SEED})
+        return DatasetSplits(train, test, {"name": name, "split_seed": SPLIT_SEED})
     if name in ("mini-imagenet", "mini-imagenet:val"):
-        parts = open_mini_imagenet(data_root, cache_folder, spec, MINI_IMAGENET_SIZES)
-        held_back = parts.val if name.endswith(":val") else parts.test
-        return DataSet(parts.train, held_back, {"name": "mini-imagenet", "split": "Ravi & Larochelle"})
+        splits = open_mini_imagenet(data_root, cache_folder, config, MINI_IMAGENET_SIZES)
+        test_split = splits.val if name.endswith(":val") else splits.test
+        return DatasetSplits(splits.train, test_split, {"name": "mini-imagenet", "split": "Ravi & Larochelle"})
     if name == "textures":
-        training = Textures(spec.side, spec.channels, seed=0, lines=TEXTURE_LINES, kept_classes=8 * TEXTURE_LINES)
-        held_out = Textures(spec.side, spec.channels, seed=1, lines=32)
+        training = Textures(config.side, config.channels, seed=0, lines=TEXTURE_LINES, kept_classes=8 * TEXTURE_LINES)
+        held_out = Textures(config.side, config.channels, seed=1, lines=32)
         record = {"name": name, "version": TEXTURES_VERSION, "lines": TEXTURE_LINES, "images_per_class": 20}
-        return DataSet(training, held_out, record)
+        return DatasetSplits(training, held_out, record)
     if name.startswith(_FOLDER):
-        classes = open_folder(_existing(Path(name.removeprefix(_FOLDER)), data_root), spec)
-        return DataSet(classes, classes, {"name": name})
-    raise DatasetUnavailable(f"no data set {name!r}; there are omniglot, mini-imagenet, textures and folder:PATH")
+        dataset = open_folder(_existing(Path(name.removeprefix(_FOLDER)), data_root), config)
+        return DatasetSplits(dataset, dataset, {"name": name})
+    raise DatasetUnavailable(
+        f"no dataset {name!r}; allowed: omniglot, mini-imagenet, mini-imagenet:val, textures, folder:PATH"
+    )
 
 
 def _existing(path: Path, data_root: Path | None) -> Path:

@@ -1,10 +1,9 @@
-"""Procedural surfaces with defects: as many classes as wanted, each a draw of parameters from a seed.
+"""Procedural surfaces with defects, for meta-training on industrial inspection without photographs.
 
-Made for meta-training on industrial inspection without a single photograph. ``Textures`` is the data set; the modules
-beside it draw: ``canvas`` and ``fields`` the means, ``surfaces`` and ``defects`` the families, ``finish`` tone and
-camera, ``lines`` what belongs together.
+``Textures`` is the dataset: any number of classes, each drawn from a seed. ``surfaces`` and ``defects`` hold the
+families, ``camera`` tone and photography, ``canvas`` and ``family`` the tools for drawing.
 """
 
-from models.data.synthetic.classes import TEXTURES_VERSION, Textures
+from models.data.synthetic.textures import TEXTURES_VERSION, Textures
 
 __all__ = ["TEXTURES_VERSION", "Textures"]

@@ -1,7 +1,4 @@
-"""The demonstration client's images: one procedural product line, four classes with names that people understand.
-
-Made from a seed by the textures' own means; it refuses to know the service that serves them.
-"""
+"""Images of the demo client: one procedural product line with the classes clean, pit, scratch and stain."""
 
 from __future__ import annotations
 
@@ -11,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from models.data.synthetic.camera import Camera, Tone
 from models.data.synthetic.canvas import Draws
-from models.data.synthetic.defects import DEFECTS
+from models.data.synthetic.defects import DEFECTS, Defect
 from models.data.synthetic.family import steady_look
-from models.data.synthetic.finish import Camera, Tone
-from models.data.synthetic.flaws import Flaw
-from models.data.synthetic.lines import Chance, Part, Pose, picture
 from models.data.synthetic.surfaces import SURFACES
+from models.data.synthetic.textures import Part, Pose, Variation, render
 
 SIDE = 128
 _GREY = (1.0, 1.0, 1.0)
@@ -31,7 +27,7 @@ _FLAWS: dict[str, tuple[str, float, dict[str, float]]] = {
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One labelled picture as a client would send it: class name, file name and the bytes of a PNG."""
+    """A labelled PNG file, as a client would upload it."""
 
     label: str
     file_name: str
@@ -40,11 +36,11 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demonstration client knows, and what it can be asked about.
+    """Images of the demo client.
 
     Attributes:
         support: labelled images to adapt on, class by class.
-        queries: images of the same classes that are not in the support.
+        queries: further images of the same classes.
     """
 
     support: tuple[LabelledImage, ...]
@@ -52,12 +48,12 @@ class Demo:
 
 
 def demo_samples(seed: int = 0, n_shot: int = 10, n_query: int = 3) -> Demo:
-    """Draws the demonstration: grey PNGs of 128 pixels in the classes clean, pit, scratch and stain.
+    """Draw the demo images: grey PNGs of 128 pixels.
 
     Args:
-        seed: of the images; what a scratch looks like is fixed.
-        n_shot: support images for each class.
-        n_query: query images for each class.
+        seed: seed of the images; the appearance of the classes is fixed.
+        n_shot: support images per class.
+        n_query: query images per class.
     """
     support: list[LabelledImage] = []
     queries: list[LabelledImage] = []
@@ -70,24 +66,24 @@ def demo_samples(seed: int = 0, n_shot: int = 10, n_query: int = 3) -> Demo:
 
 
 def _parts() -> dict[str, Part]:
-    """The four classes: one rolled surface under one camera, sound or with a flaw."""
+    """The four classes: a rolled surface, sound or with a defect."""
     surface = next(family for family in SURFACES if family.name == "rolled")
     layers = ((steady_look(surface, _SURFACE), 1.0),)
     tone = Tone(level=0.55, contrast=0.035, tint=_GREY)
-    pose = Pose(angle=0.0, stray=0.1, zoom_stray=0.1)
+    pose = Pose(angle=0.0, angle_jitter=0.1, zoom_jitter=0.1)
     camera = Camera(gradient=0.12, exposure=0.1, blur_units=0.4, noise=0.012, light_angle=0.0)
-    chance = Chance(mottle=0.5, contrast_spread=0.1)
-    parts = {"clean": Part("clean", layers, tone, (), chance, pose, camera)}
+    variation = Variation(mottle=0.5, contrast_spread=0.1)
+    parts = {"clean": Part("clean", layers, tone, (), variation, pose, camera)}
     for label, (family_name, depth, point) in _FLAWS.items():
         family = next(family for family in DEFECTS if family.name == family_name)
-        flaw = Flaw(steady_look(family, point), depth)
-        parts[label] = Part(label, layers, tone, (flaw,), chance, pose, camera)
+        defect = Defect(steady_look(family, point), depth)
+        parts[label] = Part(label, layers, tone, (defect,), variation, pose, camera)
     return parts
 
 
 def _pngs(part: Part, seed: tuple[int, int], count: int) -> list[bytes]:
     generators = [np.random.default_rng(np.random.SeedSequence((*seed, index))) for index in range(count)]
-    pictures = picture(part, Draws(generators), SIDE, channels=1)  # (count, 1, side, side)
+    pictures = render(part, Draws(generators), SIDE, channels=1)  # (count, 1, side, side)
     return [_png(pixels[0]) for pixels in pictures]
 
 

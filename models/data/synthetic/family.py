@@ -1,7 +1,4 @@
-"""A family of looks as a box of parameters: a class is a region of the unit cube, an image a point in it.
-
-This module refuses to know what any family draws.
-"""
+"""Parametric families of surfaces and defects: a class is a region of the unit cube, an image a point in it."""
 
 from __future__ import annotations
 
@@ -17,19 +14,19 @@ Drawn = TypeVar("Drawn")
 Parameters = Mapping[str, Field]
 
 STEADY = 0.035
-"""Deviation, in the unit cube, of a parameter that is meant to hold still."""
+"""Deviation, in the unit cube, of a parameter that is nearly constant within a class."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """From where to where a parameter goes; ``log`` spreads it evenly in its logarithm."""
+    """Range of a parameter, linear or logarithmic."""
 
     low: float
     high: float
     log: bool = False
 
     def at(self, position: Field) -> Field:
-        """The value at a position in [0, 1]."""
+        """The value at a position in [0, 1]; positions outside are clipped."""
         position = np.clip(position, 0.0, 1.0)
         if self.log:
             value = self.low * np.exp(position * np.float32(np.log(self.high / self.low)))
@@ -40,12 +37,12 @@ class Range:
 
 @dataclass(frozen=True)
 class Family(Generic[Drawn]):
-    """A kind of look.
+    """A family of surfaces or marks.
 
     Attributes:
-        name: a plain word for it.
-        ranges: its parameters.
-        draw: draws it on a canvas with parameters of shape (images, 1, 1).
+        name: readable name.
+        ranges: range of each parameter.
+        draw: draws on a canvas, with parameters of shape (images, 1, 1).
     """
 
     name: str
@@ -58,10 +55,10 @@ class Look(Generic[Drawn]):
     """A member of a family: a region of its unit cube.
 
     Attributes:
-        family: what is drawn.
-        point: the middle of the region, a position in [0, 1] for each parameter.
-        jitter: how far each parameter strays from image to image, as a deviation in the unit cube. A parameter that
-            strays far means nothing in this class; one that holds still is what makes it.
+        family: the family.
+        point: centre of the region, a position in [0, 1] per parameter.
+        jitter: deviation of each parameter between images, in the unit cube. Parameters with little jitter define the
+            class.
     """
 
     family: Family[Drawn]
@@ -69,12 +66,12 @@ class Look(Generic[Drawn]):
     jitter: Mapping[str, float]
 
     def moved(self, generator: np.random.Generator, distance: float) -> Look[Drawn]:
-        """Another member of the family, each parameter about ``distance`` away, reflected at the cube's walls."""
+        """Another member of the family, about ``distance`` away in each parameter, reflected at the cube's walls."""
         shift = {name: distance * generator.uniform(0.5, 1.5) * generator.choice((-1, 1)) for name in self.point}
         return replace(self, point={name: _reflect(self.point[name] + shift[name]) for name in self.point})
 
     def draw(self, canvas: Canvas) -> Drawn:
-        """Draws the look, every parameter straying from image to image."""
+        """Draw the look with jittered parameters."""
         return self.family.draw(canvas, self._parameters(canvas.draws))
 
     def _parameters(self, draws: Draws) -> Parameters:
@@ -85,14 +82,14 @@ class Look(Generic[Drawn]):
 
 
 def steady_look(family: Family[Drawn], point: Mapping[str, float], jitter: float = STEADY) -> Look[Drawn]:
-    """A look whose parameters all stray equally little."""
+    """A look with the same jitter for all parameters."""
     return Look(family, point, dict.fromkeys(point, jitter))
 
 
 def new_look(
     family: Family[Drawn], generator: np.random.Generator, jitters: Sequence[float] = (STEADY,)
 ) -> Look[Drawn]:
-    """Draws a member of a family; how far each parameter strays is drawn from ``jitters``."""
+    """Draw a member of a family; the jitter of each parameter is drawn from ``jitters``."""
     point = {name: float(generator.uniform()) for name in family.ranges}
     return Look(family, point, {name: float(generator.choice(jitters)) for name in family.ranges})
 

@@ -1,7 +1,6 @@
-"""Surfaces: what a sound part looks like close up, from rolled metal to weave, wood, leather, castings and print.
+"""Families of sound surfaces: rolled metal, weave, wood, leather, castings, print and others.
 
-Every family draws a field of roughly zero mean and unit deviation; how bright it is and how strong is the finish's
-affair. Lengths are in units of 1/64 of the image's side. This module refuses to know defects, light and cameras.
+Each family draws a field with a mean near 0 and a deviation near 1. Lengths are in units of 1/64 of the image's side.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from models.data.synthetic.canvas import Canvas, Field
+from models.data.synthetic.canvas import Canvas, Field, above, cell_levels, cells, grains, noise, smooth
 from models.data.synthetic.family import Family, Parameters, Range
-from models.data.synthetic.fields import above, cell_levels, cells, grains, noise, smooth
 
 _TURN = np.float32(2 * np.pi)
 
@@ -72,7 +70,7 @@ def _pebbled(canvas: Canvas, p: Parameters) -> Field:
 
 
 def _crystalline(canvas: Canvas, p: Parameters) -> Field:
-    """Grains of even tone, each its own: spangle, etched metal, terrazzo."""
+    """Grains of uniform but different tones: spangle, etched metal, terrazzo."""
     nearest, second, level = cells(canvas, p["size"], p["disorder"])
     edge = above(second - nearest, p["edge"], 0.05 * _one(p))
     return _standardised(level + p["border"] * edge + p["grain"] * smooth(canvas, 0.4 * _one(p)))
@@ -87,7 +85,7 @@ def _crackled(canvas: Canvas, p: Parameters) -> Field:
 
 
 def _plain_weave(canvas: Canvas, p: Parameters) -> Field:
-    """Warp over weft over warp, every other one."""
+    """Warp and weft threads that alternate at every crossing."""
     wobble = p["wobble"] * smooth(canvas, 12 * _one(p))
     across, along = canvas.u / p["pitch"] + wobble, canvas.v / (p["pitch"] * p["ratio"]) + wobble
     over = np.sin(0.5 * _TURN * across) * np.sin(0.5 * _TURN * along)
@@ -128,7 +126,7 @@ def _knurled(canvas: Canvas, p: Parameters) -> Field:
 
 
 def _wooden(canvas: Canvas, p: Parameters) -> Field:
-    """Year rings cut lengthways with pores along the grain."""
+    """Annual rings cut lengthwise, with pores along the grain."""
     bend = smooth(canvas, 18 * _one(p)) * p["bend"]
     ring = (canvas.v + bend * 6 + 0.002 * p["arch"] * (canvas.u % 128 - 64) ** 2) / p["pitch"]
     profile = (ring % 1.0) ** p["sharpness"]
@@ -137,7 +135,7 @@ def _wooden(canvas: Canvas, p: Parameters) -> Field:
 
 
 def _machined(canvas: Canvas, p: Parameters) -> Field:
-    """Tool marks along lines or wide arcs, their depth wandering: milling, turning, grinding."""
+    """Tool marks along lines or wide arcs, with varying depth: milling, turning, grinding."""
     x, y = canvas.around(0 * _one(p), p["radius"])
     path = np.hypot(x, y) / p["pitch"]
     depth = 1.0 + p["uneven"] * smooth(canvas, 10 * _one(p))
@@ -147,7 +145,7 @@ def _machined(canvas: Canvas, p: Parameters) -> Field:
 
 
 def _printed(canvas: Canvas, p: Parameters) -> Field:
-    """Blocks switched on and off in rows: print, labels, circuits."""
+    """Rows of blocks that are on or off: print, labels, circuits."""
     level = cell_levels(canvas, p["width"], p["height"])
     ink = above(level, p["cover"], 0.02 * _one(p))
     gap = above(np.abs((canvas.v / p["height"]) % 1.0 - 0.5), p["gap"], 0.03 * _one(p))
@@ -296,4 +294,4 @@ SURFACES: tuple[Family[Field], ...] = (
     ),
 )
 
-QUIET = SURFACES[:6]  # what bare metal, plaster, plastic and castings look like
+QUIET = SURFACES[:6]  # bare metal, plaster, plastic and castings

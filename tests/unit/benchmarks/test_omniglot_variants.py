@@ -11,7 +11,7 @@ import torch
 from benchmarks import omniglot_variants
 from benchmarks.omniglot_variants import BASE, table, uses, variants
 from models.data.class_dataset import ArrayDataset, QuarterTurnDataset
-from models.data.registry import DataSet
+from models.data.registry import DatasetSplits
 from tests.generated import tiny_checkpoint_in
 
 
@@ -25,8 +25,8 @@ def characters(count: int, seed: int) -> ArrayDataset:
 
 
 @pytest.fixture
-def data(monkeypatch: pytest.MonkeyPatch) -> DataSet:
-    small = DataSet(QuarterTurnDataset(characters(20, 0)), characters(6, 1), {"name": "characters"})
+def data(monkeypatch: pytest.MonkeyPatch) -> DatasetSplits:
+    small = DatasetSplits(QuarterTurnDataset(characters(20, 0)), characters(6, 1), {"name": "characters"})
     monkeypatch.setattr(omniglot_variants, "open_dataset", lambda *_: small)
     return small
 
@@ -39,14 +39,14 @@ def test_every_variant_changes_something_and_says_so() -> None:
     assert len({(use.serve, use.normalisation) for use in uses(BASE.serve)}) == len(uses(BASE.serve))
 
 
-def test_of_turned_classes_the_upright_ones_are_kept(data: DataSet) -> None:
+def test_of_turned_classes_the_upright_ones_are_kept(data: DatasetSplits) -> None:
     upright = omniglot_variants.upright(data.train)
     assert len(upright) == 20
     assert all(name.endswith("/turn0") for name in upright.class_names)
 
 
 def test_what_is_done_is_not_done_again(
-    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: DatasetSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "variants"
     line = f"--meta-steps 1 --episodes 2 --folder {folder} --checkpoint {tiny_checkpoint_in(tmp_path)}"

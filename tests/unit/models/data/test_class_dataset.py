@@ -1,4 +1,4 @@
-"""Views of data sets: subsets and quarter turns keep what belongs together."""
+"""Datasets in memory, subsets and quarter turns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.errors import DatasetUnavailable
 
 
 class Lines(ArrayDataset):
-    """Two classes a line."""
+    """Two classes per product line."""
 
     def product_line(self, class_index: int) -> int:
         return class_index // 2
@@ -22,7 +22,7 @@ def four_classes() -> Lines:
     return Lines("four", ["a", "b", "c", "d"], arrays)
 
 
-def test_a_subset_has_the_chosen_classes_in_the_chosen_order() -> None:
+def test_a_subset_has_the_given_classes_in_order() -> None:
     parent = four_classes()
     subset = DatasetSubset(parent, [3, 0], "two")
     assert len(subset) == 2
@@ -30,27 +30,19 @@ def test_a_subset_has_the_chosen_classes_in_the_chosen_order() -> None:
     assert [subset.count(0), subset.count(1)] == [4, 1]
     assert torch.equal(subset.images(0), parent.images(3))
     assert [subset.product_line(0), subset.product_line(1)] == [1, 0]
-    assert subset.origins(0) == parent.origins(3)
 
 
-def test_turned_classes_share_line_and_origin_with_the_upright_one() -> None:
+def test_rotated_classes_are_in_the_product_line_of_the_upright_class() -> None:
     parent = four_classes()
     turned = QuarterTurnDataset(parent)
     assert len(turned) == 16
     assert turned.class_names[9] == "c/turn90"
     assert turned.count(9) == 3
     assert turned.product_line(9) == 1
-    assert turned.origins(9) == parent.origins(2)
     assert torch.equal(turned.images(8), parent.images(2))
     assert torch.equal(torch.rot90(turned.images(11), 1, dims=(2, 3)), parent.images(2))
 
 
-def test_images_without_known_source_have_origins_of_their_own() -> None:
-    classes = four_classes()
-    origins = [origin for index in range(4) for origin in classes.origins(index)]
-    assert len(set(origins)) == len(origins) == 10
-
-
-def test_as_many_names_as_classes_are_needed() -> None:
-    with pytest.raises(DatasetUnavailable, match="2 class names came for 1 classes"):
+def test_the_numbers_of_names_and_classes_must_match() -> None:
+    with pytest.raises(DatasetUnavailable, match="2 class names for 1 classes"):
         ArrayDataset("odd", ["a", "b"], [torch.zeros(1, 1, 4, 4, dtype=torch.uint8)])

@@ -1,4 +1,4 @@
-"""mini-ImageNet from a small look-alike: both layouts, the split files, the counts, the cache, one tiny training."""
+"""mini-ImageNet on a small imitation: both layouts, split files, counts, cache, a tiny training run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def file_name(label: str, number: int) -> str:
 
 
 def lay_out(root: Path, image_path: str) -> Path:
-    """The look-alike under `root`, images at `image_path` with {label} and {name} filled in."""
+    """Write the imitation to `root`, with images at `image_path` with {label} and {name} filled in."""
     folder = root / "mini-imagenet"
     for split, labels in CLASSES.items():
         rows = ["filename,label"]
@@ -65,7 +65,7 @@ def opened(root: Path, tmp_path: Path) -> MiniImagenet:
     return open_mini_imagenet(root, tmp_path / "cache", SPEC, SIZES)
 
 
-def test_the_split_files_decide_which_class_is_in_which_part(flat: Path, tmp_path: Path) -> None:
+def test_the_split_files_determine_the_split_of_each_class(flat: Path, tmp_path: Path) -> None:
     parts = opened(flat, tmp_path)
     assert parts.train.class_names == ("n01", "n03", "n07")
     assert parts.val.class_names == ("n02", "n05")
@@ -77,7 +77,7 @@ def test_the_split_files_decide_which_class_is_in_which_part(flat: Path, tmp_pat
 
 
 @pytest.mark.parametrize("image_path", ["{label}/{name}", "images/{label}/{name}", "train/{label}/{name}"])
-def test_class_folders_hold_the_same_set_as_one_folder(flat: Path, tmp_path: Path, image_path: str) -> None:
+def test_class_folders_give_the_same_images_as_one_folder(flat: Path, tmp_path: Path, image_path: str) -> None:
     in_folders = opened(lay_out(tmp_path / "other", image_path), tmp_path)
     for split in SPLITS:
         one, other = getattr(opened(flat, tmp_path), split), getattr(in_folders, split)
@@ -85,16 +85,14 @@ def test_class_folders_hold_the_same_set_as_one_folder(flat: Path, tmp_path: Pat
         assert all(torch.equal(one.images(index), other.images(index)) for index in range(len(one)))
 
 
-def test_the_split_files_may_lie_in_a_folder_of_their_own(flat: Path, tmp_path: Path) -> None:
+def test_the_split_files_can_be_in_another_folder(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/split").mkdir()
     for split in SPLITS:
         (flat / f"mini-imagenet/{split}.csv").rename(flat / f"mini-imagenet/split/{split}.csv")
     assert opened(flat, tmp_path).test.class_names == ("n04", "n06")
 
 
-def test_settings_can_be_chosen_on_the_validation_classes(
-    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_validation_classes_can_be_evaluated(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
     test, val = (open_dataset(name, SPEC, flat, tmp_path / "cache") for name in ("mini-imagenet", "mini-imagenet:val"))
     assert (test.test.class_names, val.test.class_names) == (("n04", "n06"), ("n02", "n05"))
@@ -102,19 +100,19 @@ def test_settings_can_be_chosen_on_the_validation_classes(
     assert test.record == val.record
 
 
-def test_class_folders_may_name_their_files_as_they_like(tmp_path: Path) -> None:
+def test_files_in_class_folders_can_have_any_name(tmp_path: Path) -> None:
     root = lay_out(tmp_path / "data", "{label}/{name}")
     for path in sorted((root / "mini-imagenet").rglob("*.jpg")):
         path.rename(path.with_name(f"own_{path.name}"))
     assert opened(root, tmp_path).train.class_names == ("n01", "n03", "n07")
 
 
-def test_images_that_the_split_files_do_not_name_are_left_out(flat: Path, tmp_path: Path) -> None:
+def test_images_outside_the_split_files_are_ignored(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/images/n0100000099.jpg").write_bytes(picture("n01", 99))
     assert opened(flat, tmp_path).train.count(0) == 4
 
 
-def test_a_zip_holds_the_same_set_as_the_folder(flat: Path, tmp_path: Path) -> None:
+def test_a_zip_gives_the_same_images_as_the_folder(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "zipped").mkdir()
     with zipfile.ZipFile(tmp_path / "zipped" / "mini-imagenet.zip", "w") as archive:
         for path in sorted((flat / "mini-imagenet").rglob("*.*")):
@@ -123,7 +121,7 @@ def test_a_zip_holds_the_same_set_as_the_folder(flat: Path, tmp_path: Path) -> N
     assert torch.equal(from_zip.test.images(1), from_folder.test.images(1))
 
 
-def test_the_second_opening_reads_the_cache_and_a_damaged_cache_is_made_again(flat: Path, tmp_path: Path) -> None:
+def test_the_second_opening_reads_the_cache_and_a_damaged_cache_is_rebuilt(flat: Path, tmp_path: Path) -> None:
     first = opened(flat, tmp_path).train.images(0).clone()
     kept = sorted((tmp_path / "cache").glob("mini-imagenet-train-*.npy"))
     assert len(kept) == 1
@@ -135,51 +133,51 @@ def test_the_second_opening_reads_the_cache_and_a_damaged_cache_is_made_again(fl
 
 
 @pytest.mark.parametrize("root", [None, Path("nowhere")])
-def test_without_the_data_the_error_says_how_to_lay_them_out(root: Path | None, tmp_path: Path) -> None:
-    with pytest.raises(DatasetUnavailable, match=r"no public download; put under .*train\.csv"):
+def test_the_error_for_a_missing_dataset_describes_the_layout(root: Path | None, tmp_path: Path) -> None:
+    with pytest.raises(DatasetUnavailable, match=r"no public download, .*train\.csv"):
         open_mini_imagenet(root, tmp_path, SPEC)
 
 
-def test_a_missing_split_file_is_named(flat: Path, tmp_path: Path) -> None:
+def test_a_missing_split_file_is_rejected_with_its_name(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/val.csv").unlink()
     with pytest.raises(DatasetUnavailable, match=r"has no val\.csv"):
         opened(flat, tmp_path)
 
 
-def test_a_split_file_without_labels_is_refused(flat: Path, tmp_path: Path) -> None:
+def test_a_split_file_without_labels_is_rejected(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/val.csv").write_text("file,class\na.jpg,n02\n")
-    with pytest.raises(DatasetUnavailable, match="filename,label are needed"):
+    with pytest.raises(DatasetUnavailable, match="expected filename,label"):
         opened(flat, tmp_path)
 
 
-def test_a_class_in_two_parts_is_refused(flat: Path, tmp_path: Path) -> None:
+def test_a_class_in_two_splits_is_rejected(flat: Path, tmp_path: Path) -> None:
     shutil.copy(flat / "mini-imagenet/train.csv", flat / "mini-imagenet/val.csv")
     with pytest.raises(DatasetUnavailable, match=r"n01, n03, n07 of val\.csv"):
         opened(flat, tmp_path)
 
 
-def test_a_missing_image_is_found_before_anything_is_decoded(flat: Path, tmp_path: Path) -> None:
+def test_a_missing_image_is_detected_before_decoding(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/images" / file_name("n05", 2)).unlink()
     with pytest.raises(DatasetUnavailable, match=r"4 images, but n05 has 3"):
         opened(flat, tmp_path)
     assert not (tmp_path / "cache").exists()
 
 
-def test_the_published_counts_are_expected_unless_told_otherwise(flat: Path, tmp_path: Path) -> None:
-    with pytest.raises(DatasetUnavailable, match="names 3 classes; the split has 64"):
+def test_the_published_counts_are_expected_by_default(flat: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetUnavailable, match="has 3 classes; expected 64"):
         open_mini_imagenet(flat, tmp_path / "cache", SPEC)
 
 
-def test_a_file_that_is_no_image_is_named_and_nothing_is_kept(flat: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_no_image_is_rejected_and_nothing_is_cached(flat: Path, tmp_path: Path) -> None:
     (flat / "mini-imagenet/images" / file_name("n04", 1)).write_bytes(b"not a picture")
-    with pytest.raises(DatasetUnavailable, match=r"n0400000001\.jpg is no image"):
+    with pytest.raises(DatasetUnavailable, match=r"n0400000001\.jpg is not an image"):
         opened(flat, tmp_path)
     assert not (tmp_path / "cache").exists()
 
 
 @pytest.fixture
 def anole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Anole:
-    """Runs a command line on the small counts; returns its exit code, standard output and standard error."""
+    """Run a command line with the small counts and return exit code, stdout and stderr."""
     monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
     monkeypatch.setattr(learn, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(curve, "can_plot", lambda: False)
@@ -195,7 +193,7 @@ def anole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 class InterruptedOnce(curve.LearningCurve):
-    """Is interrupted after the first meta step of a training."""
+    """Interrupts the training after its first meta step."""
 
     def append(self, meta_step: int, loss: float, seconds: float, *, last: bool) -> None:
         super().append(meta_step, loss, seconds, last=last)
@@ -203,7 +201,7 @@ class InterruptedOnce(curve.LearningCurve):
             raise KeyboardInterrupt
 
 
-def test_a_tiny_training_its_resumption_and_its_evaluation_run_from_the_command_line(
+def test_the_command_line_trains_resumes_and_evaluates(
     anole: Anole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, out = lay_out(tmp_path / "data", "{label}/{name}"), tmp_path / "mini.safetensors"
@@ -224,7 +222,7 @@ def test_a_tiny_training_its_resumption_and_its_evaluation_run_from_the_command_
     assert json.loads(printed)["data"] == "mini-ImageNet test classes"
 
 
-def test_a_wrong_layout_is_one_line_that_says_what_is_wanted(anole: Anole, tmp_path: Path) -> None:
+def test_the_command_line_reports_a_wrong_layout_in_one_line(anole: Anole, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):  # class folders by part, as other projects have them, and no split files
         (tmp_path / "data" / "mini-imagenet" / split / "n01").mkdir(parents=True)
         (tmp_path / "data" / "mini-imagenet" / split / "n01" / "1.jpg").write_bytes(picture("n01", 1))
@@ -237,8 +235,8 @@ def test_a_wrong_layout_is_one_line_that_says_what_is_wanted(anole: Anole, tmp_p
 
 
 @pytest.mark.parametrize(("shots", "batch_size"), [(5, 15), (1, 5)])
-def test_the_presets_of_the_paper_hold_its_values(shots: int, batch_size: int) -> None:
-    """Reptile, arXiv:1803.02999, appendix A, the table for mini-ImageNet."""
+def test_the_paper_presets_have_its_values(shots: int, batch_size: int) -> None:
+    """Compared with Reptile, arXiv:1803.02999, appendix A, table for mini-ImageNet."""
     chosen = preset("mini-imagenet-paper" if shots == 5 else "mini-imagenet-paper-1-shot")
     assert (chosen.recipe.optimiser, chosen.recipe.learning_rate) == ("adam", 0.001)
     assert (chosen.recipe.batch_size, chosen.recipe.steps) == (10, 8)

@@ -1,4 +1,4 @@
-"""The demonstration's images: readable, labelled, repeatable, and learnable."""
+"""Demo images: decodable, labelled, reproducible and learnable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from models.data.synthetic.demo import demo_samples
 from models.images.preprocessing import ImageConfig, decode, prepare
 
 
-def test_there_are_four_classes_of_ten_with_queries_beside() -> None:
+def test_the_demo_has_four_classes_of_ten_images_and_queries() -> None:
     demo = demo_samples()
     labels = [image.label for image in demo.support]
     assert sorted(set(labels)) == ["clean", "pit", "scratch", "stain"]
@@ -16,7 +16,7 @@ def test_there_are_four_classes_of_ten_with_queries_beside() -> None:
     assert {image.label for image in demo.queries} == set(labels)
 
 
-def test_every_file_is_a_grey_png_of_128_pixels_under_a_name_of_its_own() -> None:
+def test_every_file_is_a_grey_png_of_128_pixels_with_a_unique_name() -> None:
     demo = demo_samples(n_shot=2, n_query=1)
     images = [*demo.support, *demo.queries]
     assert all(decode(image.content).shape == (1, 128, 128) for image in images)
@@ -24,7 +24,7 @@ def test_every_file_is_a_grey_png_of_128_pixels_under_a_name_of_its_own() -> Non
     assert all(image.file_name.startswith(image.label) and image.file_name.endswith(".png") for image in images)
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others() -> None:
+def test_the_seed_determines_the_files() -> None:
     assert demo_samples(3, 2, 1) == demo_samples(3, 2, 1)
     assert demo_samples(3, 2, 1) != demo_samples(4, 2, 1)
 
@@ -34,7 +34,7 @@ def test_no_query_is_in_the_support() -> None:
     assert {image.content for image in demo.queries}.isdisjoint(image.content for image in demo.support)
 
 
-def test_flawed_parts_stand_out_from_clean_ones() -> None:
+def test_defective_parts_stand_out_from_clean_ones() -> None:
     demo = demo_samples()
     spec = ImageConfig(channels=1, side=64)
     strongest = {}

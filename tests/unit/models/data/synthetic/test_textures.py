@@ -1,4 +1,4 @@
-"""Procedural textures: fixed by their seeds, independent of order, varied, and no easier than they should be."""
+"""Procedural textures: reproducible, independent of order, varied and not too easy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from models.data.synthetic import Textures
 from models.data.synthetic.canvas import Draws, Field, new_canvas
 from models.data.synthetic.defects import DEFECTS
 from models.data.synthetic.family import Family, Range, new_look, steady_look
-from models.data.synthetic.lines import product_line
 from models.data.synthetic.surfaces import SURFACES
+from models.data.synthetic.textures import product_line
 from models.errors import DatasetUnavailable
 
 
@@ -32,7 +32,7 @@ def test_another_seed_gives_other_images() -> None:
     assert not torch.equal(Textures(lines=1).images(0), Textures(lines=1, seed=1).images(0))
 
 
-def test_the_order_in_which_classes_are_asked_for_changes_nothing() -> None:
+def test_the_order_of_requests_does_not_change_images() -> None:
     forwards, backwards = Textures(lines=1), Textures(lines=1)
     first = [forwards.images(index) for index in range(8)]
     second = [backwards.images(index) for index in reversed(range(8))]
@@ -40,13 +40,13 @@ def test_the_order_in_which_classes_are_asked_for_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("class_index", range(0, 40, 3))
-def test_an_image_does_not_depend_on_those_drawn_with_it(class_index: int) -> None:
+def test_an_image_does_not_depend_on_the_others_in_its_batch(class_index: int) -> None:
     textures = Textures(lines=5)
-    together = textures.images_at(class_index, range(6))
-    assert torch.equal(textures.images_at(class_index, [4, 1]), together[[4, 1]])
+    batch = textures.images_at(class_index, range(6))
+    assert torch.equal(textures.images_at(class_index, [4, 1]), batch[[4, 1]])
 
 
-def test_a_longer_set_begins_with_the_same_classes() -> None:
+def test_a_larger_dataset_starts_with_the_same_classes() -> None:
     assert torch.equal(Textures(lines=2).images(9), Textures(lines=50).images(9))
 
 
@@ -56,7 +56,7 @@ def test_images_of_a_class_differ_from_one_another() -> None:
 
 
 @pytest.mark.parametrize(("side", "channels"), [(64, 1), (64, 3), (33, 1), (128, 3)])
-def test_images_come_in_the_asked_size(side: int, channels: int) -> None:
+def test_images_have_the_requested_size(side: int, channels: int) -> None:
     textures = Textures(side=side, channels=channels, lines=1, images_per_class=3)
     images = textures.images(5)
     assert images.shape == (3, channels, side, side)
@@ -64,7 +64,7 @@ def test_images_come_in_the_asked_size(side: int, channels: int) -> None:
     assert textures.count(5) == 3
 
 
-def test_eight_classes_make_a_product_line() -> None:
+def test_a_product_line_has_eight_classes() -> None:
     textures = Textures(lines=4)
     assert len(textures) == 32
     assert [textures.product_line(index) for index in (0, 7, 8, 31)] == [0, 0, 1, 3]
@@ -73,18 +73,18 @@ def test_eight_classes_make_a_product_line() -> None:
 
 
 @pytest.mark.parametrize("class_index", [-1, 8])
-def test_a_class_beyond_the_set_is_refused(class_index: int) -> None:
+def test_a_class_index_out_of_range_is_rejected(class_index: int) -> None:
     with pytest.raises(DatasetUnavailable, match="has classes 0 to 7"):
         Textures(lines=1).images(class_index)
 
 
 @pytest.mark.parametrize("settings", [{"side": 8}, {"channels": 2}, {"lines": 0}, {"images_per_class": 0}])
-def test_impossible_sets_are_refused(settings: dict[str, int]) -> None:
-    with pytest.raises(DatasetUnavailable, match="are allowed"):
+def test_invalid_settings_are_rejected(settings: dict[str, int]) -> None:
+    with pytest.raises(DatasetUnavailable, match="allowed:"):
         Textures(**settings)
 
 
-def test_only_as_many_classes_as_allowed_stay_in_memory() -> None:
+def test_the_number_of_classes_in_memory_is_limited() -> None:
     textures = Textures(lines=1, images_per_class=2, kept_classes=2)
     kept = textures.images(0)
     textures.images(1)
@@ -95,7 +95,7 @@ def test_only_as_many_classes_as_allowed_stay_in_memory() -> None:
     assert torch.equal(textures.images(0), kept)
 
 
-def test_no_image_asked_for_is_an_empty_batch() -> None:
+def test_no_image_indices_give_an_empty_batch() -> None:
     assert Textures(lines=1).images_at(0, []).shape == (0, 1, 64, 64)
 
 
@@ -112,19 +112,19 @@ def test_every_family_draws_finite_and_varied_fields(family: Family[np.ndarray])
 
 
 @pytest.mark.parametrize("family", SURFACES, ids=lambda family: family.name)
-def test_every_surface_has_zero_mean_and_unit_deviation_about(family: Family[np.ndarray]) -> None:
+def test_every_surface_has_about_zero_mean_and_unit_deviation(family: Family[np.ndarray]) -> None:
     canvas = new_canvas(generators(20), 64, ones(20), ones(20))
     field = new_look(family, np.random.default_rng(1)).draw(canvas)
     assert abs(float(field.mean())) < 0.3
     assert 0.5 < float(field.std()) < 1.5
 
 
-def test_a_parameter_reaches_its_ends_and_not_beyond() -> None:
+def test_a_parameter_is_clipped_to_its_range() -> None:
     span = Range(0.1, 10, log=True)
     assert np.allclose(span.at(np.array([-1.0, 0.0, 0.5, 1.0, 2.0], dtype=np.float32)), [0.1, 0.1, 1.0, 10, 10])
 
 
-def test_a_moved_look_stays_in_its_family_at_a_distance() -> None:
+def test_a_moved_look_stays_in_its_family() -> None:
     look = new_look(SURFACES[0], np.random.default_rng(0))
     moved = look.moved(np.random.default_rng(1), 0.3)
     assert moved.family is look.family
@@ -133,18 +133,18 @@ def test_a_moved_look_stays_in_its_family_at_a_distance() -> None:
     assert all(moved.point[name] != look.point[name] for name in look.point)
 
 
-def test_lines_of_all_three_kinds_are_drawn() -> None:
+def test_product_lines_of_all_three_kinds_are_drawn() -> None:
     lines = [product_line(np.random.default_rng(seed), 8) for seed in range(60)]
     one_surface = [line for line in lines if len({repr(part.layers) for part in line}) == 1]
     one_family = [line for line in lines if len({part.layers[0][0].family.name for part in line}) == 1]
     assert 20 < len(one_surface) < 50
     assert len(one_surface) < len(one_family) < 60
-    assert all(any(part.flaws for part in line) for line in one_surface)
+    assert all(any(part.defects for part in line) for line in one_surface)
     assert all(len(line) == 8 for line in lines)
 
 
-def test_classes_can_be_told_apart_but_not_by_brightness_alone() -> None:
-    """Nearest class mean on mean brightness is poor; on the local statistics of an image it is far above chance."""
+def test_classes_are_separable_but_not_by_brightness_alone() -> None:
+    """A nearest-mean classifier is poor on brightness and far above chance on local statistics."""
     textures = Textures(lines=12, images_per_class=16)
     chance, by_brightness, by_statistics = 1 / 8, [], []
     for line in range(12):
@@ -158,21 +158,21 @@ def test_classes_can_be_told_apart_but_not_by_brightness_alone() -> None:
 def _statistics(images: torch.Tensor) -> torch.Tensor:
     """Logarithms of the mean absolute differences at four distances in two directions: (8, 16, 8)."""
     images = images.squeeze(2)
-    found = []
+    statistics = []
     for distance in (1, 2, 4, 8):
-        found.append((images[..., distance:] - images[..., :-distance]).abs().mean(dim=(2, 3)))
-        found.append((images[..., distance:, :] - images[..., :-distance, :]).abs().mean(dim=(2, 3)))
-    return torch.stack(found, dim=-1).add(0.1).log()
+        statistics.append((images[..., distance:] - images[..., :-distance]).abs().mean(dim=(2, 3)))
+        statistics.append((images[..., distance:, :] - images[..., :-distance, :]).abs().mean(dim=(2, 3)))
+    return torch.stack(statistics, dim=-1).add(0.1).log()
 
 
 def _accuracy(features: torch.Tensor) -> float:
-    """Nearest mean of eight images of each class, asked about the other eight; features (8, 16, any)."""
-    means, asked = features[:, :8].mean(dim=1), features[:, 8:].flatten(0, 1)
-    nearest = torch.cdist(asked, means).argmin(dim=1)
+    """Accuracy of nearest means of eight images per class on the other eight; features (8, 16, any)."""
+    means, queries = features[:, :8].mean(dim=1), features[:, 8:].flatten(0, 1)
+    nearest = torch.cdist(queries, means).argmin(dim=1)
     return float((nearest == torch.arange(8).repeat_interleave(8)).float().mean())
 
 
-def test_colour_images_are_coloured_and_grey_ones_share_their_structure() -> None:
+def test_colour_images_are_coloured_and_have_the_structure_of_grey_ones() -> None:
     colour, grey = Textures(channels=3, lines=4, images_per_class=2), Textures(lines=4, images_per_class=2)
     spread = []
     for index in range(0, 32, 4):

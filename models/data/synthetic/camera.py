@@ -1,7 +1,7 @@
-"""Finish and camera: tone, contrast and tint of a part, then light, exposure, focus and noise, which mean nothing.
+"""Tone of a surface, and the camera: light, exposure, focus and noise.
 
-What is drawn once for a product line or class is part of the class; what is drawn for every image is nuisance that a
-recogniser has to see through. This module refuses to know surfaces and defects by name.
+What is drawn once per product line or class belongs to the class. What is drawn per image is a nuisance that a
+recogniser has to ignore.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Tone:
-    """How a surface looks apart from its shape.
+    """Brightness, contrast and colour of a surface.
 
     Attributes:
         level: mean brightness, 0 black to 1 white.
         contrast: deviation of the surface around it.
-        tint: factors for red, green and blue, mean 1; used for colour images alone.
+        tint: factors for red, green and blue with mean 1; only used for colour images.
     """
 
     level: float
@@ -34,14 +34,14 @@ class Tone:
 
 @dataclass(frozen=True)
 class Camera:
-    """How uneven the pictures of one product line are; each field bounds a number drawn for every image.
+    """Camera of a product line. Each field bounds a number drawn per image, except the light angle.
 
     Attributes:
-        gradient: slope of the light across the image, as a share of its level.
-        exposure: departure of gain and gamma from 1.
-        blur_units: Gaussian sigma of defocus at most.
-        noise: deviation of sensor noise at most, full scale 1.
-        light_angle: radians; from where raised marks are lit, the same for all images.
+        gradient: maximum slope of the light across the image, as a share of its level.
+        exposure: maximum deviation of gain and gamma from 1.
+        blur_units: maximum Gaussian sigma of defocus.
+        noise: maximum deviation of sensor noise, full scale 1.
+        light_angle: direction of the light on raised marks in radians, the same for all images.
     """
 
     gradient: float
@@ -52,13 +52,13 @@ class Camera:
 
 
 def new_tone(generator: np.random.Generator) -> Tone:
-    """Draws a surface's tone: many real surfaces hardly vary, so contrast is even in its logarithm."""
+    """Draw a tone. Contrast is log-uniform, because many real surfaces vary little."""
     level, contrast = generator.uniform(0.2, 0.8), np.exp(generator.uniform(np.log(0.012), np.log(0.18)))
     return Tone(float(level), float(contrast), new_tint(generator))
 
 
 def new_tint(generator: np.random.Generator) -> tuple[float, float, float]:
-    """Draws a tint, from grey to strongly coloured."""
+    """Draw a tint, from grey to strongly coloured."""
     red, green, blue = generator.normal(0.0, generator.choice((0.02, 0.1, 0.25)), 3)
     raw = np.exp([red, green, blue])
     scaled = raw / raw.mean()
@@ -66,7 +66,7 @@ def new_tint(generator: np.random.Generator) -> tuple[float, float, float]:
 
 
 def new_camera(generator: np.random.Generator) -> Camera:
-    """Draws a product line's camera: some stand in a dark box, some beside a window."""
+    """Draw the camera of a product line."""
     return Camera(
         gradient=float(generator.uniform(0.02, 0.35)),
         exposure=float(generator.uniform(0.03, 0.25)),
@@ -77,13 +77,13 @@ def new_camera(generator: np.random.Generator) -> Camera:
 
 
 def photograph(canvas: Canvas, brightness: Field, tints: Field, camera: Camera, channels: int) -> Bytes:
-    """Takes the picture.
+    """Render brightness as the camera sees it.
 
     Args:
-        canvas: side and random numbers.
+        canvas: provides side and random numbers.
         brightness: (images, side, side), 0 to 1 where well exposed.
-        tints: (images, 3, side, side), or anything that broadcasts to it; unused for one channel.
-        camera: bounds of the nuisance.
+        tints: broadcastable to (images, 3, side, side); unused for one channel.
+        camera: bounds of the random effects.
         channels: 1 or 3.
 
     Returns:
@@ -104,7 +104,7 @@ def photograph(canvas: Canvas, brightness: Field, tints: Field, camera: Camera, 
 
 
 def _light(canvas: Canvas, camera: Camera) -> Field:
-    """A slope in a random direction and a faint bowl: (images, side, side), about 1."""
+    """Illumination around 1, a random slope plus a faint bowl: (images, side, side)."""
     ticks = ((np.arange(canvas.side, dtype=np.float32) + 0.5) / canvas.side - 0.5)[None]
     slope_x, slope_y = (canvas.draws.uniform(-camera.gradient, camera.gradient) for _ in range(2))
     bowl = canvas.draws.uniform(-camera.gradient, camera.gradient)
@@ -113,7 +113,7 @@ def _light(canvas: Canvas, camera: Camera) -> Field:
 
 
 def _focused(canvas: Canvas, brightness: Field, camera: Camera) -> Field:
-    """Defocus as a Gaussian blur with replicated borders, each image its own."""
+    """Defocus each image by its own Gaussian blur with replicated borders."""
     pixels_a_unit = canvas.side / UNITS
     sigma = canvas.draws.uniform(0.1, camera.blur_units) * pixels_a_unit  # (images, 1, 1) pixels
     radius = math.ceil(2.5 * camera.blur_units * pixels_a_unit)
@@ -123,7 +123,7 @@ def _focused(canvas: Canvas, brightness: Field, camera: Camera) -> Field:
 
 
 def _blurred_down(field: Field, weights: Field) -> Field:
-    """Blurs along the rows' axis by shifted sums: no matrix library, so every machine makes the same image."""
+    """Blur along the row axis by shifted sums. Without a matrix library, every machine gives the same image."""
     radius, side = weights.shape[2] - 1, field.shape[1]
     padded = np.pad(field, ((0, 0), (radius, radius), (0, 0)), mode="edge")
     blurred = weights[:, :, :1] * field
