@@ -1,14 +1,14 @@
-# The image of the service, in two stages: `build` installs into /opt/anole, the last one only runs it.
+# The image of the service in two stages: `build` installs into /opt/anole, and the final stage runs it.
 #
 #   docker build -t anole .                             torch for CPU
 #   docker build -t anole:cuda --build-arg FLAVOUR=cuda .
 #   docker run --rm -v store:/data anole keys create first --client '*' --scope predict --scope adapt
-#   docker run -v store:/data -p 8000:8000 anole        refuses to start before there is a key
+#   docker run -v store:/data -p 8000:8000 anole        does not start before there is a key
 #
 # BASE_IMAGE   any Debian-like image whose python3 is 3.11 or newer, with its venv module
 # FLAVOUR      cpu or cuda
-# CPU_INDEX    the index that offers CPU builds of torch; empty where PIP_FIND_LINKS or PIP_INDEX_URL offers them
-# PIP_*        pip's own variables, for a mirror, a folder of wheels or a certificate
+# CPU_INDEX    index of CPU builds of torch; empty if PIP_FIND_LINKS or PIP_INDEX_URL provides them
+# PIP_*        variables of pip, for a mirror, a folder of wheels or a certificate
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
@@ -22,7 +22,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 RUN python3 -m venv /opt/anole
 
-# What it depends on comes before the code, so that a change of the code leaves this layer alone.
+# Dependencies are installed before the code is copied, so that code changes do not rebuild this layer.
 COPY pyproject.toml constraints.txt ./
 RUN set -eu; \
     case "$FLAVOUR" in \
@@ -48,7 +48,7 @@ RUN groupadd --gid 10001 anole && \
     install --directory --owner=anole --group=anole --mode=0700 /data
 COPY --from=build /opt/anole /opt/anole
 
-# Nothing is written but under /data and /tmp: the root file system may be read-only.
+# Only /data and /tmp are written, so the root file system can be read-only.
 ENV PATH=/opt/anole/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
