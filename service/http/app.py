@@ -36,7 +36,7 @@ from service.usecases.jobs import Jobs
 from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 
 ROUTERS: Final = tuple(
-    resource.router for resource in (adapt, jobs, predict, clients, versions, aliases, models, health, docs)
+    resource.router for resource in (predict, adapt, jobs, clients, versions, aliases, models, health, docs)
 )
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "aliases", "models", "operations"]
 _FORM: Final = "multipart/form-data"

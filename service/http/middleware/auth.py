@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -162,6 +163,7 @@ def check_origin(scope: Scope) -> None:
         )
 
 
+@functools.lru_cache
 def _is_address(host: str) -> bool:
     found = _HOST.fullmatch(host)
     name = found["name"].strip("[]") if found else ""
