@@ -1,4 +1,4 @@
-"""Raw sockets against `anole serve`: no key, no end, no hurry. What they get, and that others do not notice."""
+"""Raw sockets against `anole serve`: requests without a key, endless or slow. Other requests must not be affected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAD_S = BODY_S = 2.0
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A service that asks for a key, with short deadlines."""
+    """A service that requires a key, with short time limits."""
     folder = tmp_path_factory.mktemp("guarded")
     environment = {"ANOLE_DEMO": "false", "ANOLE_BOOTSTRAP_KEY": KEY}
     with serving(folder / "data", tiny_checkpoint_in(folder), ANOLE_BODY_S=str(BODY_S), **environment) as process:
@@ -45,7 +45,7 @@ def chunk(content: bytes) -> bytes:
 
 
 def until_closed(raw: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Return everything that is received until the connection is closed."""
     received = b""
     while True:
         try:
@@ -58,13 +58,13 @@ def until_closed(raw: socket.socket) -> bytes:
 
 
 def send_until(raw: socket.socket, until: float) -> None:
-    """Go on with a body, that long."""
+    """Send chunks of a body until then."""
     while time.monotonic() < until:
         raw.sendall(chunk(bytes(65536)))
 
 
 def spooled(service: Process) -> int:
-    """Files without a name that the service has open: what uploads are spooled to."""
+    """Return how many unnamed files the service has open, to which uploads are spooled."""
     links = []
     for entry in Path(f"/proc/{service.process.pid}/fd").iterdir():
         try:

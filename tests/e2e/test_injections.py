@@ -1,4 +1,4 @@
-"""Hostile text in every place that takes text, against a process: its log, its headers and its folder afterwards."""
+"""Malicious text in every input of a running service: its log, headers and folder must not be affected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MARK = b"A picture's own bytes: MARKED-PIXELS"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A guarded service that logs JSON, in a folder of its own."""
+    """A service that requires a key and logs JSON, in a folder of its own."""
     folder = tmp_path_factory.mktemp("injected")
     environment = {"ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_LOG_FORMAT": "json", "ANOLE_DEMO": "false"}
     with serving(folder / "store" / "data", tiny_checkpoint_in(folder), **environment) as process:
@@ -39,13 +39,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 @pytest.fixture
 def web(service: Process) -> Iterator[httpx.Client]:
-    """A caller with the key."""
+    """A client with the key."""
     with httpx.Client(base_url=service.url, headers={"X-API-Key": KEY}) as web:
         yield web
 
 
 def logged(service: Process, web: httpx.Client) -> list[str]:
-    """What is printed after the announcement, up to the answer to one more request, whose line is waited for."""
+    """Return the log lines up to that of one more request."""
     last = web.get("/models").headers["x-request-id"]
     while not any(last in line for line in service.printed):
         assert service.process.poll() is None
@@ -145,6 +145,6 @@ def test_no_log_line_or_answer_contains_keys_or_pixels(service: Process, web: ht
 
 
 def store_of(service: Process) -> Path:
-    """The folder that the service announced."""
+    """Return the folder of the store, which the service prints at start."""
     (line,) = [line for line in service.printed if line.strip().startswith("store ")]
     return Path(line.split()[-1])

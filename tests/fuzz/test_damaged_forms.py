@@ -1,4 +1,4 @@
-"""Damaged multipart bodies against the whole service in this process: an answer to each, never 500, nothing growing."""
+"""Damaged multipart bodies against the whole service: each is answered, never with 500, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROWTH_MIB = 64.0
 
 
 async def answered(app: Any, case: FormCase) -> tuple[int, bytes]:
-    """Status and body of the application's answer."""
+    """Return status and body of the answer."""
     pending = [
         {"type": "http.request", "body": piece, "more_body": index < len(case.pieces) - 1}
         for index, piece in enumerate(case.pieces)
@@ -46,7 +46,7 @@ async def answered(app: Any, case: FormCase) -> tuple[int, bytes]:
 
 
 async def siege(app: Any, generator: np.random.Generator, forms: Sequence[Any], count: int) -> Counter[int]:
-    """Try that many and count the statuses; the first that is not allowed ends it."""
+    """Try `count` cases and count the statuses. Fail at the first status that is not allowed."""
     seen: Counter[int] = Counter()
     for _ in range(count):
         case = damaged_form(generator, forms)

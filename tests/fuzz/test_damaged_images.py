@@ -1,4 +1,4 @@
-"""Damaged images against a decoder process: an image or a refusal for each, by one process that does not grow."""
+"""Damaged images against one decoder process: each is decoded or rejected, and the process does not grow."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ GROWTH_MIB = 48.0
 
 @pytest.fixture
 def pool() -> Iterator[DecoderPool]:
-    """One process that is never replaced, so that what it would leak adds up."""
+    """A single process that is never replaced, so that leaks add up."""
     pool = DecoderPool(LIMITS, PoolBounds(1, images_each=10**9), child_environment())
     yield pool
     pool.close()
 
 
 def siege(pool: DecoderPool, generator: np.random.Generator, corpus: list[bytes], count: int) -> Counter[str]:
-    """Try that many and count what became of them."""
+    """Try `count` images and count the outcomes."""
     seen: Counter[str] = Counter()
     for _ in range(count):
         content = damaged_image(generator, corpus)

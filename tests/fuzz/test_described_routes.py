@@ -1,4 +1,4 @@
-"""The description of the routes against a real process: whatever it lets one send is answered as it says."""
+"""Requests generated from the OpenAPI description against a running service."""
 
 from __future__ import annotations
 

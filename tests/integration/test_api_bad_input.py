@@ -1,4 +1,4 @@
-"""Every bad input has its code, names the part, and changes nothing; odd but good images are taken."""
+"""Invalid input gets a code and the name of the part and changes nothing. Unusual but valid images are accepted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb(side: int = 20_000) -> bytes:
-    """A PNG that says it has `side` x `side` grey pixels; no more than its header is ever needed."""
+    """Return a PNG whose header claims `side` x `side` grey pixels."""
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(side))) + chunk(b"IEND", b"")
@@ -82,13 +82,13 @@ def adapt(web: Web, contents: list[bytes], labels: list[str], **fields: str) -> 
 
 @pytest.fixture
 def taught(web: Web) -> Web:
-    """The service with one live version of the client `line`."""
+    """The service with a live version of the client `line`."""
     assert adapt(web, [GOOD, OTHER], ["fine", "coarse"]).status_code == 201
     return web
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_a_bad_file_is_named_by_adapt_and_nothing_changes(taught: Web, settings: Settings, what: str) -> None:
+def test_adapt_names_an_invalid_file_and_changes_nothing(taught: Web, settings: Settings, what: str) -> None:
     content, status, code = BAD_FILES[what]
     before = stored(settings)
     answer = adapt(taught, [GOOD, content], ["fine", "coarse"])
@@ -98,7 +98,7 @@ def test_a_bad_file_is_named_by_adapt_and_nothing_changes(taught: Web, settings:
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_a_bad_file_is_named_by_predict(taught: Web, what: str) -> None:
+def test_predict_names_an_invalid_file(taught: Web, what: str) -> None:
     content, status, code = BAD_FILES[what]
     files = [("images", ("good.png", GOOD)), ("images", ("bad.png", content))]
     answer = taught("POST", "/predict", data={"client": "line"}, files=files)
@@ -107,13 +107,13 @@ def test_a_bad_file_is_named_by_predict(taught: Web, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", GOOD_FILES)
-def test_an_odd_but_good_image_is_taken(taught: Web, what: str) -> None:
+def test_an_unusual_but_valid_image_is_accepted(taught: Web, what: str) -> None:
     files = [("images", ("odd", GOOD_FILES[what]))]
     assert taught("POST", "/predict", data={"client": "line"}, files=files).status_code == 200
     assert adapt(taught, [GOOD_FILES[what]], ["odd"]).status_code == 201
 
 
-def test_a_photograph_that_was_turned_is_judged_like_the_upright_one(taught: Web) -> None:
+def test_a_rotated_photograph_gets_the_same_prediction_as_the_upright_one(taught: Web) -> None:
     upright = noise("L")
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
@@ -139,7 +139,7 @@ BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, str], int, str, 
 
 
 @pytest.mark.parametrize("what", BAD_REQUESTS)
-def test_a_request_that_does_not_fit_together_changes_nothing(taught: Web, settings: Settings, what: str) -> None:
+def test_an_invalid_request_changes_nothing(taught: Web, settings: Settings, what: str) -> None:
     contents, labels, fields, status, code, named = BAD_REQUESTS[what]
     before = stored(settings)
     answer = adapt(taught, contents, labels, **fields)
@@ -157,12 +157,12 @@ def test_a_request_that_does_not_fit_together_changes_nothing(taught: Web, setti
         ({"client": "line", "alias": "best"}, 404, "unknown_alias"),
     ],
 )
-def test_what_is_not_there_is_said_to_be_missing(taught: Web, fields: dict[str, str], status: int, code: str) -> None:
+def test_unknown_resources_are_answered_with_404(taught: Web, fields: dict[str, str], status: int, code: str) -> None:
     answer = taught("POST", "/predict", data=fields, files=[("images", ("a.png", GOOD))])
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_a_failed_first_request_makes_no_client(web: Web, settings: Settings) -> None:
+def test_a_failed_first_request_creates_no_client(web: Web, settings: Settings) -> None:
     assert adapt(web, [GOOD, b""], ["fine", "coarse"]).status_code == 422
     assert web("GET", "/clients").json() == {"clients": []}
     assert list(Path(settings.data / "blobs").iterdir()) == []

@@ -1,4 +1,4 @@
-"""The API over the real use cases and the real store: adapt, extend, predict, go back, look up, delete, start again."""
+"""The API with the real use cases and store: adapt, extend, predict, roll back, read, delete and restart."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def predict(web: Web, images: list[bytes], client: str = "line", **fields: str) 
     return web("POST", "/predict", data={"client": client, **fields}, files=files)
 
 
-def test_a_new_client_is_adapted_to_and_its_images_are_told_apart(web: Web) -> None:
+def test_a_new_client_is_adapted_and_its_classes_are_distinguished(web: Web) -> None:
     adapted = adapt(web)
     assert adapted.status_code == 201, adapted.text
     body = adapted.json()
@@ -58,7 +58,7 @@ def test_a_new_client_is_adapted_to_and_its_images_are_told_apart(web: Web) -> N
     assert predicted["weights_digest"] == body["weights"]["digest"]
 
 
-def test_extending_keeps_the_classes_known_before_and_replacing_does_not(web: Web) -> None:
+def test_extending_keeps_earlier_classes_and_replacing_does_not(web: Web) -> None:
     adapt(web)
     extended = adapt(web, classes={"broad": 30}).json()
     assert (extended["version"], extended["parent"]) == (2, 1)
@@ -69,7 +69,7 @@ def test_extending_keeps_the_classes_known_before_and_replacing_does_not(web: We
     assert (replaced["parent"], sorted(replaced["classes"])) == (None, ["a", "b"])
 
 
-def test_one_class_alone_is_refused_until_a_second_is_known(web: Web) -> None:
+def test_a_single_class_is_rejected_until_a_second_one_is_known(web: Web) -> None:
     refused = adapt(web, classes={"fine": 4})
     assert (refused.status_code, refused.json()["code"]) == (422, "too_few_classes")
     assert web("GET", "/clients").json() == {"clients": []}
@@ -88,7 +88,7 @@ def test_an_archive_gives_the_same_version_as_the_files_in_it(web: Web) -> None:
     assert packed.json()["weights"] == adapt(web).json()["weights"]
 
 
-def test_an_older_version_and_another_alias_can_be_asked(web: Web) -> None:
+def test_an_older_version_and_another_alias_can_be_requested(web: Web) -> None:
     adapt(web)
     adapt(web, classes={"broad": 30})
     image = striped(1, 30, seed=9)
@@ -99,7 +99,7 @@ def test_an_older_version_and_another_alias_can_be_asked(web: Web) -> None:
     assert predict(web, image, alias="trusted").json()["predictions"] == old["predictions"]
 
 
-def test_rolling_back_goes_back_step_by_step_and_the_log_tells_when(web: Web) -> None:
+def test_rolling_back_goes_back_step_by_step_and_is_in_the_history(web: Web) -> None:
     for seed in range(3):
         adapt(web, image_seed=seed)
     assert [web("POST", "/clients/line/rollback").json()["version"] for _ in range(2)] == [2, 1]
@@ -113,7 +113,7 @@ def test_rolling_back_goes_back_step_by_step_and_the_log_tells_when(web: Web) ->
     assert web("GET", "/clients/line/history", params={"at": third}).json()["live"] == 3
 
 
-def test_a_version_that_was_held_is_not_live(web: Web) -> None:
+def test_a_held_version_is_not_live(web: Web) -> None:
     held = adapt(web, publish="never").json()
     assert (held["published"], held["live"], held["report"]["gate"]["decision"]) == (False, None, "hold")
     nothing = predict(web, striped(1, 4))
@@ -166,7 +166,7 @@ def test_downloaded_weights_are_a_whole_safetensors_file(web: Web) -> None:
     assert len(tensors) > 8
 
 
-def test_the_same_key_and_body_make_one_version_and_another_body_none(web: Web) -> None:
+def test_the_same_idempotency_key_and_body_make_one_version_and_another_body_none(web: Web) -> None:
     key = {"Idempotency-Key": "order-66"}
     first = adapt(web, headers=key)
     again = adapt(web, headers=key)
@@ -178,7 +178,7 @@ def test_the_same_key_and_body_make_one_version_and_another_body_none(web: Web) 
     assert adapt(web, "another", headers=key).json()["version"] == 1
 
 
-def test_everything_is_there_after_a_start_from_the_same_folder(web: Web, settings: Settings) -> None:
+def test_everything_is_there_after_a_restart(web: Web, settings: Settings) -> None:
     key = {"Idempotency-Key": "once"}
     before = adapt(web, headers=key).json()
     judged = predict(web, striped(2, 4)).json()["predictions"]
@@ -195,7 +195,7 @@ def test_a_version_is_made_again_from_its_record_bit_by_bit(web: Web, settings: 
         assert repeats_bit_by_bit(settings, "line", number)
 
 
-def test_a_flipped_bit_in_stored_weights_is_found_and_never_judged_with(web: Web, settings: Settings) -> None:
+def test_a_flipped_bit_in_stored_weights_is_detected_and_never_predicted_with(web: Web, settings: Settings) -> None:
     digest = adapt(web).json()["weights"]["digest"]
     (blob,) = [path for path in settings.data.rglob("*") if path.is_file() and path.name.startswith(digest)]
     content = bytearray(blob.read_bytes())
@@ -207,7 +207,7 @@ def test_a_flipped_bit_in_stored_weights_is_found_and_never_judged_with(web: Web
     assert (answer.status_code, answer.json()["code"]) == (503, "version_corrupt")
 
 
-def test_meta_models_and_readiness_tell_of_the_real_checkpoint(web: Web) -> None:
+def test_models_and_readiness_describe_the_real_checkpoint(web: Web) -> None:
     (only,) = web("GET", "/models").json()["models"]
     assert (only["name"], only["image"]["side"], only["recipe"]["steps"]) == ("tiny", 28, 5)
     ready = web("GET", "/readyz")

@@ -1,4 +1,4 @@
-"""A service with fake use cases behind the real HTTP face, and ways to call it in this process."""
+"""The real HTTP application with fake use cases, called in this process."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def web(settings: Settings, services: FakeServices) -> Iterator[Web]:
 
 @pytest.fixture
 def in_process(web: Web) -> InProcess:
-    """What a blocking client sends through, to reach the application of `web`."""
+    """A transport for a blocking client of the application of `web`."""
     return InProcess(web)
 
 
 @pytest.fixture
 def two_versions(web: Web) -> Web:
-    """Client `line` with versions 1 and 2, the second live."""
+    """The client `line` with versions 1 and 2, of which the second is live."""
     assert web.adapt().status_code == 201
     assert web.adapt().status_code == 201
     return web
@@ -48,7 +48,7 @@ def two_versions(web: Web) -> Web:
 
 @pytest.fixture
 def guarded(settings: Settings, services: FakeServices) -> Iterator[Web]:
-    """A service that lets nobody in without a key."""
+    """A service that requires a key."""
     services.keys = KeyCache(services.kept_keys, open_without_keys=False, clock=itertools.count(0.0, 10.0).__next__)
     with started(create_app(settings, lambda _: services), services) as web:
         yield web

@@ -49,7 +49,7 @@ def report(decision: str = "publish") -> dict[str, Any]:
 
 
 class FakeLifecycle(Lifecycle):
-    """Clients in dictionaries; time is one minute a move."""
+    """Clients in dictionaries. Each move of an alias takes a minute."""
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[int, Version]] = {}
@@ -146,7 +146,7 @@ class FakeLifecycle(Lifecycle):
 
 
 class FakeAdaptation(IdempotentAdaptation):
-    """Makes a version of whatever comes, or raises what it was told to."""
+    """Makes a version of any command, or raises the error that a test has set."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
         self.lifecycle = lifecycle
@@ -189,7 +189,7 @@ class FakeAdaptation(IdempotentAdaptation):
 
 
 def in_a_thread(call: Callable[[], T]) -> Future[T]:
-    """What comes of a call in a thread of its own, begun at once."""
+    """Start a call in a new thread and return its result as a future."""
     answer: Future[T] = Future()
     answer.set_running_or_notify_cancel()
 
@@ -204,7 +204,7 @@ def in_a_thread(call: Callable[[], T]) -> Future[T]:
 
 
 class FakePrediction(Prediction):
-    """Names every image after the first class, or raises what it was told to."""
+    """Predicts the first class for every image, or raises the error that a test has set."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
         self.lifecycle = lifecycle
@@ -237,7 +237,7 @@ class FakePrediction(Prediction):
 
 
 class FakeKeys(Keys):
-    """Records in a list; what reading raises can be set."""
+    """Records in a list. A test can set the error of reading."""
 
     def __init__(self) -> None:
         self.kept: list[KeyRecord] = []
@@ -259,7 +259,7 @@ class FakeKeys(Keys):
         return self.kept[index]
 
     def close(self) -> None:
-        """Holds nothing."""
+        """Nothing to close."""
 
 
 class FakeServices(Services):

@@ -1,4 +1,4 @@
-"""Keys for a service that lets nobody in without one; the fixture `guarded` is such a service."""
+"""Keys for a service that requires them, such as the fixture `guarded`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from tests.in_process import Web
 
 
 def key_for(web: Web, *scopes: Scope, clients: tuple[str, ...] = ("*",)) -> dict[str, str]:
-    """Headers with a new key. The clock of `guarded` makes every request read the keys again."""
+    """Return headers with a new key. The clock of `guarded` makes each request read the keys again."""
     key, _ = create(web.services.kept_keys, Grant("test", scopes or ("predict", "adapt", "admin"), clients))
     return {"X-API-Key": key}

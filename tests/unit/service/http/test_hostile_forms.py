@@ -1,4 +1,4 @@
-"""Forms that nobody sends by accident: parts without end, names that are paths, boundaries that are files."""
+"""Malicious forms: endless parts, paths as names, malformed boundaries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each way a form can be wrong: its status, its code, the part it names, and that nothing was done."""
+"""Invalid forms: the status, the code and the name of the part, and that nothing else happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PNG = b"\x89PNG"
 
 
 class Bad(NamedTuple):
-    """A form, as (name, file name or None, content) parts, and what must be said of it."""
+    """A form of parts (name, file name or None, content), and the expected answer."""
 
     why: str
     parts: list[tuple[str, str | None, bytes]]

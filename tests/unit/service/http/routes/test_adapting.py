@@ -1,4 +1,4 @@
-"""POST /adapt while somebody waits: deadlines, departures, and a version that was being recorded all the same."""
+"""POST /adapt without a job: time limits, disconnects, and versions that are being stored at the time limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT_S = 30
 
 
 class Patient(FakeAdaptation):
-    """Waits to be let go before it records a version; asks its ticket as the real one does."""
+    """Waits for the test before it stores a version. Checks its `JobControl` as the real one does."""
 
     def __init__(self, services: FakeServices) -> None:
         super().__init__(services.lifecycle)
@@ -49,7 +49,7 @@ class Patient(FakeAdaptation):
 
 @pytest.fixture
 def patient() -> Iterator[Web]:
-    """A service whose adaptations may take a fiftieth of a second, and take as long as the test wants."""
+    """A service with a time limit of 0.02 s, whose adaptations take as long as the test wants."""
     services = FakeServices()
     adaptation = services.adaptation = Patient(services)
     with started(create_app(load_settings(adapt_s=0.02), lambda _: services), services) as web:

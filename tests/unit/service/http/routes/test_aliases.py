@@ -1,4 +1,4 @@
-"""Moving aliases: preconditions of RFC 9110, and rolling back."""
+"""Aliases: conditional moves (RFC 9110) and rolling back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_alias_is_moved_and_its_etag_changes(two_versions: Web) -> None:
     assert two_versions("GET", LIVE).json() == moved.json()
 
 
-def test_an_old_etag_loses_and_moves_nothing(two_versions: Web) -> None:
+def test_an_outdated_etag_does_not_move_the_alias(two_versions: Web) -> None:
     old = two_versions("GET", LIVE).headers["etag"]
     put(two_versions, 1, If_Match=old)
     lost = put(two_versions, 2, If_Match=old)
@@ -33,17 +33,17 @@ def test_an_old_etag_loses_and_moves_nothing(two_versions: Web) -> None:
     assert two_versions("GET", LIVE).json()["version"] == 1
 
 
-def test_without_a_precondition_the_move_is_unconditional(two_versions: Web) -> None:
+def test_a_move_without_a_precondition_is_unconditional(two_versions: Web) -> None:
     assert put(two_versions, 1).json()["version"] == 1
 
 
-def test_if_match_star_needs_an_alias_that_exists(two_versions: Web) -> None:
+def test_if_match_star_requires_an_existing_alias(two_versions: Web) -> None:
     assert put(two_versions, 1, If_Match="*").status_code == 200
     missing = put(two_versions, 1, "/clients/line/aliases/best", If_Match="*")
     assert (missing.status_code, missing.json()["code"]) == (412, "alias_conflict")
 
 
-def test_if_none_match_star_makes_an_alias_once(two_versions: Web) -> None:
+def test_if_none_match_star_creates_an_alias_once(two_versions: Web) -> None:
     assert put(two_versions, 1, "/clients/line/aliases/best", If_None_Match="*").status_code == 200
     again = put(two_versions, 2, "/clients/line/aliases/best", If_None_Match="*")
     assert (again.status_code, again.json()["code"]) == (412, "alias_conflict")
@@ -60,7 +60,7 @@ def test_if_none_match_star_makes_an_alias_once(two_versions: Web) -> None:
         {"If_Match": '"2"', "If_None_Match": "*"},
     ],
 )
-def test_a_precondition_that_is_none_is_refused(two_versions: Web, headers: dict[str, str]) -> None:
+def test_a_malformed_precondition_is_rejected(two_versions: Web, headers: dict[str, str]) -> None:
     answer = put(two_versions, 1, **headers)
     assert (answer.status_code, answer.json()["code"]) == (422, "precondition_invalid")
     assert two_versions("GET", LIVE).json()["revision"] == 2
@@ -81,17 +81,19 @@ def test_a_precondition_that_is_none_is_refused(two_versions: Web, headers: dict
         ("/clients/nobody/aliases/live", {"version": 1}, 404, "unknown_client"),
     ],
 )
-def test_a_bad_target_is_refused(two_versions: Web, path: str, body: dict[str, Any], status: int, code: str) -> None:
+def test_an_invalid_target_is_rejected(
+    two_versions: Web, path: str, body: dict[str, Any], status: int, code: str
+) -> None:
     answer = two_versions("PUT", path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_json_must_come_as_json(two_versions: Web) -> None:
+def test_the_body_must_be_json(two_versions: Web) -> None:
     answer = two_versions("PUT", LIVE, content=b'{"version": 1}', headers={"Content-Type": "text/plain"})
     assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
 
 
-def test_rolling_back_answers_where_the_alias_points_now(two_versions: Web) -> None:
+def test_rolling_back_answers_with_the_current_version(two_versions: Web) -> None:
     answer = two_versions("POST", "/clients/line/rollback")
     assert answer.status_code == 200
     assert (answer.json()["version"], answer.json()["reason"], answer.headers["etag"]) == (1, "rollback", '"3"')
@@ -104,7 +106,7 @@ def test_another_alias_can_be_rolled_back(two_versions: Web) -> None:
     assert two_versions("GET", LIVE).json()["revision"] == 2
 
 
-def test_there_may_be_nothing_to_roll_back_to(web: Web) -> None:
+def test_rolling_back_without_an_earlier_version_is_a_conflict(web: Web) -> None:
     web.adapt("line")
     answer = web("POST", "/clients/line/rollback")
     assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_roll_back_to")

@@ -1,4 +1,4 @@
-"""Adapting while nobody waits on the line: accepted, followed, cancelled, refused, forgotten."""
+"""Jobs: accepting, following, cancelling and forgetting them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORM = {
 
 
 class Stepwise(FakeAdaptation):
-    """Does two inner steps, the second when it is told to go on; asks its ticket before it records."""
+    """Does two inner steps, the second when the test says so. Checks its `JobControl` before it stores a version."""
 
     def __init__(self, services: FakeServices) -> None:
         super().__init__(services.lifecycle)

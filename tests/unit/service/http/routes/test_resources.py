@@ -1,4 +1,4 @@
-"""What each resource takes, calls and answers, with fake use cases behind it."""
+"""What each resource accepts, calls and answers, with fake use cases."""
 
 from __future__ import annotations
 
