@@ -29,7 +29,7 @@ def set_to(catalog: Catalog, version: int, *, revision: int | None = None, alias
     catalog.move_alias(CLIENT, alias, version, expected_revision=revision, reason="set")
 
 
-def test_a_move_says_where_from_and_where_to(three: Catalog) -> None:
+def test_a_move_records_the_previous_and_the_new_version(three: Catalog) -> None:
     move = three.move_alias(CLIENT, LIVE, 1, expected_revision=3, reason="set")
     assert (move.revision, move.version, move.previous, move.reason, move.restores) == (4, 1, 3, "set", None)
     assert three.alias(CLIENT, LIVE) == move
@@ -51,7 +51,7 @@ def test_revision_zero_means_that_the_alias_is_new(three: Catalog) -> None:
         set_to(three, 2, revision=1, alias="other")
 
 
-def test_of_two_racing_moves_from_one_revision_exactly_one_wins(three: Catalog) -> None:
+def test_exactly_one_of_two_racing_moves_from_one_revision_wins(three: Catalog) -> None:
     for revision in range(3, 23):
         together = threading.Barrier(2)
 
@@ -93,7 +93,7 @@ def test_a_read_is_never_older_than_an_acknowledged_move(three: Catalog) -> None
     assert stale == []
 
 
-def test_rolling_back_twice_goes_further_back_and_not_to_and_fro(three: Catalog) -> None:
+def test_rolling_back_twice_goes_two_versions_back(three: Catalog) -> None:
     first = three.roll_back(CLIENT, LIVE)
     assert (first.version, first.previous, first.reason, first.restores) == (2, 3, "rollback", 2)
     second = three.roll_back(CLIENT, LIVE)
@@ -109,12 +109,12 @@ def test_after_a_roll_back_a_new_version_rolls_back_to_what_was_live_before_it(t
     assert [three.roll_back(CLIENT, LIVE).version for _ in range(2)] == [2, 1]
 
 
-def test_rolling_back_passes_over_deleted_versions(three: Catalog) -> None:
+def test_rolling_back_skips_deleted_versions(three: Catalog) -> None:
     three.delete_version(CLIENT, 2)
     assert three.roll_back(CLIENT, LIVE).version == 1
 
 
-def test_rolling_back_passes_over_moves_that_changed_nothing(three: Catalog) -> None:
+def test_rolling_back_skips_moves_that_changed_nothing(three: Catalog) -> None:
     set_to(three, 3)
     set_to(three, 3)
     assert three.roll_back(CLIENT, LIVE).version == 2
@@ -128,7 +128,7 @@ def test_rolling_back_leaves_other_aliases_alone(three: Catalog) -> None:
     assert three.roll_back(CLIENT, "canary").version == 1
 
 
-def test_rolling_back_can_ask_for_a_revision(three: Catalog) -> None:
+def test_rolling_back_can_require_a_revision(three: Catalog) -> None:
     with pytest.raises(AliasConflict):
         three.roll_back(CLIENT, LIVE, expected_revision=2)
     assert three.roll_back(CLIENT, LIVE, expected_revision=3).version == 2
@@ -141,7 +141,7 @@ def test_an_alias_that_was_never_set_is_unknown(three: Catalog) -> None:
         three.roll_back(CLIENT, "canary")
 
 
-def test_the_history_is_every_move_oldest_first(three: Catalog) -> None:
+def test_the_history_lists_every_move_oldest_first(three: Catalog) -> None:
     three.roll_back(CLIENT, LIVE)
     set_to(three, 1, alias="canary")
     moves = three.history(CLIENT)
@@ -208,7 +208,7 @@ STEPS = st.lists(
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
-def test_aliases_behave_like_a_pile_of_versions(catalog: Catalog, steps: list[tuple[str, int]]) -> None:
+def test_aliases_behave_like_a_stack_of_versions(catalog: Catalog, steps: list[tuple[str, int]]) -> None:
     client = f"client-{len(catalog.clients())}"
     pile = Pile()
     catalog.publish(a_draft(client), [LIVE])

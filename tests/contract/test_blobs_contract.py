@@ -82,14 +82,14 @@ def blobs(rig: Rig) -> Blobs:
     return rig.blobs
 
 
-def test_content_is_named_by_its_digest_and_comes_back_as_it_was(blobs: Blobs) -> None:
+def test_content_is_named_by_its_digest_and_read_unchanged(blobs: Blobs) -> None:
     contents = [b"", b"one", bytes(range(256)) * 300]
     digests = blobs.put(SPACE, contents)
     assert digests == tuple(hashlib.sha256(content).hexdigest() for content in contents)
     assert [blobs.get(SPACE, digest) for digest in digests] == contents
 
 
-def test_the_same_content_is_kept_once(blobs: Blobs) -> None:
+def test_equal_content_is_stored_once(blobs: Blobs) -> None:
     first, again = blobs.put(SPACE, [b"image", b"image"])
     assert blobs.put(SPACE, [b"image"]) == (first,)
     assert again == first
@@ -97,7 +97,7 @@ def test_the_same_content_is_kept_once(blobs: Blobs) -> None:
 
 
 @pytest.mark.parametrize("damaged", [b"", b"imagf", b"imag", b"image and more"])
-def test_damaged_content_is_refused_and_a_new_put_replaces_it(rig: Rig, damaged: bytes) -> None:
+def test_damaged_content_is_rejected_and_a_new_put_replaces_it(rig: Rig, damaged: bytes) -> None:
     (digest,) = rig.blobs.put(SPACE, [b"image"])
     rig.damage(SPACE, digest, damaged)
     with pytest.raises(VersionCorrupt):
@@ -106,14 +106,14 @@ def test_damaged_content_is_refused_and_a_new_put_replaces_it(rig: Rig, damaged:
     assert rig.blobs.get(SPACE, digest) == b"image"
 
 
-def test_missing_content_is_refused(blobs: Blobs) -> None:
+def test_reading_missing_content_fails(blobs: Blobs) -> None:
     blobs.put(SPACE, [b"image"])
     for space in (SPACE, OTHER):
         with pytest.raises(VersionCorrupt, match="missing"):
             blobs.get(space, ABSENT)
 
 
-def test_what_is_missing_can_be_asked_without_reading(blobs: Blobs) -> None:
+def test_missing_blobs_are_found_without_reading_content(blobs: Blobs) -> None:
     (there,) = blobs.put(SPACE, [b"image"])
     assert blobs.missing(SPACE, [there, ABSENT]) == {ABSENT}
     assert blobs.missing(OTHER, [there]) == {there}
@@ -130,7 +130,7 @@ def test_spaces_share_nothing(blobs: Blobs) -> None:
     assert list(blobs.entries(SPACE)) == []
 
 
-def test_deleting_what_is_not_there_changes_nothing(blobs: Blobs) -> None:
+def test_deleting_a_missing_blob_does_nothing(blobs: Blobs) -> None:
     blobs.delete(SPACE, [ABSENT])
     (digest,) = blobs.put(SPACE, [b"image"])
     blobs.delete(SPACE, [ABSENT])
@@ -138,7 +138,7 @@ def test_deleting_what_is_not_there_changes_nothing(blobs: Blobs) -> None:
     assert blobs.get(SPACE, digest) == b"image"
 
 
-def test_putting_again_restarts_the_age(rig: Rig) -> None:
+def test_putting_a_blob_again_resets_its_age(rig: Rig) -> None:
     (digest,) = rig.blobs.put(SPACE, [b"image"])
     rig.grow_older(SPACE, digest, 5000.0)
     assert [entry.age_s >= 5000.0 for entry in rig.blobs.entries(SPACE)] == [True]
@@ -146,7 +146,7 @@ def test_putting_again_restarts_the_age(rig: Rig) -> None:
     assert [entry.age_s < 2500.0 for entry in rig.blobs.entries(SPACE)] == [True]
 
 
-def test_a_space_is_listed_while_something_is_in_it(blobs: Blobs) -> None:
+def test_a_space_is_listed_while_it_holds_a_blob(blobs: Blobs) -> None:
     assert list(blobs.spaces()) == []
     (digest,) = blobs.put(SPACE, [b"image"])
     blobs.put(OTHER, [b"image"])
@@ -157,14 +157,14 @@ def test_a_space_is_listed_while_something_is_in_it(blobs: Blobs) -> None:
     assert list(blobs.spaces()) == [OTHER]
 
 
-def test_a_space_that_is_not_there_is_empty(blobs: Blobs) -> None:
+def test_a_missing_space_is_empty(blobs: Blobs) -> None:
     assert list(blobs.entries(SPACE)) == []
     assert blobs.sweep(SPACE, older_than_s=0.0) == 0
     assert list(blobs.spaces()) == []
 
 
 @pytest.mark.parametrize("space", ["..", "../line-2", "a/b", "", "Line", "a\0b", ".hidden", "x" * 65])
-def test_a_space_is_never_a_path(blobs: Blobs, space: str) -> None:
+def test_the_name_of_a_space_cannot_be_a_path(blobs: Blobs, space: str) -> None:
     with pytest.raises(InvalidName):
         blobs.put(space, [b"image"])
     with pytest.raises(InvalidName):
@@ -174,12 +174,12 @@ def test_a_space_is_never_a_path(blobs: Blobs, space: str) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "..", "../line-2/x", ABSENT.upper(), ABSENT + "0", ABSENT[:-1], "\n" + ABSENT])
-def test_what_is_no_digest_is_never_a_path(blobs: Blobs, digest: str) -> None:
+def test_a_digest_cannot_be_a_path(blobs: Blobs, digest: str) -> None:
     with pytest.raises(VersionCorrupt):
         blobs.get(SPACE, digest)
 
 
-def test_racing_puts_of_one_content_leave_it_whole(blobs: Blobs) -> None:
+def test_racing_puts_of_the_same_content_leave_it_undamaged(blobs: Blobs) -> None:
     content = os.urandom(50_000)
     with ThreadPoolExecutor(8) as pool:
         digests = set(pool.map(lambda _: blobs.put(SPACE, [content])[0], range(40)))
@@ -188,5 +188,5 @@ def test_racing_puts_of_one_content_leave_it_whole(blobs: Blobs) -> None:
     assert len(list(blobs.entries(SPACE))) == 1
 
 
-def test_ping_is_silent_while_blobs_can_be_reached(blobs: Blobs) -> None:
+def test_ping_succeeds_while_blobs_can_be_reached(blobs: Blobs) -> None:
     blobs.ping()

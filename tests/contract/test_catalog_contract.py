@@ -23,7 +23,7 @@ from service.store.ports import Catalog
 from tests.contract.values import CLIENT, a_draft, digest_of
 
 
-def test_a_version_comes_back_as_it_was_published(catalog: Catalog) -> None:
+def test_a_version_is_read_as_it_was_published(catalog: Catalog) -> None:
     draft = a_draft(report={"b": [1, 2.5, None], "a": {"ü": "Kratzer"}, "gate": {"reasons": []}})
     before = datetime.now(UTC)
     made = catalog.publish(draft, [LIVE])
@@ -40,7 +40,7 @@ def test_samples_keep_their_order(catalog: Catalog) -> None:
     assert [sample.name for sample in catalog.version(CLIENT, 1).draft.samples] == [f"{name}.png" for name in names]
 
 
-def test_names_and_labels_are_data_and_never_statements(catalog: Catalog) -> None:
+def test_names_and_labels_are_never_run_as_sql(catalog: Catalog) -> None:
     nasty = "'; DROP TABLE versions; --"
     draft = a_draft()
     draft = replace(draft, samples=(replace(draft.samples[0], label=nasty, name="../\u202e%s'\""),), classes=(nasty,))
@@ -48,7 +48,7 @@ def test_names_and_labels_are_data_and_never_statements(catalog: Catalog) -> Non
     assert catalog.version(CLIENT, 1).draft == draft
 
 
-def test_numbers_count_up_within_a_client(catalog: Catalog) -> None:
+def test_versions_of_a_client_are_numbered_from_one(catalog: Catalog) -> None:
     numbers = [catalog.publish(a_draft(client), []).version.number for client in ("a", "b", "a", "a", "b")]
     assert numbers == [1, 1, 2, 3, 2]
     assert [version.number for version in catalog.versions("a")] == [1, 2, 3]
@@ -65,7 +65,7 @@ def test_racing_publishes_get_distinct_numbers_without_gaps(catalog: Catalog) ->
     assert catalog.alias(CLIENT, LIVE).version == 40
 
 
-def test_a_failed_guard_undoes_everything_and_takes_no_number(catalog: Catalog) -> None:
+def test_a_failed_guard_records_nothing_and_uses_no_number(catalog: Catalog) -> None:
     def guard() -> None:
         raise StoreUnavailable("a blob is gone")
 
@@ -75,7 +75,7 @@ def test_a_failed_guard_undoes_everything_and_takes_no_number(catalog: Catalog) 
     assert catalog.publish(a_draft(), [LIVE]).version.number == 1
 
 
-def test_published_but_held_moves_no_alias(catalog: Catalog) -> None:
+def test_a_held_version_moves_no_alias(catalog: Catalog) -> None:
     made = catalog.publish(a_draft(), [])
     assert (made.moves, made.live) == ((), None)
     with pytest.raises(UnknownAlias):
@@ -93,7 +93,7 @@ def test_one_publish_can_move_several_aliases(catalog: Catalog) -> None:
     assert made.live == 1
 
 
-def test_the_latest_version_is_the_newest_that_is_left(catalog: Catalog) -> None:
+def test_the_latest_version_is_the_newest_that_is_not_deleted(catalog: Catalog) -> None:
     assert catalog.latest(CLIENT) is None
     for _ in range(3):
         catalog.publish(a_draft(), [])
@@ -120,14 +120,14 @@ def test_the_latest_version_is_the_newest_that_is_left(catalog: Catalog) -> None
         lambda catalog: catalog.delete_client("nobody"),
     ],
 )
-def test_an_unknown_client_is_said_to_be_unknown(catalog: Catalog, ask: Callable[[Catalog], object]) -> None:
+def test_every_method_reports_an_unknown_client(catalog: Catalog, ask: Callable[[Catalog], object]) -> None:
     catalog.publish(a_draft(), [LIVE])
     with pytest.raises(UnknownClient, match="nobody"):
         ask(catalog)
 
 
 @pytest.mark.parametrize("number", [0, -1, 2, 10**12])
-def test_an_unknown_version_is_said_to_be_unknown(catalog: Catalog, number: int) -> None:
+def test_every_method_reports_an_unknown_version(catalog: Catalog, number: int) -> None:
     catalog.publish(a_draft(), [LIVE])
     with pytest.raises(UnknownVersion):
         catalog.version(CLIENT, number)
@@ -162,7 +162,7 @@ def test_a_version_that_an_alias_points_at_is_not_deleted(catalog: Catalog) -> N
     assert len(catalog.versions(CLIENT)) == 2
 
 
-def test_a_deleted_client_leaves_nothing_and_may_start_anew(catalog: Catalog) -> None:
+def test_a_deleted_client_leaves_nothing_and_can_be_created_again(catalog: Catalog) -> None:
     key = Idempotency("key-1", digest_of("body"))
     catalog.publish(a_draft(), [LIVE], idempotency=key)
     catalog.publish(a_draft("line-2"), [LIVE])
@@ -175,7 +175,7 @@ def test_a_deleted_client_leaves_nothing_and_may_start_anew(catalog: Catalog) ->
     assert (made.version.number, made.moves[0].revision, made.replayed) == (1, 1, False)
 
 
-def test_a_listing_tells_versions_and_aliases(catalog: Catalog) -> None:
+def test_a_listing_shows_versions_and_aliases(catalog: Catalog) -> None:
     assert catalog.clients() == ()
     catalog.publish(a_draft("b"), [LIVE])
     catalog.publish(a_draft("a"), [LIVE])
@@ -189,7 +189,7 @@ def test_a_listing_tells_versions_and_aliases(catalog: Catalog) -> None:
     assert catalog.client("a") == a
 
 
-def test_holding_tells_what_the_clients_rows_need(catalog: Catalog) -> None:
+def test_holding_a_client_returns_its_required_blobs(catalog: Catalog) -> None:
     catalog.publish(a_draft(weights="w1", samples=["dent-1", "dent-2"]), [])
     catalog.publish(a_draft(weights="w2", samples=["dent-2", "dent-3"]), [])
     catalog.publish(a_draft("line-2", weights="w3", samples=["dent-4"]), [])
@@ -225,7 +225,7 @@ def test_a_repeated_request_gets_the_first_publication(catalog: Catalog) -> None
     assert catalog.alias(CLIENT, LIVE).version == 2
 
 
-def test_a_key_is_not_used_for_two_requests(catalog: Catalog) -> None:
+def test_an_idempotency_key_cannot_be_used_for_two_requests(catalog: Catalog) -> None:
     catalog.publish(a_draft(), [LIVE], idempotency=Idempotency("key-1", digest_of("body")))
     other = Idempotency("key-1", digest_of("another body"))
     with pytest.raises(IdempotencyMismatch, match="key-1"):
@@ -235,14 +235,14 @@ def test_a_key_is_not_used_for_two_requests(catalog: Catalog) -> None:
     assert len(catalog.versions(CLIENT)) == 1
 
 
-def test_clients_do_not_share_keys(catalog: Catalog) -> None:
+def test_clients_do_not_share_idempotency_keys(catalog: Catalog) -> None:
     key = Idempotency("key-1", digest_of("body"))
     catalog.publish(a_draft(), [LIVE], idempotency=key)
     assert catalog.recall("line-2", key) is None
     assert not catalog.publish(a_draft("line-2"), [LIVE], idempotency=key).replayed
 
 
-def test_a_failed_publish_is_not_remembered(catalog: Catalog) -> None:
+def test_a_failed_publish_does_not_record_its_idempotency_key(catalog: Catalog) -> None:
     key = Idempotency("key-1", digest_of("body"))
 
     def guard() -> None:
@@ -265,7 +265,7 @@ def test_a_replay_outlives_its_version(catalog: Catalog) -> None:
     assert again.version.draft == replace(first.version.draft, samples=())
 
 
-def test_of_racing_requests_with_one_key_one_publishes(catalog: Catalog) -> None:
+def test_only_one_of_racing_requests_with_the_same_key_publishes(catalog: Catalog) -> None:
     key = Idempotency("key-1", digest_of("body"))
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda i: catalog.publish(a_draft(weights=f"w{i}"), [LIVE], idempotency=key), range(16)))
@@ -274,7 +274,7 @@ def test_of_racing_requests_with_one_key_one_publishes(catalog: Catalog) -> None
     assert len(catalog.versions(CLIENT)) == 1
 
 
-def test_a_whole_catalog_reports_no_problem(catalog: Catalog) -> None:
+def test_an_undamaged_catalog_reports_no_problem(catalog: Catalog) -> None:
     catalog.publish(a_draft(), [LIVE])
     assert catalog.problems() == ()
     catalog.ping()
@@ -284,7 +284,7 @@ def test_a_whole_catalog_reports_no_problem(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     "report", [{}, {"unknown_threshold": None, "temperature": None}, {"unknown_threshold": 0.25, "temperature": 1.5}]
 )
-def test_a_prediction_is_told_the_threshold_and_the_temperature_if_there_are_any(
+def test_predictions_get_the_threshold_and_the_temperature_if_there_are_any(
     catalog: Catalog, reference: str | int, report: dict[str, float | None]
 ) -> None:
     catalog.publish(a_draft(report=report), [LIVE])

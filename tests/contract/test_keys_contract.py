@@ -33,14 +33,14 @@ def a_record(name: str = "camera 7", clients: tuple[str, ...] = ("line-1", "line
     return record_of(new_key(), Grant(name, ("predict", "adapt"), clients), NOON)
 
 
-def test_records_come_back_as_they_were_in_the_order_they_were_made(keys: Keys) -> None:
+def test_records_are_read_back_in_order_of_creation(keys: Keys) -> None:
     records = [a_record("b"), a_record("a", ("*",)), a_record("'; DROP TABLE api_keys; --")]
     for record in records:
         keys.add(record)
     assert keys.all() == tuple(records)
 
 
-def test_two_keys_never_have_the_same_prefix(keys: Keys) -> None:
+def test_two_keys_cannot_have_the_same_prefix(keys: Keys) -> None:
     record = a_record()
     keys.add(record)
     with pytest.raises(InvalidKey):
@@ -48,7 +48,7 @@ def test_two_keys_never_have_the_same_prefix(keys: Keys) -> None:
     assert keys.all() == (record,)
 
 
-def test_revoking_is_kept_and_done_once(keys: Keys) -> None:
+def test_a_second_revocation_keeps_the_time_of_the_first(keys: Keys) -> None:
     first, second = a_record(), a_record()
     keys.add(first)
     keys.add(second)
@@ -58,7 +58,7 @@ def test_revoking_is_kept_and_done_once(keys: Keys) -> None:
     assert keys.all() == (revoked, second)
 
 
-def test_revoking_what_is_not_there_says_so(keys: Keys) -> None:
+def test_revoking_an_unknown_key_fails(keys: Keys) -> None:
     with pytest.raises(UnknownKey, match="anole_nothing1"):
         keys.revoke("anole_nothing1")
 

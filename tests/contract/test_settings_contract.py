@@ -17,14 +17,14 @@ from tests.contract.values import CLIENT, a_draft, digest_of
 NOTHING_KEPT = ClientSettings(retain_samples=False)
 
 
-def test_a_client_that_never_chose_has_the_defaults(catalog: Catalog) -> None:
+def test_a_client_without_settings_has_the_defaults(catalog: Catalog) -> None:
     with pytest.raises(UnknownClient):
         catalog.settings(CLIENT)
     catalog.publish(a_draft(), [LIVE])
     assert catalog.settings(CLIENT) == ClientSettings()
 
 
-def test_settings_come_back_as_they_were_chosen_last(catalog: Catalog) -> None:
+def test_the_latest_settings_are_read_back(catalog: Catalog) -> None:
     catalog.update_settings(CLIENT, ClientSettings(keep_last=3))
     assert catalog.settings(CLIENT) == ClientSettings(keep_last=3)
     catalog.update_settings(CLIENT, NOTHING_KEPT)
@@ -33,7 +33,7 @@ def test_settings_come_back_as_they_were_chosen_last(catalog: Catalog) -> None:
     assert catalog.settings(CLIENT) == NOTHING_KEPT
 
 
-def test_choosing_makes_a_client_without_versions(catalog: Catalog) -> None:
+def test_updating_settings_creates_the_client(catalog: Catalog) -> None:
     catalog.update_settings(CLIENT, NOTHING_KEPT)
     assert [(client.name, client.versions, client.latest) for client in catalog.clients()] == [(CLIENT, 0, 0)]
     assert catalog.versions(CLIENT) == ()
@@ -41,14 +41,14 @@ def test_choosing_makes_a_client_without_versions(catalog: Catalog) -> None:
     assert catalog.publish(a_draft(), [LIVE]).version.number == 1
 
 
-def test_settings_go_with_their_client(catalog: Catalog) -> None:
+def test_settings_are_deleted_with_their_client(catalog: Catalog) -> None:
     catalog.update_settings(CLIENT, NOTHING_KEPT)
     catalog.delete_client(CLIENT)
     catalog.publish(a_draft(), [LIVE])
     assert catalog.settings(CLIENT) == ClientSettings()
 
 
-def test_a_client_that_retains_no_samples_has_versions_that_need_none(catalog: Catalog) -> None:
+def test_versions_of_a_client_that_retains_no_samples_need_none(catalog: Catalog) -> None:
     catalog.publish(a_draft(weights="w1", samples=["dent-1"]), [LIVE])
     catalog.publish(a_draft("line-2", weights="w1", samples=["dent-1"]), [LIVE])
     catalog.update_settings(CLIENT, NOTHING_KEPT)
@@ -61,7 +61,7 @@ def test_a_client_that_retains_no_samples_has_versions_that_need_none(catalog: C
         assert needed == {digest_of("w1"), digest_of("dent-1")}
 
 
-def test_retaining_samples_again_does_not_bring_back_those_let_go(catalog: Catalog) -> None:
+def test_retaining_samples_again_does_not_restore_deleted_ones(catalog: Catalog) -> None:
     catalog.update_settings(CLIENT, NOTHING_KEPT)
     catalog.publish(a_draft(), [LIVE])
     catalog.update_settings(CLIENT, ClientSettings())
@@ -69,7 +69,7 @@ def test_retaining_samples_again_does_not_bring_back_those_let_go(catalog: Catal
     assert [version.draft.samples_kept for version in catalog.versions(CLIENT)] == [False, True]
 
 
-def test_an_extension_of_what_is_no_longer_the_base_is_not_recorded(catalog: Catalog) -> None:
+def test_an_extension_of_a_superseded_version_is_not_recorded(catalog: Catalog) -> None:
     catalog.publish(a_draft(), [LIVE], extends=True)
     catalog.publish(a_draft(), [], extends=False)
     with pytest.raises(ParentSuperseded, match="send the request again"):
@@ -87,7 +87,7 @@ def test_without_a_live_version_an_extension_builds_on_the_newest(catalog: Catal
     assert catalog.publish(a_draft(parent=2), [], extends=True).version.number == 3
 
 
-def test_of_racing_extensions_of_one_version_one_is_recorded(catalog: Catalog) -> None:
+def test_only_one_of_racing_extensions_of_one_version_is_recorded(catalog: Catalog) -> None:
     catalog.publish(a_draft(), [LIVE])
     together = threading.Barrier(8)
 

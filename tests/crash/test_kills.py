@@ -17,14 +17,14 @@ KILLS = 60
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_the_store_keeps_what_it_acknowledged_and_nothing_half() -> None:
+def test_killed_at_random_moments_the_store_keeps_what_it_acknowledged_and_no_partial_version() -> None:
     found = kill_at_random(KILLS, seed=20)
     assert found.wrong == ()
     assert (found.deaths, found.acknowledged > 0) == (KILLS, True)
 
 
 @pytest.mark.slow
-def test_killed_before_any_write_while_it_makes_a_store_and_publishes_nothing_is_half() -> None:
+def test_killed_before_any_write_of_a_first_publish_the_store_has_no_partial_version() -> None:
     found = kill_at_every_call(("keyed",))
     assert found.wrong == ()
     assert found.deaths > 50
@@ -39,7 +39,9 @@ def test_killed_before_any_write_while_it_makes_a_store_and_publishes_nothing_is
     ],
     ids="-".join,
 )  # fmt: skip
-def test_killed_before_any_write_of_a_step_nothing_is_lost_and_nothing_is_left_over(kinds: tuple[str, ...]) -> None:
+def test_killed_before_any_write_of_a_step_the_store_loses_nothing_and_collects_the_rest(
+    kinds: tuple[str, ...],
+) -> None:
     found = kill_at_every_call(kinds, calm=len(kinds) - 1)
     assert found.wrong == ()
     assert found.deaths > 2
@@ -51,14 +53,14 @@ def test_a_seeded_fault_is_found_by_killing_at_every_write(name: str) -> None:
     assert kill_at_every_call(kinds, calm=len(kinds) - 1, bug=name).wrong
 
 
-def test_a_whole_life_of_every_kind_of_step_is_as_the_book_says(tmp_path: Path) -> None:
+def test_a_run_without_kills_matches_the_model_for_every_kind_of_step(tmp_path: Path) -> None:
     said: list[Said] = []
     live(Life(tmp_path, {}, kinds=EVERY_KIND), said.append)
     assert {line.step.kind for line in said} == set(KINDS) == set(EVERY_KIND)
     assert judge(tmp_path, {}, said).wrong == ()
 
 
-def test_the_judge_does_not_believe_what_was_not_done(tmp_path: Path) -> None:
+def test_the_check_reports_results_that_did_not_happen(tmp_path: Path) -> None:
     said: list[Said] = []
     live(Life(tmp_path, {}, kinds=("publish", "publish")), said.append)
     again = choose("publish", {}, 2, CLIENTS[0])
@@ -66,7 +68,7 @@ def test_the_judge_does_not_believe_what_was_not_done(tmp_path: Path) -> None:
     assert judge(tmp_path, {}, [*said, Said(again, 3)]).wrong
 
 
-def test_of_a_step_that_was_cut_off_there_is_all_or_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_step_happened_completely_or_not_at_all(tmp_path: Path) -> None:
     said: list[Said] = []
     live(Life(tmp_path, {}, kinds=("publish", "publish")), said.append)
     cut_off = said[:-1]
@@ -75,7 +77,7 @@ def test_of_a_step_that_was_cut_off_there_is_all_or_nothing(tmp_path: Path) -> N
     assert judge(tmp_path, {}, said[:2]).wrong != ()
 
 
-def test_the_book_tells_a_right_number_from_a_wrong_one() -> None:
+def test_the_model_tells_a_right_number_from_a_wrong_one() -> None:
     publish = choose("publish", {}, 0, CLIENTS[0])
     assert publish is not None
     book: Book = passed({}, publish, 1)[-1]

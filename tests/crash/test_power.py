@@ -11,7 +11,7 @@ from tests.crash.seeded import BUGS
 
 
 @pytest.mark.slow
-def test_whatever_a_power_loss_leaves_of_a_life_nothing_acknowledged_is_lost_and_nothing_is_torn() -> None:
+def test_a_power_loss_at_any_moment_loses_nothing_acknowledged_and_tears_nothing() -> None:
     found = lose_power(recorded(("publish", "cut_short", "keyed")))
     assert found.wrong == ()
     assert found.deaths > 50
@@ -33,11 +33,11 @@ NAMED = (Call("create", "a"), Call("sync", ""))
 WRITTEN = (*NAMED, Call("write", "a", content=b"one"), Call("write", "a", at=3, content=b"two"))
 
 
-def test_what_was_not_synced_may_be_there_in_any_part() -> None:
+def test_any_part_of_unsynced_data_may_survive() -> None:
     assert {tree["a"] for tree in left(*WRITTEN)} == {b"", b"one", b"\0\0\0two", b"onetwo"}
 
 
-def test_what_was_synced_is_there() -> None:
+def test_synced_data_survives() -> None:
     assert left(*WRITTEN, Call("sync", "a")) == [{"a": b"onetwo"}]
 
 
@@ -45,17 +45,17 @@ def test_syncing_a_file_does_not_sync_its_name() -> None:
     assert {} in left(Call("create", "a"), Call("write", "a", content=b"one"), Call("sync", "a"))
 
 
-def test_syncing_a_folder_does_not_sync_what_lies_in_its_files() -> None:
+def test_syncing_a_folder_does_not_sync_the_content_of_its_files() -> None:
     assert {"a": b""} in left(*WRITTEN, Call("sync", ""))
 
 
-def test_a_rename_is_there_whole_or_not_at_all() -> None:
+def test_a_rename_survives_completely_or_not_at_all() -> None:
     renamed = (*WRITTEN, Call("sync", "a"), Call("rename", "a", to="b"))
     assert left(*renamed) == [{"a": b"onetwo"}, {"b": b"onetwo"}]
     assert left(*renamed, Call("sync", "")) == [{"b": b"onetwo"}]
 
 
-def test_a_file_in_a_folder_whose_own_name_was_not_synced_may_be_gone() -> None:
+def test_a_file_in_a_folder_whose_name_was_not_synced_may_be_lost() -> None:
     made = (Call("mkdir", "f"), Call("create", "f/a"), Call("sync", "f/a"), Call("sync", "f"))
     assert left(*made) == [{}, {"f": None, "f/a": b""}]
     assert left(*made, Call("sync", ""), Call("unlink", "f/a")) == [{"f": None, "f/a": b""}, {"f": None}]

@@ -17,7 +17,7 @@ def traced(call: str, *, bug: str | None = None) -> Found:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["fdatasync", "fsync", "rename"])
-def test_killed_as_a_publish_enters_a_call_of_the_system_nothing_is_lost_and_nothing_is_half(call: str) -> None:
+def test_killed_at_any_system_call_of_a_publish_the_store_loses_nothing_and_has_no_partial_version(call: str) -> None:
     found = traced(call)
     assert found.wrong == ()
     assert found.deaths > 0

@@ -79,7 +79,7 @@ def blobs_in(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("origin", ["embedded", "shared"])
 @pytest.mark.parametrize("destination", ["embedded", "shared"])
-def test_a_backup_of_either_form_is_restored_into_either(
+def test_a_backup_is_restored_into_any_kind_of_store(
     places: Callable[[str], StoreLocation], folder: Path, origin: str, destination: str
 ) -> None:
     with open_store(places(origin)) as store:
@@ -95,7 +95,7 @@ def test_a_backup_of_either_form_is_restored_into_either(
         assert restored.check().whole
 
 
-def test_the_drill_serves_the_same_predictions_after_everything_was_lost(settings: Settings, tmp_path: Path) -> None:
+def test_a_restored_store_gives_the_same_predictions(settings: Settings, tmp_path: Path) -> None:
     """Adapt, back up while others publish, lose the folder, restore, start again."""
     folder, images = tmp_path / "backup", striped(2, 6, seed=9) + striped(2, 20, seed=9)
     services = bootstrap.build(settings)
@@ -134,7 +134,7 @@ def _publish_until(store: VersionStore, stop: threading.Event) -> int:
     return made
 
 
-def test_the_next_backup_brings_what_is_new_and_lets_go_what_was_erased(store: VersionStore, folder: Path) -> None:
+def test_the_next_backup_adds_new_data_and_deletes_erased_data(store: VersionStore, folder: Path) -> None:
     filled(store).back_up(folder)
     assert store.back_up(folder).added == 0
     publish(store, 17)
@@ -148,7 +148,7 @@ def test_the_next_backup_brings_what_is_new_and_lets_go_what_was_erased(store: V
     assert OTHER.encode() not in catalog
 
 
-def test_keys_and_answered_requests_come_back_too(tmp_path: Path, folder: Path) -> None:
+def test_api_keys_and_idempotency_keys_are_restored(tmp_path: Path, folder: Path) -> None:
     origin, destination = StoreLocation(tmp_path / "origin"), StoreLocation(tmp_path / "destination")
     record, fresh = (record_of(new_key(), Grant(name, ("predict",), ("*",)), utc_now()) for name in ("old", "new"))
     with open_keys(origin) as keys, open_store(origin) as store:
@@ -162,7 +162,7 @@ def test_keys_and_answered_requests_come_back_too(tmp_path: Path, folder: Path) 
         assert store.recall(CLIENT, Idempotency("never", "0" * 64)) is None
 
 
-def test_a_run_that_was_cut_off_leaves_the_backup_before_and_is_taken_up(
+def test_an_interrupted_backup_keeps_the_previous_one_and_is_completed_by_the_next(
     store: VersionStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(store).back_up(folder)
@@ -209,7 +209,7 @@ def test_a_version_deleted_while_its_blobs_are_copied_is_not_in_the_backup(
     assert len(blobs_in(folder)) == report.blobs
 
 
-def test_a_store_with_clients_is_not_restored_over(store: VersionStore, folder: Path) -> None:
+def test_a_backup_is_not_restored_into_a_store_with_clients(store: VersionStore, folder: Path) -> None:
     before = everything(filled(store))
     store.back_up(folder)
     with pytest.raises(InvalidRequest, match="holds 2 clients"):
@@ -217,7 +217,7 @@ def test_a_store_with_clients_is_not_restored_over(store: VersionStore, folder: 
     assert everything(store) == before
 
 
-def test_a_restoration_that_was_cut_off_is_repeated(
+def test_an_interrupted_restore_can_be_repeated(
     store: VersionStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(store).back_up(folder)
@@ -231,7 +231,7 @@ def test_a_restoration_that_was_cut_off_is_repeated(
         assert everything(restored) == everything(store)
 
 
-def test_what_is_no_backup_is_said_to_be_none(store: VersionStore, folder: Path) -> None:
+def test_a_folder_without_a_backup_is_rejected(store: VersionStore, folder: Path) -> None:
     with pytest.raises(InvalidRequest, match="there is no backup in"):
         store.restore(folder)
     filled(store).back_up(folder)
@@ -256,7 +256,7 @@ def test_two_backups_into_one_folder_do_not_run_at_once(
     assert store.back_up(folder).versions == 1
 
 
-def test_a_folder_that_cannot_be_written_is_said_so(store: VersionStore, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(store: VersionStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be written to"):
         store.back_up(tmp_path / "file" / "backup")

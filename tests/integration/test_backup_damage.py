@@ -33,7 +33,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_damaged_blob_is_named_and_everything_else_is_backed_up(
+def test_a_damaged_blob_is_reported_and_everything_else_is_backed_up(
     store: VersionStore, folder: Path, tmp_path: Path
 ) -> None:
     filled(store)
@@ -48,7 +48,7 @@ def test_a_damaged_blob_is_named_and_everything_else_is_backed_up(
         assert {damage.digest for damage in restored.check().damages} == {lost}
 
 
-def test_what_was_damaged_since_the_last_backup_is_taken_from_that_one(
+def test_a_blob_damaged_since_the_last_backup_is_kept_from_that_backup(
     store: VersionStore, folder: Path, tmp_path: Path
 ) -> None:
     filled(store).back_up(folder)
@@ -75,7 +75,7 @@ def test_a_damaged_catalog_never_replaces_a_good_backup(store: VersionStore, fol
 
 @pytest.mark.parametrize("part", ["blobs/*/*", "catalog-*", "backup.json"])
 @pytest.mark.parametrize("how", ["flipped", "gone"])
-def test_a_damaged_backup_is_refused_before_anything_is_recorded(
+def test_a_damaged_backup_is_rejected_before_anything_is_recorded(
     store: VersionStore, folder: Path, tmp_path: Path, part: str, how: str
 ) -> None:
     filled(store).back_up(folder)

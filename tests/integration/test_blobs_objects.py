@@ -28,29 +28,27 @@ def blobs(objects: ObjectServer, bucket: str) -> Iterator[ObjectBlobs]:
 
 
 @pytest.mark.parametrize("status", [500, 503, 409])
-def test_a_write_that_the_store_did_not_take_is_repeated(
-    blobs: ObjectBlobs, objects: ObjectServer, status: int
-) -> None:
+def test_a_failed_request_is_retried(blobs: ObjectBlobs, objects: ObjectServer, status: int) -> None:
     objects.fail("PUT", status, times=2)
     assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
     assert blobs.get(SPACE, DIGEST) == CONTENT
 
 
-def test_a_write_that_was_taken_but_not_answered_counts_as_done(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+def test_a_write_without_an_answer_counts_as_done(blobs: ObjectBlobs, objects: ObjectServer) -> None:
     """The repetition meets its own first try: 412, with equal content."""
     blobs.put(SPACE, [CONTENT])
     objects.fail("PUT", 503, times=1)
     assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
 
 
-def test_a_name_that_is_always_contended_for_is_given_up(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+def test_a_write_that_always_conflicts_is_given_up(blobs: ObjectBlobs, objects: ObjectServer) -> None:
     objects.fail("PUT", 409, times=4)
     with pytest.raises(StoreUnavailable, match="try again"):
         blobs.put(SPACE, [CONTENT])
     assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
 
 
-def test_a_full_store_is_said_to_be_full_and_reads_go_on(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+def test_a_full_object_store_raises_store_full_and_reads_continue(blobs: ObjectBlobs, objects: ObjectServer) -> None:
     blobs.put(SPACE, [CONTENT])
     objects.fail("PUT", 507, times=6)
     with pytest.raises(StoreFull, match="no space left in s3://"):
@@ -59,20 +57,20 @@ def test_a_full_store_is_said_to_be_full_and_reads_go_on(blobs: ObjectBlobs, obj
     assert blobs.put(SPACE, [b"more"])
 
 
-def test_a_store_that_is_not_there_is_said_to_be_out_of_reach(blobs: ObjectBlobs) -> None:
+def test_an_unreachable_object_store_raises_store_unavailable(blobs: ObjectBlobs) -> None:
     nowhere = ObjectBlobs(s3_store("bucket", "", endpoint="http://127.0.0.1:1", region="us-east-1"), "s3://bucket/")
     for ask in (lambda: nowhere.get(SPACE, DIGEST), nowhere.ping):
         with pytest.raises(StoreUnavailable, match="s3://bucket/ cannot be reached"):
             ask()
 
 
-def test_a_bucket_that_is_not_there_is_found_out_before_serving(objects: ObjectServer) -> None:
+def test_a_missing_bucket_is_reported_before_serving(objects: ObjectServer) -> None:
     blobs = ObjectBlobs(s3_store("no-bucket", "", endpoint=objects.address, region="us-east-1"), "s3://no-bucket/")
     with pytest.raises(StoreUnavailable, match="NoSuchBucket"):
         blobs.ping()
 
 
-def test_a_young_blob_is_not_written_again_and_an_old_one_is(
+def test_an_old_blob_is_written_again_and_a_new_one_is_not(
     blobs: ObjectBlobs, objects: ObjectServer, bucket: str
 ) -> None:
     blobs.put(SPACE, [CONTENT])
@@ -86,7 +84,7 @@ def test_a_young_blob_is_not_written_again_and_an_old_one_is(
     assert [entry.age_s < 100.0 for entry in blobs.entries(SPACE)] == [True]
 
 
-def test_what_others_keep_in_the_bucket_is_neither_a_space_nor_a_blob(
+def test_other_objects_in_the_bucket_are_not_spaces_or_blobs(
     blobs: ObjectBlobs, objects: ObjectServer, bucket: str
 ) -> None:
     blobs.put(SPACE, [CONTENT])
@@ -96,7 +94,7 @@ def test_what_others_keep_in_the_bucket_is_neither_a_space_nor_a_blob(
     assert [entry.digest for entry in blobs.entries(SPACE)] == [DIGEST]
 
 
-def test_a_space_of_more_blobs_than_one_listing_holds_is_listed_whole(
+def test_a_space_with_more_blobs_than_one_page_is_listed_completely(
     blobs: ObjectBlobs, objects: ObjectServer, bucket: str
 ) -> None:
     objects.fill(bucket, f"blobs/{SPACE}", count=2010)

@@ -145,7 +145,7 @@ def believed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
 
 
 @pytest.mark.parametrize(("table", "column"), SAYING, ids=lambda part: getattr(part, "name", str(part)))
-def test_no_changed_column_is_believed_and_a_check_finds_it(
+def test_a_changed_column_gives_no_wrong_answer_and_a_check_finds_it(
     database: Database, request: pytest.FixtureRequest, table: Table, column: Column[Any]
 ) -> None:
     catalog, record = filled(database)
@@ -159,7 +159,7 @@ def test_no_changed_column_is_believed_and_a_check_finds_it(
 
 
 @pytest.mark.parametrize("table", [table for table in METADATA.sorted_tables if table.name != "clients"], ids=str)
-def test_a_row_that_is_gone_is_missed(database: Database, request: pytest.FixtureRequest, table: Table) -> None:
+def test_a_check_finds_a_missing_row(database: Database, request: pytest.FixtureRequest, table: Table) -> None:
     """A deleted row leaves no seal behind; what counts without gaps tells. Whole settings and keys may go unseen."""
     catalog, _ = filled(database)
     with behind_its_back(database, request) as connection:
@@ -169,9 +169,7 @@ def test_a_row_that_is_gone_is_missed(database: Database, request: pytest.Fixtur
         assert catalog.problems() != ()
 
 
-def test_a_row_put_in_place_of_another_clients_is_not_believed(
-    database: Database, request: pytest.FixtureRequest
-) -> None:
+def test_rows_moved_to_another_client_give_no_wrong_answer(database: Database, request: pytest.FixtureRequest) -> None:
     catalog, _ = filled(database)
     catalog.publish(a_draft(OTHER, weights="third"), [LIVE])
     before = answers(catalog)
@@ -207,7 +205,7 @@ def test_nothing_is_collected_from_a_catalog_with_a_damaged_row(tmp_path: Path) 
         assert [path.name for path in sorted((folder / "blobs" / CLIENT).iterdir())] == [path.name for path in stored]
 
 
-def test_a_client_with_damaged_rows_can_be_erased(database: Database, request: pytest.FixtureRequest) -> None:
+def test_a_client_with_damaged_rows_can_be_deleted(database: Database, request: pytest.FixtureRequest) -> None:
     catalog, _ = filled(database)
     with behind_its_back(database, request) as connection:
         connection.execute(text("UPDATE clients SET latest = 7 WHERE name = 'line-1'"))
@@ -218,7 +216,7 @@ def test_a_client_with_damaged_rows_can_be_erased(database: Database, request: p
     assert catalog.problems() == ()
 
 
-def test_a_changed_bit_anywhere_in_the_file_is_never_believed_and_found_by_a_check(tmp_path: Path) -> None:
+def test_a_changed_bit_in_the_file_gives_no_wrong_answer_and_a_check_finds_it(tmp_path: Path) -> None:
     """Bits at random places of SQLite's file: in rows, in trees, in its own bookkeeping, in pages that nobody uses."""
     path = tmp_path / CATALOG_FILE
     with closing(SqliteDatabase(path)) as database:

@@ -87,7 +87,7 @@ def answered(answer: Any) -> tuple[int, str]:
     return answer.status_code, answer.json().get("code", "")
 
 
-def test_on_a_full_disk_nothing_is_taught_everything_is_served_and_room_is_all_it_takes(
+def test_on_a_full_disk_adaptations_fail_predictions_continue_and_free_space_is_enough_to_recover(
     web: Web, disk: Disk, settings: Settings
 ) -> None:
     before = predict(web, striped(2, 6, seed=9)).json()
@@ -101,7 +101,7 @@ def test_on_a_full_disk_nothing_is_taught_everything_is_served_and_room_is_all_i
         assert store.check().whole
 
 
-def test_wherever_the_room_ends_a_version_is_whole_or_not_there(disk: Disk) -> None:
+def test_wherever_the_disk_fills_up_a_version_is_complete_or_absent(disk: Disk) -> None:
     """From no room at all upwards, page by page, until a publish fits: blobs first, then journal, row, alias."""
     with open_embedded(disk.path / "data") as store:
         publish(store, 0)
@@ -123,7 +123,7 @@ def test_wherever_the_room_ends_a_version_is_whole_or_not_there(disk: Disk) -> N
         assert store.check().whole
 
 
-def test_on_a_read_only_disk_everything_is_served_and_writing_comes_back_with_the_disk(disk: Disk) -> None:
+def test_on_a_read_only_disk_predictions_continue_and_writes_resume_with_the_disk(disk: Disk) -> None:
     with open_embedded(disk.path / "data") as store:
         publish(store, 0)
         store._catalog.close()  # a disk with a file open for writing cannot be made read-only: connections come anew
@@ -144,7 +144,7 @@ def test_on_a_read_only_disk_everything_is_served_and_writing_comes_back_with_th
         assert store.check().whole
 
 
-def test_a_store_on_a_read_only_disk_is_not_opened(disk: Disk) -> None:
+def test_a_store_on_a_read_only_disk_cannot_be_opened(disk: Disk) -> None:
     open_embedded(disk.path / "data").close()
     disk.remount("ro")
     with pytest.raises(StoreUnavailable, match="Read-only file system"):
@@ -161,7 +161,7 @@ def shown(http: httpx.Client) -> httpx.Response:
     return http.post("/predict", data={"client": "line"}, files=images)
 
 
-def test_after_a_failed_sync_the_process_ends_and_the_next_one_has_all_that_was_acknowledged(
+def test_after_a_failed_sync_the_process_exits_and_the_next_one_has_everything_acknowledged(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     with serving("failing_disk.py", tmp_path, tiny_checkpoint) as (http, process):

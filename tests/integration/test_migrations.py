@@ -104,9 +104,7 @@ def filled_by_the_first_release(database: Database) -> None:
 
 
 @pytest.mark.parametrize("revision", REVISIONS[1:])
-def test_a_catalog_of_any_earlier_release_is_brought_to_this_one_with_all_that_is_in_it(
-    database: Database, revision: str
-) -> None:
+def test_a_catalog_of_any_earlier_release_is_upgraded_with_all_its_data(database: Database, revision: str) -> None:
     brought_to(database, FIRST)
     filled_by_the_first_release(database)
     brought_to(database, revision)
@@ -125,7 +123,7 @@ def test_a_catalog_of_any_earlier_release_is_brought_to_this_one_with_all_that_i
     assert catalog.problems() == ()
 
 
-def test_the_steps_make_exactly_the_tables_that_the_catalog_uses(database: Database) -> None:
+def test_the_migrations_create_exactly_the_tables_that_the_catalog_uses(database: Database) -> None:
     upgrade(database)
     with database.reading() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
@@ -133,7 +131,7 @@ def test_the_steps_make_exactly_the_tables_that_the_catalog_uses(database: Datab
         assert context.get_current_revision() == REVISIONS[0]
 
 
-def test_every_step_can_be_undone(database: Database) -> None:
+def test_every_migration_can_be_reverted(database: Database) -> None:
     upgrade(database)
     with database.writing(ALL_CLIENTS) as connection:
         command.downgrade(config(connection), "base")

@@ -12,9 +12,7 @@ from tests.real_parts import ObjectServer
 
 
 @pytest.mark.parametrize("form", ["embedded", "shared"])
-def test_racing_publishes_are_numbered_in_an_order_that_one_thread_could_have_made(
-    form: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_racing_publishes_are_linearizable(form: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     place = StoreLocation(tmp_path)
     if form == "shared":
         objects: ObjectServer = request.getfixturevalue("objects")
@@ -34,7 +32,7 @@ def read(number: int, began: int, ended: int) -> Operation:
     return Operation("read", number, began, ended)
 
 
-def test_what_overlaps_may_come_in_any_order() -> None:
+def test_overlapping_operations_may_take_effect_in_any_order() -> None:
     assert contradictions([publish(2, 0, 9), publish(1, 1, 8), read(0, 0, 2), read(2, 3, 4), read(1, 3, 4)]) == []
 
 
@@ -48,5 +46,5 @@ def test_what_overlaps_may_come_in_any_order() -> None:
         ([publish(1, 4, 5), read(1, 0, 1)], "a read saw 1, whose publish had not begun"),
     ],
 )
-def test_a_history_that_no_single_thread_could_have_made_is_found_out(history: list[Operation], said: str) -> None:
+def test_a_history_that_is_not_linearizable_is_detected(history: list[Operation], said: str) -> None:
     assert any(said in one for one in contradictions(history))

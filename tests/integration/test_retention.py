@@ -28,7 +28,9 @@ def images_on_disk(settings: Settings) -> list[Path]:
     return [path for path in blobs if b'"image"' in path.read_bytes()[:200]]
 
 
-def test_a_client_that_retains_no_samples_is_served_and_has_no_image_on_the_disk(web: Web, settings: Settings) -> None:
+def test_a_client_that_retains_no_samples_gets_predictions_and_has_no_image_on_the_disk(
+    web: Web, settings: Settings
+) -> None:
     web("PUT", "/clients/line/settings", json=KEEP_NONE)
     assert adapt(web).status_code == 201
     assert images_on_disk(settings) == []
@@ -39,7 +41,7 @@ def test_a_client_that_retains_no_samples_is_served_and_has_no_image_on_the_disk
     assert len(images_on_disk(settings)) == 8
 
 
-def test_without_samples_an_extension_says_what_it_cannot_do_and_a_replacement_works(web: Web) -> None:
+def test_without_samples_an_extension_is_rejected_and_a_replacement_works(web: Web) -> None:
     web("PUT", "/clients/line/settings", json=KEEP_NONE)
     adapt(web)
     refused = adapt(web, classes={"broad": 30})
@@ -49,7 +51,7 @@ def test_without_samples_an_extension_says_what_it_cannot_do_and_a_replacement_w
     assert (replaced["version"], len(replaced["classes"])) == (2, 3)
 
 
-def test_a_client_that_stops_retaining_samples_loses_those_it_had_and_none_of_its_versions(
+def test_a_client_that_stops_retaining_samples_loses_its_samples_and_keeps_its_versions(
     web: Web, settings: Settings
 ) -> None:
     adapt(web)
@@ -83,7 +85,7 @@ def store(tmp_path: Path) -> VersionStore:
     return open_embedded(tmp_path)
 
 
-def test_samples_stored_before_the_client_chose_to_keep_none_are_not_published(
+def test_samples_stored_before_the_setting_changed_are_not_published(
     store: VersionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An adaptation under way when the choice is made: its samples are gone, or its version is one without samples."""

@@ -57,7 +57,7 @@ def two(settings: Settings) -> Iterator[tuple[Web, Web]]:
         yield one, other
 
 
-def test_what_one_service_is_taught_the_other_serves(two: tuple[Web, Web], place: StoreLocation) -> None:
+def test_a_version_made_by_one_service_is_served_by_the_other(two: tuple[Web, Web], place: StoreLocation) -> None:
     one, other = two
     assert adapt(one).status_code == 201
     images = striped(2, 6, seed=9) + striped(2, 20, seed=9)
@@ -71,7 +71,7 @@ def test_what_one_service_is_taught_the_other_serves(two: tuple[Web, Web], place
     assert not place.folder.exists()
 
 
-def test_a_key_that_one_service_knows_the_other_answers_with(two: tuple[Web, Web]) -> None:
+def test_an_idempotency_key_of_one_service_is_recognised_by_the_other(two: tuple[Web, Web]) -> None:
     one, other = two
     first = adapt(one, headers={"Idempotency-Key": "part-17"})
     again = adapt(other, headers={"Idempotency-Key": "part-17"})
@@ -79,7 +79,7 @@ def test_a_key_that_one_service_knows_the_other_answers_with(two: tuple[Web, Web
     assert again.json()["report"] == first.json()["report"]
 
 
-def test_erasing_a_client_leaves_no_object_of_it(two: tuple[Web, Web], store: VersionStore) -> None:
+def test_deleting_a_client_deletes_all_its_objects(two: tuple[Web, Web], store: VersionStore) -> None:
     one, other = two
     adapt(one)
     adapt(one, "kept")
@@ -89,7 +89,7 @@ def test_erasing_a_client_leaves_no_object_of_it(two: tuple[Web, Web], store: Ve
     assert list(store._blobs.spaces()) == ["kept"]
 
 
-def test_a_name_with_a_null_character_in_it_does_not_stop_a_sample(two: tuple[Web, Web]) -> None:
+def test_a_file_name_with_a_nul_character_is_accepted(two: tuple[Web, Web]) -> None:
     """PostgreSQL's texts cannot hold it."""
     files = [("samples", (f"part\0{i}.png", content)) for i, content in enumerate(striped(2, 6) + striped(2, 20))]
     labels = ["fine", "fine", "coarse", "coarse"]
@@ -126,7 +126,7 @@ def test_racing_processes_get_gapless_numbers(place: StoreLocation, store: Versi
     assert [move.version for move in store.history(CLIENT)] == list(range(1, 31))
 
 
-def test_collecting_and_deleting_keep_to_what_is_needed(place: StoreLocation, store: VersionStore) -> None:
+def test_collecting_and_deleting_keep_required_blobs(place: StoreLocation, store: VersionStore) -> None:
     for i in range(4):
         publish(store, i)
     publish(store, 9, client="line-2", aliases=())

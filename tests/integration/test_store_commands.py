@@ -38,7 +38,7 @@ def filled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_backup_is_made_and_restored(anole: Anole, filled: Path) -> None:
+def test_a_backup_is_created_and_restored(anole: Anole, filled: Path) -> None:
     code, printed, _ = anole("backup", str(filled / "backup"))
     assert (code, printed.strip()) == (0, "backed up 3 versions of 1 clients: 7 blobs, 7 of them new")
     assert "0 of them new" in anole("backup", str(filled / "backup"))[1]
@@ -47,14 +47,14 @@ def test_a_backup_is_made_and_restored(anole: Anole, filled: Path) -> None:
     assert "checked 3 versions and 7 blobs" in anole("check", data="again")[1]
 
 
-def test_restoring_over_a_store_in_use_is_refused_in_one_line(anole: Anole, filled: Path) -> None:
+def test_restoring_into_a_store_with_clients_is_rejected_in_one_line(anole: Anole, filled: Path) -> None:
     anole("backup", str(filled / "backup"))
     code, printed, said = anole("restore", str(filled / "backup"))
     assert (code, printed) == (1, "")
     assert "the store holds 1 clients, and a backup is restored into an empty store only" in said
 
 
-def test_damage_is_named_and_ends_with_one(anole: Anole, filled: Path) -> None:
+def test_damage_is_reported_with_exit_code_1(anole: Anole, filled: Path) -> None:
     victim = sorted((filled / "data" / "blobs" / CLIENT).iterdir())[0]
     victim.write_bytes(b"damaged")
     for command in (("check",), ("backup", str(filled / "backup"))):
@@ -63,7 +63,7 @@ def test_damage_is_named_and_ends_with_one(anole: Anole, filled: Path) -> None:
         assert victim.name in printed
 
 
-def test_a_collection_says_what_it_did(anole: Anole, filled: Path) -> None:
+def test_a_collection_prints_what_it_deleted(anole: Anole, filled: Path) -> None:
     assert anole("collect")[:2] == (
         0,
         "removed 0 versions, 0 blobs (0 bytes) and 0 unfinished files; 7 blobs remain\n",

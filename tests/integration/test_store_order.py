@@ -71,9 +71,7 @@ def test_blobs_are_durable_before_the_row_is_committed(store: VersionStore, call
     assert calls == [*durable, *durable, "look", "commit"]
 
 
-def test_blobs_that_were_there_are_made_durable_before_a_new_row_needs_them(
-    store: VersionStore, calls: list[str]
-) -> None:
+def test_existing_blobs_are_synced_before_a_new_row_needs_them(store: VersionStore, calls: list[str]) -> None:
     publish(store, 0)
     calls.clear()
     publish(store, 0)

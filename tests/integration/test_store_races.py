@@ -41,7 +41,7 @@ def finished(process: BaseProcess, pipe: Connection) -> list[Any]:
     return sent
 
 
-def test_racing_threads_get_gapless_numbers_and_whole_versions(tmp_path: Path) -> None:
+def test_racing_threads_get_gapless_numbers_and_complete_versions(tmp_path: Path) -> None:
     with open_embedded(tmp_path) as store:
         with ThreadPoolExecutor(8) as pool:
             made = sorted(pool.map(lambda i: publish(store, i), range(48)))
@@ -50,7 +50,7 @@ def test_racing_threads_get_gapless_numbers_and_whole_versions(tmp_path: Path) -
         assert store.check().whole
 
 
-def test_racing_processes_get_gapless_numbers_and_whole_versions(tmp_path: Path) -> None:
+def test_racing_processes_get_gapless_numbers_and_complete_versions(tmp_path: Path) -> None:
     running = [started(store_child.publish_many, tmp_path, 25) for _ in range(2)]
     numbers = [finished(*each) for each in running]
     assert sorted(numbers[0] + numbers[1]) == list(range(1, 51))
@@ -61,7 +61,7 @@ def test_racing_processes_get_gapless_numbers_and_whole_versions(tmp_path: Path)
         assert store.check().whole
 
 
-def test_deleting_and_collecting_in_one_process_cost_another_no_version(tmp_path: Path) -> None:
+def test_deleting_and_collecting_in_one_process_lose_no_version_of_another(tmp_path: Path) -> None:
     publishing = started(store_child.publish_many, tmp_path, 40)
     deleting = started(store_child.delete_and_collect, tmp_path, 25)
     numbers, deleted = finished(*publishing), finished(*deleting)

@@ -20,7 +20,7 @@ def test_without_urls_the_store_is_in_its_folder(tmp_path: Path) -> None:
     ]
 
 
-def test_urls_of_files_say_where_the_parts_are(tmp_path: Path) -> None:
+def test_file_urls_name_the_catalog_and_the_blobs(tmp_path: Path) -> None:
     place = StoreLocation(tmp_path / "data", f"sqlite:///{tmp_path}/rows/catalog", f"file://{tmp_path}/objects")
     with open_store(place) as store:
         publish(store, 1)
@@ -34,7 +34,7 @@ def test_urls_of_files_say_where_the_parts_are(tmp_path: Path) -> None:
     "url",
     ["mysql://anole:hunter2@db/anole", "anole:hunter2", "sqlite://", "sqlite:///:memory:", "postgresql:hunter2@x"],
 )
-def test_a_catalog_of_another_kind_is_refused_and_no_password_is_repeated(tmp_path: Path, url: str) -> None:
+def test_an_unsupported_catalog_url_is_rejected_without_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidSettings, match="postgresql://USER:PASSWORD@HOST/DATABASE") as refused:
         open_store(StoreLocation(tmp_path, catalog_url=url))
     assert "hunter2" not in str(refused.value)
@@ -52,13 +52,13 @@ def test_a_catalog_of_another_kind_is_refused_and_no_password_is_repeated(tmp_pa
         "file:",
     ],
 )
-def test_blobs_of_another_kind_are_refused_and_no_secret_is_repeated(tmp_path: Path, url: str) -> None:
+def test_an_unsupported_blobs_url_is_rejected_without_its_secrets(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidSettings, match="s3://BUCKET/PREFIX") as refused:
         open_store(StoreLocation(tmp_path, blobs_url=url))
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_server_that_is_not_there_is_named_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
     url = f"postgresql://anole:hunter2@/anole?host={tmp_path}"
     with pytest.raises(StoreUnavailable, match="anole:\\*\\*\\*@") as refused:
         open_store(StoreLocation(tmp_path, catalog_url=url))

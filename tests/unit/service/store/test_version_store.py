@@ -67,7 +67,7 @@ def grow_older(folder: Path, seconds: float) -> None:
         os.utime(path, (then, then))
 
 
-def test_samples_and_weights_come_back_as_they_were(store: VersionStore) -> None:
+def test_samples_and_weights_are_read_back_unchanged(store: VersionStore) -> None:
     colour = torch.arange(3 * 5 * 4, dtype=torch.uint8).reshape(3, 5, 4)
     assert torch.equal(store.sample(CLIENT, store.put_samples(CLIENT, [encode_sample(colour)])[0]), colour)
     delta = {"head.weight": torch.linspace(-1, 1, 6).reshape(2, 3), "norm.mean": torch.zeros(3)}
@@ -80,13 +80,13 @@ def test_samples_and_weights_come_back_as_they_were(store: VersionStore) -> None
     assert size_bytes > 4 * 9
 
 
-def test_the_same_weights_have_the_same_name(store: VersionStore) -> None:
+def test_equal_weights_have_the_same_digest(store: VersionStore) -> None:
     one = store.put_weights(CLIENT, {"a": torch.ones(2), "b": torch.zeros(1)}, {"x": "1", "y": "2"})
     two = store.put_weights(CLIENT, {"b": torch.zeros(1), "a": torch.ones(2)}, {"y": "2", "x": "1"})
     assert one == two
 
 
-def test_weights_are_not_taken_for_an_image(store: VersionStore) -> None:
+def test_weights_are_not_read_as_an_image(store: VersionStore) -> None:
     digest, _ = store.put_weights(CLIENT, {"head.bias": torch.ones(2)}, {})
     with pytest.raises(VersionCorrupt, match=r"not an image: it holds the tensors head\.bias"):
         store.sample(CLIENT, digest)
@@ -111,7 +111,7 @@ def test_deleting_a_version_removes_what_it_alone_needed(store: VersionStore, fo
     assert store.check().whole
 
 
-def test_deleting_a_version_leaves_what_is_not_yet_published(store: VersionStore, folder: Path) -> None:
+def test_deleting_a_version_keeps_blobs_that_are_not_published_yet(store: VersionStore, folder: Path) -> None:
     publish(store, [1], 1.0)
     waiting = draft_of(store, [2], 2.0)
     store.delete_version(CLIENT, 1)
@@ -119,7 +119,7 @@ def test_deleting_a_version_leaves_what_is_not_yet_published(store: VersionStore
     assert store.check().whole
 
 
-def test_a_publish_that_counted_on_a_deleted_sample_fails_and_can_be_repeated(store: VersionStore) -> None:
+def test_a_publish_that_needs_a_deleted_sample_fails_and_can_be_repeated(store: VersionStore) -> None:
     publish(store, [1], 1.0)
     waiting = draft_of(store, [1], 2.0)
     store.delete_version(CLIENT, 1)
@@ -129,7 +129,7 @@ def test_a_publish_that_counted_on_a_deleted_sample_fails_and_can_be_repeated(st
     assert store.check().whole
 
 
-def test_deleting_a_client_leaves_no_byte_of_it(store: VersionStore, folder: Path) -> None:
+def test_deleting_a_client_deletes_every_byte_of_it(store: VersionStore, folder: Path) -> None:
     publish(store, [1, 2], 1.0, [LIVE])
     draft_of(store, [3], 2.0)
     (folder / "blobs" / CLIENT / ".unfinished-x").write_bytes(b"cut off")
@@ -143,7 +143,7 @@ def test_deleting_a_client_leaves_no_byte_of_it(store: VersionStore, folder: Pat
 
 
 @pytest.mark.parametrize("first_safe_with_wal", [(3,), (99,)], ids=["write-ahead log", "rollback journal"])
-def test_what_was_deleted_is_in_no_file_of_the_catalog(
+def test_deleted_data_is_in_no_file_of_the_catalog(
     folder: Path, monkeypatch: pytest.MonkeyPatch, first_safe_with_wal: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", first_safe_with_wal)
@@ -163,7 +163,7 @@ def test_what_was_deleted_is_in_no_file_of_the_catalog(
         assert not written(version.draft.weights_digest)
 
 
-def test_collecting_removes_what_no_version_needs_once_it_is_old(store: VersionStore, folder: Path) -> None:
+def test_collecting_deletes_old_blobs_that_no_version_needs(store: VersionStore, folder: Path) -> None:
     publish(store, [1, 2], 1.0)
     orphan = draft_of(store, [2, 3], 2.0)
     (folder / "blobs" / CLIENT / ".unfinished-x").write_bytes(b"cut off")
@@ -177,7 +177,7 @@ def test_collecting_removes_what_no_version_needs_once_it_is_old(store: VersionS
     assert store.collect().removed == 0
 
 
-def test_what_is_stored_again_is_young_again(store: VersionStore, folder: Path) -> None:
+def test_storing_a_blob_again_resets_its_age(store: VersionStore, folder: Path) -> None:
     draft_of(store, [1], 1.0)
     grow_older(folder, 3601.0)
     waiting = draft_of(store, [1], 1.0)
@@ -185,7 +185,7 @@ def test_what_is_stored_again_is_young_again(store: VersionStore, folder: Path) 
     assert store.publish(waiting, []).version.number == 1
 
 
-def test_collecting_removes_the_space_of_a_client_that_never_came_to_be(store: VersionStore, folder: Path) -> None:
+def test_collecting_deletes_the_space_of_a_client_without_versions(store: VersionStore, folder: Path) -> None:
     draft_of(store, [1], 1.0)
     store.collect(grace_s=0.0)
     assert list((folder / "blobs").iterdir()) == []
@@ -224,7 +224,7 @@ def test_a_flipped_bit_is_never_served(store: VersionStore, folder: Path) -> Non
     assert store.weights_content(CLIENT, 1)[0] == version
 
 
-def test_weights_of_a_version_deleted_meanwhile_are_unknown_and_not_corrupt(
+def test_weights_of_a_version_deleted_during_the_read_are_unknown_and_not_corrupt(
     store: VersionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store, [1], 1.0)
@@ -239,7 +239,7 @@ def test_weights_of_a_version_deleted_meanwhile_are_unknown_and_not_corrupt(
         store.weights_content(CLIENT, 1)
 
 
-def test_a_replay_outlives_the_process(store: VersionStore, folder: Path) -> None:
+def test_a_repeated_request_is_recognised_after_a_restart(store: VersionStore, folder: Path) -> None:
     key = Idempotency("key-1", digest_of("body"))
     first = store.publish(draft_of(store, [1]), [LIVE], key)
     store.close()
@@ -249,19 +249,19 @@ def test_a_replay_outlives_the_process(store: VersionStore, folder: Path) -> Non
     assert (again.version, again.moves, again.live, again.replayed) == (first.version, first.moves, first.live, True)
 
 
-def test_a_store_is_for_the_user_of_the_service_alone(store: VersionStore, folder: Path) -> None:
+def test_only_the_user_of_the_service_can_read_the_store(store: VersionStore, folder: Path) -> None:
     store.ping()
     assert folder.stat().st_mode & 0o077 == 0
     assert (folder / "blobs").stat().st_mode & 0o077 == 0
 
 
-def test_a_folder_that_cannot_be_made_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_rejected_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file stands here")
     with pytest.raises(StoreUnavailable, match="name another one, or change its owner"):
         open_embedded(tmp_path / "taken" / "data")
 
 
-def test_a_folder_of_somebody_else_is_refused_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_another_user_is_rejected_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(dir: Path) -> None:  # noqa: A002 - the library's word
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
@@ -270,7 +270,7 @@ def test_a_folder_of_somebody_else_is_refused_with_the_way_out(tmp_path: Path, m
         open_embedded(tmp_path)
 
 
-def test_a_folder_with_another_database_is_refused(folder: Path, store: VersionStore) -> None:
+def test_a_folder_with_another_database_is_rejected(folder: Path, store: VersionStore) -> None:
     store.close()
     other = folder.parent / "other"
     other.mkdir()

@@ -71,7 +71,7 @@ def test_several_contents_share_the_syncs_of_the_folders(blobs: LocalBlobs, call
     assert [call for call, _ in calls] == ["fsync"] * 2 + ["rename unfinished"] * 2 + ["fsync"] * 2
 
 
-def test_content_that_is_there_is_not_written_but_its_name_is_synced(
+def test_existing_content_is_not_written_but_its_folder_is_synced(
     blobs: LocalBlobs, calls: list[tuple[str, str]]
 ) -> None:
     """Whoever renamed it may not have come to sync the folder yet."""
@@ -87,7 +87,7 @@ def test_without_sync_nothing_is_synced(tmp_path: Path, calls: list[tuple[str, s
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_said_to_be_full_and_reads_and_later_writes_go_on(
+def test_a_full_disk_raises_store_full_and_later_writes_succeed(
     blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
 ) -> None:
     blobs.put(SPACE, [CONTENT])
@@ -100,9 +100,7 @@ def test_a_full_disk_is_said_to_be_full_and_reads_and_later_writes_go_on(
     assert list((tmp_path / SPACE).glob(".*")) == []
 
 
-def test_a_write_that_fails_half_way_leaves_no_file(
-    blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_failed_write_leaves_no_file(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     staged = iter([None, OSError(errno.ENOSPC, "full")])
     fsync = os.fsync
 
@@ -119,16 +117,14 @@ def test_a_write_that_fails_half_way_leaves_no_file(
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EIO, errno.EACCES])
-def test_a_failing_disk_is_said_to_fail(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_failing_disk_raises_store_unavailable(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr("tempfile.mkstemp", fail_with(code))
     with pytest.raises(StoreUnavailable, match="disk failed") as caught:
         blobs.put(SPACE, [CONTENT])
     assert not isinstance(caught.value, StoreFull)
 
 
-def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(
-    blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_failed_sync_writes_fail_and_reads_continue(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs.put(SPACE, [CONTENT])
     with monkeypatch.context() as disk:
         disk.setattr(os, "fsync", fail_with(errno.EIO))
@@ -141,14 +137,14 @@ def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(
     assert blobs.get(SPACE, DIGEST) == CONTENT
 
 
-def test_an_unreadable_blob_is_not_taken_for_a_damaged_one(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_blob_is_not_reported_as_damaged(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     blobs.put(SPACE, [CONTENT])
     monkeypatch.setattr(Path, "read_bytes", fail_with(errno.EIO))
     with pytest.raises(StoreUnavailable):
         blobs.get(SPACE, DIGEST)
 
 
-def test_what_a_kill_left_unfinished_is_never_a_blob_and_is_swept_when_old(blobs: LocalBlobs, tmp_path: Path) -> None:
+def test_leftovers_of_a_kill_are_not_blobs_and_are_swept_when_old(blobs: LocalBlobs, tmp_path: Path) -> None:
     blobs.put(SPACE, [CONTENT])
     left = tmp_path / SPACE / ".unfinished-abc"
     left.write_bytes(CONTENT[:2])
@@ -160,7 +156,7 @@ def test_what_a_kill_left_unfinished_is_never_a_blob_and_is_swept_when_old(blobs
     assert [path.name for path in (tmp_path / SPACE).iterdir()] == [DIGEST]
 
 
-def test_a_write_that_ends_while_leftovers_are_swept_does_not_end_the_sweep(
+def test_a_sweep_continues_when_a_write_finishes_during_it(
     blobs: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blobs.put(SPACE, [CONTENT])
@@ -179,7 +175,7 @@ def test_a_write_that_ends_while_leftovers_are_swept_does_not_end_the_sweep(
     assert [path.name for path in (tmp_path / SPACE).iterdir()] == [DIGEST]
 
 
-def test_a_young_empty_space_is_left_for_the_write_that_made_it(blobs: LocalBlobs, tmp_path: Path) -> None:
+def test_a_new_empty_space_is_not_swept(blobs: LocalBlobs, tmp_path: Path) -> None:
     (tmp_path / SPACE).mkdir()
     blobs.sweep(SPACE, older_than_s=60.0)
     assert (tmp_path / SPACE).is_dir()
@@ -187,7 +183,7 @@ def test_a_young_empty_space_is_left_for_the_write_that_made_it(blobs: LocalBlob
     assert not (tmp_path / SPACE).exists()
 
 
-def test_folders_and_files_of_others_are_not_spaces_or_blobs(blobs: LocalBlobs, tmp_path: Path) -> None:
+def test_other_folders_and_files_are_not_spaces_or_blobs(blobs: LocalBlobs, tmp_path: Path) -> None:
     (tmp_path / "lost+found").mkdir()
     (tmp_path / "Notes").mkdir()
     (tmp_path / "readme.txt").write_text("mine")
@@ -199,7 +195,7 @@ def test_folders_and_files_of_others_are_not_spaces_or_blobs(blobs: LocalBlobs, 
     assert (tmp_path / SPACE / "notes.txt").exists()
 
 
-def test_a_space_deleted_under_a_write_fails_that_write_alone(
+def test_deleting_a_space_during_a_write_fails_only_that_write(
     blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     replace = Path.replace
@@ -215,7 +211,7 @@ def test_a_space_deleted_under_a_write_fails_that_write_alone(
     assert blobs.put(SPACE, [CONTENT]) == (DIGEST,)
 
 
-def test_blobs_are_for_the_user_of_the_service_alone(blobs: LocalBlobs, tmp_path: Path) -> None:
+def test_only_the_user_of_the_service_can_read_blobs(blobs: LocalBlobs, tmp_path: Path) -> None:
     blobs.put(SPACE, [CONTENT])
     assert (tmp_path / SPACE).stat().st_mode & 0o077 == 0
     assert (tmp_path / SPACE / DIGEST).stat().st_mode & 0o077 == 0
@@ -232,7 +228,7 @@ def test_every_flipped_bit_is_found(blobs: LocalBlobs, tmp_path: Path) -> None:
             blobs.get(SPACE, DIGEST)
 
 
-def test_ping_fails_where_the_folder_is_gone(blobs: LocalBlobs, tmp_path: Path) -> None:
+def test_ping_fails_without_the_folder(blobs: LocalBlobs, tmp_path: Path) -> None:
     tmp_path.rmdir()
     with pytest.raises(StoreUnavailable, match="cannot be written"):
         blobs.ping()

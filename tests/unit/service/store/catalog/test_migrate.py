@@ -54,7 +54,7 @@ def test_upgrading_again_changes_nothing(database: SqliteDatabase) -> None:
 
 
 @pytest.mark.parametrize("first_safe_with_wal", [(3,), (99,)])
-def test_starts_at_the_same_time_do_not_disturb_each_other(
+def test_processes_that_start_at_the_same_time_upgrade_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_safe_with_wal: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", first_safe_with_wal)
@@ -66,7 +66,7 @@ def test_starts_at_the_same_time_do_not_disturb_each_other(
         database.close()
 
 
-def test_an_upgrade_that_fails_half_way_leaves_the_catalog_as_it_was(
+def test_an_upgrade_that_fails_leaves_the_catalog_unchanged(
     database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_args: object, **_named: object) -> None:
@@ -81,7 +81,7 @@ def test_an_upgrade_that_fails_half_way_leaves_the_catalog_as_it_was(
     assert tables(database) == {*METADATA.tables, "alembic_version"}
 
 
-def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(database: SqliteDatabase) -> None:
+def test_a_catalog_of_a_newer_release_is_rejected_unchanged(database: SqliteDatabase) -> None:
     upgrade(database)
     with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0999'")
@@ -91,7 +91,7 @@ def test_a_catalog_of_a_newer_release_is_refused_and_left_alone(database: Sqlite
         assert MigrationContext.configure(connection).get_current_revision() == "0999"
 
 
-def test_a_database_of_something_else_is_refused_and_left_alone(database: SqliteDatabase) -> None:
+def test_another_database_is_rejected_unchanged(database: SqliteDatabase) -> None:
     with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE invoices (id INTEGER)")
     with pytest.raises(StoreIncompatible, match="invoices"):

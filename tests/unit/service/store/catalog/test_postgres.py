@@ -48,7 +48,7 @@ def notes(database: PostgresDatabase) -> list[str]:
         return sorted(row[0] for row in connection.exec_driver_sql("SELECT text FROM notes"))
 
 
-def test_an_exception_undoes_the_transaction(database: PostgresDatabase) -> None:
+def test_an_exception_rolls_the_transaction_back(database: PostgresDatabase) -> None:
     def write_and_stop() -> None:
         with database.writing(SCOPE) as connection:
             connection.exec_driver_sql("INSERT INTO notes VALUES ('lost')")
@@ -90,7 +90,7 @@ def test_writers_of_one_client_wait_for_each_other_and_see_what_the_other_wrote(
         assert racing.result() == 1
 
 
-def test_writers_of_different_clients_pass_each_other(database: PostgresDatabase, elsewhere: PostgresDatabase) -> None:
+def test_writers_of_different_clients_run_side_by_side(database: PostgresDatabase, elsewhere: PostgresDatabase) -> None:
     with database.writing("line-1"):
         write(elsewhere, "passed", "line-2")
         write(database, "passed here too", "line-3")
@@ -100,7 +100,7 @@ def test_writers_of_different_clients_pass_each_other(database: PostgresDatabase
 @pytest.mark.parametrize(
     ("held", "wanted"), [(SCOPE, SCOPE), (ALL_CLIENTS, SCOPE), (SCOPE, ALL_CLIENTS), (ALL_CLIENTS, ALL_CLIENTS)]
 )
-def test_a_writer_that_is_kept_waiting_is_turned_away(
+def test_a_writer_gives_up_when_another_writes_for_too_long(
     database: PostgresDatabase, elsewhere: PostgresDatabase, held: str, wanted: str
 ) -> None:
     with database.writing(held), pytest.raises(StoreUnavailable, match=r"locked by other writers for more than 0\.3 s"):
@@ -109,7 +109,7 @@ def test_a_writer_that_is_kept_waiting_is_turned_away(
     assert notes(database) == ["taken"]
 
 
-def test_waiting_threads_of_one_process_keep_no_connection_from_others(database: PostgresDatabase) -> None:
+def test_waiting_threads_of_one_process_do_not_use_up_the_connections(database: PostgresDatabase) -> None:
     """More writers of one client than there are connections; what the first needs while it holds the lock is there."""
     waiting = 40
     together = threading.Barrier(waiting + 1)
@@ -130,7 +130,7 @@ def test_waiting_threads_of_one_process_keep_no_connection_from_others(database:
     write(database, "taken")
 
 
-def test_a_server_that_was_started_again_costs_no_request(catalog_url: str, postgres: PostgresServer) -> None:
+def test_a_restarted_server_fails_no_request(catalog_url: str, postgres: PostgresServer) -> None:
     database = opened(catalog_url)
     with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
@@ -146,9 +146,7 @@ def test_a_server_that_was_started_again_costs_no_request(catalog_url: str, post
     database.close()
 
 
-def test_a_server_that_ends_in_the_middle_of_a_write_leaves_nothing_of_it(
-    catalog_url: str, postgres: PostgresServer
-) -> None:
+def test_a_server_that_stops_during_a_write_leaves_nothing_of_it(catalog_url: str, postgres: PostgresServer) -> None:
     database = opened(catalog_url)
     with database.writing(ALL_CLIENTS) as connection:
         connection.exec_driver_sql("CREATE TABLE notes (text TEXT)")
@@ -167,7 +165,7 @@ def test_a_server_that_ends_in_the_middle_of_a_write_leaves_nothing_of_it(
     database.close()
 
 
-def test_a_full_disk_is_said_to_be_full(database: PostgresDatabase) -> None:
+def test_a_full_disk_raises_store_full(database: PostgresDatabase) -> None:
     raise_full = "DO $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$"
     with pytest.raises(StoreFull, match="no space left"), database.writing(SCOPE) as connection:
         connection.exec_driver_sql(raise_full)
@@ -175,7 +173,7 @@ def test_a_full_disk_is_said_to_be_full(database: PostgresDatabase) -> None:
         connection.exec_driver_sql("INSERT INTO notes VALUES ('refused')")
 
 
-def test_a_commit_waits_for_the_servers_disk_whatever_the_server_is_set_to(
+def test_a_commit_waits_for_the_servers_disk_whatever_the_servers_default(
     catalog_url: str, postgres: PostgresServer
 ) -> None:
     name = make_url(catalog_url).database

@@ -56,7 +56,7 @@ def pragma(connection: Connection, name: str) -> object:
         ((4, 0, 0), "wal"),
     ],
 )
-def test_the_write_ahead_log_is_used_only_where_sqlite_keeps_it_whole(version: tuple[int, ...], journal: str) -> None:
+def test_wal_is_used_only_with_sqlite_versions_that_do_not_corrupt_it(version: tuple[int, ...], journal: str) -> None:
     assert journal_mode(version) == journal
 
 
@@ -73,7 +73,9 @@ def test_every_connection_is_durable_and_keeps_references(database: SqliteDataba
             assert {name: pragma(connection, name) for name in expected} == expected
 
 
-def test_a_log_that_a_newer_sqlite_left_is_turned_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wal_of_a_newer_sqlite_is_converted_to_a_rollback_journal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", (99,))
     with closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA journal_mode=WAL")
@@ -92,7 +94,7 @@ def closing_database(path: Path) -> closing[SqliteDatabase]:
     return closing(SqliteDatabase(path, busy_timeout_s=0.1))
 
 
-def test_an_exception_undoes_the_transaction(database: SqliteDatabase) -> None:
+def test_an_exception_rolls_the_transaction_back(database: SqliteDatabase) -> None:
     def write_and_stop() -> None:
         with database.writing(ALL_CLIENTS) as connection:
             connection.exec_driver_sql("INSERT INTO notes VALUES ('lost')")
@@ -127,14 +129,14 @@ def test_a_catalog_that_another_process_holds_is_unavailable_after_the_wait(
     assert notes(database) == ["taken"]
 
 
-def test_a_writer_that_another_thread_keeps_waiting_is_turned_away(database: SqliteDatabase) -> None:
+def test_a_writer_gives_up_when_another_thread_writes_for_too_long(database: SqliteDatabase) -> None:
     with ThreadPoolExecutor(1) as pool, database.writing(ALL_CLIENTS), pytest.raises(StoreUnavailable, match="locked"):
         pool.submit(write, database, "refused").result()
     write(database, "taken")
     assert notes(database) == ["taken"]
 
 
-def test_a_full_disk_is_said_to_be_full_and_reading_goes_on(database: SqliteDatabase) -> None:
+def test_a_full_disk_raises_store_full_and_reads_continue(database: SqliteDatabase) -> None:
     def write_beyond_the_last_page() -> None:
         with database.writing(ALL_CLIENTS) as connection:
             pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
@@ -147,19 +149,19 @@ def test_a_full_disk_is_said_to_be_full_and_reading_goes_on(database: SqliteData
     assert notes(database) == ["first"]
 
 
-def test_a_file_that_is_no_database_is_refused_with_the_way_out(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_rejected_with_a_remedy(path: Path) -> None:
     path.write_bytes(b"this is a text and not a database" * 100)
     with closing_database(path) as database, pytest.raises(StoreUnavailable, match="restore a backup"):
         notes(database)
 
 
-def test_a_folder_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_store_unavailable(tmp_path: Path) -> None:
     absent = tmp_path / "absent" / "catalog.sqlite3"
     with closing_database(absent) as database, pytest.raises(StoreUnavailable, match="SQLITE_CANTOPEN"):
         notes(database)
 
 
-def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(database: SqliteDatabase) -> None:
+def test_after_a_failed_sync_writes_fail_and_reads_continue(database: SqliteDatabase) -> None:
     write(database, "first")
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
@@ -171,7 +173,7 @@ def test_after_a_failed_sync_nothing_more_is_written_but_reading_goes_on(databas
     assert notes(database) == ["first"]
 
 
-def test_what_cannot_be_json_everywhere_is_not_stored() -> None:
+def test_values_that_are_not_valid_json_are_not_stored() -> None:
     with pytest.raises(ValueError, match="JSON"):
         strict_json({"loss": float("nan")})
     assert strict_json({"b": "ü", "a": 1}) == '{"b":"ü","a":1}'
