@@ -1,13 +1,13 @@
-"""Many clients adapting at once: clients a second through the queue of the service, and in a plain loop.
+"""Adaptation throughput with many clients at once: the service's queue compared with a plain loop.
 
     python benchmarks/adapt_together.py [--clients 32] [--threads 2] [--rounds N] [--net omniglot|paper] [--profile]
     python benchmarks/adapt_together.py --device cuda --clients 64
 
-The plain loop is what one writes first: for one client after another copy the net, make an optimiser, loop. Both sides
-adapt the same net by the same recipe (a linear head, SGD) to the same images with the same draws, and have the same
-cores; the plain loop uses them inside each operation, as torch does by itself. What they come to is compared before
-anything is timed. The queue's side also measures the statistics that a version is frozen with, which the plain loop has
-no use for. The sides take turns; elapsed and processor time are medians, ratios are of the medians.
+The plain loop copies the net, creates an optimiser and trains, one client after another. Both sides adapt the same net
+with the same recipe (a linear head, SGD) to the same images with the same random draws, and use the same cores; the
+plain loop uses them inside each operation, which is torch's default. Their results are compared before timing. The
+queue also computes the statistics that a version is frozen with. The sides alternate; elapsed and processor times are
+medians, and ratios are ratios of medians.
 """
 
 from __future__ import annotations

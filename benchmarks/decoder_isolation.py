@@ -1,9 +1,9 @@
-"""The claim: decoding where a bad image can do no harm costs little more than decoding in the service itself.
+"""Cost of decoding images in isolated processes, compared with decoding in the service's process.
 
     python benchmarks/decoder_isolation.py [--rounds 400] [--sides 64 128 256 1024]
 
-Decodes the same generated PNG by turns in this process and in a process of the pool, as `anole serve` does it, and
-prints the median of each side and what a process that was lost costs until the next image is decoded.
+Decodes the same generated PNG alternately in this process and in a decoder process, as `anole serve` does. Prints the
+median of each, and the time from the loss of a decoder process to the next decoded image.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The options of scripts that score few-shot episodes, and the data set that they name. Knows no net and no score."""
+"""Command-line options of scripts that score few-shot episodes, and the dataset that they select."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every table is made of: percentiles, the machine they were taken on, rows of Markdown. It measures nothing."""
+"""Shared by all tables: percentiles, AUROC, a description of the machine, and Markdown rows."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Why bfloat16 gains what it gains: an inner step's own operations, one by one, in float32 and in bfloat16.
+"""Where bfloat16 saves time: the operations of an inner step, each in float32 and in bfloat16.
 
     python benchmarks/half_precision.py [--batch 25] [--side 42] [--rounds 7] [--threads 1]
 
-Processors with bfloat16 dot products (AVX512-BF16) multiply and add twice as many pairs an instruction as in float32,
-so twice the rate is what to expect of a matrix product, and no more of a whole step. Rows are forward and backward
-passes of the convolutions of ResNet-12 and of the four-block net with five tasks side by side, of what lies between
-them, and of rounding a convolution's weights, which autocast does in every step. Milliseconds of processor time,
-medians; the two precisions take turns.
+Processors with bfloat16 dot products (AVX512-BF16) do twice as many multiply-adds per instruction as in float32. So a
+matrix product can be at most twice as fast, and a whole step less. Rows are forward and backward passes of the
+convolutions of ResNet-12 and of the four-block net with five tasks in parallel, of the operations between them, and of
+rounding a convolution's weights, which autocast does in every step. Values are medians of processor time in
+milliseconds; the two precisions alternate.
 """
 
 from __future__ import annotations

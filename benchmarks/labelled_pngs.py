@@ -1,7 +1,4 @@
-"""Images as their files' bytes, by class: the steel defects where they are at hand, else surfaces generated here.
-
-It refuses to know what is done with them.
-"""
+"""Image files by class: steel defects if available, otherwise generated surfaces."""
 
 from __future__ import annotations
 

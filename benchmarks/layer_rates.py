@@ -1,12 +1,12 @@
-"""What learning-rate multipliers by layer do: to accuracy, to the time of an adaptation, to the bytes of a version.
+"""Learning-rate multipliers by layer: their effect on accuracy, adaptation time and size of a version.
 
     python benchmarks/layer_rates.py [--data-root FOLDER] [--meta-steps 300] [--episodes 100] [--part training serving]
 
-training: short meta-trainings on Omniglot that differ in their inner rates, which are then served too, or in their meta
-rates alone. serving: shipped checkpoints, trained with all rates 1, adapted with others. The ways of a table are scored
-on the same episodes and compared with its first row episode by episode. Times are processor time of adapting to 50
-images, median of rounds in which the ways take turns; bytes are what a version stores of its weights: what differs from
-the start, the head, the statistics. Without a data root generated surfaces stand in.
+training: short meta-trainings on Omniglot with different inner multipliers, which are also used for serving, or with
+different meta multipliers. serving: shipped checkpoints, trained with all multipliers 1 and adapted with others. All
+rows of a table are scored on the same episodes and compared with its first row per episode. Times are processor times
+of adapting to 50 images, medians of rounds in which the rows alternate. Bytes are what a version stores: weights that
+differ from the start, the head, and the statistics. Without a data root, generated surfaces are used.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The yardstick: local binary patterns with logistic regression, on the very episodes that nets are scored on.
+"""Baseline: local binary patterns with logistic regression, on the episodes that nets are scored on.
 
     python benchmarks/lbp_baseline.py --data-root FOLDER [--dataset folder:x_sdd.zip] [--shots 1 5 10] [--episodes 200]
 
-Histograms of uniform local binary patterns (Ojala, Pietikäinen & Mäenpää 2002) of the grey image at 128 pixels, each
-bin brought to mean 0 and deviation 1 over the support, then logistic regression with an L2 penalty of 1. Episode i is
-drawn from the same seed as episode i of ``anole evaluate``, and so holds the same images. Needs scikit-image and
-scikit-learn: pip install 'anole[benchmarks]'.
+Histograms of uniform local binary patterns (Ojala, Pietikäinen & Mäenpää 2002) of the grey image at 128 pixels, with
+each bin standardised over the support, then logistic regression with an L2 penalty of 1. Episode i uses the same seed,
+and so the same images, as episode i of ``anole evaluate``. Needs scikit-image and scikit-learn: pip install
+'anole[benchmarks]'.
 """
 
 from __future__ import annotations

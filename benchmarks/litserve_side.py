@@ -1,9 +1,9 @@
-"""The other side of `predict_vs_litserve.py`: a version of ours behind LitServe, as its documentation would have it.
+"""A version of ours behind LitServe, as its documentation recommends; used by `predict_vs_litserve.py`.
 
     python benchmarks/litserve_side.py PORT CHECKPOINT WEIGHTS TEMPERATURE LABEL...
 
-One worker, batching on: what waits is batched up to 16 images, prepared together and judged by torch in one pass. It
-decodes with our decoder and answers label and scores. It has no store, no versions, no keys and no log line a request.
+One worker with batching: waiting requests are batched up to 16 images, prepared together and predicted by torch in one
+pass. It decodes with our decoder and returns label and scores. It has no store, versions, keys or request logs.
 """
 
 from __future__ import annotations

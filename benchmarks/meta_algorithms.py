@@ -1,10 +1,10 @@
-"""The claim: what Reptile saves against MAML on the same work, in memory and time, and what it costs in accuracy.
+"""Reptile compared with MAML on the same work: memory, time and accuracy.
 
     python benchmarks/meta_algorithms.py --data-root FOLDER [--rounds 7] [--train-seconds 60] [--episodes 200] [--json]
 
-Reptile, first-order MAML and MAML run on one net (the papers' four blocks of 64 channels), the same tasks and the same
-inner loop; only the meta step differs. The tables give a meta step's time and memory by inner steps and the accuracy
-after equal training time, the picture shows all three. Without a data root generated images stand in for Omniglot.
+Reptile, first-order MAML and MAML use the same net (the papers' four blocks of 64 channels), tasks and inner loop; only
+the meta step differs. The tables show time and memory of a meta step by inner steps, and accuracy after equal training
+time; the plot shows all three. Without a data root, generated images replace Omniglot.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What a meta step costs: seconds, the algorithms by turns, and memory, each measurement in a process of its own.
+"""Time and memory of a meta step. Algorithms alternate, and each measurement runs in a separate process.
 
-Seconds are processor time on the CPU, so that what else the machine does counts as little as can be, and elapsed time
-on a GPU. Memory is what a process holds at most during its meta steps, less what it held before the first. This module
-refuses to know what an algorithm learns.
+On the CPU, time is processor time, to reduce the influence of other load; on a GPU it is elapsed time. Memory is the
+peak during the meta steps minus the memory before the first.
 """
 
 from __future__ import annotations

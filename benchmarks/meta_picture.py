@@ -1,4 +1,4 @@
-"""The comparison of meta-learning algorithms as a picture. It knows numbers, and not how they came about."""
+"""Plots the comparison of meta-learning algorithms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A race over equal training time: each algorithm trains for so many seconds, then all are scored on the same episodes.
+"""Trains several algorithms for equal time, then scores them on the same episodes.
 
-The one that has used the least goes next, so that what else the machine does falls on all alike. Every outer rate falls
-linearly to 0 with the time used. This module refuses to know how a meta step is made.
+The algorithm that has used the least time runs next, so that other load affects all equally. Every outer learning rate
+decays linearly to 0 with the time used.
 """
 
 from __future__ import annotations

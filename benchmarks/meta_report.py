@@ -1,4 +1,4 @@
-"""The comparison of meta-learning algorithms in tables and in a plain word on a popular claim. It measures nothing."""
+"""Tables for the comparison of meta-learning algorithms, and a summary in a few sentences."""
 
 from __future__ import annotations
 

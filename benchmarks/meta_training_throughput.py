@@ -1,11 +1,11 @@
-"""Tasks a second of meta-training: the inner loops of a meta step together, and one by one in a plain loop.
+"""Meta-training throughput: the inner loops of a meta step in one batch, compared with a plain loop.
 
     python benchmarks/meta_training_throughput.py [--threads 1 2] [--rounds N] [--optimiser adam|sgd] [--device cuda]
 
-Both sides train the net of Reptile's paper on its Omniglot settings (5 ways, 5 tasks a meta step, 5 inner steps of 10
-images) with the same draws; the sides take turns, and a turn of torch.mm tells what the machine gives in the same
-minutes. The images are random, because the time does not depend on what they show. Multiply-adds are those that torch
-counts in the plain net's passes, two operations each. Nothing here judges accuracy.
+Both sides train the net of Reptile's paper with its Omniglot settings (5-way, 5 tasks per meta step, 5 inner steps of
+10 images) and the same random draws. The sides alternate, and a run of torch.mm in each round shows what the machine
+provides at the time. The images are random, because the time does not depend on them. Multiply-adds are those that
+torch counts in the plain net's passes, two operations each. Accuracy is not measured.
 """
 
 from __future__ import annotations

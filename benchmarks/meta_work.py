@@ -1,7 +1,4 @@
-"""The work that the meta-learning algorithms are compared on: one net, one stream of tasks, one inner loop for all.
-
-It refuses to know what is measured of them.
-"""
+"""The work for comparing meta-learning algorithms: one net, one stream of tasks and one inner loop for all."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What was tried for the prototype-head recipe (preset ``omniglot``), one change at a time, and what each gave.
+"""Ablations of the prototype-head recipe (preset ``omniglot``), one change at a time.
 
     python benchmarks/omniglot_variants.py --data-root FOLDER [--meta-steps 600] [--only NAME ...] [--folder DIR]
 
-Every training variant has as many meta steps, the same seed and the same training characters; each, and then the
-shipped checkpoint at several ways of using it, is scored on the same 5-way episodes of the 423 test characters, and
-compared with the first row of its table episode by episode. Trainings and scores are kept in the folder: interrupted,
-the same command goes on. These trainings are short, so the table tells directions; the shipped one has 8000 meta steps.
-With more inner steps or more channels, a meta step is more work.
+Every variant trains with the same number of meta steps, seed and training characters. Each variant, and the shipped
+checkpoint with several serving settings, is scored on the same 5-way episodes of the 423 test characters and compared
+with the first row of its table per episode. Trainings and scores are saved in the folder; run the same command again to
+resume. The trainings are short, so the table shows tendencies; the shipped checkpoint was trained for 8000 meta steps.
+With more inner steps or channels, a meta step is more work.
 """
 
 from __future__ import annotations

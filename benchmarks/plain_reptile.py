@@ -1,7 +1,4 @@
-"""Reptile as a PyTorch example writes it: one net, one optimiser, one task after another. The side to compare with.
-
-It takes its tasks, its draws and its settings from what it is compared with, and nothing else.
-"""
+"""Reptile as in a PyTorch tutorial: one net, one optimiser, one task after another. A baseline for comparison."""
 
 from __future__ import annotations
 

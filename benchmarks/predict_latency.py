@@ -1,11 +1,11 @@
-"""The claim: one image is judged within milliseconds, over HTTP, alone and with fifteen others in flight.
+"""Latency of predicting one image over HTTP, alone and with 15 other requests in flight. Target: milliseconds.
 
     python benchmarks/predict_latency.py [--data-root FOLDER] [--requests 2000] [--concurrency 1 16]
 
-This process drives; the service is another one. The driver writes requests made beforehand to kept connections and
-reads the answers unparsed, so that it takes little of the machine; GET /livez, which the service answers at once, shows
-in the same rounds what driver and HTTP take by themselves. A form is what the Python client sends, a body is one raw
-image. Without a data root the images are generated.
+The service runs in another process. The driver sends prepared requests over persistent connections and does not parse
+the responses, so that it uses little of the machine. GET /livez, which the service answers at once, shows in the same
+rounds the time that driver and HTTP take. A form is what the Python client sends; a body is one raw image. Without a
+data root, the images are generated.
 """
 
 from __future__ import annotations

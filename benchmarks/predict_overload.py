@@ -1,12 +1,12 @@
-"""The claim: ten times more requests than the service can answer cost it nothing of what it can: those it takes are
-answered about as fast as on a busy day, the others are refused at once.
+"""Behaviour under overload. Target: at ten times the load that the service can handle, accepted requests take
+about as long as under high load, and the others are rejected at once.
 
     python benchmarks/predict_overload.py [--data-root FOLDER] [--times 10] [--seconds 10] [--rounds 3]
 
-The peak is what four connections get when each sends as soon as it has its answer. Then requests come at times of
-their own (a Poisson process), whatever became of those before: at 70 % of the peak, and at ten times the peak. What a
-request took is counted from the moment it was meant to be sent. A request brings several images, so that the driver,
-which runs on the same machine, can send ten times what the service can judge; how late it was itself is in the table.
+The peak is the throughput of four connections that each send the next request after a response. Then requests arrive
+at random (a Poisson process) regardless of earlier responses: at 70 % of the peak, and at ten times the peak. Latency
+counts from the scheduled time of a request. Each request has several images, so that the driver on the same machine can
+generate ten times the load; the table shows the driver's own delay.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The claim: one worker answers three times as many predictions a second as LitServe does with the same net.
+"""Prediction throughput of one worker compared with LitServe on the same net. Target: 3x.
 
     python benchmarks/predict_vs_litserve.py [--data-root FOLDER] [--rounds 5] [--seconds 10]     (needs wrk)
 
 Both serve the same version to the same driver, wrk, with the same bytes: a form with one image, as our Python client
-sends it. LitServe (`litserve_side.py`) has one worker and batching; it decodes in that worker, so there are two rows of
-ours: decoding in processes of their own, as is the default, and in the worker. The services take turns; what does not
-answer the first image with the same label and scores is not measured. Processor time is of all processes of a service.
+sends it. LitServe (`litserve_side.py`) has one worker with batching and decodes in that worker. So there are two rows
+for our service: decoding in separate processes, the default, and decoding in the worker. The services alternate. A
+service is only measured if its answer to the first image has the same label and scores. Processor time is the total of
+all processes of a service.
 """
 
 from __future__ import annotations

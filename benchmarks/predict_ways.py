@@ -1,10 +1,10 @@
-"""The choice: how images of several versions go through one net at the same time, each with its own weights.
+"""Ways to predict images of several versions with one net at the same time, each with its own weights.
 
     python benchmarks/predict_ways.py [--data-root FOLDER] [--clients 1 4 16] [--device cpu|cuda]
 
-Every way judges the same images by the same versions, one image a version, and they take turns. What each says is held
-against the plain way. The last rows give one version many images. On the CPU the processor time of the thread is
-printed beside the time on the clock: on a machine with other work it is the steadier of the two.
+Every way predicts the same images with the same versions, one image per version, and they alternate. Results are
+compared with the plain way. In the last rows, one version has many images. On the CPU, the thread's processor time is
+printed beside elapsed time, because it is more stable on a machine with other load.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Anole as a process of its own: `anole serve` on a free port with an empty store, stopped and forgotten at the end.
+"""Runs `anole serve` in a separate process on a free port with an empty store, and removes it at the end.
 
-What it serves is an ordinary service: one worker, a log line a request, every write synced to disk. It refuses to know
-what is measured.
+The service has its normal configuration: one worker, a log line per request, and every write synced to disk.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What adapting a large net takes: peak memory and time, with blocks kept or run again, in full and half precision.
+"""Peak memory and time of adapting a large net, with and without recomputation, in full and half precision.
 
     python benchmarks/size.py [--weights 10 100] [--side 84] [--batch 25] [--steps 2] [--rounds 3] [--device cpu]
 
-ResNet-12 is widened to about as many million weights as asked for. Every measurement is an `adapt` of random images in
-a fresh process of its own; the ways of one size take turns. Memory is what the process holds at most during it, less
-what it held before, when it had the net's start already: resident memory on the CPU, torch's allocations on CUDA.
-Seconds are processor time on the CPU. Adapted weights are held against those of float32 with all blocks kept; "of the
-update" is the distance to those as a share of their own distance from the start, which nobody has trained: untrained
-nets magnify rounding. float16 is measured on CUDA alone, where it is allowed. What glibc keeps of freed memory counts
-as held; with MALLOC_MMAP_THRESHOLD_=1048576 in the environment it gives large blocks back at once, and takes more time.
+ResNet-12 is widened to about the requested millions of weights. Every measurement is an `adapt` of random images in a
+new process; the variants of one size alternate. Memory is the peak during adaptation minus the memory before it, which
+includes the start: resident memory on the CPU, torch's allocations on CUDA. Seconds are processor time on the CPU.
+Adapted weights are compared with those of float32 without recomputation; "of the update" is the distance to them as a
+share of their distance from the start. The start is untrained, and untrained nets amplify rounding. float16 is measured
+on CUDA only. Freed memory that glibc keeps counts as used; MALLOC_MMAP_THRESHOLD_=1048576 in the environment returns
+large blocks at once and takes more time.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The claim: a thousand senders that never finish leave a legitimate client's answers as quick as they were.
+"""Latency of a legitimate client while a thousand connections send slowly. Target: unchanged.
 
     python benchmarks/slow_sockets.py [--sockets 1000] [--requests 200] [--rounds 3]
 
-Over the loopback, by turns with and without the slow sockets: four of five send a head, the fifth a body, one byte a
-second each, and come again when they are closed. More bodies would pass the share of one address, which all of this
-comes from, and be refused. One connection predicts meanwhile. Both sides are measured in every round.
+Runs over the loopback, alternately with and without the slow connections. Four of five slowly send a request head, the
+fifth a body, at one byte per second each, and reconnect when they are closed. More bodies would exceed the limit per
+address, because all come from one address. One connection predicts meanwhile. Both sides are measured in every round.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The claim: hours of adapting, predicting, rolling back and deleting leave memory, files and threads as they were.
+"""Memory, files and threads during hours of adapting, predicting, rolling back and deleting. Target: constant.
 
     python benchmarks/soak.py [--minutes 120] [--readings 12]
 
-A service is started as its user starts it and gets the mix from one caller, by turns over a few clients. What the
-process and its decoders hold is read on the way; the last third of the readings is compared with the third before it.
+One caller sends the mix of requests to a service with its normal configuration, over a few clients in turn. The usage
+of the service and its decoder processes is sampled regularly; the last third of the samples is compared with the
+middle third.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What a publish costs and what a version takes: durable and not, side by side in one run, and bytes by their kind.
+"""Time of publishing a version, durably and not, and its size in bytes by kind.
 
     python benchmarks/store_publish.py [--checkpoint NAME|PATH] [--folder FOLDER] [--publishes N]
 
-The versions are real ones: the checkpoint adapted to five classes of ten random images; random, because neither the
-time nor the size depends on what an image shows. Nothing here judges accuracy.
+The versions are real: the checkpoint adapted to five classes of ten random images, because neither time nor size
+depends on the images. Accuracy is not measured.
 """
 
 from __future__ import annotations

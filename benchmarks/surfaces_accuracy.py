@@ -1,11 +1,11 @@
-"""The claim: a few real images through HTTP make a recogniser, and meta-training is why.
+"""Accuracy from a few real images over HTTP, and the contribution of meta-training.
 
     python benchmarks/surfaces_accuracy.py --data-root FOLDER [--draws 30] [--classes 5] [--shots 10] [--json]
 
-Each draw chooses classes and images of the steel defects; every way gets the same draws as PNG files by POST /adapt and
-judges the same other images by POST /predict. No checkpoint has seen these images: they belong to no training.
-Accuracy is the mean over classes of the share judged right, so that a large class counts as much as a small one; the
-table gives its mean over draws. The interval describes the choice of draws from this one data set.
+Each draw selects classes and images of the steel defects. Every variant gets the same draws as PNG files by POST /adapt
+and predicts the same further images by POST /predict. No checkpoint was trained on these images. Accuracy is the mean
+of per-class accuracy, so that classes of different size count equally; the table shows its mean over draws. The
+interval covers the choice of draws from this one dataset.
 """
 
 from __future__ import annotations

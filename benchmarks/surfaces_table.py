@@ -1,11 +1,11 @@
-"""The claim: a start meta-trained on other images beats classical features on real surfaces, and adapting adds to it.
+"""A start meta-trained on other images compared with classical features on real surfaces.
 
     python benchmarks/surfaces_table.py --data-root FOLDER [--checkpoint surfaces] [--dataset folder:x_sdd.zip]
 
-Every way gets the same episodes as ``anole evaluate`` draws them from the same seed: the checkpoint adapted and by
-prototypes alone (0 steps), the same net from random weights likewise, and local binary patterns with logistic
-regression (see lbp_baseline.py). Differences are taken episode by episode against the first row. The times are those of
-learning from 50 images, medians of rounds in which the ways take turns.
+All rows use the episodes that ``anole evaluate`` samples from the same seed: the checkpoint adapted, and with
+prototypes only (0 steps); the same net with random weights, likewise; and local binary patterns with logistic
+regression (see lbp_baseline.py). Differences to the first row are taken per episode. Times are for learning from 50
+images, medians of rounds in which the rows alternate.
 """
 
 from __future__ import annotations

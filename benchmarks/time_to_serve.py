@@ -1,11 +1,11 @@
-"""The claim: seconds lie between sending labelled images and the first prediction by what they taught.
+"""Time from sending labelled images to the first prediction with the new version. Target: seconds.
 
     python benchmarks/time_to_serve.py [--data-root FOLDER] [--runs 40]
 
-A run is a new client: POST /adapt with 5 classes x 10 PNGs of 128 px, then POST /predict with one more image until an
-answer by the new version has been received. Every second run asks for 0 inner steps, so that what the inner loop costs
-is seen in the same minutes. The parts are the service's own clock (`report.seconds`, `seconds`); the rest is what the
-clock of this process has beyond them. Without a data root the images are generated.
+Each run is a new client: POST /adapt with 5 classes x 10 PNGs of 128 px, then POST /predict with another image until a
+prediction by the new version arrives. Every second run uses 0 inner steps, which shows the cost of the inner loop under
+the same conditions. The parts are measured by the service (`report.seconds`, `seconds`); the rest is the additional
+time measured by this process. Without a data root, the images are generated.
 """
 
 from __future__ import annotations

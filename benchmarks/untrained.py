@@ -1,4 +1,4 @@
-"""A checkpoint before any training: the same net and recipe, weights as drawn. Knows no data and no files."""
+"""A checkpoint without training: the same net and recipe with initial weights."""
 
 from __future__ import annotations
 

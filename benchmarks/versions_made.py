@@ -1,7 +1,6 @@
-"""Versions in any number for benchmarks: one client adapted for real, the others as far from the start as that one.
+"""Any number of versions for benchmarks: one is adapted, the others are at the same distance from the start.
 
-What a version weighs and what its net costs does not depend on how good it is, so nobody waits for a thousand
-adaptations. It refuses to know what is measured.
+Size and prediction cost of a version do not depend on its accuracy, so a thousand adaptations are unnecessary.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Drives a service with wrk, which takes so little of the machine that it is not what is measured.
-
-It knows forms and figures, no service.
-"""
+"""Drives a service with wrk, which uses little of the machine."""
 
 from __future__ import annotations
 

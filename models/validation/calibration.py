@@ -21,9 +21,9 @@ _PRIOR_STRENGTH = 1.0
 class LearningCurvePrior:
     """How accuracy grows with the number of samples, fitted on meta-training classes.
 
-    `benchmarks/examination.py --fit` prints the bias of the estimate for several rates and the coverage of the interval
-    for several variance factors, on textures and Omniglot's training characters. A rate of 0.7 has the least bias. A
-    variance factor of 1.15 covers often enough there; the default leaves a margin for other classes.
+    `benchmarks/cross_validation.py --fit` prints the bias of the estimate for several rates and the coverage of the
+    interval for several variance factors, on textures and Omniglot's training characters. A rate of 0.7 has the least
+    bias. A variance factor of 1.15 covers often enough there; the default leaves a margin for other classes.
 
     Attributes:
         rate: the odds of an error, relative to chance, fall with the number of samples to the power of -rate. Folds

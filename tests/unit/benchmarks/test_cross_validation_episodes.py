@@ -1,4 +1,4 @@
-"""The episodes that the examination's claims are measured on."""
+"""Episodes of the cross-validation benchmark."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.examination import FLIPPED, flip_row, honesty_row, verdict_row
-from benchmarks.examined_episodes import EpisodeDraw, draw, outcomes
+from benchmarks.cross_validation import FLIPPED, flip_row, honesty_row, verdict_row
+from benchmarks.cross_validation_episodes import EpisodeSettings, draw, episode_results
 from models.adaptation.adapt import ALONE
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.class_dataset import ArrayDataset
 from tests.generated import tiny_checkpoint_in
 
-SHAPE = EpisodeDraw(ways=3, shots=4, queries=6, flipped=0.25)
+SHAPE = EpisodeSettings(ways=3, shots=4, queries=6, flipped=0.25)
 
 
 def blobs() -> ArrayDataset:
-    """Classes of noise around a grey level of their own."""
+    """Classes of noise around different grey levels."""
     generator = torch.Generator().manual_seed(0)
     arrays = [
         (24 * level + 10 + 40 * torch.rand(12, 1, 28, 28, generator=generator)).to(torch.uint8) for level in range(8)
@@ -29,7 +29,7 @@ def tiny(folder: Path) -> Checkpoint:
     return load_checkpoint(str(tiny_checkpoint_in(folder)))
 
 
-def test_an_episode_is_a_function_of_its_seed(tmp_path: Path) -> None:
+def test_the_seed_determines_the_episode(tmp_path: Path) -> None:
     checkpoint = tiny(tmp_path)
     first, again, other = (draw(blobs(), SHAPE, checkpoint, seed) for seed in (1, 1, 2))
     assert torch.equal(first.support.images, again.support.images)
@@ -37,17 +37,17 @@ def test_an_episode_is_a_function_of_its_seed(tmp_path: Path) -> None:
     assert not torch.equal(first.support.images, other.support.images)
 
 
-def test_as_many_labels_are_flipped_as_asked_and_none_to_itself(tmp_path: Path) -> None:
-    drawn = draw(blobs(), SHAPE, tiny(tmp_path), 3)
-    assert int((drawn.support.labels != drawn.true_labels).sum()) == 3
-    assert (len(drawn.queries[0]), len(drawn.strange)) == (18, 50)
+def test_the_requested_share_of_labels_is_flipped(tmp_path: Path) -> None:
+    episode = draw(blobs(), SHAPE, tiny(tmp_path), 3)
+    assert int((episode.support.labels != episode.true_labels).sum()) == 3
+    assert (len(episode.queries[0]), len(episode.unknown)) == (18, 50)
 
 
-def test_rows_are_made_of_examined_episodes(tmp_path: Path) -> None:
-    judged = list(outcomes(blobs(), SHAPE, tiny(tmp_path), range(3), ALONE))
-    assert len(honesty_row(judged)) == 6
-    assert len(verdict_row(judged)) == 4
-    found, false = (float(cell.removesuffix(" %")) for cell in flip_row(judged))
+def test_rows_are_computed_from_episodes(tmp_path: Path) -> None:
+    results = list(episode_results(blobs(), SHAPE, tiny(tmp_path), range(3), ALONE))
+    assert len(honesty_row(results)) == 6
+    assert len(verdict_row(results)) == 4
+    found, false = (float(cell.removesuffix(" %")) for cell in flip_row(results))
     assert 0 <= false <= 100
     assert 0 <= found <= 100
     assert 0 < FLIPPED < 1
