@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from models.errors import AnoleError
+
+RETRY_STOPPING_S: Final = 1
+"""Retry-After while this worker stops: another one takes the request."""
+
+RETRY_BUSY_S: Final = 2
+"""Retry-After for a full queue or a time limit that has passed."""
+
+RETRY_UNAVAILABLE_S: Final = 5
+"""Retry-After if the store, memory, files or processes are not available."""
 
 
 class ServiceError(AnoleError):

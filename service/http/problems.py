@@ -25,7 +25,6 @@ MEDIA_TYPE: Final = "application/problem+json"
 CLIENT_CLOSED_REQUEST: Final = 499
 """Status in metrics and logs of a request whose client disconnected before the answer."""
 
-_RETRY_S: Final = 5
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _RESOURCES_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _EXHAUSTED_MESSAGES: Final = ("can't start new thread", "[enforce fail at alloc_cpu", "DefaultCPUAllocator")
@@ -225,7 +224,8 @@ def _as_exhausted(error: Exception) -> serving.ServiceError | None:
         number in _RESOURCES_EXHAUSTED or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     )
     if exhausted or (isinstance(error, RuntimeError) and str(error).startswith(_EXHAUSTED_MESSAGES)):
-        return serving.Overloaded(f"memory, files or threads are exhausted; try again in {_RETRY_S} s", _RETRY_S)
+        wait_s = serving.RETRY_UNAVAILABLE_S
+        return serving.Overloaded(f"memory, files or threads are exhausted; try again in {wait_s} s", wait_s)
     return None
 
 
@@ -280,5 +280,5 @@ def _headers(error: Exception, problem: Problem) -> dict[str, str]:
     if problem.code == "head_ambiguous":
         return {"Connection": "close"}
     if problem.code == "store_unavailable":
-        return {"Retry-After": str(_RETRY_S)}
+        return {"Retry-After": str(serving.RETRY_UNAVAILABLE_S)}
     return {}

@@ -8,14 +8,12 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import DeadlinePassed
+from service.errors import RETRY_BUSY_S, DeadlinePassed
 
 T = TypeVar("T")
 
 _WATCH_AFTER_S: Final = 0.05
 """Requests that are answered sooner are not watched for a disconnect, which would cost more than it saves."""
-
-_RETRY_S: Final = 2
 
 
 async def wait_for(request: Request, work: Future[T], limit_s: float, watch_after_s: float = _WATCH_AFTER_S) -> T:
@@ -44,8 +42,8 @@ async def wait_for(request: Request, work: Future[T], limit_s: float, watch_afte
         if disconnect is not None and disconnect.done():
             raise ClientDisconnect
         raise DeadlinePassed(
-            f"there was no result within {limit_s:g} s; try again in {_RETRY_S} s, with fewer or smaller images",
-            _RETRY_S,
+            f"there was no result within {limit_s:g} s; try again in {RETRY_BUSY_S} s, with fewer or smaller images",
+            RETRY_BUSY_S,
         )
     finally:
         answer.cancel()

@@ -15,12 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from service.errors import Overloaded
+from service.errors import RETRY_STOPPING_S, Overloaded
 from service.runtime.job_control import JobControl
 
 T = TypeVar("T")
 
-_RETRY_S: Final = 1
 _LAST_STEP_S: Final = 5.0
 """How long `close` waits for a stopped adaptation to reach its next inner step."""
 
@@ -141,4 +140,4 @@ def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
 
 
 def _closed() -> Overloaded:
-    return Overloaded(f"the service is stopping; try again in {_RETRY_S} s", retry_after_s=_RETRY_S)
+    return Overloaded(f"the service is stopping; try again in {RETRY_STOPPING_S} s", retry_after_s=RETRY_STOPPING_S)

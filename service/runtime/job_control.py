@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from service.errors import DeadlinePassed
+from service.errors import RETRY_BUSY_S, DeadlinePassed
 
 Stage = Literal["waiting", "decode", "adapt", "examine", "store"]
-
-_RETRY_S: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,8 @@ class JobControl:
         if self._error is None and self._deadline is not None and self._clock() > self._deadline:
             self._error = DeadlinePassed(
                 f"the adaptation was stopped after {self._limit_s:g} s, and no version was made; try again in "
-                f"{_RETRY_S} s, with fewer steps or samples",
-                _RETRY_S,
+                f"{RETRY_BUSY_S} s, with fewer steps or samples",
+                RETRY_BUSY_S,
             )
         if self._error is not None:
             raise self._error

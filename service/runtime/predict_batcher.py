@@ -14,14 +14,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from service.errors import Overloaded
+from service.errors import RETRY_STOPPING_S, Overloaded
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 Work = Callable[[Sequence[Job]], Iterable[tuple[int, Result | BaseException]]]
-
-_RETRY_S = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -150,4 +148,4 @@ def _deliver(waiting: _Waiting[Job, Result], result: Result | BaseException) -> 
 
 
 def _closed() -> Overloaded:
-    return Overloaded(f"the service is stopping; try again in {_RETRY_S} s", retry_after_s=_RETRY_S)
+    return Overloaded(f"the service is stopping; try again in {RETRY_STOPPING_S} s", retry_after_s=RETRY_STOPPING_S)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import Overloaded
+from service.errors import RETRY_BUSY_S, Overloaded
 from service.http.middleware.logging import ROUTE, UNLOGGED
 from service.http.problems import error_response
 from service.telemetry import Telemetry
@@ -20,7 +20,6 @@ from service.telemetry import Telemetry
 SLOT: Final = "anole.slot"
 """Key of the request's `Slot` in the ASGI scope."""
 
-_RETRY_S: Final = 2
 _REPORT_S: Final = 1.0
 
 
@@ -84,7 +83,7 @@ class AdmissionLimit:
 
     def _overloaded(self) -> Overloaded:
         self._telemetry.refused.labels(self.work).inc()
-        return Overloaded(f"too many requests to {self.work} are waiting; try again in {_RETRY_S} s", _RETRY_S)
+        return Overloaded(f"too many requests to {self.work} are waiting; try again in {RETRY_BUSY_S} s", RETRY_BUSY_S)
 
 
 class Slot:

@@ -20,12 +20,11 @@ from torch import Tensor
 
 from models.errors import ImageUndecodable
 from models.images.preprocessing import DecodeLimits, decode
-from service.errors import DecoderUnavailable
+from service.errors import RETRY_BUSY_S, DecoderUnavailable
 from service.runtime.decoding.child import ChildBounds
 from service.runtime.decoding.process import PROGRAM, DecoderProcess, DecoderTooSlow, ProcessLost
 
 _REMEMBERED: Final = 1024
-_RETRY_S: Final = 2
 
 
 class Decoder(Protocol):
@@ -167,8 +166,8 @@ class DecoderPool(Decoder):
                 left_s = until - time.monotonic()
                 if self._closed or left_s <= 0 or not self._free.wait(left_s):
                     raise DecoderUnavailable(
-                        f"no decoder was free for {self._bounds.image_s:g} s; try again in {_RETRY_S} s",
-                        retry_after_s=_RETRY_S,
+                        f"no decoder was free for {self._bounds.image_s:g} s; try again in {RETRY_BUSY_S} s",
+                        retry_after_s=RETRY_BUSY_S,
                     )
             if self._idle:
                 return self._idle.pop()

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from models.errors import AnoleError, ImageRejected
 from models.images.preprocessing import CANONICAL_SIDE
-from service.errors import DecoderUnavailable
+from service.errors import RETRY_UNAVAILABLE_S, DecoderUnavailable
 from service.runtime.decoding.child import PIXELS, READY, REFUSED, REPLY, REQUEST, ChildBounds
 
 PROGRAM: Final = "service.runtime.decoding.child"
 """The module that such a process runs."""
 
 _START_LIMIT_S: Final = 60.0
-_RETRY_S: Final = 5
 _MESSAGE_BYTES: Final = 64 * 1024
 _KINDS: Final[list[type[ImageRejected]]] = [ImageRejected, *ImageRejected.__subclasses__()]
 _REFUSALS: Final = {kind.__name__: kind for kind in _KINDS}
@@ -179,7 +178,7 @@ def _left_s(until: float) -> float:
 
 def _no_start(why: str) -> DecoderUnavailable:
     return DecoderUnavailable(
-        f"a decoder process could not be started ({why}); try again in {_RETRY_S} s; if it stays so, look at the "
-        "limits on memory and processes of this machine",
-        retry_after_s=_RETRY_S,
+        f"a decoder process could not be started ({why}); try again in {RETRY_UNAVAILABLE_S} s; if it persists, check "
+        "the limits on memory and processes of this machine",
+        retry_after_s=RETRY_UNAVAILABLE_S,
     )
