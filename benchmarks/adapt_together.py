@@ -30,12 +30,11 @@ from benchmarks.figures import machine, markdown
 from benchmarks.meta_training_throughput import Times
 from benchmarks.plain_reptile import PlainConv4, plain_name
 from benchmarks.running_service import ServiceOptions
-from models.adaptation.adapt import Adapted, Company, InnerLoopInput, OnGroupStep, adapt_inputs
+from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, OnGroupStep, adapt_inputs
 from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.inner_loop import batch_plan
-from models.config import InnerLoopConfig, NetConfig
+from models.config import InnerLoopConfig, NetConfig, preset
 from models.nets import build, heads
-from models.presets import preset
 from models.task import Support
 from models.weights import Weights
 from service.runtime.adapt_queue import AdaptQueue
@@ -175,7 +174,7 @@ class Queued:
         self._bench.close()
 
     def _run(self, loops: Sequence[InnerLoopInput], watch: OnGroupStep) -> Sequence[Result]:
-        return adapt_inputs(self._net, self._work.start, loops, Company(watch=watch))
+        return adapt_inputs(self._net, self._work.start, loops, BatchingOptions(on_step=watch))
 
 
 def named(result: Result) -> dict[str, Tensor]:

@@ -33,7 +33,8 @@ from benchmarks.cross_validation_episodes import (
 )
 from benchmarks.figures import auroc, machine, machine_line, markdown, percentile
 from benchmarks.running_service import ServiceOptions
-from models.adaptation.adapt import Company
+from models.adaptation.adapt import BatchingOptions
+from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.class_dataset import ClassDataset
 from models.data.registry import open_dataset
@@ -121,7 +122,8 @@ def run_episodes(
     """The episodes of one row."""
     settings = EpisodeSettings(WAYS, shots, arguments.queries, flipped)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
-    each = episode_results(source.classes, settings, source.checkpoint, seeds, Company(threads=arguments.threads))
+    batching = BatchingOptions(executor=FairExecutor(arguments.threads))
+    each = episode_results(source.classes, settings, source.checkpoint, seeds, batching)
     return list(track(each, f"{source.name}, {shots} shots", len(seeds), console=Console(stderr=True)))
 
 
@@ -225,11 +227,11 @@ TIME: Final = ("data", "without, p50", "with, p50", "ratio, median of rounds")
 
 def time_row(source: Source, arguments: argparse.Namespace) -> tuple[str, ...]:
     """Time both sides alternately on the same support."""
-    settings, company = EpisodeSettings(WAYS, 10, 1), Company(threads=arguments.threads)
+    settings, batching = EpisodeSettings(WAYS, 10, 1), BatchingOptions(executor=FairExecutor(arguments.threads))
     pairs = []
     for number in range(arguments.rounds + 1):
         episode = draw(source.classes, settings, source.checkpoint, arguments.seed + number)
-        pairs.append(timed(episode, source.checkpoint, number, company))
+        pairs.append(timed(episode, source.checkpoint, number, batching))
     without, validating = zip(*pairs[1:], strict=True)  # the first round warms up
     ratios = [with_s / without_s for without_s, with_s in pairs[1:]]
     return (

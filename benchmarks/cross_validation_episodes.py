@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.adaptation.adapt import Company, adapt_one
+from models.adaptation.adapt import BatchingOptions, adapt_one
 from models.checkpoint import Checkpoint
 from models.data.class_dataset import ClassDataset
 from models.images.preprocessing import normalise
@@ -106,7 +106,7 @@ def draw(classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoin
     seen = torch.cat(support)
     return Episode(
         support=Support(normalise(seen, spec), _flipped(true_labels, settings, generator), settings.ways),
-        groups=group_duplicates(list(seen), flips=checkpoint.recipe.mirrors),
+        groups=group_duplicates(list(seen), flips=checkpoint.recipe.flip_augment),
         true_labels=true_labels,
         queries=(normalise(torch.cat(queries), spec), torch.tensor(query_labels)),
         unknown=normalise(torch.cat(unknown), spec),
@@ -122,11 +122,11 @@ def _flipped(labels: Tensor, settings: EpisodeSettings, generator: torch.Generat
 
 
 def episode_results(
-    classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoint, seeds: range, company: Company
+    classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoint, seeds: range, batching: BatchingOptions
 ) -> Iterator[EpisodeResult]:
     """Sample an episode per seed, cross-validate and predict it."""
     net = checkpoint.build_net()
-    validator = CrossValidator(net, checkpoint.weights, company)
+    validator = CrossValidator(net, checkpoint.weights, batching)
     for seed in seeds:
         episode = draw(classes, settings, checkpoint, seed)
         validated = validator.adapt_and_score(episode.support, checkpoint.recipe, seed, episode.groups)
@@ -159,13 +159,13 @@ def _scores(predictions: Predictions) -> Tensor:
     return predictions.in_distribution
 
 
-def timed(episode: Episode, checkpoint: Checkpoint, seed: int, company: Company) -> tuple[float, float]:
+def timed(episode: Episode, checkpoint: Checkpoint, seed: int, batching: BatchingOptions) -> tuple[float, float]:
     """Seconds of an adaptation without and with cross-validation of the same support."""
     net = checkpoint.build_net()
     began = time.perf_counter()
     adapt_one(net, checkpoint.weights, episode.support, checkpoint.recipe, seed)
     alone_s = time.perf_counter() - began
-    CrossValidator(net, checkpoint.weights, company).adapt_and_score(
+    CrossValidator(net, checkpoint.weights, batching).adapt_and_score(
         episode.support, checkpoint.recipe, seed, episode.groups
     )
     return alone_s, time.perf_counter() - began - alone_s

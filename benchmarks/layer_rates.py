@@ -28,7 +28,7 @@ from benchmarks.figures import machine, machine_line, markdown
 from benchmarks.meta_work import Data, open_data
 from benchmarks.running_service import ServiceOptions
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.config import LrMultipliers
+from models.config import PRESETS, LrMultipliers
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
@@ -38,7 +38,6 @@ from models.meta.evaluation import EvaluationConfig, Score, evaluate
 from models.meta.maml import make_meta_step
 from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
 from models.nets import build
-from models.presets import PRESETS
 from models.task import Support
 from service.cli.train import CACHE
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
@@ -161,14 +160,14 @@ def trained(way: Way, data: Data, arguments: argparse.Namespace) -> Row:
     """A short training by a way's rates."""
     preset = PRESETS["omniglot"]
     net, spec = build(preset.net_config, arguments.seed), preset.net_config.image
-    meta = replace(preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed, rates=way.meta)
+    meta = replace(preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed, lr_multipliers=way.meta)
     shape = EpisodeShape(meta.n_way, meta.train_shots, anchor_shots=meta.anchor_shots)
     source = EpisodeSampler(data.train, shape, spec)
 
     def tasks(meta_step: int) -> list[Support]:
         return [source.support(seed) for seed in inner_seeds(meta.seed + TASKS, meta_step, meta.meta_batch)]
 
-    recipe, serve = (replace(loop, rates=way.inner) for loop in (preset.recipe, preset.serve))
+    recipe, serve = (replace(loop, lr_multipliers=way.inner) for loop in (preset.recipe, preset.serve))
     last = MetaTrainingState(net.start())
     states = meta_train(net, last, tasks, recipe, meta, make_meta_step(meta))
     try:
@@ -190,7 +189,7 @@ def serving(name: str, arguments: argparse.Namespace) -> None:
         classes = open_dataset(JUDGED[name], spec, arguments.data_root, CACHE).test
         judged = classes.name
     ways = inner_ways(blocks_of(shipped.weights))
-    rows = [Row(way, replace(shipped, recipe=replace(shipped.recipe, rates=way.inner))) for way in ways]
+    rows = [Row(way, replace(shipped, recipe=replace(shipped.recipe, lr_multipliers=way.inner))) for way in ways]
     half = replace(shipped.recipe, precision="bfloat16")
     rows.append(Row(Way("all 1, in bfloat16"), replace(shipped, recipe=half)))
     measure(rows, classes, arguments)

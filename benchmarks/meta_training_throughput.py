@@ -27,10 +27,10 @@ from benchmarks.figures import machine, markdown
 from benchmarks.plain_reptile import PlainConv4, PlainReptile
 from benchmarks.running_service import ServiceOptions
 from models.adaptation.allocator import keep_freed_memory
-from models.config import InnerLoopConfig, NetConfig
+from models.adaptation.executor import FairExecutor
+from models.config import InnerLoopConfig, NetConfig, preset
 from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
 from models.nets import build, heads
-from models.presets import preset
 from models.task import Support
 from models.weights import Weights
 
@@ -186,7 +186,12 @@ def plain_loop(work: Work, start: Weights) -> Callable[[int], object]:
 
 def together(work: Work, start: Weights, threads: int) -> Callable[[int], object]:
     """Meta steps as `anole train` takes them."""
-    net, supports, reptile, state = build(work.spec), work.supports(), Reptile(threads), MetaTrainingState(start)
+    net, supports, reptile, state = (
+        build(work.spec),
+        work.supports(),
+        Reptile(_executor(threads)),
+        MetaTrainingState(start),
+    )
 
     def turn(number: int) -> None:
         nonlocal state
@@ -194,6 +199,10 @@ def together(work: Work, start: Weights, threads: int) -> Callable[[int], object
         state = reptile.meta_step(net, state, supports, work.recipe, STEP_SIZE, seeds)
 
     return turn
+
+
+def _executor(threads: int) -> FairExecutor | None:
+    return FairExecutor(threads, partial(torch.set_num_threads, 1)) if threads > 1 else None
 
 
 def print_table(work: Work, times: Mapping[str, Times]) -> None:

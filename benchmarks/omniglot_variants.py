@@ -23,14 +23,13 @@ import torch
 
 from benchmarks.figures import markdown
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.config import InnerLoopConfig
+from models.config import PRESETS, InnerLoopConfig, Preset
 from models.data.class_dataset import ClassDataset, DatasetSubset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import DatasetSplits, open_dataset
 from models.errors import AdaptationDiverged, AnoleError
 from models.meta.evaluation import EvaluationConfig, Normalisation, Score, evaluate
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
-from models.presets import PRESETS, Preset
 from service.cli.console import progress
 from service.cli.train import CACHE
 
@@ -101,7 +100,9 @@ def variants() -> list[Variant]:
         Variant(
             "slow-blocks",
             "blocks at a tenth of the head's rate, in training and use",
-            replace(BASE, recipe=replace(BASE.recipe, rates=slow), serve=replace(BASE.serve, rates=slow)),
+            replace(
+                BASE, recipe=replace(BASE.recipe, lr_multipliers=slow), serve=replace(BASE.serve, lr_multipliers=slow)
+            ),
         ),
         Variant(
             "width-128", "128 channels instead of 64", replace(BASE, net_config=replace(BASE.net_config, width=128))

@@ -1,21 +1,21 @@
-"""Recipes: every number that a net, an inner loop or a meta-training is run with. Knows no tensors and no files.
+"""Settings of nets, inner loops and meta-training, and presets of settings that belong together.
 
-A recipe is frozen and turns into JSON data and back, so that a checkpoint and a version can name exactly what made
-them. Source "Reptile" is Nichol, Achiam & Schulman 2018, arXiv:1803.02999; its appendix A lists the published values.
+Settings are frozen and convert to JSON data and back, so that checkpoints and versions record exactly what made them.
+"Reptile" is Nichol, Achiam & Schulman 2018, arXiv:1803.02999; its appendix A lists the published values.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
 
 LrMultipliers = tuple[tuple[str, float], ...]
-"""(pattern, multiplier) pairs over weight names: `fnmatch` patterns, the last match wins; 0 freezes."""
+"""(pattern, multiplier) pairs: an `fnmatch` pattern over weight names; the last match wins, and 0 freezes."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -29,55 +29,62 @@ def _positive_integer(name: str, value: int) -> None:
     _require(value >= 1, name, value, "an integer from 1")
 
 
-def _checked_rates(rates: Iterable[Iterable[Any]]) -> LrMultipliers:
-    """(pattern, multiplier) pairs as tuples, whatever they came as."""
-    checked = tuple((str(pattern), float(multiplier)) for pattern, multiplier in rates)
-    _require(all(0 <= rate < math.inf for _, rate in checked), "rates", checked, "finite multipliers from 0")
+def _checked_multipliers(multipliers: Iterable[Iterable[Any]]) -> LrMultipliers:
+    """(pattern, multiplier) pairs as tuples, from any iterables, such as JSON lists."""
+    checked = tuple((str(pattern), float(multiplier)) for pattern, multiplier in multipliers)
+    _require(all(0 <= value < math.inf for _, value in checked), "lr_multipliers", checked, "finite multipliers from 0")
     return checked
 
 
 class _JsonRecord:
-    """A frozen dataclass of JSON values that names what it does not know when it is read back.
+    """Base of frozen dataclasses of JSON values.
 
     Attributes:
-        silent_defaults: fields that are left out of the JSON data at their default. What a record without such a field
-            meant before there was the field, it still means: digests and plans made from it stay as they were.
+        silent_defaults: fields that are left out of the JSON data at their default. They were added later; records
+            without them keep their meaning, and digests of the JSON data do not change.
+        json_names: names in the JSON data, for fields that have another name there.
     """
 
     silent_defaults: ClassVar[frozenset[str]] = frozenset()
+    json_names: ClassVar[Mapping[str, str]] = {"lr_multipliers": "rates", "flip_augment": "mirrors"}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON data (tuples become lists), but for silent fields at their default."""
-        data: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        """Return the fields as JSON data (tuples become lists), without silent fields at their default."""
+        data: dict[str, Any] = {}
         for field in fields(self):  # type: ignore[arg-type]
-            if field.name in self.silent_defaults and data[field.name] == field.default:
-                del data[field.name]
-        if "rates" in data:
-            data["rates"] = [list(rate) for rate in data["rates"]]
+            value = getattr(self, field.name)
+            if field.name not in self.silent_defaults or value != field.default:
+                data[self.json_names.get(field.name, field.name)] = _json_value(value)
         return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build from what `to_json` gave.
+        """Build from the result of `to_json`.
 
         Raises:
             InvalidConfig: an unknown field, or a value out of range.
         """
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(data) - known)
+        names = {cls.json_names.get(field.name, field.name): field.name for field in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(data) - set(names))
         if unknown:
-            raise InvalidConfig(f"{cls.__name__} has no field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
-        return cls(**data)
+            raise InvalidConfig(f"{cls.__name__} has no field {', '.join(unknown)}; known: {', '.join(sorted(names))}")
+        return cls(**{names[name]: value for name, value in data.items()})
+
+
+def _json_value(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return [_json_value(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
 class NetConfig(_JsonRecord):
-    """Which net, for which images.
+    """A net and its images.
 
     Attributes:
         kind: "conv4", the four-block net of Reptile appendix A and Finn et al. 2017; "surface", a five-block net with
             pooled statistics for textures; or "resnet12", the residual net of Lee et al. 2019, arXiv:1904.03758.
-        image: what the net sees; the only preprocessing there is.
+        image: preprocessing of the images.
         width: channels of conv4's blocks (64 in the paper); of the surface net's last block (a multiple of 16); of
             resnet12's first block (64 in the paper; even), the others have 2.5, 5 and 10 times as many.
         pooling: how conv4's blocks halve their maps: "stride", convolutions with stride 2, as published for Omniglot;
@@ -101,39 +108,40 @@ class NetConfig(_JsonRecord):
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Build from what `to_json` gave; raises InvalidConfig."""
+        """Build from the result of `to_json`; raises InvalidConfig."""
         return super().from_json({**data, "image": ImageConfig(**data["image"])})
 
 
 @dataclass(frozen=True)
 class InnerLoopConfig(_JsonRecord):
-    """How one task is learned from its support.
+    """How a task is learned from its support.
 
     Attributes:
-        steps: inner steps (k in Reptile). 0 leaves the meta-trained weights and, with a prototype head, classifies
-            by prototypes alone.
-        learning_rate: step size of an inner step, before the multipliers of `rates`.
-        batch_size: images an inner step, drawn from the support (Reptile: 10 for Omniglot).
+        steps: inner steps (k in Reptile). 0 keeps the meta-trained weights; with a prototype head, classification is
+            then by prototypes alone.
+        learning_rate: step size of an inner step, before `lr_multipliers`.
+        batch_size: images per inner step, drawn from the support (Reptile: 10 for Omniglot).
         optimiser: "sgd", or "adam" with beta1 = 0, beta2 = 0.999 as Reptile section 6 uses it.
-        carry_moments: keep Adam's second moments from task to task and in the checkpoint, as the published code does.
-        replacement: draw batches with replacement; else by shuffled passes over the support.
+        carry_moments: carry Adam's second moments from task to task and into the checkpoint, as in the published code.
+        replacement: draw batches with replacement; otherwise in shuffled passes over the support.
         head: "prototype", a linear head that starts at the support's class means (any number of classes; the start of
             ProtoMAML, Triantafillou et al. 2020, section 3); or "linear", meta-trained for a fixed number of classes.
-        head_scale: sharpness of the prototype head: logits lost per squared distance of the prototypes' own spread.
-        rates: multipliers of the learning rate by weight name, the head's included; see `LrMultipliers`.
-        clip_norm: the largest allowed global norm of a task's gradient; None does not clip.
-        statistics: "frozen", normalise by the support's statistics, kept with the version, so that a prediction
-            depends on the image alone; or "batch", by the batch at hand, as the published code does.
+        head_scale: sharpness of the prototype head, in logits per squared distance; distances are in units of the
+            prototypes' spread.
+        lr_multipliers: multipliers of the learning rate by weight name, including the head's; see `LrMultipliers`.
+        clip_norm: largest global norm of a task's gradient; None does not clip.
+        statistics: "frozen", normalise by the support's statistics, which the version stores, so that a prediction
+            depends on the image alone; or "batch", by the batch at hand, as in the published code.
         precision: of the inner steps' passes through the net: "float32"; "bfloat16"; or, on CUDA, "float16" with its
             losses scaled (Micikevicius et al. 2018, arXiv:1710.03740). Weights, updates, statistics and the head are
             float32 with each of them.
-        recompute: keep only what goes into each block of the net and run the block again in the backward pass (Chen et
+        recompute: keep only the input of each stage of the net and run the stage again in the backward pass (Chen et
             al. 2016, arXiv:1604.06174): less memory, more time, the same weights.
-        mirrors: learn from each support image and its three mirror images, for tasks where a class stays the same in a
-            mirror, as textures and defects do and characters do not.
+        flip_augment: learn from each support image and its three flips, for classes that are the same when flipped, as
+            textures and defects are and characters are not.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute", "mirrors"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute", "flip_augment"})
 
     steps: int
     learning_rate: float
@@ -143,15 +151,15 @@ class InnerLoopConfig(_JsonRecord):
     replacement: bool = False
     head: Literal["prototype", "linear"] = "prototype"
     head_scale: float = 5.0
-    rates: LrMultipliers = ()
+    lr_multipliers: LrMultipliers = ()
     clip_norm: float | None = None
     statistics: Literal["frozen", "batch"] = "frozen"
     precision: Precision = "float32"
     recompute: bool = False
-    mirrors: bool = False
+    flip_augment: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", _checked_rates(self.rates))
+        object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
         _require(self.steps >= 0, "steps", self.steps, "an integer from 0")
         _require(
             math.isfinite(self.learning_rate) and self.learning_rate >= 0,
@@ -172,7 +180,7 @@ class InnerLoopConfig(_JsonRecord):
         )
 
     def adjusted(self, steps: int | None, learning_rate: float | None) -> InnerLoopConfig:
-        """The same recipe with other steps or another learning rate; None keeps what there is.
+        """Copy with another number of steps or another learning rate; None keeps the current value.
 
         Raises:
             InvalidConfig: a value out of range.
@@ -190,24 +198,26 @@ class MetaTrainingConfig(_JsonRecord):
 
     Attributes:
         meta_steps: number of meta steps (Reptile: 100,000).
-        meta_batch: tasks a meta step (Reptile: 5).
-        step_size: of the first meta step, epsilon in Reptile (1.0); falls linearly to `final_step_size`.
-        final_step_size: step size reached after the last meta step (0).
-        n_way: classes a task.
-        train_shots: support images a class in a training task (Reptile: 10 for Omniglot), more than at test time.
-        anchor_shots: how many of them a prototype head starts from; 0 means all. With few, the inner steps have to
-            bring images to prototypes that were made without them, as queries are later.
+        meta_batch: tasks per meta step (Reptile: 5).
+        step_size: step size of the first meta step, epsilon in Reptile (1.0); falls linearly to `final_step_size`.
+        final_step_size: step size after the last meta step (0).
+        n_way: classes per task.
+        train_shots: support images per class of a training task (Reptile: 10 for Omniglot), more than at test time.
+        anchor_shots: how many of them a prototype head starts from; 0 means all. With few, the inner steps learn to
+            bring images to prototypes that were made without them, as with queries later.
         within_line: share of training tasks whose classes all come from one product line, for data that has lines.
-        seed: of everything random in the training.
+        seed: of all random draws.
         algorithm: "reptile"; or "maml" and its first-order form "fomaml" (Finn et al. 2017, arXiv:1703.03400).
         outer_learning_rate: of MAML's outer Adam, at step size 1 (Finn et al.: 0.001 throughout).
-        query_shots: how many of `train_shots` MAML's outer loss asks about, the inner steps see the others; 0 means
-            half, rounded down.
-        rates: multipliers of each meta step's move by weight name, of Reptile's interpolation and of MAML's outer
-            Adam alike; see `LrMultipliers`. The names are the start's: it has a head only where the head is linear.
+        query_shots: how many of `train_shots` MAML uses as queries of the outer loss; the inner steps use the others.
+            0 means half, rounded down.
+        lr_multipliers: multipliers of the change that a meta step makes, by weight name, with any algorithm; see
+            `LrMultipliers`. The names are the start's, which has a head only if the head is linear.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"algorithm", "outer_learning_rate", "query_shots", "rates"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset(
+        {"algorithm", "outer_learning_rate", "query_shots", "lr_multipliers"}
+    )
 
     meta_steps: int
     meta_batch: int = 5
@@ -221,10 +231,10 @@ class MetaTrainingConfig(_JsonRecord):
     algorithm: Literal["reptile", "fomaml", "maml"] = "reptile"
     outer_learning_rate: float = 1e-3
     query_shots: int = 0
-    rates: LrMultipliers = ()
+    lr_multipliers: LrMultipliers = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "rates", _checked_rates(self.rates))
+        object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
         for name in ("meta_steps", "meta_batch", "train_shots"):
             _positive_integer(name, getattr(self, name))
         _require(
@@ -242,7 +252,7 @@ class MetaTrainingConfig(_JsonRecord):
         self._check_queries()
 
     def _check_queries(self) -> None:
-        """With MAML both the inner steps and the queries need images, and the anchors are the inner steps'."""
+        """Check that MAML has images for both the inner steps and the queries; anchors belong to the inner steps."""
         if self.algorithm == "reptile":
             _require(self.query_shots == 0, "query_shots", self.query_shots, "0 with reptile, which has no queries")
             return
@@ -252,6 +262,95 @@ class MetaTrainingConfig(_JsonRecord):
         _require(0 < queries <= most, "query_shots", queries, f"1 to {most}: the rest of train_shots, less the anchors")
 
     def step_size_at(self, meta_step: int) -> float:
-        """Step size of meta step `meta_step` (from 0): linear from `step_size` towards `final_step_size`."""
+        """Step size of meta step `meta_step`, counted from 0; linear from `step_size` to `final_step_size`."""
         done = meta_step / self.meta_steps
         return self.step_size + (self.final_step_size - self.step_size) * done
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a net, its training, and the inner loop that the result is used with.
+
+    Settings marked "paper" are those of Reptile, appendix A. For mini-ImageNet the paper trains in the same way for one
+    shot and for five; only the evaluation's inner batch differs (5 and 15).
+
+    Attributes:
+        net_config: the net.
+        recipe: inner loops of the training.
+        meta: the meta-training.
+        serve: inner loop for evaluation and for the service.
+    """
+
+    net_config: NetConfig
+    recipe: InnerLoopConfig
+    meta: MetaTrainingConfig
+    serve: InnerLoopConfig
+
+
+_PAPER = InnerLoopConfig(
+    steps=5, learning_rate=1e-3, batch_size=10, optimiser="adam", carry_moments=True, head="linear", statistics="batch"
+)
+
+_PAPER_20 = replace(_PAPER, steps=10, learning_rate=5e-4, batch_size=20)
+
+_PAPER_MINI = replace(_PAPER, steps=8)
+_PAPER_MINI_TRAINING = Preset(
+    net_config=NetConfig("conv4", ImageConfig(channels=3, side=84, contrast="none"), width=32, pooling="max"),
+    recipe=_PAPER_MINI,
+    meta=MetaTrainingConfig(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=15),
+    serve=replace(_PAPER_MINI, steps=50, batch_size=15),
+)
+
+PRESETS = {
+    "paper": Preset(
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64),
+        recipe=_PAPER,
+        meta=MetaTrainingConfig(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=10),
+        serve=replace(_PAPER, steps=50, batch_size=5),
+    ),
+    "paper-20-way": Preset(
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64),
+        recipe=_PAPER_20,
+        meta=MetaTrainingConfig(meta_steps=200_000, meta_batch=5, n_way=20, train_shots=10),
+        serve=replace(_PAPER_20, steps=50, batch_size=10),
+    ),
+    "omniglot": Preset(
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(meta_steps=8_000, meta_batch=5, n_way=20, train_shots=5, anchor_shots=1),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+    ),
+    "mini-imagenet-paper": _PAPER_MINI_TRAINING,
+    "mini-imagenet-paper-1-shot": replace(
+        _PAPER_MINI_TRAINING, serve=replace(_PAPER_MINI_TRAINING.serve, batch_size=5)
+    ),
+    "mini-imagenet": Preset(  # learning rates of "omniglot" on the paper's net; not tuned on these images
+        net_config=_PAPER_MINI_TRAINING.net_config,
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+    ),
+    "mini-imagenet-resnet12": Preset(  # the "mini-imagenet" preset with a larger net; --recompute saves memory
+        net_config=NetConfig("resnet12", ImageConfig(channels=3, side=84, contrast="none"), width=64),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+    ),
+    "surfaces": Preset(
+        net_config=NetConfig("surface", ImageConfig(channels=1, side=64, contrast="regional"), width=128),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=10),
+        meta=MetaTrainingConfig(
+            meta_steps=5_000, meta_batch=4, n_way=5, train_shots=10, anchor_shots=1, within_line=0.5
+        ),
+        serve=InnerLoopConfig(
+            steps=15, learning_rate=1.0, batch_size=25, head_scale=2.0, clip_norm=10.0, flip_augment=True
+        ),
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """Return the preset with that name; raises InvalidConfig."""
+    if name not in PRESETS:
+        raise InvalidConfig(f"no preset {name!r}; allowed: {', '.join(PRESETS)}")
+    return PRESETS[name]

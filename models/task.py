@@ -1,4 +1,4 @@
-"""Tasks: few-shot data. Shapes and labels are checked here, once; everything after relies on them."""
+"""Few-shot tasks, whose shapes and labels are checked when they are made."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Support:
     """Labelled images that an inner loop learns from.
 
     Attributes:
-        images: float32 (samples, channels, side, side), as `images.prepare` gives them.
+        images: float32 (samples, channels, side, side), preprocessed.
         labels: int64 (samples,), class indices from 0; every class has at least one sample.
         n_way: number of classes, 2 to 64.
-        anchors: int64 indices of the samples that a prototype head starts from, some of every class; None: all of
-            them. Meta-training leaves some out, so that features learn to bring unseen samples to their prototypes.
+        anchors: int64 indices of the samples that a prototype head starts from, at least one per class; None means all.
+            Meta-training leaves samples out, so that features learn to bring unseen samples to their prototypes.
 
     Raises:
-        InvalidTask: shapes, types or labels break these rules.
+        InvalidTask: a shape, type or label is not as described.
     """
 
     images: Tensor
@@ -35,7 +35,7 @@ class Support:
     def __post_init__(self) -> None:
         _check_images("support", self.images, self.labels)
         if not 2 <= self.n_way <= MAX_WAYS:
-            raise InvalidTask(f"a task of {self.n_way} classes; allowed: 2 to {MAX_WAYS}")
+            raise InvalidTask(f"the task has {self.n_way} classes; allowed: 2 to {MAX_WAYS}")
         present = torch.unique(self.labels).tolist()
         if present != list(range(self.n_way)):
             raise InvalidTask(
@@ -46,14 +46,14 @@ class Support:
         return self.images.shape[0]
 
     def to(self, device: torch.device) -> Support:
-        """The same support with its tensors on `device`."""
+        """Return the support with its tensors on `device`."""
         anchors = None if self.anchors is None else self.anchors.to(device)
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), anchors=anchors)
 
-    def mirrored(self) -> Support:
-        """The same support with each image's mirror images (left-right, top-bottom, both) after all the images.
+    def with_flips(self) -> Support:
+        """Return the support followed by its images flipped left-right, top-bottom, and both.
 
-        Four times the samples; a mirror image has its original's label and is an anchor if that is one.
+        The result has four times the samples. A flipped image keeps its label, and is an anchor if its original is one.
         """
         images, samples = self.images, len(self)
         views = [images, images.flip(3), images.flip(2), images.flip(2, 3)]  # (samples, channels, side, side) each
@@ -62,7 +62,7 @@ class Support:
         return replace(self, images=torch.cat(views), labels=self.labels.repeat(4), anchors=anchors)
 
     def anchor_images(self) -> tuple[Tensor, Tensor]:
-        """Images and labels of the anchors."""
+        """Return images and labels of the anchors."""
         if self.anchors is None:
             return self.images, self.labels
         return self.images[self.anchors], self.labels[self.anchors]
@@ -70,13 +70,13 @@ class Support:
 
 @dataclass(frozen=True)
 class Task:
-    """An episode's data: a support to adapt on and a query to score on.
+    """Data of one episode: a support to adapt on and queries to score on.
 
     Attributes:
         support: labelled images to learn from.
         query_images: float32 (queries, channels, side, side).
         query_labels: int64 (queries,), below `support.n_way`.
-        class_names: a name for each class index.
+        class_names: one per class index.
     """
 
     support: Support
@@ -99,7 +99,7 @@ class Task:
             )
 
     def to(self, device: torch.device) -> Task:
-        """The same task with its tensors on `device`."""
+        """Return the task with its tensors on `device`."""
         query, labels = self.query_images.to(device), self.query_labels.to(device)
         return replace(self, support=self.support.to(device), query_images=query, query_labels=labels)
 

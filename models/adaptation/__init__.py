@@ -1,1 +1,1 @@
-"""The inner loop: adapts a net to the support sets of many tasks at once."""
+"""Adaptation: inner loops over many tasks at once."""

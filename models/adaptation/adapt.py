@@ -1,18 +1,14 @@
-"""Adaptation proper: the inner loop, then statistics of the whole support, frozen: everything prediction needs.
-
-It refuses to know how a step is made and where the result is kept.
-"""
+"""Adaptation: the inner loop, followed by statistics of the whole support, which are then fixed for prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor
 
-from models import weights as algebra
+from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import (
     InnerLoopOptions,
     InnerLoopResult,
@@ -25,20 +21,19 @@ from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.nets import Net, heads
 from models.task import Support
-from models.weights import Weights
+from models.weights import Weights, expand, task_slice
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """One task, adapted and ready to predict.
+    """One adapted task, ready to predict.
 
     Attributes:
         weights: name -> tensor; ``head.weight`` is (n_way, features).
-        statistics: name -> (channels,), measured on the support with these weights, frozen from now on.
+        statistics: name -> (channels,), measured on the support with these weights and fixed from then on.
         losses: each inner step's loss before its update.
-        support_accuracy: share of the support, with its mirror images if it has any, classified right by these weights
-            and statistics.
-        means: (n_way, features), each class's mean of its support's features under these weights and statistics.
+        support_accuracy: accuracy on the support, 0 to 1, including flipped images if the recipe augments with flips.
+        means: (n_way, features), mean features of each class's support under these weights and statistics.
     """
 
     weights: Weights
@@ -48,18 +43,18 @@ class Adapted:
     means: Tensor
 
     def kept(self) -> dict[str, Tensor]:
-        """The weights, and the class means beside them, as a version keeps them."""
+        """The weights and the class means, which a version stores."""
         return {**self.weights, heads.MEANS: self.means}
 
 
 @dataclass(frozen=True)
 class InnerLoopInput:
-    """One task's inner loop, to be run.
+    """Input of one task's inner loop.
 
     Attributes:
-        support: what it learns from.
+        support: what to learn from.
         recipe: how.
-        seed: of its random draws.
+        seed: of the random draws.
     """
 
     support: Support
@@ -68,27 +63,27 @@ class InnerLoopInput:
 
 
 OnGroupStep = Callable[[range, int, Tensor], None]
-"""Is told of each inner step which tasks went through the net together, how many steps they did, and their losses."""
+"""Called after each inner step with the tasks that ran together, the number of steps done, and their losses."""
 
 
 @dataclass(frozen=True)
-class Company:
-    """How tasks that are adapted by one call share the machine, and who watches.
+class BatchingOptions:
+    """How the tasks of one call share the machine.
 
     Attributes:
-        together: tasks that go through the net side by side. Sums then round in another order than for a task alone,
-            and steps at a high rate magnify that. None takes 1 on the CPU, so that each task gets the bits that it
-            would get alone, and all of them on a GPU.
-        threads: groups of tasks adapted at the same time on the CPU, one a thread; changes no bit of a result.
-        watch: is told of every inner step, in whichever thread; what it raises ends the call.
+        batch_size: most tasks that go through the net together. Batching changes how sums round, and steps at a high
+            learning rate magnify the difference. None: 1 on the CPU, so that each task's result is bit-identical to
+            adapting it alone, and all tasks on a GPU.
+        executor: runs several batches at the same time, on the CPU only; results are bit-identical.
+        on_step: called after every inner step, in any thread; an error that it raises ends the call.
     """
 
-    together: int | None = None
-    threads: int = 1
-    watch: OnGroupStep | None = None
+    batch_size: int | None = None
+    executor: FairExecutor | None = None
+    on_step: OnGroupStep | None = None
 
 
-ALONE = Company()
+_DEFAULTS = BatchingOptions()
 
 
 def adapt(
@@ -97,94 +92,97 @@ def adapt(
     supports: Sequence[Support],
     recipe: InnerLoopConfig | Sequence[InnerLoopConfig],
     seeds: Sequence[int],
-    company: Company = ALONE,
+    batching: BatchingOptions = _DEFAULTS,
 ) -> list[Adapted | AdaptationDiverged]:
-    """Adapt every task from `start` and freeze its statistics.
+    """Adapt every task from `start` and fix its statistics.
 
     Args:
-        net: its architecture; its own parameters are not used.
-        start: the meta-trained weights, (...) each, the same for all tasks.
-        supports: one a task, of any sizes and numbers of classes.
-        recipe: the same for all tasks, or one a task.
-        seeds: one a task; the only source of its random draws.
-        company: how the tasks share the machine; tasks with different recipes never go through the net together.
+        net: the architecture; its own parameters are not used.
+        start: meta-trained weights, (...) each, the same for all tasks.
+        supports: one per task, of any sizes and numbers of classes.
+        recipe: one for all tasks, or one per task.
+        seeds: one per task; the only source of its random draws.
+        batching: how the tasks share the machine. Tasks with different recipes never go through the net together.
 
     Returns:
-        One result a task, in order. A task whose numbers stopped being finite gives its error; the others are whole.
+        One result per task, in order. A task whose numbers are no longer finite gives an error; the others are not
+        affected.
 
     Raises:
-        InvalidConfig: a rate pattern that matches nothing, a linear head of another size.
+        InvalidConfig: see `run_inner_loop`.
     """
     recipes = [recipe] * len(supports) if isinstance(recipe, InnerLoopConfig) else list(recipe)
-    groups = list(_groups(recipes, company.together or (1 if _on_cpu(supports) else len(supports))))
+    on_cpu = supports[0].images.device.type == "cpu"
+    batches = list(_batches(recipes, batching.batch_size or (1 if on_cpu else len(supports))))
 
-    def adapted(tasks: range) -> list[Adapted | AdaptationDiverged]:
+    def adapt_batch(tasks: range) -> list[Adapted | AdaptationDiverged]:
         loops = [InnerLoopInput(supports[task], recipes[task], seeds[task]) for task in tasks]
-        return _adapt_group(net, start, loops, None if company.watch is None else partial(company.watch, tasks))
+        return _adapt_batch(net, start, loops, None if batching.on_step is None else partial(batching.on_step, tasks))
 
-    if company.threads == 1 or len(groups) == 1 or not _on_cpu(supports):
-        return [result for tasks in groups for result in adapted(tasks)]
-    with ThreadPoolExecutor(min(company.threads, len(groups)), "adapt") as pool:
-        return [result for results in pool.map(adapted, groups) for result in results]
-
-
-def _on_cpu(supports: Sequence[Support]) -> bool:
-    return supports[0].images.device.type == "cpu"
+    if batching.executor is None or not on_cpu:
+        return [result for tasks in batches for result in adapt_batch(tasks)]
+    results = batching.executor.run([partial(adapt_batch, tasks) for tasks in batches])
+    return [result for batch in results for result in batch]
 
 
-def _groups(recipes: Sequence[InnerLoopConfig], together: int) -> Iterator[range]:
-    """Cut the tasks, in order, into groups of at most `together` that have one recipe."""
+def _batches(recipes: Sequence[InnerLoopConfig], batch_size: int) -> Iterator[range]:
+    """Split the tasks, in order, into batches of at most `batch_size` tasks with the same recipe."""
     first = 0
     for task in range(1, len(recipes) + 1):
-        if task == len(recipes) or task - first == together or recipes[task] != recipes[first]:
+        if task == len(recipes) or task - first == batch_size or recipes[task] != recipes[first]:
             yield range(first, task)
             first = task
 
 
 def adapt_inputs(
-    net: Net, start: Weights, loops: Sequence[InnerLoopInput], company: Company = ALONE
+    net: Net, start: Weights, loops: Sequence[InnerLoopInput], batching: BatchingOptions = _DEFAULTS
 ) -> list[Adapted | AdaptationDiverged]:
-    """`adapt`, for tasks that each have their recipe and seed with them."""
+    """Call `adapt` for tasks with a recipe and a seed each."""
     supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
-    return adapt(net, start, supports, [loop.recipe for loop in loops], seeds, company)
-
-
-def _adapt_group(
-    net: Net, start: Weights, loops: Sequence[InnerLoopInput], watch: OnStep | None
-) -> list[Adapted | AdaptationDiverged]:
-    """Adapt tasks that have one recipe, together."""
-    supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
-    options = InnerLoopOptions(watch=watch)
-    descent = run_inner_loop(net, algebra.expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
-    measured = collect_statistics(net, descent.weights, [support.images for support in descent.supports])
-    return [_finish(descent, task, measured[task]) for task in range(len(loops))]
+    return adapt(net, start, supports, [loop.recipe for loop in loops], seeds, batching)
 
 
 def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig, seed: int) -> Adapted:
-    """Adapt a single task; raises AdaptationDiverged and what `adapt` raises."""
+    """Adapt a single task.
+
+    Raises:
+        AdaptationDiverged: the weights, statistics or losses are no longer finite.
+        InvalidConfig: see `run_inner_loop`.
+    """
     (result,) = adapt(net, start, [support], recipe, [seed])
     if isinstance(result, AdaptationDiverged):
         raise result
     return result
 
 
-def _finish(descent: InnerLoopResult, task: int, measured: SupportStatistics) -> Adapted | AdaptationDiverged:
-    support = descent.supports[task]
-    own = descent.one(task, support.n_way)
-    losses = descent.losses[task]
-    if not _finite(losses, own, measured.statistics):
+def _adapt_batch(
+    net: Net, start: Weights, loops: Sequence[InnerLoopInput], on_step: OnStep | None
+) -> list[Adapted | AdaptationDiverged]:
+    """Adapt tasks with the same recipe together."""
+    supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
+    options = InnerLoopOptions(on_step=on_step)
+    result = run_inner_loop(net, expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
+    collected = collect_statistics(net, result.weights, [support.images for support in result.supports])
+    return [_adapted(result, task, collected[task]) for task in range(len(loops))]
+
+
+def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -> Adapted | AdaptationDiverged:
+    support = result.supports[task]
+    weights = result.task_weights(task, support.n_way)
+    losses = result.losses[task]
+    if not _all_finite(losses, weights, collected.statistics):
         return AdaptationDiverged(_first_bad_step(losses), (task,))
-    predicted = heads.logits(own, measured.features).argmax(-1)[0]
+    predicted = heads.logits(weights, collected.features).argmax(-1)[0]
     return Adapted(
-        weights=algebra.task_slice(own, 0),
-        statistics=algebra.task_slice(measured.statistics, 0),
+        weights=task_slice(weights, 0),
+        statistics=task_slice(collected.statistics, 0),
         losses=tuple(losses.tolist()),
         support_accuracy=float((predicted == support.labels).float().mean()),
-        means=heads.class_means(measured.features, support.labels[None], support.n_way)[0],
+        means=heads.class_means(collected.features, support.labels[None], support.n_way)[0],
     )
 
 
-def _finite(losses: Tensor, *many: Mapping[str, Tensor]) -> bool:
+def _all_finite(losses: Tensor, *many: Mapping[str, Tensor]) -> bool:
     return bool(losses.isfinite().all()) and all(
         bool(tensor.isfinite().all()) for tensors in many for tensor in tensors.values()
     )

@@ -63,9 +63,13 @@ class FairExecutor:
     Args:
         threads: calls that run at the same time. Threads start when they are first needed.
         initializer: called once in each thread.
+
+    Attributes:
+        threads: number of threads.
     """
 
     def __init__(self, threads: int, initializer: Callable[[], object] | None = None) -> None:
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, "inner-loops", initializer)
         self._groups: list[CallGroup[object]] = []
         self._lock = threading.Lock()

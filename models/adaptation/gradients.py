@@ -1,7 +1,7 @@
-"""How an inner step's gradients are taken: in which precision, and with what kept in memory.
+"""Gradients of an inner step: their precision, and what is kept in memory for them.
 
-Half precision is of the passes through the net alone: autocast rounds weights and images on their way into a
-convolution, and everything outside stays float32. It refuses to know what is done with a gradient.
+Only the passes through the net run in half precision: autocast rounds weights and images on their way into a
+convolution, and everything else stays float32.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from models.weights import Weights
 
 HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-FIRST_SCALE = 2.0**16
-SMALLER = 2.0**-3
-"""A loss's first scale, and what it is multiplied with when a gradient overflows."""
+INITIAL_LOSS_SCALE = 2.0**16
+_BACKOFF = 2.0**-3
+"""Factor for the loss scale when a gradient overflows."""
 
 
 def require_precision(recipe: InnerLoopConfig, device: torch.device, *, second_order: bool = False) -> None:
-    """Raise InvalidConfig for a precision that this device, or a derivative of second order, cannot have."""
+    """Raise InvalidConfig for a precision that the device, or a second-order derivative, does not support."""
     if recipe.precision == "float16" and device.type != "cuda":
         raise InvalidConfig(
             f"precision is float16 and the device {device.type}, which has no float16 arithmetic; allowed there: "
@@ -38,17 +38,17 @@ def require_precision(recipe: InnerLoopConfig, device: torch.device, *, second_o
         )
 
 
-class Differentiation:
-    """The passes and gradients of one descent.
+class GradientComputation:
+    """Forward passes and gradients of one inner loop.
 
     Args:
-        recipe: its precision, and whether blocks are run again.
-        tasks: how many run_inner_loop together.
-        device: where.
-        second_order: gradients will be differentiated in their turn.
+        recipe: its precision, and whether stages are recomputed in the backward pass.
+        tasks: number of tasks that run together.
+        device: of the tensors.
+        second_order: whether the gradients will be differentiated.
 
     Raises:
-        InvalidConfig: as `require_precision`.
+        InvalidConfig: see `require_precision`.
     """
 
     def __init__(
@@ -57,18 +57,17 @@ class Differentiation:
         require_precision(recipe, device, second_order=second_order)
         self._half = HALF.get(recipe.precision)
         self._recompute = recipe.recompute
-        self._second_order = second_order
+        self._memory_format = torch.contiguous_format if second_order else torch.channels_last
         self._device = device
-        self._scale = torch.full((tasks,), FIRST_SCALE, device=device) if recipe.precision == "float16" else None
+        self._scale = torch.full((tasks,), INITIAL_LOSS_SCALE, device=device) if recipe.precision == "float16" else None
 
     def features(self, net: Net, weights: Weights, images: Tensor) -> Tensor:
-        """Features of (tasks, batch, channels, side, side), normalised by each task's batch.
+        """Compute features of (tasks, batch, channels, side, side), normalised by each task's batch.
 
         Returns:
-            (tasks, batch, features), float32 unless the images are float64.
+            (tasks, batch, features); float32 after a pass in half precision.
         """
-        layout = torch.contiguous_format if self._second_order else torch.channels_last
-        call = partial(call_net, net, weights, images, recompute=self._recompute, memory_format=layout)
+        call = partial(call_net, net, weights, images, recompute=self._recompute, memory_format=self._memory_format)
         if self._half is None:
             return call()
         with torch.autocast(self._device.type, self._half, cache_enabled=False):
@@ -76,36 +75,37 @@ class Differentiation:
         return features.float()
 
     def gradients(
-        self, losses_of: Callable[[], Tensor], leaves: Sequence[Tensor], *, through: bool
+        self, compute_losses: Callable[[], Tensor], leaves: Sequence[Tensor], *, create_graph: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Each task's loss, (tasks,), and its gradients by `leaves`, (tasks, ...) each.
+        """Compute each task's loss, (tasks,), and its gradients with respect to `leaves`, (tasks, ...) each.
 
-        Under float16 each task's loss is multiplied by a scale of its own, so that small gradients do not vanish. A
-        task whose gradients overflow is taken again with a smaller scale, which it keeps for later steps: no step is
-        lost, and at scale 1 what is not finite is passed on.
+        With float16, each task's loss is multiplied by a scale of its own, so that small gradients do not vanish
+        (Micikevicius et al. 2018, arXiv:1710.03740). If a task's gradients overflow, the step is computed again with a
+        smaller scale, which the task keeps: no step is lost. At scale 1, gradients that are not finite are returned.
 
         Args:
-            losses_of: runs the forward pass.
+            compute_losses: runs the forward pass.
             leaves: stacked weights.
-            through: gradients are to be in the graph of an outer loop.
+            create_graph: whether to make the gradients part of an outer loop's graph.
         """
         if self._scale is None:
-            losses = losses_of()
-            return losses.detach(), torch.autograd.grad(losses.sum(), leaves, create_graph=through)
+            losses = compute_losses()
+            return losses.detach(), torch.autograd.grad(losses.sum(), leaves, create_graph=create_graph)
         while True:
-            losses = losses_of()
-            gradients = torch.autograd.grad((losses * self._scale).sum(), leaves, create_graph=through)
-            again = losses.isfinite() & (self._scale > 1) & ~_finite(gradients)  # (tasks,)
-            if not bool(again.any()):
-                return losses.detach(), tuple(own / _beside(self._scale, own) for own in gradients)
-            self._scale = torch.where(again, (self._scale * SMALLER).clamp(min=1.0), self._scale)
+            losses = compute_losses()
+            gradients = torch.autograd.grad((losses * self._scale).sum(), leaves, create_graph=create_graph)
+            overflowed = losses.isfinite() & (self._scale > 1) & ~_finite(gradients)  # (tasks,)
+            if not bool(overflowed.any()):
+                unscaled = tuple(gradient / _per_task(self._scale, gradient) for gradient in gradients)
+                return losses.detach(), unscaled
+            self._scale = torch.where(overflowed, (self._scale * _BACKOFF).clamp(min=1.0), self._scale)
 
 
 def _finite(gradients: Sequence[Tensor]) -> Tensor:
     """Which tasks' gradients are all finite: bool (tasks,)."""
-    return torch.stack([own.flatten(1).isfinite().all(1) for own in gradients]).all(0)
+    return torch.stack([gradient.flatten(1).isfinite().all(1) for gradient in gradients]).all(0)
 
 
-def _beside(scale: Tensor, stacked: Tensor) -> Tensor:
-    """One number a task, shaped so that it goes with that task's slice."""
+def _per_task(scale: Tensor, stacked: Tensor) -> Tensor:
+    """Reshape (tasks,) so that it broadcasts against stacked tensors."""
     return scale.view(-1, *[1] * (stacked.ndim - 1))

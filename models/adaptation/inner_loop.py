@@ -1,94 +1,98 @@
-"""The inner loop: adapt K tasks together. One function for meta-training, one client, forty clients and folds alike.
+"""The inner loop: adapt K tasks from their starting weights, all at once.
 
-Each task starts from the same weights or from its own; each inner step draws a batch of one fixed size from each task's
-support, so supports of different sizes run together without padding, and a mask on the head lets different numbers of
-classes do so. Tasks share no arithmetic: no loss, gradient, statistic or random draw of one depends on its batch mates.
-Nothing passed in is changed. It refuses to know where the start comes from and what becomes of the result.
+Meta-training, one client, many clients and cross-validation folds all use `run_inner_loop`. Each inner step draws a
+batch of the same size from every task's support, so supports of different sizes need no padding; a padding mask on the
+head allows for different numbers of classes. Tasks share no arithmetic: a task's loss, gradients, statistics and random
+draws do not depend on the other tasks of the batch. Arguments are never modified.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.adaptation.gradients import Differentiation
+from models.adaptation.executor import FairExecutor
+from models.adaptation.gradients import GradientComputation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
 from models.nets import Net, call_net, call_net_recording, heads
 from models.task import Support
-from models.weights import Weights, trainable_copy
+from models.weights import Weights, join, trainable_copy
 
 STATISTICS_SAMPLES = 256
-"""Most support images that statistics are measured on in one pass; a larger support is measured on an even subset."""
-
+"""Statistics are measured on at most this many support images; of a larger support, on an even subset."""
 
 OnStep = Callable[[int, Tensor], None]
-"""Is told after each inner step how many are done, and the losses that it began with, (tasks,)."""
+"""Called after each inner step with the number of steps done and the losses before the step, (tasks,)."""
 
 
 @dataclass(frozen=True)
 class InnerLoopOptions:
-    """What whoever asks for a descent may ask of it.
+    """Options of one call of `run_inner_loop`.
 
     Attributes:
-        moments: Adam's second moments, (...) each, to go on from; only for recipes that carry them.
-        derivative: what the result may be differentiated through, by starts that require gradients. "none": nothing;
-            "first": the starts and the prototypes made from them, each step's update a constant, as FOMAML has it;
-            "second": the updates too, for which every step's graph is kept, as MAML has it. Derivatives of several
-            steps magnify rounding, so images then go through the net in the layout that rounds least.
-        watch: is told of every step; what it raises ends the descent.
+        moments: Adam's second moments, (...) each, to continue from; only for recipes that carry them.
+        derivative: what the result can be differentiated through, if the starting weights require gradients. "none":
+            nothing. "first": the starting weights and the prototypes made from them, with each step's update as a
+            constant, as in FOMAML. "second": the updates too, as in MAML; the graph of every step is kept. Derivatives
+            through several steps magnify rounding, so "second" uses the memory format that rounds least.
+        on_step: called after every step, in any thread; an error that it raises ends the call.
+        executor: spreads the tasks over its threads, on the CPU only. The number of threads changes how sums round.
     """
 
     moments: Moments | None = None
     derivative: Literal["none", "first", "second"] = "none"
-    watch: OnStep | None = None
+    on_step: OnStep | None = None
+    executor: FairExecutor | None = None
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Layout of images: that of the least rounding for second derivatives, else the fastest."""
+        """Memory format of the images."""
         return torch.contiguous_format if self.derivative == "second" else torch.channels_last
 
 
-PLAIN = InnerLoopOptions()
+_DEFAULTS = InnerLoopOptions()
 
 
 @dataclass(frozen=True)
 class InnerLoopResult:
-    """K tasks after their inner steps, still stacked.
+    """K tasks after their inner steps, stacked.
 
     Attributes:
-        weights: name -> (tasks, ...), the head's rows included.
+        weights: name -> (tasks, ...), the head included.
         losses: (tasks, steps), each step's loss before its update.
         moments: Adam's second moments after the last step, or None.
-        absent: bool (tasks, ways), True for rows of the head that a task does not use.
-        supports: what the steps learned from, one a task: with mirror images if the recipe has it so.
+        padding_mask: bool (tasks, ways), True for rows of the head that a task does not use.
+        supports: what the steps learned from, one per task; with flipped images if the recipe augments with flips.
     """
 
     weights: Weights
     losses: Tensor
     moments: Moments | None
-    absent: Tensor
+    padding_mask: Tensor
     supports: Sequence[Support]
 
-    def one(self, task: int, n_way: int) -> dict[str, Tensor]:
-        """One task's weights, (1, ...) each, with the head's rows cut to its classes."""
-        own = {name: tensor[task : task + 1] for name, tensor in self.weights.items()}
-        return {**own, heads.WEIGHT: own[heads.WEIGHT][:, :n_way], heads.BIAS: own[heads.BIAS][:, :n_way]}
+    def task_weights(self, task: int, n_way: int) -> dict[str, Tensor]:
+        """One task's weights, (1, ...) each, with the head cut to its number of classes."""
+        weights = {name: tensor[task : task + 1] for name, tensor in self.weights.items()}
+        head = {name: weights[name][:, :n_way] for name in (heads.WEIGHT, heads.BIAS)}
+        return {**weights, **head}
 
 
 @dataclass(frozen=True)
 class SupportStatistics:
-    """What a pass over all of a task's images tells.
+    """Statistics of a task's images, and the features normalised by them.
 
     Attributes:
-        statistics: name -> (tasks, channels), of these images.
-        features: (tasks, samples, features), normalised by those statistics.
+        statistics: name -> (tasks, channels).
+        features: (tasks, samples, features).
     """
 
     statistics: dict[str, Tensor]
@@ -101,61 +105,107 @@ def run_inner_loop(
     supports: Sequence[Support],
     recipe: InnerLoopConfig,
     seeds: Sequence[int],
-    options: InnerLoopOptions = PLAIN,
+    options: InnerLoopOptions = _DEFAULTS,
 ) -> InnerLoopResult:
-    """Run the inner steps of K tasks from `starts`, (tasks, ...) each; see `adapt`."""
-    if recipe.mirrors:
-        supports = [support.mirrored() for support in supports]
-    ways = max(support.n_way for support in supports)
-    absent = torch.arange(ways) >= torch.tensor([[support.n_way] for support in supports])
-    absent = absent.to(supports[0].images.device)
+    """Run the inner steps of K tasks.
+
+    Args:
+        net: the architecture; its own parameters are not used.
+        starts: starting weights, (tasks, ...) each.
+        supports: one per task, of any sizes and numbers of classes.
+        recipe: configuration of the inner loop.
+        seeds: one per task; the only source of its random draws.
+        options: see `InnerLoopOptions`.
+
+    Raises:
+        InvalidConfig: a multiplier pattern matches no weight, the linear head has too few classes, or the device or the
+            derivative does not support the precision.
+    """
+    executor = options.executor
+    if executor is not None and _can_split(supports):
+        options = replace(options, executor=None)
+        calls = [
+            partial(run_inner_loop, net, _slice(starts, tasks), supports[tasks], recipe, seeds[tasks], options)
+            for tasks in _shares(len(supports), executor.threads)
+        ]
+        return _joined(executor.run(calls))
+    if recipe.flip_augment:
+        supports = [support.with_flips() for support in supports]
+    device, second_order = supports[0].images.device, options.derivative == "second"
+    n_ways = torch.tensor([[support.n_way] for support in supports])
+    padding_mask = (torch.arange(int(n_ways.max())) >= n_ways).to(device)
     if options.derivative == "none":
         starts = _detached(starts)
-    head, gain = _initial_head(net, starts, supports, recipe, absent, options.memory_format)
-    begun = {**starts, **head}
-    stacked = begun if options.derivative == "second" else trainable_copy(_detached(begun))
+    head, gain = _initial_head(net, starts, supports, recipe, padding_mask, options.memory_format)
+    initial = {**starts, **head}
+    stacked = initial if second_order else trainable_copy(_detached(initial))
     optimiser = Optimiser(recipe, list(stacked), options.moments)
-    second_order = options.derivative == "second"
-    differentiation = Differentiation(recipe, len(supports), absent.device, second_order=second_order)
+    computation = GradientComputation(recipe, len(supports), device, second_order=second_order)
     plans = [
         batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
         for support, seed in zip(supports, seeds, strict=True)
     ]
     losses = []
     for step in range(recipe.steps):
-        images, labels = _batch(supports, [plan[step] for plan in plans])
-        batch = (images, labels, absent, gain)
-        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, batch, differentiation)
+        batch = (*_batch(supports, [plan[step] for plan in plans]), padding_mask, gain)
+        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, batch, computation)
         if second_order:
             stacked = optimiser.differentiable_step(stacked, gradients)
         else:
             optimiser.step(stacked, gradients)
-        del gradients  # a copy of the weights in size, which the next step's passes need not run beside
+        del gradients  # as large as the weights; freed before the next step's forward pass
         losses.append(loss)
-        if options.watch is not None:
-            options.watch(step + 1, loss)
+        if options.on_step is not None:
+            options.on_step(step + 1, loss)
     if options.derivative == "first":
-        stacked = {name: own + (begun[name] - begun[name].detach()) for name, own in stacked.items()}
-    stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain
+        stacked = {name: tensor + (initial[name] - initial[name].detach()) for name, tensor in stacked.items()}
+    stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain  # the head now takes features as the net gives them
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
-    return InnerLoopResult(stacked, recorded, optimiser.moments(), absent, supports)
+    return InnerLoopResult(stacked, recorded, optimiser.moments(), padding_mask, supports)
+
+
+def _can_split(supports: Sequence[Support]) -> bool:
+    """Whether tasks can run in separate batches: on the CPU, with equal numbers of classes."""
+    return supports[0].images.device.type == "cpu" and len({support.n_way for support in supports}) == 1
+
+
+def _shares(tasks: int, threads: int) -> list[slice]:
+    """Consecutive tasks for each thread, as equal in number as possible."""
+    shares = torch.arange(tasks).tensor_split(min(threads, tasks))
+    return [slice(int(share[0]), int(share[-1]) + 1) for share in shares]
+
+
+def _slice(stacked: Weights, tasks: slice) -> dict[str, Tensor]:
+    return {name: tensor[tasks] for name, tensor in stacked.items()}
+
+
+def _joined(results: Sequence[InnerLoopResult]) -> InnerLoopResult:
+    """Results of tasks with equal numbers of classes as one."""
+    states = [result.moments for result in results if result.moments is not None]
+    return InnerLoopResult(
+        weights=join([result.weights for result in results]),
+        losses=torch.cat([result.losses for result in results]),
+        moments=Moments(join([state.second for state in states]), states[0].steps) if states else None,
+        padding_mask=torch.cat([result.padding_mask for result in results]),
+        supports=[support for result in results for support in result.supports],
+    )
 
 
 def batch_plan(samples: int, recipe: InnerLoopConfig, generator: torch.Generator) -> Tensor:
-    """Draw which support images each inner step sees.
+    """Draw the support images that each inner step sees.
 
-    Without replacement the support is gone through in shuffled passes, one after another, and a batch may span two.
+    Without replacement, the batches go through the support in shuffled passes; a batch may span two passes.
 
     Returns:
-        int64 (steps, batch).
+        Indices, int64 (steps, batch).
     """
-    wanted = recipe.steps * recipe.batch_size
+    count = recipe.steps * recipe.batch_size
     if recipe.replacement:
-        drawn = torch.randint(samples, (wanted,), generator=generator)
+        drawn = torch.randint(samples, (count,), generator=generator)
     else:
-        passes = -(-wanted // samples)
+        passes = -(-count // samples)
         shuffled = [torch.randperm(samples, generator=generator) for _ in range(passes)]
-        drawn = torch.cat(shuffled)[:wanted] if shuffled else torch.zeros(0, dtype=torch.int64)
+        drawn = torch.cat(shuffled)[:count] if shuffled else torch.zeros(0, dtype=torch.int64)
     return drawn.reshape(recipe.steps, recipe.batch_size)
 
 
@@ -165,35 +215,35 @@ def collect_statistics(
     images: Sequence[Tensor],
     memory_format: torch.memory_format = torch.channels_last,
 ) -> list[SupportStatistics]:
-    """Measure each task's statistics on its images and, normalised by them, the images' features.
+    """Measure each task's statistics on its images, and compute the images' features normalised by them.
 
-    Tasks with equally many images go through the net together.
+    Tasks with equal numbers of images go through the net together.
 
     Args:
-        net: its architecture.
+        net: the architecture.
         stacked: (tasks, ...) each.
-        images: float32 (samples, channels, side, side), one a task.
+        images: float32 (samples, channels, side, side), one tensor per task.
         memory_format: see `call_net`.
     """
     by_size: dict[int, list[int]] = {}
-    for task, own in enumerate(images):
-        by_size.setdefault(len(own), []).append(task)
-    measured: dict[int, SupportStatistics] = {}
+    for task, samples in enumerate(images):
+        by_size.setdefault(len(samples), []).append(task)
+    collected: dict[int, SupportStatistics] = {}
     for tasks in by_size.values():
-        together = _measure_equal(
+        batch = _collect_equal(
             net,
             {name: tensor[tasks] for name, tensor in stacked.items()},
             torch.stack([images[task] for task in tasks]),
             memory_format,
         )
-        for place, task in enumerate(tasks):
-            statistics = {name: tensor[place : place + 1] for name, tensor in together.statistics.items()}
-            measured[task] = SupportStatistics(statistics, together.features[place : place + 1])
-    return [measured[task] for task in range(len(images))]
+        for row, task in enumerate(tasks):
+            statistics = {name: tensor[row : row + 1] for name, tensor in batch.statistics.items()}
+            collected[task] = SupportStatistics(statistics, batch.features[row : row + 1])
+    return [collected[task] for task in range(len(images))]
 
 
-def _measure_equal(net: Net, stacked: Weights, images: Tensor, memory_format: torch.memory_format) -> SupportStatistics:
-    """`collect_statistics` for tasks with equally many images, (tasks, samples, channels, side, side)."""
+def _collect_equal(net: Net, stacked: Weights, images: Tensor, memory_format: torch.memory_format) -> SupportStatistics:
+    """`collect_statistics` for tasks with equal numbers of images, (tasks, samples, channels, side, side)."""
     samples = images.shape[1]
     if samples <= STATISTICS_SAMPLES:
         features, statistics = call_net_recording(net, stacked, images, memory_format)
@@ -210,33 +260,36 @@ def _initial_head(
     starts: Weights,
     supports: Sequence[Support],
     recipe: InnerLoopConfig,
-    absent: Tensor,
+    padding_mask: Tensor,
     memory_format: torch.memory_format,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The head that the inner steps begin with, and the features' gain that it is made for, (tasks, 1, 1)."""
-    ways = absent.shape[1]
+    """The head before the first step, and the gain of the features that it is made for, (tasks, 1, 1)."""
+    ways = padding_mask.shape[1]
     if recipe.head == "linear":
-        if heads.WEIGHT not in starts or starts[heads.WEIGHT].shape[1] < ways:
-            rows = starts[heads.WEIGHT].shape[1] if heads.WEIGHT in starts else 0
+        rows = starts[heads.WEIGHT].shape[1] if heads.WEIGHT in starts else 0
+        if rows < ways:
             raise InvalidConfig(
-                f"the linear head has {rows} classes and the task {ways}; use a prototype head for any other number"
+                f"the linear head has {rows} classes but the task has {ways}; use a prototype head for other numbers"
             )
         head = {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
-        return head, torch.ones(len(supports), 1, 1, device=absent.device)
+        return head, torch.ones(len(supports), 1, 1, device=padding_mask.device)
     anchors = [support.anchor_images() for support in supports]
-    measured = collect_statistics(net, starts, [images for images, _ in anchors], memory_format)
-    means = [
-        heads.class_means(own.features, labels[None], ways) for own, (_, labels) in zip(measured, anchors, strict=True)
-    ]
-    prototypes = torch.cat(means)
-    gain = heads.feature_gain(prototypes, absent)
+    collected = collect_statistics(net, starts, [images for images, _ in anchors], memory_format)
+    prototypes = torch.cat(
+        [
+            heads.class_means(statistics.features, labels[None], ways)
+            for statistics, (_, labels) in zip(collected, anchors, strict=True)
+        ]
+    )
+    gain = heads.feature_gain(prototypes, padding_mask)
     return heads.prototype_head(prototypes * gain, recipe.head_scale), gain
 
 
-def _batch(supports: Sequence[Support], chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    images = torch.stack([support.images[rows] for support, rows in zip(supports, chosen, strict=True)])
-    labels = torch.stack([support.labels[rows] for support, rows in zip(supports, chosen, strict=True)])
-    return images, labels  # (tasks, batch, channels, side, side), (tasks, batch)
+def _batch(supports: Sequence[Support], rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Images (tasks, batch, channels, side, side) and labels (tasks, batch) of one step."""
+    images = torch.stack([support.images[drawn] for support, drawn in zip(supports, rows, strict=True)])
+    labels = torch.stack([support.labels[drawn] for support, drawn in zip(supports, rows, strict=True)])
+    return images, labels
 
 
 def _gradients(
@@ -244,24 +297,28 @@ def _gradients(
     stacked: Weights,
     names: Sequence[str],
     batch: tuple[Tensor, Tensor, Tensor, Tensor],
-    differentiation: Differentiation,
+    computation: GradientComputation,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Each task's mean cross-entropy, (tasks,), and its gradient, (tasks, ...) a name, in one backward pass.
+    """Each task's mean cross-entropy, (tasks,), and its gradient, name -> (tasks, ...), in one backward pass.
 
-    Weights that require gradients are in an outer loop's graph, and then so are their gradients. These are taken by
-    views, so that a weight's gradient leaves out what other weights were made of it, such as prototypes.
+    Weights that require gradients are part of an outer loop's graph, and so are their gradients. Gradients are taken
+    with respect to views, so that a weight's gradient excludes paths through other weights made from it, such as
+    prototypes.
     """
-    images, labels, absent, gain = batch
-    through = any(tensor.requires_grad for tensor in stacked.values())
-    picked = {name: stacked[name] for name in names}
-    leaves = {name: own.view_as(own) if through else own.detach().requires_grad_() for name, own in picked.items()}
-    at, gain = {**stacked, **leaves}, gain if through else gain.detach()
+    images, labels, padding_mask, gain = batch
+    create_graph = any(tensor.requires_grad for tensor in stacked.values())
+    leaves = {
+        name: stacked[name].view_as(stacked[name]) if create_graph else stacked[name].detach().requires_grad_()
+        for name in names
+    }
+    weights, gain = {**stacked, **leaves}, gain if create_graph else gain.detach()
 
-    def losses_of() -> Tensor:
-        scores = heads.logits(at, gain * differentiation.features(net, at, images), absent)  # (tasks, batch, ways)
+    def compute_losses() -> Tensor:
+        features = gain * computation.features(net, weights, images)
+        scores = heads.logits(weights, features, padding_mask)  # (tasks, batch, ways)
         return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
 
-    losses, gradients = differentiation.gradients(losses_of, list(leaves.values()), through=through)
+    losses, gradients = computation.gradients(compute_losses, list(leaves.values()), create_graph=create_graph)
     return losses, dict(zip(names, gradients, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The inner loop's update rules on stacked weights. Every task is updated by its own gradient alone."""
+"""Update rules of the inner loop on stacked weights. Each task is updated by its own gradient alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Moments:
-    """Adam's state with beta1 = 0: running means of squared gradients, and how many steps went into them.
+    """State of Adam with beta1 = 0: running means of squared gradients, and the number of steps in them.
 
     Attributes:
-        second: name -> tensor of the weight's shape (stacked while tasks are).
-        steps: updates so far; the bias correction needs it.
+        second: name -> tensor of the weight's shape (stacked inside an inner loop).
+        steps: updates so far, for the bias correction.
     """
 
     second: Weights
@@ -30,43 +30,48 @@ class Moments:
 
 
 class Optimiser:
-    """One inner loop's update rule over K tasks: clip, then SGD or Adam with beta1 = 0 (Reptile, section 6).
+    """Update rule of one inner loop over K tasks: clipping, then SGD or Adam with beta1 = 0 (Reptile, section 6).
 
     Args:
-        recipe: the rule, its rates and its clipping.
-        names: of the weights there are.
-        moments: unstacked moments to go on from.
+        recipe: the rule, its learning rates and its clipping.
+        names: of all weights.
+        moments: unstacked moments to continue from.
+
+    Attributes:
+        adapted_names: weights with a learning rate above 0; the last weight if there is none.
 
     Raises:
-        InvalidConfig: a rate pattern that matches none of `names`.
+        InvalidConfig: a multiplier pattern matches none of `names`.
     """
 
     def __init__(self, recipe: InnerLoopConfig, names: Sequence[str], moments: Moments | None = None) -> None:
         self._recipe = recipe
-        self._rates = {
+        self._learning_rates = {
             name: recipe.learning_rate * multiplier
-            for name, multiplier in lr_multipliers_by_name(names, recipe.rates).items()
+            for name, multiplier in lr_multipliers_by_name(names, recipe.lr_multipliers).items()
         }
-        self.adapted_names = tuple(name for name, rate in self._rates.items() if rate > 0) or tuple(names)[-1:]
-        self._begun = dict(moments.second) if moments else {}
+        self.adapted_names = tuple(name for name, rate in self._learning_rates.items() if rate > 0) or tuple(names)[-1:]
+        self._initial_second = dict(moments.second) if moments else {}
         self._second: dict[str, Tensor] = {}
         self._steps = moments.steps if moments else 0
 
     def step(self, stacked: Weights, gradients: Weights) -> None:
-        """Update `stacked` in place; weights with rate 0 keep their bits."""
+        """Update `stacked` in place; weights with learning rate 0 keep their bits."""
         self._steps += 1
         gradients = self._clipped(gradients)
         if self._recipe.optimiser == "adam":
             self._adam_step(stacked, gradients)
             return
         for name, gradient in gradients.items():
-            stacked[name].sub_(gradient, alpha=self._rates[name])
+            stacked[name].sub_(gradient, alpha=self._learning_rates[name])
 
     def differentiable_step(self, stacked: Weights, gradients: Weights) -> dict[str, Tensor]:
-        """The weights after one update of SGD, in the graph of `stacked` and `gradients`; changes nothing."""
+        """Return the weights after one update of SGD, in the graph of `stacked` and `gradients`."""
         self._steps += 1
-        gradients = self._clipped(gradients)
-        moved = {name: torch.sub(stacked[name], own, alpha=self._rates[name]) for name, own in gradients.items()}
+        moved = {
+            name: torch.sub(stacked[name], gradient, alpha=self._learning_rates[name])
+            for name, gradient in self._clipped(gradients).items()
+        }
         return {**stacked, **moved}
 
     def moments(self) -> Moments | None:
@@ -74,32 +79,31 @@ class Optimiser:
         return Moments(self._second, self._steps) if self._recipe.optimiser == "adam" else None
 
     def _clipped(self, gradients: Weights) -> Weights:
-        """The gradients, each task's global norm brought down to the recipe's limit."""
+        """The gradients, with each task's global norm clipped to the recipe's limit."""
         if self._recipe.clip_norm is None:
             return gradients
         squares = torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()])
-        shrink = (self._recipe.clip_norm / squares.sum(0).sqrt().clamp(min=1e-12)).clamp(max=1.0)  # (tasks,)
-        return {name: own * shrink.view(-1, *[1] * (own.ndim - 1)) for name, own in gradients.items()}
+        factor = (self._recipe.clip_norm / squares.sum(0).sqrt().clamp(min=1e-12)).clamp(max=1.0)  # (tasks,)
+        return {name: tensor * factor.view(-1, *[1] * (tensor.ndim - 1)) for name, tensor in gradients.items()}
 
     def _adam_step(self, stacked: Weights, gradients: Weights) -> None:
-        """One pass over memory for the weights of each rate; with beta1 = 0 the first moment is the gradient itself."""
-        by_rate: dict[float, list[str]] = {}
+        """One fused update per learning rate; with beta1 = 0 the first moment is the gradient itself."""
+        by_learning_rate: dict[float, list[str]] = {}
         for name in gradients:
-            by_rate.setdefault(self._rates[name], []).append(name)
+            by_learning_rate.setdefault(self._learning_rates[name], []).append(name)
             if name not in self._second:
-                begun = self._begun.get(name)
                 self._second[name] = torch.zeros_like(stacked[name])
-                if begun is not None:
-                    self._second[name].copy_(begun)
-        for rate, names in by_rate.items():
-            weights = [_as_in_memory(stacked[name]) for name in names]
-            own = [_as_in_memory(gradients[name]).contiguous() for name in names]
-            second = [_as_in_memory(self._second[name]) for name in names]
+                if name in self._initial_second:
+                    self._second[name].copy_(self._initial_second[name])
+        for learning_rate, names in by_learning_rate.items():
+            weights = [_in_memory_order(stacked[name]) for name in names]
+            first = [_in_memory_order(gradients[name]).contiguous() for name in names]
+            second = [_in_memory_order(self._second[name]) for name in names]
             steps = torch.full((len(names),), self._steps - 1.0, device=weights[0].device).unbind()
             adam(
                 weights,
-                own,
-                own,
+                first,
+                first,
                 second,
                 [],
                 list(steps),
@@ -107,13 +111,13 @@ class Optimiser:
                 amsgrad=False,
                 beta1=0.0,
                 beta2=BETA2,
-                lr=rate,
+                lr=learning_rate,
                 weight_decay=0.0,
                 eps=EPSILON,
                 maximize=False,
             )
 
 
-def _as_in_memory(stacked: Tensor) -> Tensor:
-    """A view in the order of memory, see `working_copy`; the fused update copies what is not."""
+def _in_memory_order(stacked: Tensor) -> Tensor:
+    """A view in memory order (see `trainable_copy`); the fused update copies tensors in any other order."""
     return stacked.permute(0, 1, 3, 4, 2) if stacked.ndim == 5 else stacked

@@ -108,7 +108,7 @@ def _predict_queries(
     net: Net, adapted: InnerLoopResult, index: int, task: Task, normalisation: Normalisation
 ) -> Tensor:
     """Predicted class of each query: int64 (queries,)."""
-    weights, support = adapted.one(index, task.support.n_way), adapted.supports[index]
+    weights, support = adapted.task_weights(index, task.support.n_way), adapted.supports[index]
     with torch.no_grad():
         if normalisation == "frozen":
             (measured,) = collect_statistics(net, weights, [support.images])

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from models import weights as algebra
+from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged, InvalidConfig, InvalidTask
@@ -103,15 +104,15 @@ class Maml:
         return dict(zip(start, gradients, strict=True)), losses.detach(), adapted
 
 
-def make_meta_step(meta: MetaTrainingConfig, threads: int = 1) -> MetaStep:
+def make_meta_step(meta: MetaTrainingConfig, executor: FairExecutor | None = None) -> MetaStep:
     """Return the meta step of the algorithm that `meta` names.
 
     Args:
         meta: the algorithm and its settings.
-        threads: CPU threads that Reptile spreads its tasks over. MAML's tasks share one autograd graph and one thread.
+        executor: spreads Reptile's tasks over its threads. MAML's tasks share one autograd graph and one thread.
     """
     if meta.algorithm == "reptile":
-        return Reptile(threads).meta_step
+        return Reptile(executor).meta_step
     return Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
 
 
@@ -190,7 +191,7 @@ def query_losses(net: Net, adapted: InnerLoopResult, queries: Sequence[Support],
         images = torch.stack([queries[task].images for task in tasks])  # (tasks, queries, channels, side, side)
         labels = torch.stack([queries[task].labels for task in tasks])  # (tasks, queries)
         features = call_net(net, weights, images, recompute=recompute, memory_format=torch.contiguous_format)
-        scores = heads.logits(weights, features, adapted.absent[tasks])
+        scores = heads.logits(weights, features, adapted.padding_mask[tasks])
         by_query = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
         losses.update(zip(tasks, by_query.mean(1).unbind(), strict=True))
     return torch.stack([losses[task] for task in range(len(queries))])

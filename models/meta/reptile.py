@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from models import weights as algebra
-from models.adaptation.inner_loop import InnerLoopResult
+from models.adaptation.executor import FairExecutor
+from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.adaptation.optimisers import Moments
-from models.adaptation.parallel import Spread
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged
 from models.nets.base import Net
@@ -71,10 +71,10 @@ class Reptile:
     """Reptile's meta step.
 
     Attributes:
-        threads: number of CPU threads that the tasks are spread over; see `Spread`.
+        executor: spreads the tasks over its threads, on the CPU; see `InnerLoopOptions`.
     """
 
-    threads: int = 1
+    executor: FairExecutor | None = None
 
     def meta_step(
         self,
@@ -90,7 +90,8 @@ class Reptile:
         Raises:
             AdaptationDiverged: a task's loss is not finite; `state` is unchanged.
         """
-        adapted = Spread(self.threads).run_inner_loop(net, state.start, supports, recipe, seeds, state.moments)
+        options = InnerLoopOptions(state.moments, executor=self.executor)
+        adapted = run_inner_loop(net, algebra.expand(state.start, len(supports)), supports, recipe, seeds, options)
         diverged = (~adapted.losses.isfinite()).any(1).nonzero().flatten().tolist()
         if diverged:
             raise AdaptationDiverged(recipe.steps, tuple(diverged))
@@ -136,12 +137,12 @@ def meta_train(
         AdaptationDiverged: raised by the meta step.
     """
     step = step or Reptile().meta_step
-    multipliers = algebra.lr_multipliers_by_name(list(state.start), meta.rates)
+    multipliers = algebra.lr_multipliers_by_name(list(state.start), meta.lr_multipliers)
     while state.meta_step < meta.meta_steps:
         supports = source(state.meta_step)
         seeds = inner_seeds(meta.seed, state.meta_step, len(supports))
         moved = step(net, state, supports, recipe, meta.step_size_at(state.meta_step), seeds)
-        if meta.rates:
+        if meta.lr_multipliers:
             moved = replace(moved, start=algebra.interpolate_each(state.start, moved.start, multipliers))
         state = moved
         yield state

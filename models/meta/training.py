@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from models import weights as algebra
+from models.adaptation.executor import FairExecutor
 from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
@@ -127,15 +130,17 @@ class TrainingRun:
         if saved == meta.meta_steps:
             self.save()  # the run is already complete: store the serving inner loop, which may be new
         began = saved_s = clock()
-        source, step = self._task_source(datasets), make_meta_step(meta, self._threads)
-        for state in meta_train(self._net, self._on_device(self.state), source, self._config.recipe, meta, step):
-            self.state = state
-            now_s, last = clock(), state.meta_step == meta.meta_steps
-            self._curve.append(state.meta_step, state.loss, now_s - began, last=last)
-            if last or now_s - saved_s >= save_every_s:
-                self.save()
-                saved, saved_s = state.meta_step, clock()
-            yield TrainingProgress(state.meta_step, meta.meta_steps, self._curve.loss, saved)
+        source, recipe = self._task_source(datasets), self._config.recipe
+        with closing(FairExecutor(self._threads, partial(torch.set_num_threads, 1))) as executor:
+            step = make_meta_step(meta, executor if self._threads > 1 else None)
+            for state in meta_train(self._net, self._on_device(self.state), source, recipe, meta, step):
+                self.state = state
+                now_s, last = clock(), state.meta_step == meta.meta_steps
+                self._curve.append(state.meta_step, state.loss, now_s - began, last=last)
+                if last or now_s - saved_s >= save_every_s:
+                    self.save()
+                    saved, saved_s = state.meta_step, clock()
+                yield TrainingProgress(state.meta_step, meta.meta_steps, self._curve.loss, saved)
 
     def save(self) -> Checkpoint:
         """Save the checkpoint and the learning curve."""
@@ -175,9 +180,9 @@ class TrainingRun:
         """Raise InvalidConfig before training for settings that would only fail during training or serving."""
         require_precision(self._config.recipe, self._device, second_order=self._config.meta.algorithm == "maml")
         start = list(self.state.start)
-        algebra.lr_multipliers_by_name(start, self._config.meta.rates)
+        algebra.lr_multipliers_by_name(start, self._config.meta.lr_multipliers)
         for recipe in (self._config.recipe, self._serve):
-            algebra.lr_multipliers_by_name([*start, heads.WEIGHT, heads.BIAS], recipe.rates)
+            algebra.lr_multipliers_by_name([*start, heads.WEIGHT, heads.BIAS], recipe.lr_multipliers)
 
     def _on_device(self, state: MetaTrainingState) -> MetaTrainingState:
         def to_device(weights: Weights) -> Weights:

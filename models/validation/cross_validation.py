@@ -6,13 +6,13 @@ Folds of the support are adapted in the same call as the version, and each predi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from models import weights as algebra
-from models.adaptation.adapt import ALONE, Adapted, Company, InnerLoopInput, adapt_inputs
+from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, adapt_inputs
 from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
@@ -143,13 +143,13 @@ class CrossValidator:
     Attributes:
         net: the architecture.
         start: meta-trained weights, (...) each.
-        company: how folds and version share the machine.
+        batching: how the folds and the version share the machine.
         max_folds: maximum number of folds, from 2.
     """
 
     net: Net
     start: Weights
-    company: Company = ALONE
+    batching: BatchingOptions = field(default_factory=BatchingOptions)
     max_folds: int = MAX_FOLDS
 
     def adapt_and_score(
@@ -172,7 +172,7 @@ class CrossValidator:
             AdaptationDiverged: the version diverged.
         """
         plan = self.plan(support, recipe, seed, groups)
-        return plan.candidate(adapt_inputs(self.net, self.start, plan.inputs, self.company))
+        return plan.candidate(adapt_inputs(self.net, self.start, plan.inputs, self.batching))
 
     def plan(self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor) -> CrossValidationPlan:
         """Plan the inner loops of a version and its folds.
@@ -269,7 +269,7 @@ def _predict(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor
 
 def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig) -> Tensor:
     """Features of the support under the meta-trained weights, averaged over mirror images: (samples, features), CPU."""
-    augmented = support.mirrored() if recipe.mirrors else support
+    augmented = support.with_flips() if recipe.flip_augment else support
     with torch.no_grad():
         (measured,) = collect_statistics(net, algebra.expand(start, 1), [augmented.images])
     views = measured.features[0].view(-1, len(support), measured.features.shape[-1])  # (views, samples, features)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from models.adaptation.allocator import keep_freed_memory
 from models.checkpoint import load_checkpoint
-from models.config import LrMultipliers, Precision
+from models.config import PRESETS, LrMultipliers, Precision, preset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
@@ -21,7 +21,6 @@ from models.meta.curve import can_plot
 from models.meta.evaluation import EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
-from models.presets import PRESETS, preset
 from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress
 from service.runtime.device import pick_device
 from service.settings import load_settings
@@ -106,10 +105,12 @@ def train(
     torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
-    kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, rates=_lr_multipliers(meta_rate))
+    kept = _given(
+        n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, lr_multipliers=_lr_multipliers(meta_rate)
+    )
     meta = replace(chosen.meta, algorithm=algorithm, **kept)
     sets, records = _mixture(dataset, share, chosen.net_config.image, data_root)
-    shared = _given(rates=_lr_multipliers(inner_rate), precision=precision, recompute=recompute or None)
+    shared = _given(lr_multipliers=_lr_multipliers(inner_rate), precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
     plan = TrainingRunConfig(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import weights as algebra
-from models.adaptation.adapt import Adapted, Company, InnerLoopInput, OnGroupStep, adapt_inputs, adapt_one
+from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, OnGroupStep, adapt_inputs, adapt_one
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
 from models.images.preprocessing import prepare, prepare_batch
@@ -82,7 +82,7 @@ class LoadedCheckpoint:
             AdaptationDiverged: the loss or the weights stopped being finite.
             Any error that `control` was stopped with.
         """
-        plan = self._cross_validator.plan(support, recipe, seed, group_duplicates(images, flips=recipe.mirrors))
+        plan = self._cross_validator.plan(support, recipe, seed, group_duplicates(images, flips=recipe.flip_augment))
         executed = self._executor.run(plan.inputs, control)
         return plan.candidate(executed.results), executed.batched_with
 
@@ -136,7 +136,7 @@ class LoadedCheckpoint:
         return algebra.digest(self._start)
 
     def _run(self, loops: Sequence[InnerLoopInput], on_step: OnGroupStep) -> Sequence[Result]:
-        return adapt_inputs(self._net, self._start, loops, Company(watch=on_step))
+        return adapt_inputs(self._net, self._start, loops, BatchingOptions(on_step=on_step))
 
 
 class LoadedCheckpoints:

@@ -23,7 +23,7 @@ def adapted_by(
     recipe: InnerLoopConfig, settings: Settings, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """The answer, the version's record, and whether adapting again from the record gives the same bits."""
-    path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.rates)}.safetensors", "line"
+    path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.lr_multipliers)}.safetensors", "line"
     save_checkpoint(replace(load_checkpoint(settings.model), recipe=recipe), path)
     own = settings.model_copy(update={"model": str(path), "data": folder / path.stem})
     services = bootstrap.build(own)
@@ -42,7 +42,7 @@ def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
     settings: Settings, tmp_path: Path
 ) -> None:
     recipe = load_checkpoint(settings.model).recipe
-    frozen = replace(recipe, rates=(("block[123].*", 0.0),))
+    frozen = replace(recipe, lr_multipliers=(("block[123].*", 0.0),))
     recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
     answers = [adapted_by(own, settings, tmp_path) for own in recipes]
     for own, (_, record, identical) in zip(recipes, answers, strict=True):

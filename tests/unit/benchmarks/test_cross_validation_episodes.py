@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.cross_validation import FLIPPED, flip_row, honesty_row, verdict_row
 from benchmarks.cross_validation_episodes import EpisodeSettings, draw, episode_results
-from models.adaptation.adapt import ALONE
+from models.adaptation.adapt import BatchingOptions
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.class_dataset import ArrayDataset
 from tests.generated import tiny_checkpoint_in
@@ -44,7 +44,7 @@ def test_the_requested_share_of_labels_is_flipped(tmp_path: Path) -> None:
 
 
 def test_rows_are_computed_from_episodes(tmp_path: Path) -> None:
-    results = list(episode_results(blobs(), SHAPE, tiny(tmp_path), range(3), ALONE))
+    results = list(episode_results(blobs(), SHAPE, tiny(tmp_path), range(3), BatchingOptions()))
     assert len(honesty_row(results)) == 6
     assert len(verdict_row(results)) == 4
     found, false = (float(cell.removesuffix(" %")) for cell in flip_row(results))

@@ -20,10 +20,9 @@ from benchmarks.meta_training_throughput import (
     sides,
 )
 from benchmarks.plain_reptile import PlainReptile, plain_name
-from models.config import InnerLoopConfig
+from models.config import InnerLoopConfig, preset
 from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
 from models.nets import build, heads
-from models.presets import preset
 from tests.unit.models.conftest import SPEC, random_support
 
 CPU = torch.device("cpu")

@@ -110,7 +110,9 @@ def arguments() -> Namespace:
 def test_ways_are_scored_timed_and_weighed(arguments: Namespace) -> None:
     spec, classes = NetConfig("conv4", ImageConfig(1, 16), 4), Textures(16, 1, seed=1, lines=2)
     rows = [
-        layer_rates.Row(way, Checkpoint("x", spec, InnerLoopConfig(1, 0.1, rates=way.inner), build(spec).start()))
+        layer_rates.Row(
+            way, Checkpoint("x", spec, InnerLoopConfig(1, 0.1, lr_multipliers=way.inner), build(spec).start())
+        )
         for way in inner_ways(["block1", "block2", "block3", "block4"])[:4]
     ]
     layer_rates.measure(rows, classes, arguments)
@@ -127,7 +129,7 @@ def test_a_short_training_takes_its_rates_into_use(arguments: Namespace) -> None
     way = layer_rates.Way("x", (("block*", 0.1),), (("block1.*", 0.0),))
     row = layer_rates.trained(way, Data("textures", textures, textures), arguments)
     assert row.start is not None
-    assert row.start.recipe.rates == way.inner
+    assert row.start.recipe.lr_multipliers == way.inner
     untouched = build(row.start.net_config, 0).start()
     changed = algebra.changed(untouched, row.start.weights)
     assert changed

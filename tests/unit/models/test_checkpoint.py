@@ -12,17 +12,16 @@ import torch
 from models import weights as algebra
 from models.adaptation.optimisers import Moments
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, shipped_names
-from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
+from models.config import PRESETS, InnerLoopConfig, MetaTrainingConfig, NetConfig, preset
 from models.data.class_dataset import ArrayDataset
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.nets import build
-from models.presets import PRESETS, preset
 from tests.unit.models.conftest import SPEC
 
 CPU = torch.device("cpu")
-RECIPE = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=4, rates=(("head.*", 2.0),))
-ADAM = replace(RECIPE, optimiser="adam", carry_moments=True, rates=())
+RECIPE = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=4, lr_multipliers=(("head.*", 2.0),))
+ADAM = replace(RECIPE, optimiser="adam", carry_moments=True, lr_multipliers=())
 SERVE = InnerLoopConfig(steps=5, learning_rate=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Blocks that are run again, and half precision: what they may change of an adaptation, and what they may not."""
+"""Recomputed stages and half precision: which results stay bit-identical, and which stay close."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from models import weights as algebra
 from models.adaptation import inner_loop
 from models.adaptation.adapt import adapt_one
-from models.adaptation.gradients import FIRST_SCALE, Differentiation
+from models.adaptation.gradients import INITIAL_LOSS_SCALE, GradientComputation
 from models.adaptation.inner_loop import InnerLoopOptions, run_inner_loop
 from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, NetConfig
@@ -48,8 +48,10 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[ConvNorm]:
     return counted
 
 
-@pytest.mark.parametrize("recipe", [SGD, replace(SGD, optimiser="adam"), replace(SGD, rates=(("block[12]*", 0.0),))])
-def test_blocks_run_again_give_the_same_bits(net: Net, make_support: MakeSupport, recipe: InnerLoopConfig) -> None:
+@pytest.mark.parametrize(
+    "recipe", [SGD, replace(SGD, optimiser="adam"), replace(SGD, lr_multipliers=(("block[12]*", 0.0),))]
+)
+def test_recomputed_stages_give_the_same_bits(net: Net, make_support: MakeSupport, recipe: InnerLoopConfig) -> None:
     kept, again = (
         adapt_one(net, net.start(), make_support(1), replace(recipe, recompute=recompute), seed=4)
         for recompute in (False, True)
@@ -84,7 +86,7 @@ def test_recording_runs_every_stage_once(net: Net, make_support: MakeSupport, ru
 
 
 @pytest.mark.parametrize("second_order", [True, False], ids=["maml", "fomaml"])
-def test_mamls_gradient_is_the_same_with_blocks_run_again(
+def test_the_gradient_of_maml_is_the_same_with_recomputed_stages(
     net: Net, make_support: MakeSupport, second_order: bool
 ) -> None:
     kept, again = (
@@ -121,7 +123,7 @@ def noisy_support(image: ImageConfig) -> Support:
 
 
 @pytest.mark.parametrize("name", ["omniglot", "surfaces"])
-def test_half_precision_comes_close_and_everything_kept_is_float32(name: str) -> None:
+def test_half_precision_is_close_and_all_results_are_float32(name: str) -> None:
     checkpoint = load_checkpoint(name)  # an untrained net magnifies rounding by more than a trained one
     support = noisy_support(checkpoint.net_config.image)
     exact, half = (
@@ -134,7 +136,7 @@ def test_half_precision_comes_close_and_everything_kept_is_float32(name: str) ->
     assert half.support_accuracy == exact.support_accuracy
 
 
-def test_half_precision_with_blocks_run_again_gives_the_same_bits(net: Net, make_support: MakeSupport) -> None:
+def test_half_precision_with_recomputed_stages_gives_the_same_bits(net: Net, make_support: MakeSupport) -> None:
     kept, again = (
         adapt_one(net, net.start(), make_support(1), replace(BF16, recompute=recompute), seed=4)
         for recompute in (False, True)
@@ -142,7 +144,7 @@ def test_half_precision_with_blocks_run_again_gives_the_same_bits(net: Net, make
     assert algebra.digest(kept.weights) == algebra.digest(again.weights)
 
 
-def test_adams_moments_stay_float32_in_half_precision(net: Net, make_support: MakeSupport) -> None:
+def test_moments_of_adam_stay_float32_in_half_precision(net: Net, make_support: MakeSupport) -> None:
     recipe = replace(BF16, optimiser="adam", learning_rate=0.001)
     descent = run_inner_loop(net, algebra.expand(net.start(), 1), [make_support(1)], recipe, [0])
     assert descent.moments is not None
@@ -150,12 +152,12 @@ def test_adams_moments_stay_float32_in_half_precision(net: Net, make_support: Ma
     assert descent.losses.dtype == torch.float32
 
 
-def test_float16_is_refused_where_there_is_no_cuda(conv4: Net, make_support: MakeSupport) -> None:
+def test_float16_without_cuda_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
     with pytest.raises(InvalidConfig, match=r"precision is float16 and the device cpu.*float32, bfloat16"):
         adapt_one(conv4, conv4.start(), make_support(1), replace(SGD, precision="float16"), seed=0)
 
 
-def test_second_order_in_half_precision_is_refused(conv4: Net, make_support: MakeSupport) -> None:
+def test_second_order_in_half_precision_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
     with pytest.raises(InvalidConfig, match="second-order MAML came with precision bfloat16"):
         Maml(second_order=True).meta_step(conv4, MetaTrainingState(conv4.start()), [make_support(1)], BF16, 1.0, [0])
     Maml(second_order=False).meta_step(conv4, MetaTrainingState(conv4.start()), [make_support(1)], BF16, 1.0, [0])
@@ -166,15 +168,15 @@ def overflowing(gradient: Tensor) -> Tensor:
     return torch.where(gradient.abs() > 1000, torch.inf, gradient)
 
 
-class ScaledOnCpu(Differentiation):
+class ScaledOnCpu(GradientComputation):
     """Scales losses as on CUDA, where a test can look."""
 
     def __init__(self, tasks: int) -> None:
         super().__init__(SGD, tasks, CPU)
-        self._scale = torch.full((tasks,), FIRST_SCALE)
+        self._scale = torch.full((tasks,), INITIAL_LOSS_SCALE)
 
 
-def test_a_task_whose_gradients_overflow_is_taken_again_at_a_smaller_scale() -> None:
+def test_overflowing_gradients_are_computed_again_at_a_smaller_scale() -> None:
     taken = ScaledOnCpu(3)
     leaf = torch.tensor([[1e-3, 2.0], [3.0, 1e-6], [1e9, 1.0]]).requires_grad_()
     runs = []
@@ -185,19 +187,19 @@ def test_a_task_whose_gradients_overflow_is_taken_again_at_a_smaller_scale() -> 
         short.register_hook(overflowing)  # type: ignore[no-untyped-call]
         return (short**2).sum(1) / 2
 
-    losses, (gradient,) = taken.gradients(losses_of, [leaf], through=False)
+    losses, (gradient,) = taken.gradients(losses_of, [leaf], create_graph=False)
     torch.testing.assert_close(losses, (leaf.detach() ** 2).sum(1) / 2)
     assert torch.equal(gradient[:2], leaf.detach()[:2])  # scales are powers of two
     assert bool(gradient[2].isinf().any())  # what overflows at scale 1 is passed on
     first, runs[:] = len(runs), []
-    taken.gradients(losses_of, [leaf], through=False)
+    taken.gradients(losses_of, [leaf], create_graph=False)
     assert first > 1
     assert len(runs) == 1  # the scales found are kept
 
 
-@pytest.mark.parametrize("first_scale", [FIRST_SCALE, 2.0**40], ids=["as on CUDA", "far too large"])
-def test_float16_with_scaled_losses_comes_close(first_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Float16OnCpu(Differentiation):
+@pytest.mark.parametrize("first_scale", [INITIAL_LOSS_SCALE, 2.0**40], ids=["as on CUDA", "far too large"])
+def test_float16_with_scaled_losses_is_close(first_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Float16OnCpu(GradientComputation):
         """What CUDA gets, computed slowly here."""
 
         def __init__(self, recipe: InnerLoopConfig, tasks: int, device: torch.device, *, second_order: bool) -> None:
@@ -207,13 +209,13 @@ def test_float16_with_scaled_losses_comes_close(first_scale: float, monkeypatch:
     checkpoint = load_checkpoint("omniglot")
     support, net = noisy_support(checkpoint.net_config.image), checkpoint.build_net()
     exact = adapt_one(net, checkpoint.weights, support, checkpoint.recipe, seed=4)
-    monkeypatch.setattr(inner_loop, "Differentiation", Float16OnCpu)
+    monkeypatch.setattr(inner_loop, "GradientComputation", Float16OnCpu)
     half = adapt_one(net, checkpoint.weights, support, checkpoint.recipe, seed=4)
     assert 0 < update_error(checkpoint.weights, exact.weights, half.weights) < 0.05
     assert {tensor.dtype for tensor in half.weights.values()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_is_not_tried_again() -> None:
+def test_a_loss_that_is_not_finite_is_not_computed_again() -> None:
     leaf = torch.tensor([[float("inf")], [1e-3]]).requires_grad_()
     runs = []
 
@@ -221,12 +223,12 @@ def test_a_loss_that_is_not_finite_is_not_tried_again() -> None:
         runs.append(1)
         return (leaf**2).sum(1)
 
-    losses, _ = ScaledOnCpu(2).gradients(losses_of, [leaf], through=False)
+    losses, _ = ScaledOnCpu(2).gradients(losses_of, [leaf], create_graph=False)
     assert len(runs) == 1
     assert losses.isfinite().tolist() == [False, True]
 
 
-def test_the_choices_survive_json_and_are_silent_by_default() -> None:
+def test_precision_and_recompute_survive_json_and_are_left_out_at_their_default() -> None:
     chosen = replace(BF16, recompute=True)
     data = json.loads(json.dumps(chosen.to_json()))
     assert (data["precision"], data["recompute"]) == ("bfloat16", True)
@@ -239,7 +241,7 @@ def test_the_choices_survive_json_and_are_silent_by_default() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["stride", "max"])
-def test_a_linear_head_and_pooling_are_as_exact(pooling: str, make_support: MakeSupport) -> None:
+def test_recomputing_is_exact_with_a_linear_head_and_pooling(pooling: str, make_support: MakeSupport) -> None:
     net = build(NetConfig.from_json({**SPEC.to_json(), "pooling": pooling}), seed=3)
     start = {**net.start(), **heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(1))}
     recipe = replace(SGD, head="linear")
@@ -252,7 +254,7 @@ def test_a_linear_head_and_pooling_are_as_exact(pooling: str, make_support: Make
     assert algebra.digest(kept.weights) == algebra.digest(again.weights)
 
 
-def test_a_steps_gradients_are_gone_before_the_next_step_begins(
+def test_the_gradients_of_a_step_are_freed_before_the_next_step(
     conv4: Net, make_support: MakeSupport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[Tensor]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models import weights as algebra
-from models.adaptation.adapt import Adapted, Company, adapt, adapt_one
+from models.adaptation.adapt import Adapted, BatchingOptions, adapt, adapt_one
+from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, batch_plan, run_inner_loop
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
@@ -26,8 +28,8 @@ RECIPES = {
     "sgd": SGD,
     "adam": ADAM,
     "clipped": replace(SGD, clip_norm=0.05),
-    "rates": replace(SGD, rates=(("block*", 0.1), ("head.*", 3.0))),
-    "frozen part": replace(SGD, rates=(("block[12]*", 0.0),)),
+    "rates": replace(SGD, lr_multipliers=(("block*", 0.1), ("head.*", 3.0))),
+    "frozen part": replace(SGD, lr_multipliers=(("block[12]*", 0.0),)),
     "replacement": replace(SGD, replacement=True),
     "batch larger than the support": replace(SGD, batch_size=30),
 }
@@ -52,7 +54,7 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopCon
     prototypes = prototypes * gain
     head = {"head.weight": 2 * recipe.head_scale * prototypes, "head.bias": -recipe.head_scale * (prototypes**2).sum(1)}
     weights = {name: tensor.clone().requires_grad_() for name, tensor in {**start, **head}.items()}
-    rates = algebra.lr_multipliers_by_name(list(weights), recipe.rates)
+    rates = algebra.lr_multipliers_by_name(list(weights), recipe.lr_multipliers)
     groups = [{"params": [weights[name]], "lr": recipe.learning_rate * rates[name]} for name in weights]
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "sgd":
@@ -71,12 +73,12 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopCon
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
-def test_tasks_adapted_together_get_the_weights_of_a_plain_loop(
+def test_a_batch_of_tasks_gets_the_weights_of_a_plain_loop(
     conv4: Net, make_support: MakeSupport, recipe: InnerLoopConfig
 ) -> None:
     supports = [make_support(1), make_support(2, n_way=2, n_shot=7), make_support(3, n_way=5, n_shot=1)]
     start = conv4.start()
-    together = adapt(conv4, start, supports, recipe, seeds=[11, 12, 13], company=Company(together=3))
+    together = adapt(conv4, start, supports, recipe, seeds=[11, 12, 13], batching=BatchingOptions(3))
     for support, seed, result in zip(supports, (11, 12, 13), together, strict=True):
         assert isinstance(result, Adapted)
         expected = plain_adapt(start, support, recipe, seed)
@@ -84,10 +86,10 @@ def test_tasks_adapted_together_get_the_weights_of_a_plain_loop(
             torch.testing.assert_close(result.weights[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
 
 
-def test_a_task_adapted_alone_and_in_company_agree_within_1e5(net: Net, make_support: MakeSupport) -> None:
+def test_a_task_adapted_alone_and_in_a_batch_agree_within_1e5(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
     recipe = replace(SGD, learning_rate=5e-4)  # an untrained net magnifies rounding by more than a trained one
-    together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8], company=Company(together=4))
+    together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8], batching=BatchingOptions(4))
     for support, seed, result in zip(supports, (5, 6, 7, 8), together, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
@@ -96,31 +98,33 @@ def test_a_task_adapted_alone_and_in_company_agree_within_1e5(net: Net, make_sup
         torch.testing.assert_close(dict(result.statistics), dict(alone.statistics), rtol=1e-4, atol=1e-5)
 
 
-def test_on_the_cpu_company_does_not_change_a_bit_even_at_a_high_rate(net: Net, make_support: MakeSupport) -> None:
+def test_on_the_cpu_other_tasks_change_no_bit_even_at_a_high_learning_rate(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
     recipe = replace(SGD, learning_rate=0.5, steps=8)
-    in_company = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8])
-    for support, seed, result in zip(supports, (5, 6, 7, 8), in_company, strict=True):
+    batched = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8])
+    for support, seed, result in zip(supports, (5, 6, 7, 8), batched, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
         assert algebra.digest(result.weights) == algebra.digest(alone.weights)
         assert algebra.digest(result.statistics) == algebra.digest(alone.statistics)
 
 
-def test_threads_do_not_change_a_bit_nor_the_order(net: Net, make_support: MakeSupport) -> None:
+def test_threads_change_neither_bits_nor_order(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
     recipes = [replace(SGD, learning_rate=0.5, steps=2 + task) for task in range(4)]
-    threaded = adapt(net, net.start(), supports, recipes, seeds=[5, 6, 7, 8], company=Company(threads=3))
+    with closing(FairExecutor(3)) as executor:
+        options = BatchingOptions(executor=executor)
+        threaded = adapt(net, net.start(), supports, recipes, seeds=[5, 6, 7, 8], batching=options)
     for support, recipe, seed, result in zip(supports, recipes, (5, 6, 7, 8), threaded, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
         assert algebra.digest(result.weights) == algebra.digest(alone.weights)
 
 
-def test_tasks_of_different_recipes_never_share_a_pass(net: Net, make_support: MakeSupport) -> None:
+def test_tasks_with_different_recipes_never_share_a_batch(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed) for seed in range(4)]
     recipes = [SGD, SGD, replace(SGD, steps=1), SGD]
-    mixed = adapt(net, net.start(), supports, recipes, seeds=[5, 6, 7, 8], company=Company(together=4))
+    mixed = adapt(net, net.start(), supports, recipes, seeds=[5, 6, 7, 8], batching=BatchingOptions(4))
     assert [len(result.losses) for result in mixed if isinstance(result, Adapted)] == [4, 4, 1, 4]
 
 
@@ -140,7 +144,7 @@ def test_adapting_changes_neither_the_start_nor_the_support(net: Net, make_suppo
 
 def test_frozen_weights_keep_their_bits(net: Net, make_support: MakeSupport) -> None:
     start = net.start()
-    recipe = replace(SGD, rates=(("*", 0.0), ("block4.*", 1.0), ("head.*", 1.0)))
+    recipe = replace(SGD, lr_multipliers=(("*", 0.0), ("block4.*", 1.0), ("head.*", 1.0)))
     adapted = adapt_one(net, start, make_support(1), recipe, seed=0)
     changed = algebra.changed(start, adapted.weights)
     assert set(changed) == {name for name in start if name.startswith("block4.")} | {"head.weight", "head.bias"}
@@ -159,35 +163,35 @@ def test_steps_lower_the_loss(net: Net, make_support: MakeSupport) -> None:
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
 
 
-def test_one_task_that_diverges_does_not_touch_the_others(conv4: Net, make_support: MakeSupport) -> None:
+def test_a_task_that_diverges_does_not_affect_the_others(conv4: Net, make_support: MakeSupport) -> None:
     good, bad = make_support(1), make_support(2)
     bad = replace(bad, images=torch.full_like(bad.images, float("inf")))
     alone = adapt_one(conv4, conv4.start(), good, SGD, seed=1)
-    with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1], company=Company(together=3))
+    with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1], batching=BatchingOptions(3))
     assert isinstance(with_bad[1], AdaptationDiverged)
     for result in (with_bad[0], with_bad[2]):
         assert isinstance(result, Adapted)
         torch.testing.assert_close(dict(result.weights), dict(alone.weights), rtol=1e-5, atol=1e-5)
 
 
-def test_a_divergent_learning_rate_is_an_error_that_names_the_step(conv4: Net, make_support: MakeSupport) -> None:
+def test_divergence_is_an_error_that_names_the_step(conv4: Net, make_support: MakeSupport) -> None:
     with pytest.raises(AdaptationDiverged, match="inner step") as caught:
         adapt_one(conv4, conv4.start(), make_support(1), replace(SGD, learning_rate=1e30, steps=10), seed=0)
     assert 1 <= caught.value.step <= 10
 
 
-def test_a_rate_pattern_that_matches_nothing_is_an_error(conv4: Net, make_support: MakeSupport) -> None:
-    recipe = replace(SGD, rates=(("attention*", 0.1),))
+def test_a_multiplier_pattern_that_matches_no_weight_is_an_error(conv4: Net, make_support: MakeSupport) -> None:
+    recipe = replace(SGD, lr_multipliers=(("attention*", 0.1),))
     with pytest.raises(InvalidConfig, match="attention"):
         adapt_one(conv4, conv4.start(), make_support(1), recipe, seed=0)
 
 
-def test_a_linear_head_refuses_more_classes_than_it_was_trained_for(conv4: Net, make_support: MakeSupport) -> None:
+def test_a_linear_head_rejects_more_classes_than_it_was_trained_for(conv4: Net, make_support: MakeSupport) -> None:
     head = heads.linear_head(conv4.feature_count, 2, torch.Generator().manual_seed(0))
     recipe = replace(SGD, head="linear")
     adapted = adapt_one(conv4, {**conv4.start(), **head}, make_support(1, n_way=2), recipe, seed=0)
     assert adapted.weights[heads.WEIGHT].shape[0] == 2
-    with pytest.raises(InvalidConfig, match="2 classes and the task 3"):
+    with pytest.raises(InvalidConfig, match="2 classes but the task has 3"):
         adapt_one(conv4, {**conv4.start(), **head}, make_support(1, n_way=3), recipe, seed=0)
 
 
@@ -198,7 +202,7 @@ def test_batches_without_replacement_go_through_the_support_before_repeating() -
     assert sorted(plan[2:].flatten().tolist()) == list(range(6))
 
 
-def test_carried_moments_continue_where_they_stood(conv4: Net, make_support: MakeSupport) -> None:
+def test_carried_moments_continue_from_their_state(conv4: Net, make_support: MakeSupport) -> None:
     recipe = replace(ADAM, carry_moments=True, steps=2)
     starts = algebra.expand(conv4.start(), 1)
     fresh = run_inner_loop(conv4, starts, [make_support(1)], recipe, [0])
@@ -219,36 +223,37 @@ def test_a_support_larger_than_the_statistics_sample_is_measured_evenly(conv4: N
     assert torch.isfinite(adapted.statistics["block4.mean"]).all()
 
 
-@pytest.mark.parametrize("company", [Company(), Company(threads=2), Company(together=2)])
-def test_who_watches_is_told_of_every_step_of_every_task_and_changes_no_bit(
-    conv4: Net, make_support: MakeSupport, company: Company
+@pytest.mark.parametrize(("batch_size", "threads"), [(None, 0), (None, 2), (2, 0)])
+def test_on_step_sees_every_step_of_every_task_and_changes_no_bit(
+    conv4: Net, make_support: MakeSupport, batch_size: int | None, threads: int
 ) -> None:
     supports, seeds = [make_support(seed) for seed in range(3)], [0, 1, 2]
     seen: dict[int, list[float]] = {task: [] for task in range(3)}
 
-    def watch(tasks: range, step: int, losses: torch.Tensor) -> None:
+    def on_step(tasks: range, step: int, losses: torch.Tensor) -> None:
         for task, loss in zip(tasks, losses.tolist(), strict=True):
             seen[task].append(loss)
             assert len(seen[task]) == step
 
-    watched = adapt(conv4, conv4.start(), supports, SGD, seeds, replace(company, watch=watch))
-    for task, (own, unwatched) in enumerate(
-        zip(watched, adapt(conv4, conv4.start(), supports, SGD, seeds, company), strict=True)
-    ):
-        assert isinstance(own, Adapted)
-        assert isinstance(unwatched, Adapted)
-        assert own.losses == unwatched.losses == pytest.approx(seen[task])
-        assert all(torch.equal(own.weights[name], unwatched.weights[name]) for name in own.weights)
+    with closing(FairExecutor(threads or 1)) as executor:
+        silent = BatchingOptions(batch_size, executor if threads else None)
+        with_callback = adapt(conv4, conv4.start(), supports, SGD, seeds, replace(silent, on_step=on_step))
+        without = adapt(conv4, conv4.start(), supports, SGD, seeds, silent)
+    for task, (result, expected) in enumerate(zip(with_callback, without, strict=True)):
+        assert isinstance(result, Adapted)
+        assert isinstance(expected, Adapted)
+        assert result.losses == expected.losses == pytest.approx(seen[task])
+        assert all(torch.equal(result.weights[name], expected.weights[name]) for name in result.weights)
 
 
-def test_what_a_watch_raises_ends_the_call(conv4: Net, make_support: MakeSupport) -> None:
+def test_an_error_of_on_step_ends_the_call(conv4: Net, make_support: MakeSupport) -> None:
     steps: list[int] = []
 
-    def watch(_: range, step: int, __: torch.Tensor) -> None:
+    def on_step(_: range, step: int, __: torch.Tensor) -> None:
         steps.append(step)
         if step == 2:
             raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
-        adapt(conv4, conv4.start(), [make_support(1)], replace(SGD, steps=9), [0], Company(watch=watch))
+        adapt(conv4, conv4.start(), [make_support(1)], replace(SGD, steps=9), [0], BatchingOptions(on_step=on_step))
     assert steps == [1, 2]

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from models.checkpoint import load_checkpoint
+from models.config import preset
 from models.data import registry as catalogue
 from models.data.mini_imagenet import SPLITS, MiniImagenet, SplitSizes, open_mini_imagenet
 from models.data.registry import open_dataset
 from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig, decode, fit_to_side
 from models.meta import curve, training
-from models.presets import preset
 from service.cli import main as cli
 from service.cli import train as learn
 from tests.unit.models.pictures import encoded, scene

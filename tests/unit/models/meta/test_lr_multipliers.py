@@ -47,7 +47,9 @@ def one_meta_step(
 def test_multipliers_scale_the_update_of_each_weight(algorithm: Algorithm, net: Net, make_support: MakeSupport) -> None:
     start, supports = net.start(), [make_support(1), make_support(2)]
     plain, scaled = (
-        one_meta_step(net, MetaTrainingConfig(1, algorithm=algorithm, step_size=0.5, rates=rates), start, supports)
+        one_meta_step(
+            net, MetaTrainingConfig(1, algorithm=algorithm, step_size=0.5, lr_multipliers=rates), start, supports
+        )
         for rates in ((), RATES)
     )
     assert (plain.loss, plain.meta_step) == (scaled.loss, scaled.meta_step)
@@ -60,7 +62,9 @@ def test_multipliers_scale_the_update_of_each_weight(algorithm: Algorithm, net: 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_multipliers_of_one_change_nothing(algorithm: Algorithm, conv4: Net, make_support: MakeSupport) -> None:
     plain, scaled = (
-        one_meta_step(conv4, MetaTrainingConfig(1, algorithm=algorithm, rates=rates), conv4.start(), [make_support(1)])
+        one_meta_step(
+            conv4, MetaTrainingConfig(1, algorithm=algorithm, lr_multipliers=rates), conv4.start(), [make_support(1)]
+        )
         for rates in ((), (("block*", 1.0),))
     )
     assert algebra.digest(plain.start) == algebra.digest(scaled.start)
@@ -69,14 +73,14 @@ def test_multipliers_of_one_change_nothing(algorithm: Algorithm, conv4: Net, mak
 def test_a_meta_trained_head_has_its_own_multiplier(conv4: Net, make_support: MakeSupport) -> None:
     head = heads.linear_head(conv4.feature_count, 3, torch.Generator().manual_seed(0))
     start = {**conv4.start(), **head}
-    meta = MetaTrainingConfig(1, rates=(("*", 0.0), ("head.*", 1.0)))
+    meta = MetaTrainingConfig(1, lr_multipliers=(("*", 0.0), ("head.*", 1.0)))
     recipe = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=6, head="linear")
     moved = one_meta_step(conv4, meta, start, [make_support(1)], recipe).start
     assert set(algebra.changed(start, moved)) == {heads.WEIGHT, heads.BIAS}
 
 
 def test_a_pattern_that_matches_no_weight_raises_and_lists_the_names(conv4: Net, make_support: MakeSupport) -> None:
-    meta = MetaTrainingConfig(1, rates=(("attention*", 1.0),))
+    meta = MetaTrainingConfig(1, lr_multipliers=(("attention*", 1.0),))
     with pytest.raises(InvalidConfig, match=r"'attention\*' matches no weight; the names are block1\.weight, block1"):
         one_meta_step(conv4, meta, conv4.start(), [make_support(1)])
 
@@ -102,7 +106,7 @@ def test_an_unsupported_precision_is_rejected_before_training(tmp_path: Path) ->
 
 
 def test_multipliers_survive_json_and_are_omitted_when_empty() -> None:
-    meta = MetaTrainingConfig(meta_steps=3, rates=RATES)
+    meta = MetaTrainingConfig(meta_steps=3, lr_multipliers=RATES)
     data = json.loads(json.dumps(meta.to_json()))
     assert data == meta.to_json()
     assert MetaTrainingConfig.from_json(data) == meta
@@ -114,7 +118,7 @@ def test_multipliers_survive_json_and_are_omitted_when_empty() -> None:
 def test_a_multiplier_must_be_finite_and_not_negative(
     record: MetaTrainingConfig | InnerLoopConfig, rates: list[list[object]]
 ) -> None:
-    with pytest.raises(InvalidConfig, match="rates"):
+    with pytest.raises(InvalidConfig, match="lr_multipliers"):
         type(record).from_json({**record.to_json(), "rates": rates})
 
 
@@ -134,7 +138,7 @@ def test_the_command_line_accepts_multipliers_precision_and_recomputation(
     for _ in range(2):  # the second run resumes from the checkpoint of the first
         assert not train(monkeypatch, out, *options.split()), capsys.readouterr().err
     made = load_checkpoint(out)
-    assert made.recipe.rates == (("block*", 0.1), ("head.*", 3.0))
+    assert made.recipe.lr_multipliers == (("block*", 0.1), ("head.*", 3.0))
     assert (made.recipe.precision, made.recipe.recompute) == ("bfloat16", True)
     assert made.training["recipe"]["rates"] == [["block*", 0.1], ["head.*", 3.0]]
     assert made.training["recipe"]["precision"] == "bfloat16"

@@ -74,7 +74,7 @@ def sigmoid(value: float) -> float:
     return 1 / (1 + math.exp(-value))
 
 
-ONE_STEP = InnerLoopConfig(steps=1, learning_rate=0.5, batch_size=2, head="linear", rates=(("head.*", 0.0),))
+ONE_STEP = InnerLoopConfig(steps=1, learning_rate=0.5, batch_size=2, head="linear", lr_multipliers=(("head.*", 0.0),))
 
 
 @pytest.mark.parametrize("second_order", [True, False])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 import torch
 
 from models import weights as algebra
-from models.adaptation.adapt import Company, adapt_one
+from models.adaptation.adapt import BatchingOptions, adapt_one
+from models.adaptation.executor import FairExecutor
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.nets import Net
@@ -47,9 +49,9 @@ def test_the_version_equals_one_adapted_without_folds_bit_for_bit(
     net: Net, make_support: MakeSupport, threads: int
 ) -> None:
     support = make_support(1)
-    validated = CrossValidator(net, net.start(), Company(threads=threads)).adapt_and_score(
-        support, RECIPE, 7, ungrouped(support)
-    )
+    with closing(FairExecutor(threads)) as executor:
+        validator = CrossValidator(net, net.start(), BatchingOptions(executor=executor))
+        validated = validator.adapt_and_score(support, RECIPE, 7, ungrouped(support))
     expected = adapt_one(net, net.start(), support, RECIPE, 7)
     assert algebra.digest(validated.adapted.weights) == algebra.digest(expected.weights)
     assert algebra.digest(validated.adapted.statistics) == algebra.digest(expected.statistics)
@@ -57,12 +59,13 @@ def test_the_version_equals_one_adapted_without_folds_bit_for_bit(
 
 def test_the_result_depends_on_the_seed_and_not_on_the_threads(net: Net) -> None:
     support = clear_support()
-    first, again = (
-        CrossValidator(net, net.start(), Company(threads=threads))
-        .adapt_and_score(support, RECIPE, 3, ungrouped(support))
-        .validation
-        for threads in (1, 2)
-    )
+    with closing(FairExecutor(2)) as executor:
+        first, again = (
+            CrossValidator(net, net.start(), batching)
+            .adapt_and_score(support, RECIPE, 3, ungrouped(support))
+            .validation
+            for batching in (BatchingOptions(), BatchingOptions(executor=executor))
+        )
     assert isinstance(first, CrossValidationResult)
     assert isinstance(again, CrossValidationResult)
     assert (first.estimate, first.temperature, first.held_out) == (again.estimate, again.temperature, again.held_out)
@@ -129,7 +132,7 @@ def test_flip_augmentation_adds_no_held_out_predictions(net: Net) -> None:
     labels[2] = 1
     candidate = replace(support, labels=labels)
     validated = CrossValidator(net, net.start()).adapt_and_score(
-        candidate, replace(RECIPE, mirrors=True), 0, ungrouped(support)
+        candidate, replace(RECIPE, flip_augment=True), 0, ungrouped(support)
     )
     assert isinstance(validated.validation, CrossValidationResult)
     assert int(validated.validation.confusion.sum()) == 18

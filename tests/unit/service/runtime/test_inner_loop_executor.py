@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 
-from models.adaptation.adapt import Adapted, Company, InnerLoopInput, OnGroupStep, adapt_inputs
+from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, OnGroupStep, adapt_inputs
 from models.config import InnerLoopConfig, NetConfig
 from models.errors import AdaptationDiverged
 from models.images.preprocessing import ImageConfig
@@ -61,7 +61,7 @@ class Runs:
             self.ways += [one.support.n_way for one in loops]
         self.started.release()
         assert self.go.wait(LIMIT_S)
-        return adapt_inputs(NET, NET.start(), loops, Company(together=self.batch_size, watch=watch))
+        return adapt_inputs(NET, NET.start(), loops, BatchingOptions(self.batch_size, on_step=watch))
 
 
 @pytest.fixture
