@@ -132,8 +132,7 @@ def run_inner_loop(
     if recipe.flip_augment:
         supports = [support.with_flips() for support in supports]
     device, second_order = supports[0].images.device, options.derivative == "second"
-    n_ways = torch.tensor([[support.n_way] for support in supports])
-    padding_mask = (torch.arange(int(n_ways.max())) >= n_ways).to(device)
+    padding_mask = _padding_mask(supports)
     if options.derivative == "none":
         starts = _detached(starts)
     head, gain = _initial_head(net, starts, supports, recipe, padding_mask, options.memory_format)
@@ -141,10 +140,7 @@ def run_inner_loop(
     stacked = initial if second_order else trainable_copy(_detached(initial))
     optimiser = Optimiser(recipe, list(stacked), options.moments)
     computation = GradientComputation(recipe, len(supports), device, second_order=second_order)
-    plans = [
-        batch_plan(len(support), recipe, torch.Generator().manual_seed(seed))
-        for support, seed in zip(supports, seeds, strict=True)
-    ]
+    plans = _batch_plans(supports, recipe, seeds)
     losses = []
     for step in range(recipe.steps):
         batch = (*_batch(supports, [plan[step] for plan in plans]), padding_mask, gain)
@@ -189,6 +185,17 @@ def _joined(results: Sequence[InnerLoopResult]) -> InnerLoopResult:
         padding_mask=torch.cat([result.padding_mask for result in results]),
         supports=[support for result in results for support in result.supports],
     )
+
+
+def _padding_mask(supports: Sequence[Support]) -> Tensor:
+    """See `InnerLoopResult.padding_mask`."""
+    n_ways = torch.tensor([[support.n_way] for support in supports])  # (tasks, 1)
+    return (torch.arange(int(n_ways.max())) >= n_ways).to(supports[0].images.device)
+
+
+def _batch_plans(supports: Sequence[Support], recipe: InnerLoopConfig, seeds: Sequence[int]) -> list[Tensor]:
+    pairs = zip(supports, seeds, strict=True)
+    return [batch_plan(len(support), recipe, torch.Generator().manual_seed(seed)) for support, seed in pairs]
 
 
 def batch_plan(samples: int, recipe: InnerLoopConfig, generator: torch.Generator) -> Tensor:
