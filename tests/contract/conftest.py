@@ -1,4 +1,4 @@
-"""The adapters of `Catalog` that the contract is tried on."""
+"""The implementations of `Catalog` that the contract tests run on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blobs in a dictionary: the fake that the contract holds to the same behaviour as the real ones."""
+"""Blobs in a dictionary: the fake that must pass the same contract tests as the real stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adapter of `Catalog` must do with aliases: moves, If-Match revisions, roll-back, history."""
+"""Contract of every `Catalog` for aliases: moves, If-Match revisions, rollback, history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adapter of `Blobs` must do, tried on each of them."""
+"""Contract of every `Blobs` implementation."""
 
 from __future__ import annotations
 

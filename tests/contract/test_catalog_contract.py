@@ -1,4 +1,4 @@
-"""What every adapter of `Catalog` must do, tried on each of them: versions, deletion, listing, holding, idempotency."""
+"""Contract of every `Catalog`: versions, deletion, listing, holding, idempotency."""
 
 from __future__ import annotations
 
@@ -109,20 +109,20 @@ def test_the_latest_version_is_the_newest_that_is_not_deleted(catalog: Catalog) 
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda catalog: catalog.client("nobody"),
-        lambda catalog: catalog.versions("nobody"),
-        lambda catalog: catalog.version("nobody", 1),
-        lambda catalog: catalog.alias("nobody", LIVE),
-        lambda catalog: catalog.history("nobody"),
-        lambda catalog: catalog.move_alias("nobody", LIVE, 1, expected_revision=None, reason="set"),
-        lambda catalog: catalog.roll_back("nobody", LIVE),
-        lambda catalog: catalog.delete_version("nobody", 1),
-        lambda catalog: catalog.delete_client("nobody"),
+        lambda catalog: catalog.client("unknown"),
+        lambda catalog: catalog.versions("unknown"),
+        lambda catalog: catalog.version("unknown", 1),
+        lambda catalog: catalog.alias("unknown", LIVE),
+        lambda catalog: catalog.history("unknown"),
+        lambda catalog: catalog.move_alias("unknown", LIVE, 1, expected_revision=None, reason="set"),
+        lambda catalog: catalog.roll_back("unknown", LIVE),
+        lambda catalog: catalog.delete_version("unknown", 1),
+        lambda catalog: catalog.delete_client("unknown"),
     ],
 )
 def test_every_method_reports_an_unknown_client(catalog: Catalog, ask: Callable[[Catalog], object]) -> None:
     catalog.publish(a_draft(), [LIVE])
-    with pytest.raises(UnknownClient, match="nobody"):
+    with pytest.raises(UnknownClient, match="unknown"):
         ask(catalog)
 
 
@@ -198,7 +198,7 @@ def test_holding_a_client_returns_its_required_blobs(catalog: Catalog) -> None:
     catalog.delete_version(CLIENT, 1)
     with catalog.holding(CLIENT) as needed:
         assert needed == {digest_of(name) for name in ("w2", "dent-2", "dent-3")}
-    with catalog.holding("nobody") as needed:
+    with catalog.holding("unknown") as needed:
         assert needed == frozenset()
 
 

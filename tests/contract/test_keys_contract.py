@@ -1,4 +1,4 @@
-"""What every adapter of `Keys` must do."""
+"""Contract of every `Keys` implementation."""
 
 from __future__ import annotations
 

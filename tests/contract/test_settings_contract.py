@@ -1,4 +1,4 @@
-"""What every adapter of `Catalog` must do with the settings of clients."""
+"""Contract of every `Catalog` for the settings of clients."""
 
 from __future__ import annotations
 

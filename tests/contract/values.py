@@ -1,4 +1,4 @@
-"""Drafts and digests for tests of the store. Knows no adapter."""
+"""Drafts and digests for tests of the store."""
 
 from __future__ import annotations
 

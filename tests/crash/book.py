@@ -1,8 +1,4 @@
-"""What a store must say after each step: the whole of it as plain values, worked out without any store.
-
-A page is what is known of one client. A step that was cut off leaves the book as it was, or as one of the books that
-the step passes through: nothing else. It knows no files, no SQL and no process.
-"""
+"""A model of the store in plain values: what every step must return and what the store must hold after it."""
 
 from __future__ import annotations
 
@@ -105,7 +101,7 @@ def passed(book: Book, step: Step, result: int) -> list[Book]:
         after = page.moved(LIVE, result, "rollback")
     elif step.kind == "delete":
         after = page.without(step.version)
-    elif step.kind == "settle":
+    elif step.kind == "settings":
         after = replace(page, keep_last=step.version or None)
     return [] if after == page else [{**book, step.client: after}]
 

@@ -1,7 +1,7 @@
-"""Everything that a store does to a disk, told to a watcher call by call, in this process and for good.
+"""Reports every write of a store to a watcher, call by call, by wrapping functions of this process for good.
 
-It stands in front of what Python offers of the operating system, and of the statements and commits of the database;
-what SQLite does to its files within one commit, only the system's tracer sees (``traced.py``). For processes that die.
+It wraps Python's functions of the operating system, and the statements and commits of the database. Only ``strace``
+sees what SQLite does to its files within one commit (``traced.py``). Use it in processes that are killed.
 """
 
 from __future__ import annotations

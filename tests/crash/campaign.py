@@ -1,4 +1,4 @@
-"""Processes that die, one after another, and the judgement of what each leaves: at random moments, and at each call."""
+"""Kills processes that use a store, at random moments and at every write, and checks the store after each kill."""
 
 from __future__ import annotations
 

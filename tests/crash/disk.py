@@ -1,9 +1,9 @@
-"""A disk that forgets at a power loss whatever was not synced, and everything that it may then hold.
+"""A disk that may lose everything that was not synced when the power fails, and every state that it may be left in.
 
-The strictest reading of POSIX: syncing a file makes its content durable and not its name; syncing a folder makes its
-names durable and not what they name; and whatever was not synced may be there or not, each name, each half of a write
-by itself, in any combination (as in "All File Systems Are Not Created Equal", Pillai et al., OSDI 2014). A rename is
-there whole or not at all. It knows paths and bytes, and nothing of a store.
+This is the strictest reading of POSIX: syncing a file makes its content durable but not its name; syncing a folder
+makes its names durable but not the content of its files; unsynced changes may survive or not, each name and each half
+of a write separately, in any combination (see "All File Systems Are Not Created Equal", Pillai et al., OSDI 2014). A
+rename survives completely or not at all.
 """
 
 from __future__ import annotations

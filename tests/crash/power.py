@@ -1,7 +1,7 @@
-"""Power losses: one life is recorded call by call, and every disk that it could have left behind is judged.
+"""Records one run of steps call by call, and checks every disk that a power loss during the run could leave.
 
-Recorded are the blobs, in the process itself. The catalog is what it was at the latest commit that had returned: that
-commits survive a power loss is SQLite's own promise for ``synchronous=EXTRA``, and is not tried here.
+The recording covers the blobs. The catalog is taken as of the latest commit that had returned: that commits survive a
+power loss is SQLite's own guarantee for ``synchronous=EXTRA`` and is not tested here.
 """
 
 from __future__ import annotations

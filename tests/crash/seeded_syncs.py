@@ -1,4 +1,4 @@
-"""Faults in what is synced and when, which no killed process shows and a power loss does; see ``seeded.py``."""
+"""Faults in what is synced and when. Kills do not show them, power losses do; see ``seeded.py``."""
 
 from __future__ import annotations
 

@@ -35,14 +35,14 @@ OWN: Final = 1_000_000
 UNFINISHED: Final = ".unfinished-"
 
 KINDS: Final = {
-    "publish": 6, "keyed": 5, "read": 2, "roll_back": 3, "move": 2, "stale": 1, "delete": 3, "settle": 1, "collect": 3,
-    "abandon": 1, "cut_short": 1, "overtaken": 1, "patient": 1, "decay": 1, "erase": 1,
+    "publish": 6, "keyed": 5, "read": 2, "roll_back": 3, "move": 2, "stale": 1, "delete": 3, "settings": 1,
+    "collect": 3, "abandon": 1, "cut_short": 1, "overtaken": 1, "patient": 1, "decay": 1, "erase": 1,
 }  # fmt: skip
 """Every kind of step, and how often it is drawn beside the others."""
 
 EVERY_KIND: Final = (
     "publish", "cut_short", "keyed", "publish", "roll_back", "stale", "move", "abandon", "collect", "keyed", "delete",
-    "decay", "patient", "overtaken", "settle", "keyed", "collect", "publish", "roll_back", "read", "erase", "publish",
+    "decay", "patient", "overtaken", "settings", "keyed", "collect", "publish", "roll_back", "read", "erase", "publish",
     "collect",
 )  # fmt: skip
 """A short life in which every kind of step comes."""
@@ -56,7 +56,7 @@ def choose(kind: str, book: Book, i: int, client: str) -> Step | None:
         return Step(kind, client, OWN + i)
     if kind in ("publish", "keyed"):
         return Step(kind, client, i)
-    if kind == "settle":
+    if kind == "settings":
         return Step(kind, client, version=0 if page.keep_last else KEPT)
     if kind == "collect":
         return Step(kind, client)
@@ -224,7 +224,7 @@ def _deleted(store: VersionStore, _folder: Path, step: Step) -> int:
     return 0
 
 
-def _settled(store: VersionStore, _folder: Path, step: Step) -> int:
+def _update_settings(store: VersionStore, _folder: Path, step: Step) -> int:
     store.update_settings(step.client, ClientSettings(keep_last=step.version or None))
     return 0
 
@@ -251,5 +251,5 @@ _DOING: Final[dict[str, Callable[[VersionStore, Path, Step], int]]] = {
     "publish": _published, "keyed": _published, "patient": _patient, "overtaken": _overtaken, "abandon": _abandoned,
     "cut_short": _cut_short,
     "decay": _decayed, "read": _read, "move": _moved, "stale": _stale, "roll_back": _rolled_back, "delete": _deleted,
-    "settle": _settled, "collect": _collected, "erase": _erased,
+    "settings": _update_settings, "collect": _collected, "erase": _erased,
 }  # fmt: skip

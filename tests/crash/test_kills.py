@@ -1,4 +1,4 @@
-"""Processes that use the store die, and what each leaves is judged: the campaign of `make crash` in its short form."""
+"""Kills processes that use a store and checks the store after each kill: a short form of `make crash`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_killed_before_any_write_of_a_first_publish_the_store_has_no_partial_ver
     "kinds",
     [
         ("publish", "publish", "roll_back"), ("publish", "publish", "delete"), ("publish", "abandon", "collect"),
-        ("publish",) * 4 + ("settle", "collect"), ("publish", "erase"), ("decay",), ("patient",),
+        ("publish",) * 4 + ("settings", "collect"), ("publish", "erase"), ("decay",), ("patient",),
     ],
     ids="-".join,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Power losses in their short form: what a life may leave on a disk that forgets what was not synced, judged."""
+"""Loses power during a run and checks what the disk may hold: a short form of `make crash`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deaths within a commit of SQLite; `make crash` walks all calls of the system and more steps."""
+"""Kills processes within a commit of SQLite; `make crash` covers all system calls and more steps."""
 
 from __future__ import annotations
 

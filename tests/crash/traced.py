@@ -1,7 +1,7 @@
-"""Deaths at every call of the operating system that writes, those of SQLite within one commit too, by ``strace``.
+"""Kills processes at every system call that writes, including those within a commit of SQLite, with ``strace``.
 
-``strace`` takes hold of a process that waits for it and kills it as it enters its n-th call of a name; for each name n
-is counted up until a process lives to its end. The pool's threads count for themselves.
+``strace`` attaches to a waiting process and kills it at its n-th call of a name; for each name, n is counted up until a
+process finishes. The threads of the pool are counted separately.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SYSTEM_CALLS: Final = (
 )  # fmt: skip
 TRACED: Final = (
     ("publish", "keyed"), ("publish", "publish", "roll_back"), ("publish", "publish", "delete"),
-    ("publish", "abandon", "collect"), ("publish", "settle"), ("publish", "erase"),
+    ("publish", "abandon", "collect"), ("publish", "settings"), ("publish", "erase"),
 )  # fmt: skip
 """Short lives whose last step is walked."""
 

@@ -1,4 +1,4 @@
-"""Backup and restoration: between both forms of the store, while it is used, cut off, damaged, and as a whole drill."""
+"""Backup and restore: between all kinds of stores, while the store is in use, interrupted, and damaged."""
 
 from __future__ import annotations
 

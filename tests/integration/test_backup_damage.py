@@ -1,4 +1,4 @@
-"""Backup and restoration where the store, or the backup itself, is damaged."""
+"""Backup and restore when the store or the backup is damaged."""
 
 from __future__ import annotations
 

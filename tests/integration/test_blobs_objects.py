@@ -1,4 +1,4 @@
-"""Blobs in an object store that fails: what is repeated, what is said, and how long it takes to say it."""
+"""Blobs in an object store that fails: retries, errors, and how long they take."""
 
 from __future__ import annotations
 

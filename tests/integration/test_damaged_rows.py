@@ -1,4 +1,4 @@
-"""Changed bits in the catalog's rows and in its file: found by a check, refused by every read, never served."""
+"""Changed bits in the catalog's rows and file: a check finds them, and no read returns a wrong answer."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ READS: dict[str, Callable[[SqlCatalog], Any]] = {
 
 
 def answers(catalog: SqlCatalog) -> dict[str, Any]:
-    """What every read gives; a read that refuses gives the class of its refusal."""
+    """Return the result of every read; for a read that raises, the class of its error."""
     found: dict[str, Any] = {}
     for name, read in READS.items():
         try:
@@ -160,7 +160,7 @@ def test_a_changed_column_gives_no_wrong_answer_and_a_check_finds_it(
 
 @pytest.mark.parametrize("table", [table for table in METADATA.sorted_tables if table.name != "clients"], ids=str)
 def test_a_check_finds_a_missing_row(database: Database, request: pytest.FixtureRequest, table: Table) -> None:
-    """A deleted row leaves no seal behind; what counts without gaps tells. Whole settings and keys may go unseen."""
+    """A deleted row leaves no checksum, but a gap in a count. Deleted settings and keys leave neither."""
     catalog, _ = filled(database)
     with behind_its_back(database, request) as connection:
         first = connection.execute(select(table).order_by(*table.primary_key.columns).limit(1)).mappings().one()
@@ -217,7 +217,7 @@ def test_a_client_with_damaged_rows_can_be_deleted(database: Database, request: 
 
 
 def test_a_changed_bit_in_the_file_gives_no_wrong_answer_and_a_check_finds_it(tmp_path: Path) -> None:
-    """Bits at random places of SQLite's file: in rows, in trees, in its own bookkeeping, in pages that nobody uses."""
+    """Random bits of SQLite's file: in rows, in trees, in the file's header and in free pages."""
     path = tmp_path / CATALOG_FILE
     with closing(SqliteDatabase(path)) as database:
         upgrade(database)

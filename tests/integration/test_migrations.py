@@ -1,4 +1,4 @@
-"""A catalog of every earlier release, on either database, brought to this one with all that is in it."""
+"""Upgrades a catalog of every earlier release, on either database, and checks all its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Races of publishes, small; and that the judge of their histories knows a wrong one when it sees one."""
+"""Racing publishes, checked for linearizability; and tests of that check."""
 
 from __future__ import annotations
 

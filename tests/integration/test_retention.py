@@ -1,4 +1,4 @@
-"""What clients choose to keep, from the request to the files: samples or none, and how many versions."""
+"""The settings of what a client keeps, from the request to the files: samples, and the number of versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEEP_NONE = {"retain_samples": False}
 
 
 def images_on_disk(settings: Settings) -> list[Path]:
-    """Stored samples; a blob of weights is told apart by the names inside it."""
+    """Return the stored samples; blobs of weights hold other names."""
     blobs = (path for path in (settings.data / "blobs").rglob("*") if path.is_file())
     return [path for path in blobs if b'"image"' in path.read_bytes()[:200]]
 

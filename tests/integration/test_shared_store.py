@@ -1,4 +1,4 @@
-"""The shared form, PostgreSQL and an object store, under whole services and several processes at once."""
+"""A shared store in PostgreSQL and an object store, used by several services and processes at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order in which a publish and a deletion touch the disk, on the whole store."""
+"""The order in which a publish and a deletion write to the disk."""
 
 from __future__ import annotations
 

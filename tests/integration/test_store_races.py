@@ -1,4 +1,4 @@
-"""Several threads and processes at one store at once."""
+"""Several threads and processes that use one store at the same time."""
 
 from __future__ import annotations
 

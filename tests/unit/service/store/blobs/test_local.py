@@ -1,4 +1,4 @@
-"""Blobs as files: the order of system calls, what a failing disk does, and what a kill leaves behind."""
+"""Blobs as files: the order of system calls, failing disks, and leftovers of kills."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making and changing the catalog's tables."""
+"""Creating and upgrading the catalog's tables."""
 
 from __future__ import annotations
 
