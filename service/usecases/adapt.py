@@ -6,6 +6,7 @@ Nothing is written before the adaptation has succeeded, so a request that fails 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,14 +26,13 @@ from service.errors import InvalidRequest, ParentSuperseded, UnknownClient
 from service.runtime.decoding.decoder import Decoder
 from service.runtime.job_control import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoints
-from service.runtime.stopwatch import Stopwatch
 from service.store.version_store import VersionStore
 from service.usecases.samples import Sample, Samples, joined
 from service.usecases.uploads import Upload
 
 _MAX_SEED: Final = 2**63 - 1
 
-_PARTS: Final = ("decode", "adapt", "examine", "store")
+_STAGES: Final = ("decode", "adapt", "examine", "store")
 
 _ATTEMPTS: Final = 5
 """How often an extension is tried when other extensions of the same client are published in the meantime."""
@@ -92,6 +92,24 @@ class AdaptLimits:
     max_steps: int = 100
 
 
+class _Stopwatch:
+    """Measures the seconds of each stage."""
+
+    def __init__(self) -> None:
+        self._started_s = self._last_s = time.monotonic()
+        self._laps = dict.fromkeys(_STAGES, 0.0)
+
+    def lap(self, stage: str) -> None:
+        """Add the time since the last lap to `stage`."""
+        now_s = time.monotonic()
+        self._laps[stage] += now_s - self._last_s
+        self._last_s = now_s
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each stage, and in total."""
+        return {**self._laps, "total": time.monotonic() - self._started_s}
+
+
 @dataclass(frozen=True, slots=True)
 class _Request:
     """A command that has been checked, with its images decoded."""
@@ -139,7 +157,7 @@ class Adaptation:
             StoreFull, StoreUnavailable: no version was made.
             And the error that `control` is stopped with; then no version was made either.
         """
-        clock = Stopwatch(_PARTS)
+        clock = _Stopwatch()
         validate_client_name(command.client)
         recipe = self._recipe(command)
         control.enter("decode")
@@ -149,16 +167,16 @@ class Adaptation:
         if command.first is not None:
             first = replace(request, command=replace(command, idempotency=None), recipe=replace(recipe, steps=0))
             control.publish_first(self._make_version(first, clock))
-            clock = Stopwatch(_PARTS)
+            clock = _Stopwatch()
         return self._make_version(request, clock)
 
-    def _make_version(self, request: _Request, clock: Stopwatch) -> AdaptOutcome:
+    def _make_version(self, request: _Request, clock: _Stopwatch) -> AdaptOutcome:
         for _ in range(_ATTEMPTS - 1):
             with suppress(ParentSuperseded):
                 return self._attempt(request, clock)
         return self._attempt(request, clock)
 
-    def _attempt(self, request: _Request, clock: Stopwatch) -> AdaptOutcome:
+    def _attempt(self, request: _Request, clock: _Stopwatch) -> AdaptOutcome:
         """Adapt on the samples that are stored now and those of the request.
 
         Raises:
@@ -197,7 +215,7 @@ class Adaptation:
         decision = decide(command.publish, draft, settings, earlier, _why_not_estimated(validated))
         draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted))
         clock.lap("store")
-        draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.laps()})
+        draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.seconds()})
         aliases = () if decision.decision == "hold" else (LIVE,)
         with control.committing():
             published = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
