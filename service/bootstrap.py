@@ -81,18 +81,18 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     device = pick_device(settings.device)
     current = LoadedCheckpoint(load_checkpoint(settings.model), device, max(1, usable_cores() // settings.workers))
     require_precision(current.checkpoint.recipe, device)
-    learners = LoadedCheckpoints(current, _others(current.digest, device))
+    checkpoints = LoadedCheckpoints(current, _others(current.digest, device))
     store = open_store(settings, on_sync_failure)
     keys = open_keys(settings)
     decoder = _decoder(settings)
     current.warm_up()
     limits = AdaptLimits(max_samples=settings.max_samples, max_steps=settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
-    prediction = Prediction(store, learners, WeightCache(settings.cache_bytes), decoder)
-    adaptation = Adaptation(store, learners, decoder, limits)
+    prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
+    adaptation = Adaptation(store, checkpoints, decoder, limits)
 
     def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
-        return learners.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
+        return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
         adaptation=IdempotentAdaptation(store, adaptation, queue),

@@ -16,7 +16,7 @@ from service.errors import NoSamples
 from service.http.problems import ArchiveTooLarge, InvalidArchive
 from service.http.uploads import check_size
 from service.settings import Settings
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 
 _LAYOUT: Final = "an archive has one folder per class, with the images of the class in it"
 _IGNORED: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})

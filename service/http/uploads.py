@@ -25,7 +25,7 @@ from service.http.problems import (
     UnknownField,
 )
 from service.settings import Settings
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 
 FIELD_BYTES: Final = 4 * 1024
 """Largest text field of a form."""

@@ -27,8 +27,7 @@ from service.runtime.decoding.decoder import Decoder
 from service.runtime.job_control import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoints
 from service.store.version_store import VersionStore
-from service.usecases.samples import Sample, Samples, joined
-from service.usecases.uploads import Upload
+from service.usecases.samples import Sample, Samples, Upload, joined
 
 _MAX_SEED: Final = 2**63 - 1
 
@@ -129,7 +128,7 @@ class Adaptation:
 
     Args:
         store: stores samples, weights and versions.
-        learners: the checkpoint to adapt from, and those of earlier versions.
+        checkpoints: the checkpoint to adapt from, and those of earlier versions.
         decoder: decodes images.
         limits: limits of one adaptation.
     """
@@ -137,12 +136,12 @@ class Adaptation:
     def __init__(
         self,
         store: VersionStore,
-        learners: LoadedCheckpoints,
+        checkpoints: LoadedCheckpoints,
         decoder: Decoder,
         limits: AdaptLimits | None = None,
     ) -> None:
         self._store = store
-        self._learners = learners
+        self._checkpoints = checkpoints
         self._limits = limits or AdaptLimits()
         self._samples = Samples(store, decoder, self._limits.max_classes, self._limits.max_samples)
 
@@ -182,7 +181,7 @@ class Adaptation:
         Raises:
             ParentSuperseded: another extension was published in the meantime.
         """
-        command, control, checkpoint = request.command, request.control, self._learners.current
+        command, control, checkpoint = request.command, request.control, self._checkpoints.current
         control.enter("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
         samples = joined(self._samples.kept(parent), request.samples)
@@ -228,7 +227,7 @@ class Adaptation:
         if seed is not None and not 0 <= seed <= _MAX_SEED:
             raise InvalidRequest(f"seed is {seed}; use 0 to {_MAX_SEED}")
         try:
-            return self._learners.current.checkpoint.recipe.adjusted(steps, command.learning_rate)
+            return self._checkpoints.current.checkpoint.recipe.adjusted(steps, command.learning_rate)
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 

@@ -24,7 +24,7 @@ from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoint
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache
 from service.store.version_store import VersionStore
-from service.usecases.uploads import Upload, decode_upload
+from service.usecases.samples import Upload, decode_upload
 
 SCORE_DIGITS: Final = 6
 """Scores are rounded: precise enough to compare, too coarse to recover weights from."""
@@ -95,16 +95,16 @@ class Prediction:
 
     Args:
         store: stores the versions.
-        learners: the checkpoints that versions were adapted from.
+        checkpoints: the checkpoints that versions were adapted from.
         weights: cache of serving weights.
         decoder: decodes images.
     """
 
     def __init__(
-        self, store: VersionStore, learners: LoadedCheckpoints, weights: WeightCache, decoder: Decoder
+        self, store: VersionStore, checkpoints: LoadedCheckpoints, weights: WeightCache, decoder: Decoder
     ) -> None:
         self._store = store
-        self._learners = learners
+        self._checkpoints = checkpoints
         self._weights = weights
         self._decoder = decoder
         self._batcher: PredictBatcher[PredictCommand, PredictOutcome] = PredictBatcher(
@@ -170,7 +170,7 @@ class Prediction:
             raise _nothing_live(command.client)
         if isinstance(version, AnoleError):
             raise version
-        checkpoint = self._learners.get(version.meta_model_digest, version.meta_model)
+        checkpoint = self._checkpoints.get(version.meta_model_digest, version.meta_model)
         images = [decode_upload(upload, self._decoder) for upload in command.uploads]
         return _Prepared(command, version, checkpoint, images)
 

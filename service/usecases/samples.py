@@ -1,4 +1,4 @@
-"""The labelled images of a version: decodes those of a request and joins them with the samples that are stored."""
+"""Uploaded images, and the samples of a version: those of the request joined with those that are stored."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from models.errors import ImageRejected
 from service.domain.names import validate_label
 from service.domain.version import SampleRef, Version
 from service.errors import (
@@ -19,7 +20,14 @@ from service.errors import (
 )
 from service.runtime.decoding.decoder import Decoder
 from service.store.version_store import EncodedSample, VersionStore, encode_sample
-from service.usecases.uploads import Upload, decode_upload
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One uploaded file: the sender's name for it, and its bytes."""
+
+    name: str
+    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,18 @@ class Samples:
                 f"the version would have {samples} samples, stored ones included; at most {self.max_samples} are "
                 "allowed: send fewer, or start again with mode=replace"
             )
+
+
+def decode_upload(upload: Upload, decoder: Decoder) -> Tensor:
+    """Decode a file to its canonical image. Errors begin with the file's name.
+
+    Raises:
+        ImageRejected, DecoderUnavailable.
+    """
+    try:
+        return decoder.decode(upload.content)
+    except ImageRejected as error:
+        raise type(error)(f"{upload.name}: {error}") from error
 
 
 def joined(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:

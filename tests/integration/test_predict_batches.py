@@ -13,7 +13,7 @@ from service.bootstrap import Services
 from service.errors import NothingLive, UnknownClient, UnknownVersion
 from service.settings import Settings
 from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 from tests.generated import striped
 from tests.integration.test_predictions_stand_alone import PERIODS, TOLERANCE, command
 

@@ -16,7 +16,7 @@ from service.bootstrap import Services
 from service.settings import Settings
 from service.usecases import predict
 from service.usecases.adapt import AdaptCommand
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 from tests.generated import striped
 
 PERIODS = (5, 9, 15, 25)

@@ -44,7 +44,7 @@ from service.runtime.job_control import JobControl
 from service.settings import Settings
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import Job
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 
 router = APIRouter(tags=["adapt"])
 

@@ -19,7 +19,7 @@ from service.http.scopes import accessible_client, require_scope
 from service.http.uploads import Fields, FormShape, check_size, read_form, read_query, reject_together
 from service.http.waiting import wait_for
 from service.settings import Settings
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 
 router = APIRouter(tags=["predict"])
 

@@ -26,7 +26,7 @@ from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 
 T = TypeVar("T")
 

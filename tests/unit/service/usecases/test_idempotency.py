@@ -15,7 +15,7 @@ from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.job_control import JobControl
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.idempotency import Adapter, IdempotentAdaptation, PublicationStore
-from service.usecases.uploads import Upload
+from service.usecases.samples import Upload
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
 KEY = Idempotency("k", "1" * 64)
