@@ -192,3 +192,26 @@ def test_models_are_listed_with_their_cards(web: Web) -> None:
     assert only == web("GET", "/models/tiny").json()
     assert only["card"] == {"data": "generated", "accuracy": 0.5}
     assert web("GET", "/models/huge").json()["code"] == "unknown_meta_model"
+
+
+def test_an_adapt_can_be_sent_from_swagger_ui_as_rendered_with_a_file(web: Web) -> None:
+    """Swagger UI fills each field with its first example, else its default, and may send empty fields."""
+    description = web("GET", "/openapi.json").json()
+    body = description["paths"]["/adapt"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    fields = []
+    for name, schema in body["schema"]["properties"].items():
+        filled = schema.get("items", schema)
+        if filled.get("format") != "binary":
+            fields.append((name, (None, str(filled.get("examples", [filled.get("default")])[0]))))
+    answer = web("POST", "/adapt", files=[*fields, ("samples", ("1.png", PNG)), ("archive", ("", b""))])
+    assert answer.status_code == 201, answer.text
+    (command,) = web.services.adaptation.commands
+    assert (command.client, command.labels, command.first) == ("my-line", ("scratch",), None)
+    assert (command.mode, command.publish, command.steps, command.seed) == ("extend", "auto", None, None)
+
+
+def test_operation_ids_are_names_of_functions(web: Web) -> None:
+    paths = web("GET", "/openapi.json").json()["paths"]
+    names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
+    assert len(names) == len(set(names))
+    assert {"adapt", "predict", "list_clients", "get_version", "move_alias", "follow_job", "readyz"} <= set(names)
