@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.figures import markdown, percentile
 from models.images.preprocessing import DEFAULT_LIMITS
-from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
+from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
 from service.settings import child_environment
 
 
@@ -46,7 +46,7 @@ def parsed() -> argparse.Namespace:
 
 def pool_of(processes: int) -> DecoderPool:
     """A pool as the service has it, its processes started."""
-    pool = DecoderPool(DEFAULT_LIMITS, PoolBounds(processes), child_environment())
+    pool = DecoderPool(DEFAULT_LIMITS, PoolConfig(processes), child_environment())
     for _ in range(processes):
         pool.decode(noisy(64))
     return pool

@@ -15,7 +15,7 @@ from models.checkpoint import load_checkpoint, shipped_names
 from models.images.preprocessing import DecodeLimits
 from service.domain.version import Version
 from service.runtime.adapt_queue import AdaptQueue
-from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolBounds
+from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
 from service.runtime.device import pick_device, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
 from service.runtime.weight_cache import WeightCache
@@ -120,7 +120,7 @@ def _decoder(settings: Settings) -> Decoder:
     limits = DecodeLimits(min_side=MIN_IMAGE_SIDE, max_bytes=settings.file_bytes)
     if settings.decoder_processes == 0:
         return InlineDecoder(limits)
-    bounds = PoolBounds(settings.decoder_processes, memory_bytes=settings.decoder_bytes)
+    bounds = PoolConfig(settings.decoder_processes, memory_bytes=settings.decoder_bytes)
     return DecoderPool(limits, bounds, child_environment())
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import ImageRejected
 from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits
-from service.runtime.decoding.decoder import DecoderPool, PoolBounds
+from service.runtime.decoding.decoder import DecoderPool, PoolConfig
 from service.settings import child_environment
 from tests.fuzz.conftest import cases, resident_mib, seed
 from tests.mutations import damaged_image, image_corpus
@@ -22,7 +22,7 @@ GROWTH_MIB = 48.0
 @pytest.fixture
 def pool() -> Iterator[DecoderPool]:
     """A single process that is never replaced, so that leaks add up."""
-    pool = DecoderPool(LIMITS, PoolBounds(1, images_each=10**9), child_environment())
+    pool = DecoderPool(LIMITS, PoolConfig(1, images_each=10**9), child_environment())
     yield pool
     pool.close()
 

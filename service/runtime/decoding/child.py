@@ -1,8 +1,8 @@
-"""The program of a decoder process: images in over a socket, pixels or a refusal out, until the socket closes.
+"""The program of a decoder process: reads images from a socket and answers with pixels or an error.
 
-Run by ``decoder.py`` as ``python -m service.runtime.decoding.child BOUNDS``, the socket being its standard input. What
-it decodes is hostile, so it is meant to be lost: it holds no torch, no key, no client, no open file, and may neither
-write one nor take more memory or processor time than it was given.
+The parent runs ``python -m service.runtime.decoding.child LIMITS`` with the socket as standard input. The input is
+untrusted, so the process is expendable: it loads no torch, holds no keys and no open files, cannot write files, and has
+limits on memory and processor time.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from models.errors import ImageRejected
 from models.images.decoding import DecodeLimits, decode_pixels
 
 REQUEST: Final = struct.Struct("!I")
-"""Bytes of the image that follows."""
+"""Number of bytes of the image that follows."""
 
 REPLY: Final = struct.Struct("!BIHHH")
-"""Kind, bytes that follow, and for pixels (channels, height, width)."""
+"""Kind, number of bytes that follow, and for pixels (channels, height, width)."""
 
 READY: Final = 0
 PIXELS: Final = 1
@@ -33,13 +33,13 @@ _OPEN_FILES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class ChildBounds:
-    """What one decoder process may use.
+class ChildLimits:
+    """Resource limits of one decoder process.
 
     Attributes:
-        limits: what an image may claim.
-        memory_bytes: address space of the process, its own code and the image's bytes included.
-        cpu_s: processor time for one image, whole seconds.
+        limits: of an image.
+        memory_bytes: address space, including the code and the encoded image.
+        cpu_s: processor time per image, in whole seconds.
     """
 
     limits: DecodeLimits
@@ -47,27 +47,27 @@ class ChildBounds:
     cpu_s: int
 
     def to_text(self) -> str:
-        """For the command line of the process."""
+        """Serialise for the command line of the process."""
         limits = {name: getattr(self.limits, name) for name in self.limits.__dataclass_fields__}
         return json.dumps({"limits": limits, "memory_bytes": self.memory_bytes, "cpu_s": self.cpu_s})
 
     @classmethod
-    def from_text(cls, text: str) -> ChildBounds:
-        """What `to_text` wrote."""
-        said: dict[str, Any] = json.loads(text)
-        limits = {**said["limits"], "formats": tuple(said["limits"]["formats"])}
-        return cls(DecodeLimits(**limits), said["memory_bytes"], said["cpu_s"])
+    def from_text(cls, text: str) -> ChildLimits:
+        """Parse the output of `to_text`."""
+        values: dict[str, Any] = json.loads(text)
+        limits = {**values["limits"], "formats": tuple(values["limits"]["formats"])}
+        return cls(DecodeLimits(**limits), values["memory_bytes"], values["cpu_s"])
 
 
 def main() -> None:
-    """Confine this process, say that it is there, and answer images until nobody sends any."""
-    bounds = ChildBounds.from_text(sys.argv[1])
-    _confine(bounds.memory_bytes)
+    """Apply the limits, report readiness, and answer images until the socket closes."""
+    child_limits = ChildLimits.from_text(sys.argv[1])
+    _confine(child_limits.memory_bytes)
     with socket.socket(fileno=sys.stdin.fileno()) as channel:
         channel.sendall(REPLY.pack(READY, 0, 0, 0, 0))
-        while (content := _received(channel)) is not None:
-            _allow_processor_time(bounds.cpu_s)
-            channel.sendall(_reply(content, bounds.limits))
+        while (content := _receive(channel)) is not None:
+            _allow_processor_time(child_limits.cpu_s)
+            channel.sendall(_reply(content, child_limits.limits))
 
 
 def _confine(memory_bytes: int) -> None:
@@ -84,14 +84,14 @@ def _lower(what: int, to: int) -> None:
 
 
 def _allow_processor_time(cpu_s: int) -> None:
-    """Count from now: the limit is on what the process has used since its start. Past it the system kills."""
+    """Extend the limit for the next image; the system counts from the start of the process."""
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     bound = int(time.process_time()) + 1 + cpu_s
     resource.setrlimit(resource.RLIMIT_CPU, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
 
 
-def _received(channel: socket.socket) -> bytearray | None:
-    """The next image's bytes, or None when the other side has gone."""
+def _receive(channel: socket.socket) -> bytearray | None:
+    """Read the next image, or return None when the socket is closed."""
     head = channel.recv(REQUEST.size, socket.MSG_WAITALL)
     if len(head) < REQUEST.size:
         return None
@@ -109,8 +109,8 @@ def _reply(content: bytearray, limits: DecodeLimits) -> bytes:
     try:
         pixels = decode_pixels(bytes(content), limits)
     except ImageRejected as error:
-        said = json.dumps([type(error).__name__, str(error)]).encode()
-        return REPLY.pack(REFUSED, len(said), 0, 0, 0) + said
+        message = json.dumps([type(error).__name__, str(error)]).encode()
+        return REPLY.pack(REFUSED, len(message), 0, 0, 0) + message
     channels, height, width = pixels.shape
     return REPLY.pack(PIXELS, pixels.nbytes, channels, height, width) + pixels.tobytes()
 

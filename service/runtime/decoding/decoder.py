@@ -1,9 +1,8 @@
-"""Where images are decoded: in this process, or in small ones that may be lost.
+"""Decodes untrusted images in this process or in a pool of isolated processes.
 
-A decoder is C code fed with hostile bytes. What it can do wrong beyond raising, hanging, dying, eating memory, must
-cost the image that caused it and nothing else, so a pool of processes does it: each is confined by the system
-(``decoder_child.py``), killed when an image takes too long, and replaced. An image that cost a process its life is
-known by its digest and refused from then on. It knows no file name, no client and no format.
+Image decoders are C code. On hostile input they may hang, crash or exhaust memory. In the pool that costs one image:
+each process runs under system limits (see ``child.py``), is killed when an image takes too long, and is replaced. An
+image that crashed or hung a process is remembered by its digest and rejected from then on.
 """
 
 from __future__ import annotations
@@ -21,35 +20,35 @@ from torch import Tensor
 from models.errors import ImageUndecodable
 from models.images.preprocessing import DecodeLimits, decode
 from service.errors import RETRY_BUSY_S, DecoderUnavailable
-from service.runtime.decoding.child import ChildBounds
+from service.runtime.decoding.child import ChildLimits
 from service.runtime.decoding.process import PROGRAM, DecoderProcess, DecoderTooSlow, ProcessLost
 
-_REMEMBERED: Final = 1024
+_MAX_REJECTED: Final = 1024
 
 
 class Decoder(Protocol):
-    """Turns untrusted bytes into canonical images."""
+    """Decodes untrusted bytes into canonical images."""
 
     def decode(self, content: bytes) -> Tensor:
-        """Decode one file: uint8 (1 or 3, height, width). Blocks.
+        """Decode one file to uint8 (1 or 3, height, width). Blocks.
 
         Raises:
-            ImageRejected: one of its subclasses says why.
-            DecoderUnavailable: nothing was found out about the image; it can be sent again.
+            ImageRejected: the image cannot be used; the subclass says why.
+            DecoderUnavailable: no decoder could be reached; retry the image.
         """
         ...
 
     def metrics(self) -> Mapping[str, float]:
-        """Figures of the moment, by name."""
+        """Return counters and gauges by name."""
         ...
 
     def close(self) -> None:
-        """Let go of what it holds."""
+        """Stop the decoder and release its processes."""
         ...
 
 
 class InlineDecoder(Decoder):
-    """Decodes in this process: nothing to start, and an image that kills the decoder kills the service."""
+    """Decodes in this process. An image that crashes the decoder crashes the service."""
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
@@ -67,14 +66,14 @@ class InlineDecoder(Decoder):
 
 
 @dataclass(frozen=True, slots=True)
-class PoolBounds:
-    """How many processes decode, and what each may use.
+class PoolConfig:
+    """Size and limits of a decoder pool.
 
     Attributes:
-        processes: of the pool.
-        image_s: wall-clock seconds for one image; past them its process is killed.
+        processes: number of processes.
+        image_s: wall-clock seconds per image, after which its process is killed.
         memory_bytes: address space of one process.
-        images_each: after so many a process is replaced, so that what leaks in it does not add up.
+        images_each: images after which a process is replaced, so that leaks do not accumulate.
     """
 
     processes: int = 2
@@ -84,38 +83,38 @@ class PoolBounds:
 
 
 class DecoderPool(Decoder):
-    """Processes that decode, one image at a time each; safe from any number of threads.
+    """A pool of decoder processes, each decoding one image at a time. Thread-safe.
 
     Args:
-        limits: what an image may claim.
-        bounds: of the pool.
-        environment: what the processes find in theirs; no secrets.
-        program: the module that they run.
+        limits: of an image.
+        config: size and limits of the pool.
+        environment: environment variables of the processes; it must not contain secrets.
+        program: the module that the processes run.
     """
 
     def __init__(
-        self, limits: DecodeLimits, bounds: PoolBounds, environment: Mapping[str, str], program: str = PROGRAM
+        self, limits: DecodeLimits, config: PoolConfig, environment: Mapping[str, str], program: str = PROGRAM
     ) -> None:
-        self._bounds = bounds
-        self._child = ChildBounds(limits, bounds.memory_bytes, int(bounds.image_s) + 1)
+        self._config = config
+        self._child = ChildLimits(limits, config.memory_bytes, int(config.image_s) + 1)
         self._environment = environment
         self._program = program
         self._free = threading.Condition()
         self._idle: deque[DecoderProcess] = deque()
         self._closed = False
-        self._deadly: OrderedDict[bytes, None] = OrderedDict()
+        self._rejected: OrderedDict[bytes, None] = OrderedDict()
         self._lost = 0
         self._missing = 0
         try:
-            for _ in range(bounds.processes):
-                self._idle.append(self._started())
+            for _ in range(config.processes):
+                self._idle.append(self._start())
         except BaseException:
             self.close()
             raise
 
     def decode(self, content: bytes) -> Tensor:
-        """See `Decoder.decode`; an image whose process dies is tried once more, one that hangs is not."""
-        self._refuse_deadly(content)
+        """See `Decoder.decode`. After a crash the image is retried once; after a timeout it is not."""
+        self._check_not_rejected(content)
         try:
             try:
                 return self._once(content)
@@ -124,26 +123,26 @@ class DecoderPool(Decoder):
         except ProcessLost as error:
             self._remember(content)
             raise ImageUndecodable(
-                "the decoder did not survive the image twice; it will not be tried again: convert it to another format"
+                "the image crashed the decoder twice and will not be tried again; convert it to another format"
             ) from error
         except DecoderTooSlow as error:
             self._remember(content)
             raise ImageUndecodable(
-                f"decoding the image took more than {self._bounds.image_s:g} s and was ended; it will not be tried "
-                "again: send a smaller one, or convert it to another format"
+                f"decoding the image took more than {self._config.image_s:g} s; it will not be tried again: send a "
+                "smaller image, or convert it to another format"
             ) from error
 
     def metrics(self) -> Mapping[str, float]:
         """See `Decoder.readings`."""
-        return {"decoder_processes_lost_total": self._lost, "decoder_images_quarantined": len(self._deadly)}
+        return {"decoder_processes_lost_total": self._lost, "decoder_images_quarantined": len(self._rejected)}
 
     def process_ids(self) -> list[int]:
-        """Of the processes that wait for an image."""
+        """Return the ids of the idle processes."""
         with self._free:
             return [process.process_id for process in self._idle]
 
     def close(self) -> None:
-        """See `Decoder.close`; a process that is at work ends when its image is done."""
+        """See `Decoder.close`. A busy process ends after its image."""
         with self._free:
             self._closed = True
             idle = list(self._idle)
@@ -152,47 +151,47 @@ class DecoderPool(Decoder):
             process.end()
 
     def _once(self, content: bytes) -> Tensor:
-        process = self._taken()
+        process = self._acquire()
         try:
             process.wait_until_ready()
-            return process.decode(content, self._bounds.image_s)
+            return process.decode(content, self._config.image_s)
         finally:
-            self._give_back(process)
+            self._release(process)
 
-    def _taken(self) -> DecoderProcess:
-        until = time.monotonic() + self._bounds.image_s
+    def _acquire(self) -> DecoderProcess:
+        deadline = time.monotonic() + self._config.image_s
         with self._free:
             while not self._idle and not self._missing:
-                left_s = until - time.monotonic()
+                left_s = deadline - time.monotonic()
                 if self._closed or left_s <= 0 or not self._free.wait(left_s):
                     raise DecoderUnavailable(
-                        f"no decoder was free for {self._bounds.image_s:g} s; try again in {RETRY_BUSY_S} s",
+                        f"no decoder was free for {self._config.image_s:g} s; try again in {RETRY_BUSY_S} s",
                         retry_after_s=RETRY_BUSY_S,
                     )
             if self._idle:
                 return self._idle.pop()
             self._missing -= 1
-        return self._started()
+        return self._start()
 
-    def _give_back(self, process: DecoderProcess) -> None:
-        """Put the process back on top, or a fresh one below the others, so that it has started when its turn comes."""
-        if process.sound and process.images < self._bounds.images_each:
+    def _release(self, process: DecoderProcess) -> None:
+        """Return the process to the top of the stack, or put a new one at the bottom, where it has time to start."""
+        if process.healthy and process.images < self._config.images_each:
             with self._free:
                 if not self._closed:
                     self._idle.append(process)
                     self._free.notify()
                     return
         process.end()
-        self._lost += not process.sound
+        self._lost += not process.healthy
         if self._closed:
             return
-        fresh = self._started()
+        fresh = self._start()
         with self._free:
             self._idle.appendleft(fresh)
             self._free.notify()
 
-    def _started(self) -> DecoderProcess:
-        """A fresh process; where none can be had, somebody who needs one will try again."""
+    def _start(self) -> DecoderProcess:
+        """Start a process. If that fails, the next caller that needs one tries again."""
         try:
             return DecoderProcess(self._child, self._environment, self._program)
         except BaseException:
@@ -201,12 +200,12 @@ class DecoderPool(Decoder):
                 self._free.notify()
             raise
 
-    def _refuse_deadly(self, content: bytes) -> None:
-        if self._deadly and hashlib.sha256(content).digest() in self._deadly:
-            raise ImageUndecodable("a decoder hung or died on this image before; convert it to another format")
+    def _check_not_rejected(self, content: bytes) -> None:
+        if self._rejected and hashlib.sha256(content).digest() in self._rejected:
+            raise ImageUndecodable("this image made a decoder hang or crash before; convert it to another format")
 
     def _remember(self, content: bytes) -> None:
         with self._free:
-            self._deadly[hashlib.sha256(content).digest()] = None
-            while len(self._deadly) > _REMEMBERED:
-                self._deadly.popitem(last=False)
+            self._rejected[hashlib.sha256(content).digest()] = None
+            while len(self._rejected) > _MAX_REJECTED:
+                self._rejected.popitem(last=False)

@@ -1,4 +1,4 @@
-"""A decoder process that does what its image says: hang, spin, die, lie; any other image it decodes as the real one."""
+"""A decoder process that obeys commands in the image, such as hang or die, and decodes any other image normally."""
 
 from __future__ import annotations
 

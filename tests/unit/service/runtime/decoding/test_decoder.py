@@ -1,4 +1,4 @@
-"""Decoding in processes that may be lost: what a bad image costs, and whom."""
+"""Decoding in isolated processes: a bad image costs its own request and nothing else."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from models.errors import ImageRejected, ImageTooLarge, ImageUndecodable
 from models.images.preprocessing import DEFAULT_LIMITS, DecodeLimits, decode
 from service.errors import DecoderUnavailable
-from service.runtime.decoding.child import ChildBounds
-from service.runtime.decoding.decoder import DecoderPool, InlineDecoder, PoolBounds
+from service.runtime.decoding.child import ChildLimits
+from service.runtime.decoding.decoder import DecoderPool, InlineDecoder, PoolConfig
 from service.runtime.decoding.process import DecoderProcess, ProcessLost
 from service.settings import child_environment
 from tests.generated import striped
@@ -32,11 +32,11 @@ Started = Callable[..., DecoderPool]
 
 @pytest.fixture
 def started() -> Iterator[Started]:
-    """Starts pools whose processes fail on command, and ends them."""
+    """Starts pools whose processes fail on command, and closes them."""
     pools: list[DecoderPool] = []
 
-    def start(limits: DecodeLimits = DEFAULT_LIMITS, **bounds: float) -> DecoderPool:
-        given = PoolBounds(**{"processes": 1, "image_s": 30.0, **bounds})  # type: ignore[arg-type]
+    def start(limits: DecodeLimits = DEFAULT_LIMITS, **config: float) -> DecoderPool:
+        given = PoolConfig(**{"processes": 1, "image_s": 30.0, **config})  # type: ignore[arg-type]
         pools.append(DecoderPool(limits, given, child_environment(), FAILING))
         return pools[-1]
 
@@ -47,16 +47,16 @@ def started() -> Iterator[Started]:
 
 @pytest.mark.parametrize("size", [(40, 24), (700, 300)])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_process_gives_the_pixels_that_decoding_here_gives(
+def test_a_process_returns_the_same_pixels_as_inline_decoding(
     started: Started, size: tuple[int, int], mode: str
 ) -> None:
     content = encoded(Image.fromarray(scene(*size)).convert(mode))
     pixels = started().decode(content)
     assert torch.equal(pixels, decode(content))
-    pixels += 1  # it is this process's own
+    pixels += 1  # the tensor is writable
 
 
-def test_a_refusal_says_what_it_says_here(started: Started) -> None:
+def test_a_process_rejects_with_the_same_error_as_inline_decoding(started: Started) -> None:
     pool, inline = started(), InlineDecoder(DEFAULT_LIMITS)
     for content in (b"", b"GIF89a", GOOD[:80], png_claiming(20_000, 20_000), png_claiming(4, 4)):
         with pytest.raises(ImageRejected) as here:
@@ -67,27 +67,27 @@ def test_a_refusal_says_what_it_says_here(started: Started) -> None:
     assert pool.metrics()["decoder_processes_lost_total"] == 0
 
 
-def test_the_limits_reach_the_processes(started: Started) -> None:
+def test_the_limits_apply_in_the_processes(started: Started) -> None:
     with pytest.raises(ImageTooLarge, match="at most 100 are allowed"):
         started(DecodeLimits(max_bytes=100)).decode(GOOD)
 
 
-def test_an_image_on_which_the_decoder_dies_is_refused_and_the_next_one_decoded(started: Started) -> None:
+def test_an_image_that_crashes_the_decoder_is_rejected_and_the_next_one_is_decoded(started: Started) -> None:
     pool = started()
-    with pytest.raises(ImageUndecodable, match="did not survive"):
+    with pytest.raises(ImageUndecodable, match="crashed the decoder twice"):
         pool.decode(b"die")
     assert torch.equal(pool.decode(GOOD), decode(GOOD))
-    assert pool.metrics()["decoder_processes_lost_total"] == 2  # it got a second chance
+    assert pool.metrics()["decoder_processes_lost_total"] == 2  # the image was retried once
 
 
-def test_an_image_on_which_the_decoder_hangs_is_ended_at_its_time(started: Started) -> None:
+def test_an_image_that_hangs_the_decoder_is_rejected_at_the_time_limit(started: Started) -> None:
     pool = started(image_s=1.0)
     with pytest.raises(ImageUndecodable, match="more than 1 s"):
         pool.decode(b"hang")
     assert pool.decode(GOOD).shape == (1, 40, 40)
 
 
-def test_an_image_that_cost_a_process_is_never_given_to_another(started: Started) -> None:
+def test_an_image_that_crashed_a_process_is_never_tried_again(started: Started) -> None:
     pool = started()
     with pytest.raises(ImageUndecodable):
         pool.decode(b"die")
@@ -97,7 +97,7 @@ def test_an_image_that_cost_a_process_is_never_given_to_another(started: Started
     assert pool.metrics() == {"decoder_processes_lost_total": 2, "decoder_images_quarantined": 1}
 
 
-def test_others_go_on_while_one_image_hangs(started: Started) -> None:
+def test_other_images_are_decoded_while_one_hangs(started: Started) -> None:
     pool = started(processes=2, image_s=5.0)
     with ThreadPoolExecutor(1) as thread:
         hanging = thread.submit(pool.decode, b"hang")
@@ -107,14 +107,14 @@ def test_others_go_on_while_one_image_hangs(started: Started) -> None:
             hanging.result()
 
 
-def test_a_process_that_was_killed_between_images_costs_no_image(started: Started) -> None:
+def test_killing_an_idle_process_fails_no_image(started: Started) -> None:
     pool = started()
     pool.decode(GOOD)
     os.kill(pool.process_ids()[0], signal.SIGKILL)
     assert pool.decode(GOOD).shape == (1, 40, 40)
 
 
-def test_a_process_is_replaced_after_its_number_of_images(started: Started) -> None:
+def test_a_process_is_replaced_after_a_number_of_images(started: Started) -> None:
     pool = started(images_each=3)
     pool.decode(GOOD)
     first = pool._idle[0]._process
@@ -128,14 +128,14 @@ def test_a_process_is_replaced_after_its_number_of_images(started: Started) -> N
 @pytest.mark.parametrize(
     "lie", ["too large", "too many bytes", "no shape", "unknown kind", "unknown refusal", "no json"]
 )
-def test_what_no_decoder_answers_is_not_believed(started: Started, lie: str) -> None:
+def test_an_invalid_reply_is_not_trusted(started: Started, lie: str) -> None:
     pool = started()
     with pytest.raises(ImageUndecodable):
         pool.decode(f"lie: {lie}".encode())
     assert pool.decode(GOOD).shape == (1, 40, 40)
 
 
-def test_more_memory_than_allowed_is_a_refusal_and_not_a_death(started: Started) -> None:
+def test_an_image_over_the_memory_limit_is_rejected_and_the_process_survives(started: Started) -> None:
     pool = started(memory_bytes=256 * MEBIBYTE)
     large = encoded(Image.fromarray(np.zeros((5000, 5000), np.uint16)))
     with pytest.raises(ImageTooLarge, match="memory"):
@@ -144,7 +144,7 @@ def test_more_memory_than_allowed_is_a_refusal_and_not_a_death(started: Started)
     assert pool.metrics()["decoder_processes_lost_total"] == 0
 
 
-def test_the_largest_image_of_every_depth_fits_into_the_memory_allowed(started: Started) -> None:
+def test_the_largest_allowed_image_fits_into_the_memory_limit(started: Started) -> None:
     pool = started(image_s=60.0)
     side = 5000
     assert side * side == DEFAULT_LIMITS.max_pixels
@@ -152,15 +152,15 @@ def test_the_largest_image_of_every_depth_fits_into_the_memory_allowed(started: 
         assert max(pool.decode(encoded(deep)).shape) == 256
 
 
-def test_a_decoder_may_not_write(started: Started, tmp_path: Path) -> None:
+def test_a_decoder_cannot_write_files(started: Started, tmp_path: Path) -> None:
     target = tmp_path / "written"
     with pytest.raises(ImageUndecodable):
         started().decode(b"write " + bytes(target))
     assert not target.exists() or target.stat().st_size == 0
 
 
-def test_processor_time_ends_a_process_even_when_nobody_waits_for_it() -> None:
-    process = DecoderProcess(ChildBounds(DEFAULT_LIMITS, 1024 * MEBIBYTE, cpu_s=0), child_environment(), FAILING)
+def test_a_process_ends_at_its_processor_time_limit() -> None:
+    process = DecoderProcess(ChildLimits(DEFAULT_LIMITS, 1024 * MEBIBYTE, cpu_s=0), child_environment(), FAILING)
     try:
         process.wait_until_ready()
         with pytest.raises(ProcessLost):
@@ -170,14 +170,14 @@ def test_processor_time_ends_a_process_even_when_nobody_waits_for_it() -> None:
         process.end()
 
 
-def test_a_process_ends_by_itself_when_the_service_is_gone() -> None:
-    process = DecoderProcess(ChildBounds(DEFAULT_LIMITS, 1024 * MEBIBYTE, cpu_s=5), child_environment())
+def test_a_process_ends_when_its_socket_closes() -> None:
+    process = DecoderProcess(ChildLimits(DEFAULT_LIMITS, 1024 * MEBIBYTE, cpu_s=5), child_environment())
     process.wait_until_ready()
     process._channel.close()
     assert process._process.wait(60) == 0
 
 
-def test_no_setting_reaches_the_processes(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_setting_and_no_secret_reaches_the_processes(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOLE_API_KEY", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     pool = started()
@@ -187,8 +187,8 @@ def test_no_setting_reaches_the_processes(started: Started, monkeypatch: pytest.
     assert b"secret" not in environment
 
 
-def test_a_program_that_does_not_start_is_held_against_no_image() -> None:
-    pool = DecoderPool(DEFAULT_LIMITS, PoolBounds(processes=1), child_environment(), "tests.there_is_no_such_program")
+def test_a_process_that_does_not_start_rejects_no_image() -> None:
+    pool = DecoderPool(DEFAULT_LIMITS, PoolConfig(processes=1), child_environment(), "tests.there_is_no_such_program")
     try:
         for _ in range(2):
             with pytest.raises(DecoderUnavailable, match="could not be started"):
@@ -198,12 +198,12 @@ def test_a_program_that_does_not_start_is_held_against_no_image() -> None:
         pool.close()
 
 
-def test_whoever_finds_no_free_process_in_time_is_told_to_come_again(started: Started) -> None:
+def test_a_request_without_a_free_process_in_time_gets_decoder_unavailable(started: Started) -> None:
     pool = started(image_s=1.0)
-    held = pool._taken()
+    held = pool._acquire()
     with pytest.raises(DecoderUnavailable, match="no decoder was free"):
         pool.decode(GOOD)
-    pool._give_back(held)
+    pool._release(held)
     assert pool.decode(GOOD).shape == (1, 40, 40)
 
 
@@ -217,9 +217,9 @@ def test_many_threads_share_few_processes(started: Started) -> None:
 def test_a_closed_pool_leaves_no_process(started: Started) -> None:
     pool = started(processes=2)
     pool.decode(GOOD)
-    idle, at_work = pool._idle[0]._process, pool._taken()
+    idle, at_work = pool._idle[0]._process, pool._acquire()
     pool.close()
-    pool._give_back(at_work)
+    pool._release(at_work)
     assert idle.poll() is not None
     assert at_work._process.poll() is not None
     with pytest.raises(DecoderUnavailable):
