@@ -1,4 +1,4 @@
-"""Many clients adapting at once through the whole service: each gets what it would get alone, or its own error."""
+"""Many clients adapt at once through the whole service: each gets the same result as alone, or its own error."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.in_process import Web, started
 
 PERIODS = (5, 9, 15, 25)
 CLIENTS = {"ada": (2, 3), "bo": (4, 2), "cy": (3, 5), "di": (2, 6), "ed": (4, 4), "flo": (3, 1)}
-"""Numbers of classes and of samples a class."""
+"""Numbers of classes and of samples per class."""
 
 
 @pytest.fixture
 def busy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    """A service in which several adapt at the same time."""
+    """A service that runs several adaptations at the same time."""
     several = settings.model_copy(update={"adapt_running": 3, "adapt_waiting": 16})
     monkeypatch.setattr(bootstrap, "usable_cores", lambda: 2)
     services = bootstrap.build(several)
@@ -37,7 +37,7 @@ def adapt(web: Web, client: str, classes: int, shots: int, seed: int = 0, **fiel
     return web("POST", "/adapt", data={**data, **fields}, files=files)
 
 
-def test_each_of_many_at_once_gets_the_version_that_it_gets_alone_and_failures_are_their_own(busy: Web) -> None:
+def test_concurrent_adaptations_get_the_same_versions_as_alone_and_failures_stay_their_own(busy: Web) -> None:
     with ThreadPoolExecutor(8) as pool:
         works = {client: pool.submit(adapt, busy, client, *size) for client, size in CLIENTS.items()}
         wild = pool.submit(adapt, busy, "wild", 3, 4, learning_rate="1e6", steps="50")
@@ -54,7 +54,7 @@ def test_each_of_many_at_once_gets_the_version_that_it_gets_alone_and_failures_a
         assert busy("GET", f"/clients/{client}/versions/1").json()["batched_with"] == 0
 
 
-def test_extensions_of_one_client_at_once_each_build_on_the_one_before(busy: Web) -> None:
+def test_concurrent_extensions_of_one_client_build_on_each_other(busy: Web) -> None:
     with ThreadPoolExecutor(4) as pool:
         works = [pool.submit(adapt, busy, "line", 2, 2, seed, publish="always") for seed in range(4)]
         numbers = sorted(work.result().json()["version"] for work in works)
@@ -64,7 +64,7 @@ def test_extensions_of_one_client_at_once_each_build_on_the_one_before(busy: Web
     assert [own["samples"] for own in kept] == [4, 8, 12, 16]
 
 
-def test_a_job_with_prototypes_first_makes_two_versions_that_were_both_examined(busy: Web) -> None:
+def test_a_job_with_prototypes_first_makes_two_cross_validated_versions(busy: Web) -> None:
     drawn = [(period, content) for period in PERIODS[:2] for content in striped(4, period, 0)]
     accepted = busy(
         "POST", "/adapt", headers={"Prefer": "respond-async"},
@@ -85,7 +85,7 @@ def test_a_job_with_prototypes_first_makes_two_versions_that_were_both_examined(
         assert answered["published"] == (answered["report"]["gate"]["decision"] == "publish")
 
 
-def test_a_service_that_stops_ends_the_jobs_that_it_accepted(settings: Settings) -> None:
+def test_a_stopping_service_finishes_its_accepted_jobs(settings: Settings) -> None:
     services = bootstrap.build(settings)
     drawn = [(period, content) for period in PERIODS[:2] for content in striped(3, period, 0)]
     with started(create_app(settings, lambda _: services), services) as web:

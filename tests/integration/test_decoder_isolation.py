@@ -1,4 +1,4 @@
-"""The whole service with a decoder that dies on command: what the request that brought the image gets, and others."""
+"""The whole service with a decoder that crashes on command: only the request with the bad image fails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def failing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web
         yield web
 
 
-def test_an_image_that_kills_the_decoder_costs_its_request_and_nothing_else(failing: Web) -> None:
+def test_an_image_that_crashes_the_decoder_fails_its_own_request_only(failing: Web) -> None:
     answer = failing("POST", "/adapt", data={"client": "line", "labels": LABELS, "publish": "always"}, files=FILES)
     assert answer.status_code == 201, answer.text
     for _ in range(3):
@@ -42,7 +42,7 @@ def test_an_image_that_kills_the_decoder_costs_its_request_and_nothing_else(fail
     assert "anole_decoder_images_quarantined 1.0" in figures
 
 
-def test_a_sample_that_kills_the_decoder_makes_no_version(failing: Web) -> None:
+def test_a_sample_that_crashes_the_decoder_makes_no_version(failing: Web) -> None:
     files = [*FILES, ("samples", ("bad.png", b"die"))]
     answer = failing("POST", "/adapt", data={"client": "line", "labels": [*LABELS, "fine"]}, files=files)
     assert (answer.status_code, answer.json()["code"]) == (422, "image_undecodable")

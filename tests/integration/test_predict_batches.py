@@ -1,4 +1,4 @@
-"""Requests of different clients in one batch: each is answered as if alone, and by what is live at that moment."""
+"""Requests of different clients in one batch: each gets the same answer as alone, from the live version."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def picture(period: int, seed: int = 9) -> Upload:
 
 
 def together(prediction: Prediction, requests: list[PredictCommand]) -> list[PredictOutcome | Exception]:
-    """What one batch answers."""
+    """Answers of one batch."""
     return [answer for _, answer in sorted(prediction.predict_batch(requests))]
 
 
@@ -39,7 +39,7 @@ def scores(answer: PredictOutcome | Exception) -> list[float]:
     return [score for image in answer.predictions for score in image.scores.values()]
 
 
-def test_a_batch_of_clients_versions_and_errors_answers_each_as_if_alone(services: Services) -> None:
+def test_a_batch_of_clients_versions_and_errors_gives_each_the_answer_that_it_gets_alone(services: Services) -> None:
     for seed, (client, periods) in enumerate([("ada", PERIODS[:2]), ("bo", PERIODS)]):
         services.adaptation.run(command(client, periods, seed))
     services.adaptation.run(command("ada", PERIODS[2:]))
@@ -65,24 +65,24 @@ def test_a_batch_of_clients_versions_and_errors_answers_each_as_if_alone(service
     assert [type(answer) for answer in mixed[1::2]] == [UnknownClient, ImageCorrupt, UnknownVersion]
 
 
-def test_many_versions_and_few_bytes_of_cache_answer_the_same(settings: Settings) -> None:
-    roomy = bootstrap.build(settings)
+def test_a_small_cache_gives_the_same_answers_as_a_large_one(settings: Settings) -> None:
+    large = bootstrap.build(settings)
     answers: dict[str, list[float]] = {}
     for seed in range(4):
-        roomy.adaptation.run(command(f"line-{seed}", PERIODS[:3], seed))
-        answers[f"line-{seed}"] = scores(roomy.prediction.run(f"line-{seed}", [picture(5)]))
-    roomy.close()
-    narrow = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024}))
+        large.adaptation.run(command(f"line-{seed}", PERIODS[:3], seed))
+        answers[f"line-{seed}"] = scores(large.prediction.run(f"line-{seed}", [picture(5)]))
+    large.close()
+    small = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024}))
     for _ in range(2):
         for client, expected in answers.items():
-            assert scores(narrow.prediction.run(client, [picture(5)])) == expected
-    metrics = narrow.metrics()
-    narrow.close()
+            assert scores(small.prediction.run(client, [picture(5)])) == expected
+    metrics = small.metrics()
+    small.close()
     assert metrics["weight_cache_evictions_total"] > 0
     assert metrics["weight_cache_bytes"] <= 20 * 1024
 
 
-def test_an_alias_that_moves_is_seen_by_the_next_request_in_every_process(settings: Settings) -> None:
+def test_the_next_request_in_every_process_uses_the_moved_alias(settings: Settings) -> None:
     here, there = bootstrap.build(settings), bootstrap.build(settings)
     try:
         with pytest.raises(UnknownClient):
@@ -105,7 +105,7 @@ def test_an_alias_that_moves_is_seen_by_the_next_request_in_every_process(settin
         there.close()
 
 
-def test_a_client_whose_versions_were_never_published_has_nothing_live(services: Services) -> None:
+def test_a_client_without_a_published_version_has_nothing_live(services: Services) -> None:
 
     services.adaptation.run(replace(command("ada", PERIODS[:2]), publish="never"))
     with pytest.raises(NothingLive):

@@ -41,7 +41,7 @@ def command(client: str, periods: tuple[int, ...], seed: int = 0) -> AdaptComman
     )
 
 
-def test_prediction_does_not_depend_on_batch_mates_order_or_other_clients(services: Services) -> None:
+def test_a_prediction_does_not_depend_on_the_batch_the_order_or_other_clients(services: Services) -> None:
     clients = {"ada": PERIODS[:2], "bo": PERIODS[1:], "cy": PERIODS}
     for seed, (client, periods) in enumerate(clients.items()):
         services.adaptation.run(command(client, periods, seed))
@@ -71,7 +71,7 @@ def test_prediction_does_not_depend_on_batch_mates_order_or_other_clients(servic
             assert abs((prediction.familiarity or 0.0) - (familiarity or 0.0)) <= TOLERANCE
 
 
-def test_a_version_judges_the_same_after_later_versions_and_a_restart(services: Services, settings: Settings) -> None:
+def test_a_version_predicts_the_same_after_later_versions_and_a_restart(services: Services, settings: Settings) -> None:
     services.adaptation.run(command("ada", PERIODS[:2]))
     image = [Upload("query", striped(1, PERIODS[0], 9)[0])]
     before = services.prediction.run("ada", image)
@@ -86,7 +86,7 @@ def test_a_version_judges_the_same_after_later_versions_and_a_restart(services: 
         again.close()
 
 
-def test_racing_extensions_of_one_client_lose_no_samples(services: Services) -> None:
+def test_concurrent_extensions_of_one_client_lose_no_samples(services: Services) -> None:
     services.adaptation.run(command("ada", PERIODS[:2]))
     with ThreadPoolExecutor(3) as pool:
         outcomes = list(pool.map(lambda seed: services.adaptation.run(command("ada", PERIODS[2:], seed)), (1, 2, 3)))
@@ -101,7 +101,7 @@ def sources_of_chance() -> tuple[object, ...]:
 
 
 @pytest.mark.slow
-def test_ten_thousand_requests_leave_the_start_and_every_source_of_chance_as_they_were(settings: Settings) -> None:
+def test_ten_thousand_requests_leave_the_checkpoint_and_all_random_states_unchanged(settings: Settings) -> None:
     built = bootstrap.build(settings.model_copy(update={"decoder_processes": 0}))
     image, other = (Upload("a.png", striped(1, period, 7)[0]) for period in PERIODS[:2])
     try:

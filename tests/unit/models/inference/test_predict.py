@@ -1,4 +1,4 @@
-"""Prediction: folding, and independence of batch mates."""
+"""Prediction: folding, and independence of the other images in the batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.models.conftest import MakeSupport
 RECIPE = InnerLoopConfig(steps=3, learning_rate=0.05, batch_size=6)
 
 
-def test_folded_weights_predict_what_frozen_statistics_do(net: Net, make_support: MakeSupport) -> None:
+def test_folded_weights_give_the_same_predictions_as_frozen_statistics(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     images = make_support(2).images
     stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
@@ -25,7 +25,7 @@ def test_folded_weights_predict_what_frozen_statistics_do(net: Net, make_support
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_prediction_does_not_depend_on_batch_mates(net: Net, make_support: MakeSupport) -> None:
+def test_a_prediction_does_not_depend_on_the_other_images_in_the_batch(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     folded = fold(adapted.weights, adapted.statistics)
     images = make_support(2, n_way=4, n_shot=5).images
@@ -43,12 +43,12 @@ def test_probabilities_sum_to_one_over_the_classes(net: Net, make_support: MakeS
     torch.testing.assert_close(rows.sum(1), torch.ones(12))
 
 
-def test_sixty_four_classes_are_as_good_as_two(net: Net, make_support: MakeSupport) -> None:
+def test_sixty_four_classes_get_a_head_of_sixty_four_rows(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1, n_way=64, n_shot=1), RECIPE, seed=0)
     assert adapted.weights[heads.WEIGHT].shape == (64, net.feature_count)
 
 
-def test_familiarity_does_not_depend_on_batch_mates(net: Net, make_support: MakeSupport) -> None:
+def test_the_in_distribution_score_does_not_depend_on_the_batch(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     weights = fold_calibrated(adapted.kept(), adapted.statistics)
     images = make_support(2).images
@@ -59,18 +59,18 @@ def test_familiarity_does_not_depend_on_batch_mates(net: Net, make_support: Make
     assert abs(float(together[0] - alone[0])) <= 1e-5
 
 
-def test_an_image_unlike_any_sample_is_less_familiar_than_a_sample(net: Net, make_support: MakeSupport) -> None:
+def test_an_image_unlike_the_support_scores_lower_than_the_support(net: Net, make_support: MakeSupport) -> None:
     support = make_support(1)
     adapted = adapt_one(net, net.start(), support, RECIPE, seed=0)
     weights = fold_calibrated(adapted.kept(), adapted.statistics)
-    own = predict_images(net, weights, support.images).in_distribution
-    strange = predict_images(net, weights, 1 - 2 * make_support(9).images.square()).in_distribution
-    assert own is not None
-    assert strange is not None
-    assert float(own.median()) > float(strange.median())
+    support_scores = predict_images(net, weights, support.images).in_distribution
+    other_scores = predict_images(net, weights, 1 - 2 * make_support(9).images.square()).in_distribution
+    assert support_scores is not None
+    assert other_scores is not None
+    assert float(support_scores.median()) > float(other_scores.median())
 
 
-def test_a_temperature_changes_confidence_and_no_label(net: Net, make_support: MakeSupport) -> None:
+def test_a_temperature_changes_confidences_and_no_label(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     images = make_support(2).images
     plain = predict_images(net, fold_calibrated(adapted.kept(), adapted.statistics), images).probabilities
@@ -81,11 +81,7 @@ def test_a_temperature_changes_confidence_and_no_label(net: Net, make_support: M
     torch.testing.assert_close(hot, (plain.log() / 3).softmax(-1), rtol=1e-4, atol=1e-5)
 
 
-def test_weights_without_class_means_judge_without_familiarity(net: Net, make_support: MakeSupport) -> None:
+def test_weights_without_class_means_give_no_in_distribution_score(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
-    assert (
-        predict_images(
-            net, fold_calibrated(adapted.weights, adapted.statistics), make_support(2).images
-        ).in_distribution
-        is None
-    )
+    folded = fold_calibrated(adapted.weights, adapted.statistics)
+    assert predict_images(net, folded, make_support(2).images).in_distribution is None
