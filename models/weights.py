@@ -1,6 +1,6 @@
-"""Weights: name -> tensor, and the small algebra on them. Pure functions; nothing here changes its arguments.
+"""Weights (name -> tensor) and arithmetic on them, by pure functions.
 
-*Stacked* weights carry a leading task dimension: one slice a task.
+*Stacked* weights have a leading task dimension, with one slice per task.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ Weights = Mapping[str, Tensor]
 
 
 def subtract(left: Weights, right: Weights) -> dict[str, Tensor]:
-    """left - right, name by name."""
+    """Return left - right, name by name."""
     return {name: left[name] - right[name] for name in left}
 
 
 def add_scaled(base: Weights, direction: Weights, scale: float) -> dict[str, Tensor]:
-    """base + scale * direction, name by name."""
+    """Return base + scale * direction, name by name."""
     return {name: torch.add(base[name], direction[name], alpha=scale) for name in base}
 
 
 def interpolate(old: Weights, new: Weights, fraction: float) -> dict[str, Tensor]:
-    """old + fraction * (new - old): Reptile's meta step (arXiv:1803.02999, algorithm 1) for one adapted `new`."""
+    """Return old + fraction * (new - old), Reptile's meta step (arXiv:1803.02999, algorithm 1)."""
     return {name: torch.lerp(old[name], new[name], fraction) for name in old}
 
 
 def interpolate_each(old: Weights, new: Weights, fractions: Mapping[str, float]) -> dict[str, Tensor]:
-    """`interpolate`, with a fraction for every name; 0 keeps the old bits and 1 takes the new ones."""
+    """`interpolate` with one fraction per name; 0 keeps the old bits and 1 takes the new ones."""
     return {name: torch.lerp(old[name], new[name], fractions[name]) for name in old}
 
 
 def mean(many: Sequence[Weights]) -> dict[str, Tensor]:
-    """The average of several weights, name by name."""
+    """Average several weights, name by name."""
     return {name: torch.stack([weights[name] for weights in many]).mean(0) for name in many[0]}
 
 
 def expand(weights: Weights, tasks: int) -> dict[str, Tensor]:
-    """The same weights for every task, without copying: (...) -> (tasks, ...)."""
+    """Give every task the same weights, without copying: (...) -> (tasks, ...)."""
     return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in weights.items()}
 
 
 def join(parts: Sequence[Weights]) -> dict[str, Tensor]:
-    """Stacked weights of several groups of tasks as one stack, in order."""
+    """Concatenate stacked weights of several batches of tasks, in order."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -66,24 +66,24 @@ def _channels_last(kernels: Tensor) -> Tensor:
 
 
 def task_slice(stacked: Weights, task: int) -> dict[str, Tensor]:
-    """One task's weights out of stacked ones, copied so that they own their memory, in plain layout."""
+    """Copy one task's weights out of stacked ones, in contiguous memory."""
     return {name: tensor[task].clone(memory_format=torch.contiguous_format) for name, tensor in stacked.items()}
 
 
 def task_mean(stacked: Weights) -> dict[str, Tensor]:
-    """Average over the task dimension: (tasks, ...) -> (...), in plain layout."""
+    """Average over the task dimension: (tasks, ...) -> (...), in contiguous memory."""
     return {name: tensor.mean(0).contiguous() for name, tensor in stacked.items()}
 
 
 def changed(start: Weights, adapted: Weights) -> dict[str, Tensor]:
-    """The tensors of `adapted` that differ in any bit from `start`, or that `start` does not have."""
+    """Return the tensors of `adapted` that differ in any bit from `start`, or that `start` lacks."""
     return {
         name: tensor for name, tensor in adapted.items() if name not in start or not torch.equal(start[name], tensor)
     }
 
 
 def digest(weights: Weights, text: str = "") -> str:
-    """SHA-256 (hex) over names, types, shapes and bits, in name order, and over `text`."""
+    """Compute the SHA-256 (hex) of `text` and of all names, types, shapes and bits, in name order."""
     sha = hashlib.sha256(text.encode())
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
@@ -92,16 +92,16 @@ def digest(weights: Weights, text: str = "") -> str:
     return sha.hexdigest()
 
 
-def lr_multipliers_by_name(names: Sequence[str], rates: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """A learning-rate multiplier for every name: 1, or that of the last pattern (`fnmatch`) that matches it.
+def lr_multipliers_by_name(names: Sequence[str], multipliers: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Return a learning-rate multiplier per name: that of the last `fnmatch` pattern that matches it, or 1.
 
     Raises:
         InvalidConfig: a pattern matches no name.
     """
-    multipliers = dict.fromkeys(names, 1.0)
-    for pattern, multiplier in rates:
+    by_name = dict.fromkeys(names, 1.0)
+    for pattern, multiplier in multipliers:
         matched = [name for name in names if fnmatchcase(name, pattern)]
         if not matched:
-            raise InvalidConfig(f"rate pattern {pattern!r} matches no weight; the names are {', '.join(names)}")
-        multipliers.update(dict.fromkeys(matched, multiplier))
-    return multipliers
+            raise InvalidConfig(f"multiplier pattern {pattern!r} matches no weight; the names are {', '.join(names)}")
+        by_name.update(dict.fromkeys(matched, multiplier))
+    return by_name

@@ -1,18 +1,18 @@
-"""How the process keeps memory between steps. It refuses to know what is kept in it."""
+"""A hint to the C library to keep freed memory between inner steps."""
 
 from __future__ import annotations
 
 import torch
 
 _LARGEST_SIGN_BYTES = (32 << 20) - 8192
-"""Just below the largest block that moves glibc's thresholds when it is freed (mallopt(3), M_MMAP_THRESHOLD)."""
+"""Just below the largest block whose release raises glibc's thresholds (mallopt(3), M_MMAP_THRESHOLD)."""
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep up to 64 MB of what an inner step frees for the next one to use.
+    """Let the C library keep up to 64 MB of freed memory for the next inner step.
 
-    glibc hands freed memory back to the system and takes it again page by page, thousands of page faults a meta step,
-    until it has seen a large block come and go. This shows it one, of which no page is touched; once a process will do.
-    Other C libraries do not mind.
+    By default glibc returns freed memory to the system and gets it back page by page, with thousands of page faults per
+    meta step, until a large block has been allocated and freed. This function allocates and frees one without touching
+    its pages. Call it once per process. Other C libraries are not affected. See docs/decisions/0010-allocator-hint.md.
     """
     torch.empty(_LARGEST_SIGN_BYTES, dtype=torch.uint8)
