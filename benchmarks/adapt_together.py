@@ -51,7 +51,7 @@ TOLERANCE: Final = 1e-2
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides are given.
+    """Settings that both sides share.
 
     Attributes:
         spec: of the net.
@@ -69,7 +69,7 @@ class Work:
 
 
 def main() -> None:
-    """Compare what the sides come to, then measure, and print."""
+    """Compare the results of both sides, then measure and print."""
     arguments = parsed()
     keep_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 on both sides
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=32, help="adapting at once (default: 32)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="for each side (default: the cores)")
@@ -129,7 +129,7 @@ class PlainLoop:
         self._net.load_state_dict({plain_name(name): tensor for name, tensor in work.start.items()})
 
     def turn(self) -> list[Mapping[str, Tensor]]:
-        """Adapt for every client; their nets' weights."""
+        """Adapt every client and return the weights."""
         torch.set_num_threads(self._work.threads)
         return [self._adapted(loop) for loop in self._work.loops]
 
@@ -146,7 +146,7 @@ class PlainLoop:
 
 
 class Queued:
-    """The queue and the bench as the service has them; on a GPU all clients are in work at once."""
+    """The service's queue; on a GPU, all clients run at once."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -160,7 +160,7 @@ class Queued:
         self._queue = AdaptQueue(2 if on_cpu else len(work.loops))
 
     def turn(self) -> list[Mapping[str, Tensor]]:
-        """Adapt for every client, all asked for at once; their weights, by the plain net's names."""
+        """Adapt all clients at once and return their weights, with the names of the plain net."""
         torch.set_num_threads(1)
         answers = []
         for number, loop in enumerate(self._work.loops):
@@ -169,7 +169,7 @@ class Queued:
         return [named(answer.result().results[0]) for answer in answers]
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Stop the threads."""
         self._queue.close()
         self._bench.close()
 
@@ -178,7 +178,7 @@ class Queued:
 
 
 def named(result: Result) -> dict[str, Tensor]:
-    """What a client's adaptation came to, by the plain net's names."""
+    """Adapted weights of a client, with the names of the plain net."""
     if not isinstance(result, Adapted):
         raise result
     return {plain_name(name): tensor for name, tensor in result.weights.items()}
@@ -223,7 +223,7 @@ def table(times: Mapping[str, Times], clients: int) -> str:
 
 
 def profiled(work: Work, shown: int = 12) -> str:
-    """Which operations one client's adaptation spends its time in, on one thread."""
+    """Profile the operations of one adaptation on one thread."""
     net = build(work.spec, seed=0).to(work.device).eval()
     alone = replace(work, loops=work.loops[:1])
     torch.set_num_threads(1)

@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with omniglot/ and x_sdd.zip")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")

@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=400, help="images of each side (default: 400)")
     parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256, 1024], help="pixels (64 128 256 1024)")
@@ -45,7 +45,7 @@ def parsed() -> argparse.Namespace:
 
 
 def pool_of(processes: int) -> DecoderPool:
-    """A pool as the service has it, its processes started."""
+    """A decoder pool as in the service, with running processes."""
     pool = DecoderPool(DEFAULT_LIMITS, PoolConfig(processes), child_environment())
     for _ in range(processes):
         pool.decode(noisy(64))
@@ -77,7 +77,7 @@ def timed(decode: Callable[[bytes], object], content: bytes) -> float:
 
 
 def loss_s() -> float:
-    """Seconds that an image takes whose process was killed just before, no other being there."""
+    """Seconds to decode an image after the only decoder process was killed."""
     pool = pool_of(1)
     try:
         os.kill(pool.process_ids()[0], signal.SIGKILL)

@@ -15,7 +15,7 @@ from benchmarks.running_service import ServiceOptions
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of all values do not pass (nearest rank), e.g. 0.5 or 0.99."""
+    """Nearest-rank percentile; `share` is e.g. 0.5 or 0.99."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
@@ -26,7 +26,7 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
 
 
 def machine(options: ServiceOptions) -> dict[str, Any]:
-    """Where and how it was measured, as JSON data; ask before the run, so that the load is the others'."""
+    """Machine and settings as JSON data. Call it before the run, so that the load is that of other processes."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "load_before": round(os.getloadavg()[0], 2),
@@ -40,7 +40,7 @@ def machine(options: ServiceOptions) -> dict[str, Any]:
 
 
 def machine_line(found: dict[str, Any]) -> str:
-    """The same in one line."""
+    """The machine in one line."""
     return (
         f"{found['cores']} cores ({found['processor']}), load {found['load_before']} before the run; "
         f"torch {found['torch']} on {found['device']}, {found['torch_threads']} thread(s) an operation, one worker; "
@@ -49,6 +49,6 @@ def machine_line(found: dict[str, Any]) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; the first column is text, the others are numbers."""
+    """Markdown table with text in the first column and numbers in the others."""
     rule = ["---", *["---:"] * (len(headings) - 1)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, rule, *rows))

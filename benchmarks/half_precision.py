@@ -37,7 +37,7 @@ class Operation:
     """One kind of work.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         prepare: a precision -> the work, ready to be run again and again.
         flop: floating-point operations of it; 0 where memory decides.
     """
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=25, help="images (default: %(default)s)")
     parser.add_argument("--side", type=int, default=42, help="of an image, pixels, from 16 (default: %(default)s)")

@@ -41,7 +41,7 @@ class LabelledPngs:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """A task: what a client learns from, and what it is asked about afterwards.
+    """A task: labelled images to adapt on, and queries.
 
     Attributes:
         support: labelled images.
@@ -53,7 +53,7 @@ class Draw:
 
 
 def steel_or_generated(data_root: Path | None, n_way: int, images_a_class: int) -> LabelledPngs:
-    """The steel defects if a data root is given, else generated surfaces."""
+    """Steel defects if a data root is given, otherwise generated surfaces."""
     return generated(n_way, images_a_class) if data_root is None else steel(data_root)
 
 
@@ -61,7 +61,7 @@ def steel(data_root: Path) -> LabelledPngs:
     """The steel defects without their exact duplicates.
 
     Raises:
-        DatasetUnavailable: they are not there.
+        DatasetUnavailable: the file is missing.
     """
     classes: defaultdict[str, list[tuple[str, bytes]]] = defaultdict(list)
     seen: set[str] = set()
@@ -94,14 +94,14 @@ def generated(n_way: int, images_a_class: int) -> LabelledPngs:
 
 
 def draw(images: LabelledPngs, generator: np.random.Generator, n_way: int, n_shot: int, max_queries: int = 0) -> Draw:
-    """Choose classes, and of each class the support and the queries.
+    """Draw classes, and support and queries per class.
 
     Args:
-        images: to choose from.
-        generator: the only source of the choice.
-        n_way: classes.
-        n_shot: support images a class.
-        max_queries: most queries a class; 0 takes all that are left.
+        images: images to draw from.
+        generator: source of randomness.
+        n_way: number of classes.
+        n_shot: support images per class.
+        max_queries: maximum queries per class; 0 takes all remaining images.
 
     Raises:
         DatasetUnavailable: too few classes, or a class too small to leave a query.

@@ -51,12 +51,12 @@ JUDGED: Final = {"omniglot": "omniglot", "surfaces": "folder:x_sdd.zip"}
 
 @dataclass(frozen=True)
 class Way:
-    """LrMultipliers by layer.
+    """Learning-rate multipliers by layer.
 
     Attributes:
-        name: for the table.
-        inner: of inner steps.
-        meta: of meta steps; they say nothing about serving.
+        name: name in the table.
+        inner: multipliers of inner steps.
+        meta: multipliers of meta steps; serving does not use them.
     """
 
     name: str
@@ -66,15 +66,15 @@ class Way:
 
 @dataclass
 class Row:
-    """A way and what it gave.
+    """A variant and its results.
 
     Attributes:
-        way: the rates.
-        start: what is adapted, with the recipe that it is adapted by; None if no training got there.
-        accuracies: one an episode.
+        way: the multipliers.
+        start: checkpoint to adapt; None if its training failed.
+        accuracies: one per episode.
         adapt_s: processor seconds of each timed adaptation.
-        version_bytes: of a version's weights.
-        note: what became of a training.
+        version_bytes: bytes of a version's weights.
+        note: why a training failed.
     """
 
     way: Way
@@ -86,7 +86,7 @@ class Row:
 
 
 def inner_ways(blocks: Sequence[str]) -> list[Way]:
-    """Inner rates over a net's blocks, named from its first to its last; the first way is what others are held to."""
+    """Inner multipliers over a net's blocks, first to last; the first variant is the reference."""
     frozen = tuple((f"{block}.*", 0.0) for block in blocks[:-1])
     rising = tuple((f"{block}.*", 3.0 ** (place + 1 - len(blocks))) for place, block in enumerate(blocks))
     falling = tuple((f"{block}.*", 3.0**-place) for place, block in enumerate(blocks))
@@ -114,7 +114,7 @@ def meta_ways() -> list[Way]:
 
 
 def main() -> None:
-    """Print the tables that are asked for."""
+    """Print the selected tables."""
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
     print(machine_line(machine(ServiceOptions(", ".join(arguments.checkpoints), torch_threads=arguments.threads))))
@@ -129,13 +129,13 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with omniglot and x_sdd.zip")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS, help="tables (default: both)")
     parser.add_argument("--checkpoints", nargs="+", choices=JUDGED, default=list(JUDGED), help="that are served")
     parser.add_argument("--meta-steps", type=int, default=300, help="of every training (default: %(default)s)")
-    parser.add_argument("--shots", type=int, default=5, help="support images a class (default: %(default)s)")
+    parser.add_argument("--shots", type=int, default=5, help="support images per class (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=100, help="scored, at least 2 (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="timed adaptations (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of trainings and episodes (default: %(default)s)")
@@ -147,7 +147,7 @@ def parsed() -> argparse.Namespace:
 
 
 def training(arguments: argparse.Namespace) -> None:
-    """Train every way and print what came of it."""
+    """Train every variant and print the results."""
     data, preset = open_data(arguments.data_root), PRESETS["omniglot"]
     blocks = blocks_of(build(preset.net_config).start())
     rows = [trained(way, data, arguments) for way in (*inner_ways(blocks), *meta_ways())]
@@ -179,7 +179,7 @@ def trained(way: Way, data: Data, arguments: argparse.Namespace) -> Row:
 
 
 def serving(name: str, arguments: argparse.Namespace) -> None:
-    """Adapt a shipped checkpoint by every way and print what came of it."""
+    """Adapt a shipped checkpoint with every variant and print the results."""
     shipped = load_checkpoint(name)
     spec = shipped.net_config.image
     if arguments.data_root is None:
@@ -221,7 +221,7 @@ def measure(rows: Sequence[Row], classes: ClassDataset, arguments: argparse.Name
 
 
 def asked(arguments: argparse.Namespace) -> str:
-    """Which episodes the scores are of."""
+    """Describe the scored episodes."""
     return (
         f"{WAYS}-way {arguments.shots}-shot, {QUERIES} queries a class, {arguments.episodes} episodes, seed "
         f"{arguments.seed}, 95 % intervals; times of {WAYS * TIMED_SHOTS} images, {arguments.rounds} rounds"
@@ -229,13 +229,13 @@ def asked(arguments: argparse.Namespace) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Ways for people."""
+    """Format rows as a table."""
     headings = ("rates", "accuracy", "against the first", "adapt, ms", "ratio", "version, bytes", "ratio")
     return markdown(headings, [line(row, rows[0]) for row in rows])
 
 
 def line(row: Row, first: Row) -> tuple[str, ...]:
-    """One way's line."""
+    """Format one row."""
     if row.start is None:
         return (row.way.name, row.note, *[""] * 5)
     behind = [own - other for own, other in zip(row.accuracies, first.accuracies, strict=False)]

@@ -41,7 +41,7 @@ class Patterns:
     """Which patterns are counted.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         method: of scikit-image: "uniform" counts a pattern and its rotations as one, "nri_uniform" keeps them apart.
         rings: (points, radius in pixels) of each circle; their histograms stand side by side.
     """
@@ -93,7 +93,7 @@ def installed() -> bool:
 
 
 def fitted(support: Support, histograms: Histograms) -> Any:
-    """A classifier that has seen the support."""
+    """A classifier fitted to the support."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -105,7 +105,7 @@ def fitted(support: Support, histograms: Histograms) -> Any:
 def accuracies(
     classes: ClassDataset, shape: EpisodeShape, plan: EvaluationConfig, histograms: Histograms
 ) -> Iterator[float]:
-    """Learn episode after episode and yield each one's query accuracy.
+    """Yield the query accuracy of each episode.
 
     Args:
         classes: the data set, opened with `SPEC`.

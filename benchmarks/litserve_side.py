@@ -27,7 +27,7 @@ MOST: int = 16
 
 
 class Version(litserve.LitAPI):  # type: ignore[misc]
-    """Judges images by the one version."""
+    """Predicts with one version."""
 
     def __init__(self, checkpoint: str, weights: Path, temperature: float, labels: Sequence[str]) -> None:
         super().__init__(max_batch_size=MOST, batch_timeout=0.0, api_path="/predict")
@@ -47,7 +47,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
         return decode(request["images"].file.read())
 
     def batch(self, inputs: list[Tensor]) -> Tensor:
-        """What came together, as the net wants it."""
+        """Prepare a batch for the net."""
         return prepare_batch(inputs, self._image)
 
     def predict(self, images: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
         return list(output)
 
     def encode_response(self, output: Tensor) -> dict[str, Any]:
-        """The likeliest label and all scores."""
+        """The predicted label and all scores."""
         scores = dict(zip(self._labels, output.tolist(), strict=True))
         return {"label": max(scores, key=scores.__getitem__), "scores": scores}
 

@@ -31,7 +31,7 @@ from benchmarks.meta_work import (
     RATES,
     Algorithm,
     Data,
-    LrMultipliers,
+    StepSizes,
     TaskStream,
     Work,
     algorithm_named,
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--data-root", type=Path, default=None, help="folder with Omniglot (default: generated images)")
@@ -78,11 +78,11 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def rates_of(text: str) -> tuple[Algorithm, LrMultipliers]:
+def rates_of(text: str) -> tuple[Algorithm, StepSizes]:
     """An algorithm and its rates out of e.g. "maml=0.1,0.003"."""
     name, _, numbers = text.partition("=")
     inner, _, outer = numbers.partition(",")
-    return algorithm_named(name), LrMultipliers(float(inner), float(outer))
+    return algorithm_named(name), StepSizes(float(inner), float(outer))
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def measured_costs(
-    arguments: argparse.Namespace, work: Work, tasks: TaskStream, rates: Mapping[Algorithm, LrMultipliers]
+    arguments: argparse.Namespace, work: Work, tasks: TaskStream, rates: Mapping[Algorithm, StepSizes]
 ) -> list[Cost]:
     """Seconds and memory of every algorithm at every number of inner steps."""
     device = torch.device(arguments.device)
@@ -125,7 +125,7 @@ def measured_costs(
 
 
 def trained(
-    arguments: argparse.Namespace, work: Work, data: Data, rates: Mapping[Algorithm, LrMultipliers], steps: int
+    arguments: argparse.Namespace, work: Work, data: Data, rates: Mapping[Algorithm, StepSizes], steps: int
 ) -> list[Result]:
     """All algorithms after equal training time, scored at every mark."""
     device = torch.device(arguments.device)
@@ -179,9 +179,9 @@ def told(
     record: Mapping[str, Any],
     costs: Sequence[Cost],
     results: Sequence[Result],
-    rates: Mapping[Algorithm, LrMultipliers],
+    rates: Mapping[Algorithm, StepSizes],
 ) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     found = record["machine"]
     kind = kind_of_time(found["device"])
     held = max(cost.memory.before_bytes for cost in costs) / MIB

@@ -29,7 +29,7 @@ _WARM_UP_WIDTH: Final = 4
 
 
 class MemoryUnknown(AnoleError):
-    """The system does not say how much memory a process held at most."""
+    """The system does not report peak memory."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Memory:
     """A process's memory around its meta steps.
 
     Attributes:
-        before_bytes: held before the first one: Python, torch, the net, the tasks.
-        added_bytes: held at most during them, on top of that.
+        before_bytes: before the first one: Python, torch, the net, the tasks.
+        added_bytes: peak during them, minus `before_bytes`.
     """
 
     before_bytes: int
@@ -46,7 +46,7 @@ class Memory:
 
 
 def clock(device: torch.device) -> Callable[[], float]:
-    """Seconds of this process's processor time for the CPU; elapsed seconds, with the queue emptied, for a GPU."""
+    """Processor time of this process on the CPU; elapsed time after synchronisation on a GPU."""
     if device.type == "cpu":
         return time.process_time
 
@@ -60,7 +60,7 @@ def clock(device: torch.device) -> Callable[[], float]:
 def interleaved_seconds(
     contest: Iterable[Entry], work: Work, tasks: TaskStream, device: torch.device, rounds: int
 ) -> Mapping[Entry, list[float]]:
-    """Seconds of one meta step from the common start, `rounds` times each, by turns and every other round backwards."""
+    """Seconds of a meta step from the common start, `rounds` times each, alternating in both orders."""
     net, start, now = work.net(), work.start(device), clock(device)
     seconds: dict[Entry, list[float]] = {entry: [] for entry in contest}
     for number in range(-1, rounds):
@@ -76,7 +76,7 @@ def interleaved_seconds(
 def memory_apart(
     contest: Sequence[Entry], work: Work, supports: Sequence[Support], device: torch.device
 ) -> Iterable[tuple[Entry, Memory]]:
-    """Measure each entry's memory in a fresh process, one after another."""
+    """Measure the memory of each entry in a new process."""
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:
         for entry in contest:
@@ -86,9 +86,9 @@ def memory_apart(
 def memory_here(
     entry: Entry, work: Work, supports: Sequence[Support], device: torch.device, threads: int = 1
 ) -> Memory:
-    """Run some meta steps and tell their memory; meant for a process that has done nothing else.
+    """Measure the memory of some meta steps. Call it in a new process.
 
-    A tiny net goes first, so that the code that torch loads at its first use counts as held before.
+    A tiny net runs first, so that code that torch loads lazily does not count.
 
     Raises:
         MemoryUnknown: on a CPU without Linux's /proc.
@@ -105,22 +105,22 @@ def memory_here(
 
 
 def reset_peak(device: torch.device) -> int:
-    """Forget the peak so far; bytes held now."""
+    """Reset the peak and return the bytes in use."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with contextlib.suppress(OSError):  # not every container allows it; nothing large came before
+    with contextlib.suppress(OSError):  # not allowed in every container
         _RESET.write_text("5")
     return _status_bytes("VmRSS")
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most bytes held since `reset_peak`."""
+    """Peak bytes since `reset_peak`."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status_bytes("VmHWM")
 
 
 def _status_bytes(field: str) -> int:
-    """One field of the process's status; its own, unlike getrusage, whose peak a process inherits from its parent."""
+    """One field of /proc/self/status; getrusage would include the peak inherited from the parent process."""
     if not _STATUS.is_file():
         raise MemoryUnknown(f"the memory of a process is read from {_STATUS}, which is not there; run this on Linux")
     for line in _STATUS.read_text().splitlines():

@@ -25,7 +25,7 @@ _APART: Final[Mapping[Algorithm, float]] = {"reptile": 0.97, "fomaml": 1.0, "mam
 
 @dataclass(frozen=True)
 class Drawing:
-    """What there is to see.
+    """Content of the plot.
 
     Attributes:
         costs: of every algorithm, at every number of inner steps.

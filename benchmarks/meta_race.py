@@ -27,14 +27,14 @@ _LEAST_SHARE = 1e-3
 
 @dataclass
 class Runner:
-    """One algorithm on its way.
+    """One algorithm during the race.
 
     Attributes:
         entry: the algorithm.
-        state: where its training stands.
-        used_s: seconds so far.
+        state: state of its training.
+        used_s: seconds used.
         kept: (share of the time, state) at each mark passed.
-        diverged: whether its numbers stopped being finite, which ends its race at the last finite start.
+        diverged: whether it diverged, which ends its race at the last finite start.
     """
 
     entry: Entry
@@ -49,9 +49,10 @@ Step = Callable[[MetaTrainingState, Entry, float], MetaTrainingState]
 
 
 def race(runners: Sequence[Runner], step: Step, seconds: float, now: Callable[[], float]) -> Iterator[Runner]:
-    """Train all runners for `seconds` of the clock `now` each, by turns; yields whoever made a meta step.
+    """Train all runners for `seconds` of the clock `now` each, by turns; yields the runner of each
+    meta step.
 
-    A first step of each, which is not kept, comes before, so that what a process does once counts for nobody.
+    Each algorithm runs an unmeasured warm-up step first.
     """
     for runner in runners:
         step(runner.state, runner.entry, 1.0)
@@ -62,7 +63,7 @@ def race(runners: Sequence[Runner], step: Step, seconds: float, now: Callable[[]
 
 
 def advance(runner: Runner, step: Step, seconds: float, now: Callable[[], float]) -> None:
-    """One meta step of `runner`, timed, and its state kept at every mark that it has passed."""
+    """Run and time one meta step, and keep the state at every mark that it passes."""
     began = now()
     try:
         runner.state = step(runner.state, runner.entry, max(1 - runner.used_s / seconds, _LEAST_SHARE))
@@ -74,7 +75,7 @@ def advance(runner: Runner, step: Step, seconds: float, now: Callable[[], float]
 
 
 def step_of(work: Work, tasks: TaskStream) -> Step:
-    """The meta step of every entry: on the tasks of its number, which are the same for all."""
+    """Run an entry's meta step on the tasks of its number, which are the same for all entries."""
     net = work.net()
 
     def step(state: MetaTrainingState, entry: Entry, share: float) -> MetaTrainingState:
@@ -84,7 +85,7 @@ def step_of(work: Work, tasks: TaskStream) -> Step:
 
 
 def score(entry: Entry, start: Weights, work: Work, data: Data, plan: EvaluationConfig) -> Score:
-    """Adapt `start` to episodes of classes that were not trained on, by the entry's own inner loop."""
+    """Evaluate `start` on test classes with the entry's inner loop."""
     source = EpisodeSampler(data.test, EpisodeShape(work.n_way, N_SHOT, N_QUERY), work.net_config.image)
     here = {name: tensor.cpu() for name, tensor in start.items()}
     return Score(tuple(evaluate(work.net(), here, source, entry.recipe(work), plan)))

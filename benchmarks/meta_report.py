@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.figures import markdown, percentile
 from benchmarks.meta_costs import Memory
-from benchmarks.meta_work import ALGORITHMS, NAMES, Algorithm, LrMultipliers
+from benchmarks.meta_work import ALGORITHMS, NAMES, Algorithm, StepSizes
 
 MIB: Final = 2**20
 CLAIMED_MEMORY, CLAIMED_TIME = 0.62, 0.97
@@ -17,7 +17,7 @@ CLAIMED_MEMORY, CLAIMED_TIME = 0.62, 0.97
 
 @dataclass(frozen=True)
 class Cost:
-    """What one algorithm's meta step costs at one number of inner steps.
+    """Cost of an algorithm's meta step at one number of inner steps.
 
     Attributes:
         seconds: of each meta step measured.
@@ -37,15 +37,15 @@ class Cost:
 
 @dataclass(frozen=True)
 class Result:
-    """How good an algorithm's start was after so much training.
+    """Accuracy of an algorithm's start after some training time.
 
     Attributes:
         share: of the training time.
         seconds: of training.
         meta_steps: done in them.
         transductive: accuracy and half of its 95 % interval, queries normalised by their own statistics.
-        frozen: the same with the support's statistics, each query for itself; None where it was not asked for.
-        diverged: whether the training broke off because its numbers stopped being finite.
+        frozen: the same with frozen statistics of the support; None if not measured.
+        diverged: whether the training diverged.
     """
 
     algorithm: Algorithm
@@ -59,7 +59,7 @@ class Result:
 
 
 def saved(costs: Sequence[Cost]) -> Mapping[int, tuple[float, float]]:
-    """Inner steps -> the shares of MAML's memory and seconds that Reptile does without."""
+    """Inner steps -> shares of MAML's memory and time that Reptile saves."""
     by_name = {(cost.algorithm, cost.inner_steps): cost for cost in costs}
     shares = {}
     for steps in sorted({cost.inner_steps for cost in costs}):
@@ -70,7 +70,7 @@ def saved(costs: Sequence[Cost]) -> Mapping[int, tuple[float, float]]:
 
 
 def saved_in_all(costs: Sequence[Cost]) -> Mapping[int, float]:
-    """Inner steps -> the share of MAML's whole process that Reptile's does without."""
+    """Inner steps -> share of the memory of MAML's whole process that Reptile's saves."""
     held = {(cost.algorithm, cost.inner_steps): cost.memory.before_bytes + cost.memory.added_bytes for cost in costs}
     steps = sorted({cost.inner_steps for cost in costs})
     return {count: 1 - held["reptile", count] / held["maml", count] for count in steps}
@@ -104,7 +104,7 @@ def cost_table(costs: Sequence[Cost], what: str) -> str:
     return markdown(("inner steps", *(NAMES[name] for name in ALGORITHMS), "MAML / Reptile"), rows)
 
 
-def result_table(results: Sequence[Result], rates: Mapping[Algorithm, LrMultipliers]) -> str:
+def result_table(results: Sequence[Result], rates: Mapping[Algorithm, StepSizes]) -> str:
     """A row for each algorithm at the end of its training."""
     rows = [
         (
@@ -130,7 +130,7 @@ def percentage(score: tuple[float, float] | None) -> str:
 
 
 def verdict(costs: Sequence[Cost]) -> str:
-    """What is true of the popular claim on this work, in a few plain sentences."""
+    """Compare the results with the popular claim in a few sentences."""
     shares = saved(costs)
     memory = {steps: both[0] for steps, both in shares.items()}
     time = {steps: both[1] for steps, both in shares.items()}
@@ -152,7 +152,7 @@ def verdict(costs: Sequence[Cost]) -> str:
 
 
 def outcomes(results: Sequence[Result]) -> list[str]:
-    """A sentence for each number of inner steps on what equal training time led to."""
+    """One sentence per number of inner steps on the accuracy after equal training time."""
     sentences = []
     for steps in sorted({result.inner_steps for result in results}):
         ends = [result for result in results if result.inner_steps == steps and result.share == 1.0]

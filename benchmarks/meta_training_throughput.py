@@ -44,15 +44,15 @@ MATRIX_SIDE: Final = 1024
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides are given.
+    """Settings that both sides share.
 
     Attributes:
         recipe: the inner loop.
-        tasks: a meta step.
-        n_way: classes a task.
-        shots: images a class.
-        device: where.
-        threads: for each side.
+        tasks: tasks per meta step.
+        n_way: classes per task.
+        shots: images per class.
+        device: device of both sides.
+        threads: threads of each side.
     """
 
     recipe: InnerLoopConfig
@@ -101,7 +101,7 @@ class Times:
     processor_s: list[float] = field(default_factory=list)
 
     def note(self, turn: Callable[[], object], device: torch.device) -> None:
-        """Take a turn and note its seconds; on a GPU, to the end of the work that it queued."""
+        """Time one turn; on a GPU, until its queued work is done."""
         began, processor = time.perf_counter(), time.process_time()
         turn()
         if device.type == "cuda":
@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="for both sides (default: 1, then 2)")
     parser.add_argument("--rounds", type=int, default=40, help="turns a side (default: 40)")
@@ -158,7 +158,7 @@ def measured(work: Work, rounds: int) -> dict[str, Times]:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of the contest.
+    """One side of the comparison.
 
     Attributes:
         inside: threads inside an operation.
@@ -170,7 +170,7 @@ class Side:
 
 
 def sides(work: Work) -> dict[str, Side]:
-    """Each from its own state; all begin at the same start and see the same draws."""
+    """Both sides, with the same start and random draws."""
     start, matrix = work.start(), torch.rand(MATRIX_SIDE, MATRIX_SIDE, device=work.device)
     contest = {PLAIN: Side(work.threads, plain_loop(work, start)), OURS: Side(1, together(work, start, work.threads))}
     if work.threads > 1:
@@ -185,7 +185,7 @@ def plain_loop(work: Work, start: Weights) -> Callable[[int], object]:
 
 
 def together(work: Work, start: Weights, threads: int) -> Callable[[int], object]:
-    """Meta steps as `anole train` takes them."""
+    """Meta steps of `anole train`."""
     net, supports, reptile, state = (
         build(work.spec),
         work.supports(),

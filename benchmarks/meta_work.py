@@ -30,23 +30,22 @@ _IMAGES: Final = ImageConfig(channels=1, side=28, contrast="none")
 
 
 @dataclass(frozen=True)
-class LrMultipliers:
-    """An algorithm's own step sizes.
+class StepSizes:
+    """Step sizes of an algorithm.
 
     Attributes:
         inner: of an inner step.
-        outer: of a meta step at the start of a training: Reptile's share of the way to the adapted weights (epsilon),
-            the learning rate of the others' Adam.
+        outer: of a meta step at the start of training: Reptile's epsilon, or the learning rate of the outer Adam.
     """
 
     inner: float
     outer: float
 
 
-RATES: Final[Mapping[Algorithm, LrMultipliers]] = {
-    "reptile": LrMultipliers(inner=0.3, outer=1.0),
-    "fomaml": LrMultipliers(inner=0.3, outer=1e-2),
-    "maml": LrMultipliers(inner=0.1, outer=5e-3),
+RATES: Final[Mapping[Algorithm, StepSizes]] = {
+    "reptile": StepSizes(inner=0.3, outer=1.0),
+    "fomaml": StepSizes(inner=0.3, outer=1e-2),
+    "maml": StepSizes(inner=0.1, outer=5e-3),
 }
 """For five inner steps and a minute of training. Chosen by single trials of 20 s on the training characters, with inner
 rates from 0.03 to 0.6 and outer ones of Adam from 0.003 to 0.01; second-order MAML wanted the lower inner rate."""
@@ -54,16 +53,16 @@ rates from 0.03 to 0.6 and outer ones of Adam from 0.003 to 0.01; second-order M
 
 @dataclass(frozen=True)
 class Work:
-    """What every algorithm is given alike.
+    """Settings that all algorithms share.
 
     Attributes:
         width: channels of the four-block net of the papers.
-        n_way: classes a task.
-        shots: images a class in a training task. Reptile's inner steps draw from all of them, MAML's from one half; the
-            other half is what its outer loss asks about.
-        meta_batch: tasks a meta step.
-        batch_size: images an inner step: with the default all that MAML's inner steps have, as published.
-        seed: of everything random.
+        n_way: classes per task.
+        shots: images per class in a training task. Reptile's inner steps draw from all of them, MAML's from one half;
+            the other half are queries.
+        meta_batch: tasks per meta step.
+        batch_size: images per inner step; the default is all images of MAML's inner steps, as published.
+        seed: seed of all randomness.
     """
 
     width: int = 64
@@ -83,7 +82,7 @@ class Work:
         return build(self.net_config, self.seed)
 
     def start(self, device: torch.device) -> MetaTrainingState:
-        """Where all trainings begin: the net's weights and a linear head."""
+        """Initial state of all trainings: the net's weights and a linear head."""
         net = self.net()
         head = heads.linear_head(net.feature_count, self.n_way, torch.Generator().manual_seed(self.seed))
         return MetaTrainingState({name: tensor.to(device) for name, tensor in {**net.start(), **head}.items()})
@@ -95,7 +94,7 @@ class Entry:
 
     algorithm: Algorithm
     inner_steps: int
-    rates: LrMultipliers
+    rates: StepSizes
 
     def recipe(self, work: Work) -> InnerLoopConfig:
         """Its inner loop: plain gradient steps on a linear head."""
@@ -123,7 +122,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Data:
-    """Classes to train on and classes to be scored on, and what they are in words."""
+    """Training classes, test classes, and a description."""
 
     name: str
     train: ClassDataset
@@ -131,7 +130,7 @@ class Data:
 
 
 def open_data(data_root: Path | None) -> Data:
-    """Omniglot where a data root is given, else surfaces generated here.
+    """Omniglot if a data root is given, otherwise generated surfaces.
 
     Raises:
         DatasetUnavailable: there is no Omniglot.
@@ -158,7 +157,7 @@ class TaskStream:
         return [self._source.support(seed).to(self._device) for seed in seeds]
 
 
-def entries(inner_steps: Sequence[int], rates: Mapping[Algorithm, LrMultipliers]) -> list[Entry]:
+def entries(inner_steps: Sequence[int], rates: Mapping[Algorithm, StepSizes]) -> list[Entry]:
     """All algorithms at each number of inner steps."""
     return [Entry(algorithm, steps, rates[algorithm]) for steps in inner_steps for algorithm in ALGORITHMS]
 
@@ -166,5 +165,5 @@ def entries(inner_steps: Sequence[int], rates: Mapping[Algorithm, LrMultipliers]
 def algorithm_named(name: str) -> Algorithm:
     """The algorithm of that name; raises ValueError."""
     if name not in ALGORITHMS:
-        raise ValueError(f"no algorithm {name!r}; there are {', '.join(ALGORITHMS)}")
+        raise ValueError(f"no algorithm {name!r}; allowed: {', '.join(ALGORITHMS)}")
     return name

@@ -70,7 +70,7 @@ Scores = dict[int, list[float]]
 
 
 def variants() -> list[Variant]:
-    """The trainings; the first is what the others are compared with."""
+    """Training variants; the first is the reference."""
     five_way = replace(BASE.meta, n_way=5)
     linear = replace(BASE, meta=five_way, recipe=replace(BASE.recipe, head="linear"))
     slow = (("block*", 0.1),)
@@ -111,7 +111,7 @@ def variants() -> list[Variant]:
 
 
 def uses(serve: InnerLoopConfig) -> list[Use]:
-    """The ways of using a checkpoint; the first is what the others are compared with."""
+    """Ways of using a checkpoint; the first is the reference."""
     steps = [
         Use(f"steps-{steps}", f"{steps} step{'s' * (steps != 1)}", serve.adjusted(steps, None))
         for steps in (0, 1, 15, 50)
@@ -134,7 +134,7 @@ def _recipe(**changes: Any) -> Preset:
 
 
 def main() -> None:
-    """Train and score what is asked for and not there yet, and print both tables."""
+    """Train and score the selected rows that are not saved yet, and print both tables."""
     arguments = parsed()
     torch.set_num_threads(arguments.threads)
     try:
@@ -145,7 +145,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     names = [variant.name for variant in variants()] + ["uses"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with omniglot")
@@ -163,7 +163,7 @@ def parsed() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace, data: DatasetSplits) -> None:
-    """Bring the folder up to what is asked for and print what it holds."""
+    """Complete the folder and print its content."""
     chosen = [variant for variant in variants() if variant.name in arguments.only]
     trained: dict[str, Scores | str] = {}
     for variant in chosen:
@@ -179,12 +179,12 @@ def run(arguments: argparse.Namespace, data: DatasetSplits) -> None:
 
 
 def asked(arguments: argparse.Namespace) -> str:
-    """Which episodes the scores are of."""
+    """Describe the scored episodes."""
     return f"5-way, {QUERIES} queries a class, {arguments.episodes} episodes, seed 0, 95 % intervals"
 
 
 def outcome(variant: Variant, data: DatasetSplits, arguments: argparse.Namespace) -> Scores | str:
-    """The scores of a variant, or what became of it; trained first if it is not yet."""
+    """Scores of a variant, or why there are none; trains it if needed."""
     path = arguments.folder / f"{variant.name}-{arguments.meta_steps}-seed{arguments.seed}.safetensors"
     meta = replace(variant.preset.meta, meta_steps=arguments.meta_steps, seed=arguments.seed)
     record = {"algorithm": "reptile", "sets": [{**data.record, "turned": variant.turned}]}
@@ -205,7 +205,7 @@ def outcome(variant: Variant, data: DatasetSplits, arguments: argparse.Namespace
 
 
 def upright(turned: ClassDataset) -> ClassDataset:
-    """Of classes in four turns those that are not turned."""
+    """The upright classes of a dataset with quarter turns."""
     return DatasetSubset(turned, range(0, len(turned), 4), f"{turned.name}, upright")
 
 
@@ -218,7 +218,7 @@ def used_scores(use: Use, shipped: Checkpoint, data: DatasetSplits, arguments: a
 def kept_scores(
     path: Path, start: Checkpoint, how: Normalisation, data: DatasetSplits, arguments: argparse.Namespace
 ) -> Scores:
-    """Score a checkpoint, or read the scores back if the same one was scored on the same episodes."""
+    """Score a checkpoint, or load the saved scores of the same checkpoint and episodes."""
     asked_for = {"digest": start.digest, "normalisation": how, "episodes": arguments.episodes, "queries": QUERIES}
     if path.is_file():
         kept = json.loads(path.read_text())

@@ -22,8 +22,8 @@ _NAMES = {"weight": "conv.weight", "scale": "norm.weight", "shift": "norm.bias"}
 class PlainConv4(nn.Module):
     """The four-block net with strided convolutions, of torch's own layers, for one task.
 
-    It is spared what takes time and changes nothing: the convolutions' biases, which normalisation removes, and the
-    normalisation's running statistics, which nothing reads.
+    Operations without effect are omitted: the convolutions' biases, which normalisation removes, and the running
+    statistics of normalisation, which nothing reads.
     """
 
     def __init__(self, spec: NetConfig, n_way: int) -> None:
@@ -46,7 +46,7 @@ class PlainConv4(nn.Module):
 
 
 class PlainReptile:
-    """A meta-training whose start lies in the net between meta steps.
+    """Meta-training that keeps the start in the net between meta steps.
 
     Args:
         spec: of a conv4 net with strided convolutions.
@@ -78,7 +78,7 @@ class PlainReptile:
         self.net.load_state_dict({name: torch.lerp(old, total[name] / tasks, step_size) for name, old in start.items()})
 
     def start(self) -> Mapping[str, Tensor]:
-        """The start as it stands, by this net's own names (see `plain_name`)."""
+        """The current start, with the names of this net (see `plain_name`)."""
         return self.net.state_dict()
 
     def _adapt(self, support: Support, seed: int) -> None:
@@ -92,6 +92,6 @@ class PlainReptile:
 
 
 def plain_name(name: str) -> str:
-    """What one of a checkpoint's weights is called in `PlainConv4`: `block1.scale` is `blocks.block1.norm.weight`."""
+    """Name of a checkpoint's weight in `PlainConv4`: `block1.scale` is `blocks.block1.norm.weight`."""
     part, _, kind = name.partition(".")
     return name if part == "head" else f"blocks.{part}.{_NAMES[kind]}"

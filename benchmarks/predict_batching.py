@@ -43,7 +43,7 @@ COPIES, SERVING = "copies of the net", "serving weights"
 
 
 class Plain(nn.Module):
-    """A version as an ordinary module: its weights are parameters, its statistics buffers, its head a layer."""
+    """A version as an ordinary module."""
 
     def __init__(self, net: Net, adapted: Adapted) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
     parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
@@ -116,7 +116,7 @@ def speeds(version: Made, arguments: argparse.Namespace) -> list[dict[str, Any]]
 
 
 def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
-    """The ways, with what they keep in memory."""
+    """The ways, and what they keep in memory."""
     predictor = onnx_predictor(version)
     serving: list[ServingWeights] = []
     dicts: list[dict[str, Tensor]] = []
@@ -153,7 +153,7 @@ def onnx_predictor(version: Made) -> OnnxPredictor:
 
 
 def held(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the memory of one kind in a process of its own."""
+    """Measure the memory of one kind in a new process."""
     asked = [
         "--hold",
         kind,
@@ -172,7 +172,7 @@ def held(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def grown(version: Made, kind: str, count: int) -> dict[str, Any]:
-    """Hold `count` versions; the resident memory that each takes."""
+    """Resident memory per version with `count` versions in memory."""
     predictor = onnx_predictor(version)
     versions: list[nn.Module | ServingWeights] = []
     before = resident_bytes()
@@ -190,7 +190,7 @@ def resident_bytes() -> int:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     speed = {row["way"]: row for row in record["speed"]}
     rows = [
         (

@@ -44,7 +44,7 @@ BUSY: Final = 0.9
 
 
 class AnswerRefused(AnoleError):
-    """The service answered with something else than 200."""
+    """The status of a response was not 200."""
 
 
 @dataclass
@@ -52,14 +52,14 @@ class Case:
     """One kind of request at one concurrency, and what was measured; the lists of rounds have one entry a round.
 
     Attributes:
-        name: for the table.
-        requests: bytes as they go over the wire, sent in turn.
+        name: name in the table.
+        requests: HTTP requests as bytes, sent in turn.
         concurrency: connections, each with one request in flight.
-        seconds: of each request.
-        own_s: what the service's own clock said of each; empty for requests that it does not time.
-        rates: requests a second of each round.
-        driver_share: processor time of this process by time passed, of each round.
-        service_share: the same of the service; None where the system does not tell.
+        seconds: latency of each request.
+        own_s: time that the service reports for each; empty for requests that it does not time.
+        rates: requests per second of each round.
+        driver_share: processor time of this process per elapsed time, of each round.
+        service_share: the same of the service; None if unknown.
     """
 
     name: str
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated images)"
@@ -99,7 +99,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Serve a version, send every kind by turns, print."""
+    """Serve a version, send the kinds of requests alternately, print."""
     options = chosen_options(arguments)
     found = machine(options)
     images = steel_or_generated(arguments.data_root, N_WAY, GENERATED_IMAGES)
@@ -125,7 +125,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def livez(url: str) -> bytes:
-    """The request that costs the service nearly nothing."""
+    """A request that costs the service almost nothing."""
     return on_the_wire(httpx.Request("GET", f"{url}/livez"))
 
 
@@ -143,7 +143,7 @@ def as_body(url: str, content: bytes) -> bytes:
 
 
 def on_the_wire(request: httpx.Request) -> bytes:
-    """The bytes of HTTP/1.1 that the request becomes."""
+    """The request as HTTP/1.1 bytes."""
     body = request.read()
     lines = [f"{request.method} {request.url.raw_path.decode()} HTTP/1.1"]
     lines += [f"{name}: {value}" for name, value in request.headers.items()]
@@ -151,7 +151,7 @@ def on_the_wire(request: httpx.Request) -> bytes:
 
 
 async def send(case: Case, service: RunningService, count: int, *, counted: bool = True) -> None:
-    """Send `count` requests over the case's connections and note what they took."""
+    """Send `count` requests over the case's connections and record their latency."""
     turns = iter(range(count))
     requests = itertools.cycle(case.requests)
     address = urlsplit(service.url)
@@ -197,7 +197,7 @@ async def one_connection(
 
 
 def figures_of(case: Case) -> dict[str, Any]:
-    """What was measured, as JSON data; shares and rates are medians over rounds."""
+    """Results as JSON data; shares and rates are medians over rounds."""
     shares = [share for share in case.service_share if share is not None]
     return {
         "request": case.name,
@@ -213,7 +213,7 @@ def figures_of(case: Case) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     cases = record["cases"]
     concurrencies = dict.fromkeys(case["concurrency"] for case in cases)
     columns = (
@@ -240,7 +240,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def row(case: dict[str, Any]) -> tuple[str, ...]:
-    """One case's line of the table."""
+    """Format one row of the table."""
     own_s, share = case["own_p50_s"], case["service_share"]
     return (
         case["request"],
@@ -255,7 +255,7 @@ def row(case: dict[str, Any]) -> tuple[str, ...]:
 
 
 def verdict(cases: Sequence[dict[str, Any]]) -> str:
-    """Whether the driver is what was measured: a sentence on the cases of one concurrency, /livez first."""
+    """State whether the driver limits the results of one concurrency; /livez comes first."""
     floor, *predictions = cases
     fastest = max(case["requests_a_second"] for case in predictions)
     busiest = max(case["driver_share"] for case in predictions)

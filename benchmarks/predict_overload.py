@@ -46,16 +46,16 @@ PEAK, BUSY_DAY, OVERLOAD = "peak, closed loop", "open loop, 70 % of the peak", "
 
 @dataclass
 class Seen:
-    """What came back, in seconds from the moment a request was meant to be sent.
+    """Responses, in seconds from the scheduled time of a request.
 
     Attributes:
-        accepted: of answers 200.
-        refused: of answers 503.
-        broken: other answers, and connections that broke.
-        late: how late the driver was.
-        passed_s: of all phases together.
-        driver_s: its processor time.
-        service_s: the service's.
+        accepted: latencies of responses 200.
+        refused: latencies of responses 503.
+        broken: number of other responses and broken connections.
+        late: delays of the driver.
+        passed_s: duration of all phases.
+        driver_s: processor time of the driver.
+        service_s: processor time of the service.
     """
 
     accepted: list[float] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Seen:
 
 
 class Lines:
-    """Connections to a service: an idle one is used again, where none is there is made."""
+    """Connection pool that opens a new connection if none is idle."""
 
     def __init__(self, url: str) -> None:
         address = urlsplit(url)
@@ -77,7 +77,7 @@ class Lines:
         self._open = 0
 
     async def ask(self, request: bytes) -> int:
-        """Send a request, read its answer, give its status; 0 where the connection broke."""
+        """Send a request and return the status of the response; 0 if the connection broke."""
         try:
             reader, writer = self._idle.pop() if self._idle else await self._new()
         except OSError:
@@ -94,7 +94,7 @@ class Lines:
         return int(head[9:12])
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close idle connections."""
         for _, writer in self._idle:
             writer.close()
 
@@ -116,7 +116,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
     parser.add_argument("--times", type=float, default=10.0, help="the peak (default: 10)")
@@ -130,7 +130,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Serve a version; find the peak, then send at two rates, by turns."""
+    """Serve a version, find the peak, then send at two rates alternately."""
     options = chosen_options(arguments)
     found = machine(options)
     images = steel_or_generated(arguments.data_root, N_WAY, GENERATED_IMAGES)
@@ -154,7 +154,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def as_sent(url: str, queries: Sequence[bytes], images: int) -> list[bytes]:
-    """Forms with so many images each, as the Python client sends them."""
+    """Forms with several images each, as the Python client sends them."""
     pieces = [queries[first : first + images] for first in range(0, len(queries) - images + 1, images)]
     with httpx.Client(base_url=url) as http:
         forms = [client_requests.predict(CLIENT, piece) for piece in pieces]
@@ -162,14 +162,14 @@ def as_sent(url: str, queries: Sequence[bytes], images: int) -> list[bytes]:
 
 
 def arrivals(rate: float, seconds: float, draws: np.random.Generator) -> list[float]:
-    """Moments of a Poisson process of so many requests a second."""
+    """Arrival times of a Poisson process."""
     times = np.cumsum(draws.exponential(1 / rate, size=int(rate * seconds * 1.5) + 10))
     moments: list[float] = times[times < seconds].tolist()
     return moments
 
 
 async def closed(service: RunningService, requests: Sequence[bytes], seconds: float, seen: Seen) -> None:
-    """A few connections, each with one request in flight."""
+    """Closed loop: a few connections, each with one request in flight."""
     lines, turn = Lines(service.url), itertools.cycle(requests)
     until = time.perf_counter() + seconds
 
@@ -184,7 +184,7 @@ async def closed(service: RunningService, requests: Sequence[bytes], seconds: fl
 
 
 async def opened(service: RunningService, requests: Sequence[bytes], moments: Sequence[float], seen: Seen) -> None:
-    """Send at the given moments, whatever became of what was sent before."""
+    """Open loop: send at the given times regardless of earlier responses."""
     lines, turn, asked = Lines(service.url), itertools.cycle(requests), set[asyncio.Task[None]]()
 
     async def one(moment: float, request: bytes) -> None:
@@ -215,7 +215,7 @@ def note(seen: Seen, status: int, seconds: float) -> None:
 
 
 class counted:  # noqa: N801 - used as a statement
-    """Adds what the block took, of time and of both sides' processors."""
+    """Add the time of the block, and the processor time of both sides."""
 
     def __init__(self, service: RunningService, seen: Seen) -> None:
         self._service, self._seen = service, seen
@@ -231,7 +231,7 @@ class counted:  # noqa: N801 - used as a statement
 
 
 def figures(seen: Seen) -> dict[str, Any]:
-    """What was seen, over all rounds."""
+    """Results over all rounds."""
     return {
         "sent_a_second": (len(seen.accepted) + len(seen.refused) + seen.broken) / seen.passed_s,
         "accepted_a_second": len(seen.accepted) / seen.passed_s,
@@ -246,12 +246,12 @@ def figures(seen: Seen) -> dict[str, Any]:
 
 
 def quantile(seconds: Sequence[float], share: int) -> float | None:
-    """In seconds; None of nothing."""
+    """Quantile in seconds; None without values."""
     return percentile(seconds, share / 100) if seconds else None
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     columns = (
         "phase", "sent/s", "accepted/s", "p50 ms", "p99 ms", "refused", "their p99 ms", "broken", "driver late p99 ms",
         "driver's core", "service's core",
@@ -279,7 +279,7 @@ def cells(row: dict[str, Any]) -> Iterator[str]:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Nothing for nothing."""
+    """Milliseconds; empty without a value."""
     return "" if seconds is None else f"{1e3 * seconds:.1f}"
 
 

@@ -46,7 +46,7 @@ TOLERANCE: Final = 1e-4
 
 
 class NotTheSame(AnoleError):
-    """The services do not answer alike, so that to compare them would mean nothing."""
+    """The services give different answers, so they cannot be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[16, 1], help="in flight (default: 16 1)")
@@ -88,7 +88,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Start all, see that they answer alike, drive them by turns."""
+    """Start all services, check that their answers agree, drive them alternately."""
     options = chosen_options(arguments)
     found = machine(options)
     images = steel_or_generated(arguments.data_root, N_WAY, GENERATED_IMAGES)
@@ -122,7 +122,7 @@ def as_form(content: bytes) -> Form:
 
 
 def downloaded(url: str, path: Path) -> Served:
-    """The version's weights as anybody may have them, and how they are calibrated."""
+    """The downloaded weights of the version, and its temperature."""
     version = f"{url}/clients/{CLIENT}/versions/1"
     details = httpx.get(version).raise_for_status().json()
     path.write_bytes(httpx.get(f"{version}/weights").raise_for_status().content)
@@ -131,10 +131,10 @@ def downloaded(url: str, path: Path) -> Served:
 
 @contextmanager
 def litserve(checkpoint: str, version: Served) -> Iterator[RunningService]:
-    """LitServe with the version, for the length of the block.
+    """Context manager for LitServe with the version.
 
     Raises:
-        ServiceNotStarted: it did not get ready.
+        ServiceNotStarted: it did not become ready.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -160,7 +160,7 @@ def litserve(checkpoint: str, version: Served) -> Iterator[RunningService]:
 
 
 def healthy(url: str) -> bool:
-    """Whether LitServe says that it is ready."""
+    """Whether LitServe is ready."""
     try:
         return httpx.get(f"{url}/health", timeout=5).status_code == httpx.codes.OK
     except httpx.TransportError:
@@ -168,7 +168,7 @@ def healthy(url: str) -> bool:
 
 
 def see_that_they_answer_alike(services: Mapping[str, RunningService], form: Form) -> None:
-    """Raises NotTheSame where a service names another label, or scores by more than `TOLERANCE` apart."""
+    """Raise NotTheSame if labels differ, or scores differ by more than `TOLERANCE`."""
     headers = {"Content-Type": form.content_type}
     answers = {}
     for name, service in services.items():
@@ -184,7 +184,7 @@ def see_that_they_answer_alike(services: Mapping[str, RunningService], form: For
 def driven(
     services: Mapping[str, RunningService], requests: Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Medians over the rounds, one row a service and concurrency."""
+    """Medians over rounds, one row per service and concurrency."""
     seen: dict[tuple[int, str], list[Driven]] = {}
     for service in services.values():
         drive(service.url, requests, max(arguments.concurrency), WARM_UP_S, service.pid)
@@ -199,13 +199,13 @@ def driven(
 
 
 def medians(runs: Sequence[Driven]) -> dict[str, float]:
-    """Of every figure by itself."""
+    """Median of each value."""
     figures = [asdict(run) for run in runs]
     return {name: percentile([figure[name] for figure in figures], 0.5) for name in figures[0]}
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     other = {row["concurrency"]: row for row in record["rows"] if row["service"] == LITSERVE}
     columns = (
         "service",

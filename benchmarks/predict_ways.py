@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
     parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
@@ -69,7 +69,7 @@ def parsed() -> argparse.Namespace:
 
 
 def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace) -> dict[str, Way]:
-    """Each way with its weights in place, ready to be called."""
+    """Callables for each way, with weights loaded."""
     device = torch.device(arguments.device)
     net = version.net.to(device)
     versions = [version.folded(), *(dict(folded(other)) for other in version.others(clients - 1))]
@@ -118,7 +118,7 @@ def apart(together: Tensor) -> list[Tensor]:
 
 
 def through(forward: BatchPredictor, versions: Sequence[Weights], images: Tensor) -> Way:
-    """What the service itself uses."""
+    """The service's predictor."""
     asked = [
         PredictionRequest(forward.serving_weights(one), np.ascontiguousarray(own.numpy()))
         for one, own in zip(versions, images, strict=True)
@@ -127,7 +127,7 @@ def through(forward: BatchPredictor, versions: Sequence[Weights], images: Tensor
 
 
 def compared(found: dict[str, Way], clients: int, count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Let the ways take turns; one row each."""
+    """Measure the ways alternately; one row each."""
     expected = torch.cat(list(found[PLAIN]()))
     clock_s: dict[str, list[float]] = {name: [] for name in found}
     thread_s: dict[str, list[float]] = {name: [] for name in found}
@@ -152,7 +152,7 @@ def compared(found: dict[str, Way], clients: int, count: int, arguments: argpars
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     columns = ("versions x images", "way", "ms", "images/s", "times plain", "CPU ms", "CPU, times plain", "difference")
     rows = []
     for row in record["rows"]:

@@ -30,7 +30,7 @@ _LOG_LINES_SHOWN: Final = 20
 
 
 class ServiceNotStarted(AnoleError):
-    """The service ended, or said nothing in time; the message holds the end of its log."""
+    """The service exited or did not start in time; the message has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ class ServiceOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """Where it listens, and its process."""
+    """Address and process of a service."""
 
     url: str
     pid: int
 
     def cpu_seconds(self) -> float | None:
-        """Processor time used so far, all threads together; None where the system has no /proc."""
+        """Processor time of all threads so far; None without /proc."""
         try:
             fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
@@ -83,16 +83,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_options(arguments: argparse.Namespace) -> ServiceOptions:
-    """What was asked for on the command line."""
+    """Options from the command line."""
     return ServiceOptions(arguments.model, arguments.device, folder=arguments.folder)
 
 
 @contextmanager
 def serving(options: ServiceOptions) -> Iterator[RunningService]:
-    """A ready service for the length of the block; its store is deleted afterwards.
+    """Context manager for a running service; its store is deleted at the end.
 
     Raises:
-        ServiceNotStarted: it did not get ready.
+        ServiceNotStarted: it did not become ready.
     """
     with tempfile.TemporaryDirectory(prefix="anole-benchmark-", dir=options.folder) as folder:
         log = Path(folder) / "log"
@@ -119,7 +119,7 @@ def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
-    """Wait for the announcement; whoever never makes it is killed, which ends the waiting."""
+    """Wait for the service to print its address; kill it after the timeout."""
     watchdog = threading.Timer(START_LIMIT_S, process.kill)
     watchdog.start()
     try:
@@ -136,7 +136,7 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def _wait_until_ready(url: str) -> None:
-    """Its port is open, so asking once is waiting: the answer comes when the service can give one."""
+    """Wait until the service answers; its port is open already."""
     answer = httpx.get(f"{url}/readyz", timeout=START_LIMIT_S)
     if answer.status_code != httpx.codes.OK:
         raise ServiceNotStarted(f"{url}/readyz answers {answer.status_code}: {answer.text}")

@@ -49,7 +49,7 @@ MIB: Final = 1024 * 1024
 
 @dataclass(frozen=True)
 class Cell:
-    """One way of adapting one net.
+    """One way to adapt one net.
 
     Attributes:
         width: of the net.
@@ -78,25 +78,25 @@ class Cell:
 
     @property
     def recipe(self) -> InnerLoopConfig:
-        """Plain steps, small enough for weights that were never trained."""
+        """SGD steps, small enough for untrained weights."""
         return InnerLoopConfig(
             self.steps, 1e-4, batch_size=self.batch, precision=self.precision, recompute=self.recompute, clip_norm=10.0
         )
 
     def name(self) -> str:
-        """For the table."""
+        """Name in the table."""
         return f"{self.precision}, blocks {'run again' if self.recompute else 'kept'}"
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What one adaptation took.
+    """Results of one adaptation.
 
     Attributes:
         weights: numbers in the start.
-        before_bytes: held before.
-        added_bytes: held at most during it, on top of that.
-        seconds: of it.
+        before_bytes: memory before it.
+        added_bytes: peak during it, minus `before_bytes`.
+        seconds: duration.
         largest: largest difference of any adapted weight from the reference's; None for the reference.
         share: length of that difference as a share of the reference's update; None for the reference.
     """
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=float, nargs="+", default=[10, 100], help="millions of them; 10 100")
     parser.add_argument("--side", type=int, default=84, help="of an image, pixels (default: %(default)s)")
@@ -178,9 +178,9 @@ def measured(cells: Sequence[Cell], arguments: argparse.Namespace) -> list[Row]:
 
 
 def taken_here(cell: Cell, reference: str) -> Taken:
-    """Adapt once and tell what it took; meant for a process that has done nothing else.
+    """Measure one adaptation. Call it in a new process.
 
-    A tiny net goes first, so that the code that torch loads at its first use counts as held before.
+    A tiny net runs first, so that code that torch loads lazily does not count.
 
     Args:
         cell: the way.
@@ -207,14 +207,14 @@ def adapt_untrained(cell: Cell, device: torch.device) -> tuple[int, int, int, fl
 
 
 def random_support(cell: Cell) -> Support:
-    """Random images, the classes in turn; the head starts from one of each, so that there is much left to learn."""
+    """Random images; the head starts from one image per class, so that much is left to learn."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(cell.batch, 3, cell.side, cell.side, generator=generator)
     return Support(images, torch.arange(cell.batch) % WAYS, WAYS, anchors=torch.arange(WAYS))
 
 
 def against(start: Weights, adapted: Weights, reference: Path) -> tuple[float | None, float | None]:
-    """Largest and relative difference from the reference's weights, which the first to come writes."""
+    """Largest and relative difference from the reference's weights; the first call writes them."""
     own = {name: adapted[name].cpu() for name in start}
     if not reference.is_file():
         save_file(own, reference)
@@ -231,7 +231,7 @@ def length(weights: Weights) -> float:
 
 
 def title(first: Row) -> str:
-    """What a table is about."""
+    """Title of a table."""
     cell, taken = first.cell, first.rounds[0]
     return (
         f"ResNet-12 of width {cell.width}, {taken.weights / 1e6:.1f} million weights ({4 * taken.weights // MIB} MiB); "
@@ -241,13 +241,13 @@ def title(first: Row) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One size for people."""
+    """Format the table of one size."""
     headings = ("way", "peak added, MiB", "ratio", "seconds", "ratio", "largest difference", "of the update")
     return markdown(headings, [line(row, rows[0]) for row in rows])
 
 
 def line(row: Row, first: Row) -> tuple[str, ...]:
-    """One way's line."""
+    """Format one row."""
     bytes_here, bytes_first = (median_bytes(each) for each in (row, first))
     seconds_here, seconds_first = (median_seconds(each) for each in (row, first))
     compared = [taken for taken in row.rounds if taken.largest is not None]
@@ -265,12 +265,12 @@ def line(row: Row, first: Row) -> tuple[str, ...]:
 
 
 def median_bytes(row: Row) -> float:
-    """Of the peaks added."""
+    """Median of the added peaks."""
     return statistics.median(taken.added_bytes for taken in row.rounds)
 
 
 def median_seconds(row: Row) -> float:
-    """Of the rounds."""
+    """Median over rounds."""
     return statistics.median(taken.seconds for taken in row.rounds)
 
 

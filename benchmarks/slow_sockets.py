@@ -37,7 +37,7 @@ BEGUN = (
 
 
 def main() -> None:
-    """Measure, print the table, and fail past the factor allowed."""
+    """Measure and print the table; fail if the allowed factor is exceeded."""
     arguments = parsed()
     allow_files(arguments.sockets + OTHER_FILES)
     print(f"load {os.getloadavg()[0]:.2f} before the run")
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sockets", type=int, default=1000, help="slow ones (default: 1000)")
     parser.add_argument("--requests", type=int, default=200, help="of each side in each round (default: 200)")
@@ -67,14 +67,14 @@ def parsed() -> argparse.Namespace:
 
 
 def allow_files(count: int) -> None:
-    """Let this process have so many sockets."""
+    """Raise the limit of open files of this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
 
 
 async def measured(url: str, request: bytes, arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
-    """Seconds of each request, without the slow sockets and beside them."""
+    """Seconds of each request, without and with slow connections."""
     without: list[float] = []
     beside: list[float] = []
     await timed(url, request, 20)
@@ -92,7 +92,7 @@ async def measured(url: str, request: bytes, arguments: argparse.Namespace) -> t
 
 
 async def timed(url: str, request: bytes, count: int) -> list[float]:
-    """Seconds of each of so many requests, one after another."""
+    """Seconds of each of several consecutive requests."""
     address = urlsplit(url)
     line = await asyncio.open_connection(address.hostname, address.port)
     answers = await one_connection(line, iter(range(count)), itertools.repeat(request))
@@ -101,7 +101,7 @@ async def timed(url: str, request: bytes, count: int) -> list[float]:
 
 
 async def slow(url: str, begun: bytes) -> None:
-    """Begin a request and go on by a byte a second; when closed, begin again."""
+    """Send a request at one byte per second, and reconnect when closed."""
     address = urlsplit(url)
     while True:
         _, writer = await asyncio.open_connection(address.hostname, address.port)

@@ -37,7 +37,7 @@ MEBIBYTE: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the service held at one moment.
+    """Resource usage of the service at one time.
 
     Attributes:
         passed_s: since the first request.
@@ -55,7 +55,7 @@ class Reading:
 
 
 def main() -> None:
-    """Run, print the table, and fail where something grew."""
+    """Run and print the table; fail if usage grew."""
     arguments = parsed()
     print(f"load {os.getloadavg()[0]:.2f} before the run")
     readings = soak(chosen_options(arguments), 60 * arguments.minutes, arguments.readings)
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120, help="how long (default: 120)")
     parser.add_argument("--readings", type=int, default=12, help="rows of the table (default: 12)")
@@ -78,7 +78,7 @@ def parsed() -> argparse.Namespace:
 
 
 def soak(options: ServiceOptions, seconds: float, count: int) -> list[Reading]:
-    """Send the mix for so long; return `count` readings at equal distances, or more where a round takes longer."""
+    """Send the mix of requests and return about `count` samples at equal intervals."""
     task = draw(generated(2, 8), np.random.default_rng(0), 2, 4)
     readings: list[Reading] = []
     requests = rounds = 0
@@ -94,7 +94,7 @@ def soak(options: ServiceOptions, seconds: float, count: int) -> list[Reading]:
 
 
 def one_round(anole: Client, number: int, task: Draw) -> int:
-    """One client's turn: two versions, predictions, the way back, and now and then its end; return the requests."""
+    """Requests of one client: two versions, predictions, a rollback, sometimes a deletion; return their number."""
     client = f"line-{number % CLIENTS}"
     images = [content for contents in task.queries.values() for content in contents]
     calls: list[Callable[[], object]] = [
@@ -112,7 +112,7 @@ def one_round(anole: Client, number: int, task: Draw) -> int:
 
 
 def read(pid: int, passed_s: float, requests: int) -> Reading:
-    """What the process holds now."""
+    """Current resource usage of the process."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in (str(pid), *children))
     return Reading(
@@ -136,13 +136,13 @@ def growth(readings: Sequence[Reading]) -> tuple[float, float, float]:
 
 
 def flat(readings: Sequence[Reading]) -> bool:
-    """Whether none of the three grew by more than chance."""
+    """Whether none of the three grew significantly."""
     memory, descriptors, threads = growth(readings)
     return memory <= MEMORY_MIB and descriptors <= HANDLES and threads <= HANDLES
 
 
 def table(readings: Sequence[Reading]) -> str:
-    """The readings for people."""
+    """Format the samples as a table."""
     rows = [
         (
             f"{one.passed_s / 60:.1f}",

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="surfaces", help="shipped name or path (default: surfaces)")
     parser.add_argument("--folder", type=Path, default=None, help="where to write: the disk that is measured")
@@ -76,14 +76,14 @@ def images(count: int, generator: torch.Generator) -> list[Tensor]:
 
 
 def adapted_delta(checkpoint: Checkpoint, samples: Sequence[Tensor], *, n_way: int) -> dict[str, Tensor]:
-    """What a version of that checkpoint stores."""
+    """Stored tensors of a version of that checkpoint."""
     learner = LoadedCheckpoint(checkpoint, torch.device("cpu"))
     support = learner.support(samples, [i % n_way for i in range(len(samples))], n_way)
     return learner.delta(learner.adapt(support, checkpoint.recipe, seed=0))
 
 
 def times(folder: Path, delta: dict[str, Tensor], publishes: int, generator: torch.Generator) -> None:
-    """Publish to a durable and to a volatile store by turns, and print the milliseconds."""
+    """Publish to a durable and a volatile store alternately, and print the milliseconds."""
     benches = [
         InnerLoopExecutor(open_embedded(folder / name, sync=sync))
         for name, sync in (("durable", True), ("volatile", False))
@@ -122,7 +122,7 @@ def publish(bench: InnerLoopExecutor, new: Sequence[Tensor], weights: dict[str, 
 
 
 def timed(bench: InnerLoopExecutor, stage: str, work: Callable[[], Result]) -> Result:
-    """Do the work and note its milliseconds."""
+    """Run the work and record its milliseconds."""
     begun = time.perf_counter()
     result = work()
     bench.stage_ms[stage].append((time.perf_counter() - begun) * 1e3)
@@ -162,12 +162,12 @@ def print_row(stage: str, durable_ms: Sequence[float], volatile_ms: Sequence[flo
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value."""
+    """Median."""
     return statistics.median(values)
 
 
 def p99(values: Sequence[float]) -> float:
-    """The value that one in a hundred passes."""
+    """99th percentile."""
     return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
 
 
@@ -201,7 +201,7 @@ def sizes(folder: Path, checkpoint: Checkpoint, delta: dict[str, Tensor], genera
 
 
 def bytes_on_disk(place: Path) -> int:
-    """What the client's blobs take together."""
+    """Total size of the client's blobs."""
     return sum(path.stat().st_size for path in (place / BLOBS_FOLDER / CLIENT).iterdir())
 
 

@@ -39,15 +39,15 @@ IMAGES_A_REQUEST: Final = 50
 
 @dataclass
 class Way:
-    """One way to a recogniser, and what it reached.
+    """One method and its results.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         anole: talks to the service that has the start.
         client: its own client there.
         steps: inner steps; None leaves them to the checkpoint's recipe.
-        accuracies: one a draw.
-        adapt_s: seconds of each POST /adapt, seen from outside.
+        accuracies: one per draw.
+        adapt_s: seconds of each POST /adapt, measured by the client.
     """
 
     name: str
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True, help="folder with x_sdd.zip")
     parser.add_argument("--draws", type=int, default=30, help="tasks (default: 30)")
@@ -91,7 +91,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Serve, score draw after draw, print."""
+    """Serve, score every draw, print."""
     options = chosen_options(arguments)
     found = machine(options)
     checkpoint = load_checkpoint(arguments.model)
@@ -119,7 +119,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def drawn(images: LabelledPngs, arguments: argparse.Namespace, number: int) -> Draw:
-    """Draw `number` of the run; it depends on nothing but the seed and its number."""
+    """Draw `number` of the run, determined by the seed."""
     generator = np.random.default_rng((arguments.seed, number))
     return draw(images, generator, arguments.classes, arguments.shots, arguments.queries)
 
@@ -128,7 +128,7 @@ def drawn(images: LabelledPngs, arguments: argparse.Namespace, number: int) -> D
 def ways_served(
     options: ServiceOptions, checkpoint: Checkpoint, arguments: argparse.Namespace
 ) -> Iterator[Sequence[Way]]:
-    """Two services, one with the checkpoint and one with random weights, and the ways through them."""
+    """Methods over two services, one with the checkpoint and one with random weights."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="anole-random-")))
         trained = talks_to(options, stack)
@@ -147,20 +147,20 @@ def ways_served(
 
 
 def talks_to(options: ServiceOptions, stack: ExitStack) -> Client:
-    """Start a service and connect; both end with the stack."""
+    """Start a service and connect; the stack closes both."""
     service = stack.enter_context(serving(options))
     return stack.enter_context(Client(service.url))
 
 
 def random_start(checkpoint: Checkpoint, seed: int, folder: Path) -> str:
-    """Write a checkpoint with the same net and recipe and weights as the net draws them, and return its path."""
+    """Write a checkpoint with the same net and recipe and initial weights, and return its path."""
     path = folder / "random.safetensors"
     save_checkpoint(untrained(checkpoint, seed), path)
     return str(path)
 
 
 def score(way: Way, task: Draw) -> None:
-    """Adapt to the draw's support, judge its queries, note the accuracy."""
+    """Adapt to the support of a draw, predict its queries, record the accuracy."""
     began = time.perf_counter()
     adapted = way.anole.adapt(way.client, task.support, AdaptOptions(mode="replace", steps=way.steps, publish="always"))
     way.adapt_s.append(time.perf_counter() - began)
@@ -176,7 +176,7 @@ def score(way: Way, task: Draw) -> None:
 
 
 def figures_of(way: Way, first: Way) -> dict[str, Any]:
-    """What a way reached, alone and, draw by draw, against the first."""
+    """Results of a method, and paired differences to the first."""
     alone = Score(tuple(way.accuracies))
     behind = Score(tuple(own - other for own, other in zip(way.accuracies, first.accuracies, strict=True)))
     return {
@@ -191,7 +191,7 @@ def figures_of(way: Way, first: Way) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     low, high = record["queries_a_draw"]
     which = (
         "all others" if record["queries_a_class"] == "all" else f"at most {record['queries_a_class']} others a class"
@@ -212,7 +212,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def row(way: dict[str, Any]) -> tuple[str, ...]:
-    """One way's line of the table."""
+    """Format one row of the table."""
     behind = way["against_first"]
     return (
         way["way"],

@@ -39,10 +39,10 @@ TIMED_IMAGES: Final = 50
 
 @dataclass
 class Way:
-    """One way to a recogniser, and what it reached.
+    """One method and its results.
 
     Attributes:
-        name: for the table.
+        name: name in the table.
         score: episodes of a shape -> the accuracy of each.
         learner: a shape and a seed -> what learns a support of that shape when it is called.
         accuracies: shots -> one accuracy an episode.
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="surfaces", help="shipped name, or path (default: %(default)s)")
     parser.add_argument("--random-seed", type=int, default=0, help="of the random weights (default: %(default)s)")
@@ -79,7 +79,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Score and time every way; the run as JSON data."""
+    """Score and time every method; results as JSON data."""
     found = machine(ServiceOptions(arguments.checkpoint, torch_threads=arguments.threads))
     checkpoint = load_checkpoint(arguments.checkpoint)
     ways = chosen_ways(checkpoint, arguments)
@@ -143,7 +143,7 @@ def net_way(name: str, start: Checkpoint, classes: ClassDataset, plan: Evaluatio
 
 
 def lbp_way(patterns: lbp_baseline.Patterns, grey: ClassDataset, plan: EvaluationConfig) -> Way:
-    """Classical features; the timed ones look at every image afresh."""
+    """Classical features; the timed ones do not cache images."""
     known = lbp_baseline.Histograms(patterns)
 
     def score(shape: EpisodeShape) -> Iterator[float]:
@@ -157,14 +157,14 @@ def lbp_way(patterns: lbp_baseline.Patterns, grey: ClassDataset, plan: Evaluatio
 
 
 def seconds_of(work: Callable[[], object]) -> tuple[float, float]:
-    """How long it takes: on the clock, and of the processor in all threads, which other processes' work is not in."""
+    """Elapsed time, and processor time of all threads."""
     began, began_cpu = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - began, time.process_time() - began_cpu
 
 
 def figures_of(way: Way, first: Way) -> dict[str, Any]:
-    """What a way reached, alone and, episode by episode, against the first."""
+    """Results of a method, and paired differences to the first."""
     cells = []
     for shots, own in way.accuracies.items():
         alone = Score(tuple(own))
@@ -184,7 +184,7 @@ def figures_of(way: Way, first: Way) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     lines = [
         f"{record['dataset']}: {record['ways']}-way, {record['queries']} queries a class",
         f"{record['episodes']} episodes, seed {record['seed']}; random weights of seed {record['random_seed']}",
@@ -206,13 +206,13 @@ def table(record: dict[str, Any]) -> str:
 
 
 def row(way: dict[str, Any]) -> Sequence[str]:
-    """One way's line of the table."""
+    """Format one row of the table."""
     seconds = ("" if taken is None else f"{taken:.2f} s" for taken in (way["learn_s"], way["learn_processor_s"]))
     return (way["way"], *(cell_text(cell) for cell in way["cells"]), *seconds)
 
 
 def cell_text(cell: dict[str, Any]) -> str:
-    """Accuracy and, but for the first row, the paired difference."""
+    """Accuracy, and the paired difference except in the first row."""
     alone = f"{100 * cell['accuracy']:.1f} ± {100 * cell['half_width_95']:.1f} %"
     if cell["against_first"] is None:
         return alone

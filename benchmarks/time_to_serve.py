@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def parsed() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated images)"
@@ -73,7 +73,7 @@ def parsed() -> argparse.Namespace:
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Serve, run by turns with the recipe and with 0 steps, print."""
+    """Serve, run alternately with the recipe and with 0 steps, print."""
     options = chosen_options(arguments)
     found = machine(options)
     images = steel_or_generated(arguments.data_root, N_WAY, GENERATED_IMAGES)
@@ -99,7 +99,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def one_run(anole: Client, client: str, task: Draw, steps: int | None) -> Seconds:
-    """Adapt a new client, ask until the new version answers, and give the seconds of each part."""
+    """Adapt a new client, predict until the new version answers, and return the seconds of each part."""
     query = next(iter(task.queries.values()))
     began = time.perf_counter()
     adapted = anole.adapt(client, task.support, AdaptOptions(mode="replace", steps=steps, publish="always"))
@@ -124,12 +124,12 @@ def one_run(anole: Client, client: str, task: Draw, steps: int | None) -> Second
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """The middle and the slow end of some seconds."""
+    """Median and high percentile of some seconds."""
     return {"p50": percentile(values, 0.5), "p99": percentile(values, 0.99), "highest": max(values)}
 
 
 def table(record: dict[str, Any]) -> str:
-    """The run for people."""
+    """Format the results as a table."""
     recipe, prototypes = record["seconds"]["recipe"], record["seconds"]["prototypes"]
     rows = [
         (part, *(f"{1e3 * side[part][column]:.1f}" for side in (recipe, prototypes) for column in ("p50", "p99")))

@@ -12,7 +12,7 @@ from models.weights import Weights
 
 
 def untrained(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """The checkpoint with weights as its net draws them from `seed`, a linear head included, and moments at nought."""
+    """The checkpoint with initial weights drawn from `seed`, including a linear head, and zero moments."""
     net = build(checkpoint.net_config, seed)
     weights: Weights = net.start()
     if heads.WEIGHT in checkpoint.weights:

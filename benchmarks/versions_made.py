@@ -41,11 +41,11 @@ class Made:
     images: Tensor
 
     def folded(self) -> dict[str, Tensor]:
-        """The version as it is judged with."""
+        """Folded weights of the version."""
         return fold_calibrated(self.adapted.kept(), self.adapted.statistics)
 
     def others(self, count: int, seed: int = 0) -> Iterator[Adapted]:
-        """Other versions: what this one adds to the start, each with its numbers in another order."""
+        """Other versions: the update of this one, permuted."""
         generator = torch.Generator().manual_seed(seed)
         for _ in range(count):
             weights = {name: self._shuffled(name, tensor, generator) for name, tensor in self.adapted.weights.items()}
@@ -58,12 +58,12 @@ class Made:
 
 
 def folded(adapted: Adapted) -> Weights:
-    """A version as it is judged with."""
+    """Folded weights of a version."""
     return fold_calibrated(adapted.kept(), adapted.statistics)
 
 
 def made(checkpoint: str, images: LabelledPngs, seed: int, queries: int = 20) -> Made:
-    """Adapt one client, 5 classes x 10 images, and keep up to `queries` other images a class."""
+    """Adapt one client, 5 classes x 10 images, and keep up to `queries` further images per class."""
     loaded = load_checkpoint(checkpoint)
     net = loaded.build_net().eval()
     spec = loaded.net_config.image

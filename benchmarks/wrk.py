@@ -31,12 +31,12 @@ end
 
 
 class NoDriver(AnoleError):
-    """wrk is not there, or said nothing that can be read."""
+    """wrk is not installed, or its output cannot be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A request's body with the media type that says how to read it."""
+    """A request body and its media type."""
 
     content_type: str
     body: bytes
@@ -44,7 +44,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Driven:
-    """What one run of wrk saw.
+    """Results of one run of wrk.
 
     Attributes:
         requests_a_second: answered, whatever the answer.
@@ -86,7 +86,7 @@ def drive(url: str, requests: Path, connections: int, seconds: int, pid: int) ->
     """Send what `requests` says for some seconds, one request in flight a connection; `pid` is the service's.
 
     Raises:
-        NoDriver: its words cannot be read.
+        NoDriver: its output cannot be parsed.
     """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "30s", "-s", str(requests)]
     processes = family(pid)
@@ -112,14 +112,14 @@ def drive(url: str, requests: Path, connections: int, seconds: int, pid: int) ->
 
 
 def family(pid: int) -> list[int]:
-    """A process and those that it started, and those that they did."""
+    """A process and its descendants."""
     tasks = Path(f"/proc/{pid}/task")
     children = [int(child) for task in tasks.glob("*/children") for child in task.read_text().split()]
     return [pid, *(member for child in children for member in family(child))]
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and those of its children that have ended; 0 for one that has ended itself."""
+    """Processor time of a process and its finished children; 0 if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:

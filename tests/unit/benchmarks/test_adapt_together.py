@@ -10,7 +10,7 @@ from benchmarks.adapt_together import PLAIN, QUEUE, PlainLoop, Queued, largest_d
 from benchmarks.meta_training_throughput import Times
 
 
-def test_the_plain_loop_and_the_queue_come_to_the_same_weights_and_other_draws_to_others() -> None:
+def test_the_plain_loop_and_the_queue_give_the_same_weights() -> None:
     threads = torch.get_num_threads()
     work = work_of(argparse.Namespace(net="omniglot", device="cpu", clients=2, threads=1))
     queued = Queued(work)
@@ -20,7 +20,7 @@ def test_the_plain_loop_and_the_queue_come_to_the_same_weights_and_other_draws_t
     torch.set_num_threads(threads)
 
 
-def test_the_table_shows_clients_a_second_and_the_ratio_to_the_plain_loop() -> None:
+def test_the_table_shows_clients_per_second_and_the_ratio_to_the_plain_loop() -> None:
     times = {PLAIN: Times([4.0, 8.0, 4.0], [8.0, 8.0, 8.0]), QUEUE: Times([2.0, 2.0, 9.0], [2.0, 4.0, 4.0])}
     (row,) = [line for line in table(times, clients=32).splitlines() if QUEUE in line]
     cells = [cell.strip() for cell in row.strip("|").split("|")]

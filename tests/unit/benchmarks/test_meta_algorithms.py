@@ -44,7 +44,7 @@ def entry(algorithm: Algorithm, steps: int = 1) -> Entry:
     return Entry(algorithm, steps, RATES[algorithm])
 
 
-def test_all_algorithms_start_alike_and_get_the_same_tasks(data: Data) -> None:
+def test_all_algorithms_have_the_same_start_and_tasks(data: Data) -> None:
     first, again = TaskStream(data, TINY, CPU), TaskStream(data, TINY, CPU)
     assert all(torch.equal(a.images, b.images) for a, b in zip(first(3), again(3), strict=True))
     assert not torch.equal(first(3)[0].images, first(4)[0].images)
@@ -53,7 +53,7 @@ def test_all_algorithms_start_alike_and_get_the_same_tasks(data: Data) -> None:
     assert [(one.inner_steps, one.algorithm) for one in entries([1, 5], RATES)][3:] == [(5, one) for one in ALGORITHMS]
 
 
-def test_reptiles_entry_makes_reptiles_meta_step(data: Data) -> None:
+def test_the_entry_of_reptile_runs_its_meta_step(data: Data) -> None:
     supports, start, one = TaskStream(data, TINY, CPU)(0), TINY.start(CPU), entry("reptile")
     moved = one.step(TINY, TINY.net(), start, supports, 0.5)
     size = 0.5 * one.rates.outer
@@ -64,7 +64,7 @@ def test_reptiles_entry_makes_reptiles_meta_step(data: Data) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["fomaml", "maml"])
-def test_the_outer_rate_of_the_others_is_adams(algorithm: Algorithm, data: Data) -> None:
+def test_the_outer_rate_of_maml_is_the_learning_rate_of_adam(algorithm: Algorithm, data: Data) -> None:
     start, one = TINY.start(CPU), entry(algorithm)
     moved = one.step(TINY, TINY.net(), start, TaskStream(data, TINY, CPU)(0), 0.5)
     assert moved.outer_adam is not None
@@ -72,7 +72,7 @@ def test_the_outer_rate_of_the_others_is_adams(algorithm: Algorithm, data: Data)
     assert difference == pytest.approx(0.5 * one.rates.outer, rel=1e-3)  # Adam's first step has the size of its rate
 
 
-def test_without_a_data_root_generated_images_stand_in_and_are_said_to() -> None:
+def test_without_a_data_root_generated_images_are_used_and_reported() -> None:
     opened = open_data(None)
     assert "stand in for Omniglot" in opened.name
     assert opened.train.images(0).shape[1:] == (1, 28, 28)
@@ -93,7 +93,7 @@ def test_every_entry_is_timed_in_every_round(data: Data) -> None:
     assert all(len(own) == 3 and min(own) > 0 for own in seconds.values())
 
 
-def test_memory_is_what_comes_on_top_of_what_was_held(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_excludes_what_was_in_use_before(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     held = iter((200 * MIB, 260 * MIB))
     asked = []
 
@@ -108,7 +108,7 @@ def test_memory_is_what_comes_on_top_of_what_was_held(data: Data, monkeypatch: p
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
-def test_a_peak_that_is_over_is_still_a_peak() -> None:
+def test_the_peak_includes_freed_memory() -> None:
     before = meta_costs.reset_peak(CPU)
     with mmap.mmap(-1, 64 * MIB) as fresh:  # memory that the process has freed before would not raise its peak
         for place in range(0, len(fresh), mmap.PAGESIZE):
@@ -116,7 +116,7 @@ def test_a_peak_that_is_over_is_still_a_peak() -> None:
     assert meta_costs.peak_bytes(CPU) - before > 60 * MIB
 
 
-def test_a_system_without_proc_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_system_without_proc_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(meta_costs, "_STATUS", tmp_path / "status")
     with pytest.raises(MemoryUnknown, match="run this on Linux"):
         meta_costs._status_bytes("VmRSS")
@@ -141,7 +141,7 @@ def runners(*algorithms: Algorithm) -> list[Runner]:
     return [Runner(entry(algorithm), MetaTrainingState({})) for algorithm in algorithms]
 
 
-def test_in_equal_time_a_cheap_step_is_made_more_often() -> None:
+def test_cheap_steps_run_more_often_in_equal_time() -> None:
     cheap, dear = both = runners("reptile", "maml")
     fake = FakeWork({"reptile": 1.0, "maml": 5.0})
     gaps = [abs(cheap.used_s - dear.used_s) for _ in race(both, fake.step, 40.0, fake.now)]
@@ -151,7 +151,7 @@ def test_in_equal_time_a_cheap_step_is_made_more_often() -> None:
     assert max(gaps) <= 5.0  # nobody runs ahead by more than a step
 
 
-def test_the_outer_rate_falls_with_the_time_used() -> None:
+def test_the_outer_rate_decays_with_the_time_used() -> None:
     fake = FakeWork({"maml": 1.0})
     list(race(runners("maml"), fake.step, 4.0, fake.now))
     assert fake.shares[1:] == [1.0, 0.75, 0.5, 0.25]  # the first is the one that warms up
@@ -171,7 +171,7 @@ def test_a_training_that_diverges_keeps_its_last_finite_start() -> None:
     assert [(share, state.meta_step) for share, state in runner.kept] == [(0.125, 2), (0.25, 3), (0.5, 3), (1.0, 3)]
 
 
-def test_a_race_on_real_work_ends_in_scored_starts(data: Data) -> None:
+def test_a_race_gives_starts_that_can_be_scored(data: Data) -> None:
     work = Work(width=4, n_way=2, shots=4, meta_batch=2, batch_size=10)
     contest = [Runner(entry(algorithm), work.start(CPU)) for algorithm in ALGORITHMS]
     ticks: Iterator[int] = iter(range(10**6))
@@ -199,7 +199,7 @@ def costs(maml_s: Callable[[int], float], maml_mib: Callable[[int], float], step
 USUAL = costs(lambda steps: 0.4 * steps, lambda steps: 60 + 40 * steps, (1, 5, 10))
 
 
-def test_what_is_saved_and_what_a_step_adds_are_worked_out_from_medians() -> None:
+def test_savings_and_growth_are_computed_from_medians() -> None:
     shares = saved(USUAL)
     assert list(shares) == [1, 5, 10]
     assert [memory for memory, _ in shares.values()] == pytest.approx([0.5, 1 - 50 / 260, 1 - 50 / 460])
@@ -210,7 +210,7 @@ def test_what_is_saved_and_what_a_step_adds_are_worked_out_from_medians() -> Non
     assert growth(USUAL[:3], "maml") is None
 
 
-def test_the_verdict_says_where_the_claim_holds_and_where_it_does_not() -> None:
+def test_the_verdict_states_where_the_claim_holds() -> None:
     said = verdict(USUAL)
     assert "50, 81, 89 % (at 1, 5, 10 inner steps) less memory" in said
     assert "The 62 % of memory is reached or passed at 5, 10 inner steps" in said
@@ -220,13 +220,13 @@ def test_the_verdict_says_where_the_claim_holds_and_where_it_does_not() -> None:
     assert "adds 40.0 MiB to MAML, which keeps its graph, and 0.0 MiB to Reptile" in said
 
 
-def test_what_equal_time_led_to_is_said_for_each_number_of_inner_steps() -> None:
+def test_the_result_of_equal_time_is_stated_for_each_number_of_inner_steps() -> None:
     assert outcomes([]) == []
     (sentence,) = outcomes(RESULTS)
     assert "(60 s each, 5 inner steps): Reptile 90.00 ± 2.00 % after 100 meta steps, FOMAML" in sentence
 
 
-def test_the_verdict_follows_the_figures() -> None:
+def test_the_verdict_depends_on_the_results() -> None:
     said = verdict(costs(lambda steps: 50.0 * steps, lambda steps: 60, (5,)))
     assert "The 62 % of memory is reached nowhere" in said
     assert "The 97 % of time is reached or passed at 5 inner steps" in said
@@ -240,7 +240,7 @@ def result(algorithm: Algorithm, share: float, *, diverged: bool = False) -> Res
 RESULTS = [result(algorithm, share) for algorithm in ALGORITHMS for share in MARKS]
 
 
-def test_tables_have_a_row_for_each_number_of_steps_and_for_each_algorithm() -> None:
+def test_tables_have_a_row_per_number_of_steps_or_algorithm() -> None:
     table = cost_table(USUAL, "memory").splitlines()
     assert table[3] == "| 5 | 50 | 50 | 260 | 5.2 |"
     assert table[-1] == "| each further one | +0.0 | +0.0 | +40.0 |  |"
@@ -252,7 +252,7 @@ def test_tables_have_a_row_for_each_number_of_steps_and_for_each_algorithm() -> 
 
 
 @pytest.mark.parametrize("results", [RESULTS, []], ids=["with training", "without"])
-def test_the_picture_is_a_picture(results: list[Result]) -> None:
+def test_the_plot_is_a_png(results: list[Result]) -> None:
     pytest.importorskip("matplotlib")
     drawn = Image.open(io.BytesIO(picture(Drawing(USUAL, results, "processor time", "made-up figures"))))
     assert drawn.size == (1950, 750)

@@ -35,7 +35,7 @@ ADAM = replace(SGD, optimiser="adam", learning_rate=0.001)
     [(SGD, 5), (ADAM, 5), (replace(ADAM, carry_moments=True), 1)],
     ids=["sgd", "adam, anew with each task", "adam, carried from meta step to meta step"],
 )
-def test_the_plain_loop_and_ours_reach_the_same_weights_on_the_same_draws(recipe: InnerLoopConfig, tasks: int) -> None:
+def test_both_sides_reach_the_same_weights(recipe: InnerLoopConfig, tasks: int) -> None:
     net, supports = build(SPEC, seed=3), [random_support(seed) for seed in range(tasks)]
     head = heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(0))
     state = MetaTrainingState({**net.start(), **head})
@@ -50,14 +50,14 @@ def test_the_plain_loop_and_ours_reach_the_same_weights_on_the_same_draws(recipe
         torch.testing.assert_close(moved[plain_name(name)], tensor, rtol=1e-3, atol=2e-5, msg=name)
 
 
-def test_the_operations_of_a_meta_step_are_those_counted_by_hand() -> None:
+def test_the_operations_of_a_meta_step_match_a_count_by_hand() -> None:
     work = Work(preset("paper").recipe, 5, 5, 10, CPU)
     first, rest = 14**2 * 64 * 9, (7**2 + 4**2 + 2**2) * 64 * 64 * 9  # multiply-adds of the four convolutions
     passes = 2 * first + 3 * (rest + 256 * 5)  # the first one's input needs no gradient
     assert work.flops() == 2 * passes * 250
 
 
-def test_each_side_of_the_benchmark_takes_its_turns() -> None:
+def test_the_sides_of_the_benchmark_alternate() -> None:
     work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
     assert list(sides(work)) == [PLAIN, OURS, MATRIX]
     assert list(sides(replace(work, threads=2))) == [PLAIN, OURS, INSIDE, MATRIX]

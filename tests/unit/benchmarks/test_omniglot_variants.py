@@ -31,7 +31,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> DatasetSplits:
     return small
 
 
-def test_every_variant_changes_something_and_says_so() -> None:
+def test_every_variant_changes_and_describes_something() -> None:
     tried = variants()
     assert (tried[0].preset, tried[0].turned) == (BASE, True)
     assert len({variant.name for variant in tried}) == len({variant.change for variant in tried}) == len(tried)
@@ -39,13 +39,13 @@ def test_every_variant_changes_something_and_says_so() -> None:
     assert len({(use.serve, use.normalisation) for use in uses(BASE.serve)}) == len(uses(BASE.serve))
 
 
-def test_of_turned_classes_the_upright_ones_are_kept(data: DatasetSplits) -> None:
+def test_upright_selects_the_classes_without_rotation(data: DatasetSplits) -> None:
     upright = omniglot_variants.upright(data.train)
     assert len(upright) == 20
     assert all(name.endswith("/turn0") for name in upright.class_names)
 
 
-def test_what_is_done_is_not_done_again(
+def test_saved_results_are_not_computed_again(
     data: DatasetSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "variants"
@@ -63,7 +63,7 @@ def test_what_is_done_is_not_done_again(
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")} == scored
 
 
-def test_rows_are_compared_with_the_first_and_a_divergence_is_said() -> None:
+def test_rows_are_compared_with_the_first_and_divergence_is_reported() -> None:
     rows: dict[str, omniglot_variants.Scores | str] = {
         "first": {1: [0.5, 0.7], 5: [0.9, 0.9]},
         "second": {1: [0.6, 0.8], 5: [0.8, 1.0]},

@@ -26,17 +26,17 @@ CELL = Cell(width=2, precision="float32", recompute=False, side=16, batch=10, st
 
 
 @pytest.mark.parametrize("millions", [1, 10])
-def test_a_net_has_about_as_many_weights_as_asked_for(millions: float) -> None:
+def test_a_net_has_about_the_requested_number_of_weights(millions: float) -> None:
     start = build(NetConfig("resnet12", ImageConfig(3, 42), width_of(millions))).start()
     assert sum(tensor.numel() for tensor in start.values()) == pytest.approx(millions * 1e6, rel=0.1)
 
 
-def test_a_hundred_million_weights_are_of_an_even_width() -> None:
+def test_the_width_for_100_million_weights_is_even() -> None:
     assert width_of(100) == 182
     assert width_of(0.001) == 2
 
 
-def test_float16_is_measured_on_cuda_alone_and_the_first_cell_is_the_reference() -> None:
+def test_float16_is_measured_on_cuda_only_and_the_first_cell_is_the_reference() -> None:
     arguments = Namespace(side=16, batch=10, steps=1, threads=1)
     on_cpu, on_cuda = (cells_of(2, arguments, torch.device(name)) for name in ("cpu", "cuda"))
     assert on_cpu[0] == CELL
@@ -45,7 +45,7 @@ def test_float16_is_measured_on_cuda_alone_and_the_first_cell_is_the_reference()
     assert len(on_cuda) == 6
 
 
-def test_what_was_taken_is_measured_and_held_against_the_reference(tmp_path: Path) -> None:
+def test_an_adaptation_is_measured_and_compared_with_the_reference(tmp_path: Path) -> None:
     reference = str(tmp_path / "reference.safetensors")
     exact, again, half = (
         taken_here(cell, reference)
@@ -59,7 +59,7 @@ def test_what_was_taken_is_measured_and_held_against_the_reference(tmp_path: Pat
     assert exact.before_bytes > 10 * size.MIB
 
 
-def test_the_difference_is_a_share_of_the_references_update(tmp_path: Path) -> None:
+def test_the_difference_is_relative_to_the_update_of_the_reference(tmp_path: Path) -> None:
     start, exact, other = ({"w": torch.tensor(values)} for values in ([0.0, 0.0], [3.0, 4.0], [3.0, 3.0]))
     assert against(start, exact, tmp_path / "reference.safetensors") == (None, None)
     largest, share = against(start, other, tmp_path / "reference.safetensors")
@@ -67,13 +67,13 @@ def test_the_difference_is_a_share_of_the_references_update(tmp_path: Path) -> N
     assert share == pytest.approx(0.2)
 
 
-def test_the_head_starts_from_one_image_a_class_so_that_there_is_something_to_learn() -> None:
+def test_the_head_starts_from_one_image_per_class() -> None:
     images, labels = random_support(CELL).anchor_images()
     assert labels.tolist() == [0, 1, 2, 3, 4]
     assert len(images) == 5
 
 
-def test_a_line_holds_ratios_to_the_first_row() -> None:
+def test_a_row_has_ratios_to_the_first_row() -> None:
     first, second = (
         size.Row(replace(CELL, recompute=recompute), [Taken(1, 0, added, seconds, largest, share)])
         for recompute, added, seconds, largest, share in ((False, 8, 2.0, None, None), (True, 4, 3.0, 0.5, 0.1))
@@ -83,7 +83,7 @@ def test_a_line_holds_ratios_to_the_first_row() -> None:
 
 
 @pytest.mark.parametrize("spec", [SPEC, SURFACE_SPEC, RESNET_SPEC], ids=lambda spec: spec.kind)
-def test_every_way_matches_weights_of_every_net(spec: NetConfig) -> None:
+def test_every_variant_matches_weights_of_every_net(spec: NetConfig) -> None:
     start = build(spec).start()
     names = [*start, "head.weight", "head.bias"]
     ways = inner_ways(blocks_of(start))
@@ -96,7 +96,7 @@ def test_every_way_matches_weights_of_every_net(spec: NetConfig) -> None:
     assert moving == {blocks_of(start)[-1], "head"}
 
 
-def test_meta_ways_match_the_net_that_is_trained() -> None:
+def test_meta_variants_match_the_trained_net() -> None:
     names = list(build(NetConfig("conv4", ImageConfig(1, 28), 4)).start())
     for way in meta_ways():
         assert set(algebra.lr_multipliers_by_name(names, way.meta).values()) != {1.0}
@@ -107,7 +107,7 @@ def arguments() -> Namespace:
     return Namespace(meta_steps=1, shots=1, episodes=2, rounds=1, seed=0, data_root=None, threads=1)
 
 
-def test_ways_are_scored_timed_and_weighed(arguments: Namespace) -> None:
+def test_variants_are_scored_timed_and_measured_in_bytes(arguments: Namespace) -> None:
     spec, classes = NetConfig("conv4", ImageConfig(1, 16), 4), Textures(16, 1, seed=1, lines=2)
     rows = [
         layer_rates.Row(
@@ -124,7 +124,7 @@ def test_ways_are_scored_timed_and_weighed(arguments: Namespace) -> None:
     assert layer_rates.line(diverged, rows[0])[1] == "diverged at meta step 1"
 
 
-def test_a_short_training_takes_its_rates_into_use(arguments: Namespace) -> None:
+def test_a_short_training_uses_its_multipliers(arguments: Namespace) -> None:
     textures = Textures(28, 1, seed=0, lines=3)
     way = layer_rates.Way("x", (("block*", 0.1),), (("block1.*", 0.0),))
     row = layer_rates.trained(way, Data("textures", textures, textures), arguments)
@@ -145,7 +145,7 @@ def test_every_operation_runs_in_both_precisions() -> None:
         assert float(half) >= 0
 
 
-def test_a_convolution_counts_the_products_of_its_three_passes() -> None:
+def test_the_operations_of_a_convolution_cover_its_three_passes() -> None:
     plain, grouped = (half_precision.convolution("x", (tasks, 64, 10, 14)).flop for tasks in (1, 5))
     assert plain == 3 * 2 * 10 * 14 * 14 * 64 * 64 * 9
     assert grouped == 5 * plain

@@ -15,7 +15,7 @@ STEADY = Reading(60, 100, 300.0, 40, 20)
 
 
 @pytest.mark.slow
-def test_a_short_soak_leaves_descriptors_and_threads_as_they_were(tmp_path: Path) -> None:
+def test_a_short_soak_does_not_leak_descriptors_or_threads(tmp_path: Path) -> None:
     readings = soak(ServiceOptions(str(tiny_checkpoint_in(tmp_path))), seconds=4, count=6)
     assert flat(readings)
     assert [one.requests for one in readings] == sorted({one.requests for one in readings})
@@ -25,12 +25,12 @@ def test_a_short_soak_leaves_descriptors_and_threads_as_they_were(tmp_path: Path
 @pytest.mark.parametrize(
     "grown", [replace(STEADY, memory_mib=320.0), replace(STEADY, descriptors=60), replace(STEADY, threads=60)]
 )
-def test_what_grows_is_not_flat(grown: Reading) -> None:
+def test_growth_is_not_flat(grown: Reading) -> None:
     assert flat([STEADY] * 6)
     assert not flat([STEADY] * 4 + [grown] * 2)
 
 
-def test_growth_is_told_by_the_last_third_beside_the_one_before() -> None:
+def test_growth_compares_the_last_third_with_the_one_before() -> None:
     warm = replace(STEADY, memory_mib=100.0)
     assert growth([warm] * 2 + [STEADY] * 4) == (0.0, 0.0, 0.0)
     assert growth([STEADY] * 4 + [replace(STEADY, memory_mib=301.5, threads=19)] * 2) == (1.5, 0.0, -1.0)

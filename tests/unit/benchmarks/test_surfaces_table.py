@@ -41,7 +41,7 @@ def either_way() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("patterns", PATTERNS, ids=lambda patterns: patterns.method)
-def test_histograms_hold_shares_and_do_not_see_the_light(patterns: Patterns) -> None:
+def test_histograms_are_normalised_and_ignore_brightness(patterns: Patterns) -> None:
     pytest.importorskip("skimage")
     dim = torch.randint(128, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0)) / 255
     counted = Histograms(patterns).of(torch.cat([dim, 2 * dim]))
@@ -51,14 +51,14 @@ def test_histograms_hold_shares_and_do_not_see_the_light(patterns: Patterns) -> 
     assert counted[0] != pytest.approx(counted[1])
 
 
-def test_only_patterns_with_a_direction_tell_upright_from_lying_stripes() -> None:
+def test_only_directional_patterns_distinguish_vertical_and_horizontal_stripes() -> None:
     pytest.importorskip("skimage")
     whichever, directed = (Histograms(patterns).of(either_way()) for patterns in PATTERNS)
     assert whichever[0] == pytest.approx(whichever[1])
     assert abs(directed[0] - directed[1]).sum() > 1
 
 
-def test_the_features_see_the_images_that_a_net_of_another_input_sees(stripes: Path) -> None:
+def test_the_features_use_the_same_images_as_a_net_with_another_input(stripes: Path) -> None:
     def drawn(spec: ImageConfig) -> list[tuple[str, int]]:
         """Class and place of each query of an episode, found by its pixels."""
         classes = open_folder(stripes, spec)
@@ -84,7 +84,7 @@ def test_episodes_are_learned_from_their_support() -> None:
     assert list(accuracies(classes, shape, EvaluationConfig(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
 
 
-def test_an_untrained_checkpoint_differs_in_its_weights_alone() -> None:
+def test_an_untrained_checkpoint_differs_only_in_its_weights() -> None:
     spec = NetConfig("conv4", ImageConfig(channels=1, side=16), width=8)
     recipe = InnerLoopConfig(steps=1, learning_rate=0.1, optimiser="adam", carry_moments=True, head="linear")
     net = build(spec, seed=1)
@@ -99,7 +99,7 @@ def test_an_untrained_checkpoint_differs_in_its_weights_alone() -> None:
 
 
 @pytest.mark.parametrize("features", [True, False])
-def test_every_way_is_scored_on_the_same_episodes_and_compared_with_the_first(
+def test_methods_are_scored_on_the_same_episodes_and_compared_with_the_first(
     features: bool, stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(lbp_baseline, "installed", lambda: features)
