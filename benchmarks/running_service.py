@@ -107,7 +107,7 @@ def serving(options: ServiceOptions) -> Iterator[RunningService]:
 
 def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen[str]:
     if not _COMMAND.exists():
-        raise ServiceNotStarted(f"there is no {_COMMAND}; install the project into this environment first")
+        raise ServiceNotStarted(f"{_COMMAND} does not exist; install the project into this environment first")
     arguments = ["serve", "--port", "0", "--data", str(data), "--model", options.checkpoint, "--device", options.device]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANOLE_")}
     environment |= {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0"}
@@ -131,7 +131,7 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
         watchdog.cancel()
     said = "\n".join(log.read_text().splitlines()[-_LOG_LINES_SHOWN:])
     raise ServiceNotStarted(
-        f"the service ended, or said nothing for {START_LIMIT_S:.0f} s, before it was ready:\n{said}"
+        f"the service exited or printed no address within {START_LIMIT_S:.0f} s:\n{said}"
     )
 
 
