@@ -184,17 +184,17 @@ def serving(name: str, arguments: argparse.Namespace) -> None:
     spec = shipped.net_config.image
     if arguments.data_root is None:
         classes: ClassDataset = Textures(spec.side, spec.channels, seed=1, lines=24)
-        judged = "generated surfaces, which stand in (no --data-root)"
+        scored_on = "generated surfaces (no --data-root)"
     else:
         classes = open_dataset(JUDGED[name], spec, arguments.data_root, CACHE).test
-        judged = classes.name
+        scored_on = classes.name
     ways = inner_ways(blocks_of(shipped.weights))
     rows = [Row(way, replace(shipped, recipe=replace(shipped.recipe, lr_multipliers=way.inner))) for way in ways]
     half = replace(shipped.recipe, precision="bfloat16")
     rows.append(Row(Way("all 1, in bfloat16"), replace(shipped, recipe=half)))
     measure(rows, classes, arguments)
     loop = f"{shipped.recipe.steps} steps at rate {shipped.recipe.learning_rate}"
-    print(f"\nCheckpoint {name}, digest {shipped.digest[:12]}, {loop}; scored on {judged}")
+    print(f"\nCheckpoint {name}, digest {shipped.digest[:12]}, {loop}; scored on {scored_on}")
     print(f"{asked(arguments)}\n\n{table(rows)}", flush=True)
 
 

@@ -123,7 +123,7 @@ def through(forward: BatchPredictor, versions: Sequence[Weights], images: Tensor
         PredictionRequest(forward.serving_weights(one), np.ascontiguousarray(own.numpy()))
         for one, own in zip(versions, images, strict=True)
     ]
-    return lambda: [judged.probabilities for judged in forward.predict(asked)]
+    return lambda: [predicted.probabilities for predicted in forward.predict(asked)]
 
 
 def compared(found: dict[str, Way], clients: int, count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:

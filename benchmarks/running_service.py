@@ -130,9 +130,7 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
     finally:
         watchdog.cancel()
     said = "\n".join(log.read_text().splitlines()[-_LOG_LINES_SHOWN:])
-    raise ServiceNotStarted(
-        f"the service exited or printed no address within {START_LIMIT_S:.0f} s:\n{said}"
-    )
+    raise ServiceNotStarted(f"the service exited or printed no address within {START_LIMIT_S:.0f} s:\n{said}")
 
 
 def _wait_until_ready(url: str) -> None:

@@ -74,7 +74,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--draws", type=int, default=30, help="tasks (default: 30)")
     parser.add_argument("--classes", type=int, default=5, help="classes a task (default: 5)")
     parser.add_argument("--shots", type=int, default=10, help="images a class to adapt on (default: 10)")
-    parser.add_argument("--queries", type=int, default=40, help="most images a class to judge; 0: all (default: 40)")
+    parser.add_argument("--queries", type=int, default=40, help="maximum queries per class; 0: all (default: 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws and of the random weights (default: 0)")
     parser.add_argument(
         "--random-steps",
@@ -199,9 +199,9 @@ def table(record: dict[str, Any]) -> str:
     counts = f"{record['classes']} classes x {record['shots']} images"
     lines = [
         record["data"],
-        f"{record['draws']} draws (seed {record['seed']}), {counts}; judged: {which}, {low} to {high} images a draw",
+        f"{record['draws']} draws (seed {record['seed']}), {counts}; queries: {which}, {low} to {high} images a draw",
         machine_line(record["machine"]),
-        "Accuracy: mean over draws of the class-balanced share judged right, 95 % interval; differences draw by draw.",
+        "Accuracy: mean over draws of the class-balanced accuracy, 95 % interval; differences draw by draw.",
         "",
         markdown(
             ("way", "accuracy", "median", "against the first", "POST /adapt, p50"),

@@ -148,7 +148,7 @@ def test_cheap_steps_run_more_often_in_equal_time() -> None:
     assert (cheap.used_s, dear.used_s) == (40.0, 40.0)
     assert [state.meta_step for _, state in cheap.kept] == [5, 10, 20, 40]
     assert [state.meta_step for _, state in dear.kept] == [1, 2, 4, 8]
-    assert max(gaps) <= 5.0  # nobody runs ahead by more than a step
+    assert max(gaps) <= 5.0  # no algorithm is ahead by more than a step
 
 
 def test_the_outer_rate_decays_with_the_time_used() -> None:
