@@ -1,1 +1,1 @@
-"""The learning half: tasks, nets, the inner loop, Reptile, checkpoints, data. It knows no web, database or cloud."""
+"""Few-shot learning: tasks, nets, the inner loop, Reptile, checkpoints and data. No web, database or environment."""

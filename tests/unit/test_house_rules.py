@@ -29,6 +29,12 @@ ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
 ENVIRONMENT_READER = Path("service/settings.py")
 ARGUMENT_PER_OPTION = ("service/cli/",)
 FORBIDDEN_WORDS = re.compile(r"(^|_)(tenants?|mgr|manager|utils?|helpers?|misc)(_|$)", re.IGNORECASE)
+PROSE = ("README.md", "SECURITY.md", "Makefile", "Dockerfile", "docker-compose.yml", "docs/**/*.md", ".ci/*")
+UNCLEAR_PHRASES = re.compile(
+    r"refuses? to know|knows no(thing)?\b|whoever|\bnobody\b|\bis told\b|it is said|what came of it|expected were|"
+    r"were expected",
+    re.IGNORECASE,
+)
 BARE_MODEL = re.compile(r"^_?models?$|(?<!meta)_model$")
 
 
@@ -253,6 +259,16 @@ def test_models_says_net_or_weights_instead_of_model() -> None:
         for node in ast.walk(parsed(path))
         for name in ([node.id] if isinstance(node, ast.Name) else [node.arg] if isinstance(node, ast.arg) else [])
         if BARE_MODEL.search(name)
+    )
+
+
+def test_prose_is_plain_english() -> None:
+    pages = [path.relative_to(ROOT) for pattern in PROSE for path in sorted(ROOT.glob(pattern))]
+    report(
+        f"{path}:{number}: '{found[0]}' is unclear; say in a short sentence what it does"
+        for path in (*PRODUCT, *files("benchmarks"), *pages)
+        for number, line in enumerate((ROOT / path).read_text(encoding="utf-8").splitlines(), 1)
+        if (found := UNCLEAR_PHRASES.search(line))
     )
 
 
