@@ -136,7 +136,7 @@ def verdict(costs: Sequence[Cost]) -> str:
     time = {steps: both[1] for steps, both in shares.items()}
     slower = f"it needs a MAML {1 / (1 - CLAIMED_TIME):.0f} times as slow, which is {_ratios(time)} times as slow here"
     lines = [
-        f"It is said: Reptile takes {100 * CLAIMED_MEMORY:.0f} % less memory and {100 * CLAIMED_TIME:.0f} % less time.",
+        f"The claim: Reptile takes {100 * CLAIMED_MEMORY:.0f} % less memory and {100 * CLAIMED_TIME:.0f} % less time.",
         f"On the same work its meta step takes {_by_steps(memory)} less memory and {_by_steps(time)} less time.",
         f"The {100 * CLAIMED_MEMORY:.0f} % of memory {_reached(memory, CLAIMED_MEMORY)}.",
         f"Of all that the process holds, {_by_steps(saved_in_all(costs))} are saved.",

@@ -42,8 +42,8 @@ class ServiceOptions:
         device: auto, cpu or cuda.
         torch_threads: threads inside one operation, for the record; a service always has one.
         folder: where the store is written, which decides what a sync costs; None is the system's temporary folder.
-        environment: further settings. All requests of a benchmark come from one address, so what one address may
-            take is lifted unless it is said here.
+        environment: further settings. All requests of a benchmark come from one address, so the limits per
+            address are lifted unless they are set here.
     """
 
     checkpoint: str
