@@ -8,8 +8,8 @@ from typing import Final
 
 from models.data.synthetic.demo import LabelledImage, demo_samples
 from service.bootstrap import Services
+from service.runtime.decoding.decoder import Upload
 from service.usecases.adapt import AdaptCommand
-from service.usecases.samples import Upload
 
 CLIENT: Final = "demo"
 FOLDER: Final = "demo"

@@ -1,19 +1,28 @@
-"""Values that FastAPI passes to route handlers."""
+"""What route handlers share: the values that FastAPI passes to them, and waiting for work in other threads."""
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, TypeVar, cast
 
 from fastapi import Depends, Path, Request
+from starlette.requests import ClientDisconnect
 
 from service.bootstrap import Services
 from service.domain.names import validate_alias_name
+from service.errors import RETRY_BUSY_S, DeadlinePassed
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.jobs import Jobs
 
+T = TypeVar("T")
+
 MAX_VERSION: Final = 2**31 - 1
+
+_WATCH_AFTER_S: Final = 0.05
+"""Requests that are answered sooner are not watched for a disconnect, which would cost more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +53,43 @@ ContextDep = Annotated[Context, Depends(_context)]
 ServicesDep = Annotated[Services, Depends(_services)]
 AliasPath = Annotated[str, Depends(_alias)]
 VersionPath = Annotated[int, Path(ge=1, le=MAX_VERSION, description="number of a version")]
+
+
+async def wait_for(request: Request, work: Future[T], limit_s: float, watch_after_s: float = _WATCH_AFTER_S) -> T:
+    """Return the result of `work`, or raise its error. Work that is no longer awaited is cancelled if it has not begun.
+
+    Args:
+        request: its body has been read.
+        work: runs in another thread.
+        limit_s: time limit in seconds.
+        watch_after_s: when to begin to watch for a disconnect.
+
+    Raises:
+        ClientDisconnect: the client has disconnected.
+        DeadlinePassed: the time limit was exceeded.
+    """
+    answer = asyncio.wrap_future(work)
+    disconnect: asyncio.Task[None] | None = None
+    try:
+        await asyncio.wait({answer}, timeout=min(watch_after_s, limit_s))
+        if not answer.done():
+            disconnect = asyncio.create_task(_disconnected(request))
+            either: set[asyncio.Future[Any]] = {answer, disconnect}
+            await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        if disconnect is not None and disconnect.done():
+            raise ClientDisconnect
+        raise DeadlinePassed(
+            f"there was no result within {limit_s:g} s; try again in {RETRY_BUSY_S} s, with fewer or smaller images",
+            RETRY_BUSY_S,
+        )
+    finally:
+        answer.cancel()
+        if disconnect is not None:
+            disconnect.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue

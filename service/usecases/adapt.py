@@ -23,11 +23,11 @@ from service.domain.names import validate_client_name
 from service.domain.report import build_report
 from service.domain.version import LIVE, Idempotency, Version, VersionDraft
 from service.errors import InvalidRequest, ParentSuperseded, UnknownClient
-from service.runtime.decoding.decoder import Decoder
+from service.runtime.decoding.decoder import Decoder, Upload
 from service.runtime.job_control import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoints
 from service.store.version_store import VersionStore
-from service.usecases.samples import Sample, Samples, Upload, joined
+from service.usecases.samples import Sample, Samples, joined
 
 _MAX_SEED: Final = 2**63 - 1
 

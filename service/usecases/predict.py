@@ -19,12 +19,11 @@ from models.inference.predict import Predictions
 from models.inference.predictor import PredictionRequest, ServingWeights
 from service.domain.version import LIVE, ServedVersion
 from service.errors import NoSamples, NothingLive, UnknownAlias
-from service.runtime.decoding.decoder import Decoder
+from service.runtime.decoding.decoder import Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache
 from service.store.version_store import VersionStore
-from service.usecases.samples import Upload, decode_upload
 
 SCORE_DIGITS: Final = 6
 """Scores are rounded: precise enough to compare, too coarse to recover weights from."""
@@ -171,7 +170,7 @@ class Prediction:
         if isinstance(version, AnoleError):
             raise version
         checkpoint = self._checkpoints.get(version.meta_model_digest, version.meta_model)
-        images = [decode_upload(upload, self._decoder) for upload in command.uploads]
+        images = [upload.decode(self._decoder) for upload in command.uploads]
         return _Prepared(command, version, checkpoint, images)
 
     def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:

@@ -1,4 +1,4 @@
-"""Uploaded images, and the samples of a version: those of the request joined with those that are stored."""
+"""The samples of a version: those of the request joined with those that are stored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from models.errors import ImageRejected
 from service.domain.names import validate_label
 from service.domain.version import SampleRef, Version
 from service.errors import (
@@ -18,16 +17,8 @@ from service.errors import (
     TooManyClasses,
     TooManySamples,
 )
-from service.runtime.decoding.decoder import Decoder
+from service.runtime.decoding.decoder import Decoder, Upload
 from service.store.version_store import EncodedSample, VersionStore, encode_sample
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One uploaded file: the sender's name for it, and its bytes."""
-
-    name: str
-    content: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +73,7 @@ class Samples:
         """Decode the samples of a request. Raises ImageRejected, DecoderUnavailable."""
         samples = []
         for upload, label in zip(uploads, labels, strict=True):
-            image = decode_upload(upload, self.decoder)
+            image = upload.decode(self.decoder)
             encoded = encode_sample(image)
             samples.append(Sample(SampleRef(encoded.digest, label, upload.name), image, encoded))
         return samples
@@ -126,18 +117,6 @@ class Samples:
                 f"the version would have {samples} samples, stored ones included; at most {self.max_samples} are "
                 "allowed: send fewer, or start again with mode=replace"
             )
-
-
-def decode_upload(upload: Upload, decoder: Decoder) -> Tensor:
-    """Decode a file to its canonical image. Errors begin with the file's name.
-
-    Raises:
-        ImageRejected, DecoderUnavailable.
-    """
-    try:
-        return decoder.decode(upload.content)
-    except ImageRejected as error:
-        raise type(error)(f"{upload.name}: {error}") from error
 
 
 def joined(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:

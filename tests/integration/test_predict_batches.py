@@ -11,9 +11,9 @@ from models.errors import ImageCorrupt
 from service import bootstrap
 from service.bootstrap import Services
 from service.errors import NothingLive, UnknownClient, UnknownVersion
+from service.runtime.decoding.decoder import Upload
 from service.settings import Settings
 from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
-from service.usecases.samples import Upload
 from tests.generated import striped
 from tests.integration.test_predictions_stand_alone import PERIODS, TOLERANCE, command
 

@@ -13,10 +13,10 @@ import torch
 
 from service import bootstrap
 from service.bootstrap import Services
+from service.runtime.decoding.decoder import Upload
 from service.settings import Settings
 from service.usecases import predict
 from service.usecases.adapt import AdaptCommand
-from service.usecases.samples import Upload
 from tests.generated import striped
 
 PERIODS = (5, 9, 15, 25)

@@ -22,8 +22,7 @@ from service.domain.names import validate_idempotency_key
 from service.domain.version import Idempotency
 from service.errors import DeadlinePassed, NoSamples
 from service.http import responses as views
-from service.http.archives import unpack
-from service.http.dependencies import Context, ContextDep
+from service.http.dependencies import Context, ContextDep, wait_for
 from service.http.middleware.admission import SLOT, Slot
 from service.http.middleware.auth import ADAPTING
 from service.http.middleware.logging import LOG_FIELDS
@@ -38,13 +37,12 @@ from service.http.problems import (
 from service.http.schemas import resources as schemas
 from service.http.schemas.reports import Report
 from service.http.scopes import accessible_client, require_scope
-from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form
-from service.http.waiting import wait_for
+from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form, unpack
+from service.runtime.decoding.decoder import Upload
 from service.runtime.job_control import JobControl
 from service.settings import Settings
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import Job
-from service.usecases.samples import Upload
 
 router = APIRouter(tags=["adapt"])
 

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from service.domain.names import validate_alias_name
 from service.domain.version import LIVE
 from service.errors import NothingLive, UnknownAlias, UnknownCheckpoint, UnknownVersion
-from service.http.dependencies import MAX_VERSION, ContextDep
+from service.http.dependencies import MAX_VERSION, ContextDep, wait_for
 from service.http.middleware.admission import SLOT, Slot
 from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import IMAGES, READ, UPLOAD, problems
@@ -17,9 +17,8 @@ from service.http.problems import MissingField
 from service.http.schemas import resources as schemas
 from service.http.scopes import accessible_client, require_scope
 from service.http.uploads import Fields, FormShape, check_size, read_form, read_query, reject_together
-from service.http.waiting import wait_for
+from service.runtime.decoding.decoder import Upload
 from service.settings import Settings
-from service.usecases.samples import Upload
 
 router = APIRouter(tags=["predict"])
 

@@ -17,6 +17,7 @@ from service.domain.key import KeyRecord
 from service.domain.maintenance import Erasure
 from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
+from service.runtime.decoding.decoder import Upload
 from service.runtime.job_control import JobControl
 from service.store.ports import Keys
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
@@ -26,7 +27,6 @@ from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
-from service.usecases.samples import Upload
 
 T = TypeVar("T")
 

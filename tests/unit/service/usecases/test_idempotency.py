@@ -12,10 +12,10 @@ import pytest
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch
 from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.decoding.decoder import Upload
 from service.runtime.job_control import JobControl
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.idempotency import Adapter, IdempotentAdaptation, PublicationStore
-from service.usecases.samples import Upload
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
 KEY = Idempotency("k", "1" * 64)

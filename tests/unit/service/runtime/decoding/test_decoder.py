@@ -17,8 +17,7 @@ from models.errors import ImageRejected, ImageTooLarge, ImageUndecodable
 from models.images.preprocessing import DEFAULT_LIMITS, DecodeLimits, decode
 from service.errors import DecoderUnavailable
 from service.runtime.decoding.child import ChildLimits
-from service.runtime.decoding.decoder import DecoderPool, InlineDecoder, PoolConfig
-from service.runtime.decoding.process import DecoderProcess, ProcessLost
+from service.runtime.decoding.decoder import DecoderPool, DecoderProcess, InlineDecoder, PoolConfig, ProcessLost
 from service.settings import child_environment
 from tests.generated import striped
 from tests.unit.models.pictures import encoded, png_claiming, scene

@@ -12,8 +12,8 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 
 from service.errors import DeadlinePassed, Overloaded
+from service.http.dependencies import wait_for
 from service.http.middleware.admission import AdmissionLimit
-from service.http.waiting import wait_for
 from service.runtime.predict_batcher import PredictBatcher
 from service.telemetry import Telemetry
 from tests.in_process import PNG, Web
