@@ -13,38 +13,35 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
-from benchmarks.cross_validation_episodes import (
-    EpisodeResult,
-    EpisodeSettings,
-    draw,
-    episode_results,
-    timed,
-    validation_of,
-)
-from benchmarks.figures import auroc, machine, machine_line, markdown, percentile
-from benchmarks.running_service import ServiceOptions
-from models.adaptation.adapt import BatchingOptions
+from benchmarks.figures import Parser, auroc, machine, machine_line, markdown, milliseconds, script
+from benchmarks.measuring import Times
+from models.adaptation.adapt import BatchingOptions, adapt_one
 from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.class_dataset import ClassDataset
 from models.data.registry import open_dataset
-from models.errors import AnoleError
+from models.images.preprocessing import normalise
+from models.inference.predict import Predictions, fold_calibrated, predict_images
+from models.task import Support
 from models.validation.calibration import (
     DEFAULT_PRIOR,
     LearningCurvePrior,
     estimate_accuracy,
     expected_calibration_error,
 )
+from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidator
+from models.validation.folds import group_duplicates
 from service.cli.train import CACHE
 
 WAYS: Final = 5
@@ -52,6 +49,8 @@ FLIPPED: Final = 0.2
 PARTS: Final = ("honesty", "verdicts", "flips", "time")
 RATES: Final = (0.0, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 SPREADS: Final = (1.0, 1.15, 1.3, 1.6, 2.0)
+UNKNOWN_CLASSES: Final = 5
+UNKNOWN_IMAGES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,148 @@ class Source:
     checkpoint: Checkpoint
 
 
+@dataclass(frozen=True)
+class EpisodeSettings:
+    """Shape of an episode.
+
+    Attributes:
+        ways: number of classes.
+        shots: support images per class.
+        queries: maximum query images per class.
+        flipped: share of support labels that are replaced by another class.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    flipped: float = 0.0
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode with preprocessed images.
+
+    Attributes:
+        support: support with possibly flipped labels.
+        groups: near-duplicates in the support.
+        true_labels: int64 (samples,), without flips.
+        queries: float32 (queries, channels, side, side), and labels.
+        unknown: float32 (images, channels, side, side), of up to five other classes.
+    """
+
+    support: Support
+    groups: Tensor
+    true_labels: Tensor
+    queries: tuple[Tensor, Tensor]
+    unknown: Tensor
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """Results of one episode.
+
+    Attributes:
+        validated: the version and its cross-validation.
+        confidence: (queries,), calibrated probability of the predicted class.
+        correct: bool (queries,).
+        known: (queries,), in-distribution scores of the queries.
+        unknown: (images,), in-distribution scores of images of other classes.
+        flips: bool (samples,), True for replaced labels.
+    """
+
+    validated: CrossValidatedAdaptation
+    confidence: Tensor
+    correct: Tensor
+    known: Tensor
+    unknown: Tensor
+    flips: Tensor
+
+    @property
+    def truth(self) -> float:
+        """Accuracy on the queries."""
+        return float(self.correct.double().mean())
+
+
+def draw(classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoint, seed: int) -> Episode:
+    """Sample the episode of a seed; classes need five images more than `shots`."""
+    generator = torch.Generator().manual_seed(seed)
+    spec = checkpoint.net_config.image
+    usable = [index for index in range(len(classes)) if classes.count(index) >= settings.shots + 5]
+    order = [usable[place] for place in torch.randperm(len(usable), generator=generator).tolist()]
+    support, queries, query_labels = [], [], []
+    for label, index in enumerate(order[: settings.ways]):
+        images = classes.images(index)
+        images = images[torch.randperm(len(images), generator=generator)][: settings.shots + settings.queries]
+        support.append(images[: settings.shots])
+        queries.append(images[settings.shots :])
+        query_labels += [label] * (len(images) - settings.shots)
+    unknown = []
+    for index in order[settings.ways : settings.ways + UNKNOWN_CLASSES]:
+        images = classes.images(index)
+        unknown.append(images[torch.randperm(len(images), generator=generator)[:UNKNOWN_IMAGES]])
+    true_labels = torch.arange(settings.ways).repeat_interleave(settings.shots)
+    seen = torch.cat(support)
+    return Episode(
+        support=Support(normalise(seen, spec), _flipped(true_labels, settings, generator), settings.ways),
+        groups=group_duplicates(list(seen), flips=checkpoint.recipe.flip_augment),
+        true_labels=true_labels,
+        queries=(normalise(torch.cat(queries), spec), torch.tensor(query_labels)),
+        unknown=normalise(torch.cat(unknown), spec),
+    )
+
+
+def _flipped(labels: Tensor, settings: EpisodeSettings, generator: torch.Generator) -> Tensor:
+    count = round(settings.flipped * len(labels))
+    chosen = torch.randperm(len(labels), generator=generator)[:count]
+    changed = labels.clone()
+    changed[chosen] = (labels[chosen] + torch.randint(1, settings.ways, (count,), generator=generator)) % settings.ways
+    return changed
+
+
+def episode_results(
+    classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoint, seeds: range, batching: BatchingOptions
+) -> Iterator[EpisodeResult]:
+    """Sample an episode per seed, cross-validate and predict it."""
+    net = checkpoint.build_net()
+    validator = CrossValidator(net, checkpoint.weights, batching)
+    for seed in seeds:
+        episode = draw(classes, settings, checkpoint, seed)
+        validated = validator.adapt_and_score(episode.support, checkpoint.recipe, seed, episode.groups)
+        weights = fold_calibrated(
+            validated.adapted.kept(), validated.adapted.statistics, validation_of(validated).temperature
+        )
+        images, labels = episode.queries
+        predictions, unknown = predict_images(net, weights, images), predict_images(net, weights, episode.unknown)
+        confidence, predicted = predictions.probabilities.max(-1)
+        yield EpisodeResult(
+            validated=validated,
+            confidence=confidence,
+            correct=predicted == labels,
+            known=_scores(predictions),
+            unknown=_scores(unknown),
+            flips=episode.support.labels != episode.true_labels,
+        )
+
+
+def validation_of(validated: CrossValidatedAdaptation) -> CrossValidationResult:
+    """The cross-validation, which every episode has."""
+    if isinstance(validated.validation, CrossValidationResult):
+        return validated.validation
+    raise ValueError(f"an episode has no cross-validation: {validated.validation.reason}; use two or more shots")
+
+
+def _scores(predictions: Predictions) -> Tensor:
+    if predictions.in_distribution is None:
+        raise ValueError("the version has no class means; adapt it with this release")
+    return predictions.in_distribution
+
+
+@script
 def main() -> None:
     """Run the parts and print their tables."""
-    arguments = parsed()
+    arguments = parse_arguments()
     torch.set_num_threads(1)
-    try:
-        record = fitted(arguments) if arguments.fit else measured(arguments)
-    except AnoleError as error:
-        sys.exit(f"error: {error}")
+    record = fit(arguments) if arguments.fit else measure(arguments)
     if arguments.json:
         print(json.dumps(record, indent=2))
         return
@@ -82,28 +215,23 @@ def main() -> None:
         print(f"\n{title}\n\n{markdown(headings, rows)}")
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=None, help="folder with omniglot/ and x_sdd.zip")
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
-    parser.add_argument("--data", nargs="+", default=["omniglot", "folder:x_sdd.zip", "textures"], help="datasets")
-    parser.add_argument("--surfaces", default="surfaces", help="checkpoint for surfaces (default: %(default)s)")
-    parser.add_argument("--omniglot", default="omniglot", help="checkpoint for characters (default: %(default)s)")
-    parser.add_argument(
-        "--shots", type=int, nargs="+", default=[5, 10], help="support images per class (default: 5 10)"
-    )
-    parser.add_argument("--episodes", type=int, default=100, help="per dataset and shots (default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=40, help="maximum per class (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="parallel inner loops (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data-root", type=Path, help="folder with omniglot/ and x_sdd.zip")
+    parser.option("--part", list(PARTS), "parts to run", choices=PARTS)
+    parser.option("--data", ["omniglot", "folder:x_sdd.zip", "textures"], "datasets")
+    parser.option("--surfaces", "surfaces", "checkpoint for surfaces")
+    parser.option("--omniglot", "omniglot", "checkpoint for characters")
+    parser.option("--shots", [5, 10], "support images per class")
+    parser.option("--episodes", 100, "episodes per dataset and number of shots", least=2)
+    parser.option("--queries", 40, "maximum number of queries per class")
+    parser.option("--rounds", 15, "timed rounds")
+    parser.option("--threads", 2, "parallel inner loops")
+    parser.option("--seed", 0, "seed of the first episode")
     parser.add_argument("--fit", action="store_true", help="fit the constants on meta-training classes")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    arguments = parser.parse_args()
-    if arguments.episodes < 2:
-        parser.error("a mean needs at least 2 episodes")
-    return arguments
+    parser.json()
+    return parser.parse_args()
 
 
 def sources(arguments: argparse.Namespace, *, training: bool = False) -> list[Source]:
@@ -127,9 +255,9 @@ def run_episodes(
     return list(track(each, f"{source.name}, {shots} shots", len(seeds), console=Console(stderr=True)))
 
 
-def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tables of all parts, and the machine."""
-    record: dict[str, Any] = {"machine": machine(ServiceOptions(arguments.surfaces)), "tables": []}
+    record: dict[str, Any] = {"machine": machine(arguments.surfaces), "tables": []}
     honesty, verdicts, flips, seconds = [], [], [], []
     for source in sources(arguments):
         for shots in arguments.shots:
@@ -226,22 +354,24 @@ TIME: Final = ("data", "without, p50", "with, p50", "ratio, median of rounds")
 
 
 def time_row(source: Source, arguments: argparse.Namespace) -> tuple[str, ...]:
-    """Time both sides alternately on the same support."""
+    """Time an adaptation without and with cross-validation of the same support, alternately."""
     settings, batching = EpisodeSettings(WAYS, 10, 1), BatchingOptions(executor=FairExecutor(arguments.threads))
-    pairs = []
+    net, checkpoint, without, validating = source.checkpoint.build_net(), source.checkpoint, Times(), Times()
+    validator = CrossValidator(net, checkpoint.weights, batching)
     for number in range(arguments.rounds + 1):
-        episode = draw(source.classes, settings, source.checkpoint, arguments.seed + number)
-        pairs.append(timed(episode, source.checkpoint, number, batching))
-    without, validating = zip(*pairs[1:], strict=True)  # the first round warms up
-    ratios = [with_s / without_s for without_s, with_s in pairs[1:]]
+        episode = draw(source.classes, settings, checkpoint, arguments.seed + number)
+        support, recipe = episode.support, checkpoint.recipe
+        without.measure(partial(adapt_one, net, checkpoint.weights, support, recipe, number))
+        validating.measure(partial(validator.adapt_and_score, support, recipe, number, episode.groups))
+    pairs = list(zip(without.elapsed_s, validating.elapsed_s, strict=True))[1:]  # the first round warms up
     return (
-        f"{1e3 * percentile(without, 0.5):.0f} ms",
-        f"{1e3 * percentile(validating, 0.5):.0f} ms",
-        f"{statistics.median(ratios):.2f}",
+        f"{milliseconds([without_s for without_s, _ in pairs], decimals=0)} ms",
+        f"{milliseconds([with_s for _, with_s in pairs], decimals=0)} ms",
+        f"{statistics.median(with_s / without_s for without_s, with_s in pairs):.2f}",
     )
 
 
-def fitted(arguments: argparse.Namespace) -> dict[str, Any]:
+def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Mean error by rate, and coverage by variance factor at the default rate, on meta-training classes."""
     results = [
         (f"{source.name}, {shots} shots", run_episodes(source, arguments, shots))
@@ -253,7 +383,7 @@ def fitted(arguments: argparse.Namespace) -> dict[str, Any]:
         (name, *(f"{100 * coverage(episodes, spread):.1f} %" for spread in SPREADS)) for name, episodes in results
     ]
     return {
-        "machine": machine(ServiceOptions(arguments.surfaces)),
+        "machine": machine(arguments.surfaces),
         "tables": [
             ("Mean error in points by rate, meta-training classes", ("data", *map(str, RATES)), rates),
             (f"Coverage by variance factor, rate {DEFAULT_PRIOR.rate}", ("data", *map(str, SPREADS)), spreads),

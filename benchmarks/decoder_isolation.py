@@ -12,13 +12,12 @@ import argparse
 import io
 import os
 import signal
-import time
-from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.figures import markdown, percentile
+from benchmarks.figures import Parser, markdown, percentile
+from benchmarks.measuring import Times, alternate
 from models.images.preprocessing import DEFAULT_LIMITS
 from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
 from service.settings import child_environment
@@ -26,64 +25,61 @@ from service.settings import child_environment
 
 def main() -> None:
     """Measure and print the table."""
-    arguments = parsed()
-    inline, pool = InlineDecoder(DEFAULT_LIMITS), pool_of(2)
-    rows = [compared(noisy(side), side, arguments.rounds, (inline, pool)) for side in arguments.sides]
+    arguments = parse_arguments()
+    print(f"load {os.getloadavg()[0]:.2f} before the run, {arguments.rounds} images per row, alternating\n")
+    inline, pool = InlineDecoder(DEFAULT_LIMITS), started_pool(2)
+    rows = [row(side, arguments.rounds, inline, pool) for side in arguments.sides]
     pool.close()
-    print(f"load {os.getloadavg()[0]:.2f} before the run, {arguments.rounds} images a line, by turns\n")
-    columns = ("side", "bytes", "here p50 ms", "isolated p50 ms", "more ms", "here p99 ms", "isolated p99 ms")
+    columns = ("side", "bytes", "here p50 ms", "isolated p50 ms", "added ms", "here p99 ms", "isolated p99 ms")
     print(markdown(columns, rows))
-    print(f"\na process that was killed, until the next image is decoded in a fresh one: {1e3 * loss_s():.0f} ms")
+    print(f"\nfrom the loss of a process to the next image, decoded in a new process: {1e3 * recovery_s():.0f} ms")
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=400, help="images of each side (default: 400)")
-    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256, 1024], help="pixels (64 128 256 1024)")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.option("--rounds", 400, "images of each size")
+    parser.option("--sides", [64, 128, 256, 1024], "sizes in pixels")
     return parser.parse_args()
 
 
-def pool_of(processes: int) -> DecoderPool:
-    """A decoder pool as in the service, with running processes."""
+def started_pool(processes: int) -> DecoderPool:
+    """A pool as in the service, with running processes."""
     pool = DecoderPool(DEFAULT_LIMITS, PoolConfig(processes), child_environment())
     for _ in range(processes):
-        pool.decode(noisy(64))
+        pool.decode(noise(64))
     return pool
 
 
-def noisy(side: int) -> bytes:
-    """A grey PNG, generated."""
+def noise(side: int) -> bytes:
+    """A grey PNG with random pixels."""
     pixels = np.random.default_rng(side).normal(128, 20, (side, side)).clip(0, 255).astype(np.uint8)
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, "PNG")
-    return held.getvalue()
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()
 
 
-def compared(content: bytes, side: int, rounds: int, decoders: tuple[Decoder, Decoder]) -> tuple[str, ...]:
-    """One line of the table: both sides by turns."""
-    pairs = [[timed(decoder.decode, content) for decoder in decoders] for _ in range(rounds)]
-    here, isolated = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+def row(side: int, rounds: int, inline: Decoder, pool: Decoder) -> tuple[str, ...]:
+    """One line of the table."""
+    content = noise(side)
+    times = alternate(
+        {"here": lambda _: inline.decode(content), "isolated": lambda _: pool.decode(content)}, rounds, warm_up=0
+    )
+    here, isolated = times["here"].elapsed_s, times["isolated"].elapsed_s
     p50_here, p50_isolated = percentile(here, 0.5), percentile(isolated, 0.5)
     shown = (p50_here, p50_isolated, p50_isolated - p50_here, percentile(here, 0.99), percentile(isolated, 0.99))
     return (str(side), f"{len(content):,}", *(f"{1e3 * seconds:.3f}" for seconds in shown))
 
 
-def timed(decode: Callable[[bytes], object], content: bytes) -> float:
-    """Seconds for one image."""
-    began = time.perf_counter()
-    decode(content)
-    return time.perf_counter() - began
-
-
-def loss_s() -> float:
-    """Seconds to decode an image after the only decoder process was killed."""
-    pool = pool_of(1)
+def recovery_s() -> float:
+    """Seconds to decode an image after the only process was killed."""
+    pool, times = started_pool(1), Times()
     try:
         os.kill(pool.process_ids()[0], signal.SIGKILL)
-        return timed(pool.decode, noisy(64))
+        times.measure(lambda: pool.decode(noise(64)))
     finally:
         pool.close()
+    return times.elapsed_s[0]
 
 
 if __name__ == "__main__":

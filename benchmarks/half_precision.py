@@ -12,8 +12,6 @@ milliseconds; the two precisions alternate.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -22,24 +20,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.figures import machine, machine_line, markdown
-from benchmarks.running_service import ServiceOptions
+from benchmarks.figures import Parser, machine, machine_line, markdown
+from benchmarks.measuring import alternate, ignoring_number
 
 PRECISIONS: Final[Mapping[str, torch.dtype]] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CHANNELS: Final = (64, 160, 320, 640)
-"""Of ResNet-12's blocks."""
+"""Channels of the blocks of ResNet-12."""
 PRODUCT: Final = 1024
-"""Rows and columns of the matrices that are multiplied."""
+"""Rows and columns of the matrices."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One kind of work.
+    """One kind of operation.
 
     Attributes:
-        name: name in the table.
-        prepare: a precision -> the work, ready to be run again and again.
-        flop: floating-point operations of it; 0 where memory decides.
+        name: row of the table.
+        prepare: takes a precision and returns a function that runs the operation.
+        flop: floating-point operations; 0 if memory bandwidth is the limit.
     """
 
     name: str
@@ -49,27 +47,27 @@ class Operation:
 
 def main() -> None:
     """Time every operation and print the table."""
-    arguments = parsed()
+    arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    print(machine_line(machine(ServiceOptions("none", torch_threads=arguments.threads))))
+    print(machine_line(machine("none", threads=arguments.threads)))
     print(f"\nbatch {arguments.batch}, images of {arguments.side} x {arguments.side}, {arguments.rounds} rounds\n")
-    headings = ("operation", "float32, ms", "bfloat16, ms", "times as fast", "float32, GFLOP/s", "bfloat16, GFLOP/s")
+    headings = ("operation", "float32, ms", "bfloat16, ms", "speed-up", "float32, GFLOP/s", "bfloat16, GFLOP/s")
     rows = [line(operation, arguments.rounds) for operation in operations(arguments.batch, arguments.side)]
     print(markdown(headings, rows))
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=25, help="images (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=42, help="of an image, pixels, from 16 (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed runs of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="inside one operation (default: %(default)s)")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.option("--batch", 25, "number of images")
+    parser.option("--side", 42, "size of an image in pixels", least=16)
+    parser.option("--rounds", 7, "timed runs of each operation")
+    parser.option("--threads", 1, "threads per operation")
     return parser.parse_args()
 
 
 def operations(batch: int, side: int) -> list[Operation]:
-    """What is timed."""
+    """The rows of the table."""
     product = Operation(f"product of {PRODUCT} x {PRODUCT} matrices", multiplication, 2.0 * PRODUCT**3)
     found = [product]
     for place, channels in enumerate(CHANNELS):
@@ -91,7 +89,7 @@ def multiplication(kind: torch.dtype) -> Callable[[], object]:
 
 
 def convolution(name: str, shape: tuple[int, int, int, int]) -> Operation:
-    """A 3 x 3 convolution of (tasks, channels, batch, side), forward and backward, in its grouped layout."""
+    """A grouped 3 x 3 convolution of (tasks, channels, batch, side), forward and backward."""
     tasks, channels, batch, side = shape
 
     def prepare(kind: torch.dtype) -> Callable[[], object]:
@@ -105,26 +103,26 @@ def convolution(name: str, shape: tuple[int, int, int, int]) -> Operation:
 
 
 def normalisation(kind: torch.dtype, maps: tuple[int, ...]) -> Callable[[], object]:
-    """A batch normalisation; scale and shift are float32 in both."""
+    """Batch normalisation, forward and backward; scale and shift are float32 in both precisions."""
     images = numbers(maps, 0).to(kind).contiguous(memory_format=torch.channels_last).requires_grad_()
     scale, shift = (torch.ones(maps[1], requires_grad=True) for _ in range(2))
     return backward(lambda: F.batch_norm(images, None, None, scale, shift, training=True), images, scale, shift)
 
 
 def activation(kind: torch.dtype, maps: tuple[int, ...]) -> Callable[[], object]:
-    """A leaky ReLU."""
+    """A leaky ReLU, forward and backward."""
     images = numbers(maps, 0).to(kind).contiguous(memory_format=torch.channels_last).requires_grad_()
     return backward(lambda: F.leaky_relu(images, 0.1), images)
 
 
 def rounding(kind: torch.dtype) -> Callable[[], object]:
-    """What autocast does to a convolution's weights: a copy in bfloat16, nothing in float32."""
+    """The conversion of weights by autocast: a copy in bfloat16, nothing in float32."""
     weight = numbers((CHANNELS[-1], CHANNELS[-1], 3, 3), 0)
     return lambda: weight.to(kind)
 
 
 def backward(forward: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], object]:
-    """The forward pass, then gradients by the leaves."""
+    """A forward pass and the gradients with respect to the leaves."""
     seed = torch.ones_like(forward())
     return lambda: torch.autograd.grad(forward(), leaves, seed)
 
@@ -135,16 +133,10 @@ def numbers(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def line(operation: Operation, rounds: int) -> tuple[str, ...]:
-    """Time one operation in both precisions by turns."""
-    works = {name: operation.prepare(kind) for name, kind in PRECISIONS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for number in range(-1, rounds):
-        for name, work in works.items():
-            began = time.process_time()
-            work()
-            if number >= 0:  # the first round warms up
-                seconds[name].append(time.process_time() - began)
-    full, half = (statistics.median(own) for own in seconds.values())
+    """Measure one operation in both precisions; one line of the table."""
+    runs = {name: operation.prepare(kind) for name, kind in PRECISIONS.items()}
+    times = alternate({name: ignoring_number(run) for name, run in runs.items()}, rounds)
+    full, half = (own.processor_median_s for own in times.values())
     return (
         operation.name,
         f"{1e3 * full:.2f}",

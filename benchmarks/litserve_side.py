@@ -1,4 +1,4 @@
-"""A version of ours behind LitServe, as its documentation recommends; used by `predict_vs_litserve.py`.
+"""Serves one version with LitServe, as its documentation recommends; used by `predict_vs_litserve.py`.
 
     python benchmarks/litserve_side.py PORT CHECKPOINT WEIGHTS TEMPERATURE LABEL...
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import litserve
 import torch
@@ -23,19 +23,19 @@ from models.inference.predict import predict_images
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import from_bytes
 
-MOST: int = 16
+MAX_BATCH: Final = 16
 
 
 class Version(litserve.LitAPI):  # type: ignore[misc]
-    """Predicts with one version."""
+    """Predicts images with one version."""
 
     def __init__(self, checkpoint: str, weights: Path, temperature: float, labels: Sequence[str]) -> None:
-        super().__init__(max_batch_size=MOST, batch_timeout=0.0, api_path="/predict")
+        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=0.0, api_path="/predict")
         self._checkpoint, self._weights = checkpoint, weights
         self._temperature, self._labels = temperature, tuple(labels)
 
     def setup(self, device: str) -> None:
-        """Load the net, in the process that uses it."""
+        """Load the net in the worker process."""
         torch.set_num_threads(1)
         loaded = load_checkpoint(self._checkpoint)
         learner = LoadedCheckpoint(loaded, torch.device("cpu"))
@@ -43,23 +43,23 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
         self._folded = learner.fold(from_bytes(self._weights.read_bytes()), self._temperature)
 
     def decode_request(self, request) -> Tensor:  # type: ignore[no-untyped-def]
-        """A form with one image; LitServe reads what a request is from its type, and none is a form or JSON."""
+        """A form with one image; without an annotation, LitServe accepts forms and JSON."""
         return decode(request["images"].file.read())
 
     def batch(self, inputs: list[Tensor]) -> Tensor:
-        """Prepare a batch for the net."""
+        """Preprocess the images of a batch."""
         return prepare_batch(inputs, self._image)
 
     def predict(self, images: Tensor) -> Tensor:
-        """One pass."""
+        """Probabilities, float32 (batch, n_way)."""
         return predict_images(self._net, self._folded, images).probabilities
 
     def unbatch(self, output: Tensor) -> list[Tensor]:
-        """One row an image."""
+        """One row per image."""
         return list(output)
 
     def encode_response(self, output: Tensor) -> dict[str, Any]:
-        """The predicted label and all scores."""
+        """The most probable label and all scores."""
         scores = dict(zip(self._labels, output.tolist(), strict=True))
         return {"label": max(scores, key=scores.__getitem__), "scores": scores}
 

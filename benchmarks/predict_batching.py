@@ -2,10 +2,10 @@
 
     python benchmarks/predict_batching.py [--data-root FOLDER] [--clients 1000]
 
-Runs in one process, without HTTP and decoding, through the service's own predictor, 16 images to a batch. The
-state-dict row keeps every client's state dict in memory and loads it into one net for each image, as a service with
-one net and many checkpoints does. The rows take turns. The second table shows resident memory; each row is measured in
-a process of its own.
+Runs in one process, without HTTP and decoding, with the service's own predictor and 16 images per batch. The state-dict
+row keeps the state dict of every client in memory and loads it into one net for each image, as a service with one net
+and many checkpoints does. The rows alternate. The second table shows resident memory; each row is measured in a
+separate process.
 """
 
 from __future__ import annotations
@@ -19,35 +19,32 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.figures import machine, machine_line, markdown, percentile
-from benchmarks.labelled_pngs import steel_or_generated
-from benchmarks.running_service import ServiceOptions
-from benchmarks.versions_made import Made, folded, made
+from benchmarks.figures import Parser, machine, machine_line, markdown, percentile, script
+from benchmarks.fixtures import AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
+from benchmarks.measuring import alternate, resident_bytes
 from models.adaptation.adapt import Adapted
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predictor import PredictionRequest, ServingWeights
 from models.nets import Net, call_net, heads
 
 BATCH: Final = 16
-GENERATED_IMAGES: Final = 30
-ONE, MANY, LOADED = "one client", "many clients", "many clients, state dicts"
+ONE, MANY, STATE_DICTS = "one client", "many clients", "many clients, state dicts"
 COPIES, SERVING = "copies of the net", "serving weights"
 
 
-class Plain(nn.Module):
-    """A version as an ordinary module."""
+class PlainModule(nn.Module):
+    """A version as an ordinary module: weights as parameters, statistics as buffers."""
 
     def __init__(self, net: Net, adapted: Adapted) -> None:
         super().__init__()
-        self._net = (net,)  # in a tuple, so that its own parameters are no part of this
+        self._net = (net,)  # in a tuple, so that its parameters are not registered here
         for name, tensor in adapted.weights.items():
             self.register_parameter(name.replace(".", "_"), nn.Parameter(tensor.clone(), requires_grad=False))
         for name, tensor in adapted.statistics.items():
@@ -62,161 +59,161 @@ class Plain(nn.Module):
         return heads.logits(weights, features)[0].softmax(-1)
 
 
+@script
 def main() -> None:
     """Measure and print the tables; with --hold, measure the memory of one row."""
-    arguments = parsed()
+    arguments = parse_arguments()
     torch.set_num_threads(1)
-    images = steel_or_generated(arguments.data_root, 5, GENERATED_IMAGES)
-    version = made(arguments.model, images, arguments.seed)
+    images = steel_or_generated(arguments.data_root)
+    version = adapt_checkpoint(arguments.model, images, arguments.seed)
     if arguments.hold:
-        print(json.dumps(grown(version, arguments.hold, arguments.count)))
+        print(json.dumps(memory_here(version, arguments.hold, arguments.copies)))
         return
-    found = machine(ServiceOptions(arguments.model))
-    record: dict[str, Any] = {"data": images.name, "machine": found, "clients": arguments.clients}
+    record: dict[str, Any] = {"data": images.name, "machine": machine(arguments.model), "clients": arguments.clients}
     record["rounds"] = arguments.rounds
     record["speed"] = speeds(version, arguments)
-    record["memory"] = [held(kind, arguments) for kind in (COPIES, SERVING)]
+    record["memory"] = [memory_of(kind, arguments) for kind in (COPIES, SERVING)]
     print(json.dumps(record, indent=2) if arguments.json else table(record))
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
-    parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
-    parser.add_argument("--clients", type=int, default=1000, help="that take turns at random (default: 1000)")
-    parser.add_argument("--copies", type=int, default=1000, help="versions held for the memory table (default: 1000)")
-    parser.add_argument("--images", type=int, default=480, help="of each way in a round (default: 480)")
-    parser.add_argument("--rounds", type=int, default=9, help="turns (default: 9)")
-    parser.add_argument("--seed", type=int, default=0, help="of images and turns (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.data_root()
+    parser.option("--model", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--clients", 1000, "clients in random order")
+    parser.option("--copies", 1000, "versions in memory for the second table")
+    parser.option("--images", 480, "images of each row per round")
+    parser.option("--rounds", 9, "rounds in which the rows alternate")
+    parser.option("--seed", 0, "seed of images and order")
+    parser.json()
     parser.add_argument("--hold", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--count", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def speeds(version: Made, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Images a second of each way, by turns."""
-    ways = built(version, arguments.clients)
-    draws = np.random.default_rng(arguments.seed)
-    clock_s: dict[str, list[float]] = {name: [] for name in ways}
-    thread_s: dict[str, list[float]] = {name: [] for name in ways}
+def speeds(version: AdaptedCheckpoint, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds per image of each method."""
+    generator, count = np.random.default_rng(arguments.seed), arguments.images
+    rounds = []
     for _ in range(arguments.rounds):
-        clients = draws.integers(arguments.clients, size=arguments.images).tolist()
-        images = version.images[torch.from_numpy(draws.integers(len(version.images), size=arguments.images))]
-        for name, way in ways.items():
-            began, used = time.perf_counter(), time.thread_time()
-            way(clients, images)
-            clock_s[name].append((time.perf_counter() - began) / arguments.images)
-            thread_s[name].append((time.thread_time() - used) / arguments.images)
+        clients = generator.integers(arguments.clients, size=count).tolist()
+        rounds.append((clients, version.images[torch.from_numpy(generator.integers(len(version.images), size=count))]))
+    sides = {
+        name: lambda number, method=method: method(*rounds[number])
+        for name, method in methods(version, arguments.clients).items()
+    }
+    times = alternate(sides, arguments.rounds, warm_up=0, processor_clock=time.thread_time)
     return [
-        {"way": name, "p50_s": percentile(clock_s[name], 0.5), "thread_p50_s": percentile(thread_s[name], 0.5)}
-        for name in ways
+        {
+            "method": name,
+            "p50_s": percentile(own.elapsed_s, 0.5) / count,
+            "thread_p50_s": percentile(own.processor_s, 0.5) / count,
+        }
+        for name, own in times.items()
     ]
 
 
-def built(version: Made, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
-    """The ways, and what they keep in memory."""
+def methods(version: AdaptedCheckpoint, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
+    """The methods, with the weights that they keep in memory."""
     predictor = onnx_predictor(version)
     serving: list[ServingWeights] = []
-    dicts: list[dict[str, Tensor]] = []
-    for adapted in itertools.chain([version.adapted], version.others(clients - 1)):
+    state_dicts: list[dict[str, Tensor]] = []
+    for adapted in itertools.chain([version.adapted], version.more_versions(clients - 1)):
         serving.append(predictor.serving_weights(folded(adapted)))
-        dicts.append(Plain(version.net, adapted).state_dict())
-    plain = Plain(version.net, version.adapted).eval()
+        state_dicts.append(PlainModule(version.net, adapted).state_dict())
+    plain = PlainModule(version.net, version.adapted).eval()
 
     def in_batches(clients: list[int], images: Tensor) -> None:
         for first in range(0, len(clients), BATCH):
             batch = images[first : first + BATCH].numpy()
-            mine: dict[int, list[int]] = {}
-            for place, client in enumerate(clients[first : first + BATCH]):
-                mine.setdefault(client, []).append(place)
-            predictor.predict([PredictionRequest(serving[client], batch[places]) for client, places in mine.items()])
+            rows_by_client: dict[int, list[int]] = {}
+            for row, client in enumerate(clients[first : first + BATCH]):
+                rows_by_client.setdefault(client, []).append(row)
+            predictor.predict(
+                [PredictionRequest(serving[client], batch[rows]) for client, rows in rows_by_client.items()]
+            )
 
     def one_by_one(clients: list[int], images: Tensor) -> None:
         with torch.inference_mode():
             for client, image in zip(clients, images, strict=True):
-                plain.load_state_dict(dicts[client])
+                plain.load_state_dict(state_dicts[client])
                 plain(image[None])
 
     return {
         ONE: lambda clients, images: in_batches([0] * len(clients), images),
         MANY: in_batches,
-        LOADED: one_by_one,
+        STATE_DICTS: one_by_one,
     }
 
 
-def onnx_predictor(version: Made) -> OnnxPredictor:
+def onnx_predictor(version: AdaptedCheckpoint) -> OnnxPredictor:
     """The predictor of a shipped checkpoint."""
     assert version.checkpoint.onnx_graph is not None
     return OnnxPredictor(version.checkpoint.onnx_graph, version.net.config)
 
 
-def held(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the memory of one kind in a new process."""
-    asked = [
-        "--hold",
-        kind,
-        "--count",
-        str(arguments.copies),
-        "--model",
-        arguments.model,
-        "--seed",
-        str(arguments.seed),
-    ]
+def memory_of(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the memory of one kind of weights in a separate process."""
+    options = ["--hold", kind, "--copies", str(arguments.copies), "--model", arguments.model]
+    options += ["--seed", str(arguments.seed)]
     if arguments.data_root is not None:
-        asked += ["--data-root", str(arguments.data_root)]
-    done = subprocess.run([sys.executable, __file__, *asked], stdout=subprocess.PIPE, text=True, check=True)
+        options += ["--data-root", str(arguments.data_root)]
+    done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def grown(version: Made, kind: str, count: int) -> dict[str, Any]:
-    """Resident memory per version with `count` versions in memory."""
+def memory_here(version: AdaptedCheckpoint, kind: str, count: int) -> dict[str, Any]:
+    """Keep `count` versions in memory; return the resident memory per version."""
     predictor = onnx_predictor(version)
     versions: list[nn.Module | ServingWeights] = []
-    before = resident_bytes()
-    for adapted in version.others(count):
-        of_kind = Plain(version.net, adapted) if kind == COPIES else predictor.serving_weights(folded(adapted))
-        versions.append(of_kind)
-    return {"kind": kind, "count": count, "bytes_each": (resident_bytes() - before) / count}
+    before = settled_bytes()
+    for adapted in version.more_versions(count):
+        weights = PlainModule(version.net, adapted) if kind == COPIES else predictor.serving_weights(folded(adapted))
+        versions.append(weights)
+    return {"kind": kind, "count": count, "bytes_each": (settled_bytes() - before) / count}
 
 
-def resident_bytes() -> int:
-    """Of this process, from /proc, once what is free has been given back to the system."""
+def settled_bytes() -> int:
+    """Resident memory of this process after freed memory was returned to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident_bytes([os.getpid()])
 
 
 def table(record: dict[str, Any]) -> str:
-    """Format the results as a table."""
-    speed = {row["way"]: row for row in record["speed"]}
+    """The results as text."""
+    speed = {row["method"]: row for row in record["speed"]}
+
+    def ratios(key: str, row: dict[str, Any]) -> Sequence[str]:
+        return [f"{speed[reference][key] / row[key]:.2f}" for reference in (ONE, STATE_DICTS)]
+
     rows = [
         (
             name,
             f"{1 / row['p50_s']:.0f}",
-            f"{speed[ONE]['p50_s'] / row['p50_s']:.2f}",
-            f"{speed[LOADED]['p50_s'] / row['p50_s']:.2f}",
+            *ratios("p50_s", row),
             f"{1e3 * row['thread_p50_s']:.3f}",
-            f"{speed[ONE]['thread_p50_s'] / row['thread_p50_s']:.2f}",
-            f"{speed[LOADED]['thread_p50_s'] / row['thread_p50_s']:.2f}",
+            *ratios("thread_p50_s", row),
         )
         for name, row in speed.items()
     ]
-    columns = ("way", "images/s", "times one client", "times state dicts", "CPU ms an image", "CPU: one", "CPU: dicts")
-    full = record["memory"][0]["bytes_each"]
+    columns = (
+        "method", "images/s", "ratio to one client", "ratio to state dicts", "CPU ms per image",
+        "CPU, ratio to one client", "CPU, ratio to state dicts",
+    )  # fmt: skip
+    copy_bytes = record["memory"][0]["bytes_each"]
     memory = [
-        (row["kind"], f"{row['count']:,}", f"{row['bytes_each'] / 1000:.0f}", f"{row['bytes_each'] / full:.3f}")
+        (row["kind"], f"{row['count']:,}", f"{row['bytes_each'] / 1000:.0f}", f"{row['bytes_each'] / copy_bytes:.3f}")
         for row in record["memory"]
     ]
     return "\n".join([
-        f"{record['data']}; {record['clients']} clients, medians of {record['rounds']} rounds by turns",
+        f"{record['data']}; {record['clients']} clients, medians of {record['rounds']} alternating rounds",
         machine_line(record["machine"]),
         "",
         markdown(columns, rows),
         "",
-        markdown(("held", "clients", "resident kB each", "times a copy"), memory),
+        markdown(("in memory", "clients", "resident kB per client", "ratio to a copy"), memory),
     ])  # fmt: skip
 
 

@@ -13,17 +13,15 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.figures import machine, machine_line, markdown, percentile
-from benchmarks.labelled_pngs import steel_or_generated
-from benchmarks.running_service import ServiceOptions
-from benchmarks.versions_made import Made, folded, made
+from benchmarks.figures import Parser, machine, machine_line, markdown, percentile, script
+from benchmarks.fixtures import AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
+from benchmarks.measuring import alternate, ignoring_number
 from models.inference.onnx_predictor import OnnxPredictor
 from models.inference.predict import predict_images
 from models.inference.predictor import BatchPredictor, PredictionRequest
@@ -32,142 +30,127 @@ from models.nets import Net, call_net, heads
 from models.weights import Weights
 
 Way = Callable[[], Sequence[Tensor]]
-"""Probabilities of each version's images, on the CPU."""
+"""Returns the probabilities of each version's images, on the CPU."""
 
 PLAIN: Final = "one after another, torch"
-GENERATED_IMAGES: Final = 30
-MANY_IMAGES: Final = (1, 4, 16)
+IMAGE_COUNTS: Final = (1, 4, 16)
 
 
+@script
 def main() -> None:
-    """Measure and print the tables."""
-    arguments = parsed()
+    """Measure and print the table."""
+    arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
-    found = machine(ServiceOptions(arguments.model, arguments.device, arguments.threads))
-    images = steel_or_generated(arguments.data_root, 5, GENERATED_IMAGES)
-    version = made(arguments.model, images, arguments.seed)
-    record: dict[str, Any] = {"data": images.name, "machine": found, "rounds": arguments.rounds, "rows": []}
-    for clients in arguments.clients:
-        record["rows"] += compared(ways(version, clients, 1, arguments), clients, 1, arguments)
-    for count in MANY_IMAGES:
-        record["rows"] += compared(ways(version, 1, count, arguments), 1, count, arguments)
+    record: dict[str, Any] = {"machine": machine(arguments.model, arguments.device, arguments.threads)}
+    images = steel_or_generated(arguments.data_root)
+    version = adapt_checkpoint(arguments.model, images, arguments.seed)
+    record |= {"data": images.name, "rounds": arguments.rounds, "rows": []}
+    for clients, count in [(clients, 1) for clients in arguments.clients] + [(1, count) for count in IMAGE_COUNTS]:
+        record["rows"] += compare(ways(version, clients, count, arguments), clients, count, arguments.rounds)
     print(json.dumps(record, indent=2) if arguments.json else table(record))
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=None, help="folder with x_sdd.zip (default: generated)")
-    parser.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="default: cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of one operation (default: 1)")
-    parser.add_argument("--clients", type=int, nargs="+", default=[4, 16, 64], help="versions at once")
-    parser.add_argument("--rounds", type=int, default=30, help="turns (default: 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images (default: 0)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.data_root()
+    parser.option("--model", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--device", "cpu", "device", choices=("cpu", "cuda"))
+    parser.option("--threads", 1, "threads per operation")
+    parser.option("--clients", [4, 16, 64], "versions at the same time")
+    parser.option("--rounds", 30, "rounds in which the ways alternate")
+    parser.option("--seed", 0, "seed for the choice of images")
+    parser.json()
     return parser.parse_args()
 
 
-def ways(version: Made, clients: int, count: int, arguments: argparse.Namespace) -> dict[str, Way]:
-    """Callables for each way, with weights loaded."""
+def ways(version: AdaptedCheckpoint, clients: int, count: int, arguments: argparse.Namespace) -> dict[str, Way]:
+    """Each way with its weights in place."""
     device = torch.device(arguments.device)
     net = version.net.to(device)
-    versions = [version.folded(), *(dict(folded(other)) for other in version.others(clients - 1))]
-    on_device = [{name: tensor.to(device) for name, tensor in one.items()} for one in versions]
+    versions = [dict(folded(adapted)) for adapted in (version.adapted, *version.more_versions(clients - 1))]
+    on_device = [{name: tensor.to(device) for name, tensor in weights.items()} for weights in versions]
     picks = torch.arange(clients * count) % len(version.images)
     images = version.images[picks].view(clients, count, *version.images.shape[1:])  # (clients, images, ...)
     there = images.to(device)
-    stacked = {name: torch.stack([one[name] for one in on_device]) for name in on_device[0]}
+    stacked = {name: torch.stack([weights[name] for weights in on_device]) for name in on_device[0]}
     found: dict[str, Way] = {
         PLAIN: lambda: [
-            predict_images(net, one, own).probabilities.cpu() for one, own in zip(on_device, there, strict=True)
+            predict_images(net, weights, own).probabilities.cpu() for weights, own in zip(on_device, there, strict=True)
         ],
-        "grouped convolutions": lambda: apart(side_by_side(net, stacked, there, torch.contiguous_format)),
-        "grouped convolutions, channels last": lambda: apart(side_by_side(net, stacked, there, torch.channels_last)),
-        "vmap": lambda: apart(mapped(net, stacked, there)),
-        "TorchPredictor: stacked anew each time": through(TorchPredictor(net, device), versions, images),
+        "grouped convolutions": lambda: list(grouped(net, stacked, there, torch.contiguous_format).cpu()),
+        "grouped convolutions, channels last": lambda: list(grouped(net, stacked, there, torch.channels_last).cpu()),
+        "vmap": lambda: list(mapped(net, stacked, there).cpu()),
+        "TorchPredictor: weights stacked each time": by_predictor(TorchPredictor(net, device), versions, images),
     }
     graph = version.checkpoint.onnx_graph
     if device.type == "cpu" and graph is not None:
         predictor = OnnxPredictor(graph, net.config, arguments.threads)
-        found["OnnxPredictor: weights as inputs"] = through(predictor, versions, images)
+        found["OnnxPredictor: weights as inputs"] = by_predictor(predictor, versions, images)
     return found
 
 
-def side_by_side(net: Net, stacked: Weights, images: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """As many groups of a convolution as versions."""
+def grouped(net: Net, stacked: Weights, images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """Probabilities (clients, images, n_way) by convolutions with one group per version."""
     with torch.inference_mode():
         return heads.logits(stacked, call_net(net, stacked, images, memory_format=memory_format)).softmax(-1)
 
 
 def mapped(net: Net, stacked: Weights, images: Tensor) -> Tensor:
-    """torch.vmap over versions."""
+    """Probabilities (clients, images, n_way) by torch.vmap over versions."""
 
-    def one(weights: Weights, own: Tensor) -> Tensor:
+    def predict(weights: Weights, own: Tensor) -> Tensor:
         single = {name: tensor[None] for name, tensor in weights.items()}
         return heads.logits(single, call_net(net, single, own[None]))[0].softmax(-1)
 
     with torch.inference_mode():
-        result: Tensor = torch.vmap(one)(dict(stacked), images)
+        result: Tensor = torch.vmap(predict)(dict(stacked), images)
         return result
 
 
-def apart(together: Tensor) -> list[Tensor]:
-    """(clients, images, n_way) on any device to one tensor a client on the CPU."""
-    return list(together.cpu())
-
-
-def through(forward: BatchPredictor, versions: Sequence[Weights], images: Tensor) -> Way:
-    """The service's predictor."""
-    asked = [
-        PredictionRequest(forward.serving_weights(one), np.ascontiguousarray(own.numpy()))
-        for one, own in zip(versions, images, strict=True)
+def by_predictor(predictor: BatchPredictor, versions: Sequence[Weights], images: Tensor) -> Way:
+    """Prediction by a predictor of the service."""
+    requests = [
+        PredictionRequest(predictor.serving_weights(weights), np.ascontiguousarray(own.numpy()))
+        for weights, own in zip(versions, images, strict=True)
     ]
-    return lambda: [predicted.probabilities for predicted in forward.predict(asked)]
+    return lambda: [predictions.probabilities for predictions in predictor.predict(requests)]
 
 
-def compared(found: dict[str, Way], clients: int, count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(found: dict[str, Way], clients: int, count: int, rounds: int) -> list[dict[str, Any]]:
     """Measure the ways alternately; one row each."""
     expected = torch.cat(list(found[PLAIN]()))
-    clock_s: dict[str, list[float]] = {name: [] for name in found}
-    thread_s: dict[str, list[float]] = {name: [] for name in found}
-    apart_by = {name: float((torch.cat(list(way())) - expected).abs().max()) for name, way in found.items()}
-    for _ in range(arguments.rounds):
-        for name, way in found.items():
-            began, used = time.perf_counter(), time.thread_time()
-            way()
-            clock_s[name].append(time.perf_counter() - began)
-            thread_s[name].append(time.thread_time() - used)
+    difference = {name: float((torch.cat(list(way())) - expected).abs().max()) for name, way in found.items()}
+    sides = {name: ignoring_number(way) for name, way in found.items()}
+    times = alternate(sides, rounds, warm_up=0, processor_clock=time.thread_time)
     return [
         {
             "clients": clients,
             "images": count,
             "way": name,
-            "p50_s": percentile(clock_s[name], 0.5),
-            "thread_p50_s": percentile(thread_s[name], 0.5),
-            "largest_difference": apart_by[name],
+            "p50_s": percentile(own.elapsed_s, 0.5),
+            "thread_p50_s": percentile(own.processor_s, 0.5),
+            "largest_difference": difference[name],
         }
-        for name in found
+        for name, own in times.items()
     ]
 
 
 def table(record: dict[str, Any]) -> str:
-    """Format the results as a table."""
-    columns = ("versions x images", "way", "ms", "images/s", "times plain", "CPU ms", "CPU, times plain", "difference")
+    """The results as text."""
+    columns = ("versions x images", "way", "ms", "images/s", "ratio", "CPU ms", "CPU ratio", "difference")
+    plain = {(row["clients"], row["images"]): row for row in record["rows"] if row["way"] == PLAIN}
     rows = []
     for row in record["rows"]:
-        plain = next(
-            other for other in record["rows"]
-            if (other["clients"], other["images"], other["way"]) == (row["clients"], row["images"], PLAIN)
-        )  # fmt: skip
+        reference = plain[row["clients"], row["images"]]
         rows.append((
             f"{row['clients']} x {row['images']}",
             row["way"],
             f"{1e3 * row['p50_s']:.2f}",
             f"{row['clients'] * row['images'] / row['p50_s']:.0f}",
-            f"{plain['p50_s'] / row['p50_s']:.2f}",
+            f"{reference['p50_s'] / row['p50_s']:.2f}",
             f"{1e3 * row['thread_p50_s']:.2f}",
-            f"{plain['thread_p50_s'] / row['thread_p50_s']:.2f}",
+            f"{reference['thread_p50_s'] / row['thread_p50_s']:.2f}",
             f"{row['largest_difference']:.0e}",
         ))  # fmt: skip
     return "\n".join([record["data"], machine_line(record["machine"]), "", markdown(columns, rows)])

@@ -16,21 +16,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 
+from benchmarks.figures import Parser, machine
+from benchmarks.measuring import cpu_seconds
 from models.errors import AnoleError
 
-START_LIMIT_S: Final = 120.0
-STOP_LIMIT_S: Final = 30.0
+START_TIMEOUT_S: Final = 120.0
+STOP_TIMEOUT_S: Final = 30.0
 
 _COMMAND: Final = Path(sys.executable).with_name("anole")
 _LOG_LINES_SHOWN: Final = 20
 
 
 class ServiceNotStarted(AnoleError):
-    """The service exited or did not start in time; the message has the end of its log."""
+    """The service ended or was not ready in time; the message contains the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +40,21 @@ class ServiceOptions:
     """How a service is started.
 
     Attributes:
-        checkpoint: shipped name, or path to one.
+        checkpoint: name of a shipped checkpoint, or path to one.
         device: auto, cpu or cuda.
-        torch_threads: threads inside one operation, for the record; a service always has one.
-        folder: where the store is written, which decides what a sync costs; None is the system's temporary folder.
-        environment: further settings. All requests of a benchmark come from one address, so the limits per
-            address are lifted unless they are set here.
+        folder: parent folder of the store; None means the system's temporary folder. It decides the cost of a sync.
+        environment: further settings. All requests of a benchmark come from one address, so the limits per address
+            are raised unless they are set here.
     """
 
     checkpoint: str
     device: str = "cpu"
-    torch_threads: int = 1
     folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    def machine(self) -> dict[str, Any]:
+        """The machine and these options, as JSON data."""
+        return machine(self.checkpoint, self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,43 +64,33 @@ class RunningService:
     url: str
     pid: int
 
-    def cpu_seconds(self) -> float | None:
-        """Processor time of all threads so far; None without /proc."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except FileNotFoundError:
-            return None
-        user, system = int(fields[11]), int(fields[12])
-        return (user + system) / os.sysconf("SC_CLK_TCK")
+    def cpu_seconds(self) -> float:
+        """Processor time of the process so far, all threads together; 0 without /proc."""
+        return cpu_seconds(self.pid)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: Parser) -> None:
     """Add the options that `chosen_options` reads."""
-    group = parser.add_argument_group("the service")
-    group.add_argument("--model", default="surfaces", help="shipped checkpoint, or path to one (default: surfaces)")
-    group.add_argument(
-        "--device", default="cpu", choices=("auto", "cpu", "cuda"), help="where it computes (default: cpu)"
-    )
-    group.add_argument(
-        "--folder", type=Path, default=None, help="where the store is written (default: temporary files')"
-    )
+    parser.option("--model", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--device", "cpu", "device of the service", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--folder", type=Path, help="parent folder of the store (default: the temporary folder)")
 
 
 def chosen_options(arguments: argparse.Namespace) -> ServiceOptions:
-    """Options from the command line."""
+    """The options of the command line."""
     return ServiceOptions(arguments.model, arguments.device, folder=arguments.folder)
 
 
 @contextmanager
 def serving(options: ServiceOptions) -> Iterator[RunningService]:
-    """Context manager for a running service; its store is deleted at the end.
+    """A ready service for the duration of the block; its store is deleted afterwards.
 
     Raises:
-        ServiceNotStarted: it did not become ready.
+        ServiceNotStarted: it ended or was not ready in time.
     """
     with tempfile.TemporaryDirectory(prefix="anole-benchmark-", dir=options.folder) as folder:
         log = Path(folder) / "log"
-        process = _started(options, Path(folder) / "data", log)
+        process = _start(options, Path(folder) / "data", log)
         try:
             url = _address(process, log)
             _wait_until_ready(url)
@@ -105,7 +99,7 @@ def serving(options: ServiceOptions) -> Iterator[RunningService]:
             _stop(process)
 
 
-def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen[str]:
+def _start(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen[str]:
     if not _COMMAND.exists():
         raise ServiceNotStarted(f"{_COMMAND} does not exist; install the project into this environment first")
     arguments = ["serve", "--port", "0", "--data", str(data), "--model", options.checkpoint, "--device", options.device]
@@ -119,8 +113,8 @@ def _started(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
-    """Wait for the service to print its address; kill it after the timeout."""
-    watchdog = threading.Timer(START_LIMIT_S, process.kill)
+    """Wait for the line with the address; after the timeout the process is killed, which ends the loop."""
+    watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     try:
         for line in process.stdout or ():
@@ -129,21 +123,21 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
                 return found[1]
     finally:
         watchdog.cancel()
-    said = "\n".join(log.read_text().splitlines()[-_LOG_LINES_SHOWN:])
-    raise ServiceNotStarted(f"the service exited or printed no address within {START_LIMIT_S:.0f} s:\n{said}")
+    end = "\n".join(log.read_text().splitlines()[-_LOG_LINES_SHOWN:])
+    raise ServiceNotStarted(f"the service ended or printed no address within {START_TIMEOUT_S:.0f} s:\n{end}")
 
 
 def _wait_until_ready(url: str) -> None:
-    """Wait until the service answers; its port is open already."""
-    answer = httpx.get(f"{url}/readyz", timeout=START_LIMIT_S)
+    """The port is open, so one request is enough: it is answered when the service is ready."""
+    answer = httpx.get(f"{url}/readyz", timeout=START_TIMEOUT_S)
     if answer.status_code != httpx.codes.OK:
-        raise ServiceNotStarted(f"{url}/readyz answers {answer.status_code}: {answer.text}")
+        raise ServiceNotStarted(f"{url}/readyz answered {answer.status_code}: {answer.text}")
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
     process.terminate()
     try:
-        process.wait(STOP_LIMIT_S)
+        process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

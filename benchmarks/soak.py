@@ -20,31 +20,31 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.figures import markdown, percentile
-from benchmarks.labelled_pngs import Draw, draw, generated
+from benchmarks.figures import Parser, markdown, percentile, script
+from benchmarks.fixtures import Draw, draw, generated
+from benchmarks.measuring import MIB, resident_bytes
 from benchmarks.running_service import ServiceOptions, add_options, chosen_options, serving
 from service.client import AdaptOptions, Client
 
 CLIENTS: Final = 4
 PREDICTIONS: Final = 8
-KEPT_ROUNDS: Final = 25
-"""After so many rounds a client is deleted, and made again by the next one."""
+ROUNDS_BEFORE_DELETION: Final = 25
+"""A client is deleted after so many of its rounds; its next round creates it again."""
 
-MEMORY_MIB: Final = 16.0
-HANDLES: Final = 8.0
-MEBIBYTE: Final = 1024 * 1024
+ALLOWED_MIB: Final = 16.0
+ALLOWED_HANDLES: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Resource usage of the service at one time.
+    """Resource usage of the service at one moment.
 
     Attributes:
-        passed_s: since the first request.
-        requests: answered so far.
-        memory_mib: resident, of the process and the processes that it started.
-        descriptors: open in the process.
-        threads: of the process.
+        passed_s: seconds since the first request.
+        requests: requests answered so far.
+        memory_mib: resident memory of the process and its child processes.
+        descriptors: open file descriptors of the process.
+        threads: threads of the process.
     """
 
     passed_s: float
@@ -54,31 +54,30 @@ class Reading:
     threads: int
 
 
+@script
 def main() -> None:
-    """Run and print the table; fail if usage grew."""
-    arguments = parsed()
+    """Run, print the table, and exit with an error if the usage grew."""
+    arguments = parse_arguments()
     print(f"load {os.getloadavg()[0]:.2f} before the run")
     readings = soak(chosen_options(arguments), 60 * arguments.minutes, arguments.readings)
     print(table(readings))
-    grown = growth(readings)
-    print(
-        f"\nthe last third beside the one before: {grown[0]:+.1f} MiB, {grown[1]:+g} descriptors, {grown[2]:+g} threads"
-    )
-    if not flat(readings):
-        sys.exit(f"error: not flat; allowed are {MEMORY_MIB:g} MiB and {HANDLES:g} descriptors or threads")
+    memory, descriptors, threads = growth(readings)
+    print(f"\nlast third minus middle third: {memory:+.1f} MiB, {descriptors:+g} descriptors, {threads:+g} threads")
+    if not is_constant(readings):
+        sys.exit(f"error: usage grew; allowed are {ALLOWED_MIB:g} MiB and {ALLOWED_HANDLES:g} descriptors or threads")
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=120, help="how long (default: 120)")
-    parser.add_argument("--readings", type=int, default=12, help="rows of the table (default: 12)")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.option("--minutes", 120.0, "duration")
+    parser.option("--readings", 12, "rows of the table")
     add_options(parser)
     return parser.parse_args()
 
 
 def soak(options: ServiceOptions, seconds: float, count: int) -> list[Reading]:
-    """Send the mix of requests and return about `count` samples at equal intervals."""
+    """Send the mix of requests for `seconds`; return `count` readings at equal intervals."""
     task = draw(generated(2, 8), np.random.default_rng(0), 2, 4)
     readings: list[Reading] = []
     requests = rounds = 0
@@ -94,9 +93,8 @@ def soak(options: ServiceOptions, seconds: float, count: int) -> list[Reading]:
 
 
 def one_round(anole: Client, number: int, task: Draw) -> int:
-    """Requests of one client: two versions, predictions, a rollback, sometimes a deletion; return their number."""
-    client = f"line-{number % CLIENTS}"
-    images = [content for contents in task.queries.values() for content in contents]
+    """One client's round: two versions, predictions, a rollback, and at times its deletion; return the requests."""
+    client, images = f"line-{number % CLIENTS}", task.query_images()
     calls: list[Callable[[], object]] = [
         lambda: anole.adapt(client, task.support, AdaptOptions(mode="replace", publish="always", steps=2)),
         lambda: anole.adapt(client, task.support, AdaptOptions(mode="extend", publish="always", steps=1)),
@@ -104,7 +102,7 @@ def one_round(anole: Client, number: int, task: Draw) -> int:
         lambda: anole.rollback(client),
         lambda: anole.versions(client),
     ]
-    if number // CLIENTS % KEPT_ROUNDS == KEPT_ROUNDS - 1:
+    if number // CLIENTS % ROUNDS_BEFORE_DELETION == ROUNDS_BEFORE_DELETION - 1:
         calls.append(lambda: anole.delete(client))
     for call in calls:
         call()
@@ -112,46 +110,49 @@ def one_round(anole: Client, number: int, task: Draw) -> int:
 
 
 def read(pid: int, passed_s: float, requests: int) -> Reading:
-    """Current resource usage of the process."""
+    """The present usage."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in (str(pid), *children))
     return Reading(
         passed_s=passed_s,
         requests=requests,
-        memory_mib=pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE,
+        memory_mib=resident_bytes([pid, *map(int, children)]) / MIB,
         descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
         threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
     )
 
 
 def growth(readings: Sequence[Reading]) -> tuple[float, float, float]:
-    """MiB, descriptors and threads: the median of the last third less that of the third before."""
+    """MiB, descriptors and threads: the median of the last third minus the median of the middle third."""
     third = max(1, len(readings) // 3)
     last, before = readings[-third:], readings[-2 * third : -third]
 
-    def more(value: Callable[[Reading], float]) -> float:
-        return percentile([value(one) for one in last], 0.5) - percentile([value(one) for one in before], 0.5)
+    def difference(value: Callable[[Reading], float]) -> float:
+        return percentile(list(map(value, last)), 0.5) - percentile(list(map(value, before)), 0.5)
 
-    return more(lambda one: one.memory_mib), more(lambda one: one.descriptors), more(lambda one: one.threads)
+    return (
+        difference(lambda reading: reading.memory_mib),
+        difference(lambda reading: reading.descriptors),
+        difference(lambda reading: reading.threads),
+    )
 
 
-def flat(readings: Sequence[Reading]) -> bool:
-    """Whether none of the three grew significantly."""
+def is_constant(readings: Sequence[Reading]) -> bool:
+    """Whether nothing grew by more than is allowed."""
     memory, descriptors, threads = growth(readings)
-    return memory <= MEMORY_MIB and descriptors <= HANDLES and threads <= HANDLES
+    return memory <= ALLOWED_MIB and descriptors <= ALLOWED_HANDLES and threads <= ALLOWED_HANDLES
 
 
 def table(readings: Sequence[Reading]) -> str:
-    """Format the samples as a table."""
+    """The readings as text."""
     rows = [
         (
-            f"{one.passed_s / 60:.1f}",
-            f"{one.requests:,}",
-            f"{one.memory_mib:.1f}",
-            str(one.descriptors),
-            str(one.threads),
+            f"{reading.passed_s / 60:.1f}",
+            f"{reading.requests:,}",
+            f"{reading.memory_mib:.1f}",
+            str(reading.descriptors),
+            str(reading.threads),
         )
-        for one in readings
+        for reading in readings
     ]
     return markdown(("minutes", "requests", "memory MiB", "descriptors", "threads"), rows)
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from benchmarks.figures import Parser, markdown, percentile, script
 from models.checkpoint import Checkpoint, load_checkpoint
 from service.domain.version import LIVE, SampleRef, VersionDraft
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
@@ -39,34 +38,47 @@ STAGES = (f"{N_SHOT} new samples", "weights", "row and alias")
 
 
 @dataclass
-class InnerLoopExecutor:
-    """One store, and the milliseconds of every publish by stage."""
+class TimedStore:
+    """A store, and the milliseconds of every publish by stage."""
 
     store: VersionStore
     stage_ms: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
 
+    def timed(self, stage: str, run: Callable[[], Result]) -> Result:
+        """Run and record the milliseconds."""
+        began = time.perf_counter()
+        result = run()
+        self.stage_ms[stage].append((time.perf_counter() - began) * 1e3)
+        return result
 
+    def publish(self, new: Sequence[Tensor], weights: dict[str, Tensor]) -> None:
+        """Publish one version of `new` samples and `weights`."""
+        encoded = list(map(encode_sample, new))
+        digests = self.timed(STAGES[0], lambda: self.store.put_samples(CLIENT, encoded))
+        digest, size_bytes = self.timed(STAGES[1], lambda: self.store.put_weights(CLIENT, weights, {"kind": "delta"}))
+        draft = make_draft(digests, digest, size_bytes)
+        self.timed(STAGES[2], lambda: self.store.publish(draft, [LIVE]))
+
+
+@script
 def main() -> None:
     """Measure and print both tables."""
-    arguments = parsed()
+    arguments = parse_arguments()
     torch.set_num_threads(1)
     checkpoint = load_checkpoint(arguments.checkpoint)
     generator = torch.Generator().manual_seed(0)
     delta = adapted_delta(checkpoint, images(N_WAY * N_SHOT, generator), n_way=N_WAY)
-    folder = Path(tempfile.mkdtemp(prefix="anole-store-", dir=arguments.folder))
-    try:
-        times(folder, delta, arguments.publishes, generator)
-        sizes(folder, checkpoint, delta, generator)
-    finally:
-        shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="anole-store-", dir=arguments.folder) as folder:
+        print_times(Path(folder), delta, arguments.publishes, generator)
+        print_sizes(Path(folder), checkpoint, delta, generator)
 
 
-def parsed() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", default="surfaces", help="shipped name or path (default: surfaces)")
-    parser.add_argument("--folder", type=Path, default=None, help="where to write: the disk that is measured")
-    parser.add_argument("--publishes", type=int, default=300, help="publishes a store (default: 300)")
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.option("--checkpoint", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.add_argument("--folder", type=Path, help="folder on the disk to measure (default: the temporary folder)")
+    parser.option("--publishes", 300, "publishes per store")
     return parser.parse_args()
 
 
@@ -76,61 +88,37 @@ def images(count: int, generator: torch.Generator) -> list[Tensor]:
 
 
 def adapted_delta(checkpoint: Checkpoint, samples: Sequence[Tensor], *, n_way: int) -> dict[str, Tensor]:
-    """Stored tensors of a version of that checkpoint."""
+    """The weights that a version of that checkpoint stores."""
     learner = LoadedCheckpoint(checkpoint, torch.device("cpu"))
     support = learner.support(samples, [i % n_way for i in range(len(samples))], n_way)
     return learner.delta(learner.adapt(support, checkpoint.recipe, seed=0))
 
 
-def times(folder: Path, delta: dict[str, Tensor], publishes: int, generator: torch.Generator) -> None:
-    """Publish to a durable and a volatile store alternately, and print the milliseconds."""
-    benches = [
-        InnerLoopExecutor(open_embedded(folder / name, sync=sync))
-        for name, sync in (("durable", True), ("volatile", False))
-    ]
+def print_times(folder: Path, delta: dict[str, Tensor], publishes: int, generator: torch.Generator) -> None:
+    """Publish alternately to a store with fsync and to one without, and print the milliseconds."""
+    stores = [TimedStore(open_embedded(folder / f"sync-{sync}", sync=sync)) for sync in (True, False)]
     warm_up = 5
     for i in range(publishes + warm_up):
         new = images(N_SHOT, generator)
         weights = {name: tensor + i for name, tensor in delta.items()}
-        for bench in benches if i % 2 else reversed(benches):
-            publish(bench, new, weights)
+        for timed in stores if i % 2 else reversed(stores):
+            timed.publish(new, weights)
             if i < warm_up:
-                bench.stage_ms = {stage: [] for stage in STAGES}
-    print(f"\n{publishes} publishes each, {N_SHOT} samples of {SIDE} x {SIDE}, by turns; milliseconds\n")
-    print("| stage | fsync p50 | fsync p99 | none p50 | none p99 | price of fsync, p50 |")
-    print("|---|---|---|---|---|---|")
-    durable, volatile = benches
-    for stage in STAGES:
-        print_row(stage, durable.stage_ms[stage], volatile.stage_ms[stage])
-    print_row("all", *(totals(bench) for bench in benches))
-    for bench in benches:
-        bench.store.close()
+                timed.stage_ms = {stage: [] for stage in STAGES}
+    for timed in stores:
+        timed.stage_ms["total"] = [sum(stages) for stages in zip(*timed.stage_ms.values(), strict=True)]
+        timed.store.close()
+    rows = []
+    for stage in (*STAGES, "total"):
+        synced, unsynced = (timed.stage_ms[stage] for timed in stores)
+        cells = [percentile(times_ms, share) for times_ms in (synced, unsynced) for share in (0.5, 0.99)]
+        rows.append((stage, *(f"{cell:.2f}" for cell in cells), f"{cells[0] - cells[2]:+.2f}"))
+    print(f"\n{publishes} publishes each, {N_SHOT} samples of {SIDE} x {SIDE}, alternating; milliseconds\n")
+    print(markdown(("stage", "fsync p50", "fsync p99", "without p50", "without p99", "cost of fsync, p50"), rows))
 
 
-def totals(bench: InnerLoopExecutor) -> list[float]:
-    """Milliseconds of each publish, all stages together."""
-    return [sum(stages) for stages in zip(*bench.stage_ms.values(), strict=True)]
-
-
-def publish(bench: InnerLoopExecutor, new: Sequence[Tensor], weights: dict[str, Tensor]) -> None:
-    """One version of `new` samples and `weights`, timed by stage."""
-    store = bench.store
-    digests = timed(bench, STAGES[0], lambda: store.put_samples(CLIENT, list(map(encode_sample, new))))
-    digest, size_bytes = timed(bench, STAGES[1], lambda: store.put_weights(CLIENT, weights, {"kind": "delta"}))
-    draft = draft_of(digests, digest, size_bytes)
-    timed(bench, STAGES[2], lambda: store.publish(draft, [LIVE]))
-
-
-def timed(bench: InnerLoopExecutor, stage: str, work: Callable[[], Result]) -> Result:
-    """Run the work and record its milliseconds."""
-    begun = time.perf_counter()
-    result = work()
-    bench.stage_ms[stage].append((time.perf_counter() - begun) * 1e3)
-    return result
-
-
-def draft_of(samples: Sequence[str], weights_digest: str, size_bytes: int) -> VersionDraft:
-    """A draft with a report of the usual size."""
+def make_draft(samples: Sequence[str], weights_digest: str, size_bytes: int) -> VersionDraft:
+    """A draft with a report of typical size."""
     seconds = dict.fromkeys(("decode", "adapt", "examine", "store", "total"), 0.123456789)
     return VersionDraft(
         client=CLIENT,
@@ -154,54 +142,34 @@ def draft_of(samples: Sequence[str], weights_digest: str, size_bytes: int) -> Ve
     )
 
 
-def print_row(stage: str, durable_ms: Sequence[float], volatile_ms: Sequence[float]) -> None:
-    """One line of the table of times."""
-    cells = [value for times_ms in (durable_ms, volatile_ms) for value in (median(times_ms), p99(times_ms))]
-    price = median(durable_ms) - median(volatile_ms)
-    print(f"| {stage} | " + " | ".join(f"{cell:.2f}" for cell in cells) + f" | {price:+.2f} |")
-
-
-def median(values: Sequence[float]) -> float:
-    """Median."""
-    return statistics.median(values)
-
-
-def p99(values: Sequence[float]) -> float:
-    """99th percentile."""
-    return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))]
-
-
-def sizes(folder: Path, checkpoint: Checkpoint, delta: dict[str, Tensor], generator: torch.Generator) -> None:
-    """Publish a first version and extensions of it, and print the bytes that each adds."""
-    place = folder / "sizes"
-    extensions = 100
+def print_sizes(folder: Path, checkpoint: Checkpoint, delta: dict[str, Tensor], generator: torch.Generator) -> None:
+    """Publish a version and extensions of it, and print the bytes that each adds."""
+    place, extensions = folder / "sizes", 100
     with open_embedded(place, sync=False) as store:
-        bench, samples = InnerLoopExecutor(store), images(N_WAY * N_SHOT, generator)
-        publish(bench, samples, delta)
-        first = bytes_on_disk(place)
-        catalog_bytes = (place / CATALOG_FILE).stat().st_size
+        timed, samples = TimedStore(store), images(N_WAY * N_SHOT, generator)
+        timed.publish(samples, delta)
+        first, catalog_before = bytes_on_disk(place), (place / CATALOG_FILE).stat().st_size
         for i in range(extensions):
             samples[-N_SHOT:] = images(N_SHOT, generator)
-            publish(bench, samples, {name: tensor + i + 1 for name, tensor in delta.items()})
-        catalog_bytes = (place / CATALOG_FILE).stat().st_size - catalog_bytes
-        blob_bytes = bytes_on_disk(place)
-    sample_bytes = len(to_bytes({"image": samples[0]}))
-    weights_bytes = len(to_bytes(delta, {"kind": "delta"}))
-    whole_bytes = len(to_bytes(checkpoint.weights))
+            timed.publish(samples, {name: tensor + i + 1 for name, tensor in delta.items()})
+        catalog_bytes = ((place / CATALOG_FILE).stat().st_size - catalog_before) // extensions
+        blob_bytes = (bytes_on_disk(place) - first) // extensions
+    rows = {
+        "weights of the meta-model, stored once": len(to_bytes(checkpoint.weights)),
+        f"weights of a version: difference to the meta-model, head, statistics ({len(delta)} tensors)": len(
+            to_bytes(delta, {"kind": "delta"})
+        ),
+        "one grey sample": len(to_bytes({"image": samples[0]})),
+        f"rows of a version with {len(samples)} samples, mean of {extensions}": catalog_bytes,
+        f"a first version with {len(samples)} samples, blobs only": first,
+        f"a version that extends it by {N_SHOT} samples, including rows": blob_bytes + catalog_bytes,
+    }
     print(f"\nBytes of a version ({checkpoint.name}, {N_WAY} classes x {N_SHOT} images of {SIDE} x {SIDE})\n")
-    print("| what | bytes |")
-    print("|---|---|")
-    print(f"| the meta-model's weights, held once by the service | {whole_bytes:,} |")
-    print(f"| weights as stored: what differs, head and statistics ({len(delta)} tensors) | {weights_bytes:,} |")
-    print(f"| one sample, grey | {sample_bytes:,} |")
-    print(f"| rows of a version with {len(samples)} samples, mean of {extensions} | {catalog_bytes // extensions:,} |")
-    print(f"| a first version with {len(samples)} samples, blobs alone | {first:,} |")
-    added = (blob_bytes - first) // extensions + catalog_bytes // extensions
-    print(f"| a version that extends it by {N_SHOT} samples, rows included | {added:,} |")
+    print(markdown(("what", "bytes"), [(name, f"{size:,}") for name, size in rows.items()]))
 
 
 def bytes_on_disk(place: Path) -> int:
-    """Total size of the client's blobs."""
+    """Size of all blobs of the client."""
     return sum(path.stat().st_size for path in (place / BLOBS_FOLDER / CLIENT).iterdir())
 
 

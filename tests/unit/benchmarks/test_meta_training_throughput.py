@@ -1,4 +1,4 @@
-"""That the plain loop and the one here do the same arithmetic, and that its operations are counted right."""
+"""The plain loop and the batched loop compute the same, and operations are counted correctly."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.measuring import Times
 from benchmarks.meta_training_throughput import (
-    INSIDE,
+    BATCHED,
+    INTRA_OP,
     MATRIX,
-    OURS,
     PLAIN,
     STEP_SIZE,
-    Times,
-    Work,
-    measured,
-    print_table,
+    PlainReptile,
+    Setting,
+    measure,
+    plain_name,
     sides,
+    table,
 )
-from benchmarks.plain_reptile import PlainReptile, plain_name
 from models.config import InnerLoopConfig, preset
 from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
 from models.nets import build, heads
@@ -33,9 +34,9 @@ ADAM = replace(SGD, optimiser="adam", learning_rate=0.001)
 @pytest.mark.parametrize(
     ("recipe", "tasks"),
     [(SGD, 5), (ADAM, 5), (replace(ADAM, carry_moments=True), 1)],
-    ids=["sgd", "adam, anew with each task", "adam, carried from meta step to meta step"],
+    ids=["sgd", "adam, reset for each task", "adam, carried over"],
 )
-def test_both_sides_reach_the_same_weights(recipe: InnerLoopConfig, tasks: int) -> None:
+def test_both_loops_reach_the_same_weights_on_the_same_draws(recipe: InnerLoopConfig, tasks: int) -> None:
     net, supports = build(SPEC, seed=3), [random_support(seed) for seed in range(tasks)]
     head = heads.linear_head(net.feature_count, 3, torch.Generator().manual_seed(0))
     state = MetaTrainingState({**net.start(), **head})
@@ -44,34 +45,33 @@ def test_both_sides_reach_the_same_weights(recipe: InnerLoopConfig, tasks: int) 
         seeds = inner_seeds(0, step, tasks)
         state = Reptile().meta_step(net, state, supports, recipe, STEP_SIZE, seeds)
         plain.meta_step(supports, STEP_SIZE, seeds)
-    moved = plain.start()
+    moved = plain.net.state_dict()
     assert {plain_name(name) for name in state.start} == set(moved)
     for name, tensor in state.start.items():
         torch.testing.assert_close(moved[plain_name(name)], tensor, rtol=1e-3, atol=2e-5, msg=name)
 
 
-def test_the_operations_of_a_meta_step_match_a_count_by_hand() -> None:
-    work = Work(preset("paper").recipe, 5, 5, 10, CPU)
+def test_the_operations_of_a_meta_step_equal_a_manual_count() -> None:
+    setting = Setting(preset("paper").recipe, 5, 5, 10, CPU)
     first, rest = 14**2 * 64 * 9, (7**2 + 4**2 + 2**2) * 64 * 64 * 9  # multiply-adds of the four convolutions
     passes = 2 * first + 3 * (rest + 256 * 5)  # the first one's input needs no gradient
-    assert work.flops() == 2 * passes * 250
+    assert setting.flops() == 2 * passes * 250
 
 
-def test_the_sides_of_the_benchmark_alternate() -> None:
-    work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
-    assert list(sides(work)) == [PLAIN, OURS, MATRIX]
-    assert list(sides(replace(work, threads=2))) == [PLAIN, OURS, INSIDE, MATRIX]
-    times = measured(work, 2)
-    assert {name: len(side.elapsed_s) for name, side in times.items()} == {PLAIN: 2, OURS: 2, MATRIX: 2}
+def test_every_side_runs_in_every_round() -> None:
+    setting = Setting(replace(SGD, steps=1), 2, 3, 2, CPU)
+    assert list(sides(setting)) == [PLAIN, BATCHED, MATRIX]
+    assert list(sides(replace(setting, threads=2))) == [PLAIN, BATCHED, INTRA_OP, MATRIX]
+    times = measure(setting, 2)
+    assert {name: len(side.elapsed_s) for name, side in times.items()} == {PLAIN: 2, BATCHED: 2, MATRIX: 2}
 
 
-def test_the_ratio_is_the_plain_loops_time_over_ours(capsys: pytest.CaptureFixture[str]) -> None:
-    work = Work(replace(SGD, steps=1), 2, 3, 2, CPU)
+def test_the_ratio_is_the_time_of_the_plain_loop_divided_by_that_of_the_batched_loop() -> None:
+    setting = Setting(replace(SGD, steps=1), 2, 3, 2, CPU)
     times = {
         PLAIN: Times([0.3], [0.4]),
-        OURS: Times([0.1], [0.1]),
+        BATCHED: Times([0.1], [0.1]),
         MATRIX: Times([0.01], [0.01]),
     }
-    print_table(work, times)
-    ours = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {OURS} |"))
-    assert "| 100.0 | 20.0 | 3.00 | 100.0 | 4.00 |" in ours
+    (row,) = [line for line in table(setting, times).splitlines() if line.startswith(f"| {BATCHED} |")]
+    assert "| 100.0 | 20.0 | 3.00 | 100.0 | 4.00 |" in row

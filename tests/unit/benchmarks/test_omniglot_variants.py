@@ -1,4 +1,4 @@
-"""The table of variants: one change each, the same episodes, nothing done twice."""
+"""The tables of Omniglot variants: one change each, the same episodes, saved results."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def data(monkeypatch: pytest.MonkeyPatch) -> DatasetSplits:
     return small
 
 
-def test_every_variant_changes_and_describes_something() -> None:
+def test_every_variant_differs_from_the_preset_and_has_a_name() -> None:
     tried = variants()
-    assert (tried[0].preset, tried[0].turned) == (BASE, True)
+    assert (tried[0].preset, tried[0].rotated) == (BASE, True)
     assert len({variant.name for variant in tried}) == len({variant.change for variant in tried}) == len(tried)
-    assert all(variant.preset != BASE or not variant.turned for variant in tried[1:])
+    assert all(variant.preset != BASE or not variant.rotated for variant in tried[1:])
     assert len({(use.serve, use.normalisation) for use in uses(BASE.serve)}) == len(uses(BASE.serve))
 
 
-def test_upright_selects_the_classes_without_rotation(data: DatasetSplits) -> None:
+def test_upright_classes_are_selected(data: DatasetSplits) -> None:
     upright = omniglot_variants.upright(data.train)
     assert len(upright) == 20
     assert all(name.endswith("/turn0") for name in upright.class_names)
 
 
-def test_saved_results_are_not_computed_again(
+def test_a_second_run_uses_saved_trainings_and_scores(
     data: DatasetSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "variants"
@@ -63,7 +63,7 @@ def test_saved_results_are_not_computed_again(
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")} == scored
 
 
-def test_rows_are_compared_with_the_first_and_divergence_is_reported() -> None:
+def test_rows_are_compared_with_the_first_and_a_divergence_is_shown() -> None:
     rows: dict[str, omniglot_variants.Scores | str] = {
         "first": {1: [0.5, 0.7], 5: [0.9, 0.9]},
         "second": {1: [0.6, 0.8], 5: [0.8, 1.0]},

@@ -1,4 +1,4 @@
-"""The table of ways on surfaces: the same episodes for all of them, features that are what they are called."""
+"""The table of methods on surfaces: equal episodes for all methods, and local binary patterns."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import lbp_baseline, surfaces_table
-from benchmarks.lbp_baseline import PATTERNS, Histograms, Patterns, accuracies
-from benchmarks.untrained import untrained
+from benchmarks import surfaces_table
+from benchmarks.fixtures import untrained
+from benchmarks.surfaces_table import LBP_IMAGES, PATTERNS, Histograms, Patterns, lbp_accuracies
 from models.adaptation.optimisers import Moments
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import InnerLoopConfig, NetConfig
@@ -34,14 +34,14 @@ def stripes(tmp_path: Path) -> Path:
     return folder
 
 
-def either_way() -> torch.Tensor:
-    """Stripes upright and lying: (2, 1, 64, 64)."""
+def both_orientations() -> torch.Tensor:
+    """Vertical and horizontal stripes: (2, 1, 64, 64)."""
     stripes = (torch.arange(64) // 4 % 2).float().expand(64, 64)
     return torch.stack([stripes, stripes.T])[:, None]
 
 
 @pytest.mark.parametrize("patterns", PATTERNS, ids=lambda patterns: patterns.method)
-def test_histograms_are_normalised_and_ignore_brightness(patterns: Patterns) -> None:
+def test_histograms_sum_to_one_and_do_not_depend_on_brightness(patterns: Patterns) -> None:
     pytest.importorskip("skimage")
     dim = torch.randint(128, (2, 1, 32, 32), generator=torch.Generator().manual_seed(0)) / 255
     counted = Histograms(patterns).of(torch.cat([dim, 2 * dim]))
@@ -51,16 +51,16 @@ def test_histograms_are_normalised_and_ignore_brightness(patterns: Patterns) -> 
     assert counted[0] != pytest.approx(counted[1])
 
 
-def test_only_directional_patterns_distinguish_vertical_and_horizontal_stripes() -> None:
+def test_only_patterns_with_orientation_distinguish_vertical_from_horizontal_stripes() -> None:
     pytest.importorskip("skimage")
-    whichever, directed = (Histograms(patterns).of(either_way()) for patterns in PATTERNS)
-    assert whichever[0] == pytest.approx(whichever[1])
-    assert abs(directed[0] - directed[1]).sum() > 1
+    without, oriented = (Histograms(patterns).of(both_orientations()) for patterns in PATTERNS)
+    assert without[0] == pytest.approx(without[1])
+    assert abs(oriented[0] - oriented[1]).sum() > 1
 
 
-def test_the_features_use_the_same_images_as_a_net_with_another_input(stripes: Path) -> None:
+def test_patterns_use_the_same_images_as_a_net_with_another_input(stripes: Path) -> None:
     def drawn(spec: ImageConfig) -> list[tuple[str, int]]:
-        """Class and place of each query of an episode, found by its pixels."""
+        """Class and index of each query of an episode, found by its pixels."""
         classes = open_folder(stripes, spec)
         task = EpisodeSampler(classes, EpisodeShape(n_way=2, n_shot=2, n_query=2), spec).task(4)
         places = []
@@ -70,18 +70,18 @@ def test_the_features_use_the_same_images_as_a_net_with_another_input(stripes: P
             places.append((name, int((of_class == image).all((1, 2, 3)).nonzero())))
         return places
 
-    assert len(set(drawn(lbp_baseline.SPEC))) == 4
-    assert drawn(ImageConfig(channels=1, side=32)) == drawn(lbp_baseline.SPEC)
+    assert len(set(drawn(LBP_IMAGES))) == 4
+    assert drawn(ImageConfig(channels=1, side=32)) == drawn(LBP_IMAGES)
 
 
-def test_episodes_are_learned_from_their_support() -> None:
+def test_the_classifier_learns_from_the_support() -> None:
     pytest.importorskip("sklearn")
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(60, (2, 6, 1, 128, 128), generator=generator)
     upright = (torch.arange(128) // 4 % 2 * 100).expand(128, 128)
     arrays = [(noise[0] + upright).to(torch.uint8), (noise[1] + upright.T).to(torch.uint8)]
     classes, shape = ArrayDataset("stripes", ("upright", "lying"), arrays), EpisodeShape(n_way=2, n_shot=3, n_query=3)
-    assert list(accuracies(classes, shape, EvaluationConfig(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
+    assert list(lbp_accuracies(classes, shape, EvaluationConfig(3), Histograms(PATTERNS[1]))) == [1.0, 1.0, 1.0]
 
 
 def test_an_untrained_checkpoint_differs_only_in_its_weights() -> None:
@@ -99,10 +99,10 @@ def test_an_untrained_checkpoint_differs_only_in_its_weights() -> None:
 
 
 @pytest.mark.parametrize("features", [True, False])
-def test_methods_are_scored_on_the_same_episodes_and_compared_with_the_first(
+def test_every_method_is_scored_on_the_same_episodes_and_compared_with_the_first(
     features: bool, stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lbp_baseline, "installed", lambda: features)
+    monkeypatch.setattr(surfaces_table, "lbp_available", lambda: features)
     if features:
         pytest.importorskip("sklearn")
     checkpoint = tiny_checkpoint_in(tmp_path)
@@ -116,7 +116,7 @@ def test_methods_are_scored_on_the_same_episodes_and_compared_with_the_first(
     assert record["checkpoint_bytes"] == checkpoint.stat().st_size
     assert record["digest"] == load_checkpoint(checkpoint).digest
     first, second = (row["cells"][1] for row in record["rows"][:2])
-    assert (first["shots"], first["against_first"]) == (2, None)
+    assert (first["shots"], first["difference_to_first"]) == (2, None)
     differences = [own - other for own, other in zip(second["accuracies"], first["accuracies"], strict=True)]
-    assert second["against_first"] == pytest.approx(sum(differences) / 3)
-    assert f"{100 * second['against_first']:+.1f}" in surfaces_table.table(record)
+    assert second["difference_to_first"] == pytest.approx(sum(differences) / 3)
+    assert f"{100 * second['difference_to_first']:+.1f}" in surfaces_table.table(record)

@@ -1,4 +1,4 @@
-"""What the tables of sizes and of layer rates rest on: widths, cells, patterns that match, differences, lines."""
+"""Large networks, learning-rate multipliers and half precision: settings, measurements and table rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import half_precision, layer_rates, size
-from benchmarks.layer_rates import blocks_of, inner_ways, meta_ways
-from benchmarks.meta_work import Data
-from benchmarks.size import Cell, Taken, against, cells_of, random_support, taken_here, width_of
+from benchmarks import half_precision, large_networks, lr_multipliers
+from benchmarks.large_networks import Cell, Measurement, cells_of, compare, measure_here, random_support, width_of
+from benchmarks.lr_multipliers import blocks_of, inner_choices, meta_choices
+from benchmarks.measuring import MIB
+from benchmarks.meta_comparison import Data
 from models import weights as algebra
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig, NetConfig
@@ -31,12 +32,12 @@ def test_a_net_has_about_the_requested_number_of_weights(millions: float) -> Non
     assert sum(tensor.numel() for tensor in start.values()) == pytest.approx(millions * 1e6, rel=0.1)
 
 
-def test_the_width_for_100_million_weights_is_even() -> None:
+def test_the_width_is_even_and_at_least_two() -> None:
     assert width_of(100) == 182
     assert width_of(0.001) == 2
 
 
-def test_float16_is_measured_on_cuda_only_and_the_first_cell_is_the_reference() -> None:
+def test_float16_is_measured_on_cuda_only() -> None:
     arguments = Namespace(side=16, batch=10, steps=1, threads=1)
     on_cpu, on_cuda = (cells_of(2, arguments, torch.device(name)) for name in ("cpu", "cuda"))
     assert on_cpu[0] == CELL
@@ -48,7 +49,7 @@ def test_float16_is_measured_on_cuda_only_and_the_first_cell_is_the_reference() 
 def test_an_adaptation_is_measured_and_compared_with_the_reference(tmp_path: Path) -> None:
     reference = str(tmp_path / "reference.safetensors")
     exact, again, half = (
-        taken_here(cell, reference)
+        measure_here(cell, reference)
         for cell in (CELL, replace(CELL, recompute=True), replace(CELL, precision="bfloat16"))
     )
     assert (exact.largest, exact.share) == (None, None)
@@ -56,18 +57,18 @@ def test_an_adaptation_is_measured_and_compared_with_the_reference(tmp_path: Pat
     assert half.largest
     assert half.share
     assert exact.seconds > 0
-    assert exact.before_bytes > 10 * size.MIB
+    assert exact.before_bytes > 10 * MIB
 
 
-def test_the_difference_is_relative_to_the_update_of_the_reference(tmp_path: Path) -> None:
+def test_the_difference_is_a_share_of_the_update_of_the_reference(tmp_path: Path) -> None:
     start, exact, other = ({"w": torch.tensor(values)} for values in ([0.0, 0.0], [3.0, 4.0], [3.0, 3.0]))
-    assert against(start, exact, tmp_path / "reference.safetensors") == (None, None)
-    largest, share = against(start, other, tmp_path / "reference.safetensors")
+    assert compare(start, exact, tmp_path / "reference.safetensors") == (None, None)
+    largest, share = compare(start, other, tmp_path / "reference.safetensors")
     assert largest == 1.0
     assert share == pytest.approx(0.2)
 
 
-def test_the_head_starts_from_one_image_per_class() -> None:
+def test_the_head_is_initialised_from_one_image_per_class() -> None:
     images, labels = random_support(CELL).anchor_images()
     assert labels.tolist() == [0, 1, 2, 3, 4]
     assert len(images) == 5
@@ -75,31 +76,31 @@ def test_the_head_starts_from_one_image_per_class() -> None:
 
 def test_a_row_has_ratios_to_the_first_row() -> None:
     first, second = (
-        size.Row(replace(CELL, recompute=recompute), [Taken(1, 0, added, seconds, largest, share)])
+        large_networks.Row(replace(CELL, recompute=recompute), [Measurement(1, 0, added, seconds, largest, share)])
         for recompute, added, seconds, largest, share in ((False, 8, 2.0, None, None), (True, 4, 3.0, 0.5, 0.1))
     )
-    assert size.line(first, first)[2:] == ("1.00", "2.00", "1.00", "", "")
-    assert size.line(second, first)[2:] == ("0.50", "3.00", "1.50", "5.0e-01", "10 %")
+    assert large_networks.line(first, first)[2:] == ("1.00", "2.00", "1.00", "", "")
+    assert large_networks.line(second, first)[2:] == ("0.50", "3.00", "1.50", "5.0e-01", "10 %")
 
 
 @pytest.mark.parametrize("spec", [SPEC, SURFACE_SPEC, RESNET_SPEC], ids=lambda spec: spec.kind)
-def test_every_variant_matches_weights_of_every_net(spec: NetConfig) -> None:
+def test_every_choice_matches_weights_of_every_net(spec: NetConfig) -> None:
     start = build(spec).start()
     names = [*start, "head.weight", "head.bias"]
-    ways = inner_ways(blocks_of(start))
-    assert ways[0].inner == ()
-    for way in ways:
-        multipliers = algebra.lr_multipliers_by_name(names, way.inner)
-        assert (set(multipliers.values()) == {1.0}) == (way is ways[0]), way.name
-    last = next(way for way in ways if way.name == "last block and head")
+    choices = inner_choices(blocks_of(start))
+    assert choices[0].inner == ()
+    for choice in choices:
+        multipliers = algebra.lr_multipliers_by_name(names, choice.inner)
+        assert (set(multipliers.values()) == {1.0}) == (choice is choices[0]), choice.name
+    last = next(choice for choice in choices if choice.name == "last block and head")
     moving = {name.split(".")[0] for name, rate in algebra.lr_multipliers_by_name(names, last.inner).items() if rate}
     assert moving == {blocks_of(start)[-1], "head"}
 
 
-def test_meta_variants_match_the_trained_net() -> None:
+def test_choices_for_meta_steps_match_the_trained_net() -> None:
     names = list(build(NetConfig("conv4", ImageConfig(1, 28), 4)).start())
-    for way in meta_ways():
-        assert set(algebra.lr_multipliers_by_name(names, way.meta).values()) != {1.0}
+    for choice in meta_choices():
+        assert set(algebra.lr_multipliers_by_name(names, choice.meta).values()) != {1.0}
 
 
 @pytest.fixture
@@ -107,29 +108,29 @@ def arguments() -> Namespace:
     return Namespace(meta_steps=1, shots=1, episodes=2, rounds=1, seed=0, data_root=None, threads=1)
 
 
-def test_variants_are_scored_timed_and_measured_in_bytes(arguments: Namespace) -> None:
+def test_choices_are_scored_and_timed_and_their_versions_measured(arguments: Namespace) -> None:
     spec, classes = NetConfig("conv4", ImageConfig(1, 16), 4), Textures(16, 1, seed=1, lines=2)
     rows = [
-        layer_rates.Row(
-            way, Checkpoint("x", spec, InnerLoopConfig(1, 0.1, lr_multipliers=way.inner), build(spec).start())
+        lr_multipliers.Row(
+            choice, Checkpoint("x", spec, InnerLoopConfig(1, 0.1, lr_multipliers=choice.inner), build(spec).start())
         )
-        for way in inner_ways(["block1", "block2", "block3", "block4"])[:4]
+        for choice in inner_choices(["block1", "block2", "block3", "block4"])[:4]
     ]
-    layer_rates.measure(rows, classes, arguments)
+    lr_multipliers.measure(rows, classes, arguments)
     assert all(len(row.accuracies) == 2 and row.adapt_s and row.version_bytes for row in rows)
     head_only = rows[3]
     assert head_only.version_bytes < rows[0].version_bytes
-    assert layer_rates.line(head_only, rows[0])[0] == "head only (as ANIL)"
-    diverged = layer_rates.Row(rows[0].way, None, note="diverged at meta step 1")
-    assert layer_rates.line(diverged, rows[0])[1] == "diverged at meta step 1"
+    assert lr_multipliers.line(head_only, rows[0])[0] == "head only (as ANIL)"
+    diverged = lr_multipliers.Row(rows[0].choice, None, note="diverged at meta step 1")
+    assert lr_multipliers.line(diverged, rows[0])[1] == "diverged at meta step 1"
 
 
 def test_a_short_training_uses_its_multipliers(arguments: Namespace) -> None:
     textures = Textures(28, 1, seed=0, lines=3)
-    way = layer_rates.Way("x", (("block*", 0.1),), (("block1.*", 0.0),))
-    row = layer_rates.trained(way, Data("textures", textures, textures), arguments)
+    choice = lr_multipliers.Choice("x", (("block*", 0.1),), (("block1.*", 0.0),))
+    row = lr_multipliers.trained(choice, Data("textures", textures, textures), arguments)
     assert row.start is not None
-    assert row.start.recipe.lr_multipliers == way.inner
+    assert row.start.recipe.lr_multipliers == choice.inner
     untouched = build(row.start.net_config, 0).start()
     changed = algebra.changed(untouched, row.start.weights)
     assert changed
@@ -145,7 +146,7 @@ def test_every_operation_runs_in_both_precisions() -> None:
         assert float(half) >= 0
 
 
-def test_the_operations_of_a_convolution_cover_its_three_passes() -> None:
+def test_a_convolution_counts_the_operations_of_its_three_passes() -> None:
     plain, grouped = (half_precision.convolution("x", (tasks, 64, 10, 14)).flop for tasks in (1, 5))
     assert plain == 3 * 2 * 10 * 14 * 14 * 64 * 64 * 9
     assert grouped == 5 * plain

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cross_validation import FLIPPED, flip_row, honesty_row, verdict_row
-from benchmarks.cross_validation_episodes import EpisodeSettings, draw, episode_results
+from benchmarks.cross_validation import (
+    FLIPPED,
+    EpisodeSettings,
+    draw,
+    episode_results,
+    flip_row,
+    honesty_row,
+    verdict_row,
+)
 from models.adaptation.adapt import BatchingOptions
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.class_dataset import ArrayDataset

@@ -1,4 +1,4 @@
-"""What the benchmarks' tables rest on: draws that keep queries out of the support, percentiles, requests as bytes."""
+"""Draws, statistics, tables, command-line options and prepared requests."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.figures import auroc, markdown, percentile
-from benchmarks.labelled_pngs import STEEL, LabelledPngs, draw, generated, steel
-from benchmarks.predict_latency import as_body, as_form
+from benchmarks.figures import Parser, auroc, markdown, percentile, script
+from benchmarks.fixtures import STEEL, ImageFiles, draw, generated, steel
+from benchmarks.http_load import as_body, as_form
 from models.errors import DatasetUnavailable
 
 URL = "http://127.0.0.1:1"
 
 
-def numbered(classes: int, images: int) -> LabelledPngs:
-    return LabelledPngs(
+def numbered(classes: int, images: int) -> ImageFiles:
+    return ImageFiles(
         "numbered",
         {f"class-{c}": [(f"{i}.png", f"{c}/{i}".encode()) for i in range(images)] for c in range(classes)},
     )
@@ -28,15 +28,15 @@ def numbered(classes: int, images: int) -> LabelledPngs:
 
 def test_queries_of_a_draw_are_not_in_its_support() -> None:
     task = draw(numbered(7, 20), np.random.default_rng(0), n_way=5, n_shot=10)
-    taught = {file.content for file in task.support}
-    asked = {content for contents in task.queries.values() for content in contents}
-    assert len(taught) == 50
-    assert len(asked) == 50
-    assert not taught & asked
+    support = {file.content for file in task.support}
+    queries = {content for contents in task.queries.values() for content in contents}
+    assert len(support) == 50
+    assert len(queries) == 50
+    assert not support & queries
     assert {file.label for file in task.support} == set(task.queries)
 
 
-def test_a_draw_labels_images_by_their_class() -> None:
+def test_the_support_of_a_draw_has_the_right_labels() -> None:
     task = draw(numbered(7, 20), np.random.default_rng(1), n_way=5, n_shot=3, max_queries=4)
     assert all(file.content.decode().split("/")[0] == file.label.removeprefix("class-") for file in task.support)
     assert [len(contents) for contents in task.queries.values()] == [4] * 5
@@ -48,8 +48,8 @@ def test_the_seed_determines_the_draw() -> None:
     assert first != other
 
 
-def test_a_class_without_images_for_queries_is_rejected() -> None:
-    with pytest.raises(DatasetUnavailable, match="10 images and a query"):
+def test_a_draw_fails_if_a_class_has_no_image_left_for_a_query() -> None:
+    with pytest.raises(DatasetUnavailable, match="10 images and a query each are needed"):
         draw(numbered(5, 10), np.random.default_rng(0), n_way=5, n_shot=10)
 
 
@@ -62,7 +62,7 @@ def test_exact_duplicates_are_dropped(tmp_path: Path) -> None:
     assert "1 exact duplicates dropped" in images.name
 
 
-def test_generated_images_are_pngs() -> None:
+def test_generated_images_are_different_pngs() -> None:
     images = generated(2, 3)
     contents = [content for files in images.classes.values() for _, content in files]
     assert len(set(contents)) == 6
@@ -70,27 +70,48 @@ def test_generated_images_are_pngs() -> None:
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.5, 50.0), (0.99, 99.0), (1.0, 100.0)])
-def test_a_percentile_is_a_measured_value(share: float, expected: float) -> None:
+def test_a_percentile_is_one_of_the_values(share: float, expected: float) -> None:
     assert percentile([float(value) for value in range(100, 0, -1)], share) == expected
 
 
-def test_a_high_percentile_of_few_values_is_the_maximum() -> None:
+def test_the_99th_percentile_of_few_values_is_the_largest() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
 
 
-def test_a_table_has_a_rule_below_its_headings() -> None:
+def test_a_table_has_a_delimiter_row_below_its_headings() -> None:
     assert markdown(("what", "ms"), [("all", "1")]) == "| what | ms |\n| --- | ---: |\n| all | 1 |"
 
 
-@pytest.mark.parametrize("write", [as_form, as_body])
-def test_a_request_has_the_content_length_of_its_body(write: Callable[[str, bytes], bytes]) -> None:
+@pytest.mark.parametrize("write", [lambda url, image: as_form(url, [image]), as_body], ids=["form", "body"])
+def test_a_prepared_request_has_the_length_of_its_body(write: Callable[[str, bytes], bytes]) -> None:
     sent = write(URL, b"image")
     head, _, body = sent.partition(b"\r\n\r\n")
-    announced = re.search(rb"(?i)content-length: (\d+)", head)
-    assert announced is not None
-    assert int(announced[1]) == len(body)
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    assert length is not None
+    assert int(length[1]) == len(body)
     assert b"image" in body
 
 
-def test_auroc_counts_ordered_pairs_and_half_of_ties() -> None:
+def test_auroc_counts_correctly_ordered_pairs_and_half_of_the_ties() -> None:
     assert auroc(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5])) == pytest.approx(3.5 / 4)
+
+
+def test_an_option_has_the_type_of_its_default_and_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser("what it measures")
+    parser.option("--rounds", 3, "rounds", least=1)
+    parser.option("--shots", [1, 5], "shots")
+    arguments = parser.parse_args(["--shots", "2"])
+    assert (arguments.rounds, arguments.shots) == (3, [2])
+    assert "shots (default: 1 5)" in parser.format_help()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--rounds", "0"])
+    assert "got 0, must be at least 1" in capsys.readouterr().err
+
+
+def test_a_script_ends_with_the_message_of_an_expected_error() -> None:
+    @script
+    def main() -> None:
+        raise DatasetUnavailable("there are no images")
+
+    with pytest.raises(SystemExit, match="error: there are no images"):
+        main()
