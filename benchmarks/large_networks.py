@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.figures import Parser, machine, machine_line, markdown, script
 from benchmarks.measuring import MIB, clock, peak_bytes, reset_peak
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.adapt import adapt_one
 from models.config import InnerLoopConfig, NetConfig, Precision
 from models.images.preprocessing import ImageConfig
@@ -217,8 +217,8 @@ def compare(start: Weights, adapted: Weights, reference: Path) -> tuple[float | 
         return None, None
     exact = load_file(reference)
     largest = max(float((own[name] - exact[name]).abs().max()) for name in exact)
-    moved = length(algebra.subtract(exact, {name: tensor.cpu() for name, tensor in start.items()}))
-    return largest, length(algebra.subtract(own, exact)) / moved
+    moved = length(weight_ops.subtract(exact, {name: tensor.cpu() for name, tensor in start.items()}))
+    return largest, length(weight_ops.subtract(own, exact)) / moved
 
 
 def length(weights: Weights) -> float:

@@ -18,7 +18,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.optimisers import Moments
 from models.atomic_files import write_atomically
 from models.config import InnerLoopConfig, NetConfig
@@ -63,7 +63,7 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over tensors, net config, recipe and preprocessing version; the name is not included."""
-        return algebra.digest(self.tensors(), json.dumps(self.settings(), sort_keys=True))
+        return weight_ops.digest(self.tensors(), json.dumps(self.settings(), sort_keys=True))
 
     def build_net(self) -> Net:
         """Build the net with fresh parameters; callers pass it the checkpoint's weights."""

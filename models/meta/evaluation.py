@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, collect_statistics, run_inner_loop
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
@@ -95,7 +95,7 @@ def evaluate(
         last = min(first + config.tasks_per_batch, config.episodes)
         seeds = [config.seed + episode for episode in range(first, last)]
         tasks = [source.task(seed).to(device) for seed in seeds]
-        starts = algebra.expand(start, len(tasks))
+        starts = weight_ops.expand(start, len(tasks))
         adapted = run_inner_loop(
             net, starts, [task.support for task in tasks], recipe, seeds, InnerLoopOptions(moments)
         )

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.adam import adam
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.config import InnerLoopConfig, MetaTrainingConfig
@@ -97,7 +97,7 @@ class Maml:
         start = {name: tensor.detach().clone().requires_grad_() for name, tensor in state.start.items()}
         options = InnerLoopOptions(state.moments, "second" if self.second_order else "first")
         adapted = run_inner_loop(
-            net, algebra.expand(start, len(parts)), [support for support, _ in parts], recipe, seeds, options
+            net, weight_ops.expand(start, len(parts)), [support for support, _ in parts], recipe, seeds, options
         )
         losses = query_losses(net, adapted, [query for _, query in parts], recompute=recipe.recompute)
         gradients = torch.autograd.grad(losses.mean(), list(start.values()), materialize_grads=True)

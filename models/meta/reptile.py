@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.adaptation.optimisers import Moments
@@ -91,13 +91,13 @@ class Reptile:
             AdaptationDiverged: a task's loss is not finite; `state` is unchanged.
         """
         options = InnerLoopOptions(state.moments, executor=self.executor)
-        adapted = run_inner_loop(net, algebra.expand(state.start, len(supports)), supports, recipe, seeds, options)
+        adapted = run_inner_loop(net, weight_ops.expand(state.start, len(supports)), supports, recipe, seeds, options)
         diverged = (~adapted.losses.isfinite()).any(1).nonzero().flatten().tolist()
         if diverged:
             raise AdaptationDiverged(recipe.steps, tuple(diverged))
-        target = algebra.task_mean({name: adapted.weights[name] for name in state.start})
+        target = weight_ops.task_mean({name: adapted.weights[name] for name in state.start})
         return MetaTrainingState(
-            start=algebra.interpolate(state.start, target, step_size),
+            start=weight_ops.interpolate(state.start, target, step_size),
             moments=carried_moments(adapted, recipe),
             meta_step=state.meta_step + 1,
             loss=float(adapted.losses.mean()) if adapted.losses.numel() else float("nan"),
@@ -108,7 +108,7 @@ def carried_moments(adapted: InnerLoopResult, recipe: InnerLoopConfig) -> Moment
     """Inner-loop Adam moments for the next meta step: the mean over tasks, or None if the recipe carries none."""
     if not recipe.carry_moments or adapted.moments is None:
         return None
-    return Moments(algebra.task_mean(adapted.moments.second), adapted.moments.steps)
+    return Moments(weight_ops.task_mean(adapted.moments.second), adapted.moments.steps)
 
 
 def meta_train(
@@ -137,13 +137,13 @@ def meta_train(
         AdaptationDiverged: raised by the meta step.
     """
     step = step or Reptile().meta_step
-    multipliers = algebra.lr_multipliers_by_name(list(state.start), meta.lr_multipliers)
+    multipliers = weight_ops.lr_multipliers_by_name(list(state.start), meta.lr_multipliers)
     while state.meta_step < meta.meta_steps:
         supports = source(state.meta_step)
         seeds = inner_seeds(meta.seed, state.meta_step, len(supports))
         moved = step(net, state, supports, recipe, meta.step_size_at(state.meta_step), seeds)
         if meta.lr_multipliers:
-            moved = replace(moved, start=algebra.interpolate_each(state.start, moved.start, multipliers))
+            moved = replace(moved, start=weight_ops.interpolate_each(state.start, moved.start, multipliers))
         state = moved
         yield state
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
 from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -180,9 +180,9 @@ class TrainingRun:
         """Raise InvalidConfig before training for settings that would only fail during training or serving."""
         require_precision(self._config.recipe, self._device, second_order=self._config.meta.algorithm == "maml")
         start = list(self.state.start)
-        algebra.lr_multipliers_by_name(start, self._config.meta.lr_multipliers)
+        weight_ops.lr_multipliers_by_name(start, self._config.meta.lr_multipliers)
         for recipe in (self._config.recipe, self._serve):
-            algebra.lr_multipliers_by_name([*start, heads.WEIGHT, heads.BIAS], recipe.lr_multipliers)
+            weight_ops.lr_multipliers_by_name([*start, heads.WEIGHT, heads.BIAS], recipe.lr_multipliers)
 
     def _on_device(self, state: MetaTrainingState) -> MetaTrainingState:
         def to_device(weights: Weights) -> Weights:

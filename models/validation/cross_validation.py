@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, adapt_inputs
 from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
@@ -271,7 +271,7 @@ def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoo
     """Features of the support under the meta-trained weights, averaged over mirror images: (samples, features), CPU."""
     augmented = support.with_flips() if recipe.flip_augment else support
     with torch.no_grad():
-        (measured,) = collect_statistics(net, algebra.expand(start, 1), [augmented.images])
+        (measured,) = collect_statistics(net, weight_ops.expand(start, 1), [augmented.images])
     views = measured.features[0].view(-1, len(support), measured.features.shape[-1])  # (views, samples, features)
     return views.mean(0).cpu()
 

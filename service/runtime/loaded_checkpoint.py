@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, OnGroupStep, adapt_inputs, adapt_one
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
@@ -92,7 +92,7 @@ class LoadedCheckpoint:
 
     def delta(self, adapted: Adapted) -> dict[str, Tensor]:
         """Return what a version stores: weights that differ from the start, head, class means, frozen statistics."""
-        kept = algebra.changed(self._start, adapted.kept())
+        kept = weight_ops.changed(self._start, adapted.kept())
         statistics = {_STATISTICS + name: tensor for name, tensor in adapted.statistics.items()}
         return {name: tensor.cpu() for name, tensor in {**kept, **statistics}.items()}
 
@@ -133,7 +133,7 @@ class LoadedCheckpoint:
 
     def start_digest(self) -> str:
         """Digest the weights as they are in memory now. It must never change."""
-        return algebra.digest(self._start)
+        return weight_ops.digest(self._start)
 
     def _run(self, loops: Sequence[InnerLoopInput], on_step: OnGroupStep) -> Sequence[Result]:
         return adapt_inputs(self._net, self._start, loops, BatchingOptions(on_step=on_step))

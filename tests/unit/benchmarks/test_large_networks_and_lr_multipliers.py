@@ -14,7 +14,7 @@ from benchmarks.large_networks import Cell, Measurement, cells_of, compare, meas
 from benchmarks.lr_multipliers import blocks_of, inner_choices, meta_choices
 from benchmarks.measuring import MIB
 from benchmarks.meta_comparison import Data
-from models import weights as algebra
+from models import weights as weight_ops
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig, NetConfig
 from models.data.synthetic import Textures
@@ -90,17 +90,17 @@ def test_every_choice_matches_weights_of_every_net(spec: NetConfig) -> None:
     choices = inner_choices(blocks_of(start))
     assert choices[0].inner == ()
     for choice in choices:
-        multipliers = algebra.lr_multipliers_by_name(names, choice.inner)
+        multipliers = weight_ops.lr_multipliers_by_name(names, choice.inner)
         assert (set(multipliers.values()) == {1.0}) == (choice is choices[0]), choice.name
     last = next(choice for choice in choices if choice.name == "last block and head")
-    moving = {name.split(".")[0] for name, rate in algebra.lr_multipliers_by_name(names, last.inner).items() if rate}
+    moving = {name.split(".")[0] for name, rate in weight_ops.lr_multipliers_by_name(names, last.inner).items() if rate}
     assert moving == {blocks_of(start)[-1], "head"}
 
 
 def test_choices_for_meta_steps_match_the_trained_net() -> None:
     names = list(build(NetConfig("conv4", ImageConfig(1, 28), 4)).start())
     for choice in meta_choices():
-        assert set(algebra.lr_multipliers_by_name(names, choice.meta).values()) != {1.0}
+        assert set(weight_ops.lr_multipliers_by_name(names, choice.meta).values()) != {1.0}
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_short_training_uses_its_multipliers(arguments: Namespace) -> None:
     assert row.start is not None
     assert row.start.recipe.lr_multipliers == choice.inner
     untouched = build(row.start.net_config, 0).start()
-    changed = algebra.changed(untouched, row.start.weights)
+    changed = weight_ops.changed(untouched, row.start.weights)
     assert changed
     assert not any(name.startswith("block1.") for name in changed)
 

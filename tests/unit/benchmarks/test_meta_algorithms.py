@@ -44,7 +44,7 @@ from benchmarks.meta_comparison import (
     train_for_equal_time,
     training_step,
 )
-from models import weights as algebra
+from models import weights as weight_ops
 from models.data.class_dataset import ArrayDataset
 from models.errors import AdaptationDiverged
 from models.meta.evaluation import EvaluationConfig
@@ -73,7 +73,7 @@ def test_all_algorithms_have_the_same_start_and_the_same_tasks(data: Data) -> No
     first, again = TaskStream(data, TINY, CPU), TaskStream(data, TINY, CPU)
     assert all(torch.equal(a.images, b.images) for a, b in zip(first(3), again(3), strict=True))
     assert not torch.equal(first(3)[0].images, first(4)[0].images)
-    assert algebra.digest(TINY.start(CPU).start) == algebra.digest(TINY.start(CPU).start)
+    assert weight_ops.digest(TINY.start(CPU).start) == weight_ops.digest(TINY.start(CPU).start)
     assert {one.recipe(TINY).batch_size for one in entries([1, 5], LEARNING_RATES)} == {TINY.batch_size}
     assert [(one.inner_steps, one.algorithm) for one in entries([1, 5], LEARNING_RATES)][3:] == [
         (5, one) for one in ALGORITHMS
@@ -87,7 +87,7 @@ def test_the_entry_of_reptile_runs_the_meta_step_of_reptile(data: Data) -> None:
     expected = Reptile().meta_step(
         TINY.net(), start, supports, one.recipe(TINY), size, inner_seeds(0, 0, len(supports))
     )
-    assert algebra.digest(moved.start) == algebra.digest(expected.start)
+    assert weight_ops.digest(moved.start) == weight_ops.digest(expected.start)
 
 
 @pytest.mark.parametrize("algorithm", ["fomaml", "maml"])
@@ -210,7 +210,7 @@ def test_real_trainings_end_in_scored_starts(data: Data) -> None:
     plan = EvaluationConfig(2, 0, "transductive")
     for runner in contest:
         assert [share for share, _ in runner.saved] == list(MARKS)
-        assert algebra.digest(runner.state.start) != algebra.digest(setting.start(CPU).start)
+        assert weight_ops.digest(runner.state.start) != weight_ops.digest(setting.start(CPU).start)
         reached = score(runner.entry, runner.state.start, setting, data, plan)
         assert len(reached.accuracies) == plan.episodes
         assert score(runner.entry, runner.state.start, setting, data, plan) == reached

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.optimisers import Moments
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, shipped_names
 from models.config import PRESETS, InnerLoopConfig, MetaTrainingConfig, NetConfig, preset
@@ -47,7 +47,7 @@ def test_a_checkpoint_survives_saving_and_loading(checkpoint: Checkpoint, tmp_pa
     assert (loaded.net_config, loaded.recipe, dict(loaded.training)) == (SPEC, ADAM, {"meta_step": 3})
     assert loaded.moments is not None
     assert loaded.moments.steps == 7
-    assert algebra.digest(loaded.moments.second) == algebra.digest(
+    assert weight_ops.digest(loaded.moments.second) == weight_ops.digest(
         checkpoint.moments.second if checkpoint.moments else {}
     )
 

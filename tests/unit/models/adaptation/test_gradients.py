@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation import inner_loop
 from models.adaptation.adapt import adapt_one
 from models.adaptation.gradients import INITIAL_LOSS_SCALE, GradientComputation
@@ -57,8 +57,8 @@ def test_recomputed_stages_give_the_same_bits(net: Net, make_support: MakeSuppor
         for recompute in (False, True)
     )
     assert kept.losses == again.losses
-    assert algebra.digest(kept.weights) == algebra.digest(again.weights)
-    assert algebra.digest(kept.statistics) == algebra.digest(again.statistics)
+    assert weight_ops.digest(kept.weights) == weight_ops.digest(again.weights)
+    assert weight_ops.digest(kept.statistics) == weight_ops.digest(again.statistics)
 
 
 def trainable(net: Net) -> dict[str, Tensor]:
@@ -104,10 +104,10 @@ def test_the_gradient_of_maml_is_the_same_with_recomputed_stages(
         torch.testing.assert_close(again[name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def update_error(start: algebra.Weights, exact: algebra.Weights, other: algebra.Weights) -> float:
+def update_error(start: weight_ops.Weights, exact: weight_ops.Weights, other: weight_ops.Weights) -> float:
     """How far `other` is from `exact`, as a share of how far `exact` is from `start`."""
 
-    def distance(base: algebra.Weights) -> float:
+    def distance(base: weight_ops.Weights) -> float:
         return math.sqrt(math.fsum(float((exact[name] - base[name]).square().sum()) for name in start))
 
     return distance(other) / distance(start)
@@ -141,12 +141,12 @@ def test_half_precision_with_recomputed_stages_gives_the_same_bits(net: Net, mak
         adapt_one(net, net.start(), make_support(1), replace(BF16, recompute=recompute), seed=4)
         for recompute in (False, True)
     )
-    assert algebra.digest(kept.weights) == algebra.digest(again.weights)
+    assert weight_ops.digest(kept.weights) == weight_ops.digest(again.weights)
 
 
 def test_moments_of_adam_stay_float32_in_half_precision(net: Net, make_support: MakeSupport) -> None:
     recipe = replace(BF16, optimiser="adam", learning_rate=0.001)
-    descent = run_inner_loop(net, algebra.expand(net.start(), 1), [make_support(1)], recipe, [0])
+    descent = run_inner_loop(net, weight_ops.expand(net.start(), 1), [make_support(1)], recipe, [0])
     assert descent.moments is not None
     assert {tensor.dtype for tensor in descent.moments.second.values()} == {torch.float32}
     assert descent.losses.dtype == torch.float32
@@ -247,11 +247,11 @@ def test_recomputing_is_exact_with_a_linear_head_and_pooling(pooling: str, make_
     recipe = replace(SGD, head="linear")
     kept, again = (
         run_inner_loop(
-            net, algebra.expand(start, 2), [make_support(1), make_support(2)], own, [4, 5], InnerLoopOptions()
+            net, weight_ops.expand(start, 2), [make_support(1), make_support(2)], own, [4, 5], InnerLoopOptions()
         )
         for own in (recipe, replace(recipe, recompute=True))
     )
-    assert algebra.digest(kept.weights) == algebra.digest(again.weights)
+    assert weight_ops.digest(kept.weights) == weight_ops.digest(again.weights)
 
 
 def test_the_gradients_of_a_step_are_freed_before_the_next_step(
@@ -267,5 +267,5 @@ def test_the_gradients_of_a_step_are_freed_before_the_next_step(
         return losses, gradients
 
     monkeypatch.setattr(inner_loop, "_gradients", watched)
-    run_inner_loop(conv4, algebra.expand(conv4.start(), 1), [make_support(1)], SGD, [0])
+    run_inner_loop(conv4, weight_ops.expand(conv4.start(), 1), [make_support(1)], SGD, [0])
     assert alive

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.adapt import Adapted, BatchingOptions, adapt, adapt_one
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, batch_plan, run_inner_loop
@@ -54,7 +54,7 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopCon
     prototypes = prototypes * gain
     head = {"head.weight": 2 * recipe.head_scale * prototypes, "head.bias": -recipe.head_scale * (prototypes**2).sum(1)}
     weights = {name: tensor.clone().requires_grad_() for name, tensor in {**start, **head}.items()}
-    rates = algebra.lr_multipliers_by_name(list(weights), recipe.lr_multipliers)
+    rates = weight_ops.lr_multipliers_by_name(list(weights), recipe.lr_multipliers)
     groups = [{"params": [weights[name]], "lr": recipe.learning_rate * rates[name]} for name in weights]
     optimiser: torch.optim.Optimizer
     if recipe.optimiser == "sgd":
@@ -105,8 +105,8 @@ def test_on_the_cpu_other_tasks_change_no_bit_even_at_a_high_learning_rate(net: 
     for support, seed, result in zip(supports, (5, 6, 7, 8), batched, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
-        assert algebra.digest(result.weights) == algebra.digest(alone.weights)
-        assert algebra.digest(result.statistics) == algebra.digest(alone.statistics)
+        assert weight_ops.digest(result.weights) == weight_ops.digest(alone.weights)
+        assert weight_ops.digest(result.statistics) == weight_ops.digest(alone.statistics)
 
 
 def test_threads_change_neither_bits_nor_order(net: Net, make_support: MakeSupport) -> None:
@@ -118,7 +118,7 @@ def test_threads_change_neither_bits_nor_order(net: Net, make_support: MakeSuppo
     for support, recipe, seed, result in zip(supports, recipes, (5, 6, 7, 8), threaded, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
         assert isinstance(result, Adapted)
-        assert algebra.digest(result.weights) == algebra.digest(alone.weights)
+        assert weight_ops.digest(result.weights) == weight_ops.digest(alone.weights)
 
 
 def test_tasks_with_different_recipes_never_share_a_batch(net: Net, make_support: MakeSupport) -> None:
@@ -130,15 +130,15 @@ def test_tasks_with_different_recipes_never_share_a_batch(net: Net, make_support
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(net: Net, make_support: MakeSupport) -> None:
     first, again, other = (adapt_one(net, net.start(), make_support(1), SGD, seed) for seed in (4, 4, 5))
-    assert algebra.digest(first.weights) == algebra.digest(again.weights)
-    assert algebra.digest(first.weights) != algebra.digest(other.weights)
+    assert weight_ops.digest(first.weights) == weight_ops.digest(again.weights)
+    assert weight_ops.digest(first.weights) != weight_ops.digest(other.weights)
 
 
 def test_adapting_changes_neither_the_start_nor_the_support(net: Net, make_support: MakeSupport) -> None:
     start, support = net.start(), make_support(1)
-    before = algebra.digest(start), support.images.clone()
+    before = weight_ops.digest(start), support.images.clone()
     adapt_one(net, start, support, ADAM, seed=0)
-    assert algebra.digest(start) == before[0]
+    assert weight_ops.digest(start) == before[0]
     assert torch.equal(support.images, before[1])
 
 
@@ -146,14 +146,14 @@ def test_frozen_weights_keep_their_bits(net: Net, make_support: MakeSupport) -> 
     start = net.start()
     recipe = replace(SGD, lr_multipliers=(("*", 0.0), ("block4.*", 1.0), ("head.*", 1.0)))
     adapted = adapt_one(net, start, make_support(1), recipe, seed=0)
-    changed = algebra.changed(start, adapted.weights)
+    changed = weight_ops.changed(start, adapted.weights)
     assert set(changed) == {name for name in start if name.startswith("block4.")} | {"head.weight", "head.bias"}
 
 
 def test_zero_steps_leave_the_start_and_classify_by_prototypes(net: Net, make_support: MakeSupport) -> None:
     start = net.start()
     adapted = adapt_one(net, start, make_support(1), replace(SGD, steps=0), seed=0)
-    assert set(algebra.changed(start, adapted.weights)) == {heads.WEIGHT, heads.BIAS}
+    assert set(weight_ops.changed(start, adapted.weights)) == {heads.WEIGHT, heads.BIAS}
     assert adapted.losses == ()
 
 
@@ -204,10 +204,10 @@ def test_batches_without_replacement_go_through_the_support_before_repeating() -
 
 def test_carried_moments_continue_from_their_state(conv4: Net, make_support: MakeSupport) -> None:
     recipe = replace(ADAM, carry_moments=True, steps=2)
-    starts = algebra.expand(conv4.start(), 1)
+    starts = weight_ops.expand(conv4.start(), 1)
     fresh = run_inner_loop(conv4, starts, [make_support(1)], recipe, [0])
     assert fresh.moments is not None
-    kept = Moments(algebra.task_mean(fresh.moments.second), fresh.moments.steps)
+    kept = Moments(weight_ops.task_mean(fresh.moments.second), fresh.moments.steps)
     before = copy.deepcopy(kept.second)
     carried = run_inner_loop(conv4, starts, [make_support(1)], recipe, [0], InnerLoopOptions(kept))
     assert carried.moments is not None

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import torch
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.adaptation.optimisers import Moments
@@ -56,7 +56,7 @@ def run(
     executor: FairExecutor | None,
     moments: Moments | None = None,
 ) -> InnerLoopResult:
-    starts, seeds = algebra.expand(net.start(), len(supports)), range(5, 5 + len(supports))
+    starts, seeds = weight_ops.expand(net.start(), len(supports)), range(5, 5 + len(supports))
     return run_inner_loop(net, starts, supports, recipe, seeds, InnerLoopOptions(moments, executor=executor))
 
 
@@ -93,7 +93,7 @@ def test_the_same_number_of_threads_gives_the_same_bits(
 ) -> None:
     supports = [make_support(seed) for seed in range(4)]
     first, again = (run(conv4, supports, ADAM, executor) for _ in range(2))
-    assert algebra.digest(first.weights) == algebra.digest(again.weights)
+    assert weight_ops.digest(first.weights) == weight_ops.digest(again.weights)
 
 
 def test_tasks_with_different_numbers_of_classes_share_one_padded_head(

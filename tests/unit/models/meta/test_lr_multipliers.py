@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 import torch
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import InvalidConfig
@@ -53,7 +53,7 @@ def test_multipliers_scale_the_update_of_each_weight(algorithm: Algorithm, net: 
         for rates in ((), RATES)
     )
     assert (plain.loss, plain.meta_step) == (scaled.loss, scaled.meta_step)
-    for name, move in algebra.subtract(plain.start, start).items():
+    for name, move in weight_ops.subtract(plain.start, start).items():
         expected = start[name] + multiplier(name) * move
         torch.testing.assert_close(scaled.start[name], expected, rtol=1e-5, atol=1e-7, msg=name)
         assert torch.equal(scaled.start[name], start[name]) == (multiplier(name) == 0), name
@@ -67,7 +67,7 @@ def test_multipliers_of_one_change_nothing(algorithm: Algorithm, conv4: Net, mak
         )
         for rates in ((), (("block*", 1.0),))
     )
-    assert algebra.digest(plain.start) == algebra.digest(scaled.start)
+    assert weight_ops.digest(plain.start) == weight_ops.digest(scaled.start)
 
 
 def test_a_meta_trained_head_has_its_own_multiplier(conv4: Net, make_support: MakeSupport) -> None:
@@ -76,7 +76,7 @@ def test_a_meta_trained_head_has_its_own_multiplier(conv4: Net, make_support: Ma
     meta = MetaTrainingConfig(1, lr_multipliers=(("*", 0.0), ("head.*", 1.0)))
     recipe = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=6, head="linear")
     moved = one_meta_step(conv4, meta, start, [make_support(1)], recipe).start
-    assert set(algebra.changed(start, moved)) == {heads.WEIGHT, heads.BIAS}
+    assert set(weight_ops.changed(start, moved)) == {heads.WEIGHT, heads.BIAS}
 
 
 def test_a_pattern_that_matches_no_weight_raises_and_lists_the_names(conv4: Net, make_support: MakeSupport) -> None:

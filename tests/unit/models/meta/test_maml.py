@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.inner_loop import run_inner_loop
 from models.config import InnerLoopConfig
 from models.meta.maml import Maml, query_losses, split_support_query
@@ -106,7 +106,7 @@ def test_the_second_order_gradient_matches_finite_differences(
     supports = [in_double(make_support(seed)) for seed in (1, 2)]
 
     def loss(along: dict[str, Tensor], distance: float) -> float:
-        moved = MetaTrainingState(algebra.add_scaled(start, along, distance))
+        moved = MetaTrainingState(weight_ops.add_scaled(start, along, distance))
         return float(MAML.outer_gradient(net, moved, supports, recipe, [4, 5])[1].mean())
 
     gradient, _, _ = MAML.outer_gradient(net, MetaTrainingState(start), supports, recipe, [4, 5])
@@ -147,7 +147,7 @@ def test_maml_and_fomaml_differ_with_inner_steps(net: Net, make_support: MakeSup
 def test_the_inner_steps_are_those_of_run_inner_loop(net: Net, make_support: MakeSupport, algorithm: Maml) -> None:
     support = make_support(1)
     inner, _ = split_support_query(support)
-    plain = run_inner_loop(net, algebra.expand(net.start(), 1), [inner], SGD, [4])
+    plain = run_inner_loop(net, weight_ops.expand(net.start(), 1), [inner], SGD, [4])
     _, _, adapted = algorithm.outer_gradient(net, MetaTrainingState(net.start()), [support], SGD, [4])
     for name, tensor in plain.weights.items():
         torch.testing.assert_close(adapted.weights[name].detach(), tensor, rtol=1e-4, atol=1e-6, msg=name)
@@ -160,7 +160,7 @@ def test_the_fomaml_gradient_is_the_query_gradient_at_the_adapted_weights(
     recipe = replace(SGD, head="linear")
     support = make_support(1)
     inner, query = split_support_query(support)
-    adapted = run_inner_loop(conv4, algebra.expand(start, 1), [inner], recipe, [4])
+    adapted = run_inner_loop(conv4, weight_ops.expand(start, 1), [inner], recipe, [4])
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in adapted.weights.items()}
     loss = query_losses(conv4, replace(adapted, weights=leaves), [query]).sum()
     expected = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
@@ -179,7 +179,7 @@ def test_one_reptile_step_on_the_queries_equals_fomaml_without_inner_steps(make_
     recipe = InnerLoopConfig(steps=1, learning_rate=0.1, batch_size=len(query), head="linear")
     moved = Reptile().meta_step(net, MetaTrainingState(start), [query], recipe, 1.0, [0])
     gradient, _, _ = FOMAML.outer_gradient(net, MetaTrainingState(start), [support], replace(recipe, steps=0), [0])
-    for name, tensor in algebra.subtract(start, moved.start).items():
+    for name, tensor in weight_ops.subtract(start, moved.start).items():
         torch.testing.assert_close(tensor, 0.1 * gradient[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
@@ -195,4 +195,4 @@ def test_the_gradient_of_unequal_tasks_is_the_mean_of_their_gradients(
         algorithm.outer_gradient(conv4, state, [support], SGD, [seed])[0]
         for support, seed in zip(supports, (4, 5, 6), strict=True)
     ]
-    torch.testing.assert_close(batch, algebra.mean(single), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(batch, weight_ops.mean(single), rtol=1e-8, atol=1e-10)

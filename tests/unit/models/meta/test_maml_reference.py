@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.inner_loop import batch_plan, run_inner_loop
 from models.config import InnerLoopConfig
 from models.meta.maml import Maml, split_support_query
@@ -128,7 +128,9 @@ def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
     plans = (batch_plan(len(support), TWO_STEPS, torch.Generator().manual_seed(seed)) for seed in range(1000))
     seed = next(seed for seed, plan in enumerate(plans) if set(plan[0].tolist()) == first)
     start = double_start()
-    end = algebra.task_slice(run_inner_loop(net, algebra.expand(start, 1), [support], TWO_STEPS, [seed]).weights, 0)
+    end = weight_ops.task_slice(
+        run_inner_loop(net, weight_ops.expand(start, 1), [support], TWO_STEPS, [seed]).weights, 0
+    )
     return {name: (start[name] - end[name]) / TWO_STEPS.learning_rate for name in start}
 
 
@@ -147,10 +149,10 @@ def test_the_updates_differ_as_predicted_by_the_reptile_paper(conv4: Net, make_s
     # E[MAML] = G - 2 a I, E[FOMAML] = G - a I, E[Reptile] = 2 G - a I, with G the mean gradient at the start and I
     # the gradient of the inner product of the two batches' gradients.
     support, orders = in_double(make_support(1, n_way=N_WAY, n_shot=2)), (EVEN, ODD)
-    plain = algebra.mean([maml_gradient(conv4, support, first, FOMAML, steps=0) for first in orders])
-    first_order = algebra.mean([maml_gradient(conv4, support, first, FOMAML) for first in orders])
-    second_order = algebra.mean([maml_gradient(conv4, support, first, MAML) for first in orders])
-    reptile = algebra.mean([reptile_gradient(conv4, support, first) for first in orders])
+    plain = weight_ops.mean([maml_gradient(conv4, support, first, FOMAML, steps=0) for first in orders])
+    first_order = weight_ops.mean([maml_gradient(conv4, support, first, FOMAML) for first in orders])
+    second_order = weight_ops.mean([maml_gradient(conv4, support, first, MAML) for first in orders])
+    reptile = weight_ops.mean([reptile_gradient(conv4, support, first) for first in orders])
     for name, gradient in plain.items():
         along = first_order[name] - gradient
         assert float(along.norm()) > 0, name

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.data.class_dataset import ArrayDataset
@@ -79,7 +79,7 @@ def test_reptile_is_the_default_algorithm(conv4: Net, make_support: MakeSupport)
         step(conv4, state, [support], SGD, 0.5, [0])
         for step in (make_meta_step(MetaTrainingConfig(meta_steps=1)), Reptile().meta_step)
     )
-    assert algebra.digest(default.start) == algebra.digest(reptile.start)
+    assert weight_ops.digest(default.start) == weight_ops.digest(reptile.start)
 
 
 def test_second_order_with_an_adam_inner_loop_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
@@ -93,10 +93,10 @@ def test_second_order_with_an_adam_inner_loop_is_rejected(conv4: Net, make_suppo
 
 def test_divergence_raises_and_leaves_the_state_unchanged(conv4: Net, make_support: MakeSupport) -> None:
     state = MetaTrainingState(conv4.start())
-    before = algebra.digest(state.start)
+    before = weight_ops.digest(state.start)
     with pytest.raises(AdaptationDiverged):
         MAML.meta_step(conv4, state, [make_support(1)], replace(SGD, learning_rate=1e30, steps=4), 1.0, [0])
-    assert algebra.digest(state.start) == before
+    assert weight_ops.digest(state.start) == before
 
 
 def test_the_outer_adam_matches_torch_optim_adam() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.inner_loop import run_inner_loop
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged
@@ -58,7 +58,7 @@ def test_a_meta_step_matches_values_calculated_by_hand() -> None:
 def test_one_task_with_step_size_one_ends_at_its_adapted_weights(conv4: Net, make_support: MakeSupport) -> None:
     recipe = InnerLoopConfig(steps=3, learning_rate=0.05, batch_size=4)
     start = conv4.start()
-    adapted = run_inner_loop(conv4, algebra.expand(start, 1), [make_support(1)], recipe, [9])
+    adapted = run_inner_loop(conv4, weight_ops.expand(start, 1), [make_support(1)], recipe, [9])
     state = meta_step(conv4, MetaTrainingState(start), [make_support(1)], recipe, 1.0, [9])
     for name in start:
         torch.testing.assert_close(state.start[name], adapted.weights[name][0])
@@ -73,16 +73,16 @@ def test_a_meta_batch_moves_the_start_like_the_mean_of_single_tasks(conv4: Net, 
         meta_step(conv4, MetaTrainingState(conv4.start()), [support], recipe, 0.5, [seed])
         for support, seed in zip(supports, seeds, strict=True)
     ]
-    expected = algebra.mean([state.start for state in single])
+    expected = weight_ops.mean([state.start for state in single])
     torch.testing.assert_close(dict(batch.start), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weight_arithmetic_works_by_name() -> None:
     old, new = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 0.0])}
-    assert algebra.interpolate(old, new, 0.25)["w"].tolist() == [1.5, 1.5]
-    assert algebra.subtract(new, old)["w"].tolist() == [2.0, -2.0]
-    assert algebra.mean([old, new])["w"].tolist() == [2.0, 1.0]
-    assert algebra.add_scaled(old, new, 0.5)["w"].tolist() == [2.5, 2.0]
+    assert weight_ops.interpolate(old, new, 0.25)["w"].tolist() == [1.5, 1.5]
+    assert weight_ops.subtract(new, old)["w"].tolist() == [2.0, -2.0]
+    assert weight_ops.mean([old, new])["w"].tolist() == [2.0, 1.0]
+    assert weight_ops.add_scaled(old, new, 0.5)["w"].tolist() == [2.5, 2.0]
 
 
 def test_the_step_size_decays_linearly() -> None:
@@ -107,7 +107,7 @@ def test_resumed_training_reaches_the_same_weights(conv4: Net, make_support: Mak
     resumed = list(meta_train(conv4, uninterrupted[2], source, recipe, meta))
     assert len(uninterrupted) == 6
     assert len(resumed) == 3
-    assert algebra.digest(resumed[-1].start) == algebra.digest(uninterrupted[-1].start)
+    assert weight_ops.digest(resumed[-1].start) == weight_ops.digest(uninterrupted[-1].start)
 
 
 def test_meta_training_lowers_the_loss_on_new_tasks(conv4: Net, make_support: MakeSupport) -> None:

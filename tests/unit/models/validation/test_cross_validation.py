@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from models import weights as algebra
+from models import weights as weight_ops
 from models.adaptation.adapt import BatchingOptions, adapt_one
 from models.adaptation.executor import FairExecutor
 from models.config import InnerLoopConfig
@@ -53,8 +53,8 @@ def test_the_version_equals_one_adapted_without_folds_bit_for_bit(
         validator = CrossValidator(net, net.start(), BatchingOptions(executor=executor))
         validated = validator.adapt_and_score(support, RECIPE, 7, ungrouped(support))
     expected = adapt_one(net, net.start(), support, RECIPE, 7)
-    assert algebra.digest(validated.adapted.weights) == algebra.digest(expected.weights)
-    assert algebra.digest(validated.adapted.statistics) == algebra.digest(expected.statistics)
+    assert weight_ops.digest(validated.adapted.weights) == weight_ops.digest(expected.weights)
+    assert weight_ops.digest(validated.adapted.statistics) == weight_ops.digest(expected.statistics)
 
 
 def test_the_result_depends_on_the_seed_and_not_on_the_threads(net: Net) -> None:
