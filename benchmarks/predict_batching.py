@@ -30,8 +30,7 @@ from benchmarks.figures import Parser, machine, machine_line, markdown, percenti
 from benchmarks.fixtures import AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
 from benchmarks.measuring import alternate, resident_bytes
 from models.adaptation.adapt import Adapted
-from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predictor import PredictionRequest, ServingWeights
+from models.inference.predict import OnnxPredictor, PredictionRequest, ServingWeights
 from models.nets import Net, call_net, heads
 
 BATCH: Final = 16

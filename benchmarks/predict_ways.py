@@ -22,10 +22,7 @@ from torch import Tensor
 from benchmarks.figures import Parser, machine, machine_line, markdown, percentile, script
 from benchmarks.fixtures import AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
 from benchmarks.measuring import alternate, ignoring_number
-from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predict import predict_images
-from models.inference.predictor import BatchPredictor, PredictionRequest
-from models.inference.torch_predictor import TorchPredictor
+from models.inference.predict import BatchPredictor, OnnxPredictor, PredictionRequest, TorchPredictor, predict_images
 from models.nets import Net, call_net, heads
 from models.weights import Weights
 

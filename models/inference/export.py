@@ -22,7 +22,7 @@ from torch.func import functional_call
 
 from models.atomic_files import write_atomically
 from models.checkpoint import find_checkpoint, load_checkpoint
-from models.inference.onnx_predictor import FEATURES, IMAGES, LOGITS, NET_CONFIG
+from models.inference.predict import FEATURES, IMAGES, LOGITS, NET_CONFIG
 from models.nets import Net, call_net_recording, heads
 from models.nets.normalisation import fold
 

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 
 from models.config import NetConfig
-from models.nets.base import Net
+from models.nets.base import Net, call_net, call_net_recording
 from models.nets.conv4 import Conv4
-from models.nets.functional import call_net, call_net_recording
 from models.nets.resnet12 import ResNet12
 from models.nets.surface import SurfaceNet
 

@@ -1,22 +1,37 @@
-"""The base class of nets: a module that turns images into features, stage by stage."""
+"""Nets: modules that turn images into features, and calls of a net with given weights, of one task or of many at once.
+
+How weights differ by task, and how images are normalised, follows from the tensors of the call:
+
+- Kernels per task, (tasks, out, in, kernel, kernel): tasks run side by side, as groups of one wide convolution.
+- Kernels shared by all tasks: their images form one ordinary batch, and only scales, shifts and statistics of shape
+  (tasks, channels) apply per task.
+
+Every thread calls a copy of the net of its own, because `torch.func.functional_call` swaps tensors in the module.
+"""
 
 from __future__ import annotations
 
+import copy
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from models.config import NetConfig
+from models.nets.normalisation import ConvNorm, Normalisation, Standardise
+from models.weights import Weights
 
 
 class Net(nn.Module, ABC):
     """A net; its parameters are the initial weights of every inner loop.
 
-    An ordinary call computes one task. `models.nets.functional.call_net` calls a net with given weights, of one task
-    or of many.
+    An ordinary call computes one task. `call_net` calls a net with given weights, of one task or of many.
 
     Attributes:
         config: what the net was built from.
@@ -59,3 +74,132 @@ class Net(nn.Module, ABC):
         # The backward pass runs after `functional_call` has taken this call's tensors out of the net again.
         tensors = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
         return checkpoint(functional_call, stage, tensors, maps, use_reentrant=False, preserve_rng_state=False)
+
+
+def call_net(
+    net: nn.Module,
+    weights: Weights,
+    images: Tensor,
+    statistics: Mapping[str, Tensor] | None = None,
+    *,
+    recompute: bool = False,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> Tensor:
+    """Compute features of the images of one or more tasks.
+
+    Args:
+        net: the architecture; its own parameters are not used.
+        weights: name -> (tasks, ...), or (...) where all tasks share a tensor. Names that the net lacks, such as the
+            head's, are ignored. Folded weights (`normalisation.fold`) need no statistics.
+        images: float32 (tasks, batch, channels, side, side).
+        statistics: what to normalise by, from `call_net_recording`; None normalises by each task's batch.
+        recompute: keep only the input of each stage and run it again in the backward pass; see `Net`.
+        memory_format: of the images. Convolutions are fastest with `torch.channels_last`; on the CPU torch's batch
+            normalisation rounds far less with `torch.contiguous_format`, because it sums with more digits.
+
+    Returns:
+        float32 (tasks, batch, feature_count).
+    """
+    thread_net = _thread_copies.of(net)
+    if isinstance(thread_net.module, Net):
+        thread_net.module.grad_checkpointing = recompute
+    return thread_net.call({**weights, **(statistics or {})}, images, memory_format)
+
+
+def call_net_recording(
+    net: nn.Module, weights: Weights, images: Tensor, memory_format: torch.memory_format = torch.channels_last
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute features, normalised by each task's batch, and the statistics that they were normalised by.
+
+    Args:
+        net: see `call_net`.
+        weights: see `call_net`.
+        images: see `call_net`.
+        memory_format: see `call_net`.
+
+    Returns:
+        Features (tasks, batch, feature_count), and name of a layer + ``.mean`` or ``.variance`` -> (tasks, channels),
+        detached.
+    """
+    thread_net, tasks = _thread_copies.of(net), images.shape[0]
+    layers = thread_net.normalisations
+    for layer in layers.values():
+        layer.recording = True
+    try:
+        features = call_net(net, weights, images, memory_format=memory_format)
+        recorded = {name: layer.recorded for name, layer in layers.items() if layer.recorded is not None}
+    finally:
+        for layer in layers.values():
+            layer.recording, layer.recorded = False, None
+    statistics = {}
+    for name, (mean, variance) in recorded.items():
+        statistics[f"{name}.mean"] = mean.reshape(tasks, -1)
+        statistics[f"{name}.variance"] = variance.reshape(tasks, -1)
+    return features, statistics
+
+
+class _ThreadNet:
+    """One thread's copy of a net, without memory for weights.
+
+    Attributes:
+        module: the copy, on the meta device.
+        normalisations: its layers that normalise, by name.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self.module = copy.deepcopy(net).to("meta")
+        self.normalisations = {
+            name: layer for name, layer in self.module.named_modules() if isinstance(layer, Normalisation)
+        }
+        self._ndims = {name: parameter.ndim for name, parameter in self.module.named_parameters()}
+        self._modules = {name for name, _ in self.module.named_modules()}
+
+    def call(self, tensors: Mapping[str, Tensor], images: Tensor, memory_format: torch.memory_format) -> Tensor:
+        """See `call_net`."""
+        tasks = images.shape[0]
+        tensors = {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] in self._modules}
+        if any(tensors[name].ndim > ndim > 1 for name, ndim in self._ndims.items() if name in tensors):
+            tensors = {name: self._per_task(name, tensor, tasks) for name, tensor in tensors.items()}
+            features = self._run(tensors, 1, _side_by_side(images, memory_format))  # (batch, tasks * features)
+            return features.view(len(features), tasks, -1).transpose(0, 1)
+        for name, layer in self.normalisations.items():
+            if isinstance(layer, ConvNorm) and f"{name}.scale" in tensors:
+                for own in (f"{name}.scale", f"{name}.shift"):
+                    tensors[own] = self._per_task(own, tensors[own], tasks)
+        features = self._run(tensors, tasks, images.flatten(0, 1).contiguous(memory_format=memory_format))
+        return features.view(tasks, -1, features.shape[-1])
+
+    def _run(self, tensors: dict[str, Tensor], tasks: int, images: Tensor) -> Tensor:
+        for layer in self.normalisations.values():
+            if isinstance(layer, Standardise):
+                layer.tasks = tasks
+        features: Tensor = functional_call(self.module, tensors, (images,), tie_weights=False)
+        return features
+
+    def _per_task(self, name: str, tensor: Tensor, tasks: int) -> Tensor:
+        """The same tensor for every task, unless it is stacked already."""
+        return tensor.expand(tasks, *tensor.shape) if tensor.ndim == self._ndims.get(name) else tensor
+
+
+class _ThreadCopies(threading.local):
+    """The current thread's copies of nets."""
+
+    def __init__(self) -> None:
+        self._by_net: WeakKeyDictionary[nn.Module, _ThreadNet] = WeakKeyDictionary()
+
+    def of(self, net: nn.Module) -> _ThreadNet:
+        """The thread's copy of `net`; made when first needed."""
+        found = self._by_net.get(net)
+        if found is None:
+            found = self._by_net[net] = _ThreadNet(net)
+        return found
+
+
+_thread_copies = _ThreadCopies()
+
+
+def _side_by_side(images: Tensor, memory_format: torch.memory_format) -> Tensor:
+    """(tasks, batch, channels, height, width) -> (batch, tasks * channels, height, width), copied."""
+    tasks, batch, channels, height, width = images.shape
+    together = images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
+    return together.clone(memory_format=memory_format)

@@ -1,6 +1,6 @@
 """Normalisation layers whose weights and statistics may differ by task.
 
-A layer looks at the tensors it is called with (see `models.nets.functional.call_net`):
+A layer looks at the tensors it is called with (see `models.nets.base.call_net`):
 
 - Kernels of shape (tasks, out, in, kernel, kernel) differ by task. Images then come *side by side*,
   (batch, tasks * channels, height, width), and one grouped convolution serves all tasks.
@@ -118,7 +118,7 @@ class Standardise(Normalisation):
     """Shift and scale each feature to mean 0 and variance 1 over a task's batch, or by fixed statistics.
 
     Attributes:
-        tasks: number of tasks whose features lie one after another; `models.nets.functional.call_net` sets it.
+        tasks: number of tasks whose features lie one after another; `models.nets.base.call_net` sets it.
         scale: (features,), of folded weights only, else None.
         shift: (features,), of folded weights only, else None.
     """

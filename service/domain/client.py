@@ -1,16 +1,19 @@
-"""A client: its settings, and how it appears in a list."""
+"""A client: its name and the names of its aliases, its settings, and how it appears in a list."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
 from service.domain.version import AliasMove
-from service.errors import InvalidRequest, StoreIncompatible
+from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 MAX_KEEP_LAST: Final = 100_000
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +82,34 @@ class ClientSummary:
     versions: int
     latest: int
     aliases: Mapping[str, AliasMove]
+
+
+def validate_client_name(text: str) -> str:
+    """Return `text` if it is a valid client name.
+
+    Raises:
+        InvalidName: it is not.
+    """
+    return _validate_name("client", text)
+
+
+def validate_alias_name(text: str) -> str:
+    """Return `text` if it is a valid alias name: like a client name, but not a number.
+
+    Raises:
+        InvalidName: it is not.
+    """
+    name = _validate_name("alias", text)
+    if name.isdigit():
+        raise InvalidName(f"the alias name {name!r} looks like a version number; use a name that contains a letter")
+    return name
+
+
+def _validate_name(kind: str, text: str) -> str:
+    if not _NAME.fullmatch(text):
+        shown = text if len(text) <= 80 else text[:80] + "…"
+        raise InvalidName(
+            f"the {kind} name {shown!r} is not valid; use 1 to 64 of a-z, 0-9, '.', '_' and '-', "
+            "starting with a letter or a digit"
+        )
+    return text

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from service.domain.names import validate_client_name
+from service.domain.client import validate_client_name
 from service.errors import InvalidKey
 
 Scope = Literal["predict", "adapt", "admin"]

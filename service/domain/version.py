@@ -1,11 +1,23 @@
-"""The records of a version: its samples, the version itself, its aliases and the request that made it."""
+"""The records of a version: its samples, the version itself, its aliases and the request that made it.
+
+Also the rules for labels and idempotency keys.
+"""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
+
+from service.errors import InvalidName, InvalidRequest
+
+MAX_LABEL_CODE_POINTS: Final = 64
+
+MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 255
+
+_FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 LIVE: Final = "live"
 """The alias that ``/predict`` uses by default."""
@@ -164,3 +176,34 @@ class Publication:
     moves: tuple[AliasMove, ...]
     live: int | None
     replayed: bool = False
+
+
+def validate_label(text: str) -> str:
+    """Return a class label in Unicode NFC, without surrounding blanks.
+
+    Raises:
+        InvalidName: it is empty, longer than 64 code points, or has control, bidirectional or unassigned characters.
+    """
+    label = unicodedata.normalize("NFC", text).strip()
+    if not label:
+        raise InvalidName("a label is empty; give every sample the name of its class")
+    if len(label) > MAX_LABEL_CODE_POINTS:
+        raise InvalidName(f"a label has {len(label)} characters; at most {MAX_LABEL_CODE_POINTS} are allowed")
+    if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in label):
+        raise InvalidName(f"the label {label!r} contains a control, formatting or unassigned character; use plain text")
+    return label
+
+
+def validate_idempotency_key(text: str) -> str:
+    """Return `text` if it is a valid idempotency key: 1 to 255 visible ASCII characters.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    visible = text.isascii() and text.isprintable() and " " not in text
+    if not visible or not 1 <= len(text) <= MAX_IDEMPOTENCY_KEY_CHARACTERS:
+        raise InvalidRequest(
+            f"the Idempotency-Key of {len(text)} characters is not valid; use 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} "
+            "visible ASCII characters without blanks, such as a UUID"
+        )
+    return text

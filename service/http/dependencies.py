@@ -11,7 +11,7 @@ from fastapi import Depends, Path, Request
 from starlette.requests import ClientDisconnect
 
 from service.bootstrap import Services
-from service.domain.names import validate_alias_name
+from service.domain.client import validate_alias_name
 from service.errors import RETRY_BUSY_S, DeadlinePassed
 from service.settings import Settings
 from service.telemetry import Telemetry

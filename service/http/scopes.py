@@ -9,8 +9,8 @@ from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Path, Request
 
+from service.domain.client import validate_client_name
 from service.domain.key import Caller, Scope
-from service.domain.names import validate_client_name
 from service.errors import ScopeMissing, UnknownClient
 
 CALLER: Final = "anole.caller"

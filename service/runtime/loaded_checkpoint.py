@@ -14,10 +14,14 @@ from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, On
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
 from models.images.preprocessing import prepare, prepare_batch
-from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predict import fold_calibrated
-from models.inference.predictor import BatchPredictor, Floats, ServingWeights
-from models.inference.torch_predictor import TorchPredictor
+from models.inference.predict import (
+    BatchPredictor,
+    Floats,
+    OnnxPredictor,
+    ServingWeights,
+    TorchPredictor,
+    fold_calibrated,
+)
 from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.folds import group_duplicates

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from models.inference.predictor import ServingWeights
+from models.inference.predict import ServingWeights
 from service.domain.version import ServedVersion
 
 _Key = tuple[str, str, str, float | None]

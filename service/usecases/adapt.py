@@ -17,9 +17,8 @@ from torch import Tensor
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationSkipped
-from service.domain.client import ClientSettings
+from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
-from service.domain.names import validate_client_name
 from service.domain.report import build_report
 from service.domain.version import LIVE, Idempotency, Version, VersionDraft
 from service.errors import InvalidRequest, ParentSuperseded, UnknownClient

@@ -15,8 +15,7 @@ from typing import Final, Literal
 from torch import Tensor
 
 from models.errors import AnoleError
-from models.inference.predict import Predictions
-from models.inference.predictor import PredictionRequest, ServingWeights
+from models.inference.predict import PredictionRequest, Predictions, ServingWeights
 from service.domain.version import LIVE, ServedVersion
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.decoding.decoder import Decoder, Upload

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from service.domain.names import validate_label
-from service.domain.version import SampleRef, Version
+from service.domain.version import SampleRef, Version, validate_label
 from service.errors import (
     LabelCountMismatch,
     NoSamples,

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from service.domain.names import validate_client_name
+from service.domain.client import validate_client_name
 from service.errors import VersionCorrupt
 from service.store.ports import BlobEntry, Blobs
 

@@ -18,8 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from models import errors as learning
 from service import errors
-from service.domain.names import validate_idempotency_key
-from service.domain.version import Idempotency
+from service.domain.version import Idempotency, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
 from service.http import responses as views
 from service.http.dependencies import Context, ContextDep, wait_for

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
-from service.domain.names import validate_alias_name
+from service.domain.client import validate_alias_name
 from service.domain.version import LIVE, AliasMove
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
 from service.http import responses as views

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from service.domain.names import validate_alias_name
+from service.domain.client import validate_alias_name
 from service.domain.version import LIVE
 from service.errors import NothingLive, UnknownAlias, UnknownCheckpoint, UnknownVersion
 from service.http.dependencies import MAX_VERSION, ContextDep, wait_for

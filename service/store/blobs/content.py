@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from service.domain.names import validate_client_name
+from service.domain.client import validate_client_name
 from service.errors import InvalidName, VersionCorrupt
 
 MAX_PARALLEL: Final = 16

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from models.atomic_files import TEMPORARY_PREFIX, SyncFailed, sync, write_temporary
-from service.domain.names import validate_client_name
+from service.domain.client import validate_client_name
 from service.errors import StoreFull, StoreUnavailable
 from service.store.blobs.content import (
     is_digest,

@@ -19,7 +19,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import S3Store
 
-from service.domain.names import validate_client_name
+from service.domain.client import validate_client_name
 from service.errors import StoreFull, StoreUnavailable
 from service.store.blobs.content import (
     is_digest,

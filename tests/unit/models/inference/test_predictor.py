@@ -15,10 +15,15 @@ from models.config import NetConfig
 from models.errors import CheckpointInvalid
 from models.images.preprocessing import ImageConfig
 from models.inference.export import export_onnx
-from models.inference.onnx_predictor import OnnxPredictor
-from models.inference.predict import Predictions, fold_calibrated, predict_images
-from models.inference.predictor import BatchPredictor, PredictionRequest
-from models.inference.torch_predictor import TorchPredictor
+from models.inference.predict import (
+    BatchPredictor,
+    OnnxPredictor,
+    PredictionRequest,
+    Predictions,
+    TorchPredictor,
+    fold_calibrated,
+    predict_images,
+)
 from models.nets import Net, build
 from models.nets.heads import GAIN, MEANS
 from models.task import Support

@@ -1,11 +1,11 @@
-"""Settings of a client, and how they are stored."""
+"""Names of clients and aliases; settings of a client, and how they are stored."""
 
 from __future__ import annotations
 
 import pytest
 
-from service.domain.client import MAX_KEEP_LAST, ClientSettings
-from service.errors import InvalidRequest, StoreIncompatible
+from service.domain.client import MAX_KEEP_LAST, ClientSettings, validate_alias_name, validate_client_name
+from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 
 def test_settings_are_read_back_as_they_were_stored() -> None:
@@ -27,3 +27,28 @@ def test_a_setting_of_a_newer_release_is_an_error() -> None:
 def test_a_keep_last_outside_its_range_is_rejected(keep_last: int) -> None:
     with pytest.raises(InvalidRequest, match="use 1 to"):
         ClientSettings(keep_last=keep_last)
+
+
+@pytest.mark.parametrize("name", ["a", "0", "line-1", "cam.front_left", "x" * 64, "1..2"])
+def test_valid_client_names_are_accepted(name: str) -> None:
+    assert validate_client_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "-a", ".a", "_a", "a b", "a/b", "..", "ä", "a\n", "a\0", "x" * 65, "x" * 10_000, "%2e", "a#"]
+)
+def test_invalid_client_names_are_rejected(name: str) -> None:
+    with pytest.raises(InvalidName, match="1 to 64 of a-z") as caught:
+        validate_client_name(name)
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["live", "canary", "v1", "2026-03"])
+def test_valid_alias_names_are_accepted(name: str) -> None:
+    assert validate_alias_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["1", "007"])
+def test_an_alias_name_cannot_be_a_version_number(name: str) -> None:
+    with pytest.raises(InvalidName, match="version number"):
+        validate_alias_name(name)

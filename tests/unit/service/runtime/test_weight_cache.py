@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from models.inference.predictor import ServingWeights
+from models.inference.predict import ServingWeights
 from service.domain.version import ServedVersion
 from service.runtime.weight_cache import WeightCache
 

@@ -1,4 +1,4 @@
-"""Rules for names, labels and idempotency keys."""
+"""Rules for labels and idempotency keys."""
 
 from __future__ import annotations
 
@@ -8,33 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.names import validate_alias_name, validate_client_name, validate_idempotency_key, validate_label
+from service.domain.version import validate_idempotency_key, validate_label
 from service.errors import InvalidName, InvalidRequest
-
-
-@pytest.mark.parametrize("name", ["a", "0", "line-1", "cam.front_left", "x" * 64, "1..2"])
-def test_valid_client_names_are_accepted(name: str) -> None:
-    assert validate_client_name(name) == name
-
-
-@pytest.mark.parametrize(
-    "name", ["", "A", "-a", ".a", "_a", "a b", "a/b", "..", "ä", "a\n", "a\0", "x" * 65, "x" * 10_000, "%2e", "a#"]
-)
-def test_invalid_client_names_are_rejected(name: str) -> None:
-    with pytest.raises(InvalidName, match="1 to 64 of a-z") as caught:
-        validate_client_name(name)
-    assert len(str(caught.value)) < 300
-
-
-@pytest.mark.parametrize("name", ["live", "canary", "v1", "2026-03"])
-def test_valid_alias_names_are_accepted(name: str) -> None:
-    assert validate_alias_name(name) == name
-
-
-@pytest.mark.parametrize("name", ["1", "007"])
-def test_an_alias_name_cannot_be_a_version_number(name: str) -> None:
-    with pytest.raises(InvalidName, match="version number"):
-        validate_alias_name(name)
 
 
 @pytest.mark.parametrize(
