@@ -31,7 +31,7 @@ def striped(count: int, period: int, seed: int = 0) -> list[bytes]:
         phase, noise = generator.uniform(0, 1), generator.normal(0, 55, (40, 40))
         columns = np.sin((np.arange(40) + phase) * 2 * np.pi / period) * 80 + 128
         pixels = np.clip(columns[None, :] + noise, 0, 255).astype(np.uint8)
-        held = io.BytesIO()
-        Image.fromarray(pixels).save(held, format="PNG")
-        pictures.append(held.getvalue())
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format="PNG")
+        pictures.append(buffer.getvalue())
     return pictures

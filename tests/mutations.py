@@ -52,7 +52,7 @@ class Part:
     content: bytes
     more: bytes = b""
 
-    def written(self, boundary: bytes) -> bytes:
+    def encode(self, boundary: bytes) -> bytes:
         return b"--%s\r\nContent-Disposition: %s\r\n%s\r\n%s\r\n" % (boundary, self.head, self.more, self.content)
 
 
@@ -80,7 +80,7 @@ def pick(generator: np.random.Generator, choices: Sequence[T]) -> T:
     return choices[int(generator.integers(len(choices)))]
 
 
-def sound_forms(pictures: Sequence[bytes], others: Sequence[bytes]) -> tuple[tuple[str, tuple[Part, ...]], ...]:
+def valid_forms(pictures: Sequence[bytes], others: Sequence[bytes]) -> tuple[tuple[str, tuple[Part, ...]], ...]:
     """Return paths with valid forms. Two images of each of two classes are enough."""
     labelled = [(b"good", content) for content in pictures[:2]] + [(b"bad", content) for content in others[:2]]
     samples = [
@@ -111,27 +111,27 @@ def damaged_form(generator: np.random.Generator, forms: Sequence[tuple[str, tupl
     if 0 in kinds:
         for _ in range(generator.integers(1, 4)):
             pick(generator, PART_CHANGES)(generator, kept)
-    body = written(kept)
+    body = encode_form(kept)
     if 1 in kinds:
         body = damaged_bytes(generator, body)
-    said = FORM
+    content_type = FORM
     if 2 in kinds and generator.random() < 0.3:
-        said = pick(generator, CONTENT_TYPES)
-    return FormCase(path, said, in_pieces(generator, body))
+        content_type = pick(generator, CONTENT_TYPES)
+    return FormCase(path, content_type, split_randomly(generator, body))
 
 
-def written(parts: Sequence[Part]) -> bytes:
-    """The whole body."""
-    return b"".join(part.written(BOUNDARY) for part in parts) + b"--%s--\r\n" % BOUNDARY
+def encode_form(parts: Sequence[Part]) -> bytes:
+    """Return the whole body."""
+    return b"".join(part.encode(BOUNDARY) for part in parts) + b"--%s--\r\n" % BOUNDARY
 
 
 def damaged_image(generator: np.random.Generator, images: Sequence[bytes]) -> bytes:
-    """One of `images` with bytes changed."""
+    """Return one of `images` with changed bytes."""
     return damaged_bytes(generator, pick(generator, images))
 
 
 def damaged_bytes(generator: np.random.Generator, content: bytes) -> bytes:
-    """The same bytes but for one to six changes: flipped, set, cut out, put in, repeated, or the end missing."""
+    """Apply one to six random changes: flip, set, delete, insert or repeat bytes, or cut off the end."""
     changed = bytearray(content)
     for _ in range(generator.integers(1, 7)):
         if changed:
@@ -139,7 +139,7 @@ def damaged_bytes(generator: np.random.Generator, content: bytes) -> bytes:
     return bytes(changed)
 
 
-def in_pieces(generator: np.random.Generator, body: bytes) -> tuple[bytes, ...]:
+def split_randomly(generator: np.random.Generator, body: bytes) -> tuple[bytes, ...]:
     """Split a body at up to four random places."""
     cuts = sorted(int(cut) for cut in generator.integers(0, len(body) + 1, generator.integers(0, 5)))
     return tuple(body[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(body)], strict=True))
@@ -149,20 +149,28 @@ def image_corpus(generator: np.random.Generator) -> list[bytes]:
     """Return small images in every accepted format and pixel mode."""
     pixels = generator.integers(0, 256, (24, 32, 3), dtype=np.uint8)
     colour = Image.fromarray(pixels)
-    corpus = [encoded(colour, name) for name in FORMATS] + [encoded(colour.convert("L"), name) for name in FORMATS]
-    corpus += [encoded(colour.convert(mode), "PNG") for mode in ("1", "P", "LA", "RGBA", "I;16")]
-    corpus += [encoded(colour.convert("CMYK"), name) for name in ("JPEG", "TIFF")]
-    corpus += [encoded(colour, "TIFF", compression=kind) for kind in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")]
+    corpus = [encode_image(colour, name) for name in FORMATS] + [
+        encode_image(colour.convert("L"), name) for name in FORMATS
+    ]
+    corpus += [encode_image(colour.convert(mode), "PNG") for mode in ("1", "P", "LA", "RGBA", "I;16")]
+    corpus += [encode_image(colour.convert("CMYK"), name) for name in ("JPEG", "TIFF")]
+    corpus += [
+        encode_image(colour, "TIFF", compression=kind) for kind in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg")
+    ]
     exif = Image.Exif()
     exif[0x0112] = 6
-    return [*corpus, encoded(colour, "JPEG", exif=exif, progressive=True), encoded(colour, "WEBP", lossless=True)]
+    return [
+        *corpus,
+        encode_image(colour, "JPEG", exif=exif, progressive=True),
+        encode_image(colour, "WEBP", lossless=True),
+    ]
 
 
-def encoded(image: Image.Image, name: str, **options: Any) -> bytes:
+def encode_image(image: Image.Image, name: str, **options: Any) -> bytes:
     """Encode an image."""
-    held = io.BytesIO()
-    image.save(held, name, **options)
-    return held.getvalue()
+    buffer = io.BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
 
 
 def _drop(generator: np.random.Generator, parts: list[Part]) -> None:
@@ -179,15 +187,15 @@ def _rename(generator: np.random.Generator, parts: list[Part]) -> None:
     _replace(generator, parts, lambda part: Part(b'form-data; name="%s"' % pick(generator, NAMES), part.content))
 
 
-def _behead(generator: np.random.Generator, parts: list[Part]) -> None:
+def _change_head(generator: np.random.Generator, parts: list[Part]) -> None:
     _replace(generator, parts, lambda part: Part(pick(generator, HEADS), part.content, part.more))
 
 
-def _refill(generator: np.random.Generator, parts: list[Part]) -> None:
+def _change_content(generator: np.random.Generator, parts: list[Part]) -> None:
     _replace(generator, parts, lambda part: Part(part.head, pick(generator, VALUES), part.more))
 
 
-def _damage(generator: np.random.Generator, parts: list[Part]) -> None:
+def _change_bytes(generator: np.random.Generator, parts: list[Part]) -> None:
     _replace(generator, parts, lambda part: Part(part.head, damaged_bytes(generator, part.content), part.more))
 
 
@@ -201,32 +209,41 @@ def _replace(generator: np.random.Generator, parts: list[Part], changed: Callabl
         parts[index] = changed(parts[index])
 
 
-def _flip(generator: np.random.Generator, content: bytearray) -> None:
+def _flip_bit(generator: np.random.Generator, content: bytearray) -> None:
     content[int(generator.integers(len(content)))] ^= 1 << int(generator.integers(8))
 
 
-def _set(generator: np.random.Generator, content: bytearray) -> None:
+def _set_byte(generator: np.random.Generator, content: bytearray) -> None:
     content[int(generator.integers(len(content)))] = pick(generator, INTERESTING)
 
 
-def _cut_out(generator: np.random.Generator, content: bytearray) -> None:
+def _delete_bytes(generator: np.random.Generator, content: bytearray) -> None:
     begin = int(generator.integers(len(content)))
     del content[begin : begin + int(generator.integers(1, 64))]
 
 
-def _put_in(generator: np.random.Generator, content: bytearray) -> None:
+def _insert_bytes(generator: np.random.Generator, content: bytearray) -> None:
     begin = int(generator.integers(len(content)))
     content[begin:begin] = generator.bytes(int(generator.integers(1, 64)))
 
 
-def _stutter(generator: np.random.Generator, content: bytearray) -> None:
+def _repeat_bytes(generator: np.random.Generator, content: bytearray) -> None:
     begin, length = int(generator.integers(len(content))), int(generator.integers(1, 256))
     content[begin:begin] = content[begin : begin + length] * int(generator.integers(1, 16))
 
 
-def _end_early(generator: np.random.Generator, content: bytearray) -> None:
+def _truncate(generator: np.random.Generator, content: bytearray) -> None:
     del content[int(generator.integers(len(content))) :]
 
 
-PART_CHANGES: Final = (_drop, _repeat, _rename, _behead, _refill, _damage, _shuffle)
-BYTE_CHANGES: Final = (_flip, _flip, _set, _set, _cut_out, _put_in, _stutter, _end_early)
+PART_CHANGES: Final = (_drop, _repeat, _rename, _change_head, _change_content, _change_bytes, _shuffle)
+BYTE_CHANGES: Final = (
+    _flip_bit,
+    _flip_bit,
+    _set_byte,
+    _set_byte,
+    _delete_bytes,
+    _insert_bytes,
+    _repeat_bytes,
+    _truncate,
+)

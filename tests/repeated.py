@@ -1,4 +1,4 @@
-"""Adapts a stored version again from its record alone, to show that the record holds everything the version needs."""
+"""Adapt a stored version again from its record alone, to test that the record is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from service.settings import Settings
 
 
 def repeats_bit_by_bit(settings: Settings, client: str, number: int) -> bool:
-    """Whether the version's samples, recipe and seed give exactly its stored weights and statistics again."""
+    """Return whether adapting again from the stored samples, recipe and seed gives the stored weights bit for bit."""
     checkpoint = LoadedCheckpoint(load_checkpoint(settings.model), torch.device("cpu"))
     with open_store(settings) as store:
         draft = store.version(client, number).draft

@@ -1,4 +1,4 @@
-"""SIGTERM under load: every request is answered, and the process exits in time."""
+"""SIGTERM under load: every request gets a response, and the process exits in time."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ADAPTING, PREDICTING = 2, 6
 
 
 def fail_on_retry(seconds: float) -> None:
-    raise AssertionError(f"the service refused a request and asked for a retry in {seconds} s")
+    raise AssertionError(f"the service rejected a request and requested a retry in {seconds} s")
 
 
 class Load:
-    """Callers that repeat requests, each on a new connection, until `no_more` is set."""
+    """Callers that repeat requests, each on a new connection, until `stop` is set."""
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.no_more = threading.Event()
-        self.answered: list[str] = []
+        self.stop = threading.Event()
+        self.completed: list[str] = []
         self.failed: list[Exception] = []
         kinds = [self._adapt] * ADAPTING + [self._predict] * PREDICTING
         self._callers = [threading.Thread(target=self._repeat, args=(kind, n)) for n, kind in enumerate(kinds)]
@@ -41,10 +41,10 @@ class Load:
             caller.start()
 
     def _repeat(self, kind: Callable[[Client, int], str], number: int) -> None:
-        while not self.no_more.is_set():
+        while not self.stop.is_set():
             try:
                 with Client(self._url, sleep=fail_on_retry) as anole:
-                    self.answered.append(kind(anole, number))
+                    self.completed.append(kind(anole, number))
             except Exception as error:  # noqa: BLE001 - the test reports every error
                 self.failed.append(error)
                 return
@@ -69,24 +69,24 @@ def test_sigterm_under_load_drops_no_request_and_the_process_exits_in_time(tmp_p
             anole.adapt("line", SAMPLES)
         load = Load(running.url)
         with httpx.Client(base_url=running.url) as web:
-            while len(load.answered) < 30 and not load.failed:
+            while len(load.completed) < 30 and not load.failed:
                 assert web.get("/readyz").status_code == 200
             began = time.monotonic()
             running.process.terminate()
             while web.get("/readyz").status_code == 200:
                 assert time.monotonic() - began < ENDS_IN_S
-            before = len(load.answered)
-            while len(load.answered) < before + 5 and not load.failed:  # requests that still arrive are answered
+            before = len(load.completed)
+            while len(load.completed) < before + 5 and not load.failed:  # new requests still get a response
                 assert web.get("/readyz").status_code == 503
-        load.no_more.set()
+        load.stop.set()
         assert load.ended()
         running.process.wait(ENDS_IN_S)
         assert time.monotonic() - began < ENDS_IN_S
     assert load.failed == []
-    assert {answer.split()[0] for answer in load.answered} == {"adapt", "predict"}
+    assert {line.split()[0] for line in load.completed} == {"adapt", "predict"}
     assert any('"stopped"' in line for line in running.printed)
     with serving(tmp_path, tmp_path / "tiny.safetensors", ANOLE_DEMO="false") as again, Client(again.url) as anole:
-        made = sum(answer.startswith("adapt") for answer in load.answered)
+        made = sum(line.startswith("adapt") for line in load.completed)
         assert sum(len(anole.versions(f"line-{number}")) for number in range(ADAPTING)) == made
 
 

@@ -58,7 +58,7 @@ def test_an_exception_in_on_progress_cancels_the_job(service: Process) -> None:
 
 
 def test_cancelling_the_awaiting_task_cancels_the_job(service: Process) -> None:
-    async def talk() -> None:
+    async def adapt() -> None:
         async with AsyncClient(service.url) as anole, anyio.create_task_group() as tasks:
 
             def stop_after_a_step(job: Job) -> None:
@@ -67,7 +67,7 @@ def test_cancelling_the_awaiting_task_cancels_the_job(service: Process) -> None:
 
             await anole.adapt("awaited", SAMPLES, ENDLESS, on_progress=stop_after_a_step)
 
-    anyio.run(talk)
+    anyio.run(adapt)
     with Client(service.url) as anole, pytest.raises(ServiceProblem, match="unknown_client"):
         anole.versions("awaited")
 

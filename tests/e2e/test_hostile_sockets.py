@@ -58,7 +58,7 @@ def until_closed(raw: socket.socket) -> bytes:
 
 
 def send_until(raw: socket.socket, until: float) -> None:
-    """Send chunks of a body until then."""
+    """Send chunks of a body until the given time."""
     while time.monotonic() < until:
         raw.sendall(chunk(bytes(65536)))
 
@@ -122,7 +122,7 @@ def test_a_disconnect_during_an_upload_leaves_nothing(guarded: Process) -> None:
             raw.sendall(b"POST /adapt HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + FORM + b"\r\n")
             raw.sendall(chunk(FILE + bytes(2 * MEBIBYTE)))
             until = time.monotonic() + BODY_S
-            while spooled(guarded) != 1 and time.monotonic() < until:  # the one before may be there yet
+            while spooled(guarded) != 1 and time.monotonic() < until:  # the previous file may remain
                 continue
             assert spooled(guarded) == 1
     assert nothing_spooled_soon(guarded)
@@ -157,7 +157,7 @@ def test_ambiguous_headers_are_rejected_and_the_connection_is_closed(guarded: Pr
         raw.sendall(head.replace(b"\r\n\r\n", b"\r\n" + AUTHORISED + b"\r\n") + hidden)
         answers = until_closed(raw)
     assert answers.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 "))
-    assert answers.count(b"HTTP/1.1 ") == 1  # what was hidden behind it is not answered
+    assert answers.count(b"HTTP/1.1 ") == 1  # the request hidden in the body gets no response
     assert alive(guarded)
 
 

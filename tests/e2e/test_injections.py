@@ -25,12 +25,12 @@ HEADER = "x\r\nX-Injected: 1\r\n\r\n<html>"
 TRAVERSALS = ["../outside", "..%2foutside", "%2e%2e/outside", "/tmp/outside", "..\\outside", "a\x00b", "C:\\outside"]
 PICTURES = striped(2, 4) + striped(2, 13)
 LABELS = ["fine", "fine", "coarse", "coarse"]
-MARK = b"A picture's own bytes: MARKED-PIXELS"
+MARK = b"bytes of an image: MARKED-PIXELS"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A service that requires a key and logs JSON, in a folder of its own."""
+    """A service that requires a key and logs JSON, in a separate folder."""
     folder = tmp_path_factory.mktemp("injected")
     environment = {"ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_LOG_FORMAT": "json", "ANOLE_DEMO": "false"}
     with serving(folder / "store" / "data", tiny_checkpoint_in(folder), **environment) as process:
@@ -132,16 +132,16 @@ def test_a_link_in_an_archive_is_an_ordinary_file(service: Process, web: httpx.C
     assert "root:" not in answer.text
 
 
-def test_no_log_line_or_answer_contains_keys_or_pixels(service: Process, web: httpx.Client) -> None:
+def test_no_log_line_or_response_contains_keys_or_pixels(service: Process, web: httpx.Client) -> None:
     for headers in ({"X-API-Key": KEY + "x"}, {"Authorization": f"Bearer {KEY}x"}, {"Authorization": f"Basic {KEY}"}):
         answer = httpx.get(f"{service.url}/clients?key={KEY}", headers=headers)
         assert answer.status_code == 401
         assert SECRET not in answer.text
     answer = web.post("/predict", params={"client": "line"}, content=MARK, headers={"Content-Type": "image/png"})
     assert answer.status_code in {404, 415, 422}
-    said = "".join(logged(service, web)) + answer.text
-    assert SECRET not in said
-    assert "MARKED-PIXELS" not in said
+    output = "".join(logged(service, web)) + answer.text
+    assert SECRET not in output
+    assert "MARKED-PIXELS" not in output
 
 
 def store_of(service: Process) -> Path:

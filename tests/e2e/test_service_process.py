@@ -102,14 +102,14 @@ def test_sigterm_finishes_running_requests_and_then_the_process(tmp_path: Path, 
 def test_acknowledged_versions_survive_a_kill(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false") as running:
         with Client(running.url) as anole:
-            made = [anole.adapt("line", SAMPLES) for _ in range(3)]
-            judged = anole.predict("line", [SAMPLES[0].content]).predictions
+            created = [anole.adapt("line", SAMPLES) for _ in range(3)]
+            predictions = anole.predict("line", [SAMPLES[0].content]).predictions
         running.stop(signal.SIGKILL)
     with serving(tmp_path, tiny_checkpoint, ANOLE_DEMO="false") as running, Client(running.url) as anole:
         assert [version.weights.digest for version in anole.versions("line")] == [
-            adapted.weights.digest for adapted in made
+            adapted.weights.digest for adapted in created
         ]
-        assert anole.predict("line", [SAMPLES[0].content]).predictions == judged
+        assert anole.predict("line", [SAMPLES[0].content]).predictions == predictions
         assert anole.adapt("line", SAMPLES).version == 4
 
 
@@ -168,11 +168,11 @@ def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, 
     data = ("--data", str(tmp_path))
     reachable = ("--host", "0.0.0.0")
     assert "anole keys create" in start_error(*data, *reachable)
-    made = subprocess.run(
+    created = subprocess.run(
         [str(ANOLE), "keys", "create", "camera", "--client", "line", "--scope", "predict", "--scope", "adapt", *data],
         env=clean_environment(), text=True, check=True, timeout=START_LIMIT_S, capture_output=True,
     )  # fmt: skip
-    key = made.stdout.strip()
+    key = created.stdout.strip()
     with serving(tmp_path, tiny_checkpoint, *reachable, "--workers", "2", ANOLE_DEMO="false") as running:
         url = running.url.replace("0.0.0.0", "127.0.0.1")
         with Client(url, key=key) as anole:
@@ -185,9 +185,9 @@ def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, 
             [str(ANOLE), "keys", "revoke", key[:14], *data], env=clean_environment(), check=True, capture_output=True
         )
         revoked_at = time.monotonic()
-        refused = 0
-        while time.monotonic() < revoked_at + 5 or refused < 20:  # connections may reach different workers
+        rejections = 0
+        while time.monotonic() < revoked_at + 5 or rejections < 20:  # connections may reach different workers
             with httpx.Client(base_url=url, headers={"X-API-Key": key}) as web:
-                refused = refused + 1 if web.get("/clients").status_code == 401 else 0
+                rejections = rejections + 1 if web.get("/clients").status_code == 401 else 0
             assert time.monotonic() < revoked_at + 30
         assert not any(key[15:] in line for line in running.printed)

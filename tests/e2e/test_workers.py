@@ -46,7 +46,7 @@ class Caller(threading.Thread):
     stop: threading.Event
     versions: list[int] = field(default_factory=list)
     broken_at: list[float] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__(daemon=True)
@@ -68,7 +68,7 @@ class Caller(threading.Thread):
         if answer.status_code == 200:
             self.versions.append(answer.json()["version"])
         else:
-            self.refused.append(answer.text)
+            self.errors.append(answer.text)
 
 
 def wait_for(reached: object, what: str) -> None:
@@ -114,7 +114,7 @@ def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Proce
     for caller in callers:
         caller.join(30)
     assert {version for caller in callers for version in caller.versions} == {2}
-    assert [refusal for caller in callers for refusal in caller.refused] == []
+    assert [error for caller in callers for error in caller.errors] == []
     with Client(pair.url) as anole:
         assert [version.weights.digest for version in anole.versions("line")] == acknowledged
         assert anole.adapt("line", SAMPLES, ALWAYS).version == 3

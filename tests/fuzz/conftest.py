@@ -20,36 +20,36 @@ from tests.in_process import Web, started
 MEBIBYTE = 1024 * 1024
 
 
-def cases(of: str, usual: int) -> int:
-    """How many cases `of` this are tried: FUZZ_FORMS, FUZZ_IMAGES or FUZZ_ROUTES where it is set."""
-    return int(os.environ.get(f"FUZZ_{of.upper()}", usual))
+def cases(kind: str, default: int) -> int:
+    """Return the number of cases of a kind: FUZZ_FORMS, FUZZ_IMAGES or FUZZ_ROUTES if it is set, else `default`."""
+    return int(os.environ.get(f"FUZZ_{kind.upper()}", default))
 
 
 def seed() -> int:
-    """What the cases are drawn from."""
+    """Return the seed of the cases."""
     return int(os.environ.get("FUZZ_SEED", "0"))
 
 
 def resident_mib(pid: int | str = "self") -> float:
-    """Memory of a process, in MiB."""
+    """Return the resident memory of a process in MiB."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / MEBIBYTE
 
 
 @pytest.fixture
-def tell(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Says a line while the tests run: the figures of a campaign."""
+def print_line(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Return a function that prints a line while the tests run."""
 
-    def said(line: str) -> None:
+    def write(line: str) -> None:
         with capsys.disabled():
             sys.stdout.write(f"\n{line}\n")
 
-    return said
+    return write
 
 
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[Web]:
-    """The whole service in this process, with a small net and nothing seeded, silent but for errors."""
+    """Start the whole service in this process with an untrained net and no demo client. It logs errors only."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     settings = load_settings(
         data=tmp_path / "data", model=str(tiny_checkpoint_in(tmp_path)), device="cpu", demo=False,

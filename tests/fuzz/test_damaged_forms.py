@@ -1,4 +1,4 @@
-"""Damaged multipart bodies against the whole service: each is answered, never with 500, and memory does not grow."""
+"""Damaged multipart bodies against the whole service: each gets a response, never 500, and memory does not grow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from tests.fuzz.conftest import cases, resident_mib, seed
 from tests.generated import striped
 from tests.in_process import Web
-from tests.mutations import FORM, FormCase, damaged_form, sound_forms, written
+from tests.mutations import FORM, FormCase, damaged_form, encode_form, valid_forms
 
 ALLOWED = {200, 201, 400, 404, 409, 413, 415, 422}
 GROWTH_MIB = 64.0
 
 
-async def answered(app: Any, case: FormCase) -> tuple[int, bytes]:
-    """Return status and body of the answer."""
+async def send_case(app: Any, case: FormCase) -> tuple[int, bytes]:
+    """Send a case to the application. Return the status and the body of the response."""
     pending = [
         {"type": "http.request", "body": piece, "more_body": index < len(case.pieces) - 1}
         for index, piece in enumerate(case.pieces)
@@ -29,7 +29,7 @@ async def answered(app: Any, case: FormCase) -> tuple[int, bytes]:
 
     async def receive() -> dict[str, Any]:
         if not pending:
-            await anyio.sleep_forever()  # the sender stays and waits for its answer
+            await anyio.sleep_forever()  # the sender stays connected and waits for the response
         return pending.pop(0)
 
     async def send(message: dict[str, Any]) -> None:
@@ -45,32 +45,34 @@ async def answered(app: Any, case: FormCase) -> tuple[int, bytes]:
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-async def siege(app: Any, generator: np.random.Generator, forms: Sequence[Any], count: int) -> Counter[int]:
+async def run_cases(app: Any, generator: np.random.Generator, forms: Sequence[Any], count: int) -> Counter[int]:
     """Try `count` cases and count the statuses. Fail at the first status that is not allowed."""
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for _ in range(count):
         case = damaged_form(generator, forms)
-        status, body = await answered(app, case)
-        seen[status] += 1
+        status, body = await send_case(app, case)
+        counts[status] += 1
         assert status in ALLOWED, (status, body, case)
-    return seen
+    return counts
 
 
 @pytest.mark.slow
-def test_every_damaged_form_is_answered_and_leaks_nothing(web: Web, tell: Callable[[str], None]) -> None:
+def test_every_damaged_form_gets_a_response_and_leaks_no_memory(web: Web, print_line: Callable[[str], None]) -> None:
     count, generator = cases("forms", 400), np.random.default_rng(seed())
-    forms = sound_forms(striped(2, 4), striped(2, 13))
+    forms = valid_forms(striped(2, 4), striped(2, 13))
     app = web.transport.app
     for path, parts in forms:
-        status, body = web.portal.call(answered, app, FormCase(path, FORM, (written(parts),)))
+        status, body = web.portal.call(send_case, app, FormCase(path, FORM, (encode_form(parts),)))
         assert status in {200, 201}, body
-    seen = web.portal.call(siege, app, generator, forms, count // 4)
+    counts = web.portal.call(run_cases, app, generator, forms, count // 4)
     before_mib = resident_mib()
     for _ in range(3):
         web("DELETE", "/clients/line")
-        seen += web.portal.call(siege, app, generator, forms, count // 4)
+        counts += web.portal.call(run_cases, app, generator, forms, count // 4)
     grown_mib = resident_mib() - before_mib
-    tell(f"{seen.total():,} damaged forms: {dict(sorted(seen.items()))}; the process grew by {grown_mib:.1f} MiB")
-    assert len(seen) >= 4
+    print_line(
+        f"{counts.total():,} damaged forms: {dict(sorted(counts.items()))}; the process grew by {grown_mib:.1f} MiB"
+    )
+    assert len(counts) >= 4
     assert grown_mib < GROWTH_MIB
     assert "anole_decoder_processes_lost_total 0.0" in web("GET", "/metrics").text

@@ -27,37 +27,37 @@ def pool() -> Iterator[DecoderPool]:
     pool.close()
 
 
-def siege(pool: DecoderPool, generator: np.random.Generator, corpus: list[bytes], count: int) -> Counter[str]:
+def run_cases(pool: DecoderPool, generator: np.random.Generator, corpus: list[bytes], count: int) -> Counter[str]:
     """Try `count` images and count the outcomes."""
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for _ in range(count):
         content = damaged_image(generator, corpus)
         try:
             image = pool.decode(content)
-        except ImageRejected as refused:
-            seen[type(refused).__name__] += 1
+        except ImageRejected as rejected:
+            counts[type(rejected).__name__] += 1
         else:
-            seen["image"] += 1
+            counts["image"] += 1
             assert image.shape[0] in (1, 3)
             assert max(image.shape[1:]) <= CANONICAL_SIDE
-    return seen
+    return counts
 
 
 @pytest.mark.slow
 def test_every_damaged_image_is_decoded_or_rejected_without_losing_a_process(
-    pool: DecoderPool, tell: Callable[[str], None]
+    pool: DecoderPool, print_line: Callable[[str], None]
 ) -> None:
     count, generator = cases("images", 2000), np.random.default_rng(seed())
     corpus = image_corpus(generator)
     for content in corpus:
         pool.decode(content)
-    seen = siege(pool, generator, corpus, count // 2)
+    counts = run_cases(pool, generator, corpus, count // 2)
     processes = pool.process_ids()
     before_mib = sum(resident_mib(pid) for pid in processes)
-    seen += siege(pool, generator, corpus, count - count // 2)
+    counts += run_cases(pool, generator, corpus, count - count // 2)
     grown_mib = sum(resident_mib(pid) for pid in pool.process_ids()) - before_mib
-    tell(f"{seen.total():,} damaged images: {dict(seen)}; the process grew by {grown_mib:.1f} MiB")
-    assert {"image", "ImageCorrupt"} <= seen.keys()
+    print_line(f"{counts.total():,} damaged images: {dict(counts)}; the process grew by {grown_mib:.1f} MiB")
+    assert {"image", "ImageCorrupt"} <= counts.keys()
     assert pool.process_ids() == processes
     assert pool.metrics()["decoder_processes_lost_total"] == 0
     assert grown_mib < GROWTH_MIB

@@ -23,7 +23,7 @@ LIMIT_S = 3600
 
 @pytest.mark.slow
 def test_requests_generated_from_the_description_are_answered_as_described(
-    tmp_path: Path, tell: Callable[[str], None]
+    tmp_path: Path, print_line: Callable[[str], None]
 ) -> None:
     environment = {"ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_LOG_LEVEL": "error"}
     with serving(tmp_path / "data", tiny_checkpoint_in(tmp_path), **environment) as service:
@@ -38,7 +38,7 @@ def test_requests_generated_from_the_description_are_answered_as_described(
         grown_mib = resident_mib(service.process.pid) - before_mib
         assert done.returncode == 0, done.stdout + done.stderr
         (made,) = re.findall(r"(\d+) generated, \d+ passed", done.stdout)
-        tell(f"{int(made):,} requests made from the description; the process grew by {grown_mib:.1f} MiB")
+        print_line(f"{int(made):,} requests made from the description; the process grew by {grown_mib:.1f} MiB")
         assert service.process.poll() is None
         assert httpx.get(f"{service.url}/readyz").status_code == 200
         assert not [line for line in service.printed if '"error"' in line]

@@ -1,4 +1,4 @@
-"""The whole service in this process, with a small net whose weights were never trained, and images made here."""
+"""The whole service in this process, with a small untrained net and generated images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def settings(tiny_checkpoint: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def web(settings: Settings) -> Iterator[Web]:
-    """The service, started on an empty store."""
+    """Start the service with an empty store."""
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
         yield web

@@ -1,4 +1,4 @@
-"""Starts a script of this folder that serves like ``anole serve`` with something broken on purpose."""
+"""Start a script of this folder that runs ``anole serve`` with an injected fault."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def serving(script: str, folder: Path, checkpoint: Path) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    """Start `script`, which gets the folder and the checkpoint; a client for it, and its process."""
+    """Start `script` with the folder and the checkpoint. Return an HTTP client for it and its process."""
     command = [sys.executable, str(Path(__file__).with_name(script)), str(folder), str(checkpoint)]
     environment = {**os.environ, "PYTHONPATH": str(_ROOT)}
     with subprocess.Popen(

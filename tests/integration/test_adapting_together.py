@@ -1,4 +1,4 @@
-"""Many clients adapt at once through the whole service: each gets the same result as alone, or its own error."""
+"""Many clients adapt at once through the whole service: each gets the same version as alone, or its own error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.in_process import Web, started
 
 PERIODS = (5, 9, 15, 25)
 CLIENTS = {"ada": (2, 3), "bo": (4, 2), "cy": (3, 5), "di": (2, 6), "ed": (4, 4), "flo": (3, 1)}
-"""Numbers of classes and of samples per class."""
+"""The number of classes and of samples per class of each client."""
 
 
 @pytest.fixture
@@ -31,21 +31,21 @@ def busy(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
 
 
 def adapt(web: Web, client: str, classes: int, shots: int, seed: int = 0, **fields: str) -> httpx.Response:
-    drawn = [(period, content) for period in PERIODS[:classes] for content in striped(shots, period, seed)]
-    files = [("samples", (f"{place}.png", content)) for place, (_, content) in enumerate(drawn)]
-    data: dict[str, Any] = {"client": client, "labels": [f"pitch {period}" for period, _ in drawn], "seed": "7"}
+    samples = [(period, content) for period in PERIODS[:classes] for content in striped(shots, period, seed)]
+    files = [("samples", (f"{index}.png", content)) for index, (_, content) in enumerate(samples)]
+    data: dict[str, Any] = {"client": client, "labels": [f"pitch {period}" for period, _ in samples], "seed": "7"}
     return web("POST", "/adapt", data={**data, **fields}, files=files)
 
 
 def test_concurrent_adaptations_get_the_same_versions_as_alone_and_failures_stay_their_own(busy: Web) -> None:
     with ThreadPoolExecutor(8) as pool:
-        works = {client: pool.submit(adapt, busy, client, *size) for client, size in CLIENTS.items()}
+        futures = {client: pool.submit(adapt, busy, client, *size) for client, size in CLIENTS.items()}
         wild = pool.submit(adapt, busy, "wild", 3, 4, learning_rate="1e6", steps="50")
         broken = pool.submit(
             busy, "POST", "/adapt", data={"client": "broken", "labels": ["a", "b"]},
             files=[("samples", (name, b"no image")) for name in "ab"],
         )  # fmt: skip
-        digests = {client: work.result().json()["weights"]["digest"] for client, work in works.items()}
+        digests = {client: work.result().json()["weights"]["digest"] for client, work in futures.items()}
     assert (wild.result().status_code, wild.result().json()["code"]) == (422, "adaptation_diverged")
     assert (broken.result().status_code, broken.result().json()["code"]) == (415, "image_format_unsupported")
     for client, size in CLIENTS.items():
@@ -56,20 +56,20 @@ def test_concurrent_adaptations_get_the_same_versions_as_alone_and_failures_stay
 
 def test_concurrent_extensions_of_one_client_build_on_each_other(busy: Web) -> None:
     with ThreadPoolExecutor(4) as pool:
-        works = [pool.submit(adapt, busy, "line", 2, 2, seed, publish="always") for seed in range(4)]
-        numbers = sorted(work.result().json()["version"] for work in works)
+        futures = [pool.submit(adapt, busy, "line", 2, 2, seed, publish="always") for seed in range(4)]
+        numbers = sorted(work.result().json()["version"] for work in futures)
     assert numbers == [1, 2, 3, 4]
-    kept = [busy("GET", f"/clients/line/versions/{number}").json() for number in numbers]
-    assert [own["parent"] for own in kept] == [None, 1, 2, 3]
-    assert [own["samples"] for own in kept] == [4, 8, 12, 16]
+    versions = [busy("GET", f"/clients/line/versions/{number}").json() for number in numbers]
+    assert [version["parent"] for version in versions] == [None, 1, 2, 3]
+    assert [version["samples"] for version in versions] == [4, 8, 12, 16]
 
 
 def test_a_job_with_prototypes_first_makes_two_cross_validated_versions(busy: Web) -> None:
-    drawn = [(period, content) for period in PERIODS[:2] for content in striped(4, period, 0)]
+    samples = [(period, content) for period in PERIODS[:2] for content in striped(4, period, 0)]
     accepted = busy(
         "POST", "/adapt", headers={"Prefer": "respond-async"},
-        data={"client": "line", "labels": [f"pitch {period}" for period, _ in drawn], "first": "prototypes"},
-        files=[("samples", (f"{place}.png", content)) for place, (_, content) in enumerate(drawn)],
+        data={"client": "line", "labels": [f"pitch {period}" for period, _ in samples], "first": "prototypes"},
+        files=[("samples", (f"{index}.png", content)) for index, (_, content) in enumerate(samples)],
     )  # fmt: skip
     assert accepted.status_code == 202
     busy("GET", f"{accepted.headers['location']}/events")
@@ -79,21 +79,21 @@ def test_a_job_with_prototypes_first_makes_two_cross_validated_versions(busy: We
     assert (first["recipe"]["steps"], second["recipe"]["steps"]) == (0, 5)
     assert first["samples"] == second["samples"] == 8
     assert second["parent"] == 1
-    for answered, kept in ((job["first"], first), (job["result"], second)):
-        assert answered["report"]["gate"]["decision"] in {"publish", "hold"}
+    for result, kept in ((job["first"], first), (job["result"], second)):
+        assert result["report"]["gate"]["decision"] in {"publish", "hold"}
         assert kept["estimated_accuracy"] is not None
-        assert answered["published"] == (answered["report"]["gate"]["decision"] == "publish")
+        assert result["published"] == (result["report"]["gate"]["decision"] == "publish")
 
 
 def test_a_stopping_service_finishes_its_accepted_jobs(settings: Settings) -> None:
     services = bootstrap.build(settings)
-    drawn = [(period, content) for period in PERIODS[:2] for content in striped(3, period, 0)]
+    samples = [(period, content) for period in PERIODS[:2] for content in striped(3, period, 0)]
     with started(create_app(settings, lambda _: services), services) as web:
         for client in ("ada", "bo", "cy"):
             answer = web(
                 "POST", "/adapt", headers={"Prefer": "respond-async"},
-                data={"client": client, "labels": [f"pitch {period}" for period, _ in drawn]},
-                files=[("samples", (f"{place}.png", content)) for place, (_, content) in enumerate(drawn)],
+                data={"client": client, "labels": [f"pitch {period}" for period, _ in samples]},
+                files=[("samples", (f"{index}.png", content)) for index, (_, content) in enumerate(samples)],
             )  # fmt: skip
             assert answer.status_code == 202
     again = bootstrap.build(settings)

@@ -20,10 +20,10 @@ GOOD = striped(1, 4)[0]
 OTHER = striped(1, 13)[0]
 
 
-def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
-    held = io.BytesIO()
-    image.save(held, format=form, **options)
-    return held.getvalue()
+def encoded(image: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_, **options)
+    return buffer.getvalue()
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -47,7 +47,7 @@ BAD_FILES = {
     "empty": (b"", 422, "image_empty"),
     "truncated png": (GOOD[: len(GOOD) // 2], 422, "image_corrupt"),
     "truncated jpeg": (encoded(noise("RGB"), "JPEG")[:-200], 422, "image_corrupt"),
-    "text named png": (b"not an image, whatever its name\n" * 20, 415, "image_format_unsupported"),
+    "text named png": (b"not an image in spite of its name\n" * 20, 415, "image_format_unsupported"),
     "gif": (encoded(noise("P"), "GIF"), 415, "image_format_unsupported"),
     "pdf": (b"%PDF-1.7\n" + b"0" * 100, 415, "image_format_unsupported"),
     "bomb": (bomb(), 413, "image_too_large"),
@@ -68,58 +68,58 @@ GOOD_FILES = {
 }
 
 
-def stored(settings: Settings) -> dict[str, bytes]:
-    """Every file of the store with its content, but what SQLite keeps beside its own and what is noted as in work."""
-    files = (path for path in sorted(settings.data.rglob("*")) if path.is_file() and path.parent.name != "in-work")
+def stored_files(settings: Settings) -> dict[str, bytes]:
+    """Return the content of every file of the store, without SQLite's journal files."""
+    files = (path for path in sorted(settings.data.rglob("*")) if path.is_file())
     return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-journal", "-wal", "-shm"))}
 
 
 def adapt(web: Web, contents: list[bytes], labels: list[str], **fields: str) -> Any:
     files = [("samples", (f"part-{index}.png", content)) for index, content in enumerate(contents)]
-    wanted = {"client": "line", "labels": labels, "publish": "always", **fields}
-    return web("POST", "/adapt", data=wanted, files=files)
+    form = {"client": "line", "labels": labels, "publish": "always", **fields}
+    return web("POST", "/adapt", data=form, files=files)
 
 
 @pytest.fixture
-def taught(web: Web) -> Web:
-    """The service with a live version of the client `line`."""
+def adapted(web: Web) -> Web:
+    """Start the service with a live version of the client `line`."""
     assert adapt(web, [GOOD, OTHER], ["fine", "coarse"]).status_code == 201
     return web
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_adapt_names_an_invalid_file_and_changes_nothing(taught: Web, settings: Settings, what: str) -> None:
+def test_adapt_names_an_invalid_file_and_changes_nothing(adapted: Web, settings: Settings, what: str) -> None:
     content, status, code = BAD_FILES[what]
-    before = stored(settings)
-    answer = adapt(taught, [GOOD, content], ["fine", "coarse"])
+    before = stored_files(settings)
+    answer = adapt(adapted, [GOOD, content], ["fine", "coarse"])
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert answer.json()["detail"].startswith("part-1.png: ")
-    assert stored(settings) == before
+    assert stored_files(settings) == before
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_predict_names_an_invalid_file(taught: Web, what: str) -> None:
+def test_predict_names_an_invalid_file(adapted: Web, what: str) -> None:
     content, status, code = BAD_FILES[what]
     files = [("images", ("good.png", GOOD)), ("images", ("bad.png", content))]
-    answer = taught("POST", "/predict", data={"client": "line"}, files=files)
+    answer = adapted("POST", "/predict", data={"client": "line"}, files=files)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert answer.json()["detail"].startswith("bad.png: ")
 
 
 @pytest.mark.parametrize("what", GOOD_FILES)
-def test_an_unusual_but_valid_image_is_accepted(taught: Web, what: str) -> None:
+def test_an_unusual_but_valid_image_is_accepted(adapted: Web, what: str) -> None:
     files = [("images", ("odd", GOOD_FILES[what]))]
-    assert taught("POST", "/predict", data={"client": "line"}, files=files).status_code == 200
-    assert adapt(taught, [GOOD_FILES[what]], ["odd"]).status_code == 201
+    assert adapted("POST", "/predict", data={"client": "line"}, files=files).status_code == 200
+    assert adapt(adapted, [GOOD_FILES[what]], ["odd"]).status_code == 201
 
 
-def test_a_rotated_photograph_gets_the_same_prediction_as_the_upright_one(taught: Web) -> None:
+def test_a_rotated_photograph_gets_the_same_prediction_as_the_upright_one(adapted: Web) -> None:
     upright = noise("L")
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6
     files = [("images", ("upright", encoded(upright))), ("images", ("turned", encoded(turned, exif=exif)))]
-    first, second = taught("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
+    first, second = adapted("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
     assert first["scores"] == second["scores"]
 
 
@@ -139,14 +139,14 @@ BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, str], int, str, 
 
 
 @pytest.mark.parametrize("what", BAD_REQUESTS)
-def test_an_invalid_request_changes_nothing(taught: Web, settings: Settings, what: str) -> None:
+def test_an_invalid_request_changes_nothing(adapted: Web, settings: Settings, what: str) -> None:
     contents, labels, fields, status, code, named = BAD_REQUESTS[what]
-    before = stored(settings)
-    answer = adapt(taught, contents, labels, **fields)
+    before = stored_files(settings)
+    answer = adapt(adapted, contents, labels, **fields)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert named in answer.json()["detail"]
-    assert stored(settings) == before
-    assert taught("GET", "/clients/line").json()["versions"] == 1
+    assert stored_files(settings) == before
+    assert adapted("GET", "/clients/line").json()["versions"] == 1
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_an_invalid_request_changes_nothing(taught: Web, settings: Settings, wha
         ({"client": "line", "alias": "best"}, 404, "unknown_alias"),
     ],
 )
-def test_unknown_resources_are_answered_with_404(taught: Web, fields: dict[str, str], status: int, code: str) -> None:
-    answer = taught("POST", "/predict", data=fields, files=[("images", ("a.png", GOOD))])
+def test_unknown_resources_are_answered_with_404(adapted: Web, fields: dict[str, str], status: int, code: str) -> None:
+    answer = adapted("POST", "/predict", data=fields, files=[("images", ("a.png", GOOD))])
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 

@@ -70,8 +70,8 @@ def test_extending_keeps_earlier_classes_and_replacing_does_not(web: Web) -> Non
 
 
 def test_a_single_class_is_rejected_until_a_second_one_is_known(web: Web) -> None:
-    refused = adapt(web, classes={"fine": 4})
-    assert (refused.status_code, refused.json()["code"]) == (422, "too_few_classes")
+    rejected = adapt(web, classes={"fine": 4})
+    assert (rejected.status_code, rejected.json()["code"]) == (422, "too_few_classes")
     assert web("GET", "/clients").json() == {"clients": []}
     adapt(web)
     assert adapt(web, classes={"fine": 4}, image_seed=3).status_code == 201
@@ -121,21 +121,21 @@ def test_a_held_version_is_not_live(web: Web) -> None:
     assert predict(web, striped(1, 4), version="1").status_code == 200
 
 
-def test_an_etag_guards_the_alias_of_the_real_store(web: Web) -> None:
+def test_an_alias_of_the_real_store_moves_only_with_a_current_etag(web: Web) -> None:
     adapt(web)
     adapt(web, image_seed=1)
     etag = web("GET", "/clients/line").headers["etag"]
     first = web("PUT", "/clients/line/aliases/live", json={"version": 1}, headers={"If-Match": etag})
     second = web("PUT", "/clients/line/aliases/live", json={"version": 2}, headers={"If-Match": etag})
     assert (first.status_code, second.status_code) == (200, 412)
-    made = web("PUT", "/clients/line/aliases/new", json={"version": 2}, headers={"If-None-Match": "*"})
+    created = web("PUT", "/clients/line/aliases/new", json={"version": 2}, headers={"If-None-Match": "*"})
     again = web("PUT", "/clients/line/aliases/new", json={"version": 1}, headers={"If-None-Match": "*"})
-    assert (made.status_code, again.status_code) == (200, 412)
+    assert (created.status_code, again.status_code) == (200, 412)
     star = web("PUT", "/clients/line/aliases/none", json={"version": 2}, headers={"If-Match": "*"})
     assert (star.status_code, star.json()["code"]) == (412, "alias_conflict")
 
 
-def test_a_live_version_stays_and_another_can_be_deleted(web: Web) -> None:
+def test_a_live_version_cannot_be_deleted_but_another_one_can(web: Web) -> None:
     adapt(web)
     adapt(web, image_seed=1)
     kept = web("DELETE", "/clients/line/versions/2")
@@ -147,18 +147,18 @@ def test_a_live_version_stays_and_another_can_be_deleted(web: Web) -> None:
     assert adapt(web, image_seed=2).json()["version"] == 3
 
 
-def test_deleting_a_client_leaves_the_others(web: Web) -> None:
+def test_deleting_a_client_does_not_affect_other_clients(web: Web) -> None:
     adapt(web, "one")
     adapt(web, "two")
-    erased = web("DELETE", "/clients/one")
-    assert (erased.status_code, erased.json()["client"], erased.json()["versions"]) == (200, "one", 1)
-    assert erased.json()["blobs"] > 1
+    deleted = web("DELETE", "/clients/one")
+    assert (deleted.status_code, deleted.json()["client"], deleted.json()["versions"]) == (200, "one", 1)
+    assert deleted.json()["blobs"] > 1
     assert [client["client"] for client in web("GET", "/clients").json()["clients"]] == ["two"]
     assert predict(web, striped(1, 4), "two").status_code == 200
     assert predict(web, striped(1, 4), "one").json()["code"] == "unknown_client"
 
 
-def test_downloaded_weights_are_a_whole_safetensors_file(web: Web) -> None:
+def test_downloaded_weights_are_a_complete_safetensors_file(web: Web) -> None:
     adapt(web)
     content = web("GET", "/clients/line/versions/1/weights").content
     (header_bytes,) = struct.unpack("<Q", content[:8])
@@ -178,17 +178,17 @@ def test_the_same_idempotency_key_and_body_make_one_version_and_another_body_non
     assert adapt(web, "another", headers=key).json()["version"] == 1
 
 
-def test_everything_is_there_after_a_restart(web: Web, settings: Settings) -> None:
+def test_versions_and_responses_survive_a_restart(web: Web, settings: Settings) -> None:
     key = {"Idempotency-Key": "once"}
     before = adapt(web, headers=key).json()
-    judged = predict(web, striped(2, 4)).json()["predictions"]
+    predictions = predict(web, striped(2, 4)).json()["predictions"]
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as restarted:
         assert adapt(restarted, headers=key).json() == before
-        assert predict(restarted, striped(2, 4)).json()["predictions"] == judged
+        assert predict(restarted, striped(2, 4)).json()["predictions"] == predictions
 
 
-def test_a_version_is_made_again_from_its_record_bit_by_bit(web: Web, settings: Settings) -> None:
+def test_a_version_can_be_reproduced_bit_by_bit_from_its_record(web: Web, settings: Settings) -> None:
     adapt(web)
     adapt(web, classes={"broad": 30}, steps="3", learning_rate="0.02", seed="11")
     for number in (1, 2):
@@ -218,8 +218,8 @@ def test_cached_weights_are_counted(web: Web) -> None:
     adapt(web)
     for _ in range(3):
         predict(web, striped(1, 4))
-    figures = web("GET", "/metrics").text
-    assert "anole_weight_cache_loads_total 1.0" in figures
-    assert "anole_weight_cache_hits_total 2.0" in figures
-    judged = [float(line.rpartition(" ")[2]) for line in figures.splitlines() if line.startswith("anole_images_total{")]
-    assert sum(judged) == 3
+    metrics = web("GET", "/metrics").text
+    assert "anole_weight_cache_loads_total 1.0" in metrics
+    assert "anole_weight_cache_hits_total 2.0" in metrics
+    counts = [float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith("anole_images_total{")]
+    assert sum(counts) == 3

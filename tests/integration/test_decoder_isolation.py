@@ -37,9 +37,9 @@ def test_an_image_that_crashes_the_decoder_fails_its_own_request_only(failing: W
         assert answer.json()["detail"].startswith("bad.png: ")
         good = failing("POST", "/predict", data={"client": "line"}, files=[("images", ("a.png", striped(1, 4)[0]))])
         assert good.status_code == 200
-    figures = failing("GET", "/metrics").text
-    assert "anole_decoder_processes_lost_total 2.0" in figures
-    assert "anole_decoder_images_quarantined 1.0" in figures
+    metrics = failing("GET", "/metrics").text
+    assert "anole_decoder_processes_lost_total 2.0" in metrics
+    assert "anole_decoder_images_quarantined 1.0" in metrics
 
 
 def test_a_sample_that_crashes_the_decoder_makes_no_version(failing: Web) -> None:

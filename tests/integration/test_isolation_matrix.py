@@ -20,7 +20,7 @@ from tests.unit.service.http.middleware.test_auth import GUARDED
 PICTURES = striped(2, 4) + striped(2, 13)
 SAMPLES = [("samples", (f"{index}.png", content)) for index, content in enumerate(PICTURES)]
 LABELS = ["fine", "fine", "coarse", "coarse"]
-MINE, THEIRS, MISSING = "line-mine", "line-othr", "line-none"  # of one length, so that lengths tell nothing either
+MINE, THEIRS, MISSING = "line-mine", "line-othr", "line-none"  # of the same length, so that Content-Length is equal
 IDS = {
     "client": (MINE, THEIRS, MISSING),
     "version": ("1", "2", "99"),
@@ -39,7 +39,7 @@ VARYING = re.compile(rb'"(seconds|request_id|moved_at|created_at)":("[^"]*"|[\d.
 
 
 class TwoKeys:
-    """A service with two keys. Each has all scopes for a client of its own and no access to the other."""
+    """A service with two keys. Each has all scopes for one client and no access to the other client."""
 
     def __init__(self, web: Web, keys: tuple[str, str]) -> None:
         self.web = web
@@ -66,10 +66,10 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoKeys]:
     settings: Settings = load_settings(
         data=folder / "data", model=str(tiny_checkpoint_in(folder)), device="cpu", demo=False, key_rate_per_s=1e6
     )
-    with bootstrap.open_keys(settings) as kept:
+    with bootstrap.open_keys(settings) as store:
         grants = (Grant(client, ("predict", "adapt", "admin"), (client,)) for client in (MINE, THEIRS))
-        keys = [create(kept, grant)[0] for grant in grants]
-        create(kept, Grant("neither", ("predict",), ("line-none",)))
+        keys = [create(store, grant)[0] for grant in grants]
+        create(store, Grant("neither", ("predict",), ("line-none",)))
     services = bootstrap.build(settings)
     assert isinstance(services.keys, KeyCache)
     with started(create_app(settings, lambda _: services), services) as web:
@@ -96,9 +96,9 @@ def comparable(two: TwoKeys, method: str, path: str, options: dict[str, Any], cl
     """Return everything in an answer that could distinguish clients, without the client's name."""
     headers = {**two.mine, **options.get("headers", {})}
     answer = two.web(method, path, **{**options, "headers": headers})
-    said = VARYING.sub(b"", answer.content.replace(client.encode(), b"CLIENT"))
-    kept = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
-    return answer.status_code, said, kept
+    body = VARYING.sub(b"", answer.content.replace(client.encode(), b"CLIENT"))
+    headers_but_id = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    return answer.status_code, body, headers_but_id
 
 
 def test_every_route_is_tested() -> None:
@@ -122,7 +122,9 @@ def test_no_route_distinguishes_another_key_s_client_from_a_missing_one(
 
 
 @pytest.mark.parametrize("reference", [{}, {"version": "1"}, {"version": "99"}, {"alias": "live"}, {"alias": "absent"}])
-def test_no_prediction_distinguishes_them(two: TwoKeys, reference: dict[str, str]) -> None:
+def test_no_prediction_distinguishes_another_key_s_client_from_a_missing_one(
+    two: TwoKeys, reference: dict[str, str]
+) -> None:
     answers = []
     for client in (THEIRS, MISSING):
         images = {"files": [("images", ("a.png", PICTURES[0]))], "data": {"client": client, **reference}}
@@ -131,7 +133,7 @@ def test_no_prediction_distinguishes_them(two: TwoKeys, reference: dict[str, str
     assert answers[0][0] == 404
 
 
-def test_no_adaptation_distinguishes_or_changes_them(two: TwoKeys) -> None:
+def test_no_adaptation_distinguishes_or_changes_another_key_s_client(two: TwoKeys) -> None:
     before = two.state_of_theirs()
     answers = []
     for client in (THEIRS, MISSING):
@@ -148,7 +150,7 @@ def test_a_job_of_another_key_is_answered_like_a_missing_one(two: TwoKeys) -> No
     accepted = two.web("POST", "/adapt", data=fields, files=SAMPLES, headers=headers)
     number = accepted.json()["job"]
     for method, template in sorted(OF_A_JOB):
-        theirs, missing = (two.web(method, template.format(job=own), headers=two.mine) for own in (number, "f" * 32))
+        theirs, missing = (two.web(method, template.format(job=job), headers=two.mine) for job in (number, "f" * 32))
         assert theirs.status_code == missing.status_code == 404
         assert theirs.text.replace(number, "NUMBER") == missing.text.replace("f" * 32, "NUMBER")
     assert two.web("GET", f"/jobs/{number}/events", headers=two.theirs).text.endswith("}\n\n")

@@ -1,4 +1,4 @@
-"""Keys on the whole service: clients of other keys look missing, and a revoked key is soon rejected."""
+"""Keys with the whole service: clients of other keys seem missing, and a revoked key is rejected within seconds."""
 
 from __future__ import annotations
 
@@ -50,35 +50,37 @@ class Guarded:
 
 @pytest.fixture
 def guarded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
-    held: list[Guarded] = []
+    created: list[Guarded] = []
     monkeypatch.setattr(
-        bootstrap, "KeyCache", lambda keys, **said: KeyCache(keys, **said, clock=lambda: held[0].now if held else 0.0)
+        bootstrap,
+        "KeyCache",
+        lambda keys, **options: KeyCache(keys, **options, clock=lambda: created[0].now if created else 0.0),
     )
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
-        held.append(Guarded(web, settings))
-        yield held[0]
+        created.append(Guarded(web, settings))
+        yield created[0]
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_the_client_of_another_key_is_answered_like_a_missing_one(guarded: Guarded, method: str, path: str) -> None:
-    own, others = guarded.key("mine"), guarded.key("another")
+    key, other_key = guarded.key("mine"), guarded.key("another")
     fields = {"client": "another", "labels": LABELS, "publish": "always"}
-    assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=others).status_code == 201
+    assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=other_key).status_code == 201
     answers = []
     for client in ("another", "missing"):
         options: dict[str, Any] = {"json": {"version": 1}} if method == "PUT" else {}
-        image = {"content": striped(1, 4)[0], "headers": {**own, "Content-Type": "image/png"}}
-        options = image if path.startswith("/predict") else {**options, "headers": own}
+        image = {"content": striped(1, 4)[0], "headers": {**key, "Content-Type": "image/png"}}
+        options = image if path.startswith("/predict") else {**options, "headers": key}
         answer = guarded.web(method, path.format(client=client), **options)
         answers.append((answer.status_code, answer.content.replace(client.encode(), b"CLIENT")))
     assert answers[0] == answers[1]
     assert answers[0][0] == 404
-    assert guarded.web("GET", "/clients/another", headers=others).status_code == 200
+    assert guarded.web("GET", "/clients/another", headers=other_key).status_code == 200
 
 
 def test_a_running_service_rejects_a_key_that_was_revoked(guarded: Guarded) -> None:
-    assert guarded.web("GET", "/clients").status_code == 200  # open: no key was made yet
+    assert guarded.web("GET", "/clients").status_code == 200  # no key exists yet, so the service is open
     headers = guarded.key("*")
     assert guarded.web("GET", "/clients").status_code == 401
     assert guarded.web("GET", "/clients", headers=headers).status_code == 200

@@ -1,4 +1,4 @@
-"""Requests of different clients in one batch: each gets the same answer as alone, from the live version."""
+"""Requests of different clients in one batch: each gets the same prediction as alone, from the live version."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.runtime.decoding.decoder import Upload
 from service.settings import Settings
 from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from tests.generated import striped
-from tests.integration.test_predictions_stand_alone import PERIODS, TOLERANCE, command
+from tests.integration.test_prediction_independence import PERIODS, TOLERANCE, command
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def services(settings: Settings) -> Iterator[Services]:
     built.close()
 
 
-def picture(period: int, seed: int = 9) -> Upload:
+def upload(period: int, seed: int = 9) -> Upload:
     return Upload(f"{period}-{seed}", striped(1, period, seed)[0])
 
 
-def together(prediction: Prediction, requests: list[PredictCommand]) -> list[PredictOutcome | Exception]:
-    """Answers of one batch."""
+def predict_in_one_batch(prediction: Prediction, requests: list[PredictCommand]) -> list[PredictOutcome | Exception]:
+    """Predict all requests in one batch. Return the outcomes in the order of the requests."""
     return [answer for _, answer in sorted(prediction.predict_batch(requests))]
 
 
@@ -39,23 +39,23 @@ def scores(answer: PredictOutcome | Exception) -> list[float]:
     return [score for image in answer.predictions for score in image.scores.values()]
 
 
-def test_a_batch_of_clients_versions_and_errors_gives_each_the_answer_that_it_gets_alone(services: Services) -> None:
+def test_each_request_of_a_mixed_batch_gets_the_outcome_that_it_gets_alone(services: Services) -> None:
     for seed, (client, periods) in enumerate([("ada", PERIODS[:2]), ("bo", PERIODS)]):
         services.adaptation.run(command(client, periods, seed))
     services.adaptation.run(command("ada", PERIODS[2:]))
     assert isinstance(services.prediction, Prediction)
     good = [
-        PredictCommand("ada", (picture(5), picture(9)), "live"),
-        PredictCommand("ada", (picture(15),), "1"),
-        PredictCommand("bo", (picture(25), picture(5), picture(9)), "live"),
-        PredictCommand("ada", (picture(25, 3),), "live"),
+        PredictCommand("ada", (upload(5), upload(9)), "live"),
+        PredictCommand("ada", (upload(15),), "1"),
+        PredictCommand("bo", (upload(25), upload(5), upload(9)), "live"),
+        PredictCommand("ada", (upload(25, 3),), "live"),
     ]
     bad = [
-        PredictCommand("nobody", (picture(5),), "live"),
-        PredictCommand("bo", (picture(5), Upload("torn", picture(5).content[:200])), "live"),
-        PredictCommand("bo", (picture(5),), "7"),
+        PredictCommand("nobody", (upload(5),), "live"),
+        PredictCommand("bo", (upload(5), Upload("torn", upload(5).content[:200])), "live"),
+        PredictCommand("bo", (upload(5),), "7"),
     ]
-    mixed = together(services.prediction, [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]])
+    mixed = predict_in_one_batch(services.prediction, [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]])
     for request, answer in zip(good, mixed[::2], strict=True):
         alone = services.prediction.run(request.client, request.uploads, request.reference)
         assert scores(answer) == pytest.approx(scores(alone), abs=TOLERANCE)
@@ -65,17 +65,17 @@ def test_a_batch_of_clients_versions_and_errors_gives_each_the_answer_that_it_ge
     assert [type(answer) for answer in mixed[1::2]] == [UnknownClient, ImageCorrupt, UnknownVersion]
 
 
-def test_a_small_cache_gives_the_same_answers_as_a_large_one(settings: Settings) -> None:
+def test_a_small_cache_gives_the_same_predictions_as_a_large_one(settings: Settings) -> None:
     large = bootstrap.build(settings)
     answers: dict[str, list[float]] = {}
     for seed in range(4):
         large.adaptation.run(command(f"line-{seed}", PERIODS[:3], seed))
-        answers[f"line-{seed}"] = scores(large.prediction.run(f"line-{seed}", [picture(5)]))
+        answers[f"line-{seed}"] = scores(large.prediction.run(f"line-{seed}", [upload(5)]))
     large.close()
     small = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024}))
     for _ in range(2):
         for client, expected in answers.items():
-            assert scores(small.prediction.run(client, [picture(5)])) == expected
+            assert scores(small.prediction.run(client, [upload(5)])) == expected
     metrics = small.metrics()
     small.close()
     assert metrics["weight_cache_evictions_total"] > 0
@@ -86,20 +86,20 @@ def test_the_next_request_in_every_process_uses_the_moved_alias(settings: Settin
     here, there = bootstrap.build(settings), bootstrap.build(settings)
     try:
         with pytest.raises(UnknownClient):
-            there.prediction.run("ada", [picture(5)])
+            there.prediction.run("ada", [upload(5)])
         for live in (1, 2, 3):
             here.adaptation.run(command("ada", PERIODS[:2], live))
-            assert there.prediction.run("ada", [picture(5)]).version == live
+            assert there.prediction.run("ada", [upload(5)]).version == live
         here.lifecycle.move_alias("ada", "live", 1, None)
-        assert there.prediction.run("ada", [picture(5)]).version == 1
+        assert there.prediction.run("ada", [upload(5)]).version == 1
         assert there.lifecycle.rollback("ada").version == 3
-        assert here.prediction.run("ada", [picture(5)]).version == 3
+        assert here.prediction.run("ada", [upload(5)]).version == 3
         here.lifecycle.delete_version("ada", 2)
         with pytest.raises(UnknownVersion):
-            there.prediction.run("ada", [picture(5)], "2")
+            there.prediction.run("ada", [upload(5)], "2")
         here.lifecycle.delete_client("ada")
         with pytest.raises(UnknownClient):
-            there.prediction.run("ada", [picture(5)])
+            there.prediction.run("ada", [upload(5)])
     finally:
         here.close()
         there.close()
@@ -109,5 +109,5 @@ def test_a_client_without_a_published_version_has_nothing_live(services: Service
 
     services.adaptation.run(replace(command("ada", PERIODS[:2]), publish="never"))
     with pytest.raises(NothingLive):
-        services.prediction.run("ada", [picture(5)])
-    assert services.prediction.run("ada", [picture(5)], "1").version == 1
+        services.prediction.run("ada", [upload(5)])
+    assert services.prediction.run("ada", [upload(5)], "1").version == 1

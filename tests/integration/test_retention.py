@@ -1,4 +1,4 @@
-"""The settings of what a client keeps, from the request to the files: samples, and the number of versions."""
+"""Retention settings from the request to the files: samples and the number of versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEEP_NONE = {"retain_samples": False}
 
 
 def images_on_disk(settings: Settings) -> list[Path]:
-    """Return the stored samples; blobs of weights hold other names."""
+    """Return the files of stored samples. Files of weights contain other tensor names."""
     blobs = (path for path in (settings.data / "blobs").rglob("*") if path.is_file())
     return [path for path in blobs if b'"image"' in path.read_bytes()[:200]]
 
@@ -44,9 +44,9 @@ def test_a_client_that_retains_no_samples_gets_predictions_and_has_no_image_on_t
 def test_without_samples_an_extension_is_rejected_and_a_replacement_works(web: Web) -> None:
     web("PUT", "/clients/line/settings", json=KEEP_NONE)
     adapt(web)
-    refused = adapt(web, classes={"broad": 30})
-    assert (refused.status_code, refused.json()["code"]) == (409, "samples_not_kept")
-    assert "mode=replace" in refused.json()["detail"]
+    rejected = adapt(web, classes={"broad": 30})
+    assert (rejected.status_code, rejected.json()["code"]) == (409, "samples_not_kept")
+    assert "mode=replace" in rejected.json()["detail"]
     replaced = adapt(web, classes={"fine": 6, "coarse": 20, "broad": 30}, mode="replace").json()
     assert (replaced["version"], len(replaced["classes"])) == (2, 3)
 
@@ -67,7 +67,7 @@ def test_a_client_that_stops_retaining_samples_loses_its_samples_and_keeps_its_v
 
 
 def test_an_extension_refers_to_stored_samples_and_does_not_write_them_again(web: Web, settings: Settings) -> None:
-    """Putting a blob resets its age, also if it exists, so an age that stays shows that the blob was not put."""
+    """Storing an existing blob again resets its age, so an unchanged age shows that it was not stored again."""
     adapt(web)
     stored = images_on_disk(settings)
     for path in stored:
@@ -88,15 +88,15 @@ def store(tmp_path: Path) -> VersionStore:
 def test_samples_stored_before_the_setting_changed_are_not_published(
     store: VersionStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An adaptation under way when the choice is made: its samples are gone, or its version is one without samples."""
+    """The setting changes while an adaptation runs: its samples are deleted, or its version is made without samples."""
     put_weights = store.put_weights
 
-    def choosing_first(*arguments: object) -> object:
+    def change_setting_first(*arguments: object) -> object:
         monkeypatch.undo()
         store.update_settings(CLIENT, ClientSettings(retain_samples=False))
         return put_weights(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "put_weights", choosing_first)
+    monkeypatch.setattr(store, "put_weights", change_setting_first)
     with store, pytest.raises(StoreUnavailable, match="send the request again"):
         publish(store, 1)
     with open_embedded(tmp_path) as again:

@@ -23,7 +23,7 @@ DISTRIBUTION_OF = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }
-OUR_OWN = {"models", "service", "tests", "benchmarks"}
+FIRST_PARTY = {"models", "service", "tests", "benchmarks"}
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
@@ -51,7 +51,7 @@ def distributions_imported(*trees: str) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
                 names.add(node.module.split(".")[0])
-    third_party = names - OUR_OWN - set(sys.stdlib_module_names)
+    third_party = names - FIRST_PARTY - set(sys.stdlib_module_names)
     return {canonicalize_name(DISTRIBUTION_OF.get(name, name)) for name in third_party}
 
 

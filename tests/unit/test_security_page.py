@@ -1,4 +1,4 @@
-"""SECURITY.md against the code: the tests that it names exist."""
+"""The tests named in SECURITY.md exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/settings.md against the code: it names every setting, and gives the real defaults and limits."""
+"""docs/settings.md lists every setting with its default, and the fixed limits with their values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT = re.compile(r"^\| [^|]+ \| ([\d,.]+) \| `([\w.]+)` \|$", re.MULTILINE)
 
 
 def shown(value: Any) -> str:
-    """A default as the table shows it."""
+    """Format a default as in the table."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -27,7 +27,7 @@ def shown(value: Any) -> str:
 
 
 def constant(path: str) -> Any:
-    """A module's constant, or the default of a dataclass field."""
+    """Return a constant of a module, or the default of a dataclass field."""
     owner, name = path.rsplit(".", 1)
     if not owner.rsplit(".", 1)[1][0].isupper():
         return getattr(importlib.import_module(owner), name)
@@ -53,6 +53,6 @@ def test_a_fixed_limit_has_the_value_that_the_page_gives(value: str, path: str) 
     assert float(value.replace(",", "")) == float(constant(path))
 
 
-def test_the_page_has_fixed_limits_and_no_setting_is_both_removed_and_there() -> None:
+def test_the_page_lists_fixed_limits_and_no_removed_setting_exists() -> None:
     assert len(LIMIT.findall(PAGE)) > 10
     assert not REMOVED.keys() & Settings.model_fields.keys()

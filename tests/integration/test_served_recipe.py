@@ -1,4 +1,4 @@
-"""What a checkpoint's recipe says about precision, memory and layers is what the service adapts by and records."""
+"""The service adapts with the checkpoint's precision, recomputation and multipliers, and records them."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from tests.in_process import started
 from tests.repeated import repeats_bit_by_bit
 
 
-def adapted_by(
+def adapt_with(
     recipe: InnerLoopConfig, settings: Settings, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
-    """The answer, the version's record, and whether adapting again from the record gives the same bits."""
+    """Return the response, the version's record, and whether adapting again from the record gives the same bits."""
     path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.lr_multipliers)}.safetensors", "line"
     save_checkpoint(replace(load_checkpoint(settings.model), recipe=recipe), path)
-    own = settings.model_copy(update={"model": str(path), "data": folder / path.stem})
-    services = bootstrap.build(own)
+    changed = settings.model_copy(update={"model": str(path), "data": folder / path.stem})
+    services = bootstrap.build(changed)
     files = [
         ("samples", (f"{period}-{n}.png", image)) for period in (6, 20) for n, image in enumerate(striped(3, period))
     ]
-    with started(create_app(own, lambda _: services), services) as web:
-        form = {"client": name, "labels": ["left", "right"] * 3}  # not to be learned at once
+    with started(create_app(changed, lambda _: services), services) as web:
+        form = {"client": name, "labels": ["left", "right"] * 3}  # labels that the loss does not fit at once
         answer = web("POST", "/adapt", data=form, files=files)
         assert answer.status_code == 201, answer.text
         record = web("GET", f"/clients/{name}/versions/1").json()
-        return answer.json(), record, repeats_bit_by_bit(own, name, 1)
+        return answer.json(), record, repeats_bit_by_bit(changed, name, 1)
 
 
-def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
+def test_precision_and_multipliers_change_the_adaptation_and_recomputation_does_not(
     settings: Settings, tmp_path: Path
 ) -> None:
     recipe = load_checkpoint(settings.model).recipe
     frozen = replace(recipe, lr_multipliers=(("block[123].*", 0.0),))
     recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
-    answers = [adapted_by(own, settings, tmp_path) for own in recipes]
-    for own, (_, record, identical) in zip(recipes, answers, strict=True):
-        assert InnerLoopConfig.from_json(record["recipe"]) == own
+    answers = [adapt_with(recipe, settings, tmp_path) for recipe in recipes]
+    for expected, (_, record, identical) in zip(recipes, answers, strict=True):
+        assert InnerLoopConfig.from_json(record["recipe"]) == expected
         assert identical
     losses = [answer["report"]["loss_curve"] for answer, _, _ in answers]
     assert losses[0] == losses[1]
@@ -55,7 +55,7 @@ def test_precision_and_rates_change_what_is_adapted_and_recomputation_does_not(
     assert sizes_bytes[3] < 0.7 * sizes_bytes[0]
 
 
-def test_a_precision_that_the_device_lacks_is_found_when_the_service_starts(settings: Settings, tmp_path: Path) -> None:
+def test_a_precision_that_the_device_lacks_is_rejected_at_start(settings: Settings, tmp_path: Path) -> None:
     checkpoint, path = load_checkpoint(settings.model), tmp_path / "float16.safetensors"
     save_checkpoint(replace(checkpoint, recipe=replace(checkpoint.recipe, precision="float16")), path)
     with pytest.raises(InvalidConfig, match="allowed there: float32, bfloat16"):

@@ -1,4 +1,4 @@
-"""A prediction depends on the image and the version alone; extensions of one client never lose each other's samples."""
+"""Predictions depend on the image and the version alone, and concurrent extensions lose no samples."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_prediction_does_not_depend_on_the_batch_the_order_or_other_clients(se
         for period in PERIODS
         for index, content in enumerate(striped(4, period, 7))
     ]
-    judged = {
+    predictions = {
         (client, image.name): services.prediction.run(client, [image]).predictions[0]
         for client in clients
         for image in images
     }
-    alone = {key: prediction.scores for key, prediction in judged.items()}
-    familiarities = {key: prediction.familiarity for key, prediction in judged.items()}
+    alone = {key: prediction.scores for key, prediction in predictions.items()}
+    familiarities = {key: prediction.familiarity for key, prediction in predictions.items()}
     draws = random.Random(0)
     batches = [(draws.choice(list(clients)), draws.sample(images, draws.randint(1, 16))) for _ in range(30)]
     with ThreadPoolExecutor(6) as pool:
@@ -96,7 +96,7 @@ def test_concurrent_extensions_of_one_client_lose_no_samples(services: Services)
     assert len(last.draft.samples) == 6 + 3 * 6
 
 
-def sources_of_chance() -> tuple[object, ...]:
+def current_random_states() -> tuple[object, ...]:
     return torch.get_rng_state().tolist(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
 
 
@@ -106,7 +106,7 @@ def test_ten_thousand_requests_leave_the_checkpoint_and_all_random_states_unchan
     image, other = (Upload("a.png", striped(1, period, 7)[0]) for period in PERIODS[:2])
     try:
         before = built.adaptation.run(command("ada", PERIODS[:2])).version.draft.weights_digest
-        chance = sources_of_chance()
+        random_states = current_random_states()
         for round_ in range(100):
             waiting = [built.prediction.submit("ada", [image if turn % 3 else other]) for turn in range(100)]
             scores = [answer.result().predictions[0].scores for answer in waiting]
@@ -116,7 +116,7 @@ def test_ten_thousand_requests_leave_the_checkpoint_and_all_random_states_unchan
                 built.adaptation.run(command("bo", PERIODS[:3], round_))
                 assert built.readiness.report().ready
         assert built.readiness.report().checks["meta_model"] == "ok"
-        assert sources_of_chance() == chance
+        assert current_random_states() == random_states
         assert built.adaptation.run(command("cy", PERIODS[:2])).version.draft.weights_digest == before
     finally:
         built.close()

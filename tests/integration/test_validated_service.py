@@ -1,4 +1,4 @@
-"""CrossValidation, gate, verdicts and diff through the API over the real use cases and store."""
+"""Cross-validation, gate, verdicts and diffs through the API with the real use cases and store."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tests.repeated import repeats_bit_by_bit
 CLASSES = {"fine": 4, "coarse": 13}
 
 
-def adapt(web: Web, pictures: dict[str, list[bytes]], client: str = "line", **fields: str) -> Any:
+def adapt(web: Web, images: dict[str, list[bytes]], client: str = "line", **fields: str) -> Any:
     files = [
         ("samples", (f"{label}-{index}.png", content))
-        for label, contents in pictures.items()
+        for label, contents in images.items()
         for index, content in enumerate(contents)
     ]
-    labels = [label for label, contents in pictures.items() for _ in contents]
+    labels = [label for label, contents in images.items() for _ in contents]
     answer = web("POST", "/adapt", data={"client": client, "labels": labels, **fields}, files=files)
     assert answer.status_code == 201, answer.text
     return answer.json()
 
 
-def pictures(count: int = 6, seed: int = 0, **classes: int) -> dict[str, list[bytes]]:
+def images(count: int = 6, seed: int = 0, **classes: int) -> dict[str, list[bytes]]:
     return {label: striped(count, period, seed) for label, period in (classes or CLASSES).items()}
 
 
-def test_a_version_comes_with_an_honest_report_and_goes_live(web: Web) -> None:
-    adapted = adapt(web, pictures(8))
+def test_a_report_is_complete_and_its_gate_decision_follows_from_the_estimate(web: Web) -> None:
+    adapted = adapt(web, images(8))
     report = adapted["report"]
     low, high = report["interval"]
     assert 0 <= low < report["estimated_accuracy"] <= high <= 1
@@ -47,12 +47,12 @@ def test_a_version_comes_with_an_honest_report_and_goes_live(web: Web) -> None:
     assert report["seconds"]["examine"] > 0
 
 
-def test_a_floor_that_is_not_reached_keeps_the_version_aside_with_words_and_data(web: Web) -> None:
-    first = adapt(web, pictures(), publish="always")
+def test_a_version_that_misses_the_floor_is_not_published(web: Web) -> None:
+    first = adapt(web, images(), publish="always")
     assert first["published"]
     web("PUT", "/clients/line/settings", json={"floor": 1.0, "tolerance": 1.0})
-    noise = {label: [*contents, *striped(2, 40, seed=7)] for label, contents in pictures().items()}
-    noise["coarse"] = noise["coarse"][:-2] + striped(2, 4, seed=9)  # wrong labels: nothing is perfect
+    noise = {label: [*contents, *striped(2, 40, seed=7)] for label, contents in images().items()}
+    noise["coarse"] = noise["coarse"][:-2] + striped(2, 4, seed=9)  # wrong labels, so that the estimate is below 1
     held = adapt(web, noise, mode="replace")
     assert (held["version"], held["published"], held["live"]) == (2, False, 1)
     gate = held["report"]["gate"]
@@ -62,25 +62,25 @@ def test_a_floor_that_is_not_reached_keeps_the_version_aside_with_words_and_data
     assert (forced["published"], forced["live"]) == (True, 3)
 
 
-def test_one_sample_a_class_is_kept_aside_and_says_why_it_has_no_estimate(web: Web) -> None:
-    adapted = adapt(web, pictures(1))
+def test_a_version_from_one_sample_per_class_is_held_because_it_has_no_estimate(web: Web) -> None:
+    adapted = adapt(web, images(1))
     report = adapted["report"]
-    nothing = ("estimated_accuracy", "interval", "temperature", "unknown_threshold", "suspects", "confusion")
-    assert [report[name] for name in nothing] == [None] * len(nothing)
+    left_out = ("estimated_accuracy", "interval", "temperature", "unknown_threshold", "suspects", "confusion")
+    assert [report[name] for name in left_out] == [None] * len(left_out)
     assert (adapted["published"], adapted["live"], report["gate"]["decision"]) == (False, None, "hold")
     assert "one sample" in report["gate"]["reasons"][0]
     files = [("images", ("a.png", striped(1, 4)[0]))]
-    judged = web("POST", "/predict", data={"client": "line", "version": "1"}, files=files).json()
-    assert judged["predictions"][0]["verdict"] == "known"
+    predictions = web("POST", "/predict", data={"client": "line", "version": "1"}, files=files).json()
+    assert predictions["predictions"][0]["verdict"] == "known"
 
 
-def test_the_same_picture_twice_is_no_second_opinion(web: Web) -> None:
-    adapted = adapt(web, {label: contents * 3 for label, contents in pictures(1).items()})
+def test_copies_of_one_image_give_no_estimate(web: Web) -> None:
+    adapted = adapt(web, {label: contents * 3 for label, contents in images(1).items()})
     assert adapted["report"]["estimated_accuracy"] is None
 
 
 @pytest.mark.parametrize("steps", ["0", "3"])
-def test_unequal_classes_and_no_steps_are_examined(web: Web, steps: str) -> None:
+def test_unequal_classes_are_cross_validated_with_and_without_steps(web: Web, steps: str) -> None:
     unequal = {"fine": striped(10, 4), "coarse": striped(2, 13), "single": striped(1, 30)}
     adapted = adapt(web, unequal, steps=steps, publish="always")
     confusion = dict(zip(adapted["classes"], adapted["report"]["confusion"], strict=True))
@@ -91,59 +91,59 @@ def test_unequal_classes_and_no_steps_are_examined(web: Web, steps: str) -> None
     )
 
 
-def test_a_verdict_follows_from_familiarity_and_from_the_versions_threshold(web: Web) -> None:
-    adapted = adapt(web, pictures(8), publish="always")
+def test_a_verdict_depends_on_familiarity_and_the_threshold_of_the_version(web: Web) -> None:
+    adapted = adapt(web, images(8), publish="always")
     threshold = adapted["report"]["unknown_threshold"]
     contents = [*striped(3, 4, seed=5), *striped(3, 13, seed=5), *striped(3, 40, seed=5)]
     files = [("images", (f"{index}.png", content)) for index, content in enumerate(contents)]
-    judged = web("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
-    for image in judged:
-        assert 0 < image["familiarity"] < 1
-        assert image["verdict"] == ("known" if image["familiarity"] >= threshold else "unknown")
+    predictions = web("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
+    for prediction in predictions:
+        assert 0 < prediction["familiarity"] < 1
+        assert prediction["verdict"] == ("known" if prediction["familiarity"] >= threshold else "unknown")
 
 
-def test_the_diff_of_two_versions_tells_what_an_extension_changed(web: Web) -> None:
-    adapt(web, pictures(), publish="always")
-    adapt(web, pictures(4, broad=30), publish="always")
+def test_the_diff_of_two_versions_shows_what_an_extension_changed(web: Web) -> None:
+    adapt(web, images(), publish="always")
+    adapt(web, images(4, broad=30), publish="always")
     diff = web("GET", "/clients/line/versions/1/diff/2").json()
     assert (diff["added"], diff["removed"]) == (["broad"], [])
     assert (diff["samples_kept"], diff["samples_added"], diff["samples_removed"]) == (12, 4, 0)
-    assert {own["label"]: own["before"] is None for own in diff["classes"]} == {
+    assert {row["label"]: row["before"] is None for row in diff["classes"]} == {
         "fine": False,
         "coarse": False,
         "broad": True,
     }
-    back = web("GET", "/clients/line/versions/2/diff/1").json()
-    assert (back["added"], back["removed"]) == ([], ["broad"])
-    assert len(back["changed"]) == len(diff["changed"])
+    reverse = web("GET", "/clients/line/versions/2/diff/1").json()
+    assert (reverse["added"], reverse["removed"]) == ([], ["broad"])
+    assert len(reverse["changed"]) == len(diff["changed"])
     assert web("GET", "/clients/line/versions/1/diff/9").status_code == 404
 
 
-def test_a_version_tells_what_was_said_of_each_left_out_sample(web: Web) -> None:
-    adapt(web, pictures(), publish="always")
+def test_a_version_lists_the_held_out_prediction_of_each_sample(web: Web) -> None:
+    adapt(web, images(), publish="always")
     listed = web("GET", "/clients/line/versions/1").json()["sample_list"]
     assert len(listed) == 12
     assert all(sample["held_out"]["label"] in CLASSES for sample in listed)
 
 
-def test_the_report_is_the_same_after_a_restart_and_a_rerun_gives_the_same_weights(settings: Settings) -> None:
+def test_a_report_survives_a_restart_and_a_rerun_gives_the_same_weights(settings: Settings) -> None:
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
-        first = adapt(web, pictures(), publish="always")
+        first = adapt(web, images(), publish="always")
     again = bootstrap.build(settings)
     with started(create_app(settings, lambda _: again), again) as web:
         assert web("GET", "/clients/line/versions/1").json()["report"] == first["report"]
     assert repeats_bit_by_bit(settings, "line", 1)
 
 
-def test_the_same_samples_give_the_same_findings_whatever_the_threads(
+def test_the_report_does_not_depend_on_the_number_of_threads(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def found(threads: int) -> dict[str, Any]:
+    def report_with(threads: int) -> dict[str, Any]:
         monkeypatch.setattr(bootstrap, "usable_cores", lambda: threads)
-        given = settings.model_copy(update={"data": settings.data / str(threads)})
-        with started(create_app(given, bootstrap.build)) as web:
-            report = adapt(web, pictures())["report"]
+        changed = settings.model_copy(update={"data": settings.data / str(threads)})
+        with started(create_app(changed, bootstrap.build)) as web:
+            report = adapt(web, images())["report"]
         return {name: value for name, value in report.items() if name != "seconds"}
 
-    assert found(1) == found(3)
+    assert report_with(1) == report_with(3)
