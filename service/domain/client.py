@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any, Final
 
-from service.domain.version import AliasMove
+from service.domain.version import LIVE, AliasMove
 from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 MAX_KEEP_LAST: Final = 100_000
@@ -82,6 +82,12 @@ class ClientSummary:
     versions: int
     latest: int
     aliases: Mapping[str, AliasMove]
+
+    @property
+    def live(self) -> int | None:
+        """The live version."""
+        move = self.aliases.get(LIVE)
+        return move.version if move else None
 
 
 def validate_client_name(text: str) -> str:

@@ -20,7 +20,6 @@ from models import errors as learning
 from service import errors
 from service.domain.version import Idempotency, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
-from service.http import responses as views
 from service.http.dependencies import Context, ContextDep, wait_for
 from service.http.middleware.admission import SLOT, Slot
 from service.http.middleware.auth import ADAPTING
@@ -31,9 +30,11 @@ from service.http.problems import (
     ConflictingFields,
     DuplicateField,
     InvalidArchive,
+    error_response,
     problem_of,
 )
 from service.http.schemas import resources as schemas
+from service.http.schemas.base import ProblemDetails
 from service.http.schemas.reports import Report
 from service.http.scopes import accessible_client, require_scope
 from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form, unpack
@@ -176,7 +177,7 @@ async def adapt(
     outcome = await _adapt(request, context, make_command)
     draft = outcome.version.draft
     request.scope[LOG_FIELDS].update(client=client, version=outcome.version.number, weights_digest=draft.weights_digest)
-    answer = views.adapt_response(outcome)
+    answer = adapt_response(outcome)
     _record_metrics(context, answer.report)
     response.headers["Location"] = f"/clients/{client}/versions/{answer.version}"
     return answer
@@ -213,7 +214,7 @@ async def _start_job(
     adapting: ExitStack = request.scope[ADAPTING].pop_all()
     asyncio.wrap_future(work).add_done_callback(lambda answer: _end_job(context, job, adapting, answer))
     headers = {"Location": f"/jobs/{job.id}", "Preference-Applied": "respond-async"}
-    return Response(views.job(job).model_dump_json(), 202, headers, "application/json")
+    return Response(job_response(job).model_dump_json(), 202, headers, "application/json")
 
 
 def _end_job(context: Context, job: Job, adapting: ExitStack, answer: asyncio.Future[AdaptOutcome]) -> None:
@@ -224,7 +225,7 @@ def _end_job(context: Context, job: Job, adapting: ExitStack, answer: asyncio.Fu
         if problem_of(error) is None:
             structlog.get_logger("anole.jobs").error("job failed", job=job.id, exc_info=error)
     elif not answer.cancelled():
-        _record_metrics(context, views.adapt_response(answer.result()).report)
+        _record_metrics(context, adapt_response(answer.result()).report)
 
 
 def _submit(
@@ -288,3 +289,39 @@ def _record_metrics(context: Context, report: Report) -> None:
     for part, seconds in report.seconds:
         context.telemetry.adapt_seconds.labels(part).observe(seconds)
     context.telemetry.versions.labels(report.gate.decision).inc()
+
+
+def adapt_response(outcome: AdaptOutcome) -> schemas.AdaptResponse:
+    """Return the answer of POST /adapt."""
+    draft = outcome.version.draft
+    return schemas.AdaptResponse(
+        client=draft.client,
+        version=outcome.version.number,
+        parent=draft.parent,
+        classes=list(draft.classes),
+        published=outcome.published,
+        live=outcome.live,
+        model=draft.meta_model,
+        weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
+        report=Report.model_validate(draft.report),
+    )
+
+
+def job_response(job: Job) -> schemas.Job:
+    """Return the state of a job."""
+    progress, first, outcome, error = job.control.progress, job.control.first, job.outcome, job.error
+    return schemas.Job(
+        job=job.id,
+        client=job.client,
+        state=job.state,
+        stage=progress.stage,
+        steps=schemas.JobSteps(done=progress.steps_done, of=progress.steps, loss=progress.loss),
+        first=None if first is None else adapt_response(first),
+        result=None if outcome is None else adapt_response(outcome),
+        problem=None if error is None else _problem(error, f"/jobs/{job.id}"),
+        created_at=job.created_at,
+    )
+
+
+def _problem(error: Exception, path: str) -> ProblemDetails:
+    return ProblemDetails.model_validate_json(bytes(error_response(error, path).body))

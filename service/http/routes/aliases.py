@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from service.domain.client import validate_alias_name
 from service.domain.version import LIVE, AliasMove
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
-from service.http import responses as views
 from service.http.dependencies import AliasPath, ServicesDep
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.problems import InvalidPrecondition, UnsupportedMediaType
@@ -96,7 +95,21 @@ def roll_back(
     return _answer(services.lifecycle.rollback(client, validate_alias_name(alias)), response)
 
 
+def alias_response(move: AliasMove) -> schemas.Alias:
+    """Return an alias after its latest move. Its ETag is the revision in double quotes."""
+    return schemas.Alias(
+        client=move.client,
+        alias=move.alias,
+        version=move.version,
+        previous=move.previous,
+        revision=move.revision,
+        etag=f'"{move.revision}"',
+        moved_at=move.moved_at,
+        reason=move.reason,
+    )
+
+
 def _answer(move: AliasMove, response: Response) -> schemas.Alias:
-    alias = views.alias(move)
+    alias = alias_response(move)
     response.headers["ETag"] = alias.etag
     return alias

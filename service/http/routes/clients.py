@@ -8,13 +8,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service.domain.client import ClientSettings
+from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import LIVE
 from service.errors import InvalidName, StoreFull, StoreUnavailable, UnknownClient, VersionCorrupt
-from service.http import responses as views
 from service.http.dependencies import ServicesDep
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.problems import InvalidField, UnsupportedMediaType
+from service.http.routes.aliases import alias_response
 from service.http.schemas import resources as schemas
 from service.http.scopes import ANY_KEY, ClientPath, caller_of, require_scope
 
@@ -31,13 +31,13 @@ def list_clients(request: Request, services: ServicesDep) -> schemas.ClientList:
     """List the clients that the key can access, ordered by name."""
     caller = caller_of(request)
     summaries = services.lifecycle.clients()
-    return schemas.ClientList(clients=[views.client(each) for each in summaries if caller.can_access(each.name)])
+    return schemas.ClientList(clients=[_client(each) for each in summaries if caller.can_access(each.name)])
 
 
 @router.get("/{client}", summary="Get a client", dependencies=[ANY_KEY], responses=problems(*READ))
 def get_client(client: ClientPath, services: ServicesDep, response: Response) -> schemas.ClientInfo:
     """Get a client with its aliases. The ETag header is that of the alias `live`."""
-    info = views.client(services.lifecycle.client(client))
+    info = _client(services.lifecycle.client(client))
     for alias in info.aliases:
         if alias.alias == LIVE:
             response.headers["ETag"] = alias.etag
@@ -49,7 +49,10 @@ def get_client(client: ClientPath, services: ServicesDep, response: Response) ->
 )
 def delete_client(client: ClientPath, services: ServicesDep) -> schemas.DeletedClient:
     """Delete a client and everything that is stored for it: versions, samples, weights, aliases and settings."""
-    return views.deleted_client(services.lifecycle.delete_client(client))
+    erased = services.lifecycle.delete_client(client)
+    return schemas.DeletedClient(
+        client=erased.client, versions=erased.versions, blobs=erased.blobs, bytes=erased.blobs_bytes
+    )
 
 
 @router.get("/{client}/settings", summary="Get settings", dependencies=[ANY_KEY], responses=problems(*READ))
@@ -100,7 +103,20 @@ def get_client_history(
 ) -> schemas.History:
     """Get all moves of aliases, oldest first, and which version was live; with `at`, as of that moment."""
     moment = None if at is None else _moment(at)
-    return views.history(client, moment, services.lifecycle.history(client, moment))
+    moves = services.lifecycle.history(client, moment)
+    live = next((move.version for move in reversed(moves) if move.alias == LIVE), None)
+    return schemas.History(client=client, at=moment, live=live, moves=[alias_response(move) for move in moves])
+
+
+def _client(summary: ClientSummary) -> schemas.ClientInfo:
+    return schemas.ClientInfo(
+        client=summary.name,
+        created_at=summary.created_at,
+        versions=summary.versions,
+        latest=summary.latest,
+        live=summary.live,
+        aliases=[alias_response(move) for _, move in sorted(summary.aliases.items())],
+    )
 
 
 def _moment(text: str) -> datetime:

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Depends, Path, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from service.errors import UnknownJob
-from service.http import responses as views
 from service.http.dependencies import ContextDep
 from service.http.openapi import problems
+from service.http.routes.adapt import job_response
 from service.http.schemas import resources as schemas
 from service.http.scopes import caller_of, require_scope
 from service.usecases.jobs import Job
@@ -39,14 +39,14 @@ JobDep = Annotated[Job, Depends(_job)]
 @router.get("", summary="Get a job", dependencies=[require_scope("adapt")])
 async def get_job(job: JobDep) -> schemas.Job:
     """Get the progress and the result of a job. Jobs end with the process that runs them."""
-    return views.job(job)
+    return job_response(job)
 
 
 @router.delete("", summary="Cancel a job", dependencies=[require_scope("adapt")])
 async def cancel_job(job: JobDep) -> schemas.Job:
     """Cancel a job, so that it makes no version. A job that has ended, or is storing its version, does not change."""
     job.cancel()
-    return views.job(job)
+    return job_response(job)
 
 
 @router.get(
@@ -65,7 +65,7 @@ async def follow_job(job: JobDep) -> AsyncIterable[ServerSentEvent]:
         first_sent = False
         while True:
             changed.clear()
-            current = views.job(job)
+            current = job_response(job)
             if current.first is not None and not first_sent:
                 first_sent = True
                 yield ServerSentEvent(event="first", raw_data=current.first.model_dump_json())

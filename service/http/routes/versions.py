@@ -8,8 +8,11 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
+from service.domain.client import ClientSummary
+from service.domain.diff import VersionDiff
+from service.domain.report import ClassEstimate, HeldOutPrediction, held_out_predictions
+from service.domain.version import Version
 from service.errors import UnknownCheckpoint, UnknownVersion, VersionInUse
-from service.http import responses as views
 from service.http.dependencies import ServicesDep, VersionPath
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.schemas import reports
@@ -25,7 +28,8 @@ _WEIGHTS: Final = "application/octet-stream"
 def list_versions(client: ClientPath, services: ServicesDep) -> schemas.VersionList:
     """List the versions of a client, oldest first. Deleted versions are left out."""
     summary = services.lifecycle.client(client)
-    return views.version_list(summary, services.lifecycle.versions(client))
+    infos = [_version_info(version, summary) for version in services.lifecycle.versions(client)]
+    return schemas.VersionList(client=client, live=summary.live, versions=infos)
 
 
 @router.get(
@@ -37,7 +41,7 @@ def list_versions(client: ClientPath, services: ServicesDep) -> schemas.VersionL
 def get_version(client: ClientPath, version: VersionPath, services: ServicesDep) -> schemas.VersionDetails:
     """Get everything that is recorded about a version, including its samples and its report."""
     summary = services.lifecycle.client(client)
-    return views.version_details(services.lifecycle.version(client, version), summary)
+    return _version_details(services.lifecycle.version(client, version), summary)
 
 
 @router.get(
@@ -50,7 +54,7 @@ def diff_versions(
     client: ClientPath, before: VersionPath, after: VersionPath, services: ServicesDep
 ) -> reports.VersionDiff:
     """Compare classes, accuracy on held-out samples, and the samples that are predicted differently."""
-    return views.version_diff(services.lifecycle.diff(client, before, after))
+    return _version_diff(services.lifecycle.diff(client, before, after))
 
 
 @router.delete(
@@ -85,3 +89,92 @@ def download_weights(client: ClientPath, version: VersionPath, services: Service
         "Repr-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode('ascii')}:",
     }
     return Response(content, media_type=_WEIGHTS, headers=headers)
+
+
+def _version_info(version: Version, summary: ClientSummary) -> schemas.VersionInfo:
+    draft = version.draft
+    report = reports.Report.model_validate(draft.report)
+    return schemas.VersionInfo(
+        client=draft.client,
+        version=version.number,
+        parent=draft.parent,
+        classes=list(draft.classes),
+        samples=len(draft.samples),
+        aliases=sorted(name for name, move in summary.aliases.items() if move.version == version.number),
+        model=draft.meta_model,
+        weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
+        support_accuracy=report.support_accuracy,
+        estimated_accuracy=report.estimated_accuracy,
+        gate=report.gate.decision,
+        created_at=version.created_at,
+    )
+
+
+def _version_details(version: Version, summary: ClientSummary) -> schemas.VersionDetails:
+    draft = version.draft
+    predictions = held_out_predictions(draft)
+    return schemas.VersionDetails(
+        **dict(_version_info(version, summary)),
+        model_digest=draft.meta_model_digest,
+        recipe=dict(draft.recipe),
+        seed=draft.seed,
+        device=draft.device,
+        batched_with=draft.batched_with,
+        sample_list=[
+            schemas.Sample(
+                name=sample.name,
+                label=sample.label,
+                digest=sample.digest,
+                held_out=_held_out(predictions.get(sample.digest)),
+            )
+            for sample in draft.samples
+        ],
+        report=reports.Report.model_validate(draft.report),
+    )
+
+
+def _version_diff(diff: VersionDiff) -> reports.VersionDiff:
+    old, new = diff.before.draft, diff.after.draft
+    return reports.VersionDiff(
+        client=new.client,
+        before=diff.before.number,
+        after=diff.after.number,
+        added=list(diff.added),
+        removed=list(diff.removed),
+        estimate_before=old.report.get("estimated_accuracy"),
+        estimate_after=new.report.get("estimated_accuracy"),
+        classes=[
+            reports.ClassDiff(label=each.label, before=_estimate(each.before), after=_estimate(each.after))
+            for each in diff.classes
+        ],
+        samples_kept=diff.kept,
+        samples_added=diff.samples_added,
+        samples_removed=diff.samples_removed,
+        changed=[
+            reports.SampleDiff(
+                name=each.sample.name,
+                digest=each.sample.digest,
+                label_before=each.label_before,
+                label_after=each.sample.label,
+                before=_held_out(each.before),
+                after=_held_out(each.after),
+            )
+            for each in diff.changed
+        ],
+    )
+
+
+def _estimate(estimate: ClassEstimate | None) -> reports.ClassEstimate | None:
+    if estimate is None:
+        return None
+    return reports.ClassEstimate(judged=estimate.total, right=estimate.correct, estimate=estimate.accuracy)
+
+
+def _held_out(prediction: HeldOutPrediction | None) -> reports.HeldOutPrediction | None:
+    if prediction is None:
+        return None
+    return reports.HeldOutPrediction(
+        label=prediction.label,
+        confidence=prediction.confidence,
+        verdict="known" if prediction.known else "unknown",
+    )
