@@ -23,9 +23,8 @@ from service.settings import Settings, child_environment, disable_onnxruntime_te
 from service.store import open_store as stores
 from service.store.catalog.keys import SqlKeys
 from service.store.version_store import VersionStore
-from service.usecases.adapt import Adaptation, AdaptLimits
+from service.usecases.adapt import Adaptation, AdaptLimits, IdempotentAdaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
-from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import Prediction

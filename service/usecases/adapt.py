@@ -1,16 +1,20 @@
 """POST /adapt: turns labelled images into a new version.
 
-Decodes the images, joins them with the stored samples, adapts, cross-validates, asks the gate and stores the result.
-Nothing is written before the adaptation has succeeded, so a request that fails leaves the client unchanged.
+Decodes the images, joins them with the stored samples, adapts, cross-validates, applies the gate and stores the result.
+Nothing is written before the adaptation has succeeded, so a request that fails leaves the client unchanged. A request
+that is repeated with the same Idempotency-Key makes one version.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from functools import partial
+from typing import Final, Literal, Protocol
 
 from torch import Tensor
 
@@ -20,8 +24,9 @@ from models.validation.cross_validation import CrossValidatedAdaptation, CrossVa
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
 from service.domain.report import build_report
-from service.domain.version import LIVE, Idempotency, Version, VersionDraft
-from service.errors import InvalidRequest, ParentSuperseded, UnknownClient
+from service.domain.version import LIVE, Idempotency, Publication, Version, VersionDraft
+from service.errors import IdempotencyInFlight, InvalidRequest, ParentSuperseded, UnknownClient
+from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.decoding.decoder import Decoder, Upload
 from service.runtime.job_control import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoints
@@ -255,3 +260,86 @@ class Adaptation:
 def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
     found = validated.validation
     return found.reason if isinstance(found, CrossValidationSkipped) else None
+
+
+class PublicationStore(Protocol):
+    """The part of the store that finds the version of an earlier request."""
+
+    def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
+        """Return what was published with that key, or None."""
+        ...
+
+
+class Adapter(Protocol):
+    """Makes versions, as `Adaptation` does."""
+
+    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+        """Make a version and record the idempotency of the command in the same transaction."""
+        ...
+
+
+class IdempotentAdaptation:
+    """Queues adaptations, and answers repeated requests with the version that the first one made, even after a restart.
+
+    Two equal requests that reach two processes at the same time may both adapt; the store publishes only the first.
+    """
+
+    def __init__(self, store: PublicationStore, adaptation: Adapter, queue: AdaptQueue) -> None:
+        self._store = store
+        self._adaptation = adaptation
+        self._queue = queue
+        self._lock = threading.Lock()
+        self._in_flight: set[tuple[str, str]] = set()
+
+    def run(self, command: AdaptCommand) -> AdaptOutcome:
+        """Adapt and return the outcome. Blocks; see `submit` for the errors."""
+        future, released = self.submit(command, JobControl()), threading.Event()
+        future.add_done_callback(lambda _: released.set())  # runs last: then the same request may be sent again
+        released.wait()
+        return future.result()
+
+    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        """Queue the adaptation, or return the outcome of an earlier request with the same key and body.
+
+        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts.
+
+        Raises:
+            Overloaded: the service is stopping.
+            IdempotencyInFlight: an earlier request with the same key is still running.
+            IdempotencyMismatch: an earlier request with the same key had another body.
+        """
+        if command.idempotency is None:
+            return self._queued(command, control)
+        claim = (command.client, command.idempotency.key)
+        self._acquire(claim)
+        try:
+            earlier = self._store.recall(command.client, command.idempotency)
+            future = _replayed(earlier) if earlier else self._queued(command, control)
+        except BaseException:
+            self._release(claim)
+            raise
+        future.add_done_callback(lambda _: self._release(claim))
+        return future
+
+    def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        return self._queue.submit(command.client, partial(self._adaptation.run, command, control), control)
+
+    def _acquire(self, claim: tuple[str, str]) -> None:
+        with self._lock:
+            if claim in self._in_flight:
+                raise IdempotencyInFlight(
+                    f"a request of client {claim[0]!r} with Idempotency-Key {claim[1]!r} is still running; wait for "
+                    "its response, or try again in a moment"
+                )
+            self._in_flight.add(claim)
+
+    def _release(self, claim: tuple[str, str]) -> None:
+        with self._lock:
+            self._in_flight.discard(claim)
+
+
+def _replayed(earlier: Publication) -> Future[AdaptOutcome]:
+    published = any(move.alias == LIVE for move in earlier.moves)
+    future: Future[AdaptOutcome] = Future()
+    future.set_result(AdaptOutcome(version=earlier.version, published=published, live=earlier.live))
+    return future

@@ -20,9 +20,8 @@ from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, Unkn
 from service.runtime.decoding.decoder import Upload
 from service.runtime.job_control import JobControl
 from service.store.ports import Keys
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
-from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome

@@ -14,8 +14,7 @@ from service.errors import IdempotencyInFlight, IdempotencyMismatch
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.decoding.decoder import Upload
 from service.runtime.job_control import JobControl
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
-from service.usecases.idempotency import Adapter, IdempotentAdaptation, PublicationStore
+from service.usecases.adapt import AdaptCommand, Adapter, AdaptOutcome, IdempotentAdaptation, PublicationStore
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
 KEY = Idempotency("k", "1" * 64)
