@@ -98,7 +98,8 @@ def mapped(net: Net, stacked: Weights, images: Tensor) -> Tensor:
 
     def predict(weights: Weights, own: Tensor) -> Tensor:
         single = {name: tensor[None] for name, tensor in weights.items()}
-        return heads.logits(single, call_net(net, single, own[None]))[0].softmax(-1)
+        features = call_net(net, single, own[None], memory_format=torch.contiguous_format)  # vmap has no channels last
+        return heads.logits(single, features)[0].softmax(-1)
 
     with torch.inference_mode():
         result: Tensor = torch.vmap(predict)(dict(stacked), images)
