@@ -15,7 +15,7 @@ def repeats_bit_by_bit(settings: Settings, client: str, number: int) -> bool:
     """Return whether adapting again from the stored samples, recipe and seed gives the stored weights bit for bit."""
     checkpoint = LoadedCheckpoint(load_checkpoint(settings.model), torch.device("cpu"))
     with open_store(settings) as store:
-        draft = store.version(client, number).draft
+        draft = store.catalog.version(client, number).draft
         images = [store.sample(client, sample.digest) for sample in draft.samples]
         labels = [draft.classes.index(sample.label) for sample in draft.samples]
         support = checkpoint.support(images, labels, len(draft.classes))

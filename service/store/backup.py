@@ -23,7 +23,8 @@ from models.atomic_files import TEMPORARY_PREFIX, sync, write_atomically
 from service.domain.maintenance import BackupReport, Damage
 from service.errors import InvalidRequest, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.blobs.local import LocalBlobs
-from service.store.ports import Blobs, Catalog
+from service.store.catalog.catalog import Catalog
+from service.store.ports import Blobs
 
 MANIFEST: Final = "backup.json"
 BLOBS: Final = "blobs"

@@ -12,7 +12,8 @@ from typing import Final
 from service.domain.maintenance import CheckReport, CollectReport, Damage, Erasure
 from service.domain.version import Version
 from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt, VersionInUse
-from service.store.ports import Blobs, Catalog
+from service.store.catalog.catalog import Catalog
+from service.store.ports import Blobs
 
 GRACE_S: Final = 3600.0
 """How long an unneeded blob is kept, because its version may be about to be published."""
@@ -20,6 +21,8 @@ GRACE_S: Final = 3600.0
 
 def delete_version(catalog: Catalog, blobs: Blobs, client: str, number: int) -> None:
     """Delete a version and, at once, the blobs that no other version of the client needs.
+
+    An adaptation that is about to publish with one of them fails with StoreUnavailable and can be repeated.
 
     Raises:
         UnknownClient, UnknownVersion, VersionInUse.

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from models.atomic_files import sync as sync_to_disk
 from service.errors import InvalidSettings, StoreUnavailable
 from service.store.blobs.local import LocalBlobs
-from service.store.catalog.catalog import SqlCatalog
+from service.store.catalog.catalog import Catalog
 from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.migrate import upgrade
@@ -74,7 +74,7 @@ def open_store(
     """
     failures = SyncFailures(on_sync_failure)
     blobs = _open_blobs(location, failures, sync=sync)
-    return VersionStore(SqlCatalog(_open_database(location, failures, sync=sync)), blobs)
+    return VersionStore(Catalog(_open_database(location, failures, sync=sync)), blobs)
 
 
 def open_keys(location: StoreLocation) -> SqlKeys:

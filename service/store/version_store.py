@@ -11,21 +11,20 @@ import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from torch import Tensor
 
 from models.errors import AnoleError
-from service.domain.client import ClientSettings, ClientSummary
+from service.domain.client import ClientSettings
 from service.domain.maintenance import BackupReport, CheckReport, CollectReport, Erasure
-from service.domain.version import LIVE, AliasMove, Idempotency, Publication, ServedVersion, Version, VersionDraft
+from service.domain.version import LIVE, Idempotency, Publication, ServedVersion, Version, VersionDraft
 from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store import backup, maintenance
+from service.store.catalog.catalog import Catalog
 from service.store.maintenance import GRACE_S
-from service.store.ports import Blobs, Catalog
+from service.store.ports import Blobs
 from service.store.tensor_bytes import from_bytes, to_bytes
 
 Reference = tuple[str, str | int]
@@ -51,10 +50,14 @@ def encode_sample(image: Tensor) -> EncodedSample:
 
 
 class VersionStore:
-    """A catalog and its blobs. Thread-safe; when a method returns, its writes are durable."""
+    """A catalog and its blobs. Thread-safe; when a method returns, its writes are durable.
+
+    Attributes:
+        catalog: for reads, alias moves and rollbacks. Publish and delete through the store, which handles blobs too.
+    """
 
     def __init__(self, catalog: Catalog, blobs: Blobs) -> None:
-        self._catalog = catalog
+        self.catalog = catalog
         self._blobs = blobs
         self._served = _ServedVersions(catalog)
 
@@ -104,7 +107,7 @@ class VersionStore:
             UnknownClient, UnknownVersion: also if it is deleted while it is read.
             VersionCorrupt: the weights are missing or damaged.
         """
-        version = self._catalog.version(client, number)
+        version = self.catalog.version(client, number)
         return version, self._read_weights(client, number, version.draft.weights_digest)
 
     def served_weights(self, version: ServedVersion) -> dict[str, Tensor]:
@@ -115,7 +118,7 @@ class VersionStore:
         try:
             return self._blobs.get(client, digest)
         except VersionCorrupt:
-            now = self._catalog.version(client, number)  # raises UnknownVersion if it was deleted in the meantime
+            now = self.catalog.version(client, number)  # raises UnknownVersion if it was deleted in the meantime
             if now.draft.weights_digest != digest:
                 raise UnknownVersion(f"version {number} of client {client!r} was deleted; try again") from None
             raise
@@ -123,11 +126,11 @@ class VersionStore:
     def base(self, client: str) -> Version | None:
         """Return the version that an extension builds on: the live one, else the newest, else None."""
         try:
-            return self._catalog.version(client, self._catalog.alias(client, LIVE).version)
+            return self.catalog.version(client, self.catalog.alias(client, LIVE).version)
         except UnknownClient:
             return None
         except UnknownAlias:
-            return self._catalog.latest(client)
+            return self.catalog.latest(client)
 
     def publish(
         self,
@@ -153,27 +156,11 @@ class VersionStore:
                     "being made; nothing was recorded; send the request again"
                 )
 
-        published = self._catalog.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
+        published = self.catalog.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
         if draft.samples_kept and not published.version.draft.samples_kept:  # the client's setting has changed since
-            with self._catalog.holding(draft.client) as needed:
+            with self.catalog.holding(draft.client) as needed:
                 self._blobs.delete(draft.client, draft.required_blobs - needed)
         return published
-
-    def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
-        """See `Catalog.recall`."""
-        return self._catalog.recall(client, idempotency)
-
-    def clients(self) -> tuple[ClientSummary, ...]:
-        """See `Catalog.clients`."""
-        return self._catalog.clients()
-
-    def client(self, client: str) -> ClientSummary:
-        """See `Catalog.client`."""
-        return self._catalog.client(client)
-
-    def version(self, client: str, number: int) -> Version:
-        """See `Catalog.version`."""
-        return self._catalog.version(client, number)
 
     def served(self, references: Sequence[Reference]) -> list[ServedVersion | AnoleError]:
         """Return what predictions need of the version that each reference names now, in order.
@@ -186,47 +173,13 @@ class VersionStore:
         """
         return self._served.read(references)
 
-    def versions(self, client: str) -> tuple[Version, ...]:
-        """See `Catalog.versions`."""
-        return self._catalog.versions(client)
-
-    def alias(self, client: str, alias: str) -> AliasMove:
-        """See `Catalog.alias`."""
-        return self._catalog.alias(client, alias)
-
-    def history(self, client: str, *, at: datetime | None = None) -> tuple[AliasMove, ...]:
-        """See `Catalog.history`."""
-        return self._catalog.history(client, at=at)
-
-    def move_alias(self, client: str, alias: str, version: int, *, expected_revision: int | None) -> AliasMove:
-        """See `Catalog.move_alias`."""
-        return self._catalog.move_alias(client, alias, version, expected_revision=expected_revision, reason="set")
-
-    def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
-        """See `Catalog.roll_back`."""
-        return self._catalog.roll_back(client, alias, expected_revision=expected_revision)
-
     def delete_version(self, client: str, number: int) -> None:
-        """Delete a version and, at once, the samples and weights that no other version of the client needs.
-
-        An adaptation that is about to publish with one of them fails with StoreUnavailable and can be repeated.
-
-        Raises:
-            UnknownClient, UnknownVersion, VersionInUse.
-        """
-        maintenance.delete_version(self._catalog, self._blobs, client, number)
+        """See `maintenance.delete_version`."""
+        maintenance.delete_version(self.catalog, self._blobs, client, number)
 
     def delete_client(self, client: str) -> Erasure:
-        """Delete a client: its rows, then at once everything stored for it, published or not.
-
-        Raises:
-            UnknownClient.
-        """
-        return maintenance.delete_client(self._catalog, self._blobs, client)
-
-    def settings(self, client: str) -> ClientSettings:
-        """Return the client's settings, or the defaults. Raises UnknownClient."""
-        return self._catalog.settings(client)
+        """See `maintenance.delete_client`."""
+        return maintenance.delete_client(self.catalog, self._blobs, client)
 
     def update_settings(self, client: str, settings: ClientSettings) -> None:
         """Replace the client's settings; create the client if there is none.
@@ -234,52 +187,39 @@ class VersionStore:
         Settings that retain no samples delete all samples of the client at once, published or not. An adaptation that
         is about to publish with one of them fails with StoreUnavailable and can be repeated.
         """
-        self._catalog.update_settings(client, settings)
+        self.catalog.update_settings(client, settings)
         if not settings.retain_samples:
-            maintenance.collect_space(self._catalog, self._blobs, client, grace_s=0.0)
+            maintenance.collect_space(self.catalog, self._blobs, client, grace_s=0.0)
 
     def collect(self, *, grace_s: float = GRACE_S) -> CollectReport:
-        """Delete versions beyond each client's `keep_last`, and unneeded blobs that are older than `grace_s`."""
-        return maintenance.collect(self._catalog, self._blobs, grace_s=grace_s)
+        """See `maintenance.collect`."""
+        return maintenance.collect(self.catalog, self._blobs, grace_s=grace_s)
 
     def check(self) -> CheckReport:
-        """Verify every row, and every blob that a version needs."""
-        return maintenance.check(self._catalog, self._blobs)
+        """See `maintenance.check`."""
+        return maintenance.check(self.catalog, self._blobs)
 
     def back_up(self, folder: Path) -> BackupReport:
-        """Create a backup in `folder` or update the one there, while the store is in use; see ``backup.py``.
-
-        Raises:
-            VersionCorrupt: the catalog is damaged; an existing backup is unchanged.
-            StoreUnavailable: the folder or the store cannot be used.
-        """
-        return backup.back_up(self._catalog, self._blobs, folder)
+        """See `backup.back_up`."""
+        return backup.back_up(self.catalog, self._blobs, folder)
 
     def restore(self, folder: Path) -> BackupReport:
-        """Restore the backup in `folder` into this store, which must be empty.
-
-        Raises:
-            InvalidRequest: the store is not empty, or the folder holds no backup.
-            VersionCorrupt: the backup is damaged; nothing was recorded.
-            StoreUnavailable: the folder or the store cannot be used.
-        """
-        return backup.restore(self._catalog, self._blobs, folder)
+        """See `backup.restore`."""
+        return backup.restore(self.catalog, self._blobs, folder)
 
     def ping(self) -> None:
         """Raises StoreUnavailable if catalog or blobs cannot be used."""
-        self._catalog.ping()
+        self.catalog.ping()
         self._blobs.ping()
 
     def close(self) -> None:
         """Close the catalog's connections; the store is not used afterwards."""
-        self._catalog.close()
+        self.catalog.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

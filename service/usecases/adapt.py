@@ -237,7 +237,7 @@ class Adaptation:
 
     def _settings(self, client: str) -> ClientSettings:
         try:
-            return self._store.settings(client)
+            return self._store.catalog.settings(client)
         except UnknownClient:
             return ClientSettings()
 

@@ -33,19 +33,19 @@ class Lifecycle:
 
     def clients(self) -> tuple[ClientSummary, ...]:
         """Return all clients, sorted by name."""
-        return self._store.clients()
+        return self._store.catalog.clients()
 
     def client(self, client: str) -> ClientSummary:
         """Return a client. Raises UnknownClient."""
-        return self._store.client(validate_client_name(client))
+        return self._store.catalog.client(validate_client_name(client))
 
     def versions(self, client: str) -> tuple[Version, ...]:
         """Return the versions of a client, oldest first, without deleted ones. Raises UnknownClient."""
-        return self._store.versions(validate_client_name(client))
+        return self._store.catalog.versions(validate_client_name(client))
 
     def version(self, client: str, number: int) -> Version:
         """Return a version. Raises UnknownClient, UnknownVersion (also for a deleted one)."""
-        return self._store.version(validate_client_name(client), number)
+        return self._store.catalog.version(validate_client_name(client), number)
 
     def history(self, client: str, at: datetime | None = None) -> tuple[AliasMove, ...]:
         """Return the alias log, oldest first; with `at`, as it was at that time.
@@ -54,11 +54,11 @@ class Lifecycle:
             UnknownClient: there is no such client.
             InvalidRequest: `at` has no time zone.
         """
-        return self._store.history(validate_client_name(client), at=None if at is None else _with_zone(at))
+        return self._store.catalog.history(validate_client_name(client), at=None if at is None else _with_zone(at))
 
     def alias(self, client: str, alias: str) -> AliasMove:
         """Return the latest move of an alias. Raises UnknownClient, UnknownAlias."""
-        return self._store.alias(validate_client_name(client), validate_alias_name(alias))
+        return self._store.catalog.alias(validate_client_name(client), validate_alias_name(alias))
 
     def move_alias(self, client: str, alias: str, version: int, expected_revision: int | None) -> AliasMove:
         """Point the alias at a version.
@@ -73,7 +73,7 @@ class Lifecycle:
         Raises:
             UnknownClient, UnknownVersion, AliasConflict.
         """
-        return self._store.move_alias(
+        return self._store.catalog.move_alias(
             validate_client_name(client), validate_alias_name(alias), version, expected_revision=expected_revision
         )
 
@@ -86,7 +86,7 @@ class Lifecycle:
             UnknownClient, UnknownAlias, NothingToRollBackTo.
             AliasConflict: the alias is not at `expected_revision`.
         """
-        return self._store.roll_back(
+        return self._store.catalog.roll_back(
             validate_client_name(client), validate_alias_name(alias), expected_revision=expected_revision
         )
 
@@ -122,7 +122,7 @@ class Lifecycle:
 
     def settings(self, client: str) -> ClientSettings:
         """Return the settings of a client. Raises UnknownClient."""
-        return self._store.settings(validate_client_name(client))
+        return self._store.catalog.settings(validate_client_name(client))
 
     def update_settings(self, client: str, settings: ClientSettings) -> ClientSettings:
         """Replace the settings of a client, and return them. The client is created if necessary.

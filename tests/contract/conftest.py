@@ -9,12 +9,11 @@ import pytest
 from sqlalchemy import make_url
 
 from service.store.catalog import sqlite as database_sqlite
-from service.store.catalog.catalog import SqlCatalog
+from service.store.catalog.catalog import Catalog
 from service.store.catalog.database import Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.ports import Catalog
 
 ADAPTERS = ("sqlite with the rollback journal", "sqlite with the write-ahead log", "postgresql")
 
@@ -39,4 +38,4 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
 @pytest.fixture
 def catalog(database: Database) -> Catalog:
     """An empty catalog."""
-    return SqlCatalog(database)
+    return Catalog(database)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from service.domain.version import LIVE
 from service.errors import AliasConflict, NothingToRollBackTo, ServiceError, UnknownAlias
-from service.store.ports import Catalog
+from service.store.catalog.catalog import Catalog
 from tests.contract.values import CLIENT, a_draft
 
 
@@ -26,11 +26,11 @@ def three(catalog: Catalog) -> Catalog:
 
 
 def set_to(catalog: Catalog, version: int, *, revision: int | None = None, alias: str = LIVE) -> None:
-    catalog.move_alias(CLIENT, alias, version, expected_revision=revision, reason="set")
+    catalog.move_alias(CLIENT, alias, version, expected_revision=revision)
 
 
 def test_a_move_records_the_previous_and_the_new_version(three: Catalog) -> None:
-    move = three.move_alias(CLIENT, LIVE, 1, expected_revision=3, reason="set")
+    move = three.move_alias(CLIENT, LIVE, 1, expected_revision=3)
     assert (move.revision, move.version, move.previous, move.reason, move.restores) == (4, 1, 3, "set", None)
     assert three.alias(CLIENT, LIVE) == move
 
@@ -85,7 +85,7 @@ def test_a_read_is_never_older_than_an_acknowledged_move(three: Catalog) -> None
         readers = [pool.submit(read) for _ in range(3)]
         try:
             for i in range(40):
-                acknowledged = three.move_alias(CLIENT, LIVE, i % 3 + 1, expected_revision=None, reason="set").revision
+                acknowledged = three.move_alias(CLIENT, LIVE, i % 3 + 1, expected_revision=None).revision
         finally:
             stop.set()
         for reader in readers:
@@ -227,7 +227,7 @@ def _both(catalog: Catalog, pile: Pile, client: str, step: str, version: int) ->
         return True, True
     try:
         if step == "move":
-            catalog.move_alias(client, LIVE, version, expected_revision=None, reason="set")
+            catalog.move_alias(client, LIVE, version, expected_revision=None)
         elif step == "delete":
             catalog.delete_version(client, version)
         else:

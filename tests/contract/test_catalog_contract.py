@@ -19,7 +19,7 @@ from service.errors import (
     UnknownVersion,
     VersionInUse,
 )
-from service.store.ports import Catalog
+from service.store.catalog.catalog import Catalog
 from tests.contract.values import CLIENT, a_draft, digest_of
 
 
@@ -114,7 +114,7 @@ def test_the_latest_version_is_the_newest_that_is_not_deleted(catalog: Catalog) 
         lambda catalog: catalog.version("unknown", 1),
         lambda catalog: catalog.alias("unknown", LIVE),
         lambda catalog: catalog.history("unknown"),
-        lambda catalog: catalog.move_alias("unknown", LIVE, 1, expected_revision=None, reason="set"),
+        lambda catalog: catalog.move_alias("unknown", LIVE, 1, expected_revision=None),
         lambda catalog: catalog.roll_back("unknown", LIVE),
         lambda catalog: catalog.delete_version("unknown", 1),
         lambda catalog: catalog.delete_client("unknown"),
@@ -134,7 +134,7 @@ def test_every_method_reports_an_unknown_version(catalog: Catalog, number: int) 
     with pytest.raises(UnknownVersion):
         catalog.delete_version(CLIENT, number)
     with pytest.raises(UnknownVersion):
-        catalog.move_alias(CLIENT, LIVE, number, expected_revision=None, reason="set")
+        catalog.move_alias(CLIENT, LIVE, number, expected_revision=None)
     assert catalog.alias(CLIENT, LIVE).revision == 1
 
 
@@ -147,7 +147,7 @@ def test_a_deleted_version_is_gone_and_its_number_stays_taken(catalog: Catalog) 
     with pytest.raises(UnknownVersion, match="deleted"):
         catalog.delete_version(CLIENT, 2)
     with pytest.raises(UnknownVersion, match="deleted"):
-        catalog.move_alias(CLIENT, LIVE, 2, expected_revision=None, reason="set")
+        catalog.move_alias(CLIENT, LIVE, 2, expected_revision=None)
     assert [version.number for version in catalog.versions(CLIENT)] == [1]
     assert catalog.publish(a_draft(), []).version.number == 3
 

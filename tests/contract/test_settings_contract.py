@@ -11,7 +11,7 @@ import pytest
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE
 from service.errors import ParentSuperseded, UnknownClient
-from service.store.ports import Catalog
+from service.store.catalog.catalog import Catalog
 from tests.contract.values import CLIENT, a_draft, digest_of
 
 NOTHING_KEPT = ClientSettings(retain_samples=False)

@@ -1,8 +1,8 @@
-"""The campaign: a store whose process dies again and again, and the faults that it would have found.
+"""Kills processes that use a store, simulates power loss, and repeats both with seeded faults.
 
     python -m tests.crash [--kills 10000] [--seed 0] [--part kills|calls|traced|power|bugs]...
 
-Ends with 1 if any death left something wrong, or a seeded fault was not found.
+Exits with 1 if the store was wrong after any kill, or if a seeded fault was not found.
 """
 
 from __future__ import annotations
@@ -13,116 +13,118 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from tests.crash.campaign import Found, kill_at_every_call, kill_at_random
-from tests.crash.power import lose_power, recorded
-from tests.crash.seeded import BUGS
-from tests.crash.statements import keep_statements
+from tests.crash.campaign import Findings, kill_at_every_call, kill_at_random
+from tests.crash.compiled_statements import share_compiled_statements
+from tests.crash.faults import FAULTS
+from tests.crash.power_loss import record_run, simulate_power_loss
 from tests.crash.steps import EVERY_KIND
-from tests.crash.traced import TRACED, Untraceable, kill_at_every_system_call
+from tests.crash.system_calls import TRACED, StraceUnavailable, kill_at_every_system_call
 
-AT_ONCE: Final = 1000
+KILLS_PER_ROW: Final = 1000
 
 
 def main() -> int:
-    """Do the parts and print a row for each."""
+    """Run the parts and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10_000, help="how many processes are killed at random moments")
-    parser.add_argument("--seed", type=int, default=0, help="what steps and moments are drawn from")
-    parser.add_argument("--part", action="append", choices=sorted(PARTS), help="do these alone")
-    given = parser.parse_args()
-    keep_statements()
-    row("what", "tried", "steps acknowledged", "wrong", "seconds")
-    row(*["---"] * 5)
-    failed = [name for name in given.part or PARTS if PARTS[name](given)]
+    parser.add_argument("--kills", type=int, default=10_000, help="number of processes killed at random moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random steps and moments")
+    parser.add_argument("--part", action="append", choices=sorted(PARTS), help="run only this part; can be repeated")
+    arguments = parser.parse_args()
+    share_compiled_statements()
+    print_row("what", "tried", "steps acknowledged", "problems", "seconds")
+    print_row(*["---"] * 5)
+    failed = [name for name in arguments.part or PARTS if PARTS[name](arguments)]
     return int(bool(failed))
 
 
-def kills(given: argparse.Namespace) -> bool:
-    """Processes killed at random moments; a row for every thousand, and one for all."""
-    began, deaths, acknowledged, wrong = time.monotonic(), 0, 0, 0
-    for begin in range(0, given.kills, AT_ONCE):
-        found = kill_at_random(min(AT_ONCE, given.kills - begin), seed=given.seed + begin)
-        deaths += found.deaths
+def kills(arguments: argparse.Namespace) -> bool:
+    """Kill processes at random moments; print a row for every thousand, and one for all."""
+    began, kills, acknowledged, problems = time.monotonic(), 0, 0, 0
+    for start in range(0, arguments.kills, KILLS_PER_ROW):
+        found = kill_at_random(min(KILLS_PER_ROW, arguments.kills - start), seed=arguments.seed + start)
+        kills += found.kills
         acknowledged += found.acknowledged
-        wrong += bool(found.wrong)
-        tell(f"SIGKILL at random moments, from {given.seed + begin}", found, began)
-    row("SIGKILL at random moments", deaths, acknowledged, wrong, f"{time.monotonic() - began:.0f}")
-    return bool(wrong)
+        problems += bool(found.problems)
+        print_result(f"SIGKILL at random moments, from {arguments.seed + start}", found, began)
+    print_row("SIGKILL at random moments", kills, acknowledged, problems, f"{time.monotonic() - began:.0f}")
+    return bool(problems)
 
 
-def calls(_given: argparse.Namespace) -> bool:
-    """Every write-like call of one life in which every kind of step comes, from the making of the store on."""
+def calls(_arguments: argparse.Namespace) -> bool:
+    """Kill a process before every writing call of a run with every kind of step, from the creation of the store."""
     began = time.monotonic()
     found = kill_at_every_call(EVERY_KIND)
-    tell("SIGKILL before every call that writes", found, began)
-    return bool(found.wrong)
+    print_result("SIGKILL before every writing call", found, began)
+    return bool(found.problems)
 
 
-def traced(_given: argparse.Namespace) -> bool:
-    """Every write-like call of the system, those within a commit of SQLite too, by the system's tracer."""
+def traced(_arguments: argparse.Namespace) -> bool:
+    """Kill a process at every writing system call, including those within a commit of SQLite, with strace."""
     for kinds in TRACED:
         began = time.monotonic()
         try:
             found = kill_at_every_system_call(kinds)
-        except Untraceable as reason:
-            sys.stdout.write(f"STRACE IS NOT THERE, so no death within a commit of SQLite was tried: {reason}\n")
+        except StraceUnavailable as reason:
+            sys.stdout.write(f"STRACE IS NOT AVAILABLE: no process was killed within a commit of SQLite ({reason})\n")
             return False
-        tell(f"SIGKILL at every call of the system that writes: {kinds[-1]}", found, began)
-        if found.wrong:
+        print_result(f"SIGKILL at every writing system call: {kinds[-1]}", found, began)
+        if found.problems:
             return True
     return False
 
 
-def power(given: argparse.Namespace) -> bool:
-    """The same life, and every disk that a power loss in it may leave."""
+def power(arguments: argparse.Namespace) -> bool:
+    """Check every disk that a power loss during the same run could leave."""
     began = time.monotonic()
-    found = lose_power(recorded(EVERY_KIND), seed=given.seed)
-    tell("disks that a power loss may leave", found, began)
-    return bool(found.wrong)
+    found = simulate_power_loss(record_run(EVERY_KIND), seed=arguments.seed)
+    print_result("disks that a power loss could leave", found, began)
+    return bool(found.problems)
 
 
-def bugs(given: argparse.Namespace) -> bool:
-    """Every seeded fault, and what showed it after how many deaths."""
+def faults(arguments: argparse.Namespace) -> bool:
+    """Repeat the campaign with each seeded fault, until it finds the fault."""
     began, missed = time.monotonic(), 0
-    for name, bug in BUGS.items():
-        found = _sought(name, given.seed)
-        missed += not found.wrong
-        row(
-            f"seeded, by {bug.by}: {bug.said}",
-            found.deaths,
+    for name, fault in FAULTS.items():
+        found = _find_fault(name, arguments.seed)
+        missed += not found.problems
+        print_row(
+            f"seeded, by {fault.found_by}: {fault.description}",
+            found.kills,
             found.acknowledged,
-            "found" if found.wrong else "MISSED",
+            "found" if found.problems else "MISSED",
             "",
         )
-    row("seeded faults found", f"{len(BUGS) - missed} of {len(BUGS)}", "", "", f"{time.monotonic() - began:.0f}")
+    print_row(
+        "seeded faults found", f"{len(FAULTS) - missed} of {len(FAULTS)}", "", "", f"{time.monotonic() - began:.0f}"
+    )
     return bool(missed)
 
 
-def _sought(name: str, seed: int) -> Found:
-    bug = BUGS[name]
-    if bug.by == "power":
-        return lose_power(recorded(bug.kinds, bug=name), seed=seed)
-    if bug.by == "calls":
-        return kill_at_every_call(bug.kinds, calm=len(bug.kinds) - 1, bug=name)
+def _find_fault(name: str, seed: int) -> Findings:
+    fault = FAULTS[name]
+    if fault.found_by == "power":
+        return simulate_power_loss(record_run(fault.kinds, fault=name), seed=seed)
+    if fault.found_by == "calls":
+        return kill_at_every_call(fault.kinds, safe_steps=len(fault.kinds) - 1, fault=name)
     try:
-        return kill_at_every_system_call(bug.kinds, calls=("pwrite64",), bug=name)
-    except Untraceable as reason:
-        sys.stdout.write(f"STRACE IS NOT THERE, so this fault cannot show: {reason}\n")
-        return Found(0, 0, ())
+        return kill_at_every_system_call(fault.kinds, calls=("pwrite64",), fault=name)
+    except StraceUnavailable as reason:
+        sys.stdout.write(f"STRACE IS NOT AVAILABLE: this fault cannot be found ({reason})\n")
+        return Findings(0, 0, ())
 
 
 PARTS: Final[dict[str, Callable[[argparse.Namespace], bool]]] = {
-    "kills": kills, "calls": calls, "traced": traced, "power": power, "bugs": bugs,
+    "kills": kills, "calls": calls, "traced": traced, "power": power, "bugs": faults,
 }  # fmt: skip
 
 
-def tell(what: str, found: Found, began: float) -> None:
-    """Print what came of a part, and what was wrong."""
-    row(what, found.deaths, found.acknowledged, len(found.wrong), f"{time.monotonic() - began:.0f}")
-    sys.stdout.writelines(f"    {one}\n" for one in found.wrong)
+def print_result(what: str, found: Findings, began: float) -> None:
+    """Print the row of a part, and each problem."""
+    print_row(what, found.kills, found.acknowledged, len(found.problems), f"{time.monotonic() - began:.0f}")
+    sys.stdout.writelines(f"    {one}\n" for one in found.problems)
 
 
-def row(*cells: object) -> None:
+def print_row(*cells: object) -> None:
     """Print a row of the table."""
     sys.stdout.write("| " + " | ".join(map(str, cells)) + " |\n")
     sys.stdout.flush()

@@ -1,7 +1,8 @@
-"""Reports every write of a store to a watcher, call by call, by wrapping functions of this process for good.
+"""Reports every writing call of a store to a watcher, by replacing functions of this process.
 
-It wraps Python's functions of the operating system, and the statements and commits of the database. Only ``strace``
-sees what SQLite does to its files within one commit (``traced.py``). Use it in processes that are killed.
+It wraps functions of the module os, and the statements and commits of the database. Only ``strace`` sees what SQLite
+does to its files within one commit (``system_calls.py``). The functions are not restored: use it in processes that are
+killed.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ _READS: Final = ("SELECT", "PRAGMA")
 
 
 class Watcher(Protocol):
-    """Is told of calls."""
+    """Receives the calls."""
 
     def before(self, name: str, *arguments: Any) -> None:
-        """A call is about to be made; of a write, another one tells that half of it has been made."""
+        """Called before a call. A write counts as two calls, one for each half."""
         ...
 
     def after(self, name: str, result: Any, *arguments: Any) -> None:
-        """It was made."""
+        """Called after a call."""
         ...
 
 
 def watch(watcher: Watcher) -> None:
-    """Tell the watcher of every write-like call of this process from now on."""
+    """Report every writing call of this process to the watcher from now on."""
     for name in WRITES:
-        setattr(os, name, _told(name, getattr(os, name), watcher))
-    opened = _told("open", os.open, watcher)
-    really_open = os.open
+        setattr(os, name, _watched(name, getattr(os, name), watcher))
+    open_created = _watched("open", os.open, watcher)
+    original_open = os.open
 
-    def opening(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
+    def open_watched(path: Any, flags: int, *arguments: Any, **named: Any) -> int:
         creates = flags & os.O_CREAT and flags & getattr(os, "O_TMPFILE", 0) != getattr(os, "O_TMPFILE", -1)
-        handle: int = (opened if creates else really_open)(path, flags, *arguments, **named)
+        handle: int = (open_created if creates else original_open)(path, flags, *arguments, **named)
         if not creates:
             watcher.after("look", handle, path, flags)
         return handle
@@ -49,14 +50,14 @@ def watch(watcher: Watcher) -> None:
             return io.BufferedWriter(_WatchedFile(handle, watcher))
         return open(handle, mode, *arguments, **named)
 
-    os.open = opening
+    os.open = open_watched
     os.fdopen = fdopen  # type: ignore[assignment]
-    DefaultDialect.do_commit = _told("commit", DefaultDialect.do_commit, watcher)  # type: ignore[method-assign]
+    DefaultDialect.do_commit = _watched("commit", DefaultDialect.do_commit, watcher)  # type: ignore[method-assign]
     event.listen(Engine, "before_cursor_execute", _statements_to(watcher))
 
 
 class _WatchedFile(io.FileIO):
-    """A file whose writes are told of, in two halves."""
+    """A file that reports each write, in two halves."""
 
     def __init__(self, handle: int, watcher: Watcher) -> None:
         super().__init__(handle, "wb")
@@ -73,7 +74,7 @@ class _WatchedFile(io.FileIO):
         return len(whole)
 
 
-def _told(name: str, real: Callable[..., Any], watcher: Watcher) -> Callable[..., Any]:
+def _watched(name: str, real: Callable[..., Any], watcher: Watcher) -> Callable[..., Any]:
     def call(*arguments: Any, **named: Any) -> Any:
         watcher.before(name, *arguments)
         result = real(*arguments, **named)

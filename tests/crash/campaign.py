@@ -15,34 +15,34 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.crash import life as lives
-from tests.crash.book import Book
-from tests.crash.judge import Said, judge
-from tests.crash.life import Life
+from tests.crash import run as runs
+from tests.crash.checks import Event, check_store
+from tests.crash.model import State
+from tests.crash.run import Run
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.crash.warm"])
+PROCESSES.set_forkserver_preload(["tests.crash.preload"])
 
-IN_MEMORY: Final = Path("/dev/shm")
+MEMORY_FOLDER: Final = Path("/dev/shm")
 KILLED: Final = -signal.SIGKILL
-KILLS_A_STORE: Final = 40
-"""After so many deaths a new store is begun, in the middle of whose making the next process may die."""
-MOST_LINES: Final = 9
-LONGEST_S: Final = 0.015
+KILLS_PER_STORE: Final = 40
+"""After this many kills the next process creates a new store, and may be killed while it does."""
+MAX_EVENTS: Final = 9
+MAX_DELAY_S: Final = 0.015
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What came of a campaign: how many deaths, how many steps were acknowledged by then, what was wrong."""
+class Findings:
+    """The result of a campaign: the number of kills, the number of steps acknowledged before them, and the problems."""
 
-    deaths: int
+    kills: int
     acknowledged: int
-    wrong: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
 @contextmanager
 def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
-    """A process forked from the one that has imported everything, and our end of the pipe to it; killed on leaving."""
+    """Start a process with all modules imported; yield it and our end of a pipe to it. It is killed on leaving."""
     ours, theirs = PROCESSES.Pipe()
     running = PROCESSES.Process(target=target, args=(*arguments, theirs))
     running.start()
@@ -57,14 +57,16 @@ def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any,
 
 
 @contextmanager
-def a_folder() -> Iterator[Path]:
-    """An empty folder, in memory where that can be had: a killed process leaves the system's own memory alone."""
-    with tempfile.TemporaryDirectory(prefix="anole-crash-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as folder:
+def temporary_folder() -> Iterator[Path]:
+    """Create an empty folder, in memory if possible: that survives the kill of a process."""
+    with tempfile.TemporaryDirectory(
+        prefix="anole-crash-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None
+    ) as folder:
         yield Path(folder)
 
 
-def heard(pipe: Connection) -> Iterator[Said]:
-    """All that the process said until it ended."""
+def received(pipe: Connection) -> Iterator[Event]:
+    """Yield the events that the process reports until it ends."""
     try:
         while True:
             yield pipe.recv()
@@ -72,65 +74,68 @@ def heard(pipe: Connection) -> Iterator[Said]:
         return
 
 
-def killed_after(life: Life, lines: int, then_s: float) -> list[Said]:
-    """Let a process live until it has said so many lines, and that long after; kill it, and return all that it said."""
-    with process(lives.live_and_tell, life) as (running, pipe):
-        said = list(itertools.islice(heard(pipe), lines))
-        running.join(then_s)
+def killed_after(run: Run, events_before_kill: int, delay_s: float) -> list[Event]:
+    """Kill a process some time after it has reported a number of events, and return all its events."""
+    with process(runs.run_and_report, run) as (running, pipe):
+        events = list(itertools.islice(received(pipe), events_before_kill))
+        running.join(delay_s)
         running.kill()
-        said += heard(pipe)
+        events += received(pipe)
         running.join()
-        return _ended(running.exitcode, said)
+        return _check_exit(running.exitcode, events)
 
 
-def _ended(code: int, said: list[Said], *allowed: int) -> list[Said]:
-    """What was said, unless the process came to another end than it should have without a word about it."""
-    if code not in (KILLED, *allowed) and not any(line.failure for line in said):
-        raise RuntimeError(f"a process that should have been killed ended with {code}, after saying {said[-1:]}")
-    return said
+def _check_exit(code: int, events: list[Event], *allowed: int) -> list[Event]:
+    """Return the events. Raises RuntimeError if the process ended in another way and reported no failure."""
+    if code not in (KILLED, *allowed) and not any(event.failure for event in events):
+        raise RuntimeError(f"a process that should have been killed ended with {code} after the event {events[-1:]}")
+    return events
 
 
-def killed_at(life: Life, call: int) -> tuple[bool, list[Said]]:
-    """Let a process live up to that write-like call; whether it died of it, and all that it said."""
-    with process(lives.live_and_die_at, life, call) as (running, pipe):
-        said = list(heard(pipe))
+def killed_at(run: Run, call: int) -> tuple[bool, list[Event]]:
+    """Kill a process at that writing call; return whether it got so far, and its events."""
+    with process(runs.run_until_call, run, call) as (running, pipe):
+        events = list(received(pipe))
         running.join()
-        return running.exitcode == KILLED, _ended(running.exitcode, said, 0)
+        return running.exitcode == KILLED, _check_exit(running.exitcode, events, 0)
 
 
-def kill_at_random(kills: int, *, seed: int, bug: str | None = None) -> Found:
-    """Kill so many processes at random moments, many on one store; stop at the first that leaves something wrong."""
+def kill_at_random(kills: int, *, seed: int, fault: str | None = None) -> Findings:
+    """Kill processes at random moments, many on one store; stop at the first problem."""
     generator = np.random.default_rng(seed)
     acknowledged = 0
-    for begin in range(0, kills, KILLS_A_STORE):
-        with a_folder() as folder:
-            book: Book = {}
-            for death in range(begin, min(begin + KILLS_A_STORE, kills)):
-                life = Life(folder, book, first=death * 1000, seed=int(generator.integers(1 << 32)), bug=bug)
-                lines, then_s = int(generator.integers(MOST_LINES)), float(generator.uniform(0, LONGEST_S))
-                said = killed_after(life, lines, then_s)
-                acknowledged += sum(line.result is not None for line in said)
-                verdict = judge(life.folder, book, said)
-                if verdict.wrong:
-                    return Found(death + 1, acknowledged, verdict.wrong)
-                book = verdict.book
-    return Found(kills, acknowledged, ())
+    for start in range(0, kills, KILLS_PER_STORE):
+        with temporary_folder() as folder:
+            state: State = {}
+            for kill in range(start, min(start + KILLS_PER_STORE, kills)):
+                run = Run(folder, state, first=kill * 1000, seed=int(generator.integers(1 << 32)), fault=fault)
+                events_before_kill, delay_s = (
+                    int(generator.integers(MAX_EVENTS)),
+                    float(generator.uniform(0, MAX_DELAY_S)),
+                )
+                events = killed_after(run, events_before_kill, delay_s)
+                acknowledged += sum(event.result is not None for event in events)
+                checked = check_store(run.folder, state, events)
+                if checked.problems:
+                    return Findings(kill + 1, acknowledged, checked.problems)
+                state = checked.state
+    return Findings(kills, acknowledged, ())
 
 
-def kill_at_every_call(kinds: Sequence[str], *, calm: int | None = None, bug: str | None = None) -> Found:
-    """Kill a process before each of its write-like calls in turn, each on a new store; stop at the first wrong.
+def kill_at_every_call(kinds: Sequence[str], *, safe_steps: int | None = None, fault: str | None = None) -> Findings:
+    """Kill a process before each of its writing calls in turn, each on a new store; stop at the first problem.
 
-    The first process is not killed: what is wrong with the store of one that lived to its end is no matter of deaths.
+    The first process is not killed: a problem that it shows has another cause.
     """
-    call, acknowledged, died = 0, 0, True
-    while died:
-        with a_folder() as folder:
-            life = Life(folder / "store", {}, kinds=tuple(kinds), bug=bug, calm=calm)
-            died, said = killed_at(life, call)
-            acknowledged += sum(line.result is not None for line in said)
-            verdict = judge(life.folder, {}, said)
-            if verdict.wrong:
-                return Found(call, acknowledged, verdict.wrong)
-        died |= call == 0
+    call, acknowledged, killed = 0, 0, True
+    while killed:
+        with temporary_folder() as folder:
+            run = Run(folder / "store", {}, kinds=tuple(kinds), fault=fault, safe_steps=safe_steps)
+            killed, events = killed_at(run, call)
+            acknowledged += sum(event.result is not None for event in events)
+            checked = check_store(run.folder, {}, events)
+            if checked.problems:
+                return Findings(call, acknowledged, checked.problems)
+        killed |= call == 0
         call += 1
-    return Found(call - 2, acknowledged, ())
+    return Findings(call - 2, acknowledged, ())

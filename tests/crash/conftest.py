@@ -1,4 +1,4 @@
-"""Statements are compiled once for these tests, which open hundreds of stores."""
+"""Compiles statements once for these tests, which open hundreds of stores."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.crash.statements import keep_statements
+from tests.crash.compiled_statements import share_compiled_statements
 
 
 @pytest.fixture(scope="package", autouse=True)
 def statements() -> Iterator[None]:
-    undo = keep_statements()
+    undo = share_compiled_statements()
     yield
     undo()

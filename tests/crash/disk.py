@@ -1,4 +1,4 @@
-"""A disk that may lose everything that was not synced when the power fails, and every state that it may be left in.
+"""Simulates a disk: what a power loss may leave of changes that were not synced.
 
 This is the strictest reading of POSIX: syncing a file makes its content durable but not its name; syncing a folder
 makes its names durable but not the content of its files; unsynced changes may survive or not, each name and each half
@@ -16,14 +16,14 @@ from typing import Final
 
 import numpy as np
 
-ALL_OF_UP_TO: Final = 6
-"""So many unsynced changes are tried in all combinations; of more, a choice."""
-DRAWN: Final = 8
+MAX_EXHAUSTIVE: Final = 6
+"""Up to this many unsynced changes are tried in all combinations; of more, a selection."""
+RANDOM_CHOICES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a process asked of the disk.
+    """A call of a process to the file system.
 
     Attributes:
         kind: "mkdir", "create", "write", "truncate", "sync", "rename", "unlink" or "rmdir".
@@ -42,7 +42,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """A change that was not synced: of the names in a folder, or of the content of a file."""
+    """An unsynced change of the names in a folder, or of the content of a file."""
 
     folder: str = ""
     removed: str = ""
@@ -53,20 +53,20 @@ class _Change:
 
 
 Tree = Mapping[str, bytes | None]
-"""What lies below the root, by path; None for a folder."""
+"""The content of each file below the root, by path; None for a folder."""
 
 
 class Disk:
-    """What is durable, what is not yet, and what that may come to."""
+    """Tracks what is durable and what is not yet."""
 
     def __init__(self) -> None:
         self._names: dict[str, dict[str, int | str]] = {"": {}}
         self._content: dict[int, bytes] = {}
         self._now: dict[str, int] = {}
-        self._loose: list[_Change] = []
+        self._unsynced: list[_Change] = []
 
     def do(self, call: Call) -> None:
-        """Take a call; one on a path that is not known changes nothing."""
+        """Apply a call; a call on an unknown path changes nothing."""
         if call.kind == "sync":
             self._sync(call.path)
         elif call.kind in ("mkdir", "create"):
@@ -75,23 +75,23 @@ class Disk:
             self._rename(call)
         elif call.path in self._now:
             content = call.content if call.kind == "write" else None
-            self._loose.append(_Change(node=self._now[call.path], at=call.at, content=content))
+            self._unsynced.append(_Change(node=self._now[call.path], at=call.at, content=content))
 
-    def outcomes(self, generator: np.random.Generator) -> Iterator[Tree]:
-        """What may lie there if the power is lost now; of many loose changes a choice, drawn from `generator`."""
-        for chosen in _choices(len(self._loose), generator):
-            yield self._after([change for change, there in zip(self._loose, chosen, strict=True) if there])
+    def possible_trees(self, generator: np.random.Generator) -> Iterator[Tree]:
+        """Yield what may remain after a power loss now; for many unsynced changes a random selection."""
+        for chosen in _choices(len(self._unsynced), generator):
+            yield self._after([change for change, there in zip(self._unsynced, chosen, strict=True) if there])
 
     def _add(self, call: Call) -> None:
         folder, name = _split(call.path)
         if call.kind == "mkdir":
             self._names.setdefault(call.path, {})
-            self._loose.append(_Change(folder, added=name, node=call.path))
+            self._unsynced.append(_Change(folder, added=name, node=call.path))
         elif call.path not in self._now:
             node = len(self._content) + 1
             self._content[node] = b""
             self._now[call.path] = node
-            self._loose.append(_Change(folder, added=name, node=node))
+            self._unsynced.append(_Change(folder, added=name, node=node))
 
     def _rename(self, call: Call) -> None:
         folder, name = _split(call.path)
@@ -100,32 +100,32 @@ class Disk:
             return
         if call.kind == "rename":
             self._now[call.to] = node
-        self._loose.append(_Change(folder, removed=name, added=_split(call.to)[1], node=node))
+        self._unsynced.append(_Change(folder, removed=name, added=_split(call.to)[1], node=node))
 
     def _sync(self, path: str) -> None:
         mine = [
             change
-            for change in self._loose
+            for change in self._unsynced
             if (change.folder == path and (change.added or change.removed) if path in self._names else
                 not change.added and not change.removed and change.node == self._now.get(path))
         ]  # fmt: skip
-        self._loose = [change for change in self._loose if change not in mine]
+        self._unsynced = [change for change in self._unsynced if change not in mine]
         _apply(mine, self._names, self._content)
 
     def _after(self, changes: Sequence[_Change]) -> Tree:
-        names = {folder: dict(held) for folder, held in self._names.items()}
+        names = {folder: dict(aliased) for folder, aliased in self._names.items()}
         content = dict(self._content)
         _apply(changes, names, content)
         tree: dict[str, bytes | None] = {}
 
-        def grow(folder: str) -> None:
+        def add_folder(folder: str) -> None:
             for name, node in names[folder].items():
                 path = f"{folder}/{name}" if folder else name
                 tree[path] = content[node] if isinstance(node, int) else None
                 if isinstance(node, str):
-                    grow(node)
+                    add_folder(node)
 
-        grow("")
+        add_folder("")
         return tree
 
 
@@ -145,7 +145,7 @@ def _apply(changes: Sequence[_Change], names: dict[str, dict[str, int | str]], c
 
 
 def _choices(count: int, generator: np.random.Generator) -> Iterator[Sequence[bool]]:
-    if count <= ALL_OF_UP_TO:
+    if count <= MAX_EXHAUSTIVE:
         yield from product((False, True), repeat=count)
         return
     for i in range(count + 1):
@@ -153,7 +153,7 @@ def _choices(count: int, generator: np.random.Generator) -> Iterator[Sequence[bo
     for i in range(count):
         yield [j != i for j in range(count)]
         yield [j == i for j in range(count)]
-    yield from (generator.random((DRAWN, count)) < 0.5).tolist()
+    yield from (generator.random((RANDOM_CHOICES, count)) < 0.5).tolist()
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""What is done to a store until it dies: steps of every kind, their choice from a generator, and how each is done.
+"""The steps that processes perform on a store until they are killed: their kinds, how they are chosen and performed.
 
-A step comes to a number: the version that it made, went back to or read, the revision of a move, or 0. What must be
-refused comes to 0 when it was, and a collection to the leftovers that it left: ``book.py`` tells right from wrong.
+A step returns a number: the version that it made, restored or read, or the revision of a move. A step that must be
+rejected returns 0 if it was. A collection returns the number of leftovers that remain. ``model.py`` checks the numbers.
 """
 
 from __future__ import annotations
@@ -24,66 +24,79 @@ from service.errors import AliasConflict, NothingToRollBackTo, StoreUnavailable,
 from service.store.open_store import BLOBS_FOLDER
 from service.store.tensor_bytes import to_bytes
 from service.store.version_store import VersionStore, encode_sample
-from tests.crash.book import CANARY, Book, Page, Step
+from tests.crash.model import CANARY, ClientState, State, Step
 
 CLIENTS: Final = ("line-1", "line-2")
-KEPT: Final = 3
+KEEP_LAST: Final = 3
 SHADES: Final = 5
-"""Few different samples and weights, so that what was removed or torn is soon written again under its old name."""
-OWN: Final = 1_000_000
-"""From this number on a publish has samples and weights that no other has."""
+"""Number of different samples and weights: few, so that removed or incomplete blobs are soon written again."""
+FIRST_UNIQUE: Final = 1_000_000
+"""From this number on, each publish has samples and weights of its own."""
 UNFINISHED: Final = ".unfinished-"
 
 KINDS: Final = {
-    "publish": 6, "keyed": 5, "read": 2, "roll_back": 3, "move": 2, "stale": 1, "delete": 3, "settings": 1,
-    "collect": 3, "abandon": 1, "cut_short": 1, "overtaken": 1, "patient": 1, "decay": 1, "erase": 1,
-}  # fmt: skip
-"""Every kind of step, and how often it is drawn beside the others."""
+    "publish": 6,
+    "keyed": 5,
+    "read": 2,
+    "roll_back": 3,
+    "move": 2,
+    "stale": 1,
+    "delete": 3,
+    "settings": 1,
+    "collect": 3,
+    "abandoned_write": 1,
+    "unsynced_rename": 1,
+    "collected_blobs": 1,
+    "collect_between": 1,
+    "damaged_blob": 1,
+    "delete_client": 1,
+}
+"""Every kind of step, and its relative frequency among random steps."""
 
 EVERY_KIND: Final = (
-    "publish", "cut_short", "keyed", "publish", "roll_back", "stale", "move", "abandon", "collect", "keyed", "delete",
-    "decay", "patient", "overtaken", "settings", "keyed", "collect", "publish", "roll_back", "read", "erase", "publish",
-    "collect",
+    "publish", "unsynced_rename", "keyed", "publish", "roll_back", "stale", "move", "abandoned_write", "collect",
+    "keyed", "delete", "damaged_blob", "collect_between", "collected_blobs", "settings", "keyed", "collect",
+    "publish", "roll_back", "read", "delete_client", "publish", "collect",
 )  # fmt: skip
-"""A short life in which every kind of step comes."""
+"""A short run with every kind of step."""
 
 
-def choose(kind: str, book: Book, i: int, client: str) -> Step | None:
-    """A step of that kind, or None where the book has nothing to do it to."""
-    page = book.get(client, Page())
-    loose = [number for number in page.numbers() if number not in page.held()]
-    if kind in ("patient", "overtaken", "decay", "abandon"):
-        return Step(kind, client, OWN + i)
+def choose(kind: str, state: State, i: int, client: str) -> Step | None:
+    """Return a step of that kind, or None if it is not possible in this state."""
+    client_state = state.get(client, ClientState())
+    unaliased = [number for number in client_state.numbers() if number not in client_state.aliased()]
+    if kind in ("collect_between", "collected_blobs", "damaged_blob", "abandoned_write"):
+        return Step(kind, client, FIRST_UNIQUE + i)
     if kind in ("publish", "keyed"):
         return Step(kind, client, i)
     if kind == "settings":
-        return Step(kind, client, version=0 if page.keep_last else KEPT)
+        return Step(kind, client, version=0 if client_state.keep_last else KEEP_LAST)
     if kind == "collect":
         return Step(kind, client)
     if kind == "delete":
-        return Step(kind, client, version=loose[0]) if loose else None
-    if not page.versions:
+        return Step(kind, client, version=unaliased[0]) if unaliased else None
+    if not client_state.versions:
         return None
-    if kind == "cut_short":
+    if kind == "unsynced_rename":
         return Step(kind, client, i)
-    return Step(kind, client, version=page.numbers()[-1])
+    return Step(kind, client, version=client_state.numbers()[-1])
 
 
-def draw(generator: np.random.Generator, book: Book, i: int) -> Step:
-    """Any step that can be done now."""
+def draw(generator: np.random.Generator, state: State, i: int) -> Step:
+    """Return a random step that is possible in this state."""
     chances = np.array(list(KINDS.values())) / sum(KINDS.values())
     while True:
         kind = str(generator.choice(list(KINDS), p=chances))
-        client = CLIENTS[int(generator.random() < (0.9 if kind == "erase" else 0.3))]
-        step = choose(kind, book, i, client)
+        client = CLIENTS[int(generator.random() < (0.9 if kind == "delete_client" else 0.3))]
+        step = choose(kind, state, i, client)
         if step is not None:
             return step
 
 
 @functools.cache
 def payload(i: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Two samples, each uint8 (1, 24, 24), and weights, of which one in `SHADES` is the same."""
-    shade = i if i >= OWN else i % SHADES
+    """Return two samples, each uint8 (1, 24, 24), and weights; below `FIRST_UNIQUE` they repeat after `SHADES`."""
+    shade = i if i >= FIRST_UNIQUE else i % SHADES
     images = tuple(
         torch.tensor([shade >> 16, shade >> 8 & 255, shade & 255, k], dtype=torch.uint8).repeat(144).reshape(1, 24, 24)
         for k in range(2)
@@ -93,27 +106,27 @@ def payload(i: int) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
 
 @functools.cache
 def weights_digest(i: int) -> str:
-    """The digest of the weights that a publish of that number stores."""
+    """Return the digest of the weights that a publish of that number stores."""
     return hashlib.sha256(to_bytes(payload(i)[1], {"kind": "delta"})).hexdigest()
 
 
 def perform(store: VersionStore, folder: Path, step: Step) -> int:
-    """Do the step to the store in `folder` and say what it came to."""
-    return _DOING[step.kind](store, folder, step)
+    """Perform the step on the store in `folder` and return its result."""
+    return _PERFORM[step.kind](store, folder, step)
 
 
-Stored = tuple[Sequence[str], str, int]
-"""The digests of two samples; the digest of weights and their size."""
+StoredBlobs = tuple[Sequence[str], str, int]
+"""The digests of two samples; the digest of the weights and their size in bytes."""
 
 
-def _stored(store: VersionStore, step: Step) -> Stored:
+def _store_blobs(store: VersionStore, step: Step) -> StoredBlobs:
     images, weights = payload(step.i)
     return store.put_samples(step.client, list(map(encode_sample, images))), *store.put_weights(
         step.client, weights, {"kind": "delta"}
     )
 
 
-def _publish(store: VersionStore, step: Step, stored: Stored) -> int:
+def _publish(store: VersionStore, step: Step, stored: StoredBlobs) -> int:
     samples, digest, size_bytes = stored
     draft = VersionDraft(
         client=step.client,
@@ -133,20 +146,20 @@ def _publish(store: VersionStore, step: Step, stored: Stored) -> int:
     return store.publish(draft, (LIVE,), key).version.number
 
 
-def _published(store: VersionStore, _folder: Path, step: Step) -> int:
-    return _publish(store, step, _stored(store, step))
+def _publish_version(store: VersionStore, _folder: Path, step: Step) -> int:
+    return _publish(store, step, _store_blobs(store, step))
 
 
-def _patient(store: VersionStore, _folder: Path, step: Step) -> int:
-    """A collection that comes between blob and row leaves young blobs alone."""
-    stored = _stored(store, step)
+def _publish_after_collection(store: VersionStore, _folder: Path, step: Step) -> int:
+    """Collect between blobs and row: the new blobs must stay."""
+    stored = _store_blobs(store, step)
     store.collect()
     return _publish(store, step, stored)
 
 
-def _overtaken(store: VersionStore, _folder: Path, step: Step) -> int:
-    """A collection without grace does not; then there must be no row."""
-    stored = _stored(store, step)
+def _publish_collected_blobs(store: VersionStore, _folder: Path, step: Step) -> int:
+    """Collect without grace between blobs and row: the blobs go, so the publish must fail."""
+    stored = _store_blobs(store, step)
     store.collect(grace_s=0.0)
     try:
         return _publish(store, step, stored)
@@ -154,15 +167,15 @@ def _overtaken(store: VersionStore, _folder: Path, step: Step) -> int:
         return 0
 
 
-def _abandoned(store: VersionStore, folder: Path, step: Step) -> int:
-    """What a death between blob and row leaves, and one within a blob."""
-    _stored(store, step)
-    (folder / BLOBS_FOLDER / step.client / f"{UNFINISHED}cut-off").write_bytes(b"half")
+def _abandon_write(store: VersionStore, folder: Path, step: Step) -> int:
+    """Leave what a kill between blobs and row leaves, and what a kill within a blob leaves."""
+    _store_blobs(store, step)
+    (folder / BLOBS_FOLDER / step.client / f"{UNFINISHED}interrupted").write_bytes(b"half")
     return 0
 
 
-def _cut_short(_store: VersionStore, folder: Path, step: Step) -> int:
-    """What a death between renames of blobs and the sync of their folder leaves; the next publish needs these blobs."""
+def _rename_without_sync(_store: VersionStore, folder: Path, step: Step) -> int:
+    """Leave blobs that were renamed without a sync of their folder; the next publish needs them."""
     space = folder / BLOBS_FOLDER / step.client
     images, weights = payload(step.i + 1)
     for content in (*(to_bytes({"image": image}) for image in images), to_bytes(weights, {"kind": "delta"})):
@@ -175,9 +188,9 @@ def _cut_short(_store: VersionStore, folder: Path, step: Step) -> int:
     return 0
 
 
-def _decayed(store: VersionStore, folder: Path, step: Step) -> int:
-    """Bytes change on the disk: that is found, and the same content put again is whole and can be published."""
-    _, digest, _ = _stored(store, step)
+def _repair_damaged_blob(store: VersionStore, folder: Path, step: Step) -> int:
+    """Damage a blob on the disk: reading must fail, and storing the same content again must repair it."""
+    _, digest, _ = _store_blobs(store, step)
     blob = folder / BLOBS_FOLDER / step.client / digest
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
@@ -185,41 +198,41 @@ def _decayed(store: VersionStore, folder: Path, step: Step) -> int:
     try:
         store.weights(step.client, digest)
     except VersionCorrupt:
-        return _publish(store, step, _stored(store, step))
+        return _publish(store, step, _store_blobs(store, step))
     return -1
 
 
-def _read(store: VersionStore, _folder: Path, step: Step) -> int:
+def _read_live_version(store: VersionStore, _folder: Path, step: Step) -> int:
     (served,) = store.served([(step.client, LIVE)])
     if isinstance(served, AnoleError):
         raise served
-    version = store.version(step.client, served.number)
+    version = store.catalog.version(step.client, served.number)
     found = store.weights(step.client, version.draft.weights_digest)
-    wanted = payload(version.draft.seed)[1]
-    return version.number if all(torch.equal(found[name], wanted[name]) for name in wanted) else -1
+    expected = payload(version.draft.seed)[1]
+    return version.number if all(torch.equal(found[name], expected[name]) for name in expected) else -1
 
 
-def _moved(store: VersionStore, _folder: Path, step: Step) -> int:
+def _move_alias(store: VersionStore, _folder: Path, step: Step) -> int:
     expected = _revision(store, step.client, CANARY)
-    return store.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
+    return store.catalog.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
 
 
-def _stale(store: VersionStore, _folder: Path, step: Step) -> int:
+def _move_alias_from_stale_revision(store: VersionStore, _folder: Path, step: Step) -> int:
     try:
         expected = _revision(store, step.client, CANARY) + 1
-        return store.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
+        return store.catalog.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
     except AliasConflict:
         return 0
 
 
-def _rolled_back(store: VersionStore, _folder: Path, step: Step) -> int:
+def _roll_back(store: VersionStore, _folder: Path, step: Step) -> int:
     try:
-        return store.roll_back(step.client, LIVE).version
+        return store.catalog.roll_back(step.client, LIVE).version
     except NothingToRollBackTo:
         return 0
 
 
-def _deleted(store: VersionStore, _folder: Path, step: Step) -> int:
+def _delete_version(store: VersionStore, _folder: Path, step: Step) -> int:
     store.delete_version(step.client, step.version)
     return 0
 
@@ -229,27 +242,38 @@ def _update_settings(store: VersionStore, _folder: Path, step: Step) -> int:
     return 0
 
 
-def _collected(store: VersionStore, folder: Path, _step: Step) -> int:
-    """The leftovers that the collection left."""
+def _collect(store: VersionStore, folder: Path, _step: Step) -> int:
+    """Return the number of leftovers after the collection."""
     store.collect(grace_s=0.0)
     return sum(1 for _ in (folder / BLOBS_FOLDER).glob(f"*/{UNFINISHED}*"))
 
 
-def _erased(store: VersionStore, _folder: Path, step: Step) -> int:
+def _delete_client(store: VersionStore, _folder: Path, step: Step) -> int:
     store.delete_client(step.client)
     return 0
 
 
 def _revision(store: VersionStore, client: str, alias: str) -> int:
     try:
-        return store.alias(client, alias).revision
+        return store.catalog.alias(client, alias).revision
     except UnknownAlias:
         return 0
 
 
-_DOING: Final[dict[str, Callable[[VersionStore, Path, Step], int]]] = {
-    "publish": _published, "keyed": _published, "patient": _patient, "overtaken": _overtaken, "abandon": _abandoned,
-    "cut_short": _cut_short,
-    "decay": _decayed, "read": _read, "move": _moved, "stale": _stale, "roll_back": _rolled_back, "delete": _deleted,
-    "settings": _update_settings, "collect": _collected, "erase": _erased,
-}  # fmt: skip
+_PERFORM: Final[dict[str, Callable[[VersionStore, Path, Step], int]]] = {
+    "publish": _publish_version,
+    "keyed": _publish_version,
+    "collect_between": _publish_after_collection,
+    "collected_blobs": _publish_collected_blobs,
+    "abandoned_write": _abandon_write,
+    "unsynced_rename": _rename_without_sync,
+    "damaged_blob": _repair_damaged_blob,
+    "read": _read_live_version,
+    "move": _move_alias,
+    "stale": _move_alias_from_stale_revision,
+    "roll_back": _roll_back,
+    "delete": _delete_version,
+    "settings": _update_settings,
+    "collect": _collect,
+    "delete_client": _delete_client,
+}

@@ -110,7 +110,7 @@ def _publish(store: VersionStore, i: int) -> tuple[list[Operation], int]:
 
 def _seen(store: VersionStore) -> int:
     try:
-        return store.alias(CLIENT, LIVE).revision
+        return store.catalog.alias(CLIENT, LIVE).revision
     except (UnknownClient, UnknownAlias):
         return 0
 
@@ -141,11 +141,11 @@ def contradictions(operations: Sequence[Operation]) -> list[str]:
 def log_contradictions(store: VersionStore, publishes: int) -> list[str]:
     """What the alias's log and the versions say that so many publishes in a row could not have left."""
     expected = list(range(1, publishes + 1))
-    moves = store.history(CLIENT)
+    moves = store.catalog.history(CLIENT)
     said = {
         "revisions": [move.revision for move in moves],
         "versions that went live": [move.version for move in moves],
-        "versions": [version.number for version in store.versions(CLIENT)],
+        "versions": [version.number for version in store.catalog.versions(CLIENT)],
     }
     return [f"the log's {name} are not 1 to {publishes}" for name, numbers in said.items() if numbers != expected]
 

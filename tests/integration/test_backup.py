@@ -62,15 +62,18 @@ def filled(store: VersionStore) -> VersionStore:
     for i in range(4):
         publish(store, i)
         publish(store, i, client=OTHER)
-    store.roll_back(CLIENT, LIVE)
+    store.catalog.roll_back(CLIENT, LIVE)
     store.delete_version(CLIENT, 1)
     store.update_settings(OTHER, ClientSettings(keep_last=9))
     return store
 
 
 def everything(store: VersionStore) -> Everything:
-    names = [client.name for client in store.clients()]
-    return {name: (store.versions(name), store.history(name), store.settings(name)) for name in names}
+    names = [client.name for client in store.catalog.clients()]
+    return {
+        name: (store.catalog.versions(name), store.catalog.history(name), store.catalog.settings(name))
+        for name in names
+    }
 
 
 def blobs_in(folder: Path) -> set[str]:
@@ -116,7 +119,7 @@ def test_a_restored_store_gives_the_same_predictions(settings: Settings, tmp_pat
     with bootstrap.open_store(settings) as store:
         store.restore(folder)
         assert store.check().whole
-        assert len(store.versions(OTHER)) == reports[-1].versions - 1
+        assert len(store.catalog.versions(OTHER)) == reports[-1].versions - 1
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
         again = predict(web, images).json()
@@ -159,7 +162,7 @@ def test_api_keys_and_idempotency_keys_are_restored(tmp_path: Path, folder: Path
         keys.add(fresh)
         store.restore(folder)
         assert set(keys.all()) == {record, fresh}
-        assert store.recall(CLIENT, Idempotency("never", "0" * 64)) is None
+        assert store.catalog.recall(CLIENT, Idempotency("never", "0" * 64)) is None
 
 
 def test_an_interrupted_backup_keeps_the_previous_one_and_is_completed_by_the_next(
@@ -223,10 +226,10 @@ def test_an_interrupted_restore_can_be_repeated(
     filled(store).back_up(folder)
     with open_embedded(tmp_path / "restored") as restored:
         with monkeypatch.context() as failing:
-            failing.setattr(restored._catalog, "load", lambda path: (_ for _ in ()).throw(StoreUnavailable("full")))
+            failing.setattr(restored.catalog, "load", lambda path: (_ for _ in ()).throw(StoreUnavailable("full")))
             with pytest.raises(StoreUnavailable):
                 restored.restore(folder)
-        assert restored.clients() == ()
+        assert restored.catalog.clients() == ()
         assert restored.restore(folder).added == 0
         assert everything(restored) == everything(store)
 
@@ -245,14 +248,14 @@ def test_two_backups_into_one_folder_do_not_run_at_once(
     store: VersionStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(store, 1)
-    export = store._catalog.export
+    export = store.catalog.export
 
     def while_another_runs(path: Path) -> None:
         with pytest.raises(StoreUnavailable, match="another backup"):
             store.back_up(folder)
         export(path)
 
-    monkeypatch.setattr(store._catalog, "export", while_another_runs)
+    monkeypatch.setattr(store.catalog, "export", while_another_runs)
     assert store.back_up(folder).versions == 1
 
 

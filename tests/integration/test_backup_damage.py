@@ -37,7 +37,7 @@ def test_a_damaged_blob_is_reported_and_everything_else_is_backed_up(
     store: VersionStore, folder: Path, tmp_path: Path
 ) -> None:
     filled(store)
-    lost = store.version(CLIENT, 2).draft.weights_digest
+    lost = store.catalog.version(CLIENT, 2).draft.weights_digest
     flip(tmp_path / "data" / "blobs" / CLIENT / lost)
     report = store.back_up(folder)
     assert [(damage.client, damage.digest) for damage in report.damages] == [(CLIENT, lost)]
@@ -52,7 +52,7 @@ def test_a_blob_damaged_since_the_last_backup_is_kept_from_that_backup(
     store: VersionStore, folder: Path, tmp_path: Path
 ) -> None:
     filled(store).back_up(folder)
-    flip(tmp_path / "data" / "blobs" / CLIENT / store.version(CLIENT, 2).draft.weights_digest)
+    flip(tmp_path / "data" / "blobs" / CLIENT / store.catalog.version(CLIENT, 2).draft.weights_digest)
     assert store.back_up(folder).damages == ()
     with open_embedded(tmp_path / "restored") as restored:
         restored.restore(folder)
@@ -87,4 +87,4 @@ def test_a_damaged_backup_is_rejected_before_anything_is_recorded(
     with open_embedded(tmp_path / "restored") as restored:
         with pytest.raises((VersionCorrupt, InvalidRequest, StoreUnavailable)):
             restored.restore(folder)
-        assert restored.clients() == ()
+        assert restored.catalog.clients() == ()

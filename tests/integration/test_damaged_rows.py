@@ -5,42 +5,29 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Connection, Integer, Table, create_engine, delete, make_url, select, text
+from sqlalchemy import Column, Connection, Table, create_engine, delete, make_url, select, text
 
-from models.errors import AnoleError
-from service.domain.client import ClientSettings
-from service.domain.key import Grant, KeyRecord, new_key, record_of
-from service.domain.version import LIVE, Idempotency
+from service.domain.version import LIVE
 from service.errors import StoreUnavailable, VersionCorrupt
-from service.store.catalog.catalog import SqlCatalog
+from service.store.catalog.catalog import Catalog
 from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.catalog.tables import METADATA, SAMPLES
+from service.store.catalog.tables import METADATA
 from service.store.open_store import CATALOG_FILE, open_embedded
-from service.store.ports import utc_now
-from tests.contract.values import CLIENT, a_draft, digest_of
+from tests.contract.values import CLIENT, a_draft
+from tests.damaged_rows import CHECKED_COLUMNS, OTHER, answers, change, filled, wrong_answers
 from tests.integration.store_child import publish
 
-KEY = Idempotency("key-1", digest_of("body"))
-OTHER = "line-2"
 FLIPS = 50
-TIES = {"id", "client_id", "version_id"}
-SAYING = [
-    (table, column)
-    for table in METADATA.sorted_tables
-    for column in table.columns
-    if column.name not in TIES and (table is not SAMPLES or column.name != "position")
-]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -55,80 +42,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     opened.close()
 
 
-def filled(database: Database) -> tuple[SqlCatalog, KeyRecord]:
-    catalog = SqlCatalog(database)
-    for client in (CLIENT, OTHER):
-        catalog.publish(a_draft(client), [LIVE], idempotency=KEY)
-        catalog.publish(a_draft(client, weights="second"), [LIVE])
-        catalog.update_settings(client, ClientSettings(keep_last=5))
-    record = record_of(new_key(), Grant("camera", ("predict",), (CLIENT,)), utc_now())
-    SqlKeys(database).add(record)
-    return catalog, record
-
-
-def needed(catalog: SqlCatalog) -> frozenset[str]:
-    with catalog.holding(CLIENT) as digests:
-        return digests
-
-
-READS: dict[str, Callable[[SqlCatalog], Any]] = {
-    "clients": lambda catalog: [replace(client, versions=0) for client in catalog.clients()],
-    "client": lambda catalog: replace(catalog.client(CLIENT), versions=0),
-    "versions": lambda catalog: catalog.versions(CLIENT),
-    "first": lambda catalog: catalog.version(CLIENT, 1),
-    "latest": lambda catalog: catalog.latest(CLIENT),
-    "served live": lambda catalog: catalog.served(CLIENT, LIVE),
-    "served first": lambda catalog: catalog.served(CLIENT, 1),
-    "alias": lambda catalog: catalog.alias(CLIENT, LIVE),
-    "history": lambda catalog: catalog.history(CLIENT),
-    "recall": lambda catalog: catalog.recall(CLIENT, KEY),
-    "settings": lambda catalog: catalog.settings(CLIENT),
-    "needed": needed,
-}
-
-
-def answers(catalog: SqlCatalog) -> dict[str, Any]:
-    """Return the result of every read; for a read that raises, the class of its error."""
-    found: dict[str, Any] = {}
-    for name, read in READS.items():
-        try:
-            found[name] = read(catalog)
-        except AnoleError as error:
-            found[name] = type(error)
-    return found
-
-
-def changed(value: Any) -> Any:
-    """A value like that one, and another."""
-    if value is None:
-        return 1
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value ^ 4
-    if isinstance(value, str):
-        return chr(ord(value[0]) ^ 1) + value[1:] if value else "x"
-    if isinstance(value, dict):
-        return {**value, "steps": 99}
-    if isinstance(value, list):
-        return [*value, "more"]
-    return value.replace(year=value.year + 1)
-
-
-def change(connection: Connection, table: Table, column: Column[Any]) -> None:
-    """Change one column of the first row of a table."""
-    first = select(table).order_by(*table.primary_key.columns).limit(1)
-    row = connection.execute(first).mappings().one()
-    this = [key == row[key.name] for key in table.primary_key.columns]
-    value = changed(row[column.name])
-    if row[column.name] is None and not isinstance(column.type, Integer):
-        value = utc_now()
-    connection.execute(table.update().where(*this).values({column.name: value}))
-
-
 @contextmanager
-def behind_its_back(database: Database, request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """A connection that keeps no rule between rows."""
+def unchecked_connection(database: Database, request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """Open a connection that enforces no constraint between rows."""
     if isinstance(database, SqliteDatabase):
         engine = create_engine(f"sqlite:///{request.getfixturevalue('tmp_path')}/catalog.sqlite3")
     else:
@@ -139,21 +55,16 @@ def behind_its_back(database: Database, request: pytest.FixtureRequest) -> Itera
     engine.dispose()
 
 
-def believed(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """The reads that give something else than before, and neither refuse nor find nothing."""
-    return {name for name in before if after[name] != before[name] and after[name] and type(after[name]) is not type}
-
-
-@pytest.mark.parametrize(("table", "column"), SAYING, ids=lambda part: getattr(part, "name", str(part)))
+@pytest.mark.parametrize(("table", "column"), CHECKED_COLUMNS, ids=lambda part: getattr(part, "name", str(part)))
 def test_a_changed_column_gives_no_wrong_answer_and_a_check_finds_it(
     database: Database, request: pytest.FixtureRequest, table: Table, column: Column[Any]
 ) -> None:
     catalog, record = filled(database)
     before = answers(catalog)
     assert catalog.problems() == ()
-    with behind_its_back(database, request) as connection:
+    with unchecked_connection(database, request) as connection:
         change(connection, table, column)
-    assert believed(before, answers(catalog)) == set()
+    assert wrong_answers(before, answers(catalog)) == set()
     assert SqlKeys(database).all() in ((record,), ())
     assert catalog.problems() != ()
 
@@ -162,7 +73,7 @@ def test_a_changed_column_gives_no_wrong_answer_and_a_check_finds_it(
 def test_a_check_finds_a_missing_row(database: Database, request: pytest.FixtureRequest, table: Table) -> None:
     """A deleted row leaves no checksum, but a gap in a count. Deleted settings and keys leave neither."""
     catalog, _ = filled(database)
-    with behind_its_back(database, request) as connection:
+    with unchecked_connection(database, request) as connection:
         first = connection.execute(select(table).order_by(*table.primary_key.columns).limit(1)).mappings().one()
         connection.execute(delete(table).where(*(key == first[key.name] for key in table.primary_key.columns)))
     if table.name not in {"idempotency", "client_settings", "api_keys"}:
@@ -173,14 +84,14 @@ def test_rows_moved_to_another_client_give_no_wrong_answer(database: Database, r
     catalog, _ = filled(database)
     catalog.publish(a_draft(OTHER, weights="third"), [LIVE])
     before = answers(catalog)
-    with behind_its_back(database, request) as connection:
+    with unchecked_connection(database, request) as connection:
         ids = {row.name: row.id for row in connection.execute(text("SELECT name, id FROM clients"))}
         for table in ("aliases", "alias_moves", "versions"):
             connection.execute(text(f"UPDATE {table} SET client_id = 0 WHERE client_id = {ids[CLIENT]}"))
             connection.execute(text(f"UPDATE {table} SET client_id = {ids[CLIENT]} WHERE client_id = {ids[OTHER]}"))
     after = answers(catalog)
     assert after["served live"] is VersionCorrupt
-    assert believed(before, after) == set()
+    assert wrong_answers(before, after) == set()
 
 
 def test_nothing_is_collected_from_a_catalog_with_a_damaged_row(tmp_path: Path) -> None:
@@ -195,9 +106,9 @@ def test_nothing_is_collected_from_a_catalog_with_a_damaged_row(tmp_path: Path) 
         folder = tmp_path / "copy"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("copy"))
-        with closing(sqlite3.connect(folder / CATALOG_FILE)) as behind:
-            behind.execute(statement)
-            behind.commit()
+        with closing(sqlite3.connect(folder / CATALOG_FILE)) as connection:
+            connection.execute(statement)
+            connection.commit()
         with open_embedded(folder) as store:
             with pytest.raises(VersionCorrupt, match="nothing was removed"):
                 store.collect(grace_s=0.0)
@@ -207,7 +118,7 @@ def test_nothing_is_collected_from_a_catalog_with_a_damaged_row(tmp_path: Path) 
 
 def test_a_client_with_damaged_rows_can_be_deleted(database: Database, request: pytest.FixtureRequest) -> None:
     catalog, _ = filled(database)
-    with behind_its_back(database, request) as connection:
+    with unchecked_connection(database, request) as connection:
         connection.execute(text("UPDATE clients SET latest = 7 WHERE name = 'line-1'"))
     with pytest.raises(VersionCorrupt):
         catalog.client(CLIENT)
@@ -223,19 +134,19 @@ def test_a_changed_bit_in_the_file_gives_no_wrong_answer_and_a_check_finds_it(tm
         upgrade(database)
         catalog, _ = filled(database)
         before = answers(catalog)
-        whole = dump(database)
+        rows = dump(database)
     content = path.read_bytes()
-    chance = random.Random(7)
-    tried = tmp_path / "tried"
+    generator = random.Random(7)
+    copies = tmp_path / "copies"
     found = 0
     for number in range(FLIPS):
-        place = chance.randrange(len(content) * 8)
+        position = generator.randrange(len(content) * 8)
         flipped = bytearray(content)
-        flipped[place // 8] ^= 1 << place % 8
-        folder = tried / str(number)
+        flipped[position // 8] ^= 1 << position % 8
+        folder = copies / str(number)
         folder.mkdir(parents=True)
         (folder / CATALOG_FILE).write_bytes(flipped)
-        found += judged(folder / CATALOG_FILE, before, whole)
+        found += damage_is_found(folder / CATALOG_FILE, before, rows)
         shutil.rmtree(folder)
     assert found > FLIPS // 20
 
@@ -245,16 +156,16 @@ def dump(database: Database) -> list[Any]:
         return [connection.execute(select(table)).all() for table in METADATA.sorted_tables]
 
 
-def judged(path: Path, before: dict[str, Any], whole: list[Any]) -> bool:
-    """Open a catalog with a changed bit: hold its answers to those before. True if a check finds it."""
+def damage_is_found(path: Path, before: dict[str, Any], rows: list[Any]) -> bool:
+    """Open a catalog with a changed bit and compare its answers with those before; return whether a check finds it."""
     try:
         with closing(SqliteDatabase(path, busy_timeout_s=0.1)) as database:
             upgrade(database)
-            catalog = SqlCatalog(database)
-            assert believed(before, answers(catalog)) == set()
+            catalog = Catalog(database)
+            assert wrong_answers(before, answers(catalog)) == set()
             if catalog.problems():
                 return True
-            assert dump(database) == whole, "a changed row that the check did not find"
+            assert dump(database) == rows, "a changed row that the check did not find"
             return False
-    except (StoreUnavailable, VersionCorrupt):  # it says so itself, when it is opened
+    except (StoreUnavailable, VersionCorrupt):  # found when the catalog is opened
         return True

@@ -113,7 +113,7 @@ def test_wherever_the_disk_fills_up_a_version_is_complete_or_absent(disk: Disk) 
                 made += 1
             except StoreFull:
                 refused += 1
-            assert store.client(CLIENT).latest == made
+            assert store.catalog.client(CLIENT).latest == made
             assert store.check().whole
             disk.empty()
             i += 1
@@ -126,7 +126,7 @@ def test_wherever_the_disk_fills_up_a_version_is_complete_or_absent(disk: Disk) 
 def test_on_a_read_only_disk_predictions_continue_and_writes_resume_with_the_disk(disk: Disk) -> None:
     with open_embedded(disk.path / "data") as store:
         publish(store, 0)
-        store._catalog.close()  # a disk with a file open for writing cannot be made read-only: connections come anew
+        store.catalog.close()  # a disk with a file open for writing cannot be made read-only: connections come anew
         disk.remount("ro")
         for write in (
             lambda: publish(store, 1),
@@ -136,7 +136,7 @@ def test_on_a_read_only_disk_predictions_continue_and_writes_resume_with_the_dis
             with pytest.raises(StoreUnavailable) as refused:
                 write()
             assert not isinstance(refused.value, StoreFull)
-            assert store.alias(CLIENT, LIVE).version == 1
+            assert store.catalog.alias(CLIENT, LIVE).version == 1
             assert store.check().whole
         disk.remount("rw")
         assert publish(store, 1) == (2, 2)

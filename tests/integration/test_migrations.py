@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, make_url, text
 
 from service.domain.version import LIVE, Idempotency
-from service.store.catalog.catalog import SqlCatalog
+from service.store.catalog.catalog import Catalog
 from service.store.catalog.database import ALL_CLIENTS, Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
@@ -109,7 +109,7 @@ def test_a_catalog_of_any_earlier_release_is_upgraded_with_all_its_data(database
     filled_by_the_first_release(database)
     brought_to(database, revision)
     upgrade(database)
-    catalog = SqlCatalog(database)
+    catalog = Catalog(database)
     version = catalog.version(CLIENT, 1)
     assert (version.draft, version.created_at) == (a_draft(), MADE)
     assert [found.number for found in catalog.versions(CLIENT)] == [1]
@@ -141,4 +141,4 @@ def test_every_migration_can_be_reverted(database: Database) -> None:
     with database.writing(ALL_CLIENTS) as connection:
         command.downgrade(config(connection), FIRST)
     upgrade(database)
-    assert SqlCatalog(database).version(CLIENT, 1).draft == a_draft()
+    assert Catalog(database).version(CLIENT, 1).draft == a_draft()

@@ -76,7 +76,7 @@ def test_an_extension_refers_to_stored_samples_and_does_not_write_them_again(web
     assert [path.stat().st_mtime for path in stored] == [1] * 8
     assert len(images_on_disk(settings)) == 12
     with open_store(settings) as store:
-        assert len(store.version("line", 2).draft.samples) == 12
+        assert len(store.catalog.version("line", 2).draft.samples) == 12
         assert store.check().whole
 
 
@@ -101,9 +101,9 @@ def test_samples_stored_before_the_setting_changed_are_not_published(
         publish(store, 1)
     with open_embedded(tmp_path) as again:
         publish(again, 1)
-        assert not again.version(CLIENT, 1).draft.samples_kept
+        assert not again.catalog.version(CLIENT, 1).draft.samples_kept
         assert [path.name for path in (tmp_path / "blobs" / CLIENT).iterdir()] == [
-            again.version(CLIENT, 1).draft.weights_digest
+            again.catalog.version(CLIENT, 1).draft.weights_digest
         ]
 
 
@@ -112,12 +112,12 @@ def test_a_collection_keeps_the_last_versions_and_those_that_an_alias_points_at(
         for i in range(6):
             publish(store, i)
             publish(store, i, client="line-2")
-        store.move_alias(CLIENT, LIVE, 2, expected_revision=None)
-        store.move_alias(CLIENT, "trusted", 1, expected_revision=None)
+        store.catalog.move_alias(CLIENT, LIVE, 2, expected_revision=None)
+        store.catalog.move_alias(CLIENT, "trusted", 1, expected_revision=None)
         store.update_settings(CLIENT, ClientSettings(keep_last=2))
         assert store.collect(grace_s=0.0).retired == 2
-        assert [version.number for version in store.versions(CLIENT)] == [1, 2, 5, 6]
-        assert len(store.versions("line-2")) == 6
+        assert [version.number for version in store.catalog.versions(CLIENT)] == [1, 2, 5, 6]
+        assert len(store.catalog.versions("line-2")) == 6
         assert store.check().whole
         assert store.collect(grace_s=0.0).retired == 0
-        assert store.roll_back(CLIENT, LIVE).version == 6
+        assert store.catalog.roll_back(CLIENT, LIVE).version == 6

@@ -101,7 +101,7 @@ def test_racing_threads_and_services_get_gapless_numbers(place: StoreLocation) -
     with open_store(place) as one, open_store(place) as other, ThreadPoolExecutor(12) as pool:
         made = sorted(pool.map(lambda i: publish((one, other)[i % 2], i), range(48)))
         assert made == [(i, i) for i in range(1, 49)]
-        assert one.alias(CLIENT, LIVE).version == 48
+        assert one.catalog.alias(CLIENT, LIVE).version == 48
         assert other.check().whole
 
 
@@ -123,7 +123,7 @@ def test_racing_processes_get_gapless_numbers(place: StoreLocation, store: Versi
         end.close()
     assert sorted(numbers[0] + numbers[1]) == list(range(1, 31))
     assert all(mine == sorted(mine) for mine in numbers)
-    assert [move.version for move in store.history(CLIENT)] == list(range(1, 31))
+    assert [move.version for move in store.catalog.history(CLIENT)] == list(range(1, 31))
 
 
 def test_collecting_and_deleting_keep_required_blobs(place: StoreLocation, store: VersionStore) -> None:

@@ -46,7 +46,7 @@ def test_racing_threads_get_gapless_numbers_and_complete_versions(tmp_path: Path
         with ThreadPoolExecutor(8) as pool:
             made = sorted(pool.map(lambda i: publish(store, i), range(48)))
         assert made == [(i, i) for i in range(1, 49)]
-        assert store.alias(CLIENT, LIVE).version == 48
+        assert store.catalog.alias(CLIENT, LIVE).version == 48
         assert store.check().whole
 
 
@@ -56,8 +56,8 @@ def test_racing_processes_get_gapless_numbers_and_complete_versions(tmp_path: Pa
     assert sorted(numbers[0] + numbers[1]) == list(range(1, 51))
     assert all(mine == sorted(mine) for mine in numbers)
     with open_embedded(tmp_path) as store:
-        assert [version.number for version in store.versions(CLIENT)] == list(range(1, 51))
-        assert [move.version for move in store.history(CLIENT)] == list(range(1, 51))
+        assert [version.number for version in store.catalog.versions(CLIENT)] == list(range(1, 51))
+        assert [move.version for move in store.catalog.history(CLIENT)] == list(range(1, 51))
         assert store.check().whole
 
 
@@ -67,7 +67,7 @@ def test_deleting_and_collecting_in_one_process_lose_no_version_of_another(tmp_p
     numbers, deleted = finished(*publishing), finished(*deleting)
     assert numbers == list(range(1, 41))
     with open_embedded(tmp_path) as store:
-        assert {version.number for version in store.versions(CLIENT)} == set(numbers) - set(deleted)
+        assert {version.number for version in store.catalog.versions(CLIENT)} == set(numbers) - set(deleted)
         assert store.check().whole
         store.collect(grace_s=0.0)
         assert store.check().whole

@@ -47,7 +47,6 @@ class LocalBlobs(Blobs):
         self._sync_failures = sync_failures or SyncFailures()
 
     def put(self, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
-        """See `Blobs.put`."""
         folder = self._folder(space)
         digests = tuple(map(sha256, contents))
         wanted = dict(zip(digests, contents, strict=True))
@@ -64,7 +63,6 @@ class LocalBlobs(Blobs):
         return digests
 
     def get(self, space: str, digest: str) -> bytes:
-        """See `Blobs.get`."""
         path = self._path(space, digest)
         with self._translated(f"reading {digest} of {space!r}"):
             try:
@@ -73,11 +71,9 @@ class LocalBlobs(Blobs):
                 raise missing_blob(space, digest) from error
 
     def missing(self, space: str, digests: Collection[str]) -> frozenset[str]:
-        """See `Blobs.missing`."""
         return frozenset(digest for digest in digests if not self._path(space, digest).is_file())
 
     def delete(self, space: str, digests: Collection[str]) -> None:
-        """See `Blobs.delete`."""
         folder = self._folder(space)
         paths = [self._path(space, digest) for digest in digests]
         with self._translated(f"deleting in {space!r}"):
@@ -88,7 +84,6 @@ class LocalBlobs(Blobs):
             self._sync_folder(folder)
 
     def sweep(self, space: str, *, older_than_s: float) -> int:
-        """See `Blobs.sweep`."""
         folder = self._folder(space)
         removed = 0
         with self._translated(f"sweeping {space!r}"):
@@ -106,13 +101,11 @@ class LocalBlobs(Blobs):
         return removed
 
     def spaces(self) -> Iterator[str]:
-        """See `Blobs.spaces`."""
         with self._translated("listing"):
             names = sorted(path.name for path in self._root.iterdir() if path.is_dir())
         yield from filter(is_space, names)
 
     def entries(self, space: str) -> Iterator[BlobEntry]:
-        """See `Blobs.entries`."""
         folder = self._folder(space)
         with self._translated(f"listing {space!r}"):
             paths = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -120,7 +113,6 @@ class LocalBlobs(Blobs):
         yield from (entry for entry in found if entry is not None)
 
     def ping(self) -> None:
-        """See `Blobs.ping`."""
         self._sync_failures.check(str(self._root))
         if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
             raise StoreUnavailable(

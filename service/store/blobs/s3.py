@@ -81,7 +81,6 @@ class ObjectBlobs(Blobs):
         self._clock = clock
 
     def put(self, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
-        """See `Blobs.put`."""
         prefix = validate_client_name(space)
         digests = tuple(map(sha256, contents))
         wanted = dict(zip(digests, contents, strict=True))
@@ -112,7 +111,6 @@ class ObjectBlobs(Blobs):
             return False
 
     def get(self, space: str, digest: str) -> bytes:
-        """See `Blobs.get`."""
         path = self._path(space, digest)
         with self._translated(f"reading {digest} of {space!r}"):
             try:
@@ -121,7 +119,6 @@ class ObjectBlobs(Blobs):
                 raise missing_blob(space, digest) from error
 
     def missing(self, space: str, digests: Collection[str]) -> frozenset[str]:
-        """See `Blobs.missing`."""
         wanted = {digest: self._path(space, digest) for digest in digests}
         with self._translated(f"looking in {space!r}"):
             exists = run_parallel(self._exists, wanted.values())
@@ -135,7 +132,6 @@ class ObjectBlobs(Blobs):
         return True
 
     def delete(self, space: str, digests: Collection[str]) -> None:
-        """See `Blobs.delete`."""
         validate_client_name(space)
         paths = [self._path(space, digest) for digest in digests]
         with self._translated(f"deleting in {space!r}"):
@@ -153,13 +149,11 @@ class ObjectBlobs(Blobs):
         return 0
 
     def spaces(self) -> Iterator[str]:
-        """See `Blobs.spaces`."""
         with self._translated("listing"):
             prefixes = obstore.list_with_delimiter(self._store)["common_prefixes"]
         yield from sorted(filter(is_space, (prefix.rstrip("/") for prefix in prefixes)))
 
     def entries(self, space: str) -> Iterator[BlobEntry]:
-        """See `Blobs.entries`."""
         prefix = validate_client_name(space)
         with self._translated(f"listing {space!r}"):
             listed = [meta for chunk in obstore.list(self._store, f"{prefix}/") for meta in chunk]
@@ -169,7 +163,6 @@ class ObjectBlobs(Blobs):
                 yield BlobEntry(name, meta["size"], self._age_s(meta["last_modified"]))
 
     def ping(self) -> None:
-        """See `Blobs.ping`."""
         with self._translated("listing"):
             next(iter(obstore.list(self._store, chunk_size=1)), None)
 

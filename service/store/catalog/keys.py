@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from types import TracebackType
 from typing import Final, Self
 
 from sqlalchemy import insert, select, update
@@ -32,7 +31,6 @@ class SqlKeys(Keys):
         self._clock = clock
 
     def add(self, record: KeyRecord) -> None:
-        """See `Keys.add`."""
         with self._database.writing(_SCOPE) as connection:
             taken = select(API_KEYS.c.id).where(API_KEYS.c.prefix == record.prefix)
             if connection.execute(taken).first() is not None:
@@ -55,7 +53,6 @@ class SqlKeys(Keys):
         return tuple(_record(row) for row in rows if row[CHECKSUM_COLUMN] == row_checksum(API_KEYS, "", row))
 
     def revoke(self, prefix: str) -> KeyRecord:
-        """See `Keys.revoke`."""
         this = API_KEYS.c.prefix == prefix
         with self._database.writing(_SCOPE) as connection:
             found = connection.execute(select(API_KEYS).where(this)).mappings().one_or_none()
@@ -66,15 +63,12 @@ class SqlKeys(Keys):
         return _record(row)
 
     def close(self) -> None:
-        """See `Keys.close`."""
         self._database.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 

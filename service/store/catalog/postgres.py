@@ -78,13 +78,11 @@ class PostgresDatabase(Database):
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """See `Database.reading`."""
         with self._translated(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self, scope: str, *, erasing: bool = False) -> Iterator[Connection]:
-        """See `Database.writing`."""
         scope_lock = self._scope_lock(scope)
         if not scope_lock.lock.acquire(timeout=self._busy_timeout_s):
             raise self._busy()
@@ -105,7 +103,6 @@ class PostgresDatabase(Database):
         return ()
 
     def close(self) -> None:
-        """See `Database.close`."""
         self._engine.dispose()
 
     def _scope_lock(self, scope: str) -> _ScopeLock:

@@ -80,7 +80,6 @@ class SqliteDatabase(Database):
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """See `Database.reading`."""
         with self._translated(), self._engine.begin() as connection:
             yield connection
 
@@ -117,7 +116,6 @@ class SqliteDatabase(Database):
             return number
 
     def problems(self) -> tuple[str, ...]:
-        """See `Database.problems`."""
         with self.reading() as connection:
             structure = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check")]
             references = [
@@ -133,7 +131,6 @@ class SqliteDatabase(Database):
             source.backup(copy)
 
     def close(self) -> None:
-        """See `Database.close`."""
         self._engine.dispose()
         with self._revision_lock:
             if self._revision_reader is not None:

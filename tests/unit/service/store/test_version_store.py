@@ -99,7 +99,7 @@ def test_a_version_without_all_its_blobs_is_not_recorded(store: VersionStore, fo
     (folder / "blobs" / CLIENT / digest).unlink()
     with pytest.raises(StoreUnavailable, match="send the request again"):
         store.publish(draft, [LIVE])
-    assert store.clients() == ()
+    assert store.catalog.clients() == ()
 
 
 def test_deleting_a_version_removes_what_it_alone_needed(store: VersionStore, folder: Path) -> None:
@@ -136,7 +136,7 @@ def test_deleting_a_client_deletes_every_byte_of_it(store: VersionStore, folder:
     kept = store.publish(draft_of(store, [1, 2], 1.0, "line-2"), [LIVE]).version
     store.delete_client(CLIENT)
     assert not (folder / "blobs" / CLIENT).exists()
-    assert [client.name for client in store.clients()] == ["line-2"]
+    assert [client.name for client in store.catalog.clients()] == ["line-2"]
     assert torch.equal(store.sample("line-2", kept.draft.samples[0].digest), image(1))
     with pytest.raises(UnknownClient):
         store.delete_client(CLIENT)
@@ -244,7 +244,7 @@ def test_a_repeated_request_is_recognised_after_a_restart(store: VersionStore, f
     first = store.publish(draft_of(store, [1]), [LIVE], key)
     store.close()
     with open_embedded(folder) as reopened:
-        again = reopened.recall(CLIENT, key)
+        again = reopened.catalog.recall(CLIENT, key)
     assert again is not None
     assert (again.version, again.moves, again.live, again.replayed) == (first.version, first.moves, first.live, True)
 
@@ -283,13 +283,13 @@ def test_a_folder_with_another_database_is_rejected(folder: Path, store: Version
 def test_a_reference_is_read_once_between_two_commits(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(store, [1], aliases=[LIVE])
     reads: list[tuple[str, str | int]] = []
-    served = store._catalog.served
+    served = store.catalog.served
 
     def counting(client: str, reference: str | int) -> ServedVersion:
         reads.append((client, reference))
         return served(client, reference)
 
-    monkeypatch.setattr(store._catalog, "served", counting)
+    monkeypatch.setattr(store.catalog, "served", counting)
     first = store.served([(CLIENT, LIVE), (CLIENT, LIVE), ("unknown", LIVE), (CLIENT, 1)])
     assert sorted(map(str, reads)) == sorted(map(str, [(CLIENT, LIVE), (CLIENT, 1), ("unknown", LIVE)]))
     assert first[0] == first[1] == first[3]
@@ -298,7 +298,7 @@ def test_a_reference_is_read_once_between_two_commits(store: VersionStore, monke
     assert again[0] == first[0]
     assert reads.count((CLIENT, LIVE)) == 1
     assert reads.count(("unknown", LIVE)) == 2  # errors are not remembered
-    store.move_alias(CLIENT, "other", 1, expected_revision=None)
+    store.catalog.move_alias(CLIENT, "other", 1, expected_revision=None)
     store.served([(CLIENT, LIVE)])
     assert reads.count((CLIENT, LIVE)) == 2
 

@@ -1,4 +1,4 @@
-"""Faults in what is synced and when. Kills do not show them, power losses do; see ``seeded.py``."""
+"""Faults in what is synced and when. Power losses show them, kills do not; see ``faults.py``."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def new_space_not_synced() -> None:
     _replace(LocalBlobs, "_sync_folder", lambda self, folder: folder != self._root and sync(self, folder))
 
 
-def store_s_own_folder_not_synced() -> None:
+def store_folder_not_synced() -> None:
     _replace(open_store, "sync_to_disk", lambda _folder: None)
 
 
 def renamed_before_synced() -> None:
     sync_folder = LocalBlobs._sync_folder
 
-    def late(self: LocalBlobs, folder: Path) -> None:
+    def sync_late(self: LocalBlobs, folder: Path) -> None:
         for path in folder.iterdir() if folder != self._root else ():
             sync(path)
         sync_folder(self, folder)
 
     file_not_synced()
-    _replace(LocalBlobs, "_sync_folder", late)
+    _replace(LocalBlobs, "_sync_folder", sync_late)
 
 
-def deduplicated_without_sync() -> None:
+def existing_blobs_not_synced() -> None:
     put = LocalBlobs.put
 
-    def trusting(self: LocalBlobs, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
+    def skip_existing(self: LocalBlobs, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
         digests: Collection[str] = [hashlib.sha256(content).hexdigest() for content in contents]
         return put(self, space, contents) if self.missing(space, digests) else tuple(digests)
 
-    _replace(LocalBlobs, "put", trusting)
+    _replace(LocalBlobs, "put", skip_existing)

@@ -1,0 +1,160 @@
+"""Where a version becomes live: the statements that record a version, move its aliases and keep its idempotency key.
+
+`Catalog` calls them in one transaction for each client. A version's number is taken from its client's row in the
+transaction that records the version, so numbers have no gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Connection, insert, select, update
+
+from service.domain.version import AliasMove, Idempotency, Publication, Version, VersionDraft
+from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded
+from service.store.catalog import queries
+from service.store.catalog.queries import MOVE_COLUMNS, ClientRow, version_values
+from service.store.catalog.tables import (
+    ALIAS_MOVES,
+    ALIASES,
+    CLIENTS,
+    IDEMPOTENCY,
+    SAMPLES,
+    VERSIONS,
+    with_checksum,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """Publishes versions and moves aliases, in one open transaction.
+
+    Attributes:
+        connection: of a writing transaction.
+        now: the time that its rows carry, UTC.
+    """
+
+    connection: Connection
+    now: datetime
+
+    def publish(
+        self,
+        draft: VersionDraft,
+        aliases: Sequence[str],
+        *,
+        guard: Callable[[], None] | None,
+        idempotency: Idempotency | None,
+        extends: bool,
+    ) -> Publication:
+        """See `Catalog.publish`."""
+        client = self.get_or_create_client(draft.client)
+        known = None if idempotency is None else queries.find_publication(self.connection, client, idempotency)
+        if known is not None:
+            return known
+        if extends and queries.base_number(self.connection, client) != draft.parent:
+            raise ParentSuperseded(
+                f"another version of {draft.client!r} was published in the meantime; nothing was recorded; "
+                "send the request again"
+            )
+        if guard is not None:
+            guard()
+        keep = draft.samples_kept and queries.client_settings(self.connection, client).retain_samples
+        number = self.insert_version(client, replace(draft, samples_kept=keep))
+        moves = tuple(self.move_alias(client, alias, number, reason="adapt") for alias in aliases)
+        live = queries.live_version(self.connection, client)
+        if idempotency is not None:
+            self.insert_idempotency(client, idempotency, number, live)
+        return Publication(queries.get_recorded_version(self.connection, client, number), moves, live)
+
+    def set_alias(self, name: str, alias: str, version: int, *, expected_revision: int | None) -> AliasMove:
+        """See `Catalog.move_alias`."""
+        client = queries.get_client(self.connection, name)
+        queries.get_version(self.connection, client, version)
+        _require_revision(queries.find_alias(self.connection, client, alias), alias, expected_revision)
+        return self.move_alias(client, alias, version, reason="set")
+
+    def roll_back(self, name: str, alias: str, *, expected_revision: int | None) -> AliasMove:
+        """See `Catalog.roll_back`."""
+        client = queries.get_client(self.connection, name)
+        current = queries.get_alias(self.connection, client, alias)
+        _require_revision(current, alias, expected_revision)
+        target = queries.rollback_target(self.connection, client, current)
+        if target is None:
+            raise NothingToRollBackTo(
+                f"alias {alias!r} of client {name!r} points at version {current.version} and there is no earlier "
+                "version; set the alias to a version, or adapt a new one"
+            )
+        return self.move_alias(client, alias, target.version, reason="rollback", restores=target.revision)
+
+    def get_or_create_client(self, name: str) -> ClientRow:
+        """Return the client of that name; create it if there is none."""
+        found = queries.find_client(self.connection, name)
+        if found is None:
+            row = with_checksum(CLIENTS, "", {"name": name, "created_at": self.now, "latest": 0})
+            self.connection.execute(insert(CLIENTS).values(row))
+            found = queries.get_client(self.connection, name)
+        return found
+
+    def insert_version(self, client: ClientRow, draft: VersionDraft) -> int:
+        """Record the draft under the client's next number and return the number."""
+        this = CLIENTS.c.id == client.id
+        found = self.connection.execute(select(CLIENTS).where(this)).mappings().one()
+        counted = with_checksum(CLIENTS, "", {**found, "latest": found["latest"] + 1})
+        self.connection.execute(update(CLIENTS).where(this).values(latest=counted["latest"], seal=counted["seal"]))
+        number = int(counted["latest"])
+        row = {"client_id": client.id, **version_values(Version(number, self.now, draft))}
+        version_id = self.connection.execute(insert(VERSIONS).values(row).returning(VERSIONS.c.id)).scalar_one()
+        samples = [
+            {"version_id": version_id, "position": i, "digest": ref.digest, "label": ref.label, "name": ref.name}
+            for i, ref in enumerate(draft.samples)
+        ]
+        if samples:
+            self.connection.execute(insert(SAMPLES), samples)
+        return number
+
+    def move_alias(
+        self, client: ClientRow, alias: str, version: int, *, reason: str, restores: int | None = None
+    ) -> AliasMove:
+        """Append a move to the log and point the alias at the version."""
+        before = queries.find_alias(self.connection, client, alias)
+        move = AliasMove(
+            client=client.name,
+            alias=alias,
+            revision=1 if before is None else before.revision + 1,
+            version=version,
+            previous=None if before is None else before.version,
+            moved_at=self.now,
+            reason=reason,
+            restores=restores,
+        )
+        logged = with_checksum(ALIAS_MOVES, client.name, {name: getattr(move, name) for name in MOVE_COLUMNS})
+        self.connection.execute(insert(ALIAS_MOVES).values(client_id=client.id, **logged))
+        target = {"alias": alias, "revision": move.revision, "version": version}
+        this = (ALIASES.c.client_id == client.id) & (ALIASES.c.alias == alias)
+        values = with_checksum(ALIASES, client.name, target)
+        if self.connection.execute(update(ALIASES).where(this).values(values)).rowcount == 0:
+            self.connection.execute(insert(ALIASES).values(client_id=client.id, **values))
+        return move
+
+    def insert_idempotency(self, client: ClientRow, idempotency: Idempotency, number: int, live: int | None) -> None:
+        """Record which version the request made, and which was live then."""
+        values = {
+            "key": idempotency.key,
+            "body_digest": idempotency.body_digest,
+            "version": number,
+            "live": live,
+            "created_at": self.now,
+        }
+        row = with_checksum(IDEMPOTENCY, client.name, values)
+        self.connection.execute(insert(IDEMPOTENCY).values(client_id=client.id, **row))
+
+
+def _require_revision(current: AliasMove | None, alias: str, expected: int | None) -> None:
+    found = 0 if current is None else current.revision
+    if expected is not None and expected != found:
+        raise AliasConflict(
+            f"alias {alias!r} is at revision {found}, not {expected} as expected; it was moved in the meantime; read "
+            "it again"
+        )

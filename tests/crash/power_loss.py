@@ -1,0 +1,161 @@
+"""Records one run of steps call by call, and checks every disk that a power loss during the run could leave.
+
+The recording covers the blobs. The catalog is taken as of the latest commit that had returned: SQLite guarantees that
+commits survive a power loss with ``synchronous=EXTRA``, which is not tested here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from service.store.open_store import CATALOG_FILE
+from tests.crash.calls import watch
+from tests.crash.campaign import Findings, process, temporary_folder
+from tests.crash.checks import Event, check_store
+from tests.crash.disk import Call, Disk, Tree
+from tests.crash.run import Run, perform_run
+
+STORE: Final = "store"
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The catalog as of a commit that has returned."""
+
+    catalog: bytes
+
+
+Entry = Call | Event | Committed
+
+
+class Recorder:
+    """Records calls below `root`, commits and events, in order."""
+
+    def __init__(self, root: Path) -> None:
+        self.entries: list[Entry] = []
+        self._root = root
+        self._catalog = root / STORE / CATALOG_FILE
+
+    def before(self, _name: str, *_arguments: Any) -> None:
+        """Ignore it: the call has not been made yet."""
+
+    def after(self, name: str, result: Any, *arguments: Any) -> None:
+        """Record the call."""
+        if name == "open":
+            self._record("create", arguments[0])
+            if arguments[1] & os.O_TRUNC:
+                self._record("truncate", arguments[0])
+        elif name == "write":
+            self._record("write", _opened(arguments[0]), at=arguments[1], content=arguments[2])
+        elif name == "fsync":
+            self._record("sync", _opened(arguments[0]))
+        elif name in ("replace", "rename"):
+            self._record("rename", arguments[0], to=self._below(arguments[1]))
+        elif name in ("unlink", "mkdir", "rmdir"):
+            self._record(name, arguments[0])
+        elif name == "commit":
+            self._record_catalog()
+
+    def _record(self, kind: str, path: Any, **more: Any) -> None:
+        if Path(path).is_relative_to(self._root):
+            self.entries.append(Call(kind, self._below(path), **more))
+
+    def _below(self, path: Any) -> str:
+        below = str(Path(path).relative_to(self._root))
+        return "" if below == "." else below
+
+    def _record_catalog(self) -> None:
+        if self._catalog.stat().st_size == 0:  # a reader's commit, before there are tables
+            return
+        with closing(sqlite3.connect(self._catalog)) as connection:
+            self.entries.append(Committed(connection.serialize()))
+
+
+def _opened(handle: int) -> Path:
+    return Path(f"/proc/self/fd/{handle}").readlink()
+
+
+def run_and_record(run: Run, pipe: Connection) -> None:
+    """Run to the end and send the recording."""
+    recorder = Recorder(run.folder.parent)
+    perform_run(run, recorder.entries.append, lambda: watch(recorder))
+    pipe.send(recorder.entries)
+    pipe.close()
+
+
+def record_run(kinds: Sequence[str], *, fault: str | None = None) -> list[Entry]:
+    """Return the recording of a run on a new store."""
+    with (
+        temporary_folder() as root,
+        process(run_and_record, Run(root / STORE, {}, kinds=tuple(kinds), fault=fault)) as (_, pipe),
+    ):
+        entries: list[Entry] = pipe.recv()
+        return entries
+
+
+def simulate_power_loss(entries: Sequence[Entry], *, seed: int = 0) -> Findings:
+    """Lose power after every entry and check every different disk that may remain; stop at the first problem."""
+    tried, events = 0, []
+    for tree, received in _possible_disks(entries, np.random.default_rng(seed)):
+        tried, events = tried + 1, received
+        with temporary_folder() as root:
+            _write_tree(tree, root)
+            problems = check_store(root / STORE, {}, received).problems
+        if problems:
+            return Findings(tried, _acknowledged(events), problems)
+    return Findings(tried, _acknowledged(events), ())
+
+
+def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator) -> Iterator[tuple[Tree, list[Event]]]:
+    """Yield every different disk with the events before it; first those at the moment of an event."""
+    known: set[bytes] = set()
+    for events_first in (True, False):
+        disk, events, catalog = Disk(), [], None
+        for entry in entries:
+            if isinstance(entry, Call):
+                disk.do(entry)
+            elif isinstance(entry, Event):
+                events.append(entry)
+            else:
+                catalog = entry.catalog
+            for outcome in disk.possible_trees(generator) if isinstance(entry, Event) or not events_first else ():
+                tree = _with_catalog(outcome, catalog)
+                fingerprint = _fingerprint(tree, len(events))
+                if fingerprint not in known:
+                    known.add(fingerprint)
+                    yield tree, list(events)
+
+
+def _with_catalog(tree: Tree, catalog: bytes | None) -> Tree:
+    return tree if catalog is None or STORE not in tree else {**tree, f"{STORE}/{CATALOG_FILE}": catalog}
+
+
+def _fingerprint(tree: Tree, events: int) -> bytes:
+    digest = hashlib.blake2b(str(events).encode(), digest_size=16)
+    for path in sorted(tree):
+        content = tree[path]
+        digest.update(f"\0{path}\0{-1 if content is None else len(content)}\0".encode() + (content or b""))
+    return digest.digest()
+
+
+def _write_tree(tree: Tree, root: Path) -> None:
+    for path in sorted(tree):
+        content = tree[path]
+        if content is None:
+            (root / path).mkdir()
+        else:
+            (root / path).write_bytes(content)
+
+
+def _acknowledged(events: Sequence[Event]) -> int:
+    return sum(event.result is not None for event in events)

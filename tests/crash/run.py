@@ -1,0 +1,127 @@
+"""Runs of steps on a store, in processes that are killed: random steps without end, or given kinds of steps.
+
+A process reports each step before it begins and right after it ends, so the events show what was acknowledged when the
+process was killed. The functions run in processes forked from one that has imported this module.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from service.store.open_store import open_embedded
+from tests.crash.calls import watch
+from tests.crash.checks import Event
+from tests.crash.faults import apply_fault
+from tests.crash.model import State, Step, states_during
+from tests.crash.steps import CLIENTS, choose, draw, perform
+
+Next = Callable[[State, int], Step | None]
+"""Chooses the next step, given the state and the number of the step; None skips that number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a process does.
+
+    Attributes:
+        folder: folder of its store.
+        state: the state of the store at the start.
+        first: the number of its first step.
+        kinds: the kinds of its steps, in order; if empty, steps are random and do not end.
+        seed: seed of random steps.
+        fault: name of a fault to apply first, see ``faults.py``.
+        safe_steps: number of first steps in which it is not killed; None: it may be killed while it opens its store.
+    """
+
+    folder: Path
+    state: State
+    first: int = 0
+    kinds: tuple[str, ...] = ()
+    seed: int = 0
+    fault: str | None = None
+    safe_steps: int | None = None
+
+    def steps(self) -> Iterator[Next]:
+        """Yield the function that chooses each step."""
+        if self.kinds:
+            yield from (lambda state, i, kind=kind: choose(kind, state, i, CLIENTS[0]) for kind in self.kinds)
+            return
+        generator = np.random.default_rng(self.seed)
+        yield from itertools.repeat(lambda state, i: draw(generator, state, i))
+
+
+def perform_run(run: Run, report: Callable[[Event], Any], start: Callable[[], None] = lambda: None) -> None:
+    """Perform the steps and report each before and after it; a step that fails ends the run.
+
+    `start` is called where the safe steps end.
+    """
+    torch.set_num_threads(1)
+    if run.fault is not None:
+        apply_fault(run.fault)
+    state = run.state
+    if run.safe_steps is None:
+        start()
+    with open_embedded(run.folder) as store:
+        for i, decide in enumerate(run.steps()):
+            if i == run.safe_steps:
+                start()
+            step = decide(state, run.first + i)
+            if step is None:
+                continue
+            report(Event(step))
+            try:
+                result = perform(store, run.folder, step)
+            except Exception as error:  # noqa: BLE001 - any failure must be reported
+                report(Event(step, failure=f"{type(error).__name__}: {error}"))
+                return
+            report(Event(step, result))
+            state = [state, *states_during(state, step, result)][-1]
+
+
+def run_and_report(run: Run, pipe: Connection) -> None:
+    """Run until another process kills this one."""
+    perform_run(run, pipe.send)
+    pipe.close()
+
+
+class KillAtCall:
+    """Kills its own process right before its n-th writing call, counted from 1. A commit counts before and after."""
+
+    def __init__(self, call: int) -> None:
+        self._left = call
+
+    def before(self, _name: str, *_arguments: Any) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after(self, name: str, *_arguments: Any) -> None:
+        if name == "commit":
+            self.before(name)
+
+
+def run_until_call(run: Run, call: int, pipe: Connection) -> None:
+    """Run until that call, then kill this process."""
+    perform_run(run, pipe.send, lambda: watch(KillAtCall(call)))
+    pipe.close()
+
+
+def run_and_wait(run: Run, pipe: Connection) -> None:
+    """Run; where the safe steps end, send None and wait for a message, so that strace can attach."""
+
+    def wait() -> None:
+        pipe.send(None)
+        pipe.recv()
+
+    perform_run(run, pipe.send, wait)
+    pipe.close()

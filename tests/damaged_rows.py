@@ -1,0 +1,107 @@
+"""A filled catalog, all its reads, and changes to its rows: for the tests of damaged rows and for their benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Column, Connection, Integer, Table, select
+
+from models.errors import AnoleError
+from service.domain.client import ClientSettings
+from service.domain.key import Grant, KeyRecord, new_key, record_of
+from service.domain.version import LIVE, Idempotency
+from service.store.catalog.catalog import Catalog
+from service.store.catalog.database import Database
+from service.store.catalog.keys import SqlKeys
+from service.store.catalog.tables import METADATA, SAMPLES
+from service.store.ports import utc_now
+from tests.contract.values import CLIENT, a_draft, digest_of
+
+OTHER = "line-2"
+KEY = Idempotency("key-1", digest_of("body"))
+LINKS = {"id", "client_id", "version_id"}
+CHECKED_COLUMNS = [
+    (table, column)
+    for table in METADATA.sorted_tables
+    for column in table.columns
+    if column.name not in LINKS and (table is not SAMPLES or column.name != "position")
+]
+"""The columns that checksums cover, and the checksums."""
+
+
+def filled(database: Database) -> tuple[Catalog, KeyRecord]:
+    catalog = Catalog(database)
+    for client in (CLIENT, OTHER):
+        catalog.publish(a_draft(client), [LIVE], idempotency=KEY)
+        catalog.publish(a_draft(client, weights="second"), [LIVE])
+        catalog.update_settings(client, ClientSettings(keep_last=5))
+    record = record_of(new_key(), Grant("camera", ("predict",), (CLIENT,)), utc_now())
+    SqlKeys(database).add(record)
+    return catalog, record
+
+
+def needed(catalog: Catalog) -> frozenset[str]:
+    with catalog.holding(CLIENT) as digests:
+        return digests
+
+
+READS: dict[str, Callable[[Catalog], Any]] = {
+    "clients": lambda catalog: [replace(client, versions=0) for client in catalog.clients()],
+    "client": lambda catalog: replace(catalog.client(CLIENT), versions=0),
+    "versions": lambda catalog: catalog.versions(CLIENT),
+    "first": lambda catalog: catalog.version(CLIENT, 1),
+    "latest": lambda catalog: catalog.latest(CLIENT),
+    "served live": lambda catalog: catalog.served(CLIENT, LIVE),
+    "served first": lambda catalog: catalog.served(CLIENT, 1),
+    "alias": lambda catalog: catalog.alias(CLIENT, LIVE),
+    "history": lambda catalog: catalog.history(CLIENT),
+    "recall": lambda catalog: catalog.recall(CLIENT, KEY),
+    "settings": lambda catalog: catalog.settings(CLIENT),
+    "needed": needed,
+}
+
+
+def answers(catalog: Catalog) -> dict[str, Any]:
+    """Return the result of every read; for a read that raises, the class of its error."""
+    found: dict[str, Any] = {}
+    for name, read in READS.items():
+        try:
+            found[name] = read(catalog)
+        except AnoleError as error:
+            found[name] = type(error)
+    return found
+
+
+def changed(value: Any) -> Any:
+    """Return another value of the same type."""
+    if value is None:
+        return 1
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value ^ 4
+    if isinstance(value, str):
+        return chr(ord(value[0]) ^ 1) + value[1:] if value else "x"
+    if isinstance(value, dict):
+        return {**value, "steps": 99}
+    if isinstance(value, list):
+        return [*value, "more"]
+    return value.replace(year=value.year + 1)
+
+
+def change(connection: Connection, table: Table, column: Column[Any]) -> None:
+    """Change one column of the first row of a table."""
+    first = select(table).order_by(*table.primary_key.columns).limit(1)
+    row = connection.execute(first).mappings().one()
+    this = [key == row[key.name] for key in table.primary_key.columns]
+    value = changed(row[column.name])
+    if row[column.name] is None and not isinstance(column.type, Integer):
+        value = utc_now()
+    connection.execute(table.update().where(*this).values({column.name: value}))
+
+
+def wrong_answers(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Return the reads that succeed with another answer than before; errors and empty answers are not wrong."""
+    return {name for name in before if after[name] != before[name] and after[name] and type(after[name]) is not type}
