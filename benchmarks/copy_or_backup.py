@@ -12,14 +12,18 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from models.errors import AnoleError
+from service.domain.version import LIVE
 from service.store.open_store import open_embedded
 from service.store.version_store import VersionStore
-from tests.integration.store_child import CLIENT, publish
+from tests.contract.values import CLIENT, a_draft
 
-KEEP = 8
+KEEP = 100
 
 
 def main() -> None:
@@ -35,8 +39,9 @@ def damaged_copies(copy: Callable[[VersionStore, Path, Path], None], copies: int
     """Copy a store that is in use, again and again; return the number of damaged copies."""
     with tempfile.TemporaryDirectory() as root:
         folder, stop = Path(root) / "store", threading.Event()
-        with open_embedded(folder) as store:
-            publish(store, 0)
+        with open_embedded(folder, sync=False) as store:  # faster writes
+            for i in range(KEEP):
+                publish(store, i)
             writer = threading.Thread(target=write, args=(store, stop))
             writer.start()
             try:
@@ -48,11 +53,18 @@ def damaged_copies(copy: Callable[[VersionStore, Path, Path], None], copies: int
 
 def write(store: VersionStore, stop: threading.Event) -> None:
     """Publish and delete versions until stopped."""
-    number = 1
+    number = KEEP
     while not stop.is_set():
-        number, _ = publish(store, number)
+        number = publish(store, number)
         if number > KEEP:
             store.delete_version(CLIENT, number - KEEP)
+
+
+def publish(store: VersionStore, i: int) -> int:
+    """Publish a version with weights of its own and return its number."""
+    digest, size_bytes = store.put_weights(CLIENT, {"head.weight": torch.full((40, 40), float(i))}, {"kind": "delta"})
+    draft = replace(a_draft(samples=()), weights_digest=digest, weights_bytes=size_bytes)
+    return store.publish(draft, [LIVE]).version.number
 
 
 def copy_folder(_store: VersionStore, folder: Path, target: Path) -> None:

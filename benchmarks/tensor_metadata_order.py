@@ -1,6 +1,6 @@
 """How often safetensors writes metadata in sorted order.
 
-    python -m benchmarks.tensor_metadata_order
+python -m benchmarks.tensor_metadata_order
 """
 
 from __future__ import annotations

@@ -164,33 +164,33 @@ def test_the_history_up_to_a_time_ends_there(three: Catalog) -> None:
     assert three.history(CLIENT, at=datetime(2000, 1, 1, tzinfo=UTC)) == ()
 
 
-class Pile:
-    """What an alias should do, told as a pile of versions: a move puts one on top, a roll-back takes some off."""
+class AliasModel:
+    """A model of an alias as a stack of versions: a move pushes one, a rollback pops some."""
 
     def __init__(self) -> None:
         self.versions = 0
         self.deleted: set[int] = set()
-        self.pile: list[int] = []
+        self.stack: list[int] = []
 
     def publish(self) -> None:
         self.versions += 1
-        self.pile.append(self.versions)
+        self.stack.append(self.versions)
 
     def move(self, version: int) -> bool:
         if not 1 <= version <= self.versions or version in self.deleted:
             return False
-        self.pile.append(version)
+        self.stack.append(version)
         return True
 
     def roll_back(self, _version: int = 0) -> bool:
-        below = [i for i, version in enumerate(self.pile[:-1]) if version not in self.deleted | {self.pile[-1]}]
+        below = [i for i, version in enumerate(self.stack[:-1]) if version not in self.deleted | {self.stack[-1]}]
         if not below:
             return False
-        del self.pile[below[-1] + 1 :]
+        del self.stack[below[-1] + 1 :]
         return True
 
     def delete(self, version: int) -> bool:
-        if not 1 <= version <= self.versions or version in self.deleted or version == self.pile[-1]:
+        if not 1 <= version <= self.versions or version in self.deleted or version == self.stack[-1]:
             return False
         self.deleted.add(version)
         return True
@@ -210,20 +210,20 @@ STEPS = st.lists(
 @given(steps=STEPS)
 def test_aliases_behave_like_a_stack_of_versions(catalog: Catalog, steps: list[tuple[str, int]]) -> None:
     client = f"client-{len(catalog.clients())}"
-    pile = Pile()
+    model = AliasModel()
     catalog.publish(a_draft(client), [LIVE])
-    pile.publish()
+    model.publish()
     for step, version in steps:
-        done, expected = _both(catalog, pile, client, step, version)
+        done, expected = _apply_to_both(catalog, model, client, step, version)
         assert done == expected
-        assert catalog.alias(client, LIVE).version == pile.pile[-1]
+        assert catalog.alias(client, LIVE).version == model.stack[-1]
 
 
-def _both(catalog: Catalog, pile: Pile, client: str, step: str, version: int) -> tuple[bool, bool]:
-    """Do one step to the catalog and to the pile, and say for each whether it was done."""
+def _apply_to_both(catalog: Catalog, model: AliasModel, client: str, step: str, version: int) -> tuple[bool, bool]:
+    """Apply one step to the catalog and to the model; return whether each accepted it."""
     if step == "publish":
         catalog.publish(a_draft(client), [LIVE])
-        pile.publish()
+        model.publish()
         return True, True
     try:
         if step == "move":
@@ -235,5 +235,9 @@ def _both(catalog: Catalog, pile: Pile, client: str, step: str, version: int) ->
         done = True
     except ServiceError:
         done = False
-    expected: dict[str, Callable[[int], bool]] = {"move": pile.move, "delete": pile.delete, "roll back": pile.roll_back}
+    expected: dict[str, Callable[[int], bool]] = {
+        "move": model.move,
+        "delete": model.delete,
+        "roll back": model.roll_back,
+    }
     return done, expected[step](version)

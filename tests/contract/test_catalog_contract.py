@@ -107,7 +107,7 @@ def test_the_latest_version_is_the_newest_that_is_not_deleted(catalog: Catalog) 
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "call",
     [
         lambda catalog: catalog.client("unknown"),
         lambda catalog: catalog.versions("unknown"),
@@ -120,10 +120,10 @@ def test_the_latest_version_is_the_newest_that_is_not_deleted(catalog: Catalog) 
         lambda catalog: catalog.delete_client("unknown"),
     ],
 )
-def test_every_method_reports_an_unknown_client(catalog: Catalog, ask: Callable[[Catalog], object]) -> None:
+def test_every_method_reports_an_unknown_client(catalog: Catalog, call: Callable[[Catalog], object]) -> None:
     catalog.publish(a_draft(), [LIVE])
     with pytest.raises(UnknownClient, match="unknown"):
-        ask(catalog)
+        call(catalog)
 
 
 @pytest.mark.parametrize("number", [0, -1, 2, 10**12])

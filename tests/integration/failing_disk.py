@@ -1,4 +1,4 @@
-"""Serves like ``anole serve``, on a disk whose syncs fail while a file called ``failing`` is there.
+"""Runs ``anole serve`` on a disk whose syncs fail while the file ``failing`` exists in the folder.
 
 python tests/integration/failing_disk.py FOLDER CHECKPOINT
 """
@@ -15,7 +15,7 @@ from service.settings import load_settings
 
 
 def main(folder: Path, checkpoint: str) -> None:
-    """Serve on a free port until ended."""
+    """Serve on a free port until the process is stopped."""
     fsync = os.fsync
 
     def failing(handle: int) -> None:

@@ -1,11 +1,11 @@
-"""Many publishes of one client at once, from several processes, and what any correct order of them must satisfy.
+"""Races many publishes of one client in several processes, and checks that the history is linearizable.
 
     python -m tests.integration.racing [--processes 2] [--threads 64] [--publishes 2048] [--shared]
 
-Every publish, and every read of the alias between them, is recorded with the moments it began and ended on the clock
-that all processes of a machine share. The history is right if numbers have no gap, the log tells the same story, and no
-operation contradicts the order in which others had ended before it began: then it is one that a single thread could
-have made (linearizable; Herlihy and Wing, ACM TOPLAS 12(3), 1990, for a counter that only grows).
+Each publish, and each read of the alias, is recorded with the times when it began and ended, on the clock that all
+processes of a machine share. The history is correct if the numbers have no gaps, the alias log agrees, and every
+operation reflects all operations that ended before it began: then a single thread could have produced it (see Herlihy
+and Wing, "Linearizability", ACM TOPLAS 12(3), 1990; here for a counter that only grows).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ READ_EVERY = 4
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Something that was done: a publish that made a number, or a read that saw one (0: none yet)."""
+    """A publish that made a version number, or a read that returned one (0: none yet)."""
 
     kind: str
     number: int
@@ -49,52 +49,52 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """What took part, what it did, and how often a publish was turned away and tried again."""
+    """The operations of a race, the number of rejected and repeated publishes, and the duration."""
 
     operations: tuple[Operation, ...]
-    turned_away: int
+    rejected: int
     seconds: float
 
 
-def race(place: StoreLocation, *, processes: int, threads: int, publishes: int) -> Race:
-    """Let so many processes of so many threads each make their share of the publishes."""
-    open_store(place).close()
+def race(location: StoreLocation, *, processes: int, threads: int, publishes: int) -> Race:
+    """Divide the publishes between processes, each with that many threads."""
+    open_store(location).close()
     began = time.monotonic()
     running = []
     for i in range(processes):
-        ours, theirs = PROCESSES.Pipe(duplex=False)
+        receiving, sending = PROCESSES.Pipe(duplex=False)
         share = publishes // processes + (i < publishes % processes)
-        process = PROCESSES.Process(target=_take_part, args=(place, threads, share, theirs))
+        process = PROCESSES.Process(target=_publish_share, args=(location, threads, share, sending))
         process.start()
-        theirs.close()
-        running.append((process, ours))
+        sending.close()
+        running.append((process, receiving))
     operations: list[Operation] = []
-    turned_away = 0
+    rejected = 0
     for process, pipe in running:
-        found, refusals = pipe.recv()
+        found, repeats = pipe.recv()
         operations += found
-        turned_away += refusals
+        rejected += repeats
         process.join()
         if process.exitcode != 0:
             raise RuntimeError(f"a process of the race ended with {process.exitcode}")
         pipe.close()
         process.close()
-    return Race(tuple(operations), turned_away, time.monotonic() - began)
+    return Race(tuple(operations), rejected, time.monotonic() - began)
 
 
-def _take_part(place: StoreLocation, threads: int, share: int, tell: Connection) -> None:
-    with open_store(place) as store, ThreadPoolExecutor(threads) as pool:
+def _publish_share(location: StoreLocation, threads: int, share: int, results: Connection) -> None:
+    with open_store(location) as store, ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(lambda i: _publish(store, i), range(share)))
-    tell.send(([operation for made, _ in done for operation in made], sum(refusals for _, refusals in done)))
-    tell.close()
+    results.send(([operation for made, _ in done for operation in made], sum(rejected for _, rejected in done)))
+    results.close()
 
 
 def _publish(store: VersionStore, i: int) -> tuple[list[Operation], int]:
     made: list[Operation] = []
     if i % READ_EVERY == 0:
         began = time.monotonic_ns()
-        made.append(Operation("read", _seen(store), began, time.monotonic_ns()))
-    refusals = 0
+        made.append(Operation("read", _current_revision(store), began, time.monotonic_ns()))
+    rejected = 0
     while True:
         began = time.monotonic_ns()
         try:
@@ -102,13 +102,13 @@ def _publish(store: VersionStore, i: int) -> tuple[list[Operation], int]:
         except StoreUnavailable as error:
             if "try again" not in str(error):
                 raise
-            refusals += 1
+            rejected += 1
             continue
         made.append(Operation("publish", number, began, time.monotonic_ns()))
-        return made, refusals
+        return made, rejected
 
 
-def _seen(store: VersionStore) -> int:
+def _current_revision(store: VersionStore) -> int:
     try:
         return store.catalog.alias(CLIENT, LIVE).revision
     except (UnknownClient, UnknownAlias):
@@ -116,7 +116,7 @@ def _seen(store: VersionStore) -> int:
 
 
 def contradictions(operations: Sequence[Operation]) -> list[str]:
-    """What no order of the operations could explain; empty for a linearizable history."""
+    """Return why the history is not linearizable; empty if it is."""
     published = sorted((one for one in operations if one.kind == "publish"), key=lambda one: one.number)
     numbers = [one.number for one in published]
     found = [] if numbers == list(range(1, len(numbers) + 1)) else [f"numbers with gaps or repeated: {numbers[:20]} …"]
@@ -134,12 +134,12 @@ def contradictions(operations: Sequence[Operation]) -> list[str]:
             highest_begun = max(highest_begun, by_begin[begun].number)
             begun += 1
         if one.number > highest_begun:
-            found.append(f"a read saw {one.number}, whose publish had not begun")
+            found.append(f"a read returned {one.number}, whose publish had not begun")
     return found
 
 
 def log_contradictions(store: VersionStore, publishes: int) -> list[str]:
-    """What the alias's log and the versions say that so many publishes in a row could not have left."""
+    """Return how the alias log and the versions differ from those of that many publishes in sequence."""
     expected = list(range(1, publishes + 1))
     moves = store.catalog.history(CLIENT)
     said = {
@@ -151,25 +151,27 @@ def log_contradictions(store: VersionStore, publishes: int) -> list[str]:
 
 
 def main() -> int:
-    """Race and print what came of it; 1 if something cannot be explained."""
+    """Run a race and print the result; exit with 1 if the history is not linearizable or the store is damaged."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("processes", 2), ("threads", 64), ("publishes", 2048)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--shared", action="store_true", help="on a PostgreSQL and an object server started for it")
-    given = parser.parse_args()
-    with a_place(shared=given.shared) as place:
-        done = race(place, processes=given.processes, threads=given.threads, publishes=given.publishes)
-        with open_store(place) as store:
-            wrong = [*contradictions(done.operations), *log_contradictions(store, given.publishes)]
+    parser.add_argument(
+        "--shared", action="store_true", help="use a PostgreSQL server and an object server, started for the race"
+    )
+    arguments = parser.parse_args()
+    with temporary_store(shared=arguments.shared) as location:
+        done = race(location, processes=arguments.processes, threads=arguments.threads, publishes=arguments.publishes)
+        with open_store(location) as store:
+            wrong = [*contradictions(done.operations), *log_contradictions(store, arguments.publishes)]
             whole = store.check().whole
-    tell(f"{given.processes} x {given.threads}", done, len(wrong), whole=whole)
+    print_result(f"{arguments.processes} x {arguments.threads}", done, len(wrong), whole=whole)
     sys.stdout.writelines(f"{one}\n" for one in wrong[:10])
     return int(bool(wrong) or not whole)
 
 
 @contextmanager
-def a_place(*, shared: bool) -> Iterator[StoreLocation]:
-    """An empty store, in a folder or on servers of its own."""
+def temporary_store(*, shared: bool) -> Iterator[StoreLocation]:
+    """Create an empty store, in a folder or on new servers."""
     with tempfile.TemporaryDirectory(prefix="anole-race-") as folder, ExitStack() as stop:
         if not shared:
             yield StoreLocation(Path(folder))
@@ -181,17 +183,17 @@ def a_place(*, shared: bool) -> Iterator[StoreLocation]:
         yield StoreLocation(Path(folder), postgres.url(postgres.new_database()), objects.url(objects.new_bucket()))
 
 
-def tell(who: str, done: Race, wrong: int, *, whole: bool) -> None:
-    """Print one row of figures under its heads."""
-    waits = [(one.ended_ns - one.began_ns) / 1e6 for one in done.operations if one.kind == "publish"]
+def print_result(title: str, result: Race, problems: int, *, whole: bool) -> None:
+    """Print the figures as a table of one row."""
+    waits = [(one.ended_ns - one.began_ns) / 1e6 for one in result.operations if one.kind == "publish"]
     cells = {
-        "processes x threads": who,
+        "processes x threads": title,
         "publishes": len(waits),
-        "reads between": sum(one.kind == "read" for one in done.operations),
-        "turned away, tried again": done.turned_away,
-        "contradictions": wrong,
+        "reads between": sum(one.kind == "read" for one in result.operations),
+        "rejected, repeated": result.rejected,
+        "contradictions": problems,
         "whole": "yes" if whole else "NO",
-        "seconds": f"{done.seconds:.1f}",
+        "seconds": f"{result.seconds:.1f}",
         "ms a publish, p50": f"{statistics.median(waits):.0f}",
     }
     for row in (cells, ["---"] * len(cells), cells.values()):

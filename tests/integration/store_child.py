@@ -1,6 +1,6 @@
-"""What other processes do to a store in the tests: publish, delete, collect.
+"""Functions that other processes run on a store in tests: publish, delete, collect.
 
-The functions run in processes forked from one that has imported everything, so that a test can afford many of them.
+The processes are forked from one that has imported everything, so they start quickly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.store.version_store import VersionStore, encode_sample
 
 CLIENT = "line-1"
 SHADES = 6
-"""Few different samples and weights, so that what was removed or torn is soon written again under its old name."""
+"""Number of different samples and weights: few, so that removed or incomplete blobs are soon written again."""
 
 
 def publish(store: VersionStore, i: int, *, client: str = CLIENT, aliases: Sequence[str] = (LIVE,)) -> tuple[int, int]:
@@ -49,7 +49,7 @@ def publish(store: VersionStore, i: int, *, client: str = CLIENT, aliases: Seque
 
 
 def publish_many(place: Path | StoreLocation, count: int, acknowledge: Connection) -> None:
-    """Publish, and acknowledge each number; a publish whose samples were deleted under it is repeated."""
+    """Publish and report each number; repeat a publish whose samples were deleted in the meantime."""
     with open_store(place if isinstance(place, StoreLocation) else StoreLocation(place)) as store:
         made = 0
         while made < count:
@@ -57,13 +57,13 @@ def publish_many(place: Path | StoreLocation, count: int, acknowledge: Connectio
                 acknowledge.send(publish(store, made)[0])
                 made += 1
             except StoreUnavailable as error:
-                if "send the request again" not in str(error) and "deleted meanwhile" not in str(error):
+                if "send the request again" not in str(error) and "deleted in the meantime" not in str(error):
                     raise
     acknowledge.close()
 
 
 def delete_and_collect(folder: Path, rounds: int, acknowledge: Connection) -> None:
-    """Delete what can be deleted and collect without grace, over and over; acknowledge every deleted number."""
+    """Repeatedly delete every version that can be deleted and collect without grace; report every deleted number."""
     with open_embedded(folder) as store:
         for _ in range(rounds):
             for version in store.catalog.versions(CLIENT) if store.base(CLIENT) else ():

@@ -33,30 +33,30 @@ STEP_BYTES = 4096
 
 
 class Disk:
-    """A file system in memory with little room."""
+    """A small file system in memory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def fill(self, left_bytes: int) -> None:
-        """Leave so much room."""
-        room = os.statvfs(self.path)
+        """Fill it up to that much free space."""
+        free = os.statvfs(self.path)
         filler = self.path / "filler"
-        filler.write_bytes(b"\0" * max(0, room.f_bavail * room.f_frsize - left_bytes))
+        filler.write_bytes(b"\0" * max(0, free.f_bavail * free.f_frsize - left_bytes))
 
     def empty(self) -> None:
-        """Make room again."""
+        """Free the space again."""
         (self.path / "filler").unlink()
 
     def remount(self, mode: str) -> None:
         """Make it read-only ("ro") or writable ("rw")."""
-        mounting("-o", f"remount,{mode}", str(self.path))
+        mount("-o", f"remount,{mode}", str(self.path))
 
 
-def mounting(*arguments: str) -> None:
+def mount(*arguments: str) -> None:
     done = subprocess.run(["mount", *arguments], text=True, capture_output=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"no file system can be mounted here ({done.stderr.strip()}): run the tests as root")
+        pytest.skip(f"a file system cannot be mounted ({done.stderr.strip()}); run the tests as root")
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     path = tmp_path / "disk"
     path.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("mounting a file system takes root")
-    mounting("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path))
+        pytest.skip("mounting a file system needs root")
+    mount("-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path))
     yield Disk(path)
     subprocess.run(["umount", "--lazy", str(path)], check=True)
 
@@ -83,8 +83,8 @@ def web(settings: Settings) -> Iterator[Web]:
         yield web
 
 
-def answered(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json().get("code", "")
+def status_and_code(response: Any) -> tuple[int, str]:
+    return response.status_code, response.json().get("code", "")
 
 
 def test_on_a_full_disk_adaptations_fail_predictions_continue_and_free_space_is_enough_to_recover(
@@ -92,7 +92,7 @@ def test_on_a_full_disk_adaptations_fail_predictions_continue_and_free_space_is_
 ) -> None:
     before = predict(web, striped(2, 6, seed=9)).json()
     disk.fill(left_bytes=0)
-    assert answered(adapt(web, image_seed=1)) == (507, "store_full")
+    assert status_and_code(adapt(web, image_seed=1)) == (507, "store_full")
     assert predict(web, striped(2, 6, seed=9)).json()["predictions"] == before["predictions"]
     assert web("GET", "/clients/line/history").status_code == 200
     disk.empty()
@@ -101,23 +101,23 @@ def test_on_a_full_disk_adaptations_fail_predictions_continue_and_free_space_is_
         assert store.check().whole
 
 
-def test_wherever_the_disk_fills_up_a_version_is_complete_or_absent(disk: Disk) -> None:
-    """From no room at all upwards, page by page, until a publish fits: blobs first, then journal, row, alias."""
+def test_wherever_the_disk_fills_up_a_version_is_complete_or_does_not_exist(disk: Disk) -> None:
+    """Free space grows until a publish fits, so the disk fills up while blobs, journal or row are written."""
     with open_embedded(disk.path / "data") as store:
         publish(store, 0)
-        refused, made, i = 0, 1, 1
+        rejected, made, i = 0, 1, 1
         while made < 3:
             disk.fill(left_bytes=(i - 1) * STEP_BYTES)
             try:
                 publish(store, i)
                 made += 1
             except StoreFull:
-                refused += 1
+                rejected += 1
             assert store.catalog.client(CLIENT).latest == made
             assert store.check().whole
             disk.empty()
             i += 1
-        assert refused > 1
+        assert rejected > 1
         store.collect(grace_s=0.0)
         publish(store, i)
         assert store.check().whole
@@ -126,16 +126,16 @@ def test_wherever_the_disk_fills_up_a_version_is_complete_or_absent(disk: Disk) 
 def test_on_a_read_only_disk_predictions_continue_and_writes_resume_with_the_disk(disk: Disk) -> None:
     with open_embedded(disk.path / "data") as store:
         publish(store, 0)
-        store.catalog.close()  # a disk with a file open for writing cannot be made read-only: connections come anew
+        store.catalog.close()  # a disk with a file open for writing cannot be made read-only
         disk.remount("ro")
         for write in (
             lambda: publish(store, 1),
             lambda: store.update_settings(CLIENT, ClientSettings(keep_last=3)),
             lambda: store.delete_client(CLIENT),
         ):
-            with pytest.raises(StoreUnavailable) as refused:
+            with pytest.raises(StoreUnavailable) as error:
                 write()
-            assert not isinstance(refused.value, StoreFull)
+            assert not isinstance(error.value, StoreFull)
             assert store.catalog.alias(CLIENT, LIVE).version == 1
             assert store.check().whole
         disk.remount("rw")
@@ -151,12 +151,12 @@ def test_a_store_on_a_read_only_disk_cannot_be_opened(disk: Disk) -> None:
         open_embedded(disk.path / "data")
 
 
-def taught(http: httpx.Client, seed: int) -> httpx.Response:
+def adapt_over(http: httpx.Client, seed: int) -> httpx.Response:
     named, labels = samples({"fine": 6, "coarse": 20}, seed=seed)
     return http.post("/adapt", data={"client": "line", "labels": labels}, files=[("samples", item) for item in named])
 
 
-def shown(http: httpx.Client) -> httpx.Response:
+def predict_over(http: httpx.Client) -> httpx.Response:
     images = [("images", (f"{i}.png", content)) for i, content in enumerate(striped(2, 6, seed=9))]
     return http.post("/predict", data={"client": "line"}, files=images)
 
@@ -165,12 +165,12 @@ def test_after_a_failed_sync_the_process_exits_and_the_next_one_has_everything_a
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     with serving("failing_disk.py", tmp_path, tiny_checkpoint) as (http, process):
-        assert taught(http, 0).json()["version"] == 1
-        before = shown(http).json()
+        assert adapt_over(http, 0).json()["version"] == 1
+        before = predict_over(http).json()
         (tmp_path / "failing").touch()
-        assert answered(taught(http, 1)) == (503, "store_unavailable")
+        assert status_and_code(adapt_over(http, 1)) == (503, "store_unavailable")
         assert process.wait(END_LIMIT_S) != 0
     (tmp_path / "failing").unlink()
     with serving("failing_disk.py", tmp_path, tiny_checkpoint) as (http, _):
-        assert shown(http).json()["predictions"] == before["predictions"]
-        assert taught(http, 1).json()["version"] == 2
+        assert predict_over(http).json()["predictions"] == before["predictions"]
+        assert adapt_over(http, 1).json()["version"] == 2

@@ -37,14 +37,14 @@ def test_overlapping_operations_may_take_effect_in_any_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "said"),
+    ("history", "problem"),
     [
         ([publish(1, 0, 1), publish(3, 2, 3)], "gaps"),
         ([publish(1, 0, 1), publish(1, 2, 3)], "repeated"),
         ([publish(2, 0, 1), publish(1, 2, 3)], "a publish of 1 began after the publish of 2 had ended"),
         ([publish(1, 0, 1), publish(2, 2, 3), read(1, 4, 5)], "a read of 1 began after the publish of 2 had ended"),
-        ([publish(1, 4, 5), read(1, 0, 1)], "a read saw 1, whose publish had not begun"),
+        ([publish(1, 4, 5), read(1, 0, 1)], "a read returned 1, whose publish had not begun"),
     ],
 )
-def test_a_history_that_is_not_linearizable_is_detected(history: list[Operation], said: str) -> None:
-    assert any(said in one for one in contradictions(history))
+def test_a_history_that_is_not_linearizable_is_detected(history: list[Operation], problem: str) -> None:
+    assert any(problem in line for line in contradictions(history))

@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Iterator[VersionStore]:
 
 
 class Notes:
-    """What the store does to the disk, in order; a run of equal calls is told once."""
+    """Records the calls of the store to the disk, in order; equal calls in a row count once."""
 
     def __init__(self, blobs: Path) -> None:
         self.calls: list[str] = []

@@ -1,4 +1,4 @@
-"""Which adapters a store is opened with, and how a URL that will not do is refused."""
+"""Which adapters a store is opened with, and how invalid URLs are rejected."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_file_urls_name_the_catalog_and_the_blobs(tmp_path: Path) -> None:
     ["mysql://anole:hunter2@db/anole", "anole:hunter2", "sqlite://", "sqlite:///:memory:", "postgresql:hunter2@x"],
 )
 def test_an_unsupported_catalog_url_is_rejected_without_its_password(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidSettings, match="postgresql://USER:PASSWORD@HOST/DATABASE") as refused:
+    with pytest.raises(InvalidSettings, match="postgresql://USER:PASSWORD@HOST/DATABASE") as error:
         open_store(StoreLocation(tmp_path, catalog_url=url))
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -53,13 +53,13 @@ def test_an_unsupported_catalog_url_is_rejected_without_its_password(tmp_path: P
     ],
 )
 def test_an_unsupported_blobs_url_is_rejected_without_its_secrets(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidSettings, match="s3://BUCKET/PREFIX") as refused:
+    with pytest.raises(InvalidSettings, match="s3://BUCKET/PREFIX") as error:
         open_store(StoreLocation(tmp_path, blobs_url=url))
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(error.value)
 
 
 def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
     url = f"postgresql://anole:hunter2@/anole?host={tmp_path}"
-    with pytest.raises(StoreUnavailable, match="anole:\\*\\*\\*@") as refused:
+    with pytest.raises(StoreUnavailable, match="anole:\\*\\*\\*@") as error:
         open_store(StoreLocation(tmp_path, catalog_url=url))
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(error.value)

@@ -262,10 +262,10 @@ def test_a_folder_that_cannot_be_created_is_rejected_with_a_remedy(tmp_path: Pat
 
 
 def test_a_folder_of_another_user_is_rejected_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(dir: Path) -> None:  # noqa: A002 - the library's word
+    def fail(dir: Path) -> None:  # noqa: A002 - the library's word
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
-    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
     with pytest.raises(StoreUnavailable, match=r"Permission denied.*may write to"):
         open_embedded(tmp_path)
 

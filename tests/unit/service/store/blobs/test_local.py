@@ -74,7 +74,7 @@ def test_several_contents_share_the_syncs_of_the_folders(blobs: LocalBlobs, call
 def test_existing_content_is_not_written_but_its_folder_is_synced(
     blobs: LocalBlobs, calls: list[tuple[str, str]]
 ) -> None:
-    """Whoever renamed it may not have come to sync the folder yet."""
+    """Another process may have renamed it and not synced the folder yet."""
     blobs.put(SPACE, [CONTENT])
     calls.clear()
     blobs.put(SPACE, [CONTENT])

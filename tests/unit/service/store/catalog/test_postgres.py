@@ -104,7 +104,7 @@ def test_a_writer_gives_up_when_another_writes_for_too_long(
     database: PostgresDatabase, elsewhere: PostgresDatabase, held: str, wanted: str
 ) -> None:
     with database.writing(held), pytest.raises(StoreUnavailable, match=r"locked by other writers for more than 0\.3 s"):
-        write(elsewhere, "refused", wanted)
+        write(elsewhere, "rejected", wanted)
     write(elsewhere, "taken", wanted)
     assert notes(database) == ["taken"]
 
@@ -139,7 +139,7 @@ def test_a_restarted_server_fails_no_request(catalog_url: str, postgres: Postgre
     with pytest.raises(StoreUnavailable, match="cannot be used"):
         notes(database)
     with pytest.raises(StoreUnavailable, match="nothing was recorded"):
-        write(database, "refused")
+        write(database, "rejected")
     postgres.start()
     assert notes(database) == ["before"]
     write(database, "after")
@@ -170,7 +170,7 @@ def test_a_full_disk_raises_store_full(database: PostgresDatabase) -> None:
     with pytest.raises(StoreFull, match="no space left"), database.writing(SCOPE) as connection:
         connection.exec_driver_sql(raise_full)
     with pytest.raises(StoreUnavailable, match="read-only transaction"), database.reading() as connection:
-        connection.exec_driver_sql("INSERT INTO notes VALUES ('refused')")
+        connection.exec_driver_sql("INSERT INTO notes VALUES ('rejected')")
 
 
 def test_a_commit_waits_for_the_servers_disk_whatever_the_servers_default(

@@ -123,7 +123,7 @@ def test_a_catalog_that_another_process_holds_is_unavailable_after_the_wait(
     with closing(sqlite3.connect(path)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match=r"locked by other writers for more than 0\.1 s"):
-            write(database, "refused")
+            write(database, "rejected")
         assert notes(database) == []
     write(database, "taken")
     assert notes(database) == ["taken"]
@@ -131,7 +131,7 @@ def test_a_catalog_that_another_process_holds_is_unavailable_after_the_wait(
 
 def test_a_writer_gives_up_when_another_thread_writes_for_too_long(database: SqliteDatabase) -> None:
     with ThreadPoolExecutor(1) as pool, database.writing(ALL_CLIENTS), pytest.raises(StoreUnavailable, match="locked"):
-        pool.submit(write, database, "refused").result()
+        pool.submit(write, database, "rejected").result()
     write(database, "taken")
     assert notes(database) == ["taken"]
 
@@ -169,7 +169,7 @@ def test_after_a_failed_sync_writes_fail_and_reads_continue(database: SqliteData
     with pytest.raises(StoreUnavailable, match="SQLITE_IOERR_FSYNC"), database.writing(ALL_CLIENTS):
         raise error
     with pytest.raises(StoreUnavailable, match="restart the service"):
-        write(database, "refused")
+        write(database, "rejected")
     assert notes(database) == ["first"]
 
 
