@@ -36,9 +36,8 @@ from models.config import InnerLoopConfig, NetConfig, preset
 from models.nets import build, heads
 from models.task import Support
 from models.weights import Weights
-from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
-from service.runtime.job_control import JobControl
 
 PLAIN: Final = "plain loop, one client after another"
 QUEUE: Final = "adapt queue"

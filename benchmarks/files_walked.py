@@ -30,6 +30,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from benchmarks.figures import Parser
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 REQUESTS: Final = ("adapt", "first predict", "repeated predict")
 
@@ -72,7 +74,7 @@ class FileRecorder:
 
 def main() -> None:
     """Measure both kinds of decoder and print the counts."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--list", action="store_true", help="also print the files")
     parser.add_argument("--decoder-processes", type=int, default=None, help=argparse.SUPPRESS)  # one run, for main
     arguments = parser.parse_args()

@@ -24,7 +24,7 @@ from models.config import NetConfig
 from models.errors import CheckpointInvalid
 from models.nets import Net, call_net, heads
 from models.nets.normalisation import fold
-from models.validation.novelty import class_means_gain, distance_to_predicted_mean, in_distribution_score
+from models.validation.novelty import distance_to_predicted_mean, in_distribution_score
 from models.weights import Weights
 
 Floats = NDArray[np.float32]
@@ -61,7 +61,7 @@ def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperat
     if temperature != 1.0:
         folded.update({name: folded[name] / temperature for name in (heads.WEIGHT, heads.BIAS)})
     if heads.MEANS in folded:
-        folded[heads.GAIN] = class_means_gain(folded[heads.MEANS])
+        folded[heads.GAIN] = heads.class_means_gain(folded[heads.MEANS])
     return folded
 
 

@@ -58,6 +58,12 @@ def feature_gain(prototypes: Tensor, padding_mask: Tensor) -> Tensor:
     return torch.rsqrt(spread.clamp(min=_LEAST_SPREAD))
 
 
+def class_means_gain(means: Tensor) -> Tensor:
+    """Factor that gives class means a mean squared distance of 1 to their centre: (n_way, features) -> a scalar."""
+    no_padding = torch.zeros(1, means.shape[0], dtype=torch.bool, device=means.device)
+    return feature_gain(means[None], no_padding).reshape(())
+
+
 def prototype_head(prototypes: Tensor, scale: float) -> dict[str, Tensor]:
     """Build a linear head whose scores are -scale * squared distance to each prototype, plus a constant per image.
 

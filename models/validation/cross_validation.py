@@ -22,7 +22,6 @@ from models.validation.calibration import AccuracyEstimate, estimate_accuracy, f
 from models.validation.folds import Folds, make_folds
 from models.validation.label_issues import LabelIssue, find_label_issues
 from models.validation.novelty import (
-    class_means_gain,
     distance_to_predicted_mean,
     in_distribution_score,
     unknown_threshold,
@@ -258,7 +257,7 @@ def _predict_held_out(
 
 def _predict(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor]:
     """Logits, (images, n_way), and distances to the mean of the predicted class, (images,)."""
-    weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: class_means_gain(adapted.means)}
+    weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: heads.class_means_gain(adapted.means)}
     single = {name: tensor[None] for name, tensor in weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
     with torch.no_grad():

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from models.nets import heads
 from models.validation.calibration import fit_temperature
-from models.validation.novelty import class_means_gain
 
 MAX_LABEL_RATIO = 0.5
 """A label is an issue if its probability is less than this fraction of the predicted class's."""
@@ -62,7 +61,7 @@ def find_label_issues(features: Tensor, labels: Tensor, groups: Tensor, scale: f
 def _leave_one_out_logits(features: Tensor, labels: Tensor, groups: Tensor, scale: float) -> Tensor:
     """Prototype logits of each sample from class means without its group: (samples, n_way), -inf for empty classes."""
     n_way = int(labels.max()) + 1
-    scaled = features * class_means_gain(heads.class_means(features[None], labels[None], n_way)[0])
+    scaled = features * heads.class_means_gain(heads.class_means(features[None], labels[None], n_way)[0])
     member = F.one_hot(labels, n_way).to(features.dtype)  # (samples, n_way)
     same_group = (groups[:, None] == groups).to(features.dtype)  # (samples, samples)
     counts = member.sum(0) - same_group @ member  # (samples, n_way), class sizes without the sample's group

@@ -12,12 +12,6 @@ UNKNOWN_SHARE = 0.05
 """Share of held-out samples, all of known classes, that the threshold may call unknown."""
 
 
-def class_means_gain(means: Tensor) -> Tensor:
-    """Factor that gives class means a mean squared distance of 1 to their centre: (n_way, features) -> a scalar."""
-    no_padding = torch.zeros(1, means.shape[0], dtype=torch.bool, device=means.device)
-    return heads.feature_gain(means[None], no_padding).reshape(())
-
-
 def distance_to_predicted_mean(weights: Weights, features: Tensor, logits: Tensor) -> Tensor:
     """Squared distance of each image's features to the mean of its predicted class.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.adaptation.adapt import Adapted, InnerLoopInput, OnGroupStep
 from models.adaptation.executor import FairExecutor
 from models.errors import AdaptationDiverged
-from service.runtime.job_control import JobControl
+from service.runtime.adapt_queue import JobControl
 from service.runtime.predict_batcher import PredictBatcher
 
 Result = Adapted | AdaptationDiverged

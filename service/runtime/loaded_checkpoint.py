@@ -26,8 +26,8 @@ from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.folds import group_duplicates
 from service.errors import UnknownCheckpoint
+from service.runtime.adapt_queue import JobControl
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
-from service.runtime.job_control import JobControl
 
 _STATISTICS = "statistics."
 """Prefix of the frozen statistics' names in a delta; every other name is a weight's."""

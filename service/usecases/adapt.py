@@ -26,9 +26,8 @@ from service.domain.gate import decide
 from service.domain.report import build_report
 from service.domain.version import LIVE, Idempotency, Publication, Version, VersionDraft
 from service.errors import IdempotencyInFlight, InvalidRequest, ParentSuperseded, UnknownClient
-from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoding.decoder import Decoder, Upload
-from service.runtime.job_control import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoints
 from service.store.version_store import VersionStore
 from service.usecases.samples import Sample, Samples, joined

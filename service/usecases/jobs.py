@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from service.errors import JobCancelled, UnknownJob
-from service.runtime.job_control import JobControl
+from service.runtime.adapt_queue import JobControl
 from service.usecases.adapt import AdaptOutcome
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]

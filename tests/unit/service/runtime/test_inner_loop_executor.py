@@ -17,6 +17,7 @@ from models.errors import AdaptationDiverged
 from models.images.preprocessing import ImageConfig
 from models.nets import build
 from models.task import Support
+from service.runtime.adapt_queue import JobControl, Progress
 from service.runtime.inner_loop_executor import (
     BatchedExecutor,
     InnerLoopExecutor,
@@ -24,7 +25,6 @@ from service.runtime.inner_loop_executor import (
     Result,
     ThreadedExecutor,
 )
-from service.runtime.job_control import JobControl, Progress
 
 LIMIT_S = 30
 RECIPE = InnerLoopConfig(steps=4, learning_rate=0.05, batch_size=6)

@@ -11,9 +11,8 @@ import pytest
 
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch
-from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoding.decoder import Upload
-from service.runtime.job_control import JobControl
 from service.usecases.adapt import AdaptCommand, Adapter, AdaptOutcome, IdempotentAdaptation, PublicationStore
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 

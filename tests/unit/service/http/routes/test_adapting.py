@@ -13,7 +13,7 @@ import pytest
 from starlette.types import Message
 
 from service.http.app import create_app
-from service.runtime.job_control import JobControl
+from service.runtime.adapt_queue import JobControl
 from service.settings import load_settings
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from tests.in_process import PNG, Web, started

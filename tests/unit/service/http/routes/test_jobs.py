@@ -14,7 +14,7 @@ import pytest
 from service.errors import UnknownJob
 from service.http.app import create_app
 from service.http.middleware import auth
-from service.runtime.job_control import JobControl
+from service.runtime.adapt_queue import JobControl
 from service.settings import load_settings
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import KEPT_S, Jobs
