@@ -1,4 +1,4 @@
-"""Small tasks and nets for the learning half's tests."""
+"""Small tasks and nets for the tests of `models`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MakeSupport = Callable[..., Support]
 
 
 def random_support(seed: int, n_way: int = 3, n_shot: int = 4) -> Support:
-    """Classes that differ in the mean brightness and are noisy besides."""
+    """Return noisy images whose classes differ in mean brightness."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n_way).repeat_interleave(n_shot)
     noise = torch.rand(n_way * n_shot, 1, 16, 16, generator=generator)
@@ -35,11 +35,11 @@ def make_support() -> MakeSupport:
 
 @pytest.fixture(params=[SPEC, SURFACE_SPEC, RESNET_SPEC], ids=["conv4", "surface", "resnet12"])
 def net(request: pytest.FixtureRequest) -> Net:
-    """Every net, small."""
+    """Build a small net of each kind."""
     return build(request.param, seed=3)
 
 
 @pytest.fixture
 def conv4() -> Net:
-    """The four-block net, small."""
+    """Build a small four-block net."""
     return build(SPEC, seed=3)

@@ -20,7 +20,7 @@ def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> 
 
 
 def scene(width: int = 40, height: int = 24, seed: int = 0) -> NDArray[np.uint8]:
-    """A colour image without symmetry: uint8 (height, width, 3)."""
+    """Return a colour image without symmetry: uint8 (height, width, 3)."""
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -33,13 +33,13 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_claiming(width: int, height: int, rows: bytes = b"") -> bytes:
-    """A grey PNG whose header declares a size, followed by `rows`."""
+    """Return a grey PNG whose header declares a size, followed by `rows`."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def tiff_in_tiles(width: int, length: int) -> bytes:
-    """A grey TIFF of 16 x 16 pixels whose header declares tiles of another size."""
+    """Return a grey TIFF of 16 x 16 pixels whose header declares tiles of another size."""
     tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 277: 1, 322: width, 323: length, 324: 8, 325: 256}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + bytes(256)

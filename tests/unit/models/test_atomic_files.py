@@ -1,4 +1,4 @@
-"""Atomic, durable file writes: what a path holds after success and after failure, and what is synced."""
+"""Atomic, durable file writes: the content after success and after failure, and what is synced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from models.atomic_files import SyncFailed, write_atomically
 
 
-def test_a_file_is_replaced_whole_and_missing_folders_are_created(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely_and_missing_folders_are_created(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
     write_atomically(path, b"old")
     write_atomically(path, lambda file: file.write(b"new"))
@@ -56,7 +56,9 @@ def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path: P
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failed_sync_is_told_apart_from_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_sync_raises_another_error_than_a_failed_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_handle: int) -> None:
         raise OSError(errno.EIO, "input/output error")
 

@@ -34,7 +34,7 @@ def web(settings: Settings, services: FakeServices) -> Iterator[Web]:
 
 @pytest.fixture
 def in_process(web: Web) -> InProcess:
-    """A transport for a blocking client of the application of `web`."""
+    """Return a transport that connects a blocking client to the application of `web`."""
     return InProcess(web)
 
 

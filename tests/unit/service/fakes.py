@@ -48,7 +48,7 @@ def report(decision: str = "publish") -> dict[str, Any]:
 
 
 class FakeLifecycle(Lifecycle):
-    """Clients in dictionaries. Each move of an alias takes a minute."""
+    """Keeps clients in dictionaries. The clock advances by a minute with each move of an alias."""
 
     def __init__(self) -> None:
         self.kept: dict[str, dict[int, Version]] = {}
@@ -145,17 +145,17 @@ class FakeLifecycle(Lifecycle):
 
 
 class FakeAdaptation(IdempotentAdaptation):
-    """Makes a version of any command, or raises the error that a test has set."""
+    """Creates a version from every command, or raises the error that a test sets."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
         self.lifecycle = lifecycle
         self.commands: list[AdaptCommand] = []
-        self.tickets: list[JobControl] = []
+        self.controls: list[JobControl] = []
         self.raises: Exception | None = None
         self.before: Callable[[], None] = lambda: None
 
-    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
-        self.tickets.append(ticket)
+    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        self.controls.append(control)
         return in_a_thread(lambda: self.run(command))
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
@@ -195,7 +195,7 @@ def in_a_thread(call: Callable[[], T]) -> Future[T]:
     def work() -> None:
         try:
             answer.set_result(call())
-        except Exception as error:  # noqa: BLE001 - whoever waits is told
+        except Exception as error:  # noqa: BLE001 - the future passes the error on
             answer.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
@@ -203,7 +203,7 @@ def in_a_thread(call: Callable[[], T]) -> Future[T]:
 
 
 class FakePrediction(Prediction):
-    """Predicts the first class for every image, or raises the error that a test has set."""
+    """Predicts the first class for every image, or raises the error that a test sets."""
 
     def __init__(self, lifecycle: FakeLifecycle) -> None:
         self.lifecycle = lifecycle
@@ -236,7 +236,7 @@ class FakePrediction(Prediction):
 
 
 class FakeKeys(Keys):
-    """Records in a list. A test can set the error of reading."""
+    """Keeps records in a list. Reading raises the error that a test sets."""
 
     def __init__(self) -> None:
         self.kept: list[KeyRecord] = []
@@ -262,7 +262,7 @@ class FakeKeys(Keys):
 
 
 class FakeServices(Services):
-    """The fakes. A test can see whether they were closed."""
+    """Combines the fakes. Tests can read whether the services were finished and closed."""
 
     lifecycle: FakeLifecycle
     adaptation: FakeAdaptation

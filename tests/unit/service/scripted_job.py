@@ -47,7 +47,7 @@ def event(kind: str, data: Any) -> bytes:
 
 
 class Stream(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """Chunks of a response; an exception among them is raised in its place."""
+    """Yields the chunks of a response. Raises a chunk that is an exception."""
 
     def __init__(self, chunks: Sequence[bytes | BaseException]) -> None:
         self._chunks = chunks
@@ -107,7 +107,7 @@ class Scripted:
             self.slept.append(seconds)
 
         async def answer(request: httpx.Request) -> httpx.Response:
-            await anyio.lowlevel.checkpoint()  # as a network would
+            await anyio.lowlevel.checkpoint()  # as on a network
             return self._answer(request)
 
         async with AsyncClient(transport=httpx.MockTransport(answer), sleep=sleep) as anole:

@@ -36,7 +36,7 @@ def test_settings_are_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("ANOLE_PORT", "http", "environment variable ANOLE_PORT is 'http'"),
         ("ANOLE_PORT", "70000", "65535"),
@@ -48,12 +48,12 @@ def test_settings_are_frozen() -> None:
     ],
 )
 def test_an_invalid_variable_is_reported_with_the_allowed_values(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InvalidSettings, match=r"^[^\n]*$") as caught:
         load_settings()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_invalid_argument_is_reported_as_a_setting() -> None:

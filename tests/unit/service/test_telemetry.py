@@ -34,9 +34,9 @@ def test_every_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -
 def test_escape_sequences_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging("info", "console")
     structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
-    said = capsys.readouterr().err
-    assert "\x1b" not in said
-    assert len(said.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert "\x1b" not in output
+    assert len(output.splitlines()) == 1
 
 
 def test_messages_below_the_level_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,10 +66,10 @@ def test_a_traceback_does_not_show_values_of_variables(form: str, capsys: pytest
         failing([(b"x-api-key", b"secret" * 2)])
     except ValueError:
         structlog.get_logger("test").exception("request failed")
-    said = capsys.readouterr().err
-    assert "broken by 1" in said
-    assert "failing" in said
-    assert "secretsecret" not in said
+    output = capsys.readouterr().err
+    assert "broken by 1" in output
+    assert "failing" in output
+    assert "secretsecret" not in output
 
 
 def test_two_services_in_one_process_have_separate_metrics() -> None:

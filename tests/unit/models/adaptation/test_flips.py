@@ -43,14 +43,14 @@ def test_flip_augmentation_equals_adapting_to_a_support_flipped_by_hand(net: Net
     ours = adapt_one(net, net.start(), support, FLIPS, seed=4)
     by_hand = adapt_one(net, net.start(), support.with_flips(), PLAIN, seed=4)
     assert ours.support_accuracy == by_hand.support_accuracy
-    for own, other in ((ours.weights, by_hand.weights), (ours.statistics, by_hand.statistics)):
-        assert all(torch.equal(own[name], other[name]) for name in other)
+    for tensors, expected in ((ours.weights, by_hand.weights), (ours.statistics, by_hand.statistics)):
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
 
 
 def test_without_steps_a_class_and_its_flip_have_the_same_prototype(net: Net, make_support: MakeSupport) -> None:
     support, recipe = make_support(0, 2, 1), replace(FLIPS, steps=0)
     flipped = replace(support, images=support.images.flip(3))
-    ours, theirs = (adapt_one(net, net.start(), own, recipe, seed=0).weights for own in (support, flipped))
+    ours, theirs = (adapt_one(net, net.start(), samples, recipe, seed=0).weights for samples in (support, flipped))
     torch.testing.assert_close(ours["head.weight"], theirs["head.weight"], rtol=1e-4, atol=1e-5)
 
 

@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> Counter[ConvNorm]:
-    """How often each layer has run."""
+    """Count how often each layer runs."""
     counted: Counter[ConvNorm] = Counter()
     forward = ConvNorm.forward
 
@@ -105,7 +105,7 @@ def test_the_gradient_of_maml_is_the_same_with_recomputed_stages(
 
 
 def update_error(start: weight_ops.Weights, exact: weight_ops.Weights, other: weight_ops.Weights) -> float:
-    """How far `other` is from `exact`, as a share of how far `exact` is from `start`."""
+    """Return the distance from `other` to `exact`, divided by the distance from `start` to `exact`."""
 
     def distance(base: weight_ops.Weights) -> float:
         return math.sqrt(math.fsum(float((exact[name] - base[name]).square().sum()) for name in start))
@@ -114,7 +114,7 @@ def update_error(start: weight_ops.Weights, exact: weight_ops.Weights, other: we
 
 
 def noisy_support(image: ImageConfig) -> Support:
-    """Five noisy images of each of five classes, as a net wants to see them."""
+    """Return five noisy images of each of five classes, prepared for a net."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(5).repeat_interleave(5)
     classes = torch.randn(5, image.channels, image.side, image.side, generator=generator)
@@ -123,8 +123,8 @@ def noisy_support(image: ImageConfig) -> Support:
 
 
 @pytest.mark.parametrize("name", ["omniglot", "surfaces"])
-def test_half_precision_is_close_and_all_results_are_float32(name: str) -> None:
-    checkpoint = load_checkpoint(name)  # an untrained net magnifies rounding by more than a trained one
+def test_half_precision_is_accurate_and_all_results_are_float32(name: str) -> None:
+    checkpoint = load_checkpoint(name)  # an untrained net amplifies rounding errors more than a trained one
     support = noisy_support(checkpoint.net_config.image)
     exact, half = (
         adapt_one(checkpoint.build_net(), checkpoint.weights, support, recipe, seed=4)
@@ -146,10 +146,10 @@ def test_half_precision_with_recomputed_stages_gives_the_same_bits(net: Net, mak
 
 def test_moments_of_adam_stay_float32_in_half_precision(net: Net, make_support: MakeSupport) -> None:
     recipe = replace(BF16, optimiser="adam", learning_rate=0.001)
-    descent = run_inner_loop(net, weight_ops.expand(net.start(), 1), [make_support(1)], recipe, [0])
-    assert descent.moments is not None
-    assert {tensor.dtype for tensor in descent.moments.second.values()} == {torch.float32}
-    assert descent.losses.dtype == torch.float32
+    result = run_inner_loop(net, weight_ops.expand(net.start(), 1), [make_support(1)], recipe, [0])
+    assert result.moments is not None
+    assert {tensor.dtype for tensor in result.moments.second.values()} == {torch.float32}
+    assert result.losses.dtype == torch.float32
 
 
 def test_float16_without_cuda_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
@@ -164,12 +164,12 @@ def test_second_order_in_half_precision_is_rejected(conv4: Net, make_support: Ma
 
 
 def overflowing(gradient: Tensor) -> Tensor:
-    """What becomes of a gradient in a format of short range."""
+    """Overflow as in a number format of small range."""
     return torch.where(gradient.abs() > 1000, torch.inf, gradient)
 
 
 class ScaledOnCpu(GradientComputation):
-    """Scales losses as on CUDA, where a test can look."""
+    """Scales losses on the CPU as on CUDA."""
 
     def __init__(self, tasks: int) -> None:
         super().__init__(SGD, tasks, CPU)
@@ -177,7 +177,7 @@ class ScaledOnCpu(GradientComputation):
 
 
 def test_overflowing_gradients_are_computed_again_at_a_smaller_scale() -> None:
-    taken = ScaledOnCpu(3)
+    computation = ScaledOnCpu(3)
     leaf = torch.tensor([[1e-3, 2.0], [3.0, 1e-6], [1e9, 1.0]]).requires_grad_()
     runs = []
 
@@ -187,20 +187,20 @@ def test_overflowing_gradients_are_computed_again_at_a_smaller_scale() -> None:
         short.register_hook(overflowing)  # type: ignore[no-untyped-call]
         return (short**2).sum(1) / 2
 
-    losses, (gradient,) = taken.gradients(losses_of, [leaf], create_graph=False)
+    losses, (gradient,) = computation.gradients(losses_of, [leaf], create_graph=False)
     torch.testing.assert_close(losses, (leaf.detach() ** 2).sum(1) / 2)
     assert torch.equal(gradient[:2], leaf.detach()[:2])  # scales are powers of two
-    assert bool(gradient[2].isinf().any())  # what overflows at scale 1 is passed on
+    assert bool(gradient[2].isinf().any())  # an overflow at scale 1 is returned
     first, runs[:] = len(runs), []
-    taken.gradients(losses_of, [leaf], create_graph=False)
+    computation.gradients(losses_of, [leaf], create_graph=False)
     assert first > 1
-    assert len(runs) == 1  # the scales found are kept
+    assert len(runs) == 1  # the scales are kept for the next call
 
 
 @pytest.mark.parametrize("first_scale", [INITIAL_LOSS_SCALE, 2.0**40], ids=["as on CUDA", "far too large"])
-def test_float16_with_scaled_losses_is_close(first_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float16_with_scaled_losses_is_accurate(first_scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
     class Float16OnCpu(GradientComputation):
-        """What CUDA gets, computed slowly here."""
+        """Computes in float16 on the CPU, as CUDA does."""
 
         def __init__(self, recipe: InnerLoopConfig, tasks: int, device: torch.device, *, second_order: bool) -> None:
             super().__init__(recipe, tasks, device, second_order=second_order)
@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_is_not_computed_again() -> None:
     assert losses.isfinite().tolist() == [False, True]
 
 
-def test_precision_and_recompute_survive_json_and_are_left_out_at_their_default() -> None:
+def test_precision_and_recompute_survive_json_and_are_omitted_at_their_defaults() -> None:
     chosen = replace(BF16, recompute=True)
     data = json.loads(json.dumps(chosen.to_json()))
     assert (data["precision"], data["recompute"]) == ("bfloat16", True)
@@ -247,9 +247,9 @@ def test_recomputing_is_exact_with_a_linear_head_and_pooling(pooling: str, make_
     recipe = replace(SGD, head="linear")
     kept, again = (
         run_inner_loop(
-            net, weight_ops.expand(start, 2), [make_support(1), make_support(2)], own, [4, 5], InnerLoopOptions()
+            net, weight_ops.expand(start, 2), [make_support(1), make_support(2)], variant, [4, 5], InnerLoopOptions()
         )
-        for own in (recipe, replace(recipe, recompute=True))
+        for variant in (recipe, replace(recipe, recompute=True))
     )
     assert weight_ops.digest(kept.weights) == weight_ops.digest(again.weights)
 
@@ -258,11 +258,11 @@ def test_the_gradients_of_a_step_are_freed_before_the_next_step(
     conv4: Net, make_support: MakeSupport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alive: list[weakref.ref[Tensor]] = []
-    taken = inner_loop._gradients
+    computation = inner_loop._gradients
 
     def watched(*arguments: Any) -> tuple[Tensor, dict[str, Tensor]]:
         assert [held for held in alive if held() is not None] == []
-        losses, gradients = taken(*arguments)
+        losses, gradients = computation(*arguments)
         alive[:] = [weakref.ref(gradient) for gradient in gradients.values()]
         return losses, gradients
 

@@ -1,4 +1,4 @@
-"""The batched inner loop against a plain one, task by task and operation by operation, written here."""
+"""The batched inner loop compared with a plain loop over tasks and torch's optimisers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RECIPES = {
 
 
 def plain_conv4_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """One task's features, normalised by its own batch, without any grouping."""
+    """Compute the features of one task with batch statistics, without grouped convolutions."""
     for block in ("block1", "block2", "block3", "block4"):
         raw = F.conv2d(images, weights[f"{block}.weight"], stride=2, padding=1)
         mean = raw.mean((0, 2, 3), keepdim=True)
@@ -47,7 +47,7 @@ def plain_conv4_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
 
 
 def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopConfig, seed: int) -> dict[str, Tensor]:
-    """One task's inner loop written as plainly as possible: torch optimisers, one weight after another."""
+    """Run the inner loop of one task with torch's optimisers and no batching over tasks."""
     features = plain_conv4_features(start, support.images)
     prototypes = torch.stack([features[support.labels == label].mean(0) for label in range(support.n_way)])
     gain = ((prototypes - prototypes.mean(0)) ** 2).sum(1).mean() ** -0.5
@@ -88,7 +88,7 @@ def test_a_batch_of_tasks_gets_the_weights_of_a_plain_loop(
 
 def test_a_task_adapted_alone_and_in_a_batch_agree_within_1e5(net: Net, make_support: MakeSupport) -> None:
     supports = [make_support(seed, n_way=2 + seed, n_shot=1 + seed) for seed in range(4)]
-    recipe = replace(SGD, learning_rate=5e-4)  # an untrained net magnifies rounding by more than a trained one
+    recipe = replace(SGD, learning_rate=5e-4)  # an untrained net amplifies rounding errors more than a trained one
     together = adapt(net, net.start(), supports, recipe, seeds=[5, 6, 7, 8], batching=BatchingOptions(4))
     for support, seed, result in zip(supports, (5, 6, 7, 8), together, strict=True):
         alone = adapt_one(net, net.start(), support, recipe, seed)
@@ -216,7 +216,7 @@ def test_carried_moments_continue_from_their_state(conv4: Net, make_support: Mak
     torch.testing.assert_close(dict(kept.second), dict(before), rtol=0, atol=0)
 
 
-def test_a_support_larger_than_the_statistics_sample_is_measured_evenly(conv4: Net, make_support: MakeSupport) -> None:
+def test_a_support_larger_than_the_statistics_sample_can_be_adapted(conv4: Net, make_support: MakeSupport) -> None:
     large = make_support(1, n_way=3, n_shot=100)
     adapted = adapt_one(conv4, conv4.start(), large, replace(SGD, steps=1), seed=0)
     assert 0.0 <= adapted.support_accuracy <= 1.0
@@ -246,7 +246,7 @@ def test_on_step_sees_every_step_of_every_task_and_changes_no_bit(
         assert all(torch.equal(result.weights[name], expected.weights[name]) for name in result.weights)
 
 
-def test_an_error_of_on_step_ends_the_call(conv4: Net, make_support: MakeSupport) -> None:
+def test_an_exception_in_on_step_ends_the_call(conv4: Net, make_support: MakeSupport) -> None:
     steps: list[int] = []
 
     def on_step(_: range, step: int, __: torch.Tensor) -> None:

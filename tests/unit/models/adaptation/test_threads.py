@@ -1,4 +1,4 @@
-"""Tasks spread over threads give the results of tasks in one batch; freed memory stays with the process."""
+"""Tasks distributed over threads give the same results as one batch; freed memory is reused."""
 
 from __future__ import annotations
 
@@ -116,6 +116,6 @@ def test_a_task_that_diverges_on_another_thread_is_named(
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such threshold")
-def test_memory_that_a_step_freed_is_there_for_the_next_one() -> None:
+def test_memory_freed_by_a_step_is_reused_by_the_next_step() -> None:
     child = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
     assert int(child.stdout) < 100

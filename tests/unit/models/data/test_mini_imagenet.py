@@ -1,4 +1,4 @@
-"""mini-ImageNet on a small imitation: both layouts, split files, counts, cache, a tiny training run."""
+"""mini-ImageNet, with a small generated dataset: layouts, split files, counts, cache, a short training run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def file_name(label: str, number: int) -> str:
 
 
 def lay_out(root: Path, image_path: str) -> Path:
-    """Write the imitation to `root`, with images at `image_path` with {label} and {name} filled in."""
+    """Write the generated dataset to `root`. `image_path` contains {label} and {name}."""
     folder = root / "mini-imagenet"
     for split, labels in CLASSES.items():
         rows = ["filename,label"]
@@ -208,29 +208,33 @@ def test_the_command_line_trains_resumes_and_evaluates(
     common = f"--dataset mini-imagenet --data-root {root} --ways 2 --device cpu"
     train = f"train {common} --shots 3 --meta-steps 2 --out {out}"
     monkeypatch.setattr(training, "LearningCurve", InterruptedOnce)
-    code, _, said = anole(train)
-    assert (code, load_checkpoint(out).training["meta_step"]) == (130, 1), said
-    code, _, said = anole(train)
-    assert code == 0, said
-    assert "is at meta step 1 of 2; resuming" in said
+    code, _, stderr = anole(train)
+    assert (code, load_checkpoint(out).training["meta_step"]) == (130, 1), stderr
+    code, _, stderr = anole(train)
+    assert code == 0, stderr
+    assert "is at meta step 1 of 2; resuming" in stderr
 
     trained = load_checkpoint(out)
     assert (trained.net_config.pooling, trained.net_config.image.side, trained.net_config.width) == ("max", 84, 32)
     assert trained.training["data"]["sets"][0]["name"] == "mini-imagenet"
-    code, printed, said = anole(f"evaluate {common} --shots 2 --queries 2 --episodes 2 --json --checkpoint {out}")
-    assert code == 0, said
+    code, printed, stderr = anole(f"evaluate {common} --shots 2 --queries 2 --episodes 2 --json --checkpoint {out}")
+    assert code == 0, stderr
     assert json.loads(printed)["data"] == "mini-ImageNet test classes"
 
 
 def test_the_command_line_reports_a_wrong_layout_in_one_line(anole: Anole, tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):  # class folders by part, as other projects have them, and no split files
+    for split in (
+        "train",
+        "val",
+        "test",
+    ):  # class folders in a folder per split, as in other projects, and no split files
         (tmp_path / "data" / "mini-imagenet" / split / "n01").mkdir(parents=True)
         (tmp_path / "data" / "mini-imagenet" / split / "n01" / "1.jpg").write_bytes(picture("n01", 1))
     out = tmp_path / "mini.safetensors"
-    code, _, said = anole(f"train --dataset mini-imagenet --data-root {tmp_path / 'data'} --out {out}")
+    code, _, stderr = anole(f"train --dataset mini-imagenet --data-root {tmp_path / 'data'} --out {out}")
     assert code == 1
-    assert "has no train.csv" in said
-    assert "columns filename,label" in said
+    assert "has no train.csv" in stderr
+    assert "columns filename,label" in stderr
     assert not out.exists()
 
 

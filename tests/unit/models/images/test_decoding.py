@@ -98,7 +98,7 @@ def test_a_file_with_too_many_bytes_is_rejected() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9_000), (40, 7)])
-def test_a_sliver_is_rejected_as_too_small(size: tuple[int, int]) -> None:
+def test_an_image_with_a_very_short_side_is_rejected_as_too_small(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooSmall, match="at least 8"):
         decode(png_claiming(*size))
 
@@ -111,7 +111,7 @@ def test_an_animation_or_multi_page_document_is_rejected(file_format: str) -> No
         decode(content)
 
 
-def test_the_first_picture_of_a_multi_picture_jpeg_is_decoded() -> None:
+def test_the_first_image_of_a_multi_picture_jpeg_is_decoded() -> None:
     frames = [Image.fromarray(scene(seed=seed)) for seed in range(2)]
     several = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert torch.equal(decode(several), decode(encoded(frames[0], "JPEG")))

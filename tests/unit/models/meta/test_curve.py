@@ -82,12 +82,12 @@ def test_the_moving_average_is_symmetric() -> None:
 
 
 @pytest.mark.parametrize("meta_steps", [1, STEPS_PER_ROW, 40 * STEPS_PER_ROW])
-def test_the_plot_is_saved_beside_the_csv_file(tmp_path: Path, meta_steps: int) -> None:
+def test_the_plot_is_saved_next_to_the_csv_file(tmp_path: Path, meta_steps: int) -> None:
     pytest.importorskip("matplotlib")
     recorded(tmp_path / "run.csv", meta_steps).save()
-    drawn = Image.open(io.BytesIO((tmp_path / "run.png").read_bytes())).convert("RGB")
-    assert drawn.size == (1200, 675)
-    colours = {colour for _, colour in drawn.getcolors(1 << 20) or []}
+    plot = Image.open(io.BytesIO((tmp_path / "run.png").read_bytes())).convert("RGB")
+    assert plot.size == (1200, 675)
+    colours = {colour for _, colour in plot.getcolors(1 << 20) or []}
     assert (0x9D, 0xB7, 0xCF) in colours
     assert ((0x14, 0x50, 0x7E) in colours) == (meta_steps > 20 * STEPS_PER_ROW)
 
@@ -112,6 +112,6 @@ def test_training_without_matplotlib_mentions_the_plot_extra_once(
     stderr = capsys.readouterr().err
     assert not exited.value.code, stderr
     assert out.with_suffix(".csv").is_file()
-    drawn = out.with_suffix(".png").is_file()
-    assert stderr.count("pip install 'anole[plot]'") == (0 if drawn else 1)
-    assert drawable or not drawn
+    plot = out.with_suffix(".png").is_file()
+    assert stderr.count("pip install 'anole[plot]'") == (0 if plot else 1)
+    assert drawable or not plot

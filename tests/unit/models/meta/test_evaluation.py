@@ -19,7 +19,7 @@ RECIPE = InnerLoopConfig(steps=2, learning_rate=0.002, batch_size=6)
 
 
 def striped_classes(count: int = 8, images: int = 9) -> ArrayDataset:
-    """Classes of stripe patterns that differ in pitch, with noise."""
+    """Return classes of noisy stripes that differ in their period."""
     generator = torch.Generator().manual_seed(0)
     arrays = []
     for index in range(count):

@@ -146,7 +146,7 @@ def test_the_command_line_accepts_multipliers_precision_and_recomputation(
 
 
 @pytest.mark.parametrize(
-    ("options", "code", "said"),
+    ("options", "code", "message"),
     [
         (("--inner-rate", "block*"), 2, "give PATTERN=X"),
         (("--meta-rate", "block*=fast"), 2, "give PATTERN=X"),
@@ -158,11 +158,11 @@ def test_the_command_line_accepts_multipliers_precision_and_recomputation(
 def test_invalid_options_are_reported(
     options: tuple[str, ...],
     code: int,
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert train(monkeypatch, tmp_path / "run.safetensors", *options) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

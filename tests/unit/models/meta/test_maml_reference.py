@@ -97,7 +97,7 @@ def test_the_gradient_matches_torch_func(conv4: Net, make_support: MakeSupport, 
 
 
 def drawn_on_white(support: Support) -> Support:
-    """Images that are mostly one value, like drawings, so that channel means are large compared to deviations."""
+    """Return images that are mostly white, like drawings, so that channel means are large compared to deviations."""
     images = torch.ones_like(support.images)
     images[..., 5:11, 5:11] = support.images[..., 5:11, 5:11]
     return replace(support, images=images)
@@ -124,7 +124,7 @@ EVEN, ODD = {0, 2, 4}, {1, 3, 5}
 
 
 def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
-    """Reptile's update in units of the inner learning rate: two steps, the first on the images `first`."""
+    """Return Reptile's update after two steps, the first on the images `first`, divided by the inner learning rate."""
     plans = (batch_plan(len(support), TWO_STEPS, torch.Generator().manual_seed(seed)) for seed in range(1000))
     seed = next(seed for seed, plan in enumerate(plans) if set(plan[0].tolist()) == first)
     start = double_start()
@@ -135,7 +135,7 @@ def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
 
 
 def maml_gradient(net: Net, support: Support, first: set[int], maml: Maml, steps: int = 1) -> Gradient:
-    """Outer gradient with inner steps on the images `first` and the others as queries."""
+    """Return the outer gradient with inner steps on the images `first` and all other images as queries."""
     second = (EVEN | ODD) - first
     order = [index for pair in zip(sorted(first), sorted(second), strict=True) for index in pair]
     ordered = DoubleSupport(support.images[order], support.labels[order], support.n_way)

@@ -24,7 +24,7 @@ Train = Callable[[Path], str]
 
 
 def arguments(pictures: Path, out: Path) -> list[str]:
-    """Arguments of `anole` for a run that saves after every meta step and carries Adam's moments."""
+    """Return the arguments of a run that saves after every meta step and carries Adam's moments."""
     line = f"train --dataset folder:{pictures} --preset paper --ways 2 --shots 2 --meta-steps {META_STEPS} --seed 3"
     return [*line.split(), "--device", "cpu", "--save-every-s", "0", "--out", str(out)]
 
@@ -48,9 +48,9 @@ def train(pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         monkeypatch.setattr(sys, "argv", ["anole", *arguments(pictures, out)])
         with pytest.raises(SystemExit) as exited:
             cli.main()
-        said = capsys.readouterr().err
-        assert not exited.value.code, said
-        return said
+        stderr = capsys.readouterr().err
+        assert not exited.value.code, stderr
+        return stderr
 
     return run
 
@@ -72,9 +72,9 @@ def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
     assert process.exitcode == -9
     assert load_checkpoint(killed).training["meta_step"] == saved_step
 
-    said = train(killed)
-    assert f"is at meta step {saved_step} of {META_STEPS}; resuming" in said
-    assert f"training {META_STEPS}/{META_STEPS}" in said
+    stderr = train(killed)
+    assert f"is at meta step {saved_step} of {META_STEPS}; resuming" in stderr
+    assert f"training {META_STEPS}/{META_STEPS}" in stderr
     one, other = load_checkpoint(uninterrupted), load_checkpoint(killed)
     assert one.moments is not None
     assert one.digest == other.digest

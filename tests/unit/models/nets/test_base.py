@@ -32,7 +32,7 @@ def images() -> Tensor:
 
 @pytest.fixture
 def shared(net: Net) -> dict[str, Tensor]:
-    """Shared kernels; a scale and a shift per task."""
+    """Return weights with shared kernels, and a scale and a shift per task."""
     weights = net.start()
     for index, (name, tensor) in enumerate(weights.items()):
         if tensor.ndim == 1:
@@ -42,7 +42,7 @@ def shared(net: Net) -> dict[str, Tensor]:
 
 @pytest.fixture
 def per_task(shared: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights with a copy of the kernels per task."""
+    """Return the same weights with a copy of the kernels per task."""
     return {name: tensor.expand(TASKS, *tensor.shape) if tensor.ndim > 2 else tensor for name, tensor in shared.items()}
 
 
@@ -72,7 +72,9 @@ def test_weights_without_a_task_dimension_serve_every_task(net: Net, images: Ten
     torch.testing.assert_close(call_net(net, start, images), call_net(net, stacked, images), rtol=1e-4, atol=1e-4)
 
 
-def test_kernels_of_some_layers_may_be_shared(net: Net, images: Tensor, per_task: dict[str, Tensor]) -> None:
+def test_some_layers_can_share_their_kernels_while_others_do_not(
+    net: Net, images: Tensor, per_task: dict[str, Tensor]
+) -> None:
     first = [name for name, tensor in per_task.items() if name.startswith("block1") and tensor.ndim == 5]
     mixed = {**per_task, **{name: per_task[name][0] for name in first}}
     torch.testing.assert_close(call_net(net, mixed, images), call_net(net, per_task, images))
@@ -119,7 +121,9 @@ def test_threads_call_one_net_with_different_weights_at_the_same_time(net: Net, 
             torch.testing.assert_close(found, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_a_call_leaves_the_nets_own_parameters_alone(net: Net, images: Tensor, per_task: dict[str, Tensor]) -> None:
+def test_a_call_does_not_change_the_parameters_of_the_net(
+    net: Net, images: Tensor, per_task: dict[str, Tensor]
+) -> None:
     before = {name: tensor.clone() for name, tensor in net.start().items()}
     call_net_recording(net, per_task, images)
     torch.testing.assert_close(net.start(), before, rtol=0, atol=0)
@@ -127,7 +131,7 @@ def test_a_call_leaves_the_nets_own_parameters_alone(net: Net, images: Tensor, p
 
 
 class Perceptron(nn.Module):
-    """A module of a user's own; its inputs are no images."""
+    """A user-defined module. Its inputs are vectors instead of images."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The four-block net with max pooling, and the records of nets and trainings from before there was a choice."""
+"""The four-block net: max pooling, and configurations saved before pooling could be chosen."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.unit.models.conftest import MakeSupport
 POOLED = NetConfig("conv4", ImageConfig(channels=1, side=16, contrast="none"), width=8, pooling="max")
 
 
-def test_the_digest_of_a_net_without_the_choice_is_what_it_was() -> None:
+def test_the_digest_of_a_net_with_the_default_pooling_has_not_changed() -> None:
     spec = NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=64)
     checkpoint = Checkpoint("zeros", spec, InnerLoopConfig(steps=5, learning_rate=0.1), {"w": torch.zeros(2)})
     assert checkpoint.digest == "f1323c48c5ed5eba57f2ffb7a0350b5e7c2454665a4a760dbb5ba5a85598e29f"
 
 
-def test_a_choice_that_is_not_the_default_is_recorded_and_read_back() -> None:
+def test_pooling_survives_json_and_is_omitted_at_its_default() -> None:
     assert POOLED.to_json()["pooling"] == "max"
     assert NetConfig.from_json(POOLED.to_json()) == POOLED
     strided = NetConfig("conv4", POOLED.image, 8)
@@ -33,7 +33,7 @@ def test_a_choice_that_is_not_the_default_is_recorded_and_read_back() -> None:
     assert NetConfig.from_json(strided.to_json()) == strided
 
 
-def test_only_the_four_block_net_pools() -> None:
+def test_other_nets_reject_max_pooling() -> None:
     with pytest.raises(InvalidConfig, match="stride with the surface net"):
         NetConfig("surface", POOLED.image, 16, pooling="max")
 
@@ -46,7 +46,7 @@ def test_the_published_mini_imagenet_net_has_1152_features() -> None:
     assert net.feature_count == 1152
 
 
-def test_pooled_features_are_those_of_a_plain_net(make_support: MakeSupport) -> None:
+def test_pooled_features_equal_those_of_plain_torch_operations(make_support: MakeSupport) -> None:
     net, images = build(POOLED, seed=3), make_support(1).images
     start = net.start()
     features = call_net(net, {name: tensor[None] for name, tensor in start.items()}, images[None])
@@ -56,7 +56,7 @@ def test_pooled_features_are_those_of_a_plain_net(make_support: MakeSupport) -> 
     torch.testing.assert_close(features[0], images.flatten(1), rtol=1e-4, atol=1e-5)
 
 
-def test_folding_is_exact_with_pooling_whatever_the_sign_of_the_scale(make_support: MakeSupport) -> None:
+def test_folding_is_exact_with_pooling_and_negative_scales(make_support: MakeSupport) -> None:
     net, support = build(POOLED, seed=3), make_support(1)
     start = net.start()
     start["block2.scale"] = start["block2.scale"] * torch.tensor([1.0, -1.0] * 4)
@@ -69,6 +69,6 @@ def test_folding_is_exact_with_pooling_whatever_the_sign_of_the_scale(make_suppo
     torch.testing.assert_close(folded, unfolded, rtol=1e-4, atol=1e-5)
 
 
-def test_a_meta_loop_of_before_reads_back_equal() -> None:
+def test_a_meta_training_config_with_defaults_survives_json() -> None:
     meta = MetaTrainingConfig(meta_steps=3)
     assert MetaTrainingConfig.from_json(meta.to_json()) == meta

@@ -1,4 +1,4 @@
-"""ResNet-12: its size, its arithmetic against torch's own layers, and what it refuses."""
+"""ResNet-12: its size, its features compared with torch's layers, and invalid configurations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_published_width_has_the_published_number_of_weights_and_features() 
 
 
 def plain_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
-    """One task's features by torch's own operations, without groups."""
+    """Compute the features of one task with torch's operations, without groups."""
 
     def normalised(name: str, maps: Tensor) -> Tensor:
         weight = weights[f"{name}.weight"]
@@ -43,7 +43,7 @@ def plain_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
     return images.mean((2, 3))
 
 
-def test_tasks_side_by_side_have_the_features_of_a_plain_net(make_support: MakeSupport) -> None:
+def test_tasks_in_one_batch_have_the_features_of_plain_torch_operations(make_support: MakeSupport) -> None:
     starts = [build(RESNET_SPEC, seed).start() for seed in (1, 2)]
     images = [make_support(seed).images for seed in (3, 4)]
     stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
@@ -54,21 +54,21 @@ def test_tasks_side_by_side_have_the_features_of_a_plain_net(make_support: MakeS
 
 
 @pytest.mark.parametrize("side", [16, 21, 28, 84])
-def test_maps_of_any_allowed_side_can_be_halved_four_times(side: int) -> None:
+def test_images_of_any_allowed_size_give_features(side: int) -> None:
     net = build(NetConfig("resnet12", ImageConfig(1, side), 2))
     stacked = {name: tensor[None] for name, tensor in net.start().items()}
     features = call_net(net, stacked, torch.rand(1, 2, 1, side, side, generator=torch.Generator()))
     assert features.shape == (1, 2, net.feature_count)
 
 
-def test_an_odd_width_is_refused() -> None:
+def test_an_odd_width_and_max_pooling_are_rejected() -> None:
     with pytest.raises(InvalidConfig, match="width is 7; allowed: an even number with the resnet12 net"):
         NetConfig("resnet12", ImageConfig(1, 16), 7)
     with pytest.raises(InvalidConfig, match="stride with the resnet12 net"):
         NetConfig("resnet12", ImageConfig(1, 16), 8, pooling="max")
 
 
-def test_a_checkpoint_of_it_comes_back(tmp_path: Path) -> None:
+def test_a_resnet12_checkpoint_survives_saving_and_loading(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     recipe = InnerLoopConfig(steps=1, learning_rate=0.1, precision="bfloat16", recompute=True)
     save_checkpoint(Checkpoint("net", RESNET_SPEC, recipe, build(RESNET_SPEC).start()), path)

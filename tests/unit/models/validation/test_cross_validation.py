@@ -23,7 +23,7 @@ RECIPE = InnerLoopConfig(steps=3, learning_rate=0.01, batch_size=6)
 
 
 def clear_support(n_way: int = 3, n_shot: int = 6) -> Support:
-    """Classes that any net can separate: stripes of different widths, with noise."""
+    """Return classes that every net can separate: noisy stripes of different widths."""
     generator = torch.Generator().manual_seed(5)
     labels = torch.arange(n_way).repeat_interleave(n_shot)
     stripes = torch.sin(torch.arange(16) * 2 * torch.pi / (2.5 + 3 * labels[:, None]))[:, None, None, :]
@@ -32,7 +32,7 @@ def clear_support(n_way: int = 3, n_shot: int = 6) -> Support:
 
 
 def ungrouped(support: Support) -> torch.Tensor:
-    """Groups of one sample each."""
+    """Return groups of one sample each."""
     return torch.arange(len(support))
 
 
@@ -97,7 +97,7 @@ def test_every_sample_has_a_held_out_prediction(net: Net) -> None:
 
 def test_grouping_duplicates_removes_their_bias(net: Net, make_support: MakeSupport) -> None:
     generator = torch.Generator().manual_seed(1)
-    noise = torch.rand(8, 1, 16, 16, generator=generator)  # only duplicates can be recognised
+    noise = torch.rand(8, 1, 16, 16, generator=generator)  # only duplicates can be predicted correctly
     images, labels = noise.repeat(3, 1, 1, 1), (torch.arange(8) % 2).repeat(3)
     support = Support(images, labels, 2)
     recipe = replace(RECIPE, steps=0)
@@ -155,7 +155,7 @@ def test_two_classes_of_two_samples_can_be_cross_validated(net: Net) -> None:
 
 def test_the_only_sample_of_a_class_is_never_held_out(net: Net) -> None:
     support = clear_support()
-    kept = torch.tensor([*range(13)])  # the third class keeps one
+    kept = torch.tensor([*range(13)])  # the third class has a single sample
     result = cross_validate(net, Support(support.images[kept], support.labels[kept], 3))
     assert result.held_out[12] is None
     assert sum(prediction is not None for prediction in result.held_out) == 12

@@ -15,7 +15,7 @@ from tests.unit.models.pictures import planes, scene
 
 
 def duplicate(picture: Tensor, how: str) -> Tensor:
-    """The picture, re-encoded, resized or adjusted."""
+    """Return the image, re-encoded, resized or adjusted."""
     image = Image.fromarray(picture.permute(1, 2, 0).numpy())
     if how == "compressed":
         held = io.BytesIO()
@@ -32,7 +32,7 @@ def duplicate(picture: Tensor, how: str) -> Tensor:
 
 
 def coarse(seed: int) -> Tensor:
-    """A picture with coarse structure, 128 pixels wide."""
+    """Return an image with coarse structure, 128 pixels wide."""
     small = Image.fromarray(scene(16, 16, seed))
     return planes(np.asarray(small.resize((128, 128), Image.Resampling.BICUBIC)).copy())
 

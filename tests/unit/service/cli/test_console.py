@@ -32,13 +32,13 @@ def test_a_pipe_gets_a_line_at_once_then_every_half_minute_and_at_the_end() -> N
     assert lines[-1] == "training 1000/1000, loss 1000, took 0:02:05"
 
 
-def test_the_time_left_follows_the_present_speed() -> None:
+def test_the_remaining_time_depends_on_the_current_speed() -> None:
     printed, clock = io.StringIO(), ManualClock()
     with progress("training", 1000, console=Console(file=printed, soft_wrap=True), clock=clock) as report:
         for second in range(1, 101):
             clock.now_s += 1
             report(4 * second, "")
-        for second in range(1, 101):  # the machine got busier
+        for second in range(1, 101):  # the machine is now slower
             clock.now_s += 1
             report(400 + second, "")
     assert printed.getvalue().splitlines()[-1] == "training 481/1000, 0:08:39 left"
@@ -73,8 +73,8 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(monkeypatch: pytest.M
     assert printed.getvalue() == "training 1/1, loss 1.000, took 0:00:00\n"
 
 
-def drawn(*jobs: Job, client: str = "line") -> list[str]:
-    """Every line that a terminal got."""
+def rendered(*jobs: Job, client: str = "line") -> list[str]:
+    """Return the lines that a terminal shows."""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100, legacy_windows=False, color_system=None)
     with job_progress(client, console) as report:
@@ -89,30 +89,30 @@ def a_job(stage: str, done: int = 0, of: int = 0, loss: float | None = None, fir
 
 
 def test_a_terminal_shows_stage_steps_and_loss_of_a_job() -> None:
-    line = next(line for line in reversed(drawn(a_job("adapt", 3, 45, 0.125))) if "line" in line)
+    line = next(line for line in reversed(rendered(a_job("adapt", 3, 45, 0.125))) if "line" in line)
     for part in ("line: adapting", " 3/45 ", "loss 0.125"):
         assert part in line
 
 
 def test_a_waiting_job_has_no_total_and_no_loss() -> None:
-    line = next(line for line in reversed(drawn(a_job("waiting"))) if "line" in line)
+    line = next(line for line in reversed(rendered(a_job("waiting"))) if "line" in line)
     assert "line: waiting for its turn" in line
     assert "0/?" in line
     assert "loss" not in line
 
 
 def test_the_first_version_is_printed_once() -> None:
-    lines = drawn(*(a_job("adapt", done, 9, first=7) for done in range(3)))
+    lines = rendered(*(a_job("adapt", done, 9, first=7) for done in range(3)))
     assert sum("version 7 created from prototypes, live" in line for line in lines) == 1
 
 
-def test_the_bar_leaves_room_for_the_echo_of_an_interrupt() -> None:
-    widest = max(len(line) for line in drawn(a_job("adapt", 3, 45, 0.125)) if "adapting" in line)
+def test_the_progress_bar_leaves_space_for_the_echo_of_an_interrupt() -> None:
+    widest = max(len(line) for line in rendered(a_job("adapt", 3, 45, 0.125)) if "adapting" in line)
     assert widest + len("^C") < 100
 
 
 def test_client_names_are_neither_markup_nor_escape_sequences() -> None:
-    assert "[b]line\\x07: adapting" in "\n".join(drawn(a_job("adapt"), client="[b]line\x07"))
+    assert "[b]line\\x07: adapting" in "\n".join(rendered(a_job("adapt"), client="[b]line\x07"))
 
 
 def test_a_job_prints_nothing_without_a_terminal() -> None:

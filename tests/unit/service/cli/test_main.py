@@ -28,7 +28,7 @@ Anole = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Anole:
-    """Runs a command line and returns its exit code, standard output and standard error."""
+    """Return a function that runs a command line and returns exit code, standard output and standard error."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -44,7 +44,7 @@ def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
+def service(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
     monkeypatch.setattr(
         client_commands, "_connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process)
     )
@@ -59,19 +59,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_adapt_prints_the_version_its_estimate_and_the_gate_decision(anole: Anole, served: Web, folder: Path) -> None:
+def test_adapt_prints_the_version_its_estimate_and_the_gate_decision(anole: Anole, service: Web, folder: Path) -> None:
     code, printed, _ = anole("adapt", "line", str(folder), "--seed", "3")
     assert code == 0
     for word in ("1, live", "bad, good", "100.0 %", "publish: every sample is named right", "anole predict line"):
         assert word in printed
-    assert served.services.adaptation.commands[0].seed == 3
+    assert service.services.adaptation.commands[0].seed == 3
 
 
-def test_adapt_without_a_terminal_prints_only_the_table(anole: Anole, served: Web, folder: Path) -> None:
+def test_adapt_without_a_terminal_prints_only_the_table(anole: Anole, service: Web, folder: Path) -> None:
     code, printed, error = anole("adapt", "line", str(folder), "--first", "prototypes")
     assert (code, error) == (0, "")
     assert printed.startswith("client ")
-    assert served.services.adaptation.commands[0].first == "prototypes"
+    assert service.services.adaptation.commands[0].first == "prototypes"
 
 
 def test_interrupting_adapt_cancels_the_job_with_exit_code_130(
@@ -85,7 +85,7 @@ def test_interrupting_adapt_cancels_the_job_with_exit_code_130(
     assert service.requests[-1] == f"DELETE {PATH}"
 
 
-def test_interrupting_adapt_before_an_answer_tells_how_to_find_the_version(
+def test_interrupting_adapt_before_a_response_says_how_to_find_the_version(
     anole: Anole, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     def interrupted(_: httpx.Request) -> httpx.Response:
@@ -100,7 +100,7 @@ def test_interrupting_adapt_before_an_answer_tells_how_to_find_the_version(
     )
 
 
-def test_predict_prints_one_row_per_image(anole: Anole, served: Web, folder: Path) -> None:
+def test_predict_prints_one_row_per_image(anole: Anole, service: Web, folder: Path) -> None:
     anole("adapt", "line", str(folder))
     code, printed, _ = anole("predict", "line", str(folder / "good/1.png"), str(folder / "bad/1.png"))
     assert code == 0
@@ -109,7 +109,7 @@ def test_predict_prints_one_row_per_image(anole: Anole, served: Web, folder: Pat
     assert printed.count("known") == 2
 
 
-def test_versions_prints_a_table_and_rollback_both_versions(anole: Anole, served: Web, folder: Path) -> None:
+def test_versions_prints_a_table_and_rollback_both_versions(anole: Anole, service: Web, folder: Path) -> None:
     anole("adapt", "line", str(folder))
     anole("adapt", "line", str(folder))
     code, printed, _ = anole("versions", "line")
@@ -120,7 +120,7 @@ def test_versions_prints_a_table_and_rollback_both_versions(anole: Anole, served
     assert (code, printed) == (0, "live of line points at version 1; before: 2")
 
 
-def test_a_problem_is_printed_as_one_line_with_exit_code_1(anole: Anole, served: Web) -> None:
+def test_a_problem_is_printed_as_one_line_with_exit_code_1(anole: Anole, service: Web) -> None:
     code, printed, error = anole("versions", "nobody")
     assert (code, printed) == (1, "")
     assert error.startswith("error: unknown_client: there is no client 'nobody'")
@@ -136,7 +136,7 @@ def test_a_missing_service_is_printed_as_one_line(anole: Anole) -> None:
     assert error.count("\n") == 1
 
 
-def test_names_are_neither_markup_nor_escape_sequences(anole: Anole, served: Web, folder: Path) -> None:
+def test_names_are_neither_markup_nor_escape_sequences(anole: Anole, service: Web, folder: Path) -> None:
     (folder / "[red]x").mkdir()
     (folder / "[red]x" / "\x1b[31m.png").write_bytes(PNG)
     _, printed, _ = anole("adapt", "line", str(folder))
@@ -222,7 +222,7 @@ def test_the_key_comes_from_the_option_or_the_environment(
 
 
 def commands() -> list[list[str]]:
-    """Every command, with the names of its groups."""
+    """Return all commands, with the names of their groups."""
     found: list[list[str]] = []
     groups: list[tuple[list[str], Any]] = [([], typer.main.get_group(cli.cli))]
     while groups:
@@ -236,7 +236,7 @@ def commands() -> list[list[str]]:
 
 
 def test_every_command_has_json_output_and_documents_its_exit_codes(anole: Anole) -> None:
-    anole("train", "--help")  # adds the commands that need torch
+    anole("train", "--help")  # registers the commands that need torch
     assert len(commands()) >= 14
     for command in commands():
         _, printed, _ = anole(*command, "--help")
@@ -244,7 +244,7 @@ def test_every_command_has_json_output_and_documents_its_exit_codes(anole: Anole
         assert "Exit codes: 0 success" in printed, command
 
 
-def test_commands_print_the_answers_of_the_service_as_json(anole: Anole, served: Web, folder: Path) -> None:
+def test_commands_print_the_responses_of_the_service_as_json(anole: Anole, service: Web, folder: Path) -> None:
     made = [json.loads(anole("adapt", "line", str(folder), "--json")[1]) for _ in range(2)]
     assert [answer["version"] for answer in made] == [1, 2]
     assert made[0]["report"]["gate"]["decision"] == "publish"

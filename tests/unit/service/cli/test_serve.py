@@ -1,4 +1,4 @@
-"""What `anole serve` does before the first request: port, demo, announcement, keys and signals."""
+"""`anole serve` before the first request: port, demo, announcement, keys and signals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_nagles_algorithm_is_disabled() -> None:
         with socket.create_connection(listener.getsockname()):
             accepted, _ = listener.accept()
         with accepted:
-            assert accepted.proto == socket.IPPROTO_TCP  # asyncio looks at this before it sets TCP_NODELAY
+            assert accepted.proto == socket.IPPROTO_TCP  # asyncio checks the protocol before it sets TCP_NODELAY
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
@@ -90,7 +90,7 @@ def test_the_announcement_as_json_is_one_line(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.fixture
 def server_handler() -> Iterator[list[int]]:
-    """Stands for the web server's handler of SIGTERM; holds the signals that reached it."""
+    """Install a handler of SIGTERM in place of the web server's. Return the list of signals that it receives."""
     reached: list[int] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -139,9 +139,9 @@ def test_a_service_on_loopback_without_keys_is_open_and_announces_it(
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
 def test_a_service_on_a_public_address_does_not_start_without_a_valid_key(tmp_path: Path, host: str) -> None:
     settings = load_settings(data=tmp_path, host=host)
-    with pytest.raises(InvalidSettings, match="anole keys create") as refused:
+    with pytest.raises(InvalidSettings, match="anole keys create") as rejected:
         serve._open_to_all(settings)
-    assert f"reach {host}" in str(refused.value)
+    assert f"reach {host}" in str(rejected.value)
     with open_keys(StoreLocation(tmp_path)) as keys:
         _, record = create(keys, Grant("camera", ("predict",), ("*",)))
         assert not serve._open_to_all(settings)
@@ -167,13 +167,11 @@ def test_the_bootstrap_key_is_stored_at_the_first_start(tmp_path: Path, monkeypa
     assert (record.prefix, record.scopes, record.clients) == ("anole_ab12cd34", ("predict", "adapt", "admin"), ("*",))
 
 
-def test_a_malformed_bootstrap_key_is_rejected_and_not_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_malformed_bootstrap_key_is_rejected_and_not_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "hunter2")
-    with pytest.raises(InvalidKey) as refused:
+    with pytest.raises(InvalidKey) as rejected:
         serve._open_to_all(load_settings(data=tmp_path))
-    assert "hunter2" not in str(refused.value)
+    assert "hunter2" not in str(rejected.value)
 
 
 def test_the_announcement_shows_where_the_key_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Both clients against the real application in this process, and against answers that are not from a service."""
+"""Both clients with the real application in this process, and with responses that no service sends."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_missing_image_and_an_empty_list_are_rejected_before_sending(anole: Cl
 def busy_then(
     times: int, then: Callable[[httpx.Request], httpx.Response], retry_after: str = "3"
 ) -> tuple[httpx.MockTransport, list[Any]]:
-    """A service that is overloaded `times` times before it answers, and the list of requests it received."""
+    """Return a service that rejects `times` requests before it responds, and the list of received requests."""
     seen: list[httpx.Request] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -202,7 +202,7 @@ def test_a_long_retry_after_is_cut_to_half_a_minute(retry_after: str, slept_s: l
 @pytest.mark.parametrize(
     "retry_after", ["", "-1", "1.5", "soon", "\u0661", "\u00b2", "9" * 5000, "Wed, 21 Oct 2026 07:28:00 GMT"]
 )
-def test_a_malformed_retry_after_counts_as_none(retry_after: str) -> None:
+def test_a_malformed_retry_after_is_ignored(retry_after: str) -> None:
     transport, seen = busy_then(9, lambda _: httpx.Response(500), retry_after)
     with Client(transport=transport, sleep=lambda _: None) as anole, pytest.raises(ServiceProblem) as caught:
         anole.clients()
@@ -237,7 +237,7 @@ def test_a_malformed_address_is_an_error_and_no_traceback(url: str) -> None:
     ],
     ids=["html", "other json", "bad gateway", "redirect"],
 )
-def test_an_answer_that_is_not_from_a_service_is_an_error(answer: httpx.Response) -> None:
+def test_a_response_that_no_service_sends_is_an_error(answer: httpx.Response) -> None:
     with Client(transport=httpx.MockTransport(lambda _: answer)) as anole, pytest.raises(ServiceUnreachable):
         anole.clients()
 
@@ -246,7 +246,7 @@ def test_an_answer_that_is_not_from_a_service_is_an_error(answer: httpx.Response
     ("error", "message"),
     [(httpx.ConnectError("refused"), "is the service running"), (httpx.ReadTimeout("slow"), "in time")],
 )
-def test_no_answer_is_an_error_with_advice(error: httpx.HTTPError, message: str) -> None:
+def test_a_missing_response_is_an_error_with_advice(error: httpx.HTTPError, message: str) -> None:
     def fail(_: httpx.Request) -> httpx.Response:
         raise error
 
@@ -298,7 +298,7 @@ def test_text_that_a_header_cannot_have_is_rejected_and_not_repeated(anole: Clie
 
 
 def test_names_that_are_not_text_are_rejected_before_sending(anole: Client) -> None:
-    name = b"\xff".decode("utf-8", "surrogateescape")  # as Python reads such an argument or file name
+    name = b"\xff".decode("utf-8", "surrogateescape")  # as Python decodes such an argument or file name
     with pytest.raises(InvalidInput, match="is not valid text"):
         anole.versions(name)
     with pytest.raises(InvalidInput, match="is not valid text"):
@@ -311,7 +311,7 @@ def test_importing_the_client_loads_its_schemas_and_nothing_of_the_server() -> N
     script = "import service.client, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     loaded = done.stdout.split()
-    own = {name for name in loaded if name.startswith(("service.", "models."))}
+    first_party = {name for name in loaded if name.startswith(("service.", "models."))}
     allowed = ("service.client", "service.http.schemas")
-    assert {name for name in own if not name.startswith(allowed)} == {"service.http", "models.errors"}
+    assert {name for name in first_party if not name.startswith(allowed)} == {"service.http", "models.errors"}
     assert not {"torch", "numpy", "fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic_settings"} & set(loaded)

@@ -19,7 +19,7 @@ from tests.unit.service.scripted_job import DONE, PATH, PROBLEM, SAMPLES, Script
 
 @pytest.fixture(params=["blocking", "async"])
 def adapt(request: pytest.FixtureRequest) -> Callable[[Scripted, Callable[[Job], object]], AdaptResponse]:
-    """Adapts at a scripted service with either client."""
+    """Return a function that adapts with the blocking or the asynchronous client at a scripted service."""
     if request.param == "blocking":
         return lambda service, on_progress: service.adapt(on_progress)
     return lambda service, on_progress: anyio.run(service.adapt_async, on_progress)
@@ -68,7 +68,7 @@ def test_the_first_version_is_reported_as_soon_as_it_is_made(adapt: Any) -> None
     [[httpx.ReadError("reset")], [httpx.ReadTimeout("silent")], [], [b"event: progress\ndata: <html>\n\n"]],
     ids=["reset", "silent", "ended", "no job"],
 )
-def test_the_job_is_polled_when_its_events_break_off(adapt: Any, broken: Any) -> None:
+def test_the_job_is_polled_when_its_event_stream_ends_early(adapt: Any, broken: Any) -> None:
     service = Scripted(event("progress", job()), *broken, polls=[job(done=1), httpx.ConnectError("away"), DONE])
     seen: list[Job] = []
     assert adapt(service, seen.append).version == 1
@@ -101,7 +101,7 @@ def test_a_failed_job_raises_the_same_problem_as_the_blocking_request(adapt: Any
     assert service.requests[-1] == f"GET {PATH}/events"
 
 
-def test_a_job_that_somebody_else_cancelled_is_a_problem(adapt: Any) -> None:
+def test_a_job_cancelled_by_another_caller_is_a_problem(adapt: Any) -> None:
     with pytest.raises(ServiceProblem) as caught:
         adapt(Scripted(event("cancelled", job("cancelled"))), lambda _: None)
     assert (caught.value.status, caught.value.code) == (409, "job_cancelled")

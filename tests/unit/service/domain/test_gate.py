@@ -1,4 +1,4 @@
-"""Gate decisions and their reasons, and what reports and diffs read from the records of versions."""
+"""Gate decisions and their reasons, reports, and diffs of versions."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def record(predictions: Mapping[str, Sequence[str | None]], estimate: float | No
         ],
     }
     samples = tuple(
-        SampleRef(digest_of(f"{label}-{place}"), label, f"{label}-{place}.png")
+        SampleRef(digest_of(f"{label}-{index}"), label, f"{label}-{index}.png")
         for label, predicted in predictions.items()
-        for place in range(len(predicted))
+        for index in range(len(predicted))
     )
     return replace(a_draft(), classes=classes, samples=samples, report=report)
 
@@ -76,7 +76,7 @@ def test_a_version_below_the_floor_is_held_with_advice() -> None:
 
 
 @pytest.mark.parametrize(("n_way", "floor"), [(2, 0.75), (5, 0.6), (50, 0.51)])
-def test_the_default_floor_is_half_way_from_guessing_to_perfect(n_way: int, floor: float) -> None:
+def test_the_default_floor_is_half_way_between_chance_and_1(n_way: int, floor: float) -> None:
     assert default_floor(n_way) == pytest.approx(floor)
 
 

@@ -38,7 +38,7 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
 
 
 class Wire(asyncio.Transport):
-    """Remembers what is written. The test sets how much the client has not read."""
+    """Records what is written. The test sets how much the client has not read."""
 
     def __init__(self, protocol: DeadlinedHttp) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Wire(asyncio.Transport):
 
 
 class Answering:
-    """An application that reads the body and answers, or answers at once, or waits. Counts disconnects."""
+    """An application that responds after the body, responds at once, or waits. Counts disconnects."""
 
     def __init__(self) -> None:
         self.reads_body = True
@@ -129,7 +129,7 @@ def connect(loop: FakeClockLoop, app: Answering) -> Iterator[Callable[[], Wire]]
     loop.run_ready()
 
 
-def test_a_silent_connection_is_closed(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
+def test_an_idle_connection_is_closed(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     loop.pass_s(9.9)
     assert not wire.closed
@@ -176,9 +176,7 @@ def test_slow_work_does_not_close_the_connection(
     assert wire.written.endswith(b"ok")
 
 
-def test_each_request_on_a_connection_has_a_time_limit_of_its_own(
-    connect: Callable[[], Wire], loop: FakeClockLoop
-) -> None:
+def test_each_request_on_a_connection_has_its_own_time_limit(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     for _ in range(5):
         wire.protocol.data_received(HEAD + b"hello")
@@ -192,7 +190,7 @@ def test_each_request_on_a_connection_has_a_time_limit_of_its_own(
     assert wire.aborted
 
 
-def test_a_body_that_continues_after_the_answer_is_closed(
+def test_a_connection_whose_body_continues_after_the_response_is_closed(
     connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
 ) -> None:
     app.reads_body = False
@@ -207,7 +205,7 @@ def test_a_body_that_continues_after_the_answer_is_closed(
     assert wire.aborted
 
 
-def test_an_answer_that_is_not_read_is_dropped(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
+def test_a_response_that_is_not_read_is_dropped(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     wire.unread = 100_000
     wire.protocol.pause_writing()
@@ -217,7 +215,9 @@ def test_an_answer_that_is_not_read_is_dropped(connect: Callable[[], Wire], loop
     assert wire.aborted
 
 
-def test_a_client_that_catches_up_is_kept(connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering) -> None:
+def test_the_connection_of_a_client_that_catches_up_is_kept(
+    connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
+) -> None:
     app.waits = asyncio.Event()
     wire = connect()
     wire.protocol.data_received(HEAD + b"hello")
@@ -233,12 +233,12 @@ def test_a_client_that_catches_up_is_kept(connect: Callable[[], Wire], loop: Fak
     loop.run_ready()
 
 
-def test_a_short_answer_that_is_not_read_is_dropped_as_well(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
+def test_a_short_response_that_is_not_read_is_dropped_too(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:
     wire = connect()
     wire.unread = 10
     wire.protocol.data_received(HEAD + b"hello")
     loop.pass_s(5.1)
-    assert wire.closed  # idle for too long; what was written is still to be read
+    assert wire.closed  # idle for too long, but written bytes are unread
     assert not wire.aborted
     loop.pass_s(15)
     assert wire.aborted

@@ -23,7 +23,7 @@ LIMIT_S = 30
 
 
 class Connection:
-    """A client that disconnects when the test says so."""
+    """A client that disconnects when the test sets `disconnected`."""
 
     def __init__(self) -> None:
         self.disconnected = asyncio.Event()
@@ -35,7 +35,7 @@ class Connection:
 
 
 class Blocked:
-    """A batcher with one thread, whose work waits until the test lets it go on. Remembers what it has done."""
+    """A batcher with one thread. Its work waits until the test releases it, and is recorded."""
 
     def __init__(self) -> None:
         self.go_on, self.begun, self.done = threading.Event(), threading.Event(), list[int]()
@@ -45,7 +45,7 @@ class Blocked:
         self.begun.set()
         assert self.go_on.wait(LIMIT_S)
         self.done += jobs
-        yield from ((place, KeyError(job) if job < 0 else job) for place, job in enumerate(jobs))
+        yield from ((index, KeyError(job) if job < 0 else job) for index, job in enumerate(jobs))
 
     def submit(self, limit: AdmissionLimit, job: int) -> Future[int]:
         slot = limit.admit()
@@ -99,7 +99,7 @@ def test_a_late_result_is_passed_on(blocked: Blocked) -> None:
     assert asyncio.run(run()) == 7
 
 
-def test_work_that_hangs_is_given_up_and_keeps_its_slot_until_it_ends(blocked: Blocked) -> None:
+def test_a_request_whose_work_hangs_times_out_and_keeps_its_slot_until_the_work_ends(blocked: Blocked) -> None:
     async def run() -> None:
         limit = limit_of(1)
         work = blocked.submit(limit, 1)
@@ -166,7 +166,7 @@ def test_a_stopping_service_is_not_reported_as_a_disconnect() -> None:
     asyncio.run(run())
 
 
-def test_a_prediction_that_hangs_is_answered_with_503_and_others_are_served(two_versions: Web) -> None:
+def test_a_prediction_that_hangs_gets_503_and_others_are_served(two_versions: Web) -> None:
     release = threading.Event()
     run = two_versions.services.prediction.run
 

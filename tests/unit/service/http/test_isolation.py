@@ -1,4 +1,4 @@
-"""Keys for some clients: on every route another client is answered like one that does not exist."""
+"""Keys restricted to clients: every route treats another client like one that does not exist."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 def sent(
     web: Web, request: tuple[str, str, dict[str, Any]], client: str, key: dict[str, str]
 ) -> tuple[int, Any, bytes]:
-    """Status, headers without the request's id, and body with the client's name taken out."""
+    """Return status, headers without the request ID, and body without the client's name."""
     method, path, options = request
     options = {**options, "headers": {**options.get("headers", {}), **key}}
     if "data" in options:
@@ -78,23 +78,23 @@ def sent(
 
 @pytest.mark.parametrize("request_name", REQUESTS)
 def test_another_client_is_answered_like_one_that_does_not_exist(guarded: Web, request_name: str) -> None:
-    own, others = key_for(guarded, clients=("mine",)), key_for(guarded)
+    key, other_key = key_for(guarded, clients=("mine",)), key_for(guarded)
     for _ in range(2):
         for client in ("mine", "another"):
             fields = {"client": client, "labels": ["good", "bad"]}
             files = [("samples", (f"{index}.png", PNG)) for index in range(2)]
-            assert guarded("POST", "/adapt", data=fields, files=files, headers=others).status_code == 201
+            assert guarded("POST", "/adapt", data=fields, files=files, headers=other_key).status_code == 201
     request = REQUESTS[request_name]
-    assert sent(guarded, request, "another", own) == sent(guarded, request, "missing", own)
-    assert guarded("GET", "/clients/another", headers=others).json()["versions"] == 2
-    assert guarded("GET", "/clients/missing", headers=others).status_code == 404
+    assert sent(guarded, request, "another", key) == sent(guarded, request, "missing", key)
+    assert guarded("GET", "/clients/another", headers=other_key).json()["versions"] == 2
+    assert guarded("GET", "/clients/missing", headers=other_key).status_code == 404
 
 
-def test_the_answer_for_a_client_out_of_reach_is_that_for_a_missing_client(guarded: Web) -> None:
-    """Only for well-formed requests: the client is checked first, so that nothing else is for clients out of reach."""
+def test_the_response_for_an_inaccessible_client_equals_that_for_a_missing_client(guarded: Web) -> None:
+    """For valid requests only. The client is checked first, so nothing else is validated for inaccessible clients."""
     compared = 0
     for name, request in REQUESTS.items():
-        if name != "adapt":  # which creates the client
+        if name != "adapt":  # adapting creates the client
             missing = sent(guarded, request, "missing", key_for(guarded))
             if missing[0] == 404:
                 assert sent(guarded, request, "missing", key_for(guarded, clients=("mine",))) == missing, name
@@ -112,7 +112,7 @@ def test_a_key_lists_only_the_clients_that_it_can_access(guarded: Web) -> None:
 
 
 def calls(dependant: Dependant) -> set[Any]:
-    """All dependencies of a route."""
+    """Return all dependencies of a route."""
     return {dependant.call}.union(*(calls(inner) for inner in dependant.dependencies))
 
 

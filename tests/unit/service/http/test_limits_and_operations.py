@@ -1,4 +1,4 @@
-"""What applies to all requests: body limits, headers, metrics and logs, readiness, and the description at /docs."""
+"""Body limits, headers, metrics, logs, readiness, and the description at /docs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_wrong_content_length_does_not_raise_the_limit(web: Web) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-def test_every_answer_has_a_request_id_and_security_headers(web: Web) -> None:
+def test_every_response_has_a_request_id_and_security_headers(web: Web) -> None:
     answers = [web("GET", path) for path in ("/livez", "/nothing", "/clients/NO", "/openapi.json")]
     assert len({answer.headers["x-request-id"] for answer in answers}) == 4
     for answer in answers:

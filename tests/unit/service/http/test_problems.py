@@ -1,4 +1,4 @@
-"""Each error has a problem in the table; other errors are answered without details."""
+"""Each error has a problem in the table. Other errors give a response without details."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_codes_are_unique_and_in_snake_case() -> None:
     assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*", code) for code in codes)
 
 
-def test_the_nearest_class_of_an_error_decides() -> None:
+def test_an_error_gets_the_problem_of_its_nearest_base_class() -> None:
     full = problem_of(serving.StoreFull("no space left"))
     assert full is not None
     assert (full.status, full.code) == (507, "store_full")
@@ -75,7 +75,7 @@ def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
     }
 
 
-def test_an_unexpected_error_is_answered_with_500_without_details(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unexpected_error_gives_500_without_details(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
     web.services.adaptation.raises = RuntimeError("the password is swordfish")
     answer = web.adapt()
     assert answer.status_code == 500

@@ -17,7 +17,7 @@ REQUEST = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
 
 
 class Wire(asyncio.Transport):
-    """Remembers what is written."""
+    """Records what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def wire() -> Wire:
 
 @pytest.fixture
 def feed(wire: Wire) -> Iterator[Feed]:
-    """Send bytes on one connection, piece by piece. Return everything that was answered so far."""
+    """Return a function that sends bytes on one connection, piece by piece, and returns the output so far."""
     loop = asyncio.new_event_loop()
     config = uvicorn.Config(echo, log_config=None, access_log=False, lifespan="off", ws="none")
     config.load()
@@ -85,7 +85,7 @@ def feed(wire: Wire) -> Iterator[Feed]:
     loop.close()
 
 
-def test_a_request_in_one_piece_is_answered(feed: Feed) -> None:
+def test_a_request_in_one_piece_gets_a_response(feed: Feed) -> None:
     assert feed(REQUEST).endswith(b"hello")
 
 

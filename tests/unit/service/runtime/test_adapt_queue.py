@@ -167,7 +167,7 @@ def test_requests_that_do_not_finish_before_the_close_end_with_overloaded(
 
 def test_the_memory_of_a_failed_request_is_released(make: Callable[[int], Controlled]) -> None:
     class Large:
-        """Stands for the tensors of an adaptation that ran out of memory."""
+        """Represents the tensors of an adaptation that runs out of memory."""
 
     seen: list[weakref.ref[Large]] = []
 

@@ -85,14 +85,14 @@ def batched() -> Iterator[tuple[BatchedExecutor, Runs]]:
 
 def run_all(executor: InnerLoopExecutor, controls: Sequence[JobControl]) -> list[Callable[[], Sequence[Result]]]:
     with ThreadPoolExecutor(len(ADAPTATIONS)) as pool:
-        works = [
+        futures = [
             pool.submit(executor.run, loops, control) for loops, control in zip(ADAPTATIONS, controls, strict=True)
         ]
-    return [partial(_results, work) for work in works]
+    return [partial(_results, future) for future in futures]
 
 
-def _results(work: Future[InnerLoopResults]) -> Sequence[Result]:
-    return work.result().results
+def _results(future: Future[InnerLoopResults]) -> Sequence[Result]:
+    return future.result().results
 
 
 def alone(one: InnerLoopInput) -> Result:
@@ -170,7 +170,7 @@ def test_running_out_of_memory_fails_only_the_adaptation_that_needs_it(
     executor_of: Callable[[Runs], InnerLoopExecutor],
 ) -> None:
     class Short(Runs):
-        """Has memory for one adaptation at a time, and never enough for the third."""
+        """Has enough memory for one adaptation at a time, but never for the third."""
 
         def __call__(self, loops: Sequence[InnerLoopInput], watch: OnGroupStep) -> Sequence[Result]:
             if len(loops) > 2 or any(one.support.n_way == 2 for one in loops):

@@ -1,4 +1,4 @@
-"""The batcher: waiting jobs run as one batch, and each gets its own result or its own error."""
+"""The batcher: waiting jobs run as one batch, and each gets its result or its error."""
 
 from __future__ import annotations
 

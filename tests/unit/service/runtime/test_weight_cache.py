@@ -35,7 +35,7 @@ def held(cache: WeightCache, *clients: str) -> list[str]:
 def get_in_two_threads(
     cache: WeightCache, load: Callable[[], ServingWeights]
 ) -> tuple[Future[ServingWeights], Future[ServingWeights]]:
-    """Two calls for one version, the second one while the first one's load is running."""
+    """Request one version twice, the second time while the first load is running."""
     loading, finish = threading.Event(), threading.Event()
 
     def slow_load() -> ServingWeights:
@@ -115,7 +115,7 @@ def test_a_failed_load_keeps_nothing_and_the_next_request_loads_again() -> None:
     assert cache.metrics()["weight_cache_loads_total"] == 1
 
 
-def test_a_failed_load_beside_a_waiting_request_leaks_no_bytes() -> None:
+def test_a_failed_load_with_a_waiting_request_leaks_no_bytes() -> None:
     cache = WeightCache(100)
 
     def fail() -> ServingWeights:

@@ -86,7 +86,7 @@ def test_the_same_key_with_another_body_is_rejected(store: FakeStore, once: Idem
     assert store.runs == 1
 
 
-def test_a_repeated_request_is_rejected_while_the_first_runs_and_answered_later(
+def test_a_repeated_request_is_rejected_while_the_first_runs_and_gets_its_response_later(
     store: FakeStore, once: IdempotentAdaptation
 ) -> None:
     store.go_on.clear()

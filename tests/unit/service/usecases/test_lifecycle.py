@@ -148,7 +148,7 @@ def test_deleting_a_version_or_client_leaves_the_others_intact(store: VersionSto
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "call",
     [
         lambda lifecycle: lifecycle.client("../x"),
         lambda lifecycle: lifecycle.versions("Line"),
@@ -162,6 +162,6 @@ def test_deleting_a_version_or_client_leaves_the_others_intact(store: VersionSto
         lambda lifecycle: lifecycle.delete_client("."),
     ],
 )
-def test_an_invalid_name_is_rejected(lifecycle: Lifecycle, ask: Callable[[Lifecycle], object]) -> None:
+def test_an_invalid_name_is_rejected(lifecycle: Lifecycle, call: Callable[[Lifecycle], object]) -> None:
     with pytest.raises(InvalidName):
-        ask(lifecycle)
+        call(lifecycle)

@@ -144,7 +144,7 @@ def test_product_lines_of_all_three_kinds_are_drawn() -> None:
 
 
 def test_classes_are_separable_but_not_by_brightness_alone() -> None:
-    """A nearest-mean classifier is poor on brightness and far above chance on local statistics."""
+    """A nearest-mean classifier is inaccurate on brightness and far above chance on local statistics."""
     textures = Textures(lines=12, images_per_class=16)
     chance, by_brightness, by_statistics = 1 / 8, [], []
     for line in range(12):
@@ -156,7 +156,7 @@ def test_classes_are_separable_but_not_by_brightness_alone() -> None:
 
 
 def _statistics(images: torch.Tensor) -> torch.Tensor:
-    """Logarithms of the mean absolute differences at four distances in two directions: (8, 16, 8)."""
+    """Return the logarithms of mean absolute differences at four distances in two directions: (8, 16, 8)."""
     images = images.squeeze(2)
     statistics = []
     for distance in (1, 2, 4, 8):
@@ -166,7 +166,7 @@ def _statistics(images: torch.Tensor) -> torch.Tensor:
 
 
 def _accuracy(features: torch.Tensor) -> float:
-    """Accuracy of nearest means of eight images per class on the other eight; features (8, 16, any)."""
+    """Return the accuracy of a nearest-mean classifier, fitted to 8 of 16 images per class; features (8, 16, any)."""
     means, queries = features[:, :8].mean(dim=1), features[:, 8:].flatten(0, 1)
     nearest = torch.cdist(queries, means).argmin(dim=1)
     return float((nearest == torch.arange(8).repeat_interleave(8)).float().mean())

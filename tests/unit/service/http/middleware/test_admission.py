@@ -1,4 +1,4 @@
-"""Admission: requests count from before their body is read until their work has ended."""
+"""Admission: a request takes a slot before its body is read and keeps it until its work has ended."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_images_are_counted_and_the_largest_request_is_admitted_alone() -> None:
 
 @pytest.fixture
 def busy(web: Web) -> Iterator[Web]:
-    """A service with as many running adaptations as it admits. They end with the test."""
+    """Start a service that already runs as many adaptations as it admits. They end with the test."""
     release, running = threading.Event(), threading.Semaphore(0)
 
     def hold() -> None:
@@ -120,7 +120,7 @@ def test_a_body_that_is_still_being_read_takes_a_slot(services: FakeServices) ->
 
 
 class Held(FakePrediction):
-    """Predictions that do not end before the test ends them."""
+    """Predictions that run until the test ends them."""
 
     def __init__(self, services: FakeServices) -> None:
         super().__init__(services.lifecycle)
@@ -135,7 +135,7 @@ class Held(FakePrediction):
 
 @pytest.fixture
 def full(settings: Settings) -> Iterator[Web]:
-    """A service with as many waiting images as it admits."""
+    """Start a service in which as many images wait as it admits."""
     services = FakeServices()
     held = services.prediction = Held(services)
     largest = load_settings(max_files=MAX_IMAGES)
@@ -149,7 +149,7 @@ def full(settings: Settings) -> Iterator[Web]:
         request.join(LIMIT_S)
 
 
-def test_a_rejected_prediction_is_a_problem_like_any_other(full: Web) -> None:
+def test_a_rejected_prediction_is_answered_with_a_problem(full: Web) -> None:
     answer = full("POST", "/predict", **SEND)
     assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
     assert answer.headers["content-type"] == "application/problem+json"

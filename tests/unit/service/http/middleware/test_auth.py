@@ -53,7 +53,7 @@ def test_the_application_has_no_other_routes(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
-def test_no_route_but_the_public_ones_answers_without_a_key(guarded: Web, method: str, path: str) -> None:
+def test_every_route_that_is_not_public_requires_a_key(guarded: Web, method: str, path: str) -> None:
     answer = guarded(method, filled(path))
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -65,13 +65,13 @@ def test_no_route_but_the_public_ones_answers_without_a_key(guarded: Web, method
 @pytest.mark.parametrize(
     "path", ["/nothing", "/docs/a/b", "/docs/../clients", "/livez/", "/clients\n", "/livez\n", "/DOCS"]
 )
-def test_no_other_path_answers_without_a_key(guarded: Web, path: str) -> None:
+def test_every_other_path_requires_a_key(guarded: Web, path: str) -> None:
     answer = guarded("GET", path.replace("\n", "%0A"))
     assert answer.status_code == 401
 
 
 @pytest.mark.parametrize("path", sorted(PUBLIC_ROUTES))
-def test_public_routes_answer_without_a_key(guarded: Web, path: str) -> None:
+def test_public_routes_require_no_key(guarded: Web, path: str) -> None:
     assert guarded("GET", path.format(name="swagger-ui.css")).status_code == 200
 
 

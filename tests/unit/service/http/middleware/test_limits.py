@@ -1,4 +1,4 @@
-"""Rate limits: requests a second and at the same time, for each caller by itself."""
+"""Limits on the rate and the concurrency of requests, per caller."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_a_flood_of_one_caller_does_not_limit_another(clock: Clock) -> None:
 
 def test_a_rejection_says_when_to_try_again(clock: Clock) -> None:
     limiter = RateLimiter(RateLimit(in_flight=9, rate_per_s=0.1), clock)
-    with limiter.request("a"), pytest.raises(RateExceeded) as refused, limiter.request("a"):
+    with limiter.request("a"), pytest.raises(RateExceeded) as rejected, limiter.request("a"):
         pass
-    assert refused.value.retry_after_s == 10
+    assert rejected.value.retry_after_s == 10
     clock.now += 10
     assert send(limiter, "a", 1) == 1
 

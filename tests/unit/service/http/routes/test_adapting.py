@@ -30,26 +30,26 @@ class Patient(FakeAdaptation):
         self.begun, self.go, self.recording = threading.Event(), threading.Event(), False
         self.ended = threading.Event()
 
-    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
-        self.tickets.append(ticket)
-        self.before = lambda: self._work(ticket)
-        answer = super().submit(command, ticket)
+    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        self.controls.append(control)
+        self.before = lambda: self._work(control)
+        answer = super().submit(command, control)
         answer.add_done_callback(lambda _: self.ended.set())
         return answer
 
-    def _work(self, ticket: JobControl) -> None:
-        with ExitStack() as held:
+    def _work(self, control: JobControl) -> None:
+        with ExitStack() as stack:
             if self.recording:
-                held.enter_context(ticket.committing())
+                stack.enter_context(control.committing())
             self.begun.set()
             assert self.go.wait(LIMIT_S)
             if not self.recording:
-                ticket.check()
+                control.check()
 
 
 @pytest.fixture
 def patient() -> Iterator[Web]:
-    """A service with a time limit of 0.02 s, whose adaptations take as long as the test wants."""
+    """Start a service with a time limit of 0.02 s. The test decides when its adaptations end."""
     services = FakeServices()
     adaptation = services.adaptation = Patient(services)
     with started(create_app(load_settings(adapt_s=0.02), lambda _: services), services) as web:
@@ -61,7 +61,7 @@ def versions(web: Web) -> int:
     return sum(map(len, web.services.lifecycle.kept.values()))
 
 
-def test_an_adaptation_that_hangs_is_answered_with_503_at_its_time_limit_and_makes_no_version(patient: Web) -> None:
+def test_an_adaptation_that_hangs_gets_503_at_its_time_limit_and_makes_no_version(patient: Web) -> None:
     answer = patient.adapt()
     assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
     assert int(answer.headers["retry-after"]) > 0
@@ -71,7 +71,7 @@ def test_an_adaptation_that_hangs_is_answered_with_503_at_its_time_limit_and_mak
     assert versions(patient) == 0
 
 
-def test_a_version_that_is_being_stored_at_the_time_limit_is_answered(patient: Web) -> None:
+def test_a_version_that_is_being_stored_at_the_time_limit_is_returned(patient: Web) -> None:
     adaptation = patient.services.adaptation
     adaptation.recording = True
     threading.Timer(0.2, adaptation.go.set).start()

@@ -31,26 +31,26 @@ FORM = {
 
 
 class Stepwise(FakeAdaptation):
-    """Does two inner steps, the second when the test says so. Checks its `JobControl` before it stores a version."""
+    """Runs two inner steps, the second when the test sets `go`. Checks its `JobControl` before it stores a version."""
 
     def __init__(self, services: FakeServices) -> None:
         super().__init__(services.lifecycle)
         self.begun, self.go = threading.Event(), threading.Event()
 
-    def submit(self, command: AdaptCommand, ticket: JobControl) -> Future[AdaptOutcome]:
-        self.before = lambda: self._steps(command, ticket)
-        return super().submit(command, ticket)
+    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        self.before = lambda: self._steps(command, control)
+        return super().submit(command, control)
 
-    def _steps(self, command: AdaptCommand, ticket: JobControl) -> None:
+    def _steps(self, command: AdaptCommand, control: JobControl) -> None:
         self.before = lambda: None
-        ticket.enter("adapt")
+        control.enter("adapt")
         if command.first is not None:
-            ticket.publish_first(self.run(command))
-        ticket.plan(2)
-        ticket.step(0.75)
+            control.publish_first(self.run(command))
+        control.plan(2)
+        control.step(0.75)
         self.begun.set()
         assert self.go.wait(LIMIT_S)
-        ticket.step(0.5)
+        control.step(0.5)
 
 
 @pytest.fixture
@@ -95,10 +95,10 @@ def test_events_are_sent_while_a_job_runs_and_the_last_one_has_the_result(stepwi
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(stepwise, "GET", f"{path}/events")
         stepwise.services.adaptation.go.set()
-        told = events(following.result(LIMIT_S))
-    assert [kind for kind, _ in told][:-1] == ["progress"] * (len(told) - 1)
-    assert told[-1][0] == "done"
-    assert told[-1][1]["result"]["version"] == 1
+        received = events(following.result(LIMIT_S))
+    assert [kind for kind, _ in received][:-1] == ["progress"] * (len(received) - 1)
+    assert received[-1][0] == "done"
+    assert received[-1][1]["result"]["version"] == 1
 
 
 def test_a_version_from_prototypes_comes_first_if_requested(stepwise: Web) -> None:
@@ -106,11 +106,11 @@ def test_a_version_from_prototypes_comes_first_if_requested(stepwise: Web) -> No
     job = stepwise("GET", answer.headers["location"]).json()
     assert (job["state"], job["first"]["version"], job["result"]) == ("running", 1, None)
     stepwise.services.adaptation.go.set()
-    told = events(stepwise("GET", f"{answer.headers['location']}/events"))
-    assert next(data for kind, data in told if kind == "first")["version"] == 1
-    assert told[-1][1]["result"]["version"] == 2
-    refused = stepwise.adapt(first="prototypes")
-    assert (refused.status_code, refused.json()["code"]) == (422, "fields_conflict")
+    received = events(stepwise("GET", f"{answer.headers['location']}/events"))
+    assert next(data for kind, data in received if kind == "first")["version"] == 1
+    assert received[-1][1]["result"]["version"] == 2
+    rejected = stepwise.adapt(first="prototypes")
+    assert (rejected.status_code, rejected.json()["code"]) == (422, "fields_conflict")
 
 
 def test_a_cancelled_job_makes_no_version_and_ends_its_events(stepwise: Web) -> None:
@@ -148,8 +148,8 @@ def test_jobs_count_as_adaptations_of_their_key_until_they_have_ended(monkeypatc
     services = FakeServices()
     adaptation = services.adaptation = Stepwise(services)
     monkeypatch.setattr(auth, "KEY_ADAPTING", 1)
-    several = load_settings(adapt_running=4)
-    with started(create_app(several, lambda _: services), services) as web:
+    settings = load_settings(adapt_running=4)
+    with started(create_app(settings, lambda _: services), services) as web:
         headers = {**ASYNC, **key_for(web, "adapt")}
         services.keys.read()
         path = web("POST", "/adapt", **FORM, headers=headers).headers["location"]
@@ -169,14 +169,14 @@ def test_a_service_with_several_workers_answers_with_the_version() -> None:
 def test_ended_jobs_are_forgotten_after_a_while() -> None:
     now = [0.0]
     jobs = Jobs(clock=lambda: now[0])
-    over, going = (jobs.add("line", JobControl(), Future()) for _ in range(2))
-    jobs.ended(over)
+    finished, running = (jobs.add("line", JobControl(), Future()) for _ in range(2))
+    jobs.ended(finished)
     now[0] = KEPT_S + 1
     with pytest.raises(UnknownJob):
-        jobs.get(over.id, lambda _: True)
-    assert jobs.get(going.id, lambda _: True) is going
+        jobs.get(finished.id, lambda _: True)
+    assert jobs.get(running.id, lambda _: True) is running
     with pytest.raises(UnknownJob):
-        jobs.get(going.id, lambda client: client != "line")
+        jobs.get(running.id, lambda client: client != "line")
 
 
 def test_accepted_adaptations_are_finished_before_services_are_closed(settings: Any) -> None:

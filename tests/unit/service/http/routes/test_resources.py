@@ -1,4 +1,4 @@
-"""What each resource accepts, calls and answers, with fake use cases."""
+"""Requests, use case calls and responses of each resource, with fake use cases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_missing_fields_are_left_to_the_use_case(web: Web) -> None:
     assert (command.steps, command.learning_rate, command.seed) == (None, None, None)
 
 
-def test_fields_that_a_browser_sends_empty_count_as_missing(web: Web) -> None:
+def test_empty_fields_of_a_browser_form_count_as_missing(web: Web) -> None:
     files = [("samples", (f"{name}.png", PNG)) for name in "ab"]
     empty = [(name, (None, b"")) for name in ("steps", "learning_rate", "seed", "mode", "publish", "archive")]
     nothing_chosen = [("archive", ("", b""))]
@@ -143,7 +143,7 @@ def test_deleting_a_version_answers_without_a_body(two_versions: Web) -> None:
     assert two_versions("GET", "/clients/line/versions/1").json()["code"] == "unknown_version"
 
 
-def test_deleting_a_client_says_what_was_deleted(two_versions: Web) -> None:
+def test_deleting_a_client_returns_what_was_deleted(two_versions: Web) -> None:
     answer = two_versions("DELETE", "/clients/line")
     assert (answer.status_code, answer.json()) == (200, {"client": "line", "versions": 2, "blobs": 6, "bytes": 200})
     assert two_versions("GET", "/clients/line").json()["code"] == "unknown_client"
@@ -167,7 +167,7 @@ def test_an_invalid_client_name_is_rejected(web: Web, name: str) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_name")
 
 
-def test_history_has_the_version_that_was_live_at_a_moment(two_versions: Web) -> None:
+def test_history_has_the_version_that_was_live_at_a_time(two_versions: Web) -> None:
     everything = two_versions("GET", "/clients/line/history").json()
     assert (everything["at"], everything["live"], len(everything["moves"])) == (None, 2, 2)
     early = two_versions("GET", "/clients/line/history?at=2026-03-01T12:00:30Z").json()
@@ -177,12 +177,12 @@ def test_history_has_the_version_that_was_live_at_a_moment(two_versions: Web) ->
 
 
 @pytest.mark.parametrize("at", ["2026-03-01T13:00:30+01:00", "2026-03-01T13:00:30%2B01:00", "2026-03-01T12:00:30z"])
-def test_a_moment_may_have_any_offset_and_is_answered_in_utc(two_versions: Web, at: str) -> None:
+def test_a_time_with_any_offset_is_accepted_and_returned_in_utc(two_versions: Web, at: str) -> None:
     assert two_versions("GET", f"/clients/line/history?at={at}").json()["at"] == "2026-03-01T12:00:30Z"
 
 
 @pytest.mark.parametrize("at", ["2026-03-01T12:00:30", "yesterday", "", "0001-01-01T00:00:00%2B14:00", "9" * 400])
-def test_an_invalid_moment_or_one_without_an_offset_is_rejected(two_versions: Web, at: str) -> None:
+def test_an_invalid_time_and_a_time_without_an_offset_are_rejected(two_versions: Web, at: str) -> None:
     answer = two_versions("GET", f"/clients/line/history?at={at}")
     assert (answer.status_code, answer.json()["code"]) == (422, "field_invalid")
 

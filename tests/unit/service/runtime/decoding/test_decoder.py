@@ -31,7 +31,7 @@ Started = Callable[..., DecoderPool]
 
 @pytest.fixture
 def started() -> Iterator[Started]:
-    """Starts pools whose processes fail on command, and closes them."""
+    """Return a function that starts pools whose processes fail on command. Closes them after the test."""
     pools: list[DecoderPool] = []
 
     def start(limits: DecodeLimits = DEFAULT_LIMITS, **config: float) -> DecoderPool:
@@ -127,7 +127,7 @@ def test_a_process_is_replaced_after_a_number_of_images(started: Started) -> Non
 @pytest.mark.parametrize(
     "lie", ["too large", "too many bytes", "no shape", "unknown kind", "unknown refusal", "no json"]
 )
-def test_an_invalid_reply_is_not_trusted(started: Started, lie: str) -> None:
+def test_an_invalid_reply_of_a_process_is_rejected(started: Started, lie: str) -> None:
     pool = started()
     with pytest.raises(ImageUndecodable):
         pool.decode(f"lie: {lie}".encode())
