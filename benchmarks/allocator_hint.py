@@ -17,7 +17,8 @@ from benchmarks.figures import Parser, machine, machine_line, markdown, script
 from benchmarks.measuring import Times
 from models.adaptation.allocator import keep_freed_memory
 from models.config import preset
-from models.meta.reptile import MetaTrainingState, Reptile
+from models.meta.outer_loop import MetaTrainingState
+from models.meta.reptile import Reptile
 from models.nets import build, heads
 from models.task import Support
 

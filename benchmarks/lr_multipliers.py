@@ -32,8 +32,8 @@ from models.data.registry import open_dataset
 from models.data.synthetic import Textures
 from models.errors import AdaptationDiverged
 from models.meta.evaluation import EvaluationConfig, Score, evaluate
-from models.meta.maml import make_meta_step
-from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
+from models.meta.outer_loop import MetaTrainingState, inner_seeds, meta_train
+from models.meta.training import make_meta_step
 from models.nets import build
 from models.task import Support
 from service.cli.train import CACHE

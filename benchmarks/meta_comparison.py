@@ -24,8 +24,8 @@ from models.data.synthetic import Textures
 from models.errors import AdaptationDiverged
 from models.images.preprocessing import ImageConfig
 from models.meta.evaluation import EvaluationConfig, Score, evaluate
-from models.meta.maml import make_meta_step
-from models.meta.reptile import MetaTrainingState, inner_seeds
+from models.meta.outer_loop import MetaTrainingState, inner_seeds
+from models.meta.training import make_meta_step
 from models.nets import Net, build, heads
 from models.task import Support
 from models.weights import Weights

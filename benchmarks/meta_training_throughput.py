@@ -29,7 +29,8 @@ from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import batch_plan
 from models.config import InnerLoopConfig, NetConfig, preset
-from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
+from models.meta.outer_loop import MetaTrainingState, inner_seeds
+from models.meta.reptile import Reptile
 from models.nets import build, heads
 from models.nets.conv4 import Conv4
 from models.task import Support

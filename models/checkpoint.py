@@ -24,7 +24,7 @@ from models.atomic_files import write_atomically
 from models.config import InnerLoopConfig, NetConfig
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import PREPROCESSING_VERSION
-from models.meta.reptile import AdamState
+from models.meta.outer_loop import AdamState
 from models.nets import Net, build
 from models.weights import Weights
 

@@ -28,7 +28,7 @@ from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.keys import KeyCache
 from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import Prediction
-from service.usecases.readiness import Readiness, weights_unchanged
+from service.usecases.readiness import Readiness, readiness_checks
 
 MIN_IMAGE_SIDE: Final = 16
 """Pixels of the shorter side of an image."""
@@ -99,7 +99,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         lifecycle=Lifecycle(store, start_weights),
         checkpoints=CheckpointList([CheckpointSummary.of(current.checkpoint)]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
-        readiness=Readiness({"store": store.ping, "meta_model": weights_unchanged(current.start_digest)}),
+        readiness=Readiness(readiness_checks(store.ping, current.start_digest)),
         metrics=functools.partial(_metrics, prediction, queue, decoder),
         finish=queue.close,
         close=functools.partial(_close, queue, prediction, current, decoder, keys, store),

@@ -21,11 +21,10 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from models import weights as weight_ops
-from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
-from models.config import InnerLoopConfig, MetaTrainingConfig
+from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged, InvalidConfig, InvalidTask
-from models.meta.reptile import AdamState, MetaStep, MetaTrainingState, Reptile, carried_moments
+from models.meta.outer_loop import AdamState, MetaTrainingState, carried_moments
 from models.nets import Net, call_net, heads
 from models.task import Support
 from models.weights import Weights
@@ -102,18 +101,6 @@ class Maml:
         losses = query_losses(net, adapted, [query for _, query in parts], recompute=recipe.recompute)
         gradients = torch.autograd.grad(losses.mean(), list(start.values()), materialize_grads=True)
         return dict(zip(start, gradients, strict=True)), losses.detach(), adapted
-
-
-def make_meta_step(meta: MetaTrainingConfig, executor: FairExecutor | None = None) -> MetaStep:
-    """Return the meta step of the algorithm that `meta` names.
-
-    Args:
-        meta: the algorithm and its settings.
-        executor: spreads Reptile's tasks over its threads. MAML's tasks share one autograd graph and one thread.
-    """
-    if meta.algorithm == "reptile":
-        return Reptile(executor).meta_step
-    return Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step
 
 
 def adam_step(

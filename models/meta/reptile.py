@@ -1,4 +1,4 @@
-"""Reptile's meta step and the meta-training loop (Nichol, Achiam & Schulman 2018, arXiv:1803.02999).
+"""Reptile's meta step, the outer update (Nichol, Achiam & Schulman 2018, arXiv:1803.02999).
 
 A meta step adapts a meta-batch of tasks from the current start and moves the start towards the mean of the adapted
 weights (algorithm 2; with one task, algorithm 1).
@@ -6,64 +6,17 @@ weights (algorithm 2; with one task, algorithm 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-
-import torch
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
-from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
-from models.adaptation.optimisers import Moments
-from models.config import InnerLoopConfig, MetaTrainingConfig
+from models.adaptation.inner_loop import InnerLoopOptions, run_inner_loop
+from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
+from models.meta.outer_loop import MetaTrainingState, carried_moments
 from models.nets.base import Net
 from models.task import Support
-from models.weights import Weights
-
-TaskSource = Callable[[int], Sequence[Support]]
-"""Meta step number -> the supports of its meta-batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdamState:
-    """State of the outer Adam that MAML and FOMAML use.
-
-    Attributes:
-        first: name -> running mean of gradients, of the weight's shape.
-        second: name -> running mean of squared gradients.
-        steps: updates so far, for the bias correction.
-    """
-
-    first: Weights
-    second: Weights
-    steps: int
-
-
-@dataclass(frozen=True)
-class MetaTrainingState:
-    """State of a meta-training between two meta steps.
-
-    Attributes:
-        start: the meta-trained weights, (...) each.
-        moments: the inner loop's second Adam moments if the recipe carries them, else None.
-        meta_step: number of meta steps done.
-        loss: mean training loss of the last meta step over its tasks, and for Reptile also over the inner steps. For
-            MAML it is the query loss after the inner steps. NaN before the first meta step.
-        outer_adam: state of the outer Adam, for algorithms that use one.
-    """
-
-    start: Weights
-    moments: Moments | None = None
-    meta_step: int = 0
-    loss: float = float("nan")
-    outer_adam: AdamState | None = None
-
-
-MetaStep = Callable[
-    [Net, MetaTrainingState, Sequence[Support], InnerLoopConfig, float, Sequence[int]], MetaTrainingState
-]
-"""(net, state, supports, recipe, step size, one seed per task) -> state after one meta step."""
 
 
 @dataclass(frozen=True)
@@ -102,53 +55,3 @@ class Reptile:
             meta_step=state.meta_step + 1,
             loss=float(adapted.losses.mean()) if adapted.losses.numel() else float("nan"),
         )
-
-
-def carried_moments(adapted: InnerLoopResult, recipe: InnerLoopConfig) -> Moments | None:
-    """Inner-loop Adam moments for the next meta step: the mean over tasks, or None if the recipe carries none."""
-    if not recipe.carry_moments or adapted.moments is None:
-        return None
-    return Moments(weight_ops.task_mean(adapted.moments.second), adapted.moments.steps)
-
-
-def meta_train(
-    net: Net,
-    state: MetaTrainingState,
-    source: TaskSource,
-    recipe: InnerLoopConfig,
-    meta: MetaTrainingConfig,
-    step: MetaStep | None = None,
-) -> Iterator[MetaTrainingState]:
-    """Run the remaining meta steps from `state` and yield the state after each.
-
-    Random draws depend only on `meta.seed` and the number of the meta step, so an interrupted run that resumes from a
-    saved state reaches the same weights as an uninterrupted one.
-
-    Args:
-        net: the architecture.
-        state: where to start or resume.
-        source: training tasks by meta step number.
-        recipe: the inner loop.
-        meta: number of meta steps, step sizes, seed, and learning-rate multipliers by layer.
-        step: the meta step of an algorithm; Reptile's by default.
-
-    Raises:
-        InvalidConfig: a multiplier pattern that matches none of the start's weights.
-        AdaptationDiverged: raised by the meta step.
-    """
-    step = step or Reptile().meta_step
-    multipliers = weight_ops.lr_multipliers_by_name(list(state.start), meta.lr_multipliers)
-    while state.meta_step < meta.meta_steps:
-        supports = source(state.meta_step)
-        seeds = inner_seeds(meta.seed, state.meta_step, len(supports))
-        moved = step(net, state, supports, recipe, meta.step_size_at(state.meta_step), seeds)
-        if meta.lr_multipliers:
-            moved = replace(moved, start=weight_ops.interpolate_each(state.start, moved.start, multipliers))
-        state = moved
-        yield state
-
-
-def inner_seeds(seed: int, step: int, tasks: int) -> list[int]:
-    """One seed for each task of a meta step."""
-    generator = torch.Generator().manual_seed((seed << 32) + step)
-    return [int(drawn) for drawn in torch.randint(2**62, (tasks,), generator=generator)]

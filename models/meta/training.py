@@ -24,8 +24,9 @@ from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid
 from models.meta.curve import LearningCurve
-from models.meta.maml import make_meta_step
-from models.meta.reptile import MetaTrainingState, inner_seeds, meta_train
+from models.meta.maml import Maml
+from models.meta.outer_loop import MetaStep, MetaTrainingState, inner_seeds, meta_train
+from models.meta.reptile import Reptile
 from models.nets import build, heads
 from models.task import Support
 from models.weights import Weights
@@ -213,3 +214,15 @@ class TrainingRun:
         meta = self._config.meta
         shape = EpisodeShape(min(meta.n_way, len(dataset)), meta.train_shots, anchor_shots=meta.anchor_shots)
         return EpisodeSampler(dataset, shape, self._config.net_config.image, meta.within_line)
+
+
+def make_meta_step(meta: MetaTrainingConfig, executor: FairExecutor | None = None) -> MetaStep:
+    """Return the meta step of the algorithm that `meta` names.
+
+    Args:
+        meta: the algorithm and its settings.
+        executor: spreads Reptile's tasks over its threads. MAML's tasks share one autograd graph and one thread.
+    """
+    if meta.algorithm == "reptile":
+        return Reptile(executor).meta_step
+    return Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step

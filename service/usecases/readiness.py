@@ -1,4 +1,8 @@
-"""GET /readyz: whether this process should get requests."""
+"""GET /readyz: whether this process should get requests.
+
+It looks at the store (the catalog and the blobs can be read), at the weights in memory (unchanged since the start), and
+at whether the process is about to stop. See `readiness_checks`.
+"""
 
 from __future__ import annotations
 
@@ -43,6 +47,16 @@ class Readiness:
         results = {name: _result(check) for name, check in self._checks.items()}
         results["draining"] = "the process is about to stop" if self._draining else "ok"
         return ReadinessReport(ready=all(text == "ok" for text in results.values()), checks=results)
+
+
+def readiness_checks(ping_store: Check, compute_digest: Callable[[], str]) -> dict[str, Check]:
+    """Return the checks by name.
+
+    Args:
+        ping_store: raises `StoreUnavailable` if the catalog or the blobs cannot be read.
+        compute_digest: digest of the checkpoint's weights in memory.
+    """
+    return {"store": ping_store, "meta_model": weights_unchanged(compute_digest)}
 
 
 def weights_unchanged(compute_digest: Callable[[], str]) -> Check:

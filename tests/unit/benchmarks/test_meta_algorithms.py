@@ -48,7 +48,8 @@ from models import weights as weight_ops
 from models.data.class_dataset import ArrayDataset
 from models.errors import AdaptationDiverged
 from models.meta.evaluation import EvaluationConfig
-from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
+from models.meta.outer_loop import MetaTrainingState, inner_seeds
+from models.meta.reptile import Reptile
 
 CPU = torch.device("cpu")
 TINY = Setting(width=4, n_way=2, shots=4, meta_batch=2, batch_size=4)

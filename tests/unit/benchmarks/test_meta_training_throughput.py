@@ -22,7 +22,8 @@ from benchmarks.meta_training_throughput import (
     table,
 )
 from models.config import InnerLoopConfig, preset
-from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds
+from models.meta.outer_loop import MetaTrainingState, inner_seeds
+from models.meta.reptile import Reptile
 from models.nets import build, heads
 from tests.unit.models.conftest import SPEC, random_support
 

@@ -23,7 +23,7 @@ from models.config import InnerLoopConfig, NetConfig
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
 from models.meta.maml import Maml
-from models.meta.reptile import MetaTrainingState
+from models.meta.outer_loop import MetaTrainingState
 from models.nets import Net, build, call_net, call_net_recording, heads
 from models.nets.normalisation import ConvNorm
 from models.task import Support

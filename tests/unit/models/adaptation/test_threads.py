@@ -19,7 +19,8 @@ from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
-from models.meta.reptile import MetaTrainingState, Reptile
+from models.meta.outer_loop import MetaTrainingState
+from models.meta.reptile import Reptile
 from models.nets import Net
 from models.task import Support
 from tests.unit.models.conftest import MakeSupport

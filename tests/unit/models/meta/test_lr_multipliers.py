@@ -14,9 +14,8 @@ from models import weights as weight_ops
 from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import InvalidConfig
-from models.meta.maml import make_meta_step
-from models.meta.reptile import MetaTrainingState, meta_train
-from models.meta.training import TrainingRun, TrainingRunConfig
+from models.meta.outer_loop import MetaTrainingState, meta_train
+from models.meta.training import TrainingRun, TrainingRunConfig, make_meta_step
 from models.nets import Net, heads
 from models.task import Support
 from models.weights import Weights

@@ -14,7 +14,8 @@ from models import weights as weight_ops
 from models.adaptation.inner_loop import run_inner_loop
 from models.config import InnerLoopConfig
 from models.meta.maml import Maml, query_losses, split_support_query
-from models.meta.reptile import MetaTrainingState, Reptile
+from models.meta.outer_loop import MetaTrainingState
+from models.meta.reptile import Reptile
 from models.nets import Net, build, heads
 from models.task import Support
 from tests.unit.models.conftest import SPEC, MakeSupport

@@ -16,7 +16,7 @@ from models import weights as weight_ops
 from models.adaptation.inner_loop import batch_plan, run_inner_loop
 from models.config import InnerLoopConfig
 from models.meta.maml import Maml, split_support_query
-from models.meta.reptile import MetaTrainingState
+from models.meta.outer_loop import MetaTrainingState
 from models.nets import Net, build, heads
 from models.task import Support
 from tests.unit.models.conftest import SPEC, MakeSupport

@@ -16,9 +16,10 @@ from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.data.class_dataset import ArrayDataset
 from models.errors import AdaptationDiverged, InvalidConfig, InvalidTask
-from models.meta.maml import Maml, adam_step, make_meta_step, split_support_query
-from models.meta.reptile import AdamState, MetaTrainingState, Reptile, inner_seeds, meta_train
-from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
+from models.meta.maml import Maml, adam_step, split_support_query
+from models.meta.outer_loop import AdamState, MetaTrainingState, inner_seeds, meta_train
+from models.meta.reptile import Reptile
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset, make_meta_step
 from models.nets import Net, build, heads
 from models.task import Support
 from service.cli import main as cli

@@ -12,7 +12,8 @@ from models import weights as weight_ops
 from models.adaptation.inner_loop import run_inner_loop
 from models.config import InnerLoopConfig, MetaTrainingConfig
 from models.errors import AdaptationDiverged
-from models.meta.reptile import MetaTrainingState, Reptile, inner_seeds, meta_train
+from models.meta.outer_loop import MetaTrainingState, inner_seeds, meta_train
+from models.meta.reptile import Reptile
 from models.nets import Net, heads
 from models.task import Support
 from tests.unit.models.conftest import SPEC, MakeSupport
@@ -103,8 +104,8 @@ def test_resumed_training_reaches_the_same_weights(conv4: Net, make_support: Mak
     def source(step: int) -> Sequence[Support]:
         return [make_support(seed) for seed in inner_seeds(1, step, meta.meta_batch)]
 
-    uninterrupted = list(meta_train(conv4, MetaTrainingState(conv4.start()), source, recipe, meta))
-    resumed = list(meta_train(conv4, uninterrupted[2], source, recipe, meta))
+    uninterrupted = list(meta_train(conv4, MetaTrainingState(conv4.start()), source, recipe, meta, Reptile().meta_step))
+    resumed = list(meta_train(conv4, uninterrupted[2], source, recipe, meta, Reptile().meta_step))
     assert len(uninterrupted) == 6
     assert len(resumed) == 3
     assert weight_ops.digest(resumed[-1].start) == weight_ops.digest(uninterrupted[-1].start)
@@ -117,5 +118,8 @@ def test_meta_training_lowers_the_loss_on_new_tasks(conv4: Net, make_support: Ma
     def source(step: int) -> Sequence[Support]:
         return [make_support(seed) for seed in inner_seeds(1, step, meta.meta_batch)]
 
-    losses = [state.loss for state in meta_train(conv4, MetaTrainingState(conv4.start()), source, recipe, meta)]
+    losses = [
+        state.loss
+        for state in meta_train(conv4, MetaTrainingState(conv4.start()), source, recipe, meta, Reptile().meta_step)
+    ]
     assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
