@@ -25,7 +25,7 @@ ABSENT = hashlib.sha256(b"never stored").hexdigest()
 
 @dataclass(frozen=True)
 class Rig:
-    """An adapter, and what a test may do behind its back: change a blob's bytes, make it older."""
+    """An adapter, and ways for a test to damage or age its blobs directly."""
 
     blobs: Blobs
     damage: Callable[[str, str, bytes], None]
