@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from service.http.app import create_app
 from service.settings import Settings, load_settings
 from service.usecases.keys import KeyCache
 from tests.in_process import InProcess, Web, started
 from tests.unit.service.fakes import FakeServices
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """Restore the logging configuration after a test that changes it. A captured stream is closed after its test."""
+    root = logging.getLogger()
+    handlers, level, config = list(root.handlers), root.level, structlog.get_config()
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.configure(**config)
 
 
 @pytest.fixture

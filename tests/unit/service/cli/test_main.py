@@ -155,6 +155,7 @@ def test_wrong_usage_is_exit_code_2(anole: Anole, arguments: list[str]) -> None:
     assert "Usage" in error
 
 
+@pytest.mark.usefixtures("restored_logging")
 def test_a_port_in_use_is_printed_as_one_line(anole: Anole, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
