@@ -133,21 +133,24 @@ class JobControl:
         )
 
     def publish_first(self, first: object) -> None:
-        """Report the preliminary result."""
+        """Report the preliminary result. The adaptation goes on, so it can be stopped again."""
         self.first = first
+        with self._lock:
+            self._committing = False
         self._update(lambda progress: progress)
 
     @contextmanager
     def committing(self) -> Iterator[None]:
-        """Within the block the adaptation can no longer be stopped. Raises as `check` does."""
+        """From here on the adaptation can no longer be stopped, unless the block fails. Raises as `check` does."""
         with self._lock:
             self._check()
             self._committing = True
         try:
             yield
-        finally:
+        except BaseException:
             with self._lock:
                 self._committing = False
+            raise
 
     def _check(self) -> None:
         if self._error is None and self._deadline is not None and self._clock() > self._deadline:

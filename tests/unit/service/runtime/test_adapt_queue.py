@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -226,14 +227,29 @@ def test_a_stopped_adaptation_ends_at_its_next_step_with_the_first_error() -> No
         pytest.fail("it was stored")
 
 
-def test_an_adaptation_cannot_be_stopped_while_its_version_is_stored() -> None:
+def test_an_adaptation_cannot_be_stopped_while_its_version_is_stored_and_afterwards() -> None:
     control = JobControl()
     with control.committing():
         assert not control.stop(KeyError())
+    assert not control.stop(KeyError())
     control.check()
+
+
+def test_an_adaptation_can_be_stopped_after_storing_has_failed() -> None:
+    control = JobControl()
+    with suppress(OSError), control.committing():
+        raise OSError("disk failure")
     assert control.stop(KeyError())
     with pytest.raises(KeyError):
         control.check()
+
+
+def test_an_adaptation_can_be_stopped_after_its_preliminary_version_is_stored() -> None:
+    control = JobControl()
+    with control.committing():
+        pass
+    control.publish_first("version 1")
+    assert control.stop(KeyError())
 
 
 @pytest.mark.parametrize("include_waiting", [True, False])
