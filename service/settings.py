@@ -62,17 +62,17 @@ class Settings(BaseSettings):
         env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, validate_default=True
     )
 
-    # Where it listens
+    # Address and processes
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes any free one")
     workers: int = Field(1, ge=1, le=64, description="worker processes, each with the model in memory")
 
-    # Who may call, and how much
-    bootstrap_key: SecretStr | None = Field(None, description="a key with every scope, accepted from the start on")
-    key_rate_per_s: float = Field(200, gt=0, le=1e6, description="requests a second of one key, per worker")
-    key_in_flight: Count = Field(24, description="requests of one key at the same time, per worker")
+    # Access
+    bootstrap_key: SecretStr | None = Field(None, description="a key with every scope, added when the service starts")
+    key_rate_per_s: float = Field(200, gt=0, le=1e6, description="requests per second from one key, per worker")
+    key_in_flight: Count = Field(24, description="requests from one key at the same time, per worker")
 
-    # Where it keeps its data, and what it starts from
+    # Store and model
     data: Path = Field(Path("data"), description="folder of the embedded store")
     catalog_url: SecretStr | None = Field(None, description="postgresql://… or sqlite:///…; default: in `data`")
     blobs_url: str | None = Field(None, description="s3://BUCKET/PREFIX or file:///…; default: in `data`")
@@ -80,34 +80,36 @@ class Settings(BaseSettings):
     model: str = Field("surfaces", min_length=1, description="name of a shipped checkpoint, or the path of one")
     demo: bool = Field(True, description="add the client `demo` to an empty store")
 
-    # What a request may bring
+    # Request limits
     adapt_body_bytes: Bytes = Field(32 * _MIB, description="body of POST /adapt")
     predict_body_bytes: Bytes = Field(12 * _MIB, description="body of POST /predict")
     file_bytes: Bytes = Field(10 * _MIB, description="one image file")
     archive_bytes: Bytes = Field(64 * _MIB, description="a zip archive, unpacked")
     max_files: Count = Field(64, description="files in one request, or in one archive")
-    max_samples: Count = Field(2000, description="samples of one version, kept ones included")
-    max_steps: int = Field(100, ge=1, le=10_000, description="inner steps that a request may ask for")
+    max_samples: Count = Field(2000, description="samples of one version, including stored ones")
+    max_steps: int = Field(100, ge=1, le=10_000, description="largest number of inner steps per request")
     body_s: float = Field(30.0, gt=0, le=3600, description="time for the body of a request to arrive")
 
-    # How much it does at once, and for how long
+    # Concurrency and time limits
     decoder_processes: int = Field(
         2, ge=0, le=64, description="image decoder processes, per worker; 0 decodes in the worker itself"
     )
     decoder_bytes: Bytes = Field(1024 * _MIB, description="memory of one decoder process")
     adapt_running: Count = Field(2, description="adaptations running at the same time, per worker")
     adapt_waiting: int = Field(8, ge=0, le=10_000, description="adaptations waiting for their turn, per worker")
-    adapt_s: float = Field(30.0, gt=0, le=3600, description="time for an adaptation, waiting included")
-    predict_s: float = Field(5.0, gt=0, le=600, description="time for a prediction, waiting included")
+    adapt_s: float = Field(
+        30.0, gt=0, le=3600, description="time for an adaptation, including its time in the queue; for jobs, without it"
+    )
+    predict_s: float = Field(5.0, gt=0, le=600, description="time for a prediction, including its time in the queue")
     cache_bytes: Bytes = Field(256 * _MIB, description="version weights kept in memory, per worker")
 
-    # How it stops and what it logs
+    # Shutdown and logging
     drain_s: float = Field(1.0, ge=0, le=60, description="from SIGTERM, when /readyz turns 503, to the last connection")
     stop_s: int = Field(20, ge=1, le=600, description="time for running requests to end after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
-    # The command line
+    # Command line
     url: str = Field("http://127.0.0.1:8000", description="where the command line finds the service")
     api_key: SecretStr | None = Field(None, description="the key that the command line sends")
     data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
