@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import Headers
+from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RateExceeded
@@ -31,7 +32,8 @@ class BodyLimit:
 
     Attributes:
         max_bytes: size of the body as sent.
-        media_types: prefixes of allowed media types; empty: any, and none is required.
+        media_types: allowed media types, such as "image/png", or "image/" for all of a kind; empty: any, and none is
+            required.
     """
 
     max_bytes: int = OTHER_BODY_BYTES
@@ -47,7 +49,7 @@ class BodyLimitMiddleware:
 
     Args:
         app: the wrapped application.
-        limits: (method, path) -> its limit. Other PUT requests take JSON, other requests any media type.
+        limits: (method, path) -> its limit. Other routes for PUT take JSON, other requests any media type.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[tuple[str, str], BodyLimit]) -> None:
@@ -59,8 +61,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        default = _JSON if scope["method"] == "PUT" else _DEFAULT
-        limit = self._limits.get((scope["method"], scope["path"]), default)
+        limit = self._limits.get((scope["method"], scope["path"])) or (_JSON if _is_put(scope) else _DEFAULT)
         rejected = _check_headers(limit, Headers(scope=scope))
         if rejected is not None:
             await error_response(rejected, scope["path"])(scope, receive, send)
@@ -102,6 +103,11 @@ class _BodyMeter:
         await self._send(message)
 
 
+def _is_put(scope: Scope) -> bool:
+    """Return whether a route handles this PUT request. Other PUT requests are answered with 404 or 405."""
+    return scope["method"] == "PUT" and any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+
+
 def _check_headers(limit: BodyLimit, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit.max_bytes:
@@ -112,7 +118,10 @@ def _check_headers(limit: BodyLimit, headers: Headers) -> BodyTooLarge | Unsuppo
     if encoding.lower() != "identity":
         return UnsupportedMediaType(f"the body has Content-Encoding {encoding!r}; send it without an encoding")
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if not media_type.startswith(limit.media_types):
+    if not any(
+        media_type.startswith(allowed) if allowed.endswith("/") else media_type == allowed
+        for allowed in limit.media_types
+    ):
         sent = f"Content-Type {media_type!r}" if media_type else "no Content-Type"
         return UnsupportedMediaType(f"the body has {sent}; allowed: {' or '.join(limit.media_types)}")
     return None

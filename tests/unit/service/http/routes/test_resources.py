@@ -215,3 +215,19 @@ def test_operation_ids_are_names_of_functions(web: Web) -> None:
     names = [operation["operationId"] for operations in paths.values() for operation in operations.values()]
     assert len(names) == len(set(names))
     assert {"adapt", "predict", "list_clients", "get_version", "move_alias", "follow_job", "readyz"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/nowhere", 404, "not_found"),
+        ("/clients/line/aliases", 404, "not_found"),
+        ("/predict", 405, "method_not_allowed"),
+        ("/clients/line", 405, "method_not_allowed"),
+    ],
+)
+def test_put_to_a_path_that_does_not_take_it_is_rejected_whatever_its_media_type(
+    two_versions: Web, path: str, status: int, code: str
+) -> None:
+    answer = two_versions("PUT", path, content=b"x", headers={"Content-Type": "text/plain"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
