@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
+from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.domain.version import LIVE, AliasMove
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
@@ -70,29 +71,26 @@ def move_alias(
     expected: ExpectedRevisionDep,
 ) -> schemas.Alias:
     """Point an alias to a version. Without a precondition it is moved in any case."""
-    if expected == "*":
-        try:
-            services.lifecycle.alias(client, alias)
-        except UnknownAlias as error:
-            raise AliasConflict(f"If-Match is *, but client {client!r} has no alias {alias!r}") from error
-        expected = None
-    return _answer(services.lifecycle.move_alias(client, alias, target.version, expected), response)
+    revision = _revision(services, client, alias, expected)
+    return _answer(services.lifecycle.move_alias(client, alias, target.version, revision), response)
 
 
 @router.post(
     "/rollback",
     summary="Roll back an alias",
     dependencies=[require_scope("adapt")],
-    responses=problems(*WRITE, UnknownAlias, NothingToRollBackTo),
+    responses=problems(*WRITE, UnknownAlias, NothingToRollBackTo, AliasConflict, InvalidPrecondition),
 )
 def roll_back(
     client: ClientPath,
     services: ServicesDep,
     response: Response,
+    expected: ExpectedRevisionDep,
     alias: Annotated[str, Query(description="name of the alias")] = LIVE,
 ) -> schemas.Alias:
     """Point an alias to the version before the current one. Repeat to go further back. Deleted versions are skipped."""
-    return _answer(services.lifecycle.rollback(client, validate_alias_name(alias)), response)
+    revision = _revision(services, client, validate_alias_name(alias), expected)
+    return _answer(services.lifecycle.rollback(client, alias, revision), response)
 
 
 def alias_response(move: AliasMove) -> schemas.Alias:
@@ -107,6 +105,17 @@ def alias_response(move: AliasMove) -> schemas.Alias:
         moved_at=move.moved_at,
         reason=move.reason,
     )
+
+
+def _revision(services: Services, client: str, alias: str, expected: int | Literal["*"] | None) -> int | None:
+    """Return the expected revision as the use cases take it, after a check that "*" matches an existing alias."""
+    if expected != "*":
+        return expected
+    try:
+        services.lifecycle.alias(client, alias)
+    except UnknownAlias as error:
+        raise AliasConflict(f"If-Match is *, but client {client!r} has no alias {alias!r}") from error
+    return None
 
 
 def _answer(move: AliasMove, response: Response) -> schemas.Alias:

@@ -113,10 +113,12 @@ class FakeLifecycle(Lifecycle):
         return self._move(client, alias, version, "set")
 
     def rollback(self, client: str, alias: str = LIVE, expected_revision: int | None = None) -> AliasMove:
-        previous = self.alias(client, alias).previous
-        if previous is None:
+        current = self.alias(client, alias)
+        if expected_revision not in {None, current.revision}:
+            raise AliasConflict(f"alias {alias!r} is at revision {current.revision}, not {expected_revision}")
+        if current.previous is None:
             raise NothingToRollBackTo(f"alias {alias!r} of client {client!r} has no earlier version")
-        return self._move(client, alias, previous, "rollback")
+        return self._move(client, alias, current.previous, "rollback")
 
     def diff(self, client: str, before: int, after: int) -> VersionDiff:
         return compare(self.version(client, before), self.version(client, after))

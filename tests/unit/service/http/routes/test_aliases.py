@@ -88,8 +88,9 @@ def test_an_invalid_target_is_rejected(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
 
 
-def test_the_body_must_be_json(two_versions: Web) -> None:
-    answer = two_versions("PUT", LIVE, content=b'{"version": 1}', headers={"Content-Type": "text/plain"})
+@pytest.mark.parametrize("media_type", ["text/plain", "application/jsonx", "application/json-seq"])
+def test_the_body_must_be_json(two_versions: Web, media_type: str) -> None:
+    answer = two_versions("PUT", LIVE, content=b'{"version": 1}', headers={"Content-Type": media_type})
     assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
 
 
@@ -110,3 +111,25 @@ def test_rolling_back_without_an_earlier_version_is_a_conflict(web: Web) -> None
     web.adapt("line")
     answer = web("POST", "/clients/line/rollback")
     assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_roll_back_to")
+
+
+def test_a_rollback_with_an_outdated_etag_is_a_conflict(two_versions: Web) -> None:
+    old = two_versions("GET", LIVE).headers["etag"]
+    rolled = two_versions("POST", "/clients/line/rollback", headers={"If-Match": old})
+    assert (rolled.status_code, rolled.json()["version"]) == (200, 1)
+    put(two_versions, 2)
+    lost = two_versions("POST", "/clients/line/rollback", headers={"If-Match": old})
+    assert (lost.status_code, lost.json()["code"]) == (412, "alias_conflict")
+    assert two_versions("GET", LIVE).json()["version"] == 2
+
+
+def test_a_rollback_with_if_match_star_requires_an_existing_alias(two_versions: Web) -> None:
+    missing = two_versions("POST", "/clients/line/rollback?alias=best", headers={"If-Match": "*"})
+    assert (missing.status_code, missing.json()["code"]) == (412, "alias_conflict")
+    assert two_versions("POST", "/clients/line/rollback", headers={"If-Match": "*"}).status_code == 200
+
+
+def test_a_rollback_with_a_malformed_precondition_is_rejected(two_versions: Web) -> None:
+    answer = two_versions("POST", "/clients/line/rollback", headers={"If-Match": "2"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "precondition_invalid")
+    assert two_versions("GET", LIVE).json()["revision"] == 2
