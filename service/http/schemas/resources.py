@@ -149,12 +149,14 @@ class ClientSettings(RequestBody):
     )
     floor: float | None = Field(
         None,
+        strict=True,
         ge=0,
         le=1,
         description="minimum estimated accuracy to go live; null: half way between chance and 1",
     )
     tolerance: float | None = Field(
         None,
+        strict=True,
         ge=0,
         le=1,
         description="share of an earlier class's kept samples that a version may lose and still go live; "

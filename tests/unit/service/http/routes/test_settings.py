@@ -34,7 +34,8 @@ def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"],
+    [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"]
+    + [{name: value} for name in ("floor", "tolerance") for value in (True, "0.5", -0.1, 1.1)],
 )
 def test_invalid_settings_are_rejected(two_versions: Web, body: Any) -> None:
     answer = two_versions("PUT", PATH, json=body)
