@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -52,6 +53,8 @@ _UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, Ov
 """What zipfile raises for invalid offsets, sizes and names."""
 _CENTRAL_DIRECTORY_ENTRIES: Final = 4096
 """Maximum number of entries, including ignored ones."""
+_ENTRY_SIGNATURE: Final = b"PK\x01\x02"
+"""Begins each entry of the central directory."""
 
 _TOO_MANY: Final = ("Too many", "Part exceeded", "Field exceeded")
 """How Starlette's messages about too many or too long parts begin."""
@@ -133,7 +136,7 @@ class Fields:
         if text is None:
             return None
         try:
-            number = float(text)
+            number = float(text) if text.isascii() and "_" not in text else math.nan  # float() accepts 1_0 as 10
         except ValueError:
             number = math.nan
         if not 0 < number <= MAX_NUMBER:
@@ -173,6 +176,7 @@ async def read_form(request: Request, shape: FormShape, settings: Settings) -> F
     in_query = [name for name, value in request.query_params.multi_items() if value]
     if in_query:
         raise UnknownField(f"the query has {', '.join(in_query)}; put all fields into the form")
+    _require_utf8(request.headers["content-type"])
     parser = _BoundedParser(request, shape, settings)
     try:
         form = await parser.parse()
@@ -224,6 +228,7 @@ class _BoundedParser(MultiPartParser):
             max_part_size=FIELD_BYTES,
         )
         archives = "archive" in shape.files
+        self._file_fields = shape.files
         self._max_file_bytes = max(settings.file_bytes, settings.adapt_body_bytes if archives else 0)
         self._part_bytes = 0
         self._complete = False
@@ -235,6 +240,8 @@ class _BoundedParser(MultiPartParser):
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._part_bytes += end - start
         file = self._current_part.file
+        if file is None and self._part_bytes > FIELD_BYTES and self._current_part.field_name in self._file_fields:
+            raise _sent_as_text(self._current_part.field_name)
         if file is not None and self._part_bytes > self._max_file_bytes:
             raise FileTooLarge(
                 f"file {_shown(file.filename or '')} has more than {self._max_file_bytes} bytes, which is the limit"
@@ -268,13 +275,28 @@ async def _checked(form: FormData, shape: FormShape, settings: Settings) -> Form
                 upload = Upload(value.filename or f"{name}[{len(files.get(name, ()))}]", content)
                 files[name] = (*files.get(name, ()), upload if name == "archive" else check_size(upload, settings))
         elif value and name in shape.files:
-            raise InvalidField(f"field {name!r} was sent as text; send it as a file (with curl: -F {name}=@part.png)")
+            raise _sent_as_text(name)
         elif value or name in shape.repeated:
             texts[name] = (*texts.get(name, ()), value)
     fields = Fields(texts)
     for name in shape.single:
         fields.text(name)
     return Form(fields, files)
+
+
+def _sent_as_text(name: str) -> InvalidField:
+    return InvalidField(f"field {name!r} was sent as text; send it as a file (with curl: -F {name}=@part.png)")
+
+
+def _require_utf8(content_type: str) -> None:
+    """Check the charset of a form. Starlette decodes with any codec of Python, and some of them fail on any text.
+
+    Raises:
+        MalformedForm: another charset than UTF-8.
+    """
+    charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in {"utf-8", "utf8"}:
+        raise MalformedForm(f"the form has the charset {_shown(charset)}; allowed: utf-8, or no charset")
 
 
 def _rejected(message: str, max_files: int, max_fields: int | float) -> MalformedForm:
@@ -308,11 +330,13 @@ def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tup
     operating systems are ignored.
 
     Raises:
-        InvalidArchive: not a zip file, encrypted, damaged, or without class folders.
+        InvalidArchive: not a zip file, encrypted, damaged, without class folders, or with ".." in a path.
         ArchiveTooLarge: too many entries, or too many bytes after decompression.
         FileTooLarge: an entry is too large.
         NoSamples: it has no files.
     """
+    if archive.content.count(_ENTRY_SIGNATURE) > _CENTRAL_DIRECTORY_ENTRIES:  # zipfile would read all entries first
+        raise ArchiveTooLarge(f"the archive has more than {_CENTRAL_DIRECTORY_ENTRIES} entries, which is the limit")
     try:
         with zipfile.ZipFile(io.BytesIO(archive.content)) as opened:
             entries = _entries(opened, settings)
@@ -330,7 +354,7 @@ def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInf
     if not all(entry.filename for entry in listed):  # zipfile cuts names at a NUL
         raise InvalidArchive(f"an entry of the archive has no name; {_LAYOUT}")
     entries = [entry for entry in listed if not entry.is_dir() and not _ignored(entry.filename)]
-    if len(listed) > _CENTRAL_DIRECTORY_ENTRIES or len(entries) > settings.max_files:
+    if len(entries) > settings.max_files:
         raise ArchiveTooLarge(f"the archive has {len(entries)} files; allowed: at most {settings.max_files}")
     if not entries:
         raise NoSamples(f"the archive has no files; {_LAYOUT}")
@@ -353,7 +377,7 @@ def _read_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, settings: Setti
 
 def _folders_of(names: list[str]) -> tuple[str, ...]:
     """Return the folder of each entry. All must have the same depth, with at most one folder around them."""
-    parts = [name.split("/") for name in names]
+    parts = [_steps(name) for name in names]
     depths = {len(steps) for steps in parts}
     if len(depths) != 1 or not depths <= {2, 3} or (depths == {3} and len({steps[0] for steps in parts}) > 1):
         odd = next((name for name, steps in zip(names, parts, strict=True) if len(steps) not in {2, 3}), names[-1])
@@ -362,4 +386,12 @@ def _folders_of(names: list[str]) -> tuple[str, ...]:
 
 
 def _ignored(name: str) -> bool:
-    return any(step.startswith(".") or step in _IGNORED for step in name.split("/"))
+    steps = _steps(name)
+    if ".." in steps:
+        raise InvalidArchive(f"entry {_shown(name)} has '..' in its path; {_LAYOUT}")
+    return any(step.startswith(".") or step in _IGNORED for step in steps)
+
+
+def _steps(name: str) -> list[str]:
+    """Return the folders and the file of a path, without "." steps."""
+    return [step for step in name.split("/") if step != "."]

@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from service.http.problems import ArchiveTooLarge
+from service.http.uploads import unpack
+from service.runtime.decoding.decoder import Upload
+from service.settings import load_settings
 from tests.in_process import Web
 
 PNG = b"\x89PNG"
@@ -51,8 +55,10 @@ ADAPT = [
     Bad("rate infinite", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"inf")], 422, "field_invalid", "'inf'"),
     Bad("rate huge", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"9e39")], 422, "field_invalid", "at most 1e+06"),
     Bad("rate zero", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"0")], 422, "field_invalid", "above 0"),
+    Bad("rate with _", [CLIENT, LABEL, SAMPLE, ("learning_rate", None, b"1_0")], 422, "field_invalid", "'1_0'"),
     Bad("seed too large", [CLIENT, LABEL, SAMPLE, ("seed", None, b"9" * 20)], 422, "field_invalid", "'seed'"),
     Bad("field too long", [CLIENT, LABEL, SAMPLE, ("mode", None, b"x" * 5000)], 400, "too_many_parts", "4096"),
+    Bad("long sample as text", [CLIENT, LABEL, ("samples", None, PNG * 2000)], 422, "field_invalid", "'samples'"),
     Bad("file too large", [CLIENT, LABEL, ("samples", "big.png", b"x" * 17_000)], 413, "file_too_large", "'big.png'"),
     Bad("too many files", [CLIENT, *[LABEL, SAMPLE] * 9], 400, "too_many_parts", "8 files"),
     Bad("too many fields", [CLIENT, SAMPLE, *[LABEL] * 24], 400, "too_many_parts", "24 text fields"),
@@ -67,6 +73,7 @@ PREDICT = [
     Bad("no images", [CLIENT], 422, "field_missing", "'images'"),
     Bad("samples instead of images", [CLIENT, SAMPLE], 422, "field_unknown", "'samples'"),
     Bad("image as text", [CLIENT, ("images", None, b"a.png")], 422, "field_invalid", "'images'"),
+    Bad("long image as text", [CLIENT, ("images", None, PNG * 2000)], 422, "field_invalid", "'images'"),
     Bad(
         "version and alias",
         [CLIENT, ("images", "a.png", PNG), ("version", None, b"1"), ("alias", None, b"live")],
@@ -111,6 +118,7 @@ def test_an_invalid_form_to_predict_is_rejected_with_the_name_of_the_part(web: W
         ("/adapt", {"Content-Type": "application/json"}, "multipart/form-data"),
         ("/adapt", {"Content-Type": "application/x-www-form-urlencoded"}, "multipart/form-data"),
         ("/adapt", {"Content-Type": "image/png"}, "multipart/form-data"),
+        ("/adapt", {"Content-Type": "multipart/form-data-x; boundary=x"}, "multipart/form-data"),
         ("/predict", {"Content-Type": "text/plain"}, "image/"),
         ("/adapt", {"Content-Type": "multipart/form-data; boundary=x", "Content-Encoding": "gzip"}, "gzip"),
     ],
@@ -127,6 +135,24 @@ def test_another_media_type_is_rejected_unread(web: Web, path: str, headers: dic
 def test_a_form_that_cannot_be_parsed_is_rejected(web: Web, content_type: str) -> None:
     answer = web("POST", "/adapt", content=b"--y\r\nnonsense", headers={"Content-Type": content_type})
     assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
+
+
+@pytest.mark.parametrize(
+    "charset", ["undefined", "punycode", "unicode_escape", "raw_unicode_escape", "utf-16", "latin-1", "unknown"]
+)
+def test_a_form_in_another_charset_than_utf_8_is_rejected(web: Web, charset: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    body = b'--x\r\nContent-Disposition: form-data; name="client"\r\n\r\nline\r\n--x--\r\n'
+    answer = web("POST", "/adapt", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
+    assert charset in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf8"'])
+def test_a_form_may_name_the_charset_utf_8(web: Web, charset: str) -> None:
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    body = b'--x\r\nContent-Disposition: form-data; name="client"\r\n\r\nline\r\n--x--\r\n'
+    assert web("POST", "/adapt", content=body, headers=headers).json()["code"] == "no_samples"
 
 
 def test_fields_in_the_query_of_a_form_are_rejected(two_versions: Web) -> None:
@@ -158,6 +184,8 @@ def send_archive(web: Web, content: bytes) -> Any:
     [
         (["good/1.png", "bad/1.png"], ("good", "bad")),
         (["parts/good/1.png", "parts/bad/1.png"], ("good", "bad")),
+        (["./good/1.png", "./bad/1.png"], ("good", "bad")),
+        (["./parts/good/1.png", "parts/./bad/1.png"], ("good", "bad")),
         (["good/1.png", "__MACOSX/good/1.png", "good/.DS_Store", "bad/Thumbs.db", "bad/1.png"], ("good", "bad")),
     ],
 )
@@ -171,7 +199,7 @@ def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels:
     ("content", "status", "code"),
     [
         (zipped(), 422, "no_samples"),
-        (zipped("../../etc/1.png", "../../bin/1.png"), 422, "no_samples"),
+        (zipped("../../etc/1.png", "../../bin/1.png"), 422, "archive_invalid"),
         (zipped("1.png", "2.png"), 422, "archive_invalid"),
         (zipped("good/1.png", "parts/bad/1.png"), 422, "archive_invalid"),
         (zipped("a/good/1.png", "b/bad/1.png"), 422, "archive_invalid"),
@@ -202,3 +230,16 @@ def test_an_invalid_archive_is_rejected(web: Web, content: bytes, status: int, c
     answer = send_archive(web, content)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert web.services.adaptation.commands == []
+
+
+def test_an_archive_with_a_path_to_a_parent_folder_is_rejected_with_the_name_of_the_entry(web: Web) -> None:
+    answer = send_archive(web, zipped("good/1.png", "good/../bad/2.png"))
+    assert (answer.status_code, answer.json()["code"]) == (422, "archive_invalid")
+    assert "'good/../bad/2.png'" in answer.json()["detail"]
+
+
+def test_an_archive_with_too_many_entries_is_rejected_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = zipped(*[f"a/{index}" for index in range(4097)], content=b"")
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(ArchiveTooLarge, match="4096 entries"):
+        unpack(Upload("parts.zip", content), load_settings())
