@@ -75,7 +75,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         StoreUnavailable: the store cannot be opened.
     """
     disable_onnxruntime_telemetry()
-    torch.set_num_threads(1)  # a worker a core is faster than several threads inside one operation
+    torch.set_num_threads(1)  # one worker per core is faster than several threads per operation
     keep_freed_memory()
     device = pick_device(settings.device)
     current = LoadedCheckpoint(load_checkpoint(settings.model), device, max(1, usable_cores() // settings.workers))

@@ -115,7 +115,7 @@ def train(
     plan = TrainingRunConfig(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
     run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)
     if not can_plot():
-        notices().print(plain("the learning curve is written without a plot; to get one: pip install 'anole[plot]'"))
+        notices().print(plain("the learning curve is written without a plot; to get one: pip install -e '.[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
     if export:
         write_graph(out)
@@ -128,7 +128,7 @@ def train(
 
 def _require_exporter(wanted: bool) -> None:
     if wanted and not can_export():
-        raise typer.BadParameter("--export-onnx needs the packages onnx and onnxscript: pip install 'anole[export]'")
+        raise typer.BadParameter("--export-onnx needs the packages onnx and onnxscript: pip install -e '.[export]'")
 
 
 def _train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:

@@ -1,4 +1,7 @@
-"""What happens to versions after they are made: list, compare, publish, roll back, download and delete."""
+"""What happens to versions after they are made: list, compare, move aliases, roll back, download and delete.
+
+The store publishes them: see `service.store.catalog.publishing`.
+"""
 
 from __future__ import annotations
 

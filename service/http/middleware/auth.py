@@ -28,7 +28,7 @@ KEY_ADAPTING: Final = 4
 """Adaptations of one key at the same time, including waiting ones."""
 
 ADDRESS_RATE_PER_S: Final = 2000.0
-"""Requests a second from one address, where no key is required."""
+"""Requests per second from one address, where no key is required."""
 
 ADDRESS_IN_FLIGHT: Final = 256
 """Requests from one address at the same time, where no key is required."""

@@ -137,7 +137,7 @@ class RateLimit:
 
     Attributes:
         in_flight: requests at the same time.
-        rate_per_s: requests a second, on average.
+        rate_per_s: requests per second, on average.
     """
 
     in_flight: int
@@ -191,7 +191,7 @@ class RateLimiter:
         if usage.tokens < 1:
             wait_s = math.ceil((1 - usage.tokens) / self._limit.rate_per_s)
             raise RateExceeded(
-                f"this caller sends more than {self._limit.rate_per_s:g} requests a second, which is the limit; "
+                f"this caller sends more than {self._limit.rate_per_s:g} requests per second, which is the limit; "
                 f"try again in {wait_s} s",
                 retry_after_s=wait_s,
             )

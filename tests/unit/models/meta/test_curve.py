@@ -113,5 +113,5 @@ def test_training_without_matplotlib_mentions_the_plot_extra_once(
     assert not exited.value.code, stderr
     assert out.with_suffix(".csv").is_file()
     plot = out.with_suffix(".png").is_file()
-    assert stderr.count("pip install 'anole[plot]'") == (0 if plot else 1)
+    assert stderr.count("pip install -e '.[plot]'") == (0 if plot else 1)
     assert drawable or not plot
