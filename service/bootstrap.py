@@ -94,7 +94,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
-        adaptation=IdempotentAdaptation(store.catalog, adaptation, queue),
+        adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue),
         prediction=prediction,
         lifecycle=Lifecycle(store, start_weights),
         checkpoints=CheckpointList([CheckpointSummary.of(current.checkpoint)]),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from torch import Tensor
 
@@ -24,13 +24,31 @@ from models.validation.cross_validation import CrossValidatedAdaptation, CrossVa
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
 from service.domain.report import build_report
-from service.domain.version import LIVE, Idempotency, Publication, Version, VersionDraft
-from service.errors import IdempotencyInFlight, InvalidRequest, ParentSuperseded, UnknownClient
+from service.domain.version import (
+    LIVE,
+    Idempotency,
+    Publication,
+    SampleRef,
+    Version,
+    VersionDraft,
+    validate_label,
+)
+from service.errors import (
+    IdempotencyInFlight,
+    InvalidRequest,
+    LabelCountMismatch,
+    NoSamples,
+    ParentSuperseded,
+    SamplesNotKept,
+    TooFewClasses,
+    TooManyClasses,
+    TooManySamples,
+    UnknownClient,
+)
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoding.decoder import Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoints
-from service.store.version_store import VersionStore
-from service.usecases.samples import Sample, Samples, joined
+from service.store.version_store import EncodedSample, VersionStore, encode_sample
 
 _MAX_SEED: Final = 2**63 - 1
 
@@ -93,6 +111,31 @@ class AdaptLimits:
     max_samples: int = 2000
     max_steps: int = 100
 
+    def check(self, classes: int, samples: int) -> None:
+        """Raises TooManyClasses or TooManySamples if a version would have more."""
+        if classes > self.max_classes:
+            raise TooManyClasses(f"the version would have {classes} classes; at most {self.max_classes} are allowed")
+        if samples > self.max_samples:
+            raise TooManySamples(
+                f"the version would have {samples} samples, stored ones included; at most {self.max_samples} are "
+                "allowed: send fewer, or start again with mode=replace"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A labelled canonical image.
+
+    Attributes:
+        ref: its digest, label and name.
+        image: uint8 (channels, height, width).
+        to_store: the encoded image of a new sample; None for a sample that is stored already.
+    """
+
+    ref: SampleRef
+    image: Tensor
+    to_store: EncodedSample | None = None
+
 
 class _Stopwatch:
     """Measures the seconds of each stage."""
@@ -145,8 +188,8 @@ class Adaptation:
     ) -> None:
         self._store = store
         self._checkpoints = checkpoints
+        self._decoder = decoder
         self._limits = limits or AdaptLimits()
-        self._samples = Samples(store, decoder, self._limits.max_classes, self._limits.max_samples)
 
     def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
         """Make a new version. Blocks; reports its progress to `control`, which may also stop it.
@@ -163,8 +206,9 @@ class Adaptation:
         validate_client_name(command.client)
         recipe = self._recipe(command)
         control.enter("decode")
-        labels = self._samples.labels(command.uploads, command.labels)
-        request = _Request(command, recipe, self._samples.decoded(command.uploads, labels), control)
+        labels = _labels(command, self._limits)
+        samples = [self._decode(upload, label) for upload, label in zip(command.uploads, labels, strict=True)]
+        request = _Request(command, recipe, samples, control)
         clock.lap("decode")
         if command.first is not None:
             first = replace(request, command=replace(command, idempotency=None), recipe=replace(recipe, steps=0))
@@ -187,8 +231,8 @@ class Adaptation:
         command, control, checkpoint = request.command, request.control, self._checkpoints.current
         control.enter("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
-        samples = joined(self._samples.kept(parent), request.samples)
-        classes = self._samples.classes(samples)
+        samples = _joined(self._kept_samples(parent), request.samples)
+        classes = _classes(samples, self._limits)
         images = [sample.image for sample in samples]
         support = checkpoint.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
         candidate, batched_with = checkpoint.adapt_with_folds(support, images, request.recipe, request.seed, control)
@@ -234,6 +278,29 @@ class Adaptation:
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 
+    def _decode(self, upload: Upload, label: str) -> Sample:
+        """Decode a sample of the request. Raises ImageRejected, DecoderUnavailable."""
+        image = upload.decode(self._decoder)
+        encoded = encode_sample(image)
+        return Sample(SampleRef(encoded.digest, label, upload.name), image, encoded)
+
+    def _kept_samples(self, parent: Version | None) -> list[Sample]:
+        """Read the samples of the version that is extended.
+
+        Raises:
+            SamplesNotKept: the client's settings retain no samples.
+            VersionCorrupt, StoreUnavailable: a sample cannot be read.
+        """
+        if parent is None:
+            return []
+        client = parent.draft.client
+        if not parent.draft.samples_kept:
+            raise SamplesNotKept(
+                f"client {client!r} keeps no samples (its setting retain_samples), so its version {parent.number} "
+                "cannot be extended; send the samples of every class together, with mode=replace"
+            )
+        return [Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
+
     def _settings(self, client: str) -> ClientSettings:
         try:
             return self._store.catalog.settings(client)
@@ -261,31 +328,68 @@ def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
     return found.reason if isinstance(found, CrossValidationSkipped) else None
 
 
-class PublicationStore(Protocol):
-    """The part of the store that finds the version of an earlier request."""
+def _labels(command: AdaptCommand, limits: AdaptLimits) -> list[str]:
+    """Return the normalised labels, after all checks that need no decoded image.
 
-    def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
-        """Return what was published with that key, or None."""
-        ...
+    Raises:
+        NoSamples, LabelCountMismatch, InvalidName, TooManyClasses, TooManySamples.
+    """
+    uploads, given = command.uploads, command.labels
+    if not uploads:
+        raise NoSamples("the request has no samples; send at least one image with its label")
+    if len(given) != len(uploads):
+        raise LabelCountMismatch(
+            f"the request has {len(uploads)} samples and {len(given)} labels; send one label for each "
+            "sample, in the same order"
+        )
+    labels = [validate_label(text) for text in given]
+    limits.check(len(set(labels)), len(labels))
+    return labels
 
 
-class Adapter(Protocol):
-    """Makes versions, as `Adaptation` does."""
+def _joined(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:
+    """Return kept samples, then new ones. An image that is sent again counts once, with its latest label."""
+    stored = {sample.ref.digest: sample for sample in kept}
+    by_digest = dict(stored)
+    for sample in new:
+        digest = sample.ref.digest
+        by_digest[digest] = replace(sample, to_store=None) if digest in stored else sample
+    return list(by_digest.values())
 
-    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
-        """Make a version and record the idempotency of the command in the same transaction."""
-        ...
+
+def _classes(samples: Sequence[Sample], limits: AdaptLimits) -> tuple[str, ...]:
+    """Return the classes of the samples, in the order of their first samples.
+
+    Raises:
+        TooFewClasses, TooManyClasses, TooManySamples.
+    """
+    classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
+    if len(classes) < 2:
+        raise TooFewClasses(
+            f"the version would have only the class {classes[0]!r}; send samples of at least two classes"
+        )
+    limits.check(len(classes), len(samples))
+    return classes
+
+
+Recall = Callable[[str, Idempotency], Publication | None]
+Adapt = Callable[[AdaptCommand, JobControl], AdaptOutcome]
 
 
 class IdempotentAdaptation:
     """Queues adaptations, and answers repeated requests with the version that the first one made, even after a restart.
 
     Two equal requests that reach two processes at the same time may both adapt; the store publishes only the first.
+
+    Args:
+        recall: see `Catalog.recall`.
+        adapt: see `Adaptation.run`.
+        queue: runs the adaptations.
     """
 
-    def __init__(self, store: PublicationStore, adaptation: Adapter, queue: AdaptQueue) -> None:
-        self._store = store
-        self._adaptation = adaptation
+    def __init__(self, recall: Recall, adapt: Adapt, queue: AdaptQueue) -> None:
+        self._recall = recall
+        self._adapt = adapt
         self._queue = queue
         self._lock = threading.Lock()
         self._in_flight: set[tuple[str, str]] = set()
@@ -312,7 +416,7 @@ class IdempotentAdaptation:
         claim = (command.client, command.idempotency.key)
         self._acquire(claim)
         try:
-            earlier = self._store.recall(command.client, command.idempotency)
+            earlier = self._recall(command.client, command.idempotency)
             future = _replayed(earlier) if earlier else self._queued(command, control)
         except BaseException:
             self._release(claim)
@@ -321,7 +425,7 @@ class IdempotentAdaptation:
         return future
 
     def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
-        return self._queue.submit(command.client, partial(self._adaptation.run, command, control), control)
+        return self._queue.submit(command.client, partial(self._adapt, command, control), control)
 
     def _acquire(self, claim: tuple[str, str]) -> None:
         with self._lock:

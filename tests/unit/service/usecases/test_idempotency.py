@@ -13,14 +13,14 @@ from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoding.decoder import Upload
-from service.usecases.adapt import AdaptCommand, Adapter, AdaptOutcome, IdempotentAdaptation, PublicationStore
+from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
 from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
 
 KEY = Idempotency("k", "1" * 64)
 COMMAND = AdaptCommand("line", (Upload("a", b"a"), Upload("b", b"b")), ("x", "y"), idempotency=KEY)
 
 
-class FakeStore(PublicationStore, Adapter):
+class FakeStore:
     """Records which key made which version, as the store does in the transaction that publishes."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ def store() -> FakeStore:
 
 @pytest.fixture
 def once(store: FakeStore) -> IdempotentAdaptation:
-    return IdempotentAdaptation(store, store, AdaptQueue(2))
+    return IdempotentAdaptation(store.recall, store.run, AdaptQueue(2))
 
 
 @pytest.mark.parametrize("publish", ["always", "never"])
@@ -101,11 +101,10 @@ def test_a_repeated_request_is_rejected_while_the_first_runs_and_gets_its_respon
 
 
 def test_a_failed_request_can_be_sent_again_with_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:
-    class Fails(Adapter):
-        def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
-            raise ZeroDivisionError
+    def fail(command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+        raise ZeroDivisionError
 
-    failing = IdempotentAdaptation(store, Fails(), AdaptQueue())
+    failing = IdempotentAdaptation(store.recall, fail, AdaptQueue())
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             failing.run(COMMAND)
