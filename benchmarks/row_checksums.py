@@ -1,4 +1,4 @@
-"""Wrong answers of the catalog after one changed column, with and without checksums; and the time of a checksum.
+"""Wrong read_results of the catalog after one changed column, with and without checksums; and the time of a checksum.
 
     python -m benchmarks.row_checksums
 
@@ -19,7 +19,7 @@ from service.store.catalog.migrate import upgrade
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import VERSIONS, row_checksum
 from tests.contract.values import CLIENT
-from tests.damaged_rows import CHECKED_COLUMNS, answers, change, filled, wrong_answers
+from tests.damaged_rows import CHECKED_COLUMNS, change, filled, read_results, wrong_results
 
 REPEATS = 2000
 
@@ -42,12 +42,12 @@ def gives_wrong_answer(table: Table, column: Column[object]) -> bool:
         with closing(SqliteDatabase(path)) as database:
             upgrade(database)
             catalog, _ = filled(database)
-            before = answers(catalog)
+            before = read_results(catalog)
             engine = create_engine(f"sqlite:///{path}")  # enforces no foreign keys
             with engine.begin() as connection:
                 change(connection, table, column)
             engine.dispose()
-            return bool(wrong_answers(before, answers(catalog)))
+            return bool(wrong_results(before, read_results(catalog)))
 
 
 def checksum_us() -> float:

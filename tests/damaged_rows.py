@@ -63,7 +63,7 @@ READS: dict[str, Callable[[Catalog], Any]] = {
 }
 
 
-def answers(catalog: Catalog) -> dict[str, Any]:
+def read_results(catalog: Catalog) -> dict[str, Any]:
     """Return the result of every read; for a read that raises, the class of its error."""
     found: dict[str, Any] = {}
     for name, read in READS.items():
@@ -102,6 +102,6 @@ def change(connection: Connection, table: Table, column: Column[Any]) -> None:
     connection.execute(table.update().where(*this).values({column.name: value}))
 
 
-def wrong_answers(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
-    """Return the reads that succeed with another answer than before; errors and empty answers are not wrong."""
+def wrong_results(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Return the reads that succeed with another result than before; errors and empty results are not wrong."""
     return {name for name in before if after[name] != before[name] and after[name] and type(after[name]) is not type}

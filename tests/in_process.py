@@ -20,7 +20,7 @@ PNG = b"\x89PNG fakes do not decode this"
 
 
 UNDESCRIBED = {"head_ambiguous", "body_too_large", "internal_error", "overloaded"}
-"""Codes that every route can answer with. The description names them once."""
+"""Codes that every route can respond with. The description names them once."""
 
 
 @functools.cache
@@ -36,18 +36,18 @@ def described_codes(method: str, path: str) -> frozenset[str] | None:
         pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
         if re.fullmatch(pattern, path, re.DOTALL) and method.lower() in operations:
             responses = operations[method.lower()]["responses"].values()
-            contents = [answer.get("content", {}).get(MEDIA_TYPE, {}) for answer in responses]
+            contents = [response.get("content", {}).get(MEDIA_TYPE, {}) for response in responses]
             return frozenset(code for content in contents for code in content.get("examples", {}))
     return None
 
 
-def check_described(answer: httpx.Response) -> None:
+def check_described(response: httpx.Response) -> None:
     """Check that a problem is described."""
-    if answer.headers.get("content-type") != MEDIA_TYPE:
+    if response.headers.get("content-type") != MEDIA_TYPE:
         return
-    problem = answer.json()
-    codes = described_codes(answer.request.method, problem["instance"])
-    assert codes is None or problem["code"] in codes | UNDESCRIBED, (answer.request.url, problem)
+    problem = response.json()
+    codes = described_codes(response.request.method, problem["instance"])
+    assert codes is None or problem["code"] in codes | UNDESCRIBED, (response.request.url, problem)
 
 
 class Web:
@@ -65,14 +65,14 @@ class Web:
         self.transport = httpx.ASGITransport(app)
 
     def __call__(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer: httpx.Response = self.portal.call(self._call, method, path, options)
-        return answer
+        response: httpx.Response = self.portal.call(self._call, method, path, options)
+        return response
 
     async def _call(self, method: str, path: str, options: Mapping[str, Any]) -> httpx.Response:
         async with httpx.AsyncClient(transport=self.transport, base_url="http://127.0.0.1") as http:
-            answer = await http.request(method, path, **options)
-        check_described(answer)
-        return answer
+            response = await http.request(method, path, **options)
+        check_described(response)
+        return response
 
     def adapt(self, client: str = "line", labels: Sequence[str] = ("good", "bad"), **fields: str) -> httpx.Response:
         files = [("samples", (f"{index}.png", PNG)) for index in range(len(labels))]
@@ -86,10 +86,10 @@ class InProcess(httpx.BaseTransport):
         self._web = web
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        answer = self._web(
+        response = self._web(
             request.method, str(request.url.raw_path, "ascii"), content=request.read(), headers=request.headers
         )
-        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        return httpx.Response(response.status_code, headers=response.headers, content=response.content)
 
 
 @contextmanager

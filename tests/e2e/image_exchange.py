@@ -59,8 +59,8 @@ def post(url: str, body: bytes, content_type: str) -> Any:
     headers = {"Content-Type": content_type, "X-API-Key": os.environ.get("KEY", "")}
     request = urllib.request.Request(url, data=body, headers=headers, method="POST")
     try:
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return json.load(response)
     except urllib.error.HTTPError as refusal:
         sys.exit(f"{url} responded with {refusal.code}: {refusal.read().decode(errors='replace')}")
 
@@ -70,22 +70,22 @@ def adapt(url: str) -> None:
     labelled = [(kind, seed) for kind in CLASSES for seed in range(SHOTS)]
     fields = [("client", CLIENT), *(("labels", kind) for kind, _ in labelled)]
     files = [("samples", f"{kind}-{seed}.png", png(kind, seed)) for kind, seed in labelled]
-    answer = post(f"{url}/adapt", *form(fields, files))
-    if sorted(answer["classes"]) != sorted(CLASSES) or not answer["published"]:
-        sys.exit(f"unexpected response of /adapt: {answer}")
-    kept, seconds = answer["weights"]["bytes"], answer["report"]["seconds"]["total"]
-    sys.stdout.write(f"version {answer['version']} with {kept} bytes of weights in {seconds:.2f} s\n")
+    response = post(f"{url}/adapt", *form(fields, files))
+    if sorted(response["classes"]) != sorted(CLASSES) or not response["published"]:
+        sys.exit(f"unexpected response of /adapt: {response}")
+    kept, seconds = response["weights"]["bytes"], response["report"]["seconds"]["total"]
+    sys.stdout.write(f"version {response['version']} with {kept} bytes of weights in {seconds:.2f} s\n")
 
 
 def predict(url: str) -> None:
     """Predict a new image of each class. Exit with a message if a label is wrong."""
     files = [("images", f"{kind}.png", png(kind, 100)) for kind in CLASSES]
-    answer = post(f"{url}/predict", *form([("client", CLIENT)], files))
-    found = {item["name"].removesuffix(".png"): item["label"] for item in answer["predictions"]}
+    response = post(f"{url}/predict", *form([("client", CLIENT)], files))
+    found = {item["name"].removesuffix(".png"): item["label"] for item in response["predictions"]}
     if found != {kind: kind for kind in CLASSES}:
-        sys.exit(f"wrong predictions: {answer}")
-    scores = [item["scores"] for item in answer["predictions"]]
-    shown = {"version": answer["version"], "weights": answer["weights_digest"], "scores": scores}
+        sys.exit(f"wrong predictions: {response}")
+    scores = [item["scores"] for item in response["predictions"]]
+    shown = {"version": response["version"], "weights": response["weights_digest"], "scores": scores}
     sys.stdout.write(json.dumps(shown, sort_keys=True) + "\n")
 
 

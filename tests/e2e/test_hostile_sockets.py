@@ -155,9 +155,9 @@ def test_ambiguous_headers_are_rejected_and_the_connection_is_closed(guarded: Pr
     hidden = b"GET /clients HTTP/1.1\r\nHost: a\r\n" + AUTHORISED + b"\r\n"
     with closing(connected(guarded)) as raw:
         raw.sendall(head.replace(b"\r\n\r\n", b"\r\n" + AUTHORISED + b"\r\n") + hidden)
-        answers = until_closed(raw)
-    assert answers.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 "))
-    assert answers.count(b"HTTP/1.1 ") == 1  # the request hidden in the body gets no response
+        responses = until_closed(raw)
+    assert responses.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 505 "))
+    assert responses.count(b"HTTP/1.1 ") == 1  # the request hidden in the body gets no response
     assert alive(guarded)
 
 
@@ -169,8 +169,8 @@ def test_each_pipelined_request_needs_its_key(guarded: Process) -> None:
             + b"GET /clients HTTP/1.1\r\nHost: a\r\n\r\n"
             + good.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         )
-        answers = until_closed(raw)
-    statuses = [piece[:3] for piece in answers.split(b"HTTP/1.1 ")[1:]]
+        responses = until_closed(raw)
+    statuses = [piece[:3] for piece in responses.split(b"HTTP/1.1 ")[1:]]
     assert statuses == [b"200", b"401", b"200"]
 
 

@@ -76,7 +76,7 @@ def test_no_input_can_forge_a_log_line(service: Process, web: httpx.Client) -> N
 
 def test_no_input_can_forge_a_header(service: Process, web: httpx.Client) -> None:
     assert adapt(web, list("1234"), publish="always").status_code == 201
-    answers = [
+    responses = [
         web.get(f"/clients/{quote(HEADER, safe='')}"),
         web.get(f"/clients/line/versions/{quote(HEADER, safe='')}/weights"),
         web.get(f"/{quote(HEADER, safe='')}"),
@@ -85,10 +85,10 @@ def test_no_input_can_forge_a_header(service: Process, web: httpx.Client) -> Non
         adapt(web, list("1234"), labels=[HEADER, "a", "b", "c"]),
         web.get("/clients/line/versions/1/weights"),
     ]
-    for answer in answers:
-        assert "x-injected" not in answer.headers
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["content-type"].split(";")[0] in {
+    for response in responses:
+        assert "x-injected" not in response.headers
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["content-type"].split(";")[0] in {
             "application/json", "application/problem+json", "application/octet-stream", "application/vnd.safetensors",
         }  # fmt: skip
 
@@ -127,19 +127,19 @@ def test_a_link_in_an_archive_is_an_ordinary_file(service: Process, web: httpx.C
         link.create_system, link.external_attr = 3, 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
         archive.writestr("coarse/1.png", PICTURES[2])
-    answer = web.post("/adapt", data={"client": "linked"}, files=[("archive", ("a.zip", packed.getvalue()))])
-    assert (answer.status_code, answer.json()["code"]) == (415, "image_format_unsupported")
-    assert "root:" not in answer.text
+    response = web.post("/adapt", data={"client": "linked"}, files=[("archive", ("a.zip", packed.getvalue()))])
+    assert (response.status_code, response.json()["code"]) == (415, "image_format_unsupported")
+    assert "root:" not in response.text
 
 
 def test_no_log_line_or_response_contains_keys_or_pixels(service: Process, web: httpx.Client) -> None:
     for headers in ({"X-API-Key": KEY + "x"}, {"Authorization": f"Bearer {KEY}x"}, {"Authorization": f"Basic {KEY}"}):
-        answer = httpx.get(f"{service.url}/clients?key={KEY}", headers=headers)
-        assert answer.status_code == 401
-        assert SECRET not in answer.text
-    answer = web.post("/predict", params={"client": "line"}, content=MARK, headers={"Content-Type": "image/png"})
-    assert answer.status_code in {404, 415, 422}
-    output = "".join(logged(service, web)) + answer.text
+        response = httpx.get(f"{service.url}/clients?key={KEY}", headers=headers)
+        assert response.status_code == 401
+        assert SECRET not in response.text
+    response = web.post("/predict", params={"client": "line"}, content=MARK, headers={"Content-Type": "image/png"})
+    assert response.status_code in {404, 415, 422}
+    output = "".join(logged(service, web)) + response.text
     assert SECRET not in output
     assert "MARKED-PIXELS" not in output
 

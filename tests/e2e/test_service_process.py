@@ -90,8 +90,8 @@ def test_sigterm_finishes_running_requests_and_then_the_process(tmp_path: Path, 
             anole.adapt("line", SAMPLES)
             assert web.get("/readyz").status_code == 200
             running.process.terminate()
-            answers = (web.get("/readyz") for _ in range(1000))
-            draining = next(answer for answer in answers if answer.status_code == 503)
+            responses = (web.get("/readyz") for _ in range(1000))
+            draining = next(response for response in responses if response.status_code == 503)
             assert draining.json()["checks"]["draining"] != "ok"
             assert anole.predict("line", [SAMPLES[0].content]).version == 1
         running.process.send_signal(signal.SIGINT)
@@ -147,9 +147,9 @@ def test_endless_headers_are_rejected(running: Process) -> None:
         raw.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(4000)))
         assert raw.recv(64).startswith(b"HTTP/1.1 400 ")
     with httpx.Client(base_url=running.url) as web:
-        answer = web.get("/livez")
-    assert answer.status_code == 200
-    assert "server" not in answer.headers
+        response = web.get("/livez")
+    assert response.status_code == 200
+    assert "server" not in response.headers
 
 
 def test_an_invalid_start_prints_one_line_and_exits(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -64,11 +64,11 @@ class Caller(threading.Thread):
                     self.broken_at.append(time.monotonic())
 
     def one(self, web: httpx.Client) -> None:
-        answer = web.post("/predict", data={"client": "line"}, files=[("images", ("a.png", SAMPLES[0].content))])
-        if answer.status_code == 200:
-            self.versions.append(answer.json()["version"])
+        response = web.post("/predict", data={"client": "line"}, files=[("images", ("a.png", SAMPLES[0].content))])
+        if response.status_code == 200:
+            self.versions.append(response.json()["version"])
         else:
-            self.errors.append(answer.text)
+            self.errors.append(response.text)
 
 
 def wait_for(reached: object, what: str) -> None:
@@ -103,13 +103,13 @@ def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Proce
     for kills in (1, 2):
         before = workers(pair)
         assert len(before) == 2
-        wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "answers")
+        wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "responses")
         os.kill(min(before), signal.SIGKILL)
         wait_for(lambda before=before: len(workers(pair) - before) == 1, "new worker")
         for caller in callers:
             caller.versions.clear()
         assert all(len(caller.broken_at) <= kills for caller in callers)  # at most once per kill
-    wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "answers")
+    wait_for(lambda: all(len(caller.versions) > 3 for caller in callers), "responses")
     stop.set()
     for caller in callers:
         caller.join(30)

@@ -90,12 +90,12 @@ def test_a_stopping_service_finishes_its_accepted_jobs(settings: Settings) -> No
     samples = [(period, content) for period in PERIODS[:2] for content in striped(3, period, 0)]
     with started(create_app(settings, lambda _: services), services) as web:
         for client in ("ada", "bo", "cy"):
-            answer = web(
+            response = web(
                 "POST", "/adapt", headers={"Prefer": "respond-async"},
                 data={"client": client, "labels": [f"pitch {period}" for period, _ in samples]},
                 files=[("samples", (f"{index}.png", content)) for index, (_, content) in enumerate(samples)],
             )  # fmt: skip
-            assert answer.status_code == 202
+            assert response.status_code == 202
     again = bootstrap.build(settings)
     assert [summary.name for summary in again.lifecycle.clients()] == ["ada", "bo", "cy"]
     again.close()

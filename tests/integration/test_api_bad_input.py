@@ -91,9 +91,9 @@ def adapted(web: Web) -> Web:
 def test_adapt_names_an_invalid_file_and_changes_nothing(adapted: Web, settings: Settings, what: str) -> None:
     content, status, code = BAD_FILES[what]
     before = stored_files(settings)
-    answer = adapt(adapted, [GOOD, content], ["fine", "coarse"])
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert answer.json()["detail"].startswith("part-1.png: ")
+    response = adapt(adapted, [GOOD, content], ["fine", "coarse"])
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert response.json()["detail"].startswith("part-1.png: ")
     assert stored_files(settings) == before
 
 
@@ -101,9 +101,9 @@ def test_adapt_names_an_invalid_file_and_changes_nothing(adapted: Web, settings:
 def test_predict_names_an_invalid_file(adapted: Web, what: str) -> None:
     content, status, code = BAD_FILES[what]
     files = [("images", ("good.png", GOOD)), ("images", ("bad.png", content))]
-    answer = adapted("POST", "/predict", data={"client": "line"}, files=files)
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert answer.json()["detail"].startswith("bad.png: ")
+    response = adapted("POST", "/predict", data={"client": "line"}, files=files)
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert response.json()["detail"].startswith("bad.png: ")
 
 
 @pytest.mark.parametrize("what", GOOD_FILES)
@@ -142,9 +142,9 @@ BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, str], int, str, 
 def test_an_invalid_request_changes_nothing(adapted: Web, settings: Settings, what: str) -> None:
     contents, labels, fields, status, code, named = BAD_REQUESTS[what]
     before = stored_files(settings)
-    answer = adapt(adapted, contents, labels, **fields)
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
-    assert named in answer.json()["detail"]
+    response = adapt(adapted, contents, labels, **fields)
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert named in response.json()["detail"]
     assert stored_files(settings) == before
     assert adapted("GET", "/clients/line").json()["versions"] == 1
 
@@ -158,8 +158,8 @@ def test_an_invalid_request_changes_nothing(adapted: Web, settings: Settings, wh
     ],
 )
 def test_unknown_resources_are_answered_with_404(adapted: Web, fields: dict[str, str], status: int, code: str) -> None:
-    answer = adapted("POST", "/predict", data=fields, files=[("images", ("a.png", GOOD))])
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    response = adapted("POST", "/predict", data=fields, files=[("images", ("a.png", GOOD))])
+    assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 def test_a_failed_first_request_creates_no_client(web: Web, settings: Settings) -> None:

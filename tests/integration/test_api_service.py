@@ -203,8 +203,8 @@ def test_a_flipped_bit_in_stored_weights_is_detected_and_never_predicted_with(we
     blob.chmod(0o600)
     blob.write_bytes(content)
     assert hashlib.sha256(content).hexdigest() != digest
-    answer = predict(web, striped(1, 4))
-    assert (answer.status_code, answer.json()["code"]) == (503, "version_corrupt")
+    response = predict(web, striped(1, 4))
+    assert (response.status_code, response.json()["code"]) == (503, "version_corrupt")
 
 
 def test_models_and_readiness_describe_the_real_checkpoint(web: Web) -> None:

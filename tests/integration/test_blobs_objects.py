@@ -34,7 +34,7 @@ def test_a_failed_request_is_retried(blobs: ObjectBlobs, objects: ObjectServer, 
     assert blobs.get(SPACE, DIGEST) == CONTENT
 
 
-def test_a_write_without_an_answer_counts_as_done(blobs: ObjectBlobs, objects: ObjectServer) -> None:
+def test_a_write_without_a_response_counts_as_done(blobs: ObjectBlobs, objects: ObjectServer) -> None:
     """The repetition meets its own first try: 412, with equal content."""
     blobs.put(SPACE, [CONTENT])
     objects.fail("PUT", 503, times=1)

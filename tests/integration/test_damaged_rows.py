@@ -1,4 +1,4 @@
-"""Changed bits in the catalog's rows and file: a check finds them, and no read returns a wrong answer."""
+"""Changed bits in the catalog's rows and file: a check finds them, and no read returns a wrong result."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA
 from service.store.open_store import CATALOG_FILE, open_embedded
 from tests.contract.values import CLIENT, a_draft
-from tests.damaged_rows import CHECKED_COLUMNS, OTHER, answers, change, filled, wrong_answers
+from tests.damaged_rows import CHECKED_COLUMNS, OTHER, change, filled, read_results, wrong_results
 from tests.integration.store_child import publish
 
 FLIPS = 50
@@ -56,15 +56,15 @@ def unchecked_connection(database: Database, request: pytest.FixtureRequest) -> 
 
 
 @pytest.mark.parametrize(("table", "column"), CHECKED_COLUMNS, ids=lambda part: getattr(part, "name", str(part)))
-def test_a_changed_column_gives_no_wrong_answer_and_a_check_finds_it(
+def test_a_changed_column_gives_no_wrong_result_and_a_check_finds_it(
     database: Database, request: pytest.FixtureRequest, table: Table, column: Column[Any]
 ) -> None:
     catalog, record = filled(database)
-    before = answers(catalog)
+    before = read_results(catalog)
     assert catalog.problems() == ()
     with unchecked_connection(database, request) as connection:
         change(connection, table, column)
-    assert wrong_answers(before, answers(catalog)) == set()
+    assert wrong_results(before, read_results(catalog)) == set()
     assert SqlKeys(database).all() in ((record,), ())
     assert catalog.problems() != ()
 
@@ -80,18 +80,18 @@ def test_a_check_finds_a_missing_row(database: Database, request: pytest.Fixture
         assert catalog.problems() != ()
 
 
-def test_rows_moved_to_another_client_give_no_wrong_answer(database: Database, request: pytest.FixtureRequest) -> None:
+def test_rows_moved_to_another_client_give_no_wrong_result(database: Database, request: pytest.FixtureRequest) -> None:
     catalog, _ = filled(database)
     catalog.publish(a_draft(OTHER, weights="third"), [LIVE])
-    before = answers(catalog)
+    before = read_results(catalog)
     with unchecked_connection(database, request) as connection:
         ids = {row.name: row.id for row in connection.execute(text("SELECT name, id FROM clients"))}
         for table in ("aliases", "alias_moves", "versions"):
             connection.execute(text(f"UPDATE {table} SET client_id = 0 WHERE client_id = {ids[CLIENT]}"))
             connection.execute(text(f"UPDATE {table} SET client_id = {ids[CLIENT]} WHERE client_id = {ids[OTHER]}"))
-    after = answers(catalog)
+    after = read_results(catalog)
     assert after["served live"] is VersionCorrupt
-    assert wrong_answers(before, after) == set()
+    assert wrong_results(before, after) == set()
 
 
 def test_nothing_is_collected_from_a_catalog_with_a_damaged_row(tmp_path: Path) -> None:
@@ -127,13 +127,13 @@ def test_a_client_with_damaged_rows_can_be_deleted(database: Database, request: 
     assert catalog.problems() == ()
 
 
-def test_a_changed_bit_in_the_file_gives_no_wrong_answer_and_a_check_finds_it(tmp_path: Path) -> None:
+def test_a_changed_bit_in_the_file_gives_no_wrong_result_and_a_check_finds_it(tmp_path: Path) -> None:
     """Random bits of SQLite's file: in rows, in trees, in the file's header and in free pages."""
     path = tmp_path / CATALOG_FILE
     with closing(SqliteDatabase(path)) as database:
         upgrade(database)
         catalog, _ = filled(database)
-        before = answers(catalog)
+        before = read_results(catalog)
         rows = dump(database)
     content = path.read_bytes()
     generator = random.Random(7)
@@ -157,12 +157,12 @@ def dump(database: Database) -> list[Any]:
 
 
 def damage_is_found(path: Path, before: dict[str, Any], rows: list[Any]) -> bool:
-    """Open a catalog with a changed bit and compare its answers with those before; return whether a check finds it."""
+    """Open a catalog with a changed bit and compare its results with those before; return whether a check finds it."""
     try:
         with closing(SqliteDatabase(path, busy_timeout_s=0.1)) as database:
             upgrade(database)
             catalog = Catalog(database)
-            assert wrong_answers(before, answers(catalog)) == set()
+            assert wrong_results(before, read_results(catalog)) == set()
             if catalog.problems():
                 return True
             assert dump(database) == rows, "a changed row that the check did not find"

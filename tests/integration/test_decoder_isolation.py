@@ -28,13 +28,13 @@ def failing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web
 
 
 def test_an_image_that_crashes_the_decoder_fails_its_own_request_only(failing: Web) -> None:
-    answer = failing("POST", "/adapt", data={"client": "line", "labels": LABELS, "publish": "always"}, files=FILES)
-    assert answer.status_code == 201, answer.text
+    response = failing("POST", "/adapt", data={"client": "line", "labels": LABELS, "publish": "always"}, files=FILES)
+    assert response.status_code == 201, response.text
     for _ in range(3):
         bad = [("images", ("good.png", striped(1, 4)[0])), ("images", ("bad.png", b"die"))]
-        answer = failing("POST", "/predict", data={"client": "line"}, files=bad)
-        assert (answer.status_code, answer.json()["code"]) == (422, "image_undecodable")
-        assert answer.json()["detail"].startswith("bad.png: ")
+        response = failing("POST", "/predict", data={"client": "line"}, files=bad)
+        assert (response.status_code, response.json()["code"]) == (422, "image_undecodable")
+        assert response.json()["detail"].startswith("bad.png: ")
         good = failing("POST", "/predict", data={"client": "line"}, files=[("images", ("a.png", striped(1, 4)[0]))])
         assert good.status_code == 200
     metrics = failing("GET", "/metrics").text
@@ -44,6 +44,6 @@ def test_an_image_that_crashes_the_decoder_fails_its_own_request_only(failing: W
 
 def test_a_sample_that_crashes_the_decoder_makes_no_version(failing: Web) -> None:
     files = [*FILES, ("samples", ("bad.png", b"die"))]
-    answer = failing("POST", "/adapt", data={"client": "line", "labels": [*LABELS, "fine"]}, files=files)
-    assert (answer.status_code, answer.json()["code"]) == (422, "image_undecodable")
+    response = failing("POST", "/adapt", data={"client": "line", "labels": [*LABELS, "fine"]}, files=files)
+    assert (response.status_code, response.json()["code"]) == (422, "image_undecodable")
     assert failing("GET", "/clients/line").status_code == 404

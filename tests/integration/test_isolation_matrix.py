@@ -1,4 +1,4 @@
-"""Two keys, every route and every ID of the other key's client: no answer reveals anything about that client."""
+"""Two keys, every route and every ID of the other key's client: no response reveals anything about that client."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ def bodies(method: str, path: str) -> list[dict[str, Any]]:
 
 
 def comparable(two: TwoKeys, method: str, path: str, options: dict[str, Any], client: str) -> tuple[int, bytes, Any]:
-    """Return everything in an answer that could distinguish clients, without the client's name."""
+    """Return everything in a response that could distinguish clients, without the client's name."""
     headers = {**two.mine, **options.get("headers", {})}
-    answer = two.web(method, path, **{**options, "headers": headers})
-    body = VARYING.sub(b"", answer.content.replace(client.encode(), b"CLIENT"))
-    headers_but_id = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
-    return answer.status_code, body, headers_but_id
+    response = two.web(method, path, **{**options, "headers": headers})
+    body = VARYING.sub(b"", response.content.replace(client.encode(), b"CLIENT"))
+    headers_but_id = {name: value for name, value in response.headers.items() if name != "x-request-id"}
+    return response.status_code, body, headers_but_id
 
 
 def test_every_route_is_tested() -> None:
@@ -114,9 +114,9 @@ def test_no_route_distinguishes_another_key_s_client_from_a_missing_one(
     before = two.state_of_theirs()
     for theirs, missing in zip(paths(template, THEIRS), paths(template, MISSING), strict=True):
         for options in bodies(method, theirs):
-            answer = comparable(two, method, theirs, options, THEIRS)
-            assert answer == comparable(two, method, missing, options, MISSING)
-            assert answer[0] in {404, 405, 422}
+            response = comparable(two, method, theirs, options, THEIRS)
+            assert response == comparable(two, method, missing, options, MISSING)
+            assert response[0] in {404, 405, 422}
             assert two.web(method, theirs, **options).status_code == 401
     assert two.state_of_theirs() == before
 
@@ -125,22 +125,22 @@ def test_no_route_distinguishes_another_key_s_client_from_a_missing_one(
 def test_no_prediction_distinguishes_another_key_s_client_from_a_missing_one(
     two: TwoKeys, reference: dict[str, str]
 ) -> None:
-    answers = []
+    responses = []
     for client in (THEIRS, MISSING):
         images = {"files": [("images", ("a.png", PICTURES[0]))], "data": {"client": client, **reference}}
-        answers.append(comparable(two, "POST", "/predict", images, client))
-    assert answers[0] == answers[1]
-    assert answers[0][0] == 404
+        responses.append(comparable(two, "POST", "/predict", images, client))
+    assert responses[0] == responses[1]
+    assert responses[0][0] == 404
 
 
 def test_no_adaptation_distinguishes_or_changes_another_key_s_client(two: TwoKeys) -> None:
     before = two.state_of_theirs()
-    answers = []
+    responses = []
     for client in (THEIRS, MISSING):
-        answer = two.adapt(client, two.mine)
-        answers.append((answer.status_code, answer.content.replace(client.encode(), b"CLIENT")))
-    assert answers[0] == answers[1]
-    assert answers[0][0] in {403, 404}
+        response = two.adapt(client, two.mine)
+        responses.append((response.status_code, response.content.replace(client.encode(), b"CLIENT")))
+    assert responses[0] == responses[1]
+    assert responses[0][0] in {403, 404}
     assert two.state_of_theirs() == before
 
 
@@ -159,14 +159,14 @@ def test_a_job_of_another_key_is_answered_like_a_missing_one(two: TwoKeys) -> No
 
 def test_lists_and_metrics_name_no_other_client(two: TwoKeys) -> None:
     for method, path in sorted(OF_NO_CLIENT):
-        answer = two.web(method, path.format(name="tiny"), headers=two.mine)
-        assert answer.status_code == 200
-        assert THEIRS not in answer.text
+        response = two.web(method, path.format(name="tiny"), headers=two.mine)
+        assert response.status_code == 200
+        assert THEIRS not in response.text
     assert [one["client"] for one in two.web("GET", "/clients", headers=two.mine).json()["clients"]] == [MINE]
 
 
 def test_a_key_can_read_its_own_client(two: TwoKeys) -> None:
     for method, template in OF_A_CLIENT:
         if method == "GET" and "diff" not in template:
-            answer = two.web(method, paths(template, MINE)[0], headers=two.mine)
-            assert answer.status_code == 200, (template, answer.text)
+            response = two.web(method, paths(template, MINE)[0], headers=two.mine)
+            assert response.status_code == 200, (template, response.text)

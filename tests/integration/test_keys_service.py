@@ -67,15 +67,15 @@ def test_the_client_of_another_key_is_answered_like_a_missing_one(guarded: Guard
     key, other_key = guarded.key("mine"), guarded.key("another")
     fields = {"client": "another", "labels": LABELS, "publish": "always"}
     assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=other_key).status_code == 201
-    answers = []
+    responses = []
     for client in ("another", "missing"):
         options: dict[str, Any] = {"json": {"version": 1}} if method == "PUT" else {}
         image = {"content": striped(1, 4)[0], "headers": {**key, "Content-Type": "image/png"}}
         options = image if path.startswith("/predict") else {**options, "headers": key}
-        answer = guarded.web(method, path.format(client=client), **options)
-        answers.append((answer.status_code, answer.content.replace(client.encode(), b"CLIENT")))
-    assert answers[0] == answers[1]
-    assert answers[0][0] == 404
+        response = guarded.web(method, path.format(client=client), **options)
+        responses.append((response.status_code, response.content.replace(client.encode(), b"CLIENT")))
+    assert responses[0] == responses[1]
+    assert responses[0][0] == 404
     assert guarded.web("GET", "/clients/another", headers=other_key).status_code == 200
 
 

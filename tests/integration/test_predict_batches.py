@@ -31,12 +31,12 @@ def upload(period: int, seed: int = 9) -> Upload:
 
 def predict_in_one_batch(prediction: Prediction, requests: list[PredictCommand]) -> list[PredictOutcome | Exception]:
     """Predict all requests in one batch. Return the outcomes in the order of the requests."""
-    return [answer for _, answer in sorted(prediction.predict_batch(requests))]
+    return [outcome for _, outcome in sorted(prediction.predict_batch(requests))]
 
 
-def scores(answer: PredictOutcome | Exception) -> list[float]:
-    assert isinstance(answer, PredictOutcome)
-    return [score for image in answer.predictions for score in image.scores.values()]
+def scores(outcome: PredictOutcome | Exception) -> list[float]:
+    assert isinstance(outcome, PredictOutcome)
+    return [score for image in outcome.predictions for score in image.scores.values()]
 
 
 def test_each_request_of_a_mixed_batch_gets_the_outcome_that_it_gets_alone(services: Services) -> None:
@@ -56,25 +56,25 @@ def test_each_request_of_a_mixed_batch_gets_the_outcome_that_it_gets_alone(servi
         PredictCommand("bo", (upload(5),), "7"),
     ]
     mixed = predict_in_one_batch(services.prediction, [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]])
-    for request, answer in zip(good, mixed[::2], strict=True):
+    for request, outcome in zip(good, mixed[::2], strict=True):
         alone = services.prediction.run(request.client, request.uploads, request.reference)
-        assert scores(answer) == pytest.approx(scores(alone), abs=TOLERANCE)
-        assert isinstance(answer, PredictOutcome)
-        assert (answer.client, answer.version) == (alone.client, alone.version)
-        assert [image.name for image in answer.predictions] == [upload.name for upload in request.uploads]
-    assert [type(answer) for answer in mixed[1::2]] == [UnknownClient, ImageCorrupt, UnknownVersion]
+        assert scores(outcome) == pytest.approx(scores(alone), abs=TOLERANCE)
+        assert isinstance(outcome, PredictOutcome)
+        assert (outcome.client, outcome.version) == (alone.client, alone.version)
+        assert [image.name for image in outcome.predictions] == [upload.name for upload in request.uploads]
+    assert [type(outcome) for outcome in mixed[1::2]] == [UnknownClient, ImageCorrupt, UnknownVersion]
 
 
 def test_a_small_cache_gives_the_same_predictions_as_a_large_one(settings: Settings) -> None:
     large = bootstrap.build(settings)
-    answers: dict[str, list[float]] = {}
+    expected_scores: dict[str, list[float]] = {}
     for seed in range(4):
         large.adaptation.run(command(f"line-{seed}", PERIODS[:3], seed))
-        answers[f"line-{seed}"] = scores(large.prediction.run(f"line-{seed}", [upload(5)]))
+        expected_scores[f"line-{seed}"] = scores(large.prediction.run(f"line-{seed}", [upload(5)]))
     large.close()
     small = bootstrap.build(settings.model_copy(update={"cache_bytes": 20 * 1024}))
     for _ in range(2):
-        for client, expected in answers.items():
+        for client, expected in expected_scores.items():
             assert scores(small.prediction.run(client, [upload(5)])) == expected
     metrics = small.metrics()
     small.close()

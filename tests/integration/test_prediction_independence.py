@@ -108,8 +108,8 @@ def test_ten_thousand_requests_leave_the_checkpoint_and_all_random_states_unchan
         before = built.adaptation.run(command("ada", PERIODS[:2])).version.draft.weights_digest
         random_states = current_random_states()
         for round_ in range(100):
-            waiting = [built.prediction.submit("ada", [image if turn % 3 else other]) for turn in range(100)]
-            scores = [answer.result().predictions[0].scores for answer in waiting]
+            futures = [built.prediction.submit("ada", [image if turn % 3 else other]) for turn in range(100)]
+            scores = [future.result().predictions[0].scores for future in futures]
             for label, score in scores[1].items():
                 assert all(abs(scores[turn][label] - score) <= TOLERANCE for turn in (2, 4))
             if round_ % 25 == 24:

@@ -34,8 +34,8 @@ def test_a_client_that_retains_no_samples_gets_predictions_and_has_no_image_on_t
     web("PUT", "/clients/line/settings", json=KEEP_NONE)
     assert adapt(web).status_code == 201
     assert images_on_disk(settings) == []
-    answer = predict(web, striped(1, 6, seed=9) + striped(1, 20, seed=9)).json()
-    assert [image["label"] for image in answer["predictions"]] == ["fine", "coarse"]
+    response = predict(web, striped(1, 6, seed=9) + striped(1, 20, seed=9)).json()
+    assert [image["label"] for image in response["predictions"]] == ["fine", "coarse"]
     assert len(web("GET", "/clients/line/versions/1").json()["sample_list"]) == 8
     adapt(web, "other")
     assert len(images_on_disk(settings)) == 8

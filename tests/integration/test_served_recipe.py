@@ -32,10 +32,10 @@ def adapt_with(
     ]
     with started(create_app(changed, lambda _: services), services) as web:
         form = {"client": name, "labels": ["left", "right"] * 3}  # labels that the loss does not fit at once
-        answer = web("POST", "/adapt", data=form, files=files)
-        assert answer.status_code == 201, answer.text
+        response = web("POST", "/adapt", data=form, files=files)
+        assert response.status_code == 201, response.text
         record = web("GET", f"/clients/{name}/versions/1").json()
-        return answer.json(), record, repeats_bit_by_bit(changed, name, 1)
+        return response.json(), record, repeats_bit_by_bit(changed, name, 1)
 
 
 def test_precision_and_multipliers_change_the_adaptation_and_recomputation_does_not(
@@ -44,14 +44,14 @@ def test_precision_and_multipliers_change_the_adaptation_and_recomputation_does_
     recipe = load_checkpoint(settings.model).recipe
     frozen = replace(recipe, lr_multipliers=(("block[123].*", 0.0),))
     recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
-    answers = [adapt_with(recipe, settings, tmp_path) for recipe in recipes]
-    for expected, (_, record, identical) in zip(recipes, answers, strict=True):
+    responses = [adapt_with(recipe, settings, tmp_path) for recipe in recipes]
+    for expected, (_, record, identical) in zip(recipes, responses, strict=True):
         assert InnerLoopConfig.from_json(record["recipe"]) == expected
         assert identical
-    losses = [answer["report"]["loss_curve"] for answer, _, _ in answers]
+    losses = [response["report"]["loss_curve"] for response, _, _ in responses]
     assert losses[0] == losses[1]
     assert len({tuple(curve) for curve in losses}) == 3
-    sizes_bytes = [answer["weights"]["bytes"] for answer, _, _ in answers]
+    sizes_bytes = [response["weights"]["bytes"] for response, _, _ in responses]
     assert sizes_bytes[3] < 0.7 * sizes_bytes[0]
 
 

@@ -93,8 +93,8 @@ def test_a_file_name_with_a_nul_character_is_accepted(two: tuple[Web, Web]) -> N
     """PostgreSQL's texts cannot hold it."""
     files = [("samples", (f"part\0{i}.png", content)) for i, content in enumerate(striped(2, 6) + striped(2, 20))]
     labels = ["fine", "fine", "coarse", "coarse"]
-    answer = two[0]("POST", "/adapt", data={"client": "line", "labels": labels}, files=files)
-    assert answer.status_code in (201, 422), answer.text
+    response = two[0]("POST", "/adapt", data={"client": "line", "labels": labels}, files=files)
+    assert response.status_code in (201, 422), response.text
 
 
 def test_racing_threads_and_services_get_gapless_numbers(place: StoreLocation) -> None:

@@ -23,9 +23,9 @@ def adapt(web: Web, images: dict[str, list[bytes]], client: str = "line", **fiel
         for index, content in enumerate(contents)
     ]
     labels = [label for label, contents in images.items() for _ in contents]
-    answer = web("POST", "/adapt", data={"client": client, "labels": labels, **fields}, files=files)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
+    response = web("POST", "/adapt", data={"client": client, "labels": labels, **fields}, files=files)
+    assert response.status_code == 201, response.text
+    return response.json()
 
 
 def images(count: int = 6, seed: int = 0, **classes: int) -> dict[str, list[bytes]]:

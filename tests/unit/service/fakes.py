@@ -191,17 +191,17 @@ class FakeAdaptation(IdempotentAdaptation):
 
 def in_a_thread(call: Callable[[], T]) -> Future[T]:
     """Start a call in a new thread and return its result as a future."""
-    answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
 
     def work() -> None:
         try:
-            answer.set_result(call())
+            future.set_result(call())
         except Exception as error:  # noqa: BLE001 - the future passes the error on
-            answer.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return answer
+    return future
 
 
 class FakePrediction(Prediction):

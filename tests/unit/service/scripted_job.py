@@ -1,4 +1,4 @@
-"""A service with one job that gives scripted answers, for either client."""
+"""A service with one job that gives scripted responses, for either client."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Scripted:
 
     Args:
         events: chunks of the job's stream of events.
-        polls: answers to polls of the job, one by one.
-        cancelling: answer to the request to cancel the job.
+        polls: responses to polls of the job, one by one.
+        cancelling: response to the request to cancel the job.
     """
 
     def __init__(self, *events: bytes | BaseException, polls: Sequence[Any] = (), cancelling: Any = None) -> None:
@@ -82,19 +82,19 @@ class Scripted:
         self.requests: list[str] = []
         self.slept: list[float] = []
         self.prefer: str | None = None
-        self.transport = httpx.MockTransport(self._answer)
+        self.transport = httpx.MockTransport(self._respond)
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def _respond(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(f"{request.method} {request.url.path}")
         if request.url.path == "/adapt":
             self.prefer = request.headers.get("prefer")
             return httpx.Response(202, json=job("waiting", "waiting"))
         if request.url.path == f"{PATH}/events":
             return httpx.Response(200, stream=Stream(self.events), headers={"Content-Type": "text/event-stream"})
-        answer = self.cancelling if request.method == "DELETE" else self.polls.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        status, content = answer if isinstance(answer, tuple) else (200, answer)
+        scripted = self.cancelling if request.method == "DELETE" else self.polls.pop(0)
+        if isinstance(scripted, Exception):
+            raise scripted
+        status, content = scripted if isinstance(scripted, tuple) else (200, scripted)
         media_type = "application/json" if status == 200 else "application/problem+json"
         return httpx.Response(status, json=content, headers={"Content-Type": media_type})
 
@@ -106,9 +106,9 @@ class Scripted:
         async def sleep(seconds: float) -> None:
             self.slept.append(seconds)
 
-        async def answer(request: httpx.Request) -> httpx.Response:
+        async def respond(request: httpx.Request) -> httpx.Response:
             await anyio.lowlevel.checkpoint()  # as on a network
-            return self._answer(request)
+            return self._respond(request)
 
-        async with AsyncClient(transport=httpx.MockTransport(answer), sleep=sleep) as anole:
+        async with AsyncClient(transport=httpx.MockTransport(respond), sleep=sleep) as anole:
             return await anole.adapt("line", SAMPLES, on_progress=on_progress)

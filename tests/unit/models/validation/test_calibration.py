@@ -88,5 +88,5 @@ def test_the_temperature_calibrates_confidence() -> None:
 
 
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
-    confidence, answers = torch.full((10,), 0.9), torch.arange(10) < 6
-    assert expected_calibration_error(confidence, answers) == pytest.approx(0.3, abs=1e-6)
+    confidence, correct = torch.full((10,), 0.9), torch.arange(10) < 6
+    assert expected_calibration_error(confidence, correct) == pytest.approx(0.3, abs=1e-6)

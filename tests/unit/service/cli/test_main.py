@@ -247,7 +247,7 @@ def test_every_command_has_json_output_and_documents_its_exit_codes(anole: Anole
 
 def test_commands_print_the_responses_of_the_service_as_json(anole: Anole, service: Web, folder: Path) -> None:
     made = [json.loads(anole("adapt", "line", str(folder), "--json")[1]) for _ in range(2)]
-    assert [answer["version"] for answer in made] == [1, 2]
+    assert [response["version"] for response in made] == [1, 2]
     assert made[0]["report"]["gate"]["decision"] == "publish"
     predicted = json.loads(anole("predict", "line", str(folder / "good/1.png"), "--json")[1])
     assert (predicted["version"], predicted["predictions"][0]["label"]) == (2, "bad")

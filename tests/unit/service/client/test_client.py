@@ -155,7 +155,7 @@ def busy_then(
     """Return a service that rejects `times` requests before it responds, and the list of received requests."""
     seen: list[httpx.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def respond(request: httpx.Request) -> httpx.Response:
         seen.append(request)
         if len(seen) > times:
             return then(request)
@@ -163,7 +163,7 @@ def busy_then(
         headers = {b"Retry-After": retry_after.encode(), b"Content-Type": b"application/problem+json"}
         return httpx.Response(503, json=body, headers=headers)
 
-    return httpx.MockTransport(answer), seen
+    return httpx.MockTransport(respond), seen
 
 
 def test_a_repeatable_request_is_sent_again_after_retry_after() -> None:
@@ -216,8 +216,8 @@ def test_a_malformed_retry_after_is_ignored(retry_after: str) -> None:
 )
 @pytest.mark.parametrize("status", [200, 400, 503])
 def test_a_malformed_body_is_an_error_and_no_traceback(status: int, body: bytes) -> None:
-    answer = httpx.Response(status, content=body, headers={"Content-Type": "application/problem+json"})
-    with Client(transport=httpx.MockTransport(lambda _: answer)) as anole, pytest.raises(ServiceUnreachable):
+    response = httpx.Response(status, content=body, headers={"Content-Type": "application/problem+json"})
+    with Client(transport=httpx.MockTransport(lambda _: response)) as anole, pytest.raises(ServiceUnreachable):
         anole.clients()
 
 
@@ -228,7 +228,7 @@ def test_a_malformed_address_is_an_error_and_no_traceback(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         httpx.Response(200, text="<html>a proxy</html>"),
         httpx.Response(200, json={"other": "service"}),
@@ -237,8 +237,8 @@ def test_a_malformed_address_is_an_error_and_no_traceback(url: str) -> None:
     ],
     ids=["html", "other json", "bad gateway", "redirect"],
 )
-def test_a_response_that_no_service_sends_is_an_error(answer: httpx.Response) -> None:
-    with Client(transport=httpx.MockTransport(lambda _: answer)) as anole, pytest.raises(ServiceUnreachable):
+def test_a_response_that_no_service_sends_is_an_error(response: httpx.Response) -> None:
+    with Client(transport=httpx.MockTransport(lambda _: response)) as anole, pytest.raises(ServiceUnreachable):
         anole.clients()
 
 

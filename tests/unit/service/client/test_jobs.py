@@ -147,7 +147,7 @@ def test_cancelling_the_awaiting_task_cancels_the_job() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "note"),
+    ("cancelling", "note"),
     [
         (DONE, "had already created version 1 and could not be cancelled"),
         (job("running", "store", 2), "is already recording its version"),
@@ -157,8 +157,8 @@ def test_cancelling_the_awaiting_task_cancels_the_job() -> None:
     ],
     ids=["done", "recording", "failed", "with a first", "overloaded"],
 )
-def test_the_exception_has_a_note_about_the_cancellation(adapt: Any, answer: Any, note: str) -> None:
-    service = Scripted(event("progress", job()), cancelling=answer)
+def test_the_exception_has_a_note_about_the_cancellation(adapt: Any, cancelling: Any, note: str) -> None:
+    service = Scripted(event("progress", job()), cancelling=cancelling)
     with pytest.raises(ValueError, match="enough") as caught:
         adapt(service, raises(ValueError("enough")))
     assert note in caught.value.__notes__[0]

@@ -176,9 +176,9 @@ def test_a_prediction_that_hangs_gets_503_and_others_are_served(two_versions: We
 
     two_versions.services.prediction.run = hang
     send = {"data": {"client": "line"}, "files": [("images", ("a.png", PNG))]}
-    answer = two_versions("POST", "/predict", **send)
-    assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
-    assert int(answer.headers["retry-after"]) > 0
+    response = two_versions("POST", "/predict", **send)
+    assert (response.status_code, response.json()["code"]) == (503, "deadline_passed")
+    assert int(response.headers["retry-after"]) > 0
     two_versions.services.prediction.run = run
     release.set()
     assert two_versions("POST", "/predict", **send).status_code == 200

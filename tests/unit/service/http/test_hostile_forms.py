@@ -17,10 +17,10 @@ def part(head: str, content: bytes = b"") -> bytes:
 
 def post(web: Web, *parts: bytes, boundary: str = "x", path: str = "/adapt") -> tuple[int, str, str]:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    answer = web("POST", path, content=b"".join(parts) + b"--x--\r\n", headers=headers)
-    if answer.status_code < 300:
-        return answer.status_code, "", ""
-    return answer.status_code, answer.json()["code"], answer.json()["detail"]
+    response = web("POST", path, content=b"".join(parts) + b"--x--\r\n", headers=headers)
+    if response.status_code < 300:
+        return response.status_code, "", ""
+    return response.status_code, response.json()["code"], response.json()["detail"]
 
 
 CLIENT = part("form-data; name=client", b"line")
@@ -43,8 +43,8 @@ def test_a_field_beyond_the_size_limit_is_rejected(web: Web) -> None:
 @pytest.mark.parametrize("boundary", ["x" * 10_000, "", '"', "y", "x; charset=\xff"])
 def test_a_malformed_boundary_is_rejected(web: Web, boundary: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary={boundary}".encode("latin-1")}
-    answer = web("POST", "/adapt", content=CLIENT + LABELLED, headers=headers)
-    assert answer.status_code in {400, 422}
+    response = web("POST", "/adapt", content=CLIENT + LABELLED, headers=headers)
+    assert response.status_code in {400, 422}
     assert web.services.adaptation.commands == []
 
 
@@ -85,8 +85,8 @@ def test_an_extended_file_name_is_not_decoded(web: Web) -> None:
 def test_an_incomplete_form_is_rejected(web: Web) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     for content in (CLIENT + LABELLED + OTHER, CLIENT + LABELLED + OTHER[:-4], CLIENT[:20], b""):
-        answer = web("POST", "/adapt", content=content, headers=headers)
-        assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
+        response = web("POST", "/adapt", content=content, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (400, "form_malformed")
     assert web.services.adaptation.commands == []
 
 
@@ -101,9 +101,9 @@ def test_a_file_that_is_too_large_is_rejected_at_the_first_byte_beyond_the_limit
             yield bytes(4096)
 
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
-    answer = web("POST", "/predict", content=endless(), headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (413, "file_too_large")
-    assert "'big.png'" in answer.json()["detail"]
+    response = web("POST", "/predict", content=endless(), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (413, "file_too_large")
+    assert "'big.png'" in response.json()["detail"]
     assert sum(sent) <= 16 * 1024 + 2 * 4096
 
 

@@ -18,7 +18,7 @@ PNG = b"\x89PNG"
 
 
 class Bad(NamedTuple):
-    """A form of parts (name, file name or None, content), and the expected answer."""
+    """A form of parts (name, file name or None, content), and the expected response."""
 
     why: str
     parts: list[tuple[str, str | None, bytes]]
@@ -97,17 +97,17 @@ def send(web: Web, path: str, bad: Bad) -> Any:
 
 @pytest.mark.parametrize("bad", ADAPT, ids=[bad.why for bad in ADAPT])
 def test_an_invalid_form_to_adapt_is_rejected_with_the_name_of_the_part(web: Web, bad: Bad) -> None:
-    answer = send(web, "/adapt", bad)
-    assert (answer.status_code, answer.json()["code"]) == (bad.status, bad.code), answer.text
-    assert bad.named in answer.json()["detail"]
+    response = send(web, "/adapt", bad)
+    assert (response.status_code, response.json()["code"]) == (bad.status, bad.code), response.text
+    assert bad.named in response.json()["detail"]
     assert web.services.adaptation.commands == []
 
 
 @pytest.mark.parametrize("bad", PREDICT, ids=[bad.why for bad in PREDICT])
 def test_an_invalid_form_to_predict_is_rejected_with_the_name_of_the_part(web: Web, bad: Bad) -> None:
-    answer = send(web, "/predict", bad)
-    assert (answer.status_code, answer.json()["code"]) == (bad.status, bad.code), answer.text
-    assert bad.named in answer.json()["detail"]
+    response = send(web, "/predict", bad)
+    assert (response.status_code, response.json()["code"]) == (bad.status, bad.code), response.text
+    assert bad.named in response.json()["detail"]
     assert web.services.prediction.calls == []
 
 
@@ -124,17 +124,17 @@ def test_an_invalid_form_to_predict_is_rejected_with_the_name_of_the_part(web: W
     ],
 )
 def test_another_media_type_is_rejected_unread(web: Web, path: str, headers: dict[str, str], named: str) -> None:
-    answer = web("POST", path, content=b"{}", headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
-    assert named in answer.json()["detail"]
+    response = web("POST", path, content=b"{}", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (415, "media_type_unsupported")
+    assert named in response.json()["detail"]
 
 
 @pytest.mark.parametrize(
     "content_type", ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=x"]
 )
 def test_a_form_that_cannot_be_parsed_is_rejected(web: Web, content_type: str) -> None:
-    answer = web("POST", "/adapt", content=b"--y\r\nnonsense", headers={"Content-Type": content_type})
-    assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
+    response = web("POST", "/adapt", content=b"--y\r\nnonsense", headers={"Content-Type": content_type})
+    assert (response.status_code, response.json()["code"]) == (400, "form_malformed")
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_a_form_that_cannot_be_parsed_is_rejected(web: Web, content_type: str) -
 def test_a_form_in_another_charset_than_utf_8_is_rejected(web: Web, charset: str) -> None:
     headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
     body = b'--x\r\nContent-Disposition: form-data; name="client"\r\n\r\nline\r\n--x--\r\n'
-    answer = web("POST", "/adapt", content=body, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, "form_malformed")
-    assert charset in answer.json()["detail"]
+    response = web("POST", "/adapt", content=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "form_malformed")
+    assert charset in response.json()["detail"]
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf8"'])
@@ -156,15 +156,15 @@ def test_a_form_may_name_the_charset_utf_8(web: Web, charset: str) -> None:
 
 
 def test_fields_in_the_query_of_a_form_are_rejected(two_versions: Web) -> None:
-    answer = two_versions("POST", "/predict?version=1", data={"client": "line"}, files=[("images", ("a.png", PNG))])
-    assert (answer.status_code, answer.json()["code"]) == (422, "field_unknown")
-    assert "version" in answer.json()["detail"]
+    response = two_versions("POST", "/predict?version=1", data={"client": "line"}, files=[("images", ("a.png", PNG))])
+    assert (response.status_code, response.json()["code"]) == (422, "field_unknown")
+    assert "version" in response.json()["detail"]
 
 
 def test_an_unknown_name_in_the_query_of_a_raw_image_is_rejected(two_versions: Web) -> None:
     headers = {"Content-Type": "image/png"}
-    answer = two_versions("POST", "/predict?client=line&verison=1", content=PNG, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (422, "field_unknown")
+    response = two_versions("POST", "/predict?client=line&verison=1", content=PNG, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (422, "field_unknown")
 
 
 def zipped(*names: str, content: bytes = PNG, stored: bool = False) -> bytes:
@@ -190,8 +190,8 @@ def send_archive(web: Web, content: bytes) -> Any:
     ],
 )
 def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels: tuple[str, ...]) -> None:
-    answer = send_archive(web, zipped(*names))
-    assert answer.status_code == 201, answer.text
+    response = send_archive(web, zipped(*names))
+    assert response.status_code == 201, response.text
     assert web.services.adaptation.commands[0].labels == labels
 
 
@@ -227,15 +227,15 @@ def test_folders_of_an_archive_become_labels(web: Web, names: list[str], labels:
     ],
 )
 def test_an_invalid_archive_is_rejected(web: Web, content: bytes, status: int, code: str) -> None:
-    answer = send_archive(web, content)
-    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    response = send_archive(web, content)
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert web.services.adaptation.commands == []
 
 
 def test_an_archive_with_a_path_to_a_parent_folder_is_rejected_with_the_name_of_the_entry(web: Web) -> None:
-    answer = send_archive(web, zipped("good/1.png", "good/../bad/2.png"))
-    assert (answer.status_code, answer.json()["code"]) == (422, "archive_invalid")
-    assert "'good/../bad/2.png'" in answer.json()["detail"]
+    response = send_archive(web, zipped("good/1.png", "good/../bad/2.png"))
+    assert (response.status_code, response.json()["code"]) == (422, "archive_invalid")
+    assert "'good/../bad/2.png'" in response.json()["detail"]
 
 
 def test_an_archive_with_too_many_entries_is_rejected_before_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,9 +71,11 @@ def sent(
     options = {**options, "headers": {**options.get("headers", {}), **key}}
     if "data" in options:
         options["data"] = {**options["data"], "client": client}
-    answer = web(method, path.format(client=client), **options)
-    headers = {name: value for name, value in answer.headers.items() if name not in {"x-request-id", "content-length"}}
-    return answer.status_code, headers, answer.content.replace(client.encode(), b"CLIENT")
+    response = web(method, path.format(client=client), **options)
+    headers = {
+        name: value for name, value in response.headers.items() if name not in {"x-request-id", "content-length"}
+    }
+    return response.status_code, headers, response.content.replace(client.encode(), b"CLIENT")
 
 
 @pytest.mark.parametrize("request_name", REQUESTS)
@@ -127,14 +129,14 @@ def test_every_route_with_a_client_in_its_path_checks_the_key_s_access() -> None
 
 def test_a_key_cannot_change_settings_of_another_client(guarded: Web) -> None:
     key = key_for(guarded, clients=("mine",))
-    answer = guarded("PUT", "/clients/yours/settings", json={"retain_samples": False}, headers=key)
-    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_client")
+    response = guarded("PUT", "/clients/yours/settings", json={"retain_samples": False}, headers=key)
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
     assert guarded.services.lifecycle.kept == {}
 
 
 def test_a_key_cannot_create_another_client(guarded: Web) -> None:
     key = key_for(guarded, clients=("mine",))
     fields = {"client": "yours", "labels": ["good", "bad"]}
-    answer = guarded("POST", "/adapt", data=fields, files=[("samples", (n, PNG)) for n in "12"], headers=key)
-    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_client")
+    response = guarded("POST", "/adapt", data=fields, files=[("samples", (n, PNG)) for n in "12"], headers=key)
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
     assert guarded.services.adaptation.commands == []

@@ -27,9 +27,9 @@ def test_a_body_with_too_large_a_content_length_is_rejected_unread(web: Web) -> 
         yield b""
 
     headers = {**FORM, "Content-Length": str(65 * 1024)}
-    answer = web("POST", "/adapt", content=chunks(), headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
-    assert "65536" in answer.json()["detail"]
+    response = web("POST", "/adapt", content=chunks(), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+    assert "65536" in response.json()["detail"]
     assert read == []
 
 
@@ -50,8 +50,8 @@ def test_a_body_without_content_length_is_counted(web: Web, method: str, path: s
             sent.append(16 * 1024)
             yield b"0" * (16 * 1024)
 
-    answer = web(method, path, content=endless(), headers={"Content-Type": media_type})
-    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    response = web(method, path, content=endless(), headers={"Content-Type": media_type})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
     assert sum(sent) <= 13 * 1024 * 1024
 
 
@@ -61,25 +61,25 @@ def test_a_wrong_content_length_does_not_raise_the_limit(web: Web) -> None:
         for _ in range(6):
             yield b"0" * (16 * 1024)
 
-    answer = web("POST", "/adapt", content=more(), headers={**FORM, "Content-Length": "10"})
-    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    response = web("POST", "/adapt", content=more(), headers={**FORM, "Content-Length": "10"})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
 
 
 def test_every_response_has_a_request_id_and_security_headers(web: Web) -> None:
-    answers = [web("GET", path) for path in ("/livez", "/nothing", "/clients/NO", "/openapi.json")]
-    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
-    for answer in answers:
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["cache-control"] == "no-store"
-        assert "server" not in answer.headers
+    responses = [web("GET", path) for path in ("/livez", "/nothing", "/clients/NO", "/openapi.json")]
+    assert len({response.headers["x-request-id"] for response in responses}) == 4
+    for response in responses:
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert "server" not in response.headers
 
 
 def test_a_prediction_is_logged_in_one_line_with_its_version(two_versions: Web) -> None:
     with structlog.testing.capture_logs() as lines:
-        answer = two_versions("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
+        response = two_versions("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
     (line,) = lines
     assert line["event"] == "request"
-    assert line["request_id"] == answer.headers["x-request-id"]
+    assert line["request_id"] == response.headers["x-request-id"]
     assert (line["method"], line["path"], line["status"]) == ("POST", "/predict", 200)
     assert (line["client"], line["version"], line["weights_digest"]) == ("line", 2, "b" * 64)
 
@@ -105,9 +105,9 @@ def test_readiness_names_the_failed_check(web: Web) -> None:
 
     assert web("GET", "/readyz").json() == {"status": "ready", "checks": {"catalog": "ok", "draining": "ok"}}
     web.services.readiness = Readiness({"blobs": fails})
-    answer = web("GET", "/readyz")
-    assert answer.status_code == 503
-    assert answer.json()["checks"]["blobs"] == "the disk is gone"
+    response = web("GET", "/readyz")
+    assert response.status_code == 503
+    assert response.json()["checks"]["blobs"] == "the disk is gone"
 
 
 def test_a_draining_service_is_alive_but_not_ready(web: Web) -> None:

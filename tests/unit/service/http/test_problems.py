@@ -62,10 +62,10 @@ def test_other_errors_have_no_problem() -> None:
 
 
 def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
-    answer = web("GET", "/clients/nobody")
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json() == {
+    response = web("GET", "/clients/nobody")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json() == {
         "type": "urn:anole:problem:unknown_client",
         "title": "Unknown client",
         "status": 404,
@@ -77,11 +77,11 @@ def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
 
 def test_an_unexpected_error_gives_500_without_details(web: Web, capfd: pytest.CaptureFixture[str]) -> None:
     web.services.adaptation.raises = RuntimeError("the password is swordfish")
-    answer = web.adapt()
-    assert answer.status_code == 500
-    assert answer.json()["code"] == "internal_error"
-    assert "swordfish" not in answer.text
-    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+    response = web.adapt()
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal_error"
+    assert "swordfish" not in response.text
+    assert re.fullmatch(r"[0-9a-f]{32}", response.headers["x-request-id"])
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_errors_of_use_cases_become_problems(
     web: Web, error: AnoleError, status: int, code: str, retry_after: str | None
 ) -> None:
     web.services.adaptation.raises = error
-    answer = web.adapt()
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
-    assert answer.json()["detail"] == str(error)
-    assert answer.headers.get("retry-after") == retry_after
+    response = web.adapt()
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.json()["detail"] == str(error)
+    assert response.headers.get("retry-after") == retry_after
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_errors_of_use_cases_become_problems(
     ],
 )
 def test_errors_of_the_framework_become_problems(web: Web, method: str, path: str, status: int, code: str) -> None:
-    answer = web(method, path)
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    response = web(method, path)
+    assert (response.status_code, response.json()["code"]) == (status, code)
     if status == 405:
-        assert answer.headers["allow"]
+        assert response.headers["allow"]

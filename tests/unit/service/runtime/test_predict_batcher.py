@@ -49,7 +49,7 @@ def batcher(work: Work) -> Iterator[PredictBatcher[int, int]]:
 def test_waiting_jobs_run_together_in_order_up_to_the_size(work: Work, batcher: PredictBatcher[int, int]) -> None:
     results = [batcher.submit(job, size) for job, size in [(1, 1), (2, 2), (3, 2), (4, 9), (5, 1)]]
     work.go.set()
-    assert [answer.result(LIMIT_S) for answer in results] == [2, 4, 6, 8, 10]
+    assert [future.result(LIMIT_S) for future in results] == [2, 4, 6, 8, 10]
     assert work.batches == [[0], [1, 2], [3], [4], [5]]
     assert batcher.metrics() == {
         "predict_batches_total": 5, "predict_batched_requests_total": 6, "predict_waiting": 0
@@ -133,5 +133,5 @@ def test_two_threads_run_two_batches_at_the_same_time() -> None:
 
     batcher: PredictBatcher[int, int] = PredictBatcher(work, max_size=1, threads=2)
     results = [batcher.submit(job) for job in (1, 2)]
-    assert [answer.result(LIMIT_S) for answer in results] == [1, 2]
+    assert [future.result(LIMIT_S) for future in results] == [1, 2]
     batcher.close()

@@ -86,9 +86,9 @@ def busy(web: Web) -> Iterator[Web]:
 
 
 def test_one_adaptation_beyond_the_limit_is_rejected(busy: Web) -> None:
-    answer = busy.adapt()
-    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
-    assert int(answer.headers["retry-after"]) > 0
+    response = busy.adapt()
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert int(response.headers["retry-after"]) > 0
     assert 'anole_refused_total{work="adapt"} 1.0' in busy("GET", "/metrics").text
 
 
@@ -150,13 +150,13 @@ def full(settings: Settings) -> Iterator[Web]:
 
 
 def test_a_rejected_prediction_is_answered_with_a_problem(full: Web) -> None:
-    answer = full("POST", "/predict", **SEND)
-    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert int(answer.headers["retry-after"]) > 0
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["x-request-id"] != full("POST", "/predict", **SEND).headers["x-request-id"]
+    response = full("POST", "/predict", **SEND)
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert int(response.headers["retry-after"]) > 0
+    assert response.headers["x-content-type-options"] == "nosniff"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-request-id"] != full("POST", "/predict", **SEND).headers["x-request-id"]
 
 
 def test_no_byte_of_a_rejected_body_is_read(full: Web) -> None:
@@ -166,8 +166,8 @@ def test_no_byte_of_a_rejected_body_is_read(full: Web) -> None:
         read.append(b"")
         yield b""
 
-    answer = full("POST", "/predict", content=chunks(), headers={"Content-Type": "text/plain"})
-    assert answer.status_code == 503
+    response = full("POST", "/predict", content=chunks(), headers={"Content-Type": "text/plain"})
+    assert response.status_code == 503
     assert read == []
 
 

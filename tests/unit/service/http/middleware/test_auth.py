@@ -54,20 +54,20 @@ def test_the_application_has_no_other_routes(settings: Settings) -> None:
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 def test_every_route_that_is_not_public_requires_a_key(guarded: Web, method: str, path: str) -> None:
-    answer = guarded(method, filled(path))
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert answer.headers["x-request-id"]
+    response = guarded(method, filled(path))
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Bearer")
+    assert response.headers["x-request-id"]
     if method != "HEAD":
-        assert answer.json()["code"] == "key_missing"
+        assert response.json()["code"] == "key_missing"
 
 
 @pytest.mark.parametrize(
     "path", ["/nothing", "/docs/a/b", "/docs/../clients", "/livez/", "/clients\n", "/livez\n", "/DOCS"]
 )
 def test_every_other_path_requires_a_key(guarded: Web, path: str) -> None:
-    answer = guarded("GET", path.replace("\n", "%0A"))
-    assert answer.status_code == 401
+    response = guarded("GET", path.replace("\n", "%0A"))
+    assert response.status_code == 401
 
 
 @pytest.mark.parametrize("path", sorted(PUBLIC_ROUTES))
@@ -110,8 +110,8 @@ def test_a_key_may_be_sent_in_either_header(guarded: Web) -> None:
 def test_malformed_or_several_keys_are_rejected(guarded: Web, headers: list[tuple[bytes, bytes]]) -> None:
     key = key_for(guarded)["X-API-Key"].encode()
     sent = [(name, value.replace(b"KEY", key)) for name, value in headers]
-    answer = guarded("GET", "/clients", headers=sent)
-    assert (answer.status_code, answer.json()["code"]) == (401, "key_refused")
+    response = guarded("GET", "/clients", headers=sent)
+    assert (response.status_code, response.json()["code"]) == (401, "key_refused")
 
 
 def test_a_revoked_key_is_rejected(guarded: Web) -> None:
@@ -158,11 +158,11 @@ def test_a_key_without_the_required_scope_is_rejected(
     method, path = route
     for held in ("predict", "adapt", "admin"):
         headers = {**key_for(guarded, held), **(FORM if method == "POST" else {})}
-        answer = guarded(method, filled(path), headers=headers, json={} if method == "PUT" else None)
+        response = guarded(method, filled(path), headers=headers, json={} if method == "PUT" else None)
         if scope is None or held == scope:
-            assert answer.status_code not in {401, 403}
+            assert response.status_code not in {401, 403}
         else:
-            assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
+            assert (response.status_code, response.json()["code"]) == (403, "scope_missing")
 
 
 def test_a_service_with_keys_does_not_say_publicly_why_a_check_failed(guarded: Web) -> None:
@@ -170,9 +170,9 @@ def test_a_service_with_keys_does_not_say_publicly_why_a_check_failed(guarded: W
         raise AnoleError("/srv/data is gone")
 
     guarded.services.readiness = Readiness({"store": fails, "start": lambda: None})
-    answer = guarded("GET", "/readyz")
-    assert answer.status_code == 503
-    assert answer.json()["checks"] == {"store": "failed", "start": "ok", "draining": "ok"}
+    response = guarded("GET", "/readyz")
+    assert response.status_code == 503
+    assert response.json()["checks"] == {"store": "failed", "start": "ok", "draining": "ok"}
 
 
 def test_the_landing_page_says_that_no_key_is_required(web: Web) -> None:
@@ -185,9 +185,9 @@ def test_the_landing_page_says_that_a_key_is_required(guarded: Web) -> None:
 
 def test_a_body_with_two_lengths_is_rejected(web: Web) -> None:
     headers = [(b"content-length", b"3"), (b"transfer-encoding", b"chunked"), (b"content-type", b"image/png")]
-    answer = web("POST", "/predict?client=a", content=PNG, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, "head_ambiguous")
-    assert answer.headers["connection"] == "close"
+    response = web("POST", "/predict?client=a", content=PNG, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "head_ambiguous")
+    assert response.headers["connection"] == "close"
 
 
 def test_the_description_says_which_key_each_route_requires(web: Web) -> None:

@@ -29,13 +29,13 @@ HOST = (b"host", b"127.0.0.1:8000")
     ],
 )
 def test_ambiguous_headers_are_rejected(web: Web, headers: Headers) -> None:
-    answer = web("POST", "/predict?client=a", content=PNG, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (400, "head_ambiguous")
-    assert answer.headers["connection"] == "close"
+    response = web("POST", "/predict?client=a", content=PNG, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (400, "head_ambiguous")
+    assert response.headers["connection"] == "close"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000", "10.0.0.7"])
-def test_a_service_without_keys_answers_requests_to_its_addresses(web: Web, host: str) -> None:
+def test_a_service_without_keys_responds_to_requests_to_its_addresses(web: Web, host: str) -> None:
     assert web("GET", "/clients", headers={"Host": host}).status_code == 200
     same_site = {"Host": host, "Origin": f"http://{host}"}
     assert web("GET", "/clients", headers=same_site).status_code == 200
@@ -52,11 +52,11 @@ def test_a_service_without_keys_answers_requests_to_its_addresses(web: Web, host
     ],
 )
 def test_a_service_without_keys_rejects_pages_of_other_sites(web: Web, headers: dict[str, str]) -> None:
-    answer = web.adapt()
-    assert answer.status_code == 201
+    response = web.adapt()
+    assert response.status_code == 201
     for method, path in (("GET", "/clients"), ("DELETE", "/clients/line"), ("POST", "/clients/line/rollback")):
-        answer = web(method, path, headers={"Host": "127.0.0.1", **headers})
-        assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
+        response = web(method, path, headers={"Host": "127.0.0.1", **headers})
+        assert (response.status_code, response.json()["code"]) == (403, "origin_refused")
     assert web("GET", "/clients/line").status_code == 200
 
 
@@ -77,15 +77,15 @@ def test_with_a_key_any_host_and_origin_is_allowed(guarded: Web) -> None:
     ],
 )
 def test_exhausted_resources_are_reported_as_temporary(error: Exception, status: int) -> None:
-    answer = error_response(error, "/adapt")
-    assert answer.status_code == status
-    assert ("retry-after" in answer.headers) == (status == 503)
+    response = error_response(error, "/adapt")
+    assert response.status_code == status
+    assert ("retry-after" in response.headers) == (status == 503)
 
 
 @pytest.mark.parametrize("taken", ["memory", "files"])
 def test_an_adaptation_without_resources_gets_503_and_the_next_one_succeeds(web: Web, taken: str) -> None:
     web.services.adaptation.raises = MemoryError() if taken == "memory" else OSError(errno.EMFILE, "too many files")
-    answer = web.adapt()
-    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    response = web.adapt()
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
     web.services.adaptation.raises = None
     assert web.adapt().status_code == 201

@@ -136,27 +136,27 @@ def test_a_key_with_too_many_adaptations_gets_429_and_others_are_served(narrow: 
     first, second = (create(narrow.services.kept_keys, Grant(n, ("predict", "adapt"), ("*",)))[0] for n in "12")
     narrow.services.keys.read()
     with ThreadPoolExecutor(2) as threads:
-        answers = [threads.submit(adapt, narrow, first)]
+        responses = [threads.submit(adapt, narrow, first)]
         held.wait_for(1)
-        answer = narrow("POST", "/adapt", headers={"X-API-Key": first})
-        assert (answer.status_code, answer.json()["code"]) == (429, "rate_exceeded")
-        assert int(answer.headers["retry-after"]) > 0
+        response = narrow("POST", "/adapt", headers={"X-API-Key": first})
+        assert (response.status_code, response.json()["code"]) == (429, "rate_exceeded")
+        assert int(response.headers["retry-after"]) > 0
         assert narrow("GET", "/clients", headers={"X-API-Key": first}).status_code == 200
-        answers.append(threads.submit(adapt, narrow, second))
+        responses.append(threads.submit(adapt, narrow, second))
         held.wait_for(1)
         assert 'anole_refused_total{work="rate"} 1.0' in narrow("GET", "/metrics", headers={"X-API-Key": first}).text
         held.let_go()
-        assert [done.result() for done in answers] == [201, 201]
+        assert [done.result() for done in responses] == [201, 201]
 
 
 def test_a_service_without_keys_limits_each_address(narrow: Web, held: Held) -> None:
     with ThreadPoolExecutor(3) as threads:
-        answers = [threads.submit(adapt, narrow, None) for _ in range(3)]
+        responses = [threads.submit(adapt, narrow, None) for _ in range(3)]
         held.wait_for(3)
         assert narrow("GET", "/clients").status_code == 429
         assert narrow("GET", "/livez").status_code == 200
         held.let_go()
-        assert [done.result() for done in answers] == [201, 201, 201]
+        assert [done.result() for done in responses] == [201, 201, 201]
 
 
 def test_keys_are_not_read_again_while_they_are_fresh(services: FakeServices) -> None:

@@ -33,9 +33,9 @@ class Patient(FakeAdaptation):
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
         self.controls.append(control)
         self.before = lambda: self._work(control)
-        answer = super().submit(command, control)
-        answer.add_done_callback(lambda _: self.ended.set())
-        return answer
+        future = super().submit(command, control)
+        future.add_done_callback(lambda _: self.ended.set())
+        return future
 
     def _work(self, control: JobControl) -> None:
         with ExitStack() as stack:
@@ -62,9 +62,9 @@ def versions(web: Web) -> int:
 
 
 def test_an_adaptation_that_hangs_gets_503_at_its_time_limit_and_makes_no_version(patient: Web) -> None:
-    answer = patient.adapt()
-    assert (answer.status_code, answer.json()["code"]) == (503, "deadline_passed")
-    assert int(answer.headers["retry-after"]) > 0
+    response = patient.adapt()
+    assert (response.status_code, response.json()["code"]) == (503, "deadline_passed")
+    assert int(response.headers["retry-after"]) > 0
     assert "anole_adapt_taken 1.0" in patient("GET", "/metrics").text
     patient.services.adaptation.go.set()
     assert patient.services.adaptation.ended.wait(LIMIT_S)

@@ -61,8 +61,8 @@ def test_if_none_match_star_creates_an_alias_once(two_versions: Web) -> None:
     ],
 )
 def test_a_malformed_precondition_is_rejected(two_versions: Web, headers: dict[str, str]) -> None:
-    answer = put(two_versions, 1, **headers)
-    assert (answer.status_code, answer.json()["code"]) == (422, "precondition_invalid")
+    response = put(two_versions, 1, **headers)
+    assert (response.status_code, response.json()["code"]) == (422, "precondition_invalid")
     assert two_versions("GET", LIVE).json()["revision"] == 2
 
 
@@ -84,20 +84,20 @@ def test_a_malformed_precondition_is_rejected(two_versions: Web, headers: dict[s
 def test_an_invalid_target_is_rejected(
     two_versions: Web, path: str, body: dict[str, Any], status: int, code: str
 ) -> None:
-    answer = two_versions("PUT", path, json=body)
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    response = two_versions("PUT", path, json=body)
+    assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/jsonx", "application/json-seq"])
 def test_the_body_must_be_json(two_versions: Web, media_type: str) -> None:
-    answer = two_versions("PUT", LIVE, content=b'{"version": 1}', headers={"Content-Type": media_type})
-    assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
+    response = two_versions("PUT", LIVE, content=b'{"version": 1}', headers={"Content-Type": media_type})
+    assert (response.status_code, response.json()["code"]) == (415, "media_type_unsupported")
 
 
-def test_rolling_back_answers_with_the_current_version(two_versions: Web) -> None:
-    answer = two_versions("POST", "/clients/line/rollback")
-    assert answer.status_code == 200
-    assert (answer.json()["version"], answer.json()["reason"], answer.headers["etag"]) == (1, "rollback", '"3"')
+def test_rolling_back_responds_with_the_current_version(two_versions: Web) -> None:
+    response = two_versions("POST", "/clients/line/rollback")
+    assert response.status_code == 200
+    assert (response.json()["version"], response.json()["reason"], response.headers["etag"]) == (1, "rollback", '"3"')
 
 
 def test_another_alias_can_be_rolled_back(two_versions: Web) -> None:
@@ -109,8 +109,8 @@ def test_another_alias_can_be_rolled_back(two_versions: Web) -> None:
 
 def test_rolling_back_without_an_earlier_version_is_a_conflict(web: Web) -> None:
     web.adapt("line")
-    answer = web("POST", "/clients/line/rollback")
-    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_to_roll_back_to")
+    response = web("POST", "/clients/line/rollback")
+    assert (response.status_code, response.json()["code"]) == (409, "nothing_to_roll_back_to")
 
 
 def test_a_rollback_with_an_outdated_etag_is_a_conflict(two_versions: Web) -> None:
@@ -130,6 +130,6 @@ def test_a_rollback_with_if_match_star_requires_an_existing_alias(two_versions: 
 
 
 def test_a_rollback_with_a_malformed_precondition_is_rejected(two_versions: Web) -> None:
-    answer = two_versions("POST", "/clients/line/rollback", headers={"If-Match": "2"})
-    assert (answer.status_code, answer.json()["code"]) == (422, "precondition_invalid")
+    response = two_versions("POST", "/clients/line/rollback", headers={"If-Match": "2"})
+    assert (response.status_code, response.json()["code"]) == (422, "precondition_invalid")
     assert two_versions("GET", LIVE).json()["revision"] == 2

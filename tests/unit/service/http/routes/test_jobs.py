@@ -63,21 +63,21 @@ def stepwise(settings: Any) -> Iterator[Web]:
 
 
 def begin(web: Web, **fields: str) -> httpx.Response:
-    answer = web("POST", "/adapt", **{**FORM, "data": {**FORM["data"], **fields}}, headers=ASYNC)  # type: ignore[dict-item]
+    response = web("POST", "/adapt", **{**FORM, "data": {**FORM["data"], **fields}}, headers=ASYNC)  # type: ignore[dict-item]
     assert web.services.adaptation.begun.wait(LIMIT_S)
-    return answer
+    return response
 
 
-def events(answer: httpx.Response) -> list[tuple[str, Any]]:
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    blocks = [block.split("\n") for block in answer.text.split("\n\n") if block]
+def events(response: httpx.Response) -> list[tuple[str, Any]]:
+    assert response.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in response.text.split("\n\n") if block]
     return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in blocks]
 
 
 def test_a_job_is_accepted_at_once_and_shows_its_progress_and_result(stepwise: Web) -> None:
-    answer = begin(stepwise)
-    assert (answer.status_code, answer.headers["preference-applied"]) == (202, "respond-async")
-    path = answer.headers["location"]
+    response = begin(stepwise)
+    assert (response.status_code, response.headers["preference-applied"]) == (202, "respond-async")
+    path = response.headers["location"]
     job = stepwise("GET", path).json()
     assert (job["state"], job["stage"], job["client"]) == ("running", "adapt", "line")
     assert job["steps"] == {"done": 1, "of": 2, "loss": 0.75}
@@ -102,11 +102,11 @@ def test_events_are_sent_while_a_job_runs_and_the_last_one_has_the_result(stepwi
 
 
 def test_a_version_from_prototypes_comes_first_if_requested(stepwise: Web) -> None:
-    answer = begin(stepwise, first="prototypes")
-    job = stepwise("GET", answer.headers["location"]).json()
+    response = begin(stepwise, first="prototypes")
+    job = stepwise("GET", response.headers["location"]).json()
     assert (job["state"], job["first"]["version"], job["result"]) == ("running", 1, None)
     stepwise.services.adaptation.go.set()
-    received = events(stepwise("GET", f"{answer.headers['location']}/events"))
+    received = events(stepwise("GET", f"{response.headers['location']}/events"))
     assert next(data for kind, data in received if kind == "first")["version"] == 1
     assert received[-1][1]["result"]["version"] == 2
     rejected = stepwise.adapt(first="prototypes")
@@ -139,9 +139,9 @@ def test_a_failed_job_has_the_problem_of_its_error(web: Web, error: Exception, c
 
 def test_an_unknown_job_is_a_problem_that_says_what_to_do(web: Web) -> None:
     for method, path in (("GET", "/jobs/0"), ("DELETE", "/jobs/0"), ("GET", "/jobs/0/events")):
-        answer = web(method, path)
-        assert (answer.status_code, answer.json()["code"]) == (404, "unknown_job")
-        assert "Idempotency-Key" in answer.json()["detail"]
+        response = web(method, path)
+        assert (response.status_code, response.json()["code"]) == (404, "unknown_job")
+        assert "Idempotency-Key" in response.json()["detail"]
 
 
 def test_jobs_count_as_adaptations_of_their_key_until_they_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,11 +159,11 @@ def test_jobs_count_as_adaptations_of_their_key_until_they_have_ended(monkeypatc
         assert web("POST", "/adapt", **FORM, headers=headers).status_code == 202
 
 
-def test_a_service_with_several_workers_answers_with_the_version() -> None:
+def test_a_service_with_several_workers_responds_with_the_version() -> None:
     services = FakeServices()
     with started(create_app(load_settings(workers=2), lambda _: services), services) as web:
-        answer = web("POST", "/adapt", **FORM, headers=ASYNC)
-    assert (answer.status_code, answer.json()["version"]) == (201, 1)
+        response = web("POST", "/adapt", **FORM, headers=ASYNC)
+    assert (response.status_code, response.json()["version"]) == (201, 1)
 
 
 def test_ended_jobs_are_forgotten_after_a_while() -> None:

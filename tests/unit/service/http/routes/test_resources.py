@@ -12,11 +12,11 @@ from tests.in_process import Web
 PNG = b"\x89PNG"
 
 
-def test_adapt_answers_with_all_fields_of_the_contract(web: Web) -> None:
-    answer = web.adapt("line", ["good", "bad"])
-    assert answer.status_code == 201
-    assert answer.headers["location"] == "/clients/line/versions/1"
-    body = answer.json()
+def test_adapt_responds_with_all_fields_of_the_contract(web: Web) -> None:
+    response = web.adapt("line", ["good", "bad"])
+    assert response.status_code == 201
+    assert response.headers["location"] == "/clients/line/versions/1"
+    body = response.json()
     assert list(body) == [
         "client", "version", "parent", "classes", "published", "live", "model", "weights", "report",
     ]  # fmt: skip
@@ -49,8 +49,8 @@ def test_empty_fields_of_a_browser_form_count_as_missing(web: Web) -> None:
     empty = [(name, (None, b"")) for name in ("steps", "learning_rate", "seed", "mode", "publish", "archive")]
     nothing_chosen = [("archive", ("", b""))]
     fields = [(name, (None, value)) for name, value in (("client", b"line"), ("labels", b"a"), ("labels", b"b"))]
-    answer = web("POST", "/adapt", files=[*fields, *files, *empty, *nothing_chosen])
-    assert answer.status_code == 201, answer.text
+    response = web("POST", "/adapt", files=[*fields, *files, *empty, *nothing_chosen])
+    assert response.status_code == 201, response.text
     (command,) = web.services.adaptation.commands
     assert (command.mode, command.steps, command.learning_rate, command.seed) == ("extend", None, None, None)
 
@@ -70,8 +70,10 @@ def test_the_digest_of_a_body_does_not_depend_on_its_boundary(web: Web) -> None:
 @pytest.mark.parametrize("key", ["", "two words", "x" * 256])
 def test_an_idempotency_key_must_be_short_and_printable(web: Web, key: str) -> None:
     files = [("samples", ("a.png", PNG))]
-    answer = web("POST", "/adapt", data={"client": "l", "labels": ["a"]}, files=files, headers={"Idempotency-Key": key})
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    response = web(
+        "POST", "/adapt", data={"client": "l", "labels": ["a"]}, files=files, headers={"Idempotency-Key": key}
+    )
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     assert web.services.adaptation.commands == []
 
 
@@ -85,10 +87,10 @@ def test_a_form_and_a_raw_image_get_the_same_prediction(two_versions: Web) -> No
 
 def test_predictions_are_in_the_order_of_the_images(two_versions: Web) -> None:
     files = [("images", (name, PNG)) for name in ("c.png", "a.png", "b.png")]
-    answer = two_versions("POST", "/predict", data={"client": "line"}, files=files).json()
-    assert list(answer) == ["client", "version", "weights_digest", "predictions", "seconds"]
-    assert [image["name"] for image in answer["predictions"]] == ["c.png", "a.png", "b.png"]
-    assert set(answer["predictions"][0]) == {"name", "label", "confidence", "scores", "familiarity", "verdict"}
+    response = two_versions("POST", "/predict", data={"client": "line"}, files=files).json()
+    assert list(response) == ["client", "version", "weights_digest", "predictions", "seconds"]
+    assert [image["name"] for image in response["predictions"]] == ["c.png", "a.png", "b.png"]
+    assert set(response["predictions"][0]) == {"name", "label", "confidence", "scores", "familiarity", "verdict"}
 
 
 @pytest.mark.parametrize(("field", "value"), [("version", "1"), ("alias", "old")])
@@ -103,14 +105,14 @@ def test_a_version_or_an_alias_can_be_requested(two_versions: Web, field: str, v
 
 def test_predicting_without_a_live_version_is_a_conflict(web: Web) -> None:
     web.adapt("line", publish="never")
-    answer = web("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
-    assert (answer.status_code, answer.json()["code"]) == (409, "nothing_live")
+    response = web("POST", "/predict", data={"client": "line"}, files=[("images", ("a", PNG))])
+    assert (response.status_code, response.json()["code"]) == (409, "nothing_live")
 
 
 def test_a_client_has_its_aliases_and_the_etag_of_live(two_versions: Web) -> None:
-    answer = two_versions("GET", "/clients/line")
-    assert answer.headers["etag"] == '"2"'
-    body = answer.json()
+    response = two_versions("GET", "/clients/line")
+    assert response.headers["etag"] == '"2"'
+    body = response.json()
     assert (body["versions"], body["latest"], body["live"]) == (2, 2, 2)
     assert [(alias["alias"], alias["version"], alias["etag"]) for alias in body["aliases"]] == [("live", 2, '"2"')]
     assert two_versions("GET", "/clients").json() == {"clients": [body]}
@@ -129,42 +131,42 @@ def test_versions_are_listed_and_read(two_versions: Web) -> None:
 
 
 def test_weights_are_a_file_with_its_digest(two_versions: Web) -> None:
-    answer = two_versions("GET", "/clients/line/versions/1/weights")
-    digest = hashlib.sha256(answer.content)
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.headers["content-disposition"] == 'attachment; filename="line-1.safetensors"'
-    assert answer.headers["etag"] == f'"{digest.hexdigest()}"'
-    assert answer.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+    response = two_versions("GET", "/clients/line/versions/1/weights")
+    digest = hashlib.sha256(response.content)
+    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["content-disposition"] == 'attachment; filename="line-1.safetensors"'
+    assert response.headers["etag"] == f'"{digest.hexdigest()}"'
+    assert response.headers["repr-digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
 
 
-def test_deleting_a_version_answers_without_a_body(two_versions: Web) -> None:
-    answer = two_versions("DELETE", "/clients/line/versions/1")
-    assert (answer.status_code, answer.content) == (204, b"")
+def test_deleting_a_version_responds_without_a_body(two_versions: Web) -> None:
+    response = two_versions("DELETE", "/clients/line/versions/1")
+    assert (response.status_code, response.content) == (204, b"")
     assert two_versions("GET", "/clients/line/versions/1").json()["code"] == "unknown_version"
 
 
 def test_deleting_a_client_returns_what_was_deleted(two_versions: Web) -> None:
-    answer = two_versions("DELETE", "/clients/line")
-    assert (answer.status_code, answer.json()) == (200, {"client": "line", "versions": 2, "blobs": 6, "bytes": 200})
+    response = two_versions("DELETE", "/clients/line")
+    assert (response.status_code, response.json()) == (200, {"client": "line", "versions": 2, "blobs": 6, "bytes": 200})
     assert two_versions("GET", "/clients/line").json()["code"] == "unknown_client"
 
 
 @pytest.mark.parametrize("path", ["", "/versions", "/versions/1", "/versions/1/weights", "/history", "/aliases/live"])
 def test_an_unknown_client_is_the_same_problem_everywhere(web: Web, path: str) -> None:
-    answer = web("GET", f"/clients/nobody{path}")
-    assert (answer.status_code, answer.json()["code"]) == (404, "unknown_client")
+    response = web("GET", f"/clients/nobody{path}")
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "x", "99999999999999999999"])
 def test_an_invalid_version_number_is_rejected(two_versions: Web, number: str) -> None:
-    answer = two_versions("GET", f"/clients/line/versions/{number}")
-    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+    response = two_versions("GET", f"/clients/line/versions/{number}")
+    assert (response.status_code, response.json()["code"]) == (422, "parameter_invalid")
 
 
 @pytest.mark.parametrize("name", ["LINE", "%20", "a%00b", "a%23b", "x" * 65, "..%5c"])
 def test_an_invalid_client_name_is_rejected(web: Web, name: str) -> None:
-    answer = web("GET", f"/clients/{name}/versions")
-    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_name")
+    response = web("GET", f"/clients/{name}/versions")
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_name")
 
 
 def test_history_has_the_version_that_was_live_at_a_time(two_versions: Web) -> None:
@@ -183,8 +185,8 @@ def test_a_time_with_any_offset_is_accepted_and_returned_in_utc(two_versions: We
 
 @pytest.mark.parametrize("at", ["2026-03-01T12:00:30", "yesterday", "", "0001-01-01T00:00:00%2B14:00", "9" * 400])
 def test_an_invalid_time_and_a_time_without_an_offset_are_rejected(two_versions: Web, at: str) -> None:
-    answer = two_versions("GET", f"/clients/line/history?at={at}")
-    assert (answer.status_code, answer.json()["code"]) == (422, "field_invalid")
+    response = two_versions("GET", f"/clients/line/history?at={at}")
+    assert (response.status_code, response.json()["code"]) == (422, "field_invalid")
 
 
 def test_models_are_listed_with_their_cards(web: Web) -> None:
@@ -203,8 +205,8 @@ def test_an_adapt_can_be_sent_from_swagger_ui_as_rendered_with_a_file(web: Web) 
         filled = schema.get("items", schema)
         if filled.get("format") != "binary":
             fields.append((name, (None, str(filled.get("examples", [filled.get("default")])[0]))))
-    answer = web("POST", "/adapt", files=[*fields, ("samples", ("1.png", PNG)), ("archive", ("", b""))])
-    assert answer.status_code == 201, answer.text
+    response = web("POST", "/adapt", files=[*fields, ("samples", ("1.png", PNG)), ("archive", ("", b""))])
+    assert response.status_code == 201, response.text
     (command,) = web.services.adaptation.commands
     assert (command.client, command.labels, command.first) == ("my-line", ("scratch",), None)
     assert (command.mode, command.publish, command.steps, command.seed) == ("extend", "auto", None, None)
@@ -229,5 +231,5 @@ def test_operation_ids_are_names_of_functions(web: Web) -> None:
 def test_put_to_a_path_that_does_not_take_it_is_rejected_whatever_its_media_type(
     two_versions: Web, path: str, status: int, code: str
 ) -> None:
-    answer = two_versions("PUT", path, content=b"x", headers={"Content-Type": "text/plain"})
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    response = two_versions("PUT", path, content=b"x", headers={"Content-Type": "text/plain"})
+    assert (response.status_code, response.json()["code"]) == (status, code)

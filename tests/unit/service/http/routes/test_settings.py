@@ -14,8 +14,8 @@ DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance
 
 
 def test_a_client_has_default_settings_at_first(two_versions: Web) -> None:
-    answer = two_versions("GET", PATH)
-    assert (answer.status_code, answer.json()) == (200, DEFAULTS)
+    response = two_versions("GET", PATH)
+    assert (response.status_code, response.json()) == (200, DEFAULTS)
 
 
 def test_put_replaces_all_settings(two_versions: Web) -> None:
@@ -38,8 +38,8 @@ def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
     + [{name: value} for name in ("floor", "tolerance") for value in (True, "0.5", -0.1, 1.1)],
 )
 def test_invalid_settings_are_rejected(two_versions: Web, body: Any) -> None:
-    answer = two_versions("PUT", PATH, json=body)
-    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
+    response = two_versions("PUT", PATH, json=body)
+    assert (response.status_code, response.json()["code"]) == (422, "parameter_invalid")
     assert web_settings(two_versions) == ClientSettings()
 
 
@@ -49,14 +49,14 @@ def test_invalid_settings_are_rejected(two_versions: Web, body: Any) -> None:
     ids=["nothing", "cut off", "no text", "a long number", "many levels"],
 )
 def test_invalid_json_is_rejected(two_versions: Web, body: bytes) -> None:
-    answer = two_versions("PUT", PATH, content=body, headers={"Content-Type": "application/json"})
-    assert (answer.status_code, answer.json()["code"]) == (422, "parameter_invalid")
-    assert answer.json()["detail"]
+    response = two_versions("PUT", PATH, content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (422, "parameter_invalid")
+    assert response.json()["detail"]
 
 
 def test_settings_must_be_json(two_versions: Web) -> None:
-    answer = two_versions("PUT", PATH, data={"retain_samples": "false"})
-    assert (answer.status_code, answer.json()["code"]) == (415, "media_type_unsupported")
+    response = two_versions("PUT", PATH, data={"retain_samples": "false"})
+    assert (response.status_code, response.json()["code"]) == (415, "media_type_unsupported")
 
 
 def web_settings(web: Web) -> ClientSettings:
