@@ -24,9 +24,8 @@ from service import bootstrap
 from service.bootstrap import Services
 from service.http import problems
 from service.http.dependencies import Context
-from service.http.middleware.admission import AdmissionLimit, AdmissionMiddleware
 from service.http.middleware.auth import AuthMiddleware
-from service.http.middleware.limits import BodyLimit, BodyLimitMiddleware
+from service.http.middleware.limits import AdmissionLimit, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, versions
@@ -40,8 +39,6 @@ ROUTERS: Final = tuple(
 )
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "aliases", "models", "operations"]
 _FORM: Final = "multipart/form-data"
-_ADAPT: Final = ("POST", "/adapt")
-_PREDICT: Final = ("POST", "/predict")
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES
 """Images of predictions that wait or run at the same time."""
@@ -81,13 +78,12 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         build: opens and connects the use cases when the application starts.
     """
     telemetry = Telemetry()
+    adapting = AdmissionLimit("adapt", telemetry, settings.adapt_running + settings.adapt_waiting)
+    predicting = AdmissionLimit("predict", telemetry, MAX_IMAGES, MAX_IMAGES)
+    telemetry.add_metrics(lambda: {"adapt_taken": adapting.requests, "predict_taken": predicting.images})
     limits = {
-        _ADAPT: AdmissionLimit("adapt", telemetry, settings.adapt_running + settings.adapt_waiting),
-        _PREDICT: AdmissionLimit("predict", telemetry, MAX_IMAGES, MAX_IMAGES),
-    }
-    bodies = {
-        _ADAPT: BodyLimit(settings.adapt_body_bytes, (_FORM,)),
-        _PREDICT: BodyLimit(settings.predict_body_bytes, (_FORM, "image/")),
+        ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting),
+        ("POST", "/predict"): RouteLimits(settings.predict_body_bytes, (_FORM, "image/"), predicting),
     }
     app = Application(
         title="Anole",
@@ -96,13 +92,12 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         openapi_tags=[{"name": name} for name in _TAGS],
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan(settings, telemetry, build, limits),
+        lifespan=_lifespan(settings, telemetry, build),
         generate_unique_id_function=lambda route: route.name,
         middleware=[  # from the outside to the inside
             Middleware(RequestMiddleware, telemetry=telemetry),
             Middleware(AuthMiddleware, settings=settings, telemetry=telemetry),
-            Middleware(AdmissionMiddleware, limits=limits),
-            Middleware(BodyLimitMiddleware, limits=bodies),
+            Middleware(LimitsMiddleware, limits=limits),
         ],
     )
     app.routers = ROUTERS
@@ -113,21 +108,14 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
 
 
 def _lifespan(
-    settings: Settings, telemetry: Telemetry, build: Build, limits: dict[tuple[str, str], AdmissionLimit]
+    settings: Settings, telemetry: Telemetry, build: Build
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log = structlog.get_logger("anole.app")
         services = await to_thread.run_sync(build, settings)
         context = app.state.context = Context(services, settings, telemetry, Jobs())
-        telemetry.add_metrics(
-            lambda: {
-                **services.metrics(),
-                **context.jobs.metrics(),
-                "adapt_taken": limits[_ADAPT].requests,
-                "predict_taken": limits[_PREDICT].images,
-            }
-        )
+        telemetry.add_metrics(lambda: {**services.metrics(), **context.jobs.metrics()})
         await to_thread.run_sync(services.keys.read)
         log.info("ready", model=settings.model, data=str(settings.data))
         if services.keys.open:

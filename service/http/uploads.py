@@ -166,7 +166,7 @@ class Form:
 
 
 async def read_form(request: Request, shape: FormShape, settings: Settings) -> Form:
-    """Read a multipart form. `BodyLimitMiddleware` bounds the size of the body.
+    """Read a multipart form. `LimitsMiddleware` bounds the size of the body.
 
     Empty text in a single field and a file field without a file count as missing, because browsers send them so.
 

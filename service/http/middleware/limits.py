@@ -1,24 +1,34 @@
-"""Limits: the size and media type of a request body, and the rate and concurrency of one caller."""
+"""Limits: how many requests are admitted, what their bodies may be, and the rate and concurrency of one caller."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
+import structlog
 from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import RateExceeded
+from service.errors import RETRY_BUSY_S, Overloaded, RateExceeded
+from service.http.middleware.logging import ROUTE, UNLOGGED
 from service.http.problems import BodyTooLarge, UnsupportedMediaType, error_response
+from service.telemetry import Telemetry
 
 OTHER_BODY_BYTES: Final = 64 * 1024
-"""Largest body of requests without a `BodyLimit` of their own."""
+"""Largest body of requests without `RouteLimits` of their own."""
+
+SLOT: Final = "anole.slot"
+"""Key of the request's `Slot` in the ASGI scope."""
+
+_REPORT_S: Final = 1.0
 
 _BURST_S: Final = 2.0
 """A caller that was idle may send the requests of this many seconds at once."""
@@ -26,54 +36,179 @@ _BURST_S: Final = 2.0
 _MAX_CALLERS: Final = 10_000
 
 
+class AdmissionLimit:
+    """A limit of one kind of work. Thread-safe.
+
+    Args:
+        work: name of the work, for metrics and messages.
+        telemetry: counts rejected requests.
+        requests: how many requests may be read, wait or run at the same time.
+        images: how many images may wait or run at the same time. One request may bring more if it is the only one.
+    """
+
+    def __init__(self, work: str, telemetry: Telemetry, requests: int, images: float = math.inf) -> None:
+        self.work = work
+        self._telemetry = telemetry
+        self._max_requests = requests
+        self._max_images = images
+        self._requests = 0
+        self._images = 0
+        self._lock = threading.Lock()  # work ends in other threads
+
+    @property
+    def requests(self) -> int:
+        """Requests that are read, wait or run."""
+        return self._requests
+
+    @property
+    def images(self) -> int:
+        """Images that wait or run."""
+        return self._images
+
+    def admit(self) -> Slot:
+        """Admit a request.
+
+        Raises:
+            Overloaded: the limit is reached.
+        """
+        with self._lock:
+            if self._requests >= self._max_requests or self._images >= self._max_images:
+                raise self._overloaded()
+            self._requests += 1
+        return Slot(self)
+
+    def add_images(self, count: int) -> None:
+        """Count the images of an admitted request.
+
+        Raises:
+            Overloaded: there are too many images together with those of other requests.
+        """
+        with self._lock:
+            if self._images and self._images + count > self._max_images:
+                raise self._overloaded()
+            self._images += count
+
+    def release(self, images: int) -> None:
+        """Release a request and its images."""
+        with self._lock:
+            self._requests -= 1
+            self._images -= images
+
+    def _overloaded(self) -> Overloaded:
+        self._telemetry.refused.labels(self.work).inc()
+        return Overloaded(f"too many requests to {self.work} are waiting; try again in {RETRY_BUSY_S} s", RETRY_BUSY_S)
+
+
+class Slot:
+    """The place of one admitted request in its `AdmissionLimit`."""
+
+    def __init__(self, limit: AdmissionLimit) -> None:
+        self._limit = limit
+        self._images = 0
+        self._work: Future[Any] | None = None
+
+    def add_images(self, count: int) -> None:
+        """Count the images that the request brings. Raises Overloaded."""
+        self._limit.add_images(count)
+        self._images += count
+
+    def hold_until_done(self, work: Future[Any]) -> None:
+        """Keep the slot until `work` has ended or was cancelled, even if the request is answered before."""
+        self._work = work
+
+    def end_request(self) -> None:
+        """Release the slot now, or when its work has ended."""
+        if self._work is None:
+            self._limit.release(self._images)
+        else:
+            self._work.add_done_callback(lambda _: self._limit.release(self._images))
+
+
 @dataclass(frozen=True, slots=True)
-class BodyLimit:
-    """What the body of a request may be.
+class RouteLimits:
+    """What a request may be, and how many there may be at the same time.
 
     Attributes:
         max_bytes: size of the body as sent.
         media_types: allowed media types, such as "image/png", or "image/" for all of a kind; empty: any, and none is
             required.
+        admission: counts the requests; None: any number.
     """
 
     max_bytes: int = OTHER_BODY_BYTES
     media_types: tuple[str, ...] = ()
+    admission: AdmissionLimit | None = None
 
 
-_JSON: Final = BodyLimit(media_types=("application/json",))
-_DEFAULT: Final = BodyLimit()
+_JSON: Final = RouteLimits(media_types=("application/json",))
+_DEFAULT: Final = RouteLimits()
 
 
-class BodyLimitMiddleware:
-    """Rejects bodies by media type and declared size before they are read, and by size while they are read.
+class LimitsMiddleware:
+    """Admits a request before a byte of its body is read, or answers 503. Then limits the body.
+
+    Bodies are rejected by media type and declared size before they are read, and by size while they are read. Under
+    overload most requests are rejected, so rejections are counted but share one log line a second.
 
     Args:
         app: the wrapped application.
-        limits: (method, path) -> its limit. Other routes for PUT take JSON, other requests any media type.
+        limits: (method, path) -> the limits of the route. Other routes for PUT take JSON, all others any media type.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, app: ASGIApp, limits: Mapping[tuple[str, str], BodyLimit]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Mapping[tuple[str, str], RouteLimits],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app = app
         self._limits = limits
+        self._clock = clock
+        self._log = structlog.get_logger("anole.admission")
+        self._unreported, self._reported_at = 0, -math.inf
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limits.get((scope["method"], scope["path"])) or (_JSON if _is_put(scope) else _DEFAULT)
-        rejected = _check_headers(limit, Headers(scope=scope))
+        limits = self._limits.get((scope["method"], scope["path"])) or (_JSON if _is_put(scope) else _DEFAULT)
+        if limits.admission is None:
+            await self._limit_body(limits, scope, receive, send)
+            return
+        try:
+            slot = scope[SLOT] = limits.admission.admit()
+        except Overloaded as error:
+            scope[ROUTE], scope[UNLOGGED] = scope["path"], True
+            await error_response(error, scope["path"])(scope, receive, send)
+            self._report(limits.admission)
+            return
+        try:
+            await self._limit_body(limits, scope, receive, send)
+        finally:
+            slot.end_request()
+
+    async def _limit_body(self, limits: RouteLimits, scope: Scope, receive: Receive, send: Send) -> None:
+        rejected = _check_headers(limits, Headers(scope=scope))
         if rejected is not None:
             await error_response(rejected, scope["path"])(scope, receive, send)
             return
-        meter = _BodyMeter(receive, send, limit.max_bytes)
+        meter = _BodyMeter(receive, send, limits.max_bytes)
         try:
             await self._app(scope, meter.receive, meter.send)
         except BodyTooLarge:
             if not meter.exceeded:
                 raise
         if meter.exceeded and not meter.started:
-            await error_response(_too_large(limit.max_bytes), scope["path"])(scope, receive, send)
+            await error_response(_too_large(limits.max_bytes), scope["path"])(scope, receive, send)
+
+    def _report(self, limit: AdmissionLimit) -> None:
+        self._unreported += 1
+        now = self._clock()
+        if now - self._reported_at >= _REPORT_S:
+            self._log.warning("requests rejected", count=self._unreported, work=limit.work)
+            self._unreported, self._reported_at = 0, now
 
 
 class _BodyMeter:
@@ -108,11 +243,11 @@ def _is_put(scope: Scope) -> bool:
     return scope["method"] == "PUT" and any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
 
 
-def _check_headers(limit: BodyLimit, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:
+def _check_headers(limits: RouteLimits, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:
     declared = headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit.max_bytes:
-        return _too_large(limit.max_bytes)
-    if not limit.media_types:
+    if declared.isdecimal() and int(declared) > limits.max_bytes:
+        return _too_large(limits.max_bytes)
+    if not limits.media_types:
         return None
     encoding = headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
@@ -120,10 +255,10 @@ def _check_headers(limit: BodyLimit, headers: Headers) -> BodyTooLarge | Unsuppo
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not any(
         media_type.startswith(allowed) if allowed.endswith("/") else media_type == allowed
-        for allowed in limit.media_types
+        for allowed in limits.media_types
     ):
         sent = f"Content-Type {media_type!r}" if media_type else "no Content-Type"
-        return UnsupportedMediaType(f"the body has {sent}; allowed: {' or '.join(limit.media_types)}")
+        return UnsupportedMediaType(f"the body has {sent}; allowed: {' or '.join(limits.media_types)}")
     return None
 
 

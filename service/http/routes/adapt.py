@@ -21,8 +21,8 @@ from service import errors
 from service.domain.version import Idempotency, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
 from service.http.dependencies import Context, ContextDep, wait_for
-from service.http.middleware.admission import SLOT, Slot
 from service.http.middleware.auth import ADAPTING
+from service.http.middleware.limits import SLOT, Slot
 from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import IMAGES, UPLOAD, WRITE, problems
 from service.http.problems import (

@@ -10,7 +10,7 @@ from service.domain.client import validate_alias_name
 from service.domain.version import LIVE
 from service.errors import NothingLive, UnknownAlias, UnknownCheckpoint, UnknownVersion
 from service.http.dependencies import MAX_VERSION, ContextDep, wait_for
-from service.http.middleware.admission import SLOT, Slot
+from service.http.middleware.limits import SLOT, Slot
 from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import IMAGES, READ, UPLOAD, problems
 from service.http.problems import MissingField

@@ -13,7 +13,7 @@ import structlog
 
 from service.errors import Overloaded
 from service.http.app import MAX_IMAGES, create_app
-from service.http.middleware.admission import AdmissionLimit
+from service.http.middleware.limits import AdmissionLimit
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry
 from tests.in_process import PNG, Web, started
