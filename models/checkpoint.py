@@ -10,10 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -30,6 +30,14 @@ from models.weights import Weights
 
 FORMAT = "anole-checkpoint-1"
 SHIPPED = Path(__file__).parent / "pretrained"
+
+SHIPPED_ALIASES: Final[Mapping[str, str]] = {"surfaces-small": "surfaces"}
+"""Other names of shipped checkpoints."""
+
+EARLIER_DIGESTS: Final[Mapping[str, str]] = {
+    "e26c2a771b7084294c4a3c2617763c7b7232eb453aabcf2781b82325394fe58c": "surfaces",
+}
+"""Digests that shipped checkpoints had in earlier releases, with the same net and weights but another recipe."""
 
 _MOMENT_PREFIX = "moments."
 _OUTER_PREFIXES = ("outer.first.", "outer.second.")
@@ -136,7 +144,7 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
 
 def find_checkpoint(name_or_path: str | Path) -> Path:
     """Path of a checkpoint given by shipped name or path; raises CheckpointInvalid if it does not exist."""
-    shipped = SHIPPED / f"{name_or_path}.safetensors"
+    shipped = SHIPPED / f"{SHIPPED_ALIASES.get(str(name_or_path), name_or_path)}.safetensors"
     path = shipped if shipped.is_file() else Path(name_or_path)
     if not path.is_file():
         names = ", ".join(shipped_names()) or "none"
@@ -149,6 +157,17 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
 def shipped_names() -> list[str]:
     """Names of the checkpoints shipped with Anole."""
     return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def shipped_digests() -> dict[str, str]:
+    """Digest -> name of the shipped checkpoints, with `EARLIER_DIGESTS`. The digests are read and not verified."""
+    digests = {_saved_digest(find_checkpoint(name)): name for name in shipped_names()}
+    return {**EARLIER_DIGESTS, **digests}
+
+
+def _saved_digest(path: Path) -> str:
+    with safe_open(path, "pt") as file:
+        return str(file.metadata()["digest"])
 
 
 def _assemble(

@@ -11,13 +11,14 @@ import torch
 
 from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.gradients import require_precision
-from models.checkpoint import load_checkpoint, shipped_names
+from models.checkpoint import load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
 from service.domain.version import Version
 from service.runtime.adapt_queue import AdaptQueue
+from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
 from service.runtime.device import pick_device, usable_cores
-from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.weight_cache import WeightCache
 from service.settings import Settings, child_environment, disable_onnxruntime_telemetry
 from service.store import open_store as stores
@@ -80,7 +81,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     device = pick_device(settings.device)
     current = LoadedCheckpoint(load_checkpoint(settings.model), device, max(1, usable_cores() // settings.workers))
     require_precision(current.checkpoint.recipe, device)
-    checkpoints = LoadedCheckpoints(current, _others(current.digest, device))
+    checkpoints = LoadedCheckpoints([current], _shipped(device))
     store = open_store(settings, on_sync_failure)
     keys = open_keys(settings)
     decoder = _decoder(settings)
@@ -102,7 +103,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         readiness=Readiness(readiness_checks(store.ping, current.start_digest)),
         metrics=functools.partial(_metrics, prediction, queue, decoder),
         finish=queue.close,
-        close=functools.partial(_close, queue, prediction, current, decoder, keys, store),
+        close=functools.partial(_close, queue, prediction, checkpoints, decoder, keys, store),
     )
 
 
@@ -110,7 +111,7 @@ def _metrics(*sources: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
     return {name: value for source in sources for name, value in source.metrics().items()}
 
 
-def _close(*resources: AdaptQueue | Prediction | LoadedCheckpoint | Decoder | SqlKeys | VersionStore) -> None:
+def _close(*resources: AdaptQueue | Prediction | LoadedCheckpoints | Decoder | SqlKeys | VersionStore) -> None:
     for resource in resources:
         resource.close()
 
@@ -147,11 +148,12 @@ def _store_location(settings: Settings) -> stores.StoreLocation:
     return stores.StoreLocation(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
 
-def _others(current: str, device: torch.device) -> list[tuple[str, Callable[[], LoadedCheckpoint]]]:
-    """Return loaders of the other shipped checkpoints; versions that were adapted from them still predict."""
-    checkpoints = [load_checkpoint(name) for name in shipped_names()]
-    return [
-        (checkpoint.digest, functools.partial(LoadedCheckpoint, checkpoint, device))
-        for checkpoint in checkpoints
-        if checkpoint.digest != current
-    ]
+def _shipped(device: torch.device) -> dict[str, Callable[[], LoadedCheckpoint]]:
+    """Return loaders of the shipped checkpoints by digest; versions that were adapted from them still predict."""
+
+    def load(name: str) -> LoadedCheckpoint:
+        loaded = LoadedCheckpoint(load_checkpoint(name), device)
+        loaded.warm_up()
+        return loaded
+
+    return {digest: functools.partial(load, name) for digest, name in shipped_digests().items()}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +24,6 @@ from models.inference.predict import (
 from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.folds import group_duplicates
-from service.errors import UnknownCheckpoint
 from service.runtime.adapt_queue import JobControl
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
 
@@ -141,36 +139,3 @@ class LoadedCheckpoint:
 
     def _run(self, loops: Sequence[InnerLoopInput], on_step: OnGroupStep) -> Sequence[Result]:
         return adapt_inputs(self._net, self._start, loops, BatchingOptions(on_step=on_step))
-
-
-class LoadedCheckpoints:
-    """The current checkpoint, and older ones that are loaded when a version needs them. Thread-safe.
-
-    Args:
-        current: adapts and predicts.
-        others: loaders by checkpoint digest. Each is called at most once.
-    """
-
-    def __init__(
-        self, current: LoadedCheckpoint, others: Iterable[tuple[str, Callable[[], LoadedCheckpoint]]] = ()
-    ) -> None:
-        self.current = current
-        self._loaders = dict(others)
-        self._loaded = {current.digest: current}
-        self._lock = threading.Lock()
-
-    def get(self, digest: str, name: str) -> LoadedCheckpoint:
-        """Return the checkpoint with that digest.
-
-        Raises:
-            UnknownCheckpoint: this service does not have the checkpoint.
-        """
-        with self._lock:
-            if digest not in self._loaded:
-                if digest not in self._loaders:
-                    raise UnknownCheckpoint(
-                        f"the version was adapted from checkpoint {name!r} with digest {digest[:12]}…, which this "
-                        "service does not have; start the service with that checkpoint, or adapt again"
-                    )
-                self._loaded[digest] = self._loaders[digest]()
-            return self._loaded[digest]

@@ -19,7 +19,7 @@ from service.errors import RETRY_STOPPING_S, Overloaded
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-Work = Callable[[Sequence[Job]], Iterable[tuple[int, Result | BaseException]]]
+Work = Callable[[Sequence[Job]], Iterable[tuple[int, Result | BaseException | Future[Result]]]]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +33,9 @@ class PredictBatcher(Generic[Job, Result]):
     """Threads that work on batches of jobs.
 
     Args:
-        work: yields a job's index in the batch with its result or error, in any order and as soon as each is known. An
-            error that `work` itself raises belongs to no single job; the jobs without a result are then retried alone.
+        work: yields a job's index in the batch with its result or error, in any order and as soon as each is known, or
+            with a future of it, so that the batch need not wait. An error that `work` itself raises belongs to no
+            single job; the jobs without a result are then retried alone.
         max_size: total size of a batch. A larger job runs alone.
         threads: batches that run at the same time.
         gather_s: how long the first job of a batch waits for others, unless the batch is full earlier.
@@ -140,8 +141,10 @@ class PredictBatcher(Generic[Job, Result]):
                 self._run([waiting])
 
 
-def _deliver(waiting: _Waiting[Job, Result], result: Result | BaseException) -> None:
-    if isinstance(result, BaseException):
+def _deliver(waiting: _Waiting[Job, Result], result: Result | BaseException | Future[Result]) -> None:
+    if isinstance(result, Future):
+        result.add_done_callback(lambda done: _deliver(waiting, done.exception() or done.result()))
+    elif isinstance(result, BaseException):
         waiting.future.set_exception(result)
     else:
         waiting.future.set_result(result)

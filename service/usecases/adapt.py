@@ -46,8 +46,8 @@ from service.errors import (
     UnknownClient,
 )
 from service.runtime.adapt_queue import AdaptQueue, JobControl
+from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoding.decoder import Decoder, Upload
-from service.runtime.loaded_checkpoint import LoadedCheckpoints
 from service.store.version_store import EncodedSample, VersionStore, encode_sample
 
 _MAX_SEED: Final = 2**63 - 1
@@ -228,7 +228,7 @@ class Adaptation:
         Raises:
             ParentSuperseded: another extension was published in the meantime.
         """
-        command, control, checkpoint = request.command, request.control, self._checkpoints.current
+        command, control, checkpoint = request.command, request.control, self._checkpoints.named(None)
         control.enter("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
         samples = _joined(self._kept_samples(parent), request.samples)
@@ -274,7 +274,7 @@ class Adaptation:
         if seed is not None and not 0 <= seed <= _MAX_SEED:
             raise InvalidRequest(f"seed is {seed}; use 0 to {_MAX_SEED}")
         try:
-            return self._checkpoints.current.checkpoint.recipe.adjusted(steps, command.learning_rate)
+            return self._checkpoints.named(None).checkpoint.recipe.adjusted(steps, command.learning_rate)
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 

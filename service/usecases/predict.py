@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
@@ -18,8 +18,9 @@ from models.errors import AnoleError
 from models.inference.predict import PredictionRequest, Predictions, ServingWeights
 from service.domain.version import LIVE, ServedVersion
 from service.errors import NoSamples, NothingLive, UnknownAlias
+from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoding.decoder import Decoder, Upload
-from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache
 from service.store.version_store import VersionStore
@@ -108,6 +109,7 @@ class Prediction:
         self._batcher: PredictBatcher[PredictCommand, PredictOutcome] = PredictBatcher(
             self.predict_batch, BATCH_IMAGES, BATCHES
         )
+        self._loads = ThreadPoolExecutor(1, "load")
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
         """Predict with the version that `reference`, an alias or a version number, stands for now. Blocks.
@@ -135,11 +137,15 @@ class Prediction:
     def close(self) -> None:
         """Finish the running batches; requests that still wait get Overloaded."""
         self._batcher.close()
+        self._loads.shutdown()
 
-    def predict_batch(self, commands: Sequence[PredictCommand]) -> Iterator[tuple[int, PredictOutcome | Exception]]:
+    def predict_batch(
+        self, commands: Sequence[PredictCommand]
+    ) -> Iterator[tuple[int, PredictOutcome | Exception | Future[PredictOutcome]]]:
         """Yield the index of each request with its outcome or its own error.
 
-        Requests whose weights are cached come first, before any weights are loaded for the others.
+        Requests whose weights are cached come first, before any weights are loaded for the others. A request whose
+        checkpoint is not loaded yet gets a future and does not delay the others.
         """
         started_s = time.monotonic()
         versions = self._store.served([_lookup(command) for command in commands])
@@ -147,7 +153,12 @@ class Prediction:
         weights: dict[int, ServingWeights] = {}
         for index, (command, version) in enumerate(zip(commands, versions, strict=True)):
             try:
-                prepared[index] = self._prepare(command, version)
+                found = _found(command, version)
+                checkpoint = self._checkpoints.find(found.meta_model_digest, found.meta_model)
+                if checkpoint is None:
+                    yield index, self._loads.submit(self._load_and_predict, command, found)
+                else:
+                    prepared[index] = self._prepare(command, found, checkpoint)
             except Exception as error:  # noqa: BLE001 - it is the outcome of this request
                 yield index, error
         for index, request in prepared.items():
@@ -163,12 +174,15 @@ class Prediction:
                 yield index, error
         yield from _predict(prepared, loaded, started_s)
 
-    def _prepare(self, command: PredictCommand, version: ServedVersion | AnoleError) -> _Prepared:
-        if isinstance(version, UnknownAlias) and command.reference == LIVE:
-            raise _nothing_live(command.client)
-        if isinstance(version, AnoleError):
-            raise version
+    def _load_and_predict(self, command: PredictCommand, version: ServedVersion) -> PredictOutcome:
+        """Load the version's checkpoint, then predict."""
+        started_s = time.monotonic()
         checkpoint = self._checkpoints.get(version.meta_model_digest, version.meta_model)
+        request = self._prepare(command, version, checkpoint)
+        ((_, outcome),) = _predict({0: request}, {0: self._load_weights(version, checkpoint)}, started_s)
+        return outcome
+
+    def _prepare(self, command: PredictCommand, version: ServedVersion, checkpoint: LoadedCheckpoint) -> _Prepared:
         images = [upload.decode(self._decoder) for upload in command.uploads]
         return _Prepared(command, version, checkpoint, images)
 
@@ -185,11 +199,17 @@ def _lookup(command: PredictCommand) -> tuple[str, str | int]:
     return command.client, int(reference) if reference.isdigit() else reference
 
 
-def _nothing_live(client: str) -> NothingLive:
-    return NothingLive(
-        f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, or name a "
-        "version in the request"
-    )
+def _found(command: PredictCommand, version: ServedVersion | AnoleError) -> ServedVersion:
+    """Return the version, or raise the error of its lookup."""
+    client = command.client
+    if isinstance(version, UnknownAlias) and command.reference == LIVE:
+        raise NothingLive(
+            f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, or name a "
+            "version in the request"
+        )
+    if isinstance(version, AnoleError):
+        raise version
+    return version
 
 
 def _predict(

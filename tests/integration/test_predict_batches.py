@@ -31,7 +31,8 @@ def upload(period: int, seed: int = 9) -> Upload:
 
 def predict_in_one_batch(prediction: Prediction, requests: list[PredictCommand]) -> list[PredictOutcome | Exception]:
     """Predict all requests in one batch. Return the outcomes in the order of the requests."""
-    return [outcome for _, outcome in sorted(prediction.predict_batch(requests))]
+    outcomes = [outcome for _, outcome in sorted(prediction.predict_batch(requests))]
+    return [outcome for outcome in outcomes if isinstance(outcome, PredictOutcome | Exception)]
 
 
 def scores(outcome: PredictOutcome | Exception) -> list[float]:
