@@ -1,0 +1,245 @@
+"""Making versions: what an extension builds on, what the gate compares with, and when a request can be stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+import torch
+
+from models.checkpoint import load_checkpoint
+from models.images.preprocessing import DecodeLimits
+from service.domain.client import ClientSettings
+from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
+from service.errors import InvalidRequest, JobCancelled, ParentSuperseded, TooFewClasses, TooManySamples
+from service.runtime.adapt_queue import JobControl, Stage
+from service.runtime.decoding.decoder import InlineDecoder, Upload
+from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
+from service.store.open_store import open_embedded
+from service.store.version_store import VersionStore
+from service.usecases.adapt import Adaptation, AdaptCommand, AdaptLimits, AdaptOutcome
+from tests.generated import striped, tiny_checkpoint_in
+
+CLIENT: Final = "line"
+KEY: Final = Idempotency("key-1", "1" * 64)
+PERIODS: Final = {"fine": 4, "coarse": 13}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoints:
+    path = tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
+    return LoadedCheckpoints(LoadedCheckpoint(load_checkpoint(str(path)), torch.device("cpu")))
+
+
+@pytest.fixture(scope="module")
+def one_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionStore]:
+    with open_embedded(tmp_path_factory.mktemp("store") / "data", sync=False) as opened:
+        yield opened
+
+
+@pytest.fixture
+def store(one_store: VersionStore) -> Iterator[VersionStore]:
+    """Return a store without clients. Opening one for each test would take most of the time."""
+    yield one_store
+    for client in one_store.catalog.clients():
+        one_store.delete_client(client.name)
+
+
+@pytest.fixture
+def adaptation(store: VersionStore, checkpoints: LoadedCheckpoints) -> Adaptation:
+    limits = AdaptLimits(max_classes=3, max_samples=24, max_steps=4)
+    return Adaptation(store, checkpoints, InlineDecoder(DecodeLimits(min_side=8)), limits)
+
+
+def command(samples: int = 1, seed: int = 0, **fields: Any) -> AdaptCommand:
+    """Return a request with that many samples of two classes. Another `seed` gives other images."""
+    labels = [label for label in PERIODS for _ in range(samples)]
+    contents = [content for period in PERIODS.values() for content in striped(samples, period, seed)]
+    uploads = tuple(Upload(f"{seed}-{index}.png", content) for index, content in enumerate(contents))
+    defaults = {"labels": tuple(labels), "publish": "always", "steps": 0}
+    return AdaptCommand(CLIENT, uploads, **{**defaults, **fields})
+
+
+def in_stage(stage: Stage, act: Callable[[], object]) -> JobControl:
+    """Return a control that calls `act` each time its adaptation enters the stage."""
+    control = JobControl()
+    control.on_change(lambda: act() if control.progress.stage == stage else None)
+    return control
+
+
+def names(outcome: AdaptOutcome) -> list[str]:
+    return [sample.name for sample in outcome.version.draft.samples]
+
+
+def test_an_extension_builds_on_a_version_that_another_process_published_meanwhile(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    adaptation.run(command(seed=1), JobControl())
+    others = iter([command(seed=2)])
+
+    def publish_elsewhere() -> None:
+        for other in others:
+            adaptation.run(other, JobControl())
+
+    outcome = adaptation.run(command(seed=3), in_stage("store", publish_elsewhere))
+    assert (outcome.version.number, outcome.version.draft.parent, outcome.live) == (3, 2, 3)
+    assert names(outcome) == ["1-0.png", "1-1.png", "2-0.png", "2-1.png", "3-0.png", "3-1.png"]
+
+
+def test_an_extension_is_tried_five_times_when_others_keep_publishing(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    seeds = iter(range(1, 10))
+
+    def publish_elsewhere() -> None:
+        adaptation.run(command(seed=next(seeds), mode="replace"), JobControl())
+
+    with pytest.raises(ParentSuperseded, match="send the request again"):
+        adaptation.run(command(), in_stage("store", publish_elsewhere))
+    assert [version.draft.parent for version in store.catalog.versions(CLIENT)] == [None] * 5
+
+
+def test_replacing_needs_no_parent_and_is_compared_with_the_live_version(adaptation: Adaptation) -> None:
+    adaptation.run(command(seed=1), JobControl())
+    outcome = adaptation.run(command(seed=2, mode="replace", publish="auto"), JobControl())
+    assert (outcome.version.draft.parent, outcome.published, outcome.live) == (None, False, 1)
+    assert names(outcome) == ["2-0.png", "2-1.png"]
+    assert "the next extension builds on version 1" in outcome.version.draft.report["gate"]["reasons"][-1]
+
+
+def test_replacing_is_held_if_a_class_of_the_live_version_gets_worse(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    good = command(samples=4)
+    adaptation.run(good, JobControl())
+    store.update_settings(CLIENT, ClientSettings(floor=0.0))
+    swapped = command(samples=6, seed=1, labels=("coarse",) * 6 + ("fine",) * 6)
+    worse = replace(good, uploads=good.uploads[:4] + swapped.uploads, labels=("fine",) * 4 + swapped.labels)
+    held = adaptation.run(replace(worse, mode="replace", publish="auto"), JobControl())
+    gate = held.version.draft.report["gate"]
+    assert (held.published, gate["decision"]) == (False, "hold")
+    assert [dropped["label"] for dropped in gate["dropped"]] == ["fine"]
+    assert gate["dropped"][0]["judged"] == 4
+    assert "class 'fine' got worse: version 1 predicted" in gate["reasons"][0]
+
+
+def test_a_version_that_is_being_recorded_can_no_longer_be_stopped(
+    store: VersionStore, adaptation: Adaptation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control, stopped = JobControl(), []
+    record = store.publish
+
+    def publish(draft: VersionDraft, aliases: Sequence[str], *rest: Any, **options: Any) -> Publication:
+        stopped.append(control.stop(JobCancelled("too late")))
+        return record(draft, aliases, *rest, **options)
+
+    monkeypatch.setattr(store, "publish", publish)
+    assert adaptation.run(command(), control).version.number == 1
+    assert stopped == [False]
+
+
+@pytest.mark.parametrize("stage", ["decode", "adapt", "examine", "store"])
+def test_a_stopped_adaptation_makes_no_version(store: VersionStore, adaptation: Adaptation, stage: Stage) -> None:
+    control = in_stage(stage, lambda: control.stop(JobCancelled("enough")))
+    with pytest.raises(JobCancelled, match="enough"):
+        adaptation.run(command(samples=2, steps=2), control)
+    assert store.catalog.clients() == ()
+
+
+def test_the_key_of_a_request_belongs_to_its_last_version(store: VersionStore, adaptation: Adaptation) -> None:
+    control = JobControl()
+    outcome = adaptation.run(command(steps=2, first="prototypes", idempotency=KEY), control)
+    assert (control.first.version.number, outcome.version.number) == (1, 2)
+    assert [made.version.draft.recipe["steps"] for made in (control.first, outcome)] == [0, 2]
+    recalled = store.catalog.recall(CLIENT, KEY)
+    assert recalled is not None
+    assert recalled.version.number == 2
+
+
+def test_two_processes_that_adapt_with_the_same_key_make_one_version(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    others = iter([command(idempotency=KEY)])
+
+    def publish_elsewhere() -> None:
+        for other in others:
+            adaptation.run(other, JobControl())
+
+    outcome = adaptation.run(command(idempotency=KEY), in_stage("store", publish_elsewhere))
+    assert outcome.version.number == 1
+    assert len(store.catalog.versions(CLIENT)) == 1
+
+
+def test_a_version_records_the_samples_classes_and_recipe_of_its_request(adaptation: Adaptation) -> None:
+    sent = replace(command(samples=2), steps=3, learning_rate=0.25, seed=9)
+    draft = adaptation.run(sent, JobControl()).version.draft
+    assert draft.classes == ("fine", "coarse")
+    assert [sample.label for sample in draft.samples] == ["fine", "fine", "coarse", "coarse"]
+    assert (draft.recipe["steps"], draft.recipe["learning_rate"], draft.seed) == (3, 0.25, 9)
+    assert len(draft.report["loss_curve"]) == 3
+
+
+def test_an_image_that_is_sent_again_counts_once_with_its_latest_label(adaptation: Adaptation) -> None:
+    first = command(samples=2)
+    adaptation.run(first, JobControl())
+    again = replace(first, uploads=first.uploads[:1], labels=("coarse",))
+    draft = adaptation.run(again, JobControl()).version.draft
+    assert [sample.label for sample in draft.samples] == ["coarse", "fine", "coarse", "coarse"]
+
+
+@pytest.mark.parametrize("publish", ["always", "never"])
+def test_the_request_can_override_the_gate(adaptation: Adaptation, publish: Any) -> None:
+    outcome = adaptation.run(command(publish=publish), JobControl())
+    assert (outcome.published, outcome.live) == ((True, 1) if publish == "always" else (False, None))
+
+
+def test_an_extension_of_a_client_without_a_live_version_builds_on_the_newest(adaptation: Adaptation) -> None:
+    adaptation.run(command(seed=1, publish="never"), JobControl())
+    outcome = adaptation.run(command(seed=2, publish="never"), JobControl())
+    assert (outcome.version.draft.parent, names(outcome)) == (1, ["1-0.png", "1-1.png", "2-0.png", "2-1.png"])
+
+
+def test_samples_are_stored_unless_the_client_retains_none(store: VersionStore, adaptation: Adaptation) -> None:
+    kept = adaptation.run(command(seed=1), JobControl()).version.draft
+    store.update_settings(CLIENT, ClientSettings(retain_samples=False))
+    dropped = adaptation.run(command(seed=2, mode="replace"), JobControl()).version.draft
+    assert (kept.samples_kept, dropped.samples_kept) == (True, False)
+    assert store.collect(grace_s=0.0).removed == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 5}, "steps is 5; use 0 to 4"),
+        ({"steps": -1}, "steps is -1; use 0 to 4"),
+        ({"seed": -1}, "seed is -1"),
+        ({"learning_rate": -0.5}, "learning_rate"),
+    ],
+)
+def test_options_outside_their_limits_are_rejected(
+    store: VersionStore, adaptation: Adaptation, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        adaptation.run(replace(command(), **fields), JobControl())
+    assert store.catalog.clients() == ()
+
+
+def test_limits_apply_to_the_stored_samples_and_the_new_ones_together(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    for seed in (1, 2):
+        adaptation.run(command(samples=6, seed=seed), JobControl())
+    with pytest.raises(TooManySamples, match="26 samples, stored ones included; at most 24"):
+        adaptation.run(command(samples=1, seed=3), JobControl())
+    one_class = replace(command(samples=2), labels=("fine",) * 4, mode="replace")
+    with pytest.raises(TooFewClasses, match="only the class 'fine'"):
+        adaptation.run(one_class, JobControl())
+    assert len(store.catalog.versions(CLIENT)) == 2
+
+
+def test_the_aliases_of_a_held_version_stay_where_they_are(store: VersionStore, adaptation: Adaptation) -> None:
+    adaptation.run(command(seed=1), JobControl())
+    held = adaptation.run(command(seed=2, publish="never"), JobControl())
+    assert (held.version.number, held.live, store.catalog.alias(CLIENT, LIVE).version) == (2, 1, 1)
