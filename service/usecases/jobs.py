@@ -23,7 +23,10 @@ from service.usecases.adapt import AdaptOutcome
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 KEPT_S: Final = 900.0
-_KEPT: Final = 256
+"""How long a job is kept after it has ended."""
+
+MAX_KEPT: Final = 256
+"""Jobs kept after they have ended; the oldest are removed first."""
 
 
 @dataclass(eq=False)
@@ -148,5 +151,5 @@ class Jobs:
         ended = [(job_id, job.ended_at_s) for job_id, job in self._jobs.items() if job.ended_at_s is not None]
         ended.sort(key=lambda entry: entry[1])
         for index, (job_id, ended_at_s) in enumerate(ended):
-            if index < len(ended) - _KEPT or self._clock() - ended_at_s > KEPT_S:
+            if index < len(ended) - MAX_KEPT or self._clock() - ended_at_s > KEPT_S:
                 del self._jobs[job_id]

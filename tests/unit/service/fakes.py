@@ -186,7 +186,8 @@ class FakeAdaptation(IdempotentAdaptation):
         )
         publishes = command.publish != "never"
         version = self.lifecycle.add(draft, [LIVE] if publishes else [])
-        return AdaptOutcome(version=version, published=publishes, live=version.number if publishes else None)
+        live = self.lifecycle.client(command.client).aliases.get(LIVE)
+        return AdaptOutcome(version=version, published=publishes, live=None if live is None else live.version)
 
 
 def in_a_thread(call: Callable[[], T]) -> Future[T]:

@@ -303,6 +303,46 @@ def test_a_reference_is_read_once_between_two_commits(store: VersionStore, monke
     assert reads.count((CLIENT, LIVE)) == 2
 
 
+def test_a_commit_during_a_read_is_seen_by_the_next_read(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(store, [1], aliases=[LIVE])
+    publish(store, [2])
+    moves = iter([2])
+    served = store.catalog.served
+
+    def moved_afterwards(client: str, reference: str | int) -> ServedVersion:
+        found = served(client, reference)
+        for number in moves:
+            store.catalog.move_alias(CLIENT, LIVE, number, expected_revision=None)
+        return found
+
+    monkeypatch.setattr(store.catalog, "served", moved_afterwards)
+    (during,), (after,) = (store.served([(CLIENT, LIVE)]) for _ in range(2))
+    assert isinstance(during, ServedVersion)
+    assert isinstance(after, ServedVersion)
+    assert (during.number, after.number) == (1, 2)
+
+
+def test_a_slow_read_does_not_replace_what_a_later_read_remembers(
+    store: VersionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(store, [1], aliases=[LIVE])
+    publish(store, [2])
+    served, moves = store.catalog.served, iter([2])
+
+    def overtaken(client: str, reference: str | int) -> ServedVersion:
+        found = served(client, reference)
+        for number in moves:
+            store.catalog.move_alias(CLIENT, LIVE, number, expected_revision=None)
+            store.served([(CLIENT, LIVE)])
+        return found
+
+    monkeypatch.setattr(store.catalog, "served", overtaken)
+    store.served([(CLIENT, LIVE)])
+    (after,) = store.served([(CLIENT, LIVE)])
+    assert isinstance(after, ServedVersion)
+    assert after.number == 2
+
+
 def test_weights_of_a_deleted_client_are_not_those_of_its_successor(store: VersionStore) -> None:
     publish(store, [1], 1.0, [LIVE])
     (served,) = store.served([(CLIENT, LIVE)])

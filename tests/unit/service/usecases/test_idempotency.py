@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from service.domain.version import Idempotency, Publication
-from service.errors import IdempotencyInFlight, IdempotencyMismatch
+from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoding.decoder import Upload
 from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
@@ -73,6 +73,16 @@ def test_without_a_key_every_request_adapts(store: FakeStore, once: IdempotentAd
     assert [once.run(command).version.number for _ in range(2)] == [1, 2]
 
 
+def test_a_repeated_request_that_was_not_published_is_not_reported_as_published(
+    store: FakeStore, once: IdempotentAdaptation
+) -> None:
+    once.run(replace(COMMAND, publish="always", idempotency=Idempotency("earlier", "1" * 64)))
+    held = replace(COMMAND, publish="never")
+    once.run(held)
+    again = once.run(held)
+    assert (again.version.number, again.published, again.live) == (2, False, 1)
+
+
 def test_clients_can_use_the_same_key(store: FakeStore, once: IdempotentAdaptation) -> None:
     once.run(COMMAND)
     assert once.run(replace(COMMAND, client="other")).version.number == 1
@@ -98,6 +108,32 @@ def test_a_repeated_request_is_rejected_while_the_first_runs_and_gets_its_respon
         store.go_on.set()
         assert once.run(replace(COMMAND, idempotency=Idempotency("other", "1" * 64))).version.number >= 1
         assert first.result(30) == once.run(COMMAND)
+
+
+def test_clients_can_use_the_same_key_at_the_same_time(store: FakeStore, once: IdempotentAdaptation) -> None:
+    store.go_on.clear()
+    first = once.submit(COMMAND, JobControl())
+    assert store.during.wait(30)
+    second = once.submit(replace(COMMAND, client="other"), JobControl())
+    store.go_on.set()
+    assert [first.result(30).version.draft.client, second.result(30).version.draft.client] == ["line", "other"]
+
+
+def test_a_key_that_was_rejected_can_be_sent_again(store: FakeStore, once: IdempotentAdaptation) -> None:
+    first = once.run(COMMAND)
+    for _ in range(2):
+        with pytest.raises(IdempotencyMismatch):
+            once.run(replace(COMMAND, idempotency=Idempotency("k", "2" * 64)))
+    assert once.run(COMMAND) == first
+
+
+def test_a_key_can_be_sent_again_after_the_queue_rejected_it(store: FakeStore) -> None:
+    closed = AdaptQueue()
+    closed.close()
+    rejecting = IdempotentAdaptation(store.recall, store.run, closed)
+    for _ in range(2):
+        with pytest.raises(Overloaded):
+            rejecting.run(COMMAND)
 
 
 def test_a_failed_request_can_be_sent_again_with_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.domain.key import ANONYMOUS, Grant, as_scopes, new_key, prefix_of, record_of
+from service.domain.key import ANONYMOUS, Grant, KeyRecord, as_scopes, new_key, prefix_of, record_of
 from service.errors import InvalidKey, InvalidName, KeyMissing, KeyRefused, StoreUnavailable
 from service.usecases.keys import FRESH_S, STALE_S, KeyCache, admit_first, create
 from tests.unit.service.fakes import FakeKeys
@@ -80,14 +80,43 @@ def test_unknown_scopes_are_reported() -> None:
         as_scopes(["predict", "root"])
 
 
+VALID = f"anole_abcdefgh_{'x' * 43}"
+
+
+@pytest.mark.parametrize("valid", [VALID, VALID + "x" * 85])
+def test_a_key_that_was_made_elsewhere_is_accepted(valid: str) -> None:
+    assert prefix_of(valid.encode()) == "anole_abcdefgh"
+    assert record_of(valid, GRANT, NOW).prefix == "anole_abcdefgh"
+
+
 @pytest.mark.parametrize(
-    "wrong", ["", "anole_", "anole_abcdefgh_short", "ANOLE_abcdefgh_" + "x" * 43, "anole_abcdefgh_" + "é" * 43, "\n"]
+    "wrong",
+    [
+        "",
+        "\n",
+        "anole_",
+        "anole_abcdefgh_short",
+        VALID[:-1],
+        VALID + "x" * 86,
+        VALID + "\n",
+        VALID + "!",
+        " " + VALID,
+        VALID.replace("anole", "ANOLE"),
+        VALID.replace("abcdefgh", "abcdefg"),
+        VALID.replace("abcdefgh", "ABCDEFGH"),
+        VALID[:-1] + "é",
+        VALID[:-1] + "\udc80",
+    ],
+    ids=ascii,
 )
 def test_a_malformed_key_is_rejected_and_not_printed(wrong: str) -> None:
-    assert prefix_of(wrong.encode()) is None
+    assert prefix_of(wrong.encode("utf-8", "surrogatepass")) is None
     with pytest.raises(InvalidKey) as rejected:
         record_of(wrong, GRANT, NOW)
-    assert not wrong.strip() or wrong == "anole_" or wrong not in str(rejected.value)
+    with pytest.raises(InvalidKey) as rejected_empty:
+        record_of("", GRANT, NOW)
+    assert str(rejected.value) == str(rejected_empty.value)  # so no part of the key is in it
+    assert "the key has the wrong format; a key is anole_" in str(rejected.value)
 
 
 def test_a_key_identifies_its_caller_with_scopes_and_clients(keys: FakeKeys, cache: KeyCache) -> None:
@@ -133,6 +162,18 @@ def test_a_revoked_key_is_rejected_after_the_cache_expires(keys: FakeKeys, cache
     with pytest.raises(KeyRefused):
         cache.caller(key.encode())
     assert FRESH_S < STALE_S <= 5.0
+
+
+def test_the_age_of_cached_keys_counts_from_the_start_of_the_read(clock: Clock) -> None:
+    class SlowKeys(FakeKeys):
+        def all(self) -> tuple[KeyRecord, ...]:
+            found = super().all()
+            clock.now += FRESH_S  # a key that is revoked now is not in `found`
+            return found
+
+    cache = KeyCache(SlowKeys(), open_without_keys=False, clock=clock)
+    cache.read()
+    assert not cache.fresh
 
 
 def test_cached_keys_are_used_for_five_seconds_at_most_when_the_store_fails(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi import FastAPI
@@ -14,10 +17,12 @@ from service.http.app import ROUTERS, create_app
 from service.http.middleware.auth import PUBLIC
 from service.http.openapi import guarded_routes
 from service.settings import Settings
+from service.usecases.keys import KeyCache
 from service.usecases.readiness import Readiness
 from tests.in_process import PNG, Web
 from tests.unit.service.http.guarded import key_for
 
+LIMIT_S = 30
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 IDS = {"client": "line", "version": "1", "before": "1", "after": "1", "alias": "live", "name": "tiny", "job": "0" * 32}
 PUBLIC_ROUTES = {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
@@ -163,6 +168,34 @@ def test_a_key_without_the_required_scope_is_rejected(
             assert response.status_code not in {401, 403}
         else:
             assert (response.status_code, response.json()["code"]) == (403, "scope_missing")
+
+
+def test_requests_that_wait_for_the_same_read_of_the_keys_read_them_once(web: Web) -> None:
+    count = 20
+
+    class Watched(KeyCache):
+        """Lets the first read of the keys end when every request has found the cached keys too old."""
+
+        looks, all_wait = itertools.count(1), threading.Event()
+
+        @property
+        def fresh(self) -> bool:
+            found = super().fresh
+            if next(self.looks) == count:
+                self.all_wait.set()
+            return found
+
+        def read(self) -> None:
+            assert self.all_wait.wait(LIMIT_S)
+            super().read()
+
+    headers, kept = key_for(web, "predict"), web.services.kept_keys
+    web.services.keys = Watched(kept, open_without_keys=False, clock=lambda: 0.0)
+    reads = kept.reads
+    with ThreadPoolExecutor(count) as pool:
+        responses = list(pool.map(lambda _: web("GET", "/models", headers=headers), range(count)))
+    assert {response.status_code for response in responses} == {200}
+    assert kept.reads == reads + 1
 
 
 def test_a_service_with_keys_does_not_say_publicly_why_a_check_failed(guarded: Web) -> None:
