@@ -15,8 +15,9 @@ from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
 from service.errors import InvalidRequest, JobCancelled, ParentSuperseded, TooFewClasses, TooManySamples
 from service.runtime.adapt_queue import JobControl, Stage
+from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoding.decoder import InlineDecoder, Upload
-from service.runtime.loaded_checkpoint import LoadedCheckpoint, LoadedCheckpoints
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.open_store import open_embedded
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation, AdaptCommand, AdaptLimits, AdaptOutcome
@@ -30,7 +31,7 @@ PERIODS: Final = {"fine": 4, "coarse": 13}
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoints:
     path = tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
-    return LoadedCheckpoints(LoadedCheckpoint(load_checkpoint(str(path)), torch.device("cpu")))
+    return LoadedCheckpoints([LoadedCheckpoint(load_checkpoint(str(path)), torch.device("cpu"))])
 
 
 @pytest.fixture(scope="module")
