@@ -14,6 +14,7 @@ from models.adaptation.gradients import require_precision
 from models.checkpoint import load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
 from service.domain.version import Version
+from service.errors import InvalidSettings
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
@@ -63,29 +64,28 @@ class Services:
 
 
 def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _reason: None) -> Services:
-    """Load the checkpoint, open the store and build the use cases.
+    """Load the checkpoints, open the store and build the use cases.
 
     Args:
         settings: all of them.
         on_sync_failure: called when a write could not be made durable; the store then accepts no more writes.
 
     Raises:
-        CheckpointInvalid: the checkpoint does not exist or is damaged.
-        InvalidConfig: the device does not support the precision of the checkpoint's recipe.
-        InvalidSettings: there is no such device.
+        CheckpointInvalid: a checkpoint does not exist or is damaged.
+        InvalidConfig: the device does not support the precision of a checkpoint's recipe.
+        InvalidSettings: there is no such device, or two checkpoints have the same name.
         StoreUnavailable: the store cannot be opened.
     """
     disable_onnxruntime_telemetry()
     torch.set_num_threads(1)  # one worker per core is faster than several threads per operation
     keep_freed_memory()
     device = pick_device(settings.device)
-    current = LoadedCheckpoint(load_checkpoint(settings.model), device, max(1, usable_cores() // settings.workers))
-    require_precision(current.checkpoint.recipe, device)
-    checkpoints = LoadedCheckpoints([current], _shipped(device))
+    checkpoints = LoadedCheckpoints(_offered(settings, device), _shipped(device))
     store = open_store(settings, on_sync_failure)
     keys = open_keys(settings)
     decoder = _decoder(settings)
-    current.warm_up()
+    for checkpoint in checkpoints.offered:
+        checkpoint.warm_up()
     limits = AdaptLimits(max_samples=settings.max_samples, max_steps=settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
     prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
@@ -98,9 +98,9 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue),
         prediction=prediction,
         lifecycle=Lifecycle(store, start_weights),
-        checkpoints=CheckpointList([CheckpointSummary.of(current.checkpoint)]),
+        checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
-        readiness=Readiness(readiness_checks(store.ping, current.start_digest)),
+        readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),
         metrics=functools.partial(_metrics, prediction, queue, decoder),
         finish=queue.close,
         close=functools.partial(_close, queue, prediction, checkpoints, decoder, keys, store),
@@ -146,6 +146,20 @@ def open_keys(settings: Settings) -> SqlKeys:
 def _store_location(settings: Settings) -> stores.StoreLocation:
     url = settings.catalog_url
     return stores.StoreLocation(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
+
+
+def _offered(settings: Settings, device: torch.device) -> list[LoadedCheckpoint]:
+    """Load the checkpoints that clients are adapted from."""
+    threads = max(1, usable_cores() // settings.workers)
+    offered: dict[str, LoadedCheckpoint] = {}
+    for name_or_path in settings.model:
+        loaded = LoadedCheckpoint(load_checkpoint(name_or_path), device, threads)
+        require_precision(loaded.checkpoint.recipe, device)
+        name = loaded.checkpoint.name
+        if name in offered:
+            raise InvalidSettings(f"two models are called {name!r}; name each model once, or rename a file")
+        offered[name] = loaded
+    return list(offered.values())
 
 
 def _shipped(device: torch.device) -> dict[str, Callable[[], LoadedCheckpoint]]:

@@ -6,12 +6,13 @@ docs/settings.md describes each of them, and the limits that are fixed in the co
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import InvalidSettings
 
@@ -52,6 +53,12 @@ Bytes = Annotated[int, Field(ge=1 * _KIB, le=4096 * _MIB)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 
 
+def split_names(value: str | Iterable[str]) -> tuple[str, ...]:
+    """Split names at commas, in one text or in each of several."""
+    text = value if isinstance(value, str) else ",".join(value)
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 class Settings(BaseSettings):
     """Frozen settings: an argument first, then the environment (``ANOLE_PORT=8080``), then the default.
 
@@ -77,7 +84,11 @@ class Settings(BaseSettings):
     catalog_url: SecretStr | None = Field(None, description="postgresql://… or sqlite:///…; default: in `data`")
     blobs_url: str | None = Field(None, description="s3://BUCKET/PREFIX or file:///…; default: in `data`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it adapts and predicts")
-    model: str = Field("surfaces", min_length=1, description="name of a shipped checkpoint, or the path of one")
+    model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
+        ("surfaces",),
+        min_length=1,
+        description="names of shipped checkpoints, or paths, separated by commas; the first is the default",
+    )
     demo: bool = Field(True, description="add the client `demo` to an empty store")
 
     # Request limits
@@ -145,7 +156,7 @@ def export_to_workers(settings: Settings) -> None:
     for name in _SECRETS:
         os.environ.pop(_variable(name), None)
     for name, value in settings.model_dump(mode="json", exclude_none=True, exclude=set(_SECRETS)).items():
-        os.environ[_variable(name)] = str(value)
+        os.environ[_variable(name)] = ",".join(value) if isinstance(value, list) else str(value)
     if settings.catalog_url is not None:
         os.environ[_variable("catalog_url")] = settings.catalog_url.get_secret_value()
 

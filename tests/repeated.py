@@ -13,7 +13,7 @@ from service.settings import Settings
 
 def repeats_bit_by_bit(settings: Settings, client: str, number: int) -> bool:
     """Return whether adapting again from the stored samples, recipe and seed gives the stored weights bit for bit."""
-    checkpoint = LoadedCheckpoint(load_checkpoint(settings.model), torch.device("cpu"))
+    checkpoint = LoadedCheckpoint(load_checkpoint(settings.model[0]), torch.device("cpu"))
     with open_store(settings) as store:
         draft = store.catalog.version(client, number).draft
         images = [store.sample(client, sample.digest) for sample in draft.samples]

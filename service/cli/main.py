@@ -52,15 +52,18 @@ def serve(
         int | None, typer.Option(help="Number of worker processes.", show_default="ANOLE_WORKERS, or 1")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="Name of a shipped checkpoint, or a path.", show_default="ANOLE_MODEL, or surfaces"),
+        list[str] | None,
+        typer.Option(
+            help="Name of a shipped checkpoint, or a path. Repeat it to offer several; the first is the default.",
+            show_default="ANOLE_MODEL, or surfaces",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve adaptation and prediction over HTTP."""
     from service.cli.serve import run
 
-    settings = load_settings(host=host, port=port, data=data, device=device, workers=workers, model=model)
+    settings = load_settings(host=host, port=port, data=data, device=device, workers=workers, model=model or None)
     run(settings, as_json=as_json)
 
 

@@ -117,7 +117,7 @@ def _lifespan(
         context = app.state.context = Context(services, settings, telemetry, Jobs())
         telemetry.add_metrics(lambda: {**services.metrics(), **context.jobs.metrics()})
         await to_thread.run_sync(services.keys.read)
-        log.info("ready", model=settings.model, data=str(settings.data))
+        log.info("ready", model=",".join(settings.model), data=str(settings.data))
         if services.keys.open:
             log.warning("no API key was ever created: everyone who can connect has access", host=settings.host)
         stopping = _StopTimer(settings.drain_s + settings.stop_s)

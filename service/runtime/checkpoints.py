@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -75,6 +76,11 @@ class LoadedCheckpoints:
             if digest not in self._loaded:
                 self._loaded[digest] = self._loaders[digest]()
             return self._loaded[digest]
+
+    def start_digest(self) -> str:
+        """Digest the weights of the offered checkpoints as they are in memory now. It must never change."""
+        digests = [checkpoint.start_digest() for checkpoint in self.offered]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
     def close(self) -> None:
         """Stop the threads of all loaded checkpoints."""

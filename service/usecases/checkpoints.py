@@ -1,4 +1,4 @@
-"""GET /models: the meta-trained checkpoints that this service adapts from."""
+"""GET /models: the meta-trained checkpoints that clients are adapted from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from models.checkpoint import Checkpoint
+from models.checkpoint import SHIPPED_ALIASES, Checkpoint
 from service.errors import UnknownCheckpoint
 
 
@@ -44,23 +44,23 @@ class CheckpointSummary:
 
 
 class CheckpointList:
-    """The available checkpoints. The first one is in use."""
+    """The available checkpoints. The first one is the default."""
 
     def __init__(self, checkpoints: Iterable[CheckpointSummary]) -> None:
         self._checkpoints = tuple(checkpoints)
 
     def list(self) -> tuple[CheckpointSummary, ...]:
-        """Return all checkpoints, the one in use first."""
+        """Return all checkpoints, the default first."""
         return self._checkpoints
 
     def get(self, name: str) -> CheckpointSummary:
-        """Return the checkpoint with that name.
+        """Return the checkpoint with that name, which may be an alias.
 
         Raises:
             UnknownCheckpoint: there is none.
         """
         for summary in self._checkpoints:
-            if summary.name == name:
+            if summary.name == SHIPPED_ALIASES.get(name, name):
                 return summary
         names = ", ".join(summary.name for summary in self._checkpoints)
         raise UnknownCheckpoint(f"there is no model {name!r}; the available models are {names}")

@@ -24,8 +24,8 @@ def adapt_with(
 ) -> tuple[dict[str, Any], dict[str, Any], bool]:
     """Return the response, the version's record, and whether adapting again from the record gives the same bits."""
     path, name = folder / f"{recipe.precision}-{recipe.recompute}-{len(recipe.lr_multipliers)}.safetensors", "line"
-    save_checkpoint(replace(load_checkpoint(settings.model), recipe=recipe), path)
-    changed = settings.model_copy(update={"model": str(path), "data": folder / path.stem})
+    save_checkpoint(replace(load_checkpoint(settings.model[0]), recipe=recipe), path)
+    changed = settings.model_copy(update={"model": (str(path),), "data": folder / path.stem})
     services = bootstrap.build(changed)
     files = [
         ("samples", (f"{period}-{n}.png", image)) for period in (6, 20) for n, image in enumerate(striped(3, period))
@@ -41,7 +41,7 @@ def adapt_with(
 def test_precision_and_multipliers_change_the_adaptation_and_recomputation_does_not(
     settings: Settings, tmp_path: Path
 ) -> None:
-    recipe = load_checkpoint(settings.model).recipe
+    recipe = load_checkpoint(settings.model[0]).recipe
     frozen = replace(recipe, lr_multipliers=(("block[123].*", 0.0),))
     recipes = (recipe, replace(recipe, recompute=True), replace(recipe, precision="bfloat16"), frozen)
     responses = [adapt_with(recipe, settings, tmp_path) for recipe in recipes]
@@ -56,7 +56,7 @@ def test_precision_and_multipliers_change_the_adaptation_and_recomputation_does_
 
 
 def test_a_precision_that_the_device_lacks_is_rejected_at_start(settings: Settings, tmp_path: Path) -> None:
-    checkpoint, path = load_checkpoint(settings.model), tmp_path / "float16.safetensors"
+    checkpoint, path = load_checkpoint(settings.model[0]), tmp_path / "float16.safetensors"
     save_checkpoint(replace(checkpoint, recipe=replace(checkpoint.recipe, precision="float16")), path)
     with pytest.raises(InvalidConfig, match="allowed there: float32, bfloat16"):
-        bootstrap.build(settings.model_copy(update={"model": str(path)}))
+        bootstrap.build(settings.model_copy(update={"model": (str(path),)}))

@@ -13,7 +13,7 @@ from models.checkpoint import load_checkpoint
 from models.images.preprocessing import DEFAULT_LIMITS
 from service import bootstrap
 from service.bootstrap import Services
-from service.errors import UnknownCheckpoint
+from service.errors import InvalidSettings, UnknownCheckpoint
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoding.decoder import InlineDecoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
@@ -29,8 +29,8 @@ IMAGE = Upload("fine.png", striped(1, 6, seed=9)[0])
 
 
 @contextmanager
-def served(settings: Settings, model: str) -> Iterator[Services]:
-    services = bootstrap.build(settings.model_copy(update={"model": model, "decoder_processes": 0}))
+def served(settings: Settings, *models: str) -> Iterator[Services]:
+    services = bootstrap.build(settings.model_copy(update={"model": models, "decoder_processes": 0}))
     yield services
     services.close()
 
@@ -40,17 +40,25 @@ def test_versions_of_a_shipped_checkpoint_predict_the_same_under_any_other_defau
         services.adaptation.run(command("line", PERIODS))
         before = services.prediction.run("line", [IMAGE])
         weights = services.lifecycle.weights("line", 1)
-    for model in ("paper", settings.model):
+    for model in ("paper", *settings.model):
         with served(settings, model) as services:
             assert services.prediction.run("line", [IMAGE]).predictions == before.predictions
             assert services.lifecycle.weights("line", 1) == weights
 
 
 def test_a_checkpoint_file_that_is_no_longer_given_is_named(settings: Settings) -> None:
-    with served(settings, settings.model) as services:
+    with served(settings, *settings.model) as services:
         services.adaptation.run(command("line", PERIODS))
     with served(settings, "paper") as services, pytest.raises(UnknownCheckpoint, match=r"'tiny'.*--model"):
         services.prediction.run("line", [IMAGE])
+
+
+def test_two_models_of_one_name_are_rejected_at_start(settings: Settings) -> None:
+    with (
+        pytest.raises(InvalidSettings, match="two models are called 'surfaces'"),
+        served(settings, "surfaces", "surfaces-small"),
+    ):
+        pass
 
 
 def test_predictions_of_other_clients_do_not_wait_for_a_checkpoint_to_load(settings: Settings) -> None:

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 @router.get("", summary="List models", dependencies=[ANY_KEY])
 def list_models(services: ServicesDep) -> schemas.MetaModelList:
-    """List the available models. The first one is in use."""
+    """List the available models. The first one is the default; a client chooses by its setting `model`."""
     return schemas.MetaModelList(
         models=[schemas.MetaModel.model_validate(each) for each in services.checkpoints.list()]
     )

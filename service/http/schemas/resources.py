@@ -233,7 +233,7 @@ class MetaModel(Answer):
 
 
 class MetaModelList(Answer):
-    """The available models; the first one is in use."""
+    """The available models; the first one is the default."""
 
     models: list[MetaModel]
 

@@ -22,7 +22,7 @@ def test_arguments_take_precedence_over_the_environment_and_that_over_defaults(m
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("data"))
-    assert (settings.device, settings.model, settings.demo) == ("auto", "surfaces", True)
+    assert (settings.device, settings.model, settings.demo) == ("auto", ("surfaces",), True)
     assert settings.adapt_body_bytes == 32 * 1024 * 1024
 
 
@@ -62,11 +62,21 @@ def test_an_invalid_argument_is_reported_as_a_setting() -> None:
 
 
 def test_workers_read_the_same_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given = load_settings(port=1234, data=tmp_path, demo=False, drain_s=0.5, log_level="error")
+    models = ["surfaces", str(tmp_path / "mine.safetensors")]
+    given = load_settings(port=1234, data=tmp_path, demo=False, drain_s=0.5, log_level="error", model=models)
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
     export_to_workers(given)
     assert load_settings() == given
+
+
+def test_models_are_separated_by_commas_and_there_is_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOLE_MODEL", "surfaces, data/mine.safetensors")
+    assert load_settings().model == ("surfaces", "data/mine.safetensors")
+    assert load_settings(model=["paper", "omniglot"]).model == ("paper", "omniglot")
+    monkeypatch.setenv("ANOLE_MODEL", " , ")
+    with pytest.raises(InvalidSettings, match="ANOLE_MODEL"):
+        load_settings()
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
