@@ -13,10 +13,9 @@ from service.domain.client import ClientSettings
 from service.domain.key import Grant, KeyRecord, new_key, record_of
 from service.domain.version import LIVE, Idempotency
 from service.store.catalog.catalog import Catalog
-from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.tables import METADATA, SAMPLES
-from service.store.ports import utc_now
+from service.store.ports import Database, utc_now
 from tests.contract.values import CLIENT, a_draft, digest_of
 
 OTHER = "line-2"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, output, plain, print_json
 from service.cli.keys import Data
-from service.domain.maintenance import BackupReport, Damage
 from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from service.store.backup import BackupReport
+    from service.store.maintenance import Damage
 
 store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and restore the store.")
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Final
 
 from models.atomic_files import TEMPORARY_PREFIX, sync, write_atomically
-from service.domain.maintenance import BackupReport, Damage
 from service.errors import InvalidRequest, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.catalog import Catalog
+from service.store.maintenance import Damage
 from service.store.ports import Blobs
 
 MANIFEST: Final = "backup.json"
@@ -36,6 +36,25 @@ _LOCK: Final = ".lock"
 
 RequiredBlobs = Mapping[str, Mapping[str, int]]
 """Client -> digest -> the number of a version that needs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What a backup contains, or what was restored from one.
+
+    Attributes:
+        clients: number of clients.
+        versions: number of their versions.
+        blobs: number of different blobs that the versions need, counted by client.
+        added: number of these that were copied because they were not there yet.
+        damages: blobs of which the store itself has no good copy; everything else is there.
+    """
+
+    clients: int
+    versions: int
+    blobs: int
+    added: int
+    damages: tuple[Damage, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,11 @@ from models.atomic_files import sync as sync_to_disk
 from service.errors import InvalidSettings, StoreUnavailable
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.catalog import Catalog
-from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.ports import Blobs, SyncFailures
+from service.store.ports import Blobs, Database, SyncFailures
 from service.store.version_store import VersionStore
 
 CATALOG_FILE: Final = "catalog.sqlite3"

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
-from service.domain.maintenance import BackupReport, CheckReport, CollectReport, Erasure
 from service.domain.version import LIVE, Idempotency, Publication, ServedVersion, Version, VersionDraft
 from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store import backup, maintenance
+from service.store.backup import BackupReport
 from service.store.catalog.catalog import Catalog
-from service.store.maintenance import GRACE_S
+from service.store.maintenance import GRACE_S, CheckReport, CollectReport, Erasure
 from service.store.ports import Blobs
 from service.store.tensor_bytes import from_bytes, to_bytes
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from service.domain.client import ClientSettings, ClientSummary, validate_alias_name, validate_client_name
 from service.domain.diff import VersionDiff, compare
-from service.domain.maintenance import Erasure
 from service.domain.version import LIVE, AliasMove, Version
 from service.errors import InvalidRequest
+from service.store.maintenance import Erasure
 from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
 from service.store.version_store import VersionStore
 

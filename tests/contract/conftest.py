@@ -10,10 +10,10 @@ from sqlalchemy import make_url
 
 from service.store.catalog import sqlite as database_sqlite
 from service.store.catalog.catalog import Catalog
-from service.store.catalog.database import Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
+from service.store.ports import Database
 
 ADAPTERS = ("sqlite with the rollback journal", "sqlite with the write-ahead log", "postgresql")
 

@@ -16,13 +16,13 @@ from sqlalchemy import Column, Connection, Table, create_engine, delete, make_ur
 from service.domain.version import LIVE
 from service.errors import StoreUnavailable, VersionCorrupt
 from service.store.catalog.catalog import Catalog
-from service.store.catalog.database import Database
 from service.store.catalog.keys import SqlKeys
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA
 from service.store.open_store import CATALOG_FILE, open_embedded
+from service.store.ports import Database
 from tests.contract.values import CLIENT, a_draft
 from tests.damaged_rows import CHECKED_COLUMNS, OTHER, change, filled, read_results, wrong_results
 from tests.integration.store_child import publish

@@ -16,11 +16,11 @@ from sqlalchemy import Connection, make_url, text
 
 from service.domain.version import LIVE, Idempotency
 from service.store.catalog.catalog import Catalog
-from service.store.catalog.database import ALL_CLIENTS, Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA
+from service.store.ports import ALL_CLIENTS, Database
 from tests.contract.values import CLIENT, a_draft, digest_of
 from tests.real_parts import PostgresServer
 

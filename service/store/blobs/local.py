@@ -18,7 +18,10 @@ from typing import Final
 from models.atomic_files import TEMPORARY_PREFIX, SyncFailed, sync, write_temporary
 from service.domain.client import validate_client_name
 from service.errors import StoreFull, StoreUnavailable
-from service.store.blobs.content import (
+from service.store.ports import (
+    BlobEntry,
+    Blobs,
+    SyncFailures,
     is_digest,
     is_space,
     missing_blob,
@@ -27,7 +30,6 @@ from service.store.blobs.content import (
     validate_digest,
     verify_content,
 )
-from service.store.ports import BlobEntry, Blobs, SyncFailures
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

@@ -21,16 +21,18 @@ from obstore.store import S3Store
 
 from service.domain.client import validate_client_name
 from service.errors import StoreFull, StoreUnavailable
-from service.store.blobs.content import (
+from service.store.ports import (
+    BlobEntry,
+    Blobs,
     is_digest,
     is_space,
     missing_blob,
     run_parallel,
     sha256,
+    utc_now,
     validate_digest,
     verify_content,
 )
-from service.store.ports import BlobEntry, Blobs, utc_now
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore, S3Config

@@ -20,12 +20,11 @@ from service.domain.version import AliasMove, Idempotency, Publication, ServedVe
 from service.errors import UnknownClient, VersionCorrupt, VersionInUse
 from service.store.catalog import copy as catalog_copy
 from service.store.catalog import queries
-from service.store.catalog.database import Database
 from service.store.catalog.integrity import row_problems
 from service.store.catalog.publishing import Publishing
 from service.store.catalog.queries import ClientRow, version_values
 from service.store.catalog.tables import ALIASES, CLIENT_SETTINGS, CLIENTS, SAMPLES, VERSIONS, with_checksum
-from service.store.ports import utc_now
+from service.store.ports import Database, utc_now
 
 
 class Catalog:

@@ -10,10 +10,10 @@ from typing import Any, Final
 from sqlalchemy import Connection, Table, func, insert, select, text
 
 from service.errors import InvalidRequest
-from service.store.catalog.database import ALL_CLIENTS, Database
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import API_KEYS, CLIENTS, METADATA
+from service.store.ports import ALL_CLIENTS, Database
 
 _ROWS_PER_INSERT: Final = 500
 

@@ -10,9 +10,8 @@ from sqlalchemy import insert, select, update
 
 from service.domain.key import KeyRecord
 from service.errors import InvalidKey, UnknownKey
-from service.store.catalog.database import Database
 from service.store.catalog.tables import API_KEYS, CHECKSUM_COLUMN, RowValues, row_checksum, with_checksum
-from service.store.ports import Keys, utc_now
+from service.store.ports import Database, Keys, utc_now
 
 _SCOPE: Final = "api_keys *"
 """The scope that writers of keys exclude each other from. No client has this name."""

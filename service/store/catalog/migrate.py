@@ -16,8 +16,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from service.errors import StoreIncompatible
-from service.store.catalog.database import ALL_CLIENTS, Database
 from service.store.catalog.integrity import renew_checksums
+from service.store.ports import ALL_CLIENTS, Database
 
 _SCRIPTS: Final = "service.store.catalog:migrations"
 _ALEMBIC_LOCK: Final = threading.Lock()  # Alembic keeps the running migration in a global of its module

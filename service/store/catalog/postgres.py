@@ -23,7 +23,8 @@ from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy import exc as sql_errors
 
 from service.errors import InvalidSettings, StoreFull, StoreUnavailable
-from service.store.catalog.database import ALL_CLIENTS, Database, integrity_failure, strict_json
+from service.store.catalog.tables import integrity_failure, strict_json
+from service.store.ports import ALL_CLIENTS, Database
 
 POOL_SIZE: Final = 8
 MAX_CONNECTIONS: Final = 32

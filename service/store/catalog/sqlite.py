@@ -26,8 +26,8 @@ from sqlalchemy import exc as sql_errors
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.catalog.database import Database, integrity_failure, strict_json
-from service.store.ports import SyncFailures
+from service.store.catalog.tables import integrity_failure, strict_json
+from service.store.ports import Database, SyncFailures
 
 FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
 POOL_SIZE: Final = 8

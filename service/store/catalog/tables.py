@@ -37,6 +37,7 @@ from sqlalchemy import (
     text,
     true,
 )
+from sqlalchemy.exc import IntegrityError
 
 from service.domain.version import SampleRef
 from service.errors import VersionCorrupt
@@ -194,6 +195,17 @@ CHECKSUM_COLUMN: Final = "seal"
 _CHECKSUM_BYTES: Final = 16
 _LINKS: Final = frozenset({"id", "client_id", "version_id", CHECKSUM_COLUMN})
 """Columns that a checksum does not cover."""
+
+
+def strict_json(value: Any) -> str:
+    """Encode JSON that every database accepts: no NaN, no infinity. Keys keep their order."""
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def integrity_failure(error: IntegrityError) -> VersionCorrupt:
+    """Translate a violated constraint. Writers of one client exclude each other, so a row must have been damaged."""
+    reason = str(error.orig).strip().partition("\n")[0]
+    return VersionCorrupt(f"rows of the catalog are inconsistent ({reason}); nothing was recorded; restore a backup")
 
 
 def with_checksum(table: Table, owner: str, values: RowValues) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from service.bootstrap import Services
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
-from service.domain.maintenance import Erasure
 from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoding.decoder import Upload
+from service.store.maintenance import Erasure
 from service.store.ports import Keys
 from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary

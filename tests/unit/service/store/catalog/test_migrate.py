@@ -13,10 +13,10 @@ from sqlalchemy import inspect
 
 from service.errors import StoreIncompatible
 from service.store.catalog import sqlite as database_sqlite
-from service.store.catalog.database import ALL_CLIENTS
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.catalog.tables import METADATA
+from service.store.ports import ALL_CLIENTS
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import make_url, text
 
 from service.errors import StoreFull, StoreUnavailable
-from service.store.catalog.database import ALL_CLIENTS
 from service.store.catalog.postgres import PostgresDatabase
+from service.store.ports import ALL_CLIENTS
 from tests.real_parts import PostgresServer
 
 SCOPE = "line-1"

@@ -13,8 +13,9 @@ from sqlalchemy import Connection
 
 from service.errors import StoreFull, StoreUnavailable
 from service.store.catalog import sqlite as database_sqlite
-from service.store.catalog.database import ALL_CLIENTS, strict_json
 from service.store.catalog.sqlite import SqliteDatabase, journal_mode
+from service.store.catalog.tables import strict_json
+from service.store.ports import ALL_CLIENTS
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.domain.maintenance import CheckReport, Damage
+from service.store.maintenance import CheckReport, Damage
 
 
 def test_a_store_is_intact_if_neither_blobs_nor_catalog_are_damaged() -> None:
