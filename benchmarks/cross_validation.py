@@ -41,7 +41,7 @@ from models.validation.calibration import (
     expected_calibration_error,
 )
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidator
-from models.validation.folds import group_duplicates
+from models.validation.folds import group_samples
 from service.cli.train import CACHE
 
 WAYS: Final = 5
@@ -85,7 +85,7 @@ class Episode:
 
     Attributes:
         support: support with possibly flipped labels.
-        groups: near-duplicates in the support.
+        groups: samples of the support that are one picture.
         true_labels: int64 (samples,), without flips.
         queries: float32 (queries, channels, side, side), and labels.
         unknown: float32 (images, channels, side, side), of up to five other classes.
@@ -145,7 +145,7 @@ def draw(classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoin
     seen = torch.cat(support)
     return Episode(
         support=Support(normalise(seen, spec), _flipped(true_labels, settings, generator), settings.ways),
-        groups=group_duplicates(list(seen), flips=checkpoint.recipe.flip_augment),
+        groups=group_samples(list(seen), [None] * len(seen), flips=checkpoint.recipe.flip_augment),
         true_labels=true_labels,
         queries=(normalise(torch.cat(queries), spec), torch.tensor(query_labels)),
         unknown=normalise(torch.cat(unknown), spec),

@@ -40,6 +40,14 @@ class LabelCountMismatch(InvalidRequest):
     """The number of labels differs from the number of samples."""
 
 
+class PartCountMismatch(InvalidRequest):
+    """The number of parts differs from the number of samples."""
+
+
+class ConflictingLabels(InvalidRequest):
+    """One picture has two labels in the same request."""
+
+
 class TooFewClasses(InvalidRequest):
     """The version would have fewer than two classes."""
 

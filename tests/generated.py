@@ -31,7 +31,12 @@ def striped(count: int, period: int, seed: int = 0) -> list[bytes]:
         phase, noise = generator.uniform(0, 1), generator.normal(0, 55, (40, 40))
         columns = np.sin((np.arange(40) + phase) * 2 * np.pi / period) * 80 + 128
         pixels = np.clip(columns[None, :] + noise, 0, 255).astype(np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        pictures.append(buffer.getvalue())
+        pictures.append(encoded(Image.fromarray(pixels)))
     return pictures
+
+
+def encoded(image: Image.Image) -> bytes:
+    """Return the image as a PNG."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

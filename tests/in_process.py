@@ -74,7 +74,7 @@ class Web:
         check_described(response)
         return response
 
-    def adapt(self, client: str = "line", labels: Sequence[str] = ("good", "bad"), **fields: str) -> httpx.Response:
+    def adapt(self, client: str = "line", labels: Sequence[str] = ("good", "bad"), **fields: Any) -> httpx.Response:
         files = [("samples", (f"{index}.png", PNG)) for index in range(len(labels))]
         return self("POST", "/adapt", data={"client": client, "labels": list(labels), **fields}, files=files)
 

@@ -180,7 +180,7 @@ class CrossValidator:
             support: all labelled images. Folds ignore its anchors.
             recipe: the inner loop of the version.
             seed: seed of the version; seeds of the folds are derived from it.
-            groups: int64 (samples,), from `folds.group_duplicates`; a group is never divided.
+            groups: int64 (samples,), from `folds.group_samples`; a group is never divided.
         """
         labels = support.labels.cpu()
         folds = make_folds(labels, groups, self.max_folds, torch.Generator().manual_seed(seed))
@@ -305,5 +305,8 @@ def _reason_for_skipping(labels: Tensor, folds: Folds) -> str:
     if folds.count:
         return "the adaptation diverged in every cross-validation fold; try a lower learning_rate or fewer steps"
     if len(torch.unique(folds.groups)) < len(labels):
-        return "every class has one image or copies of one; cross-validation needs two different images of a class"
+        return (
+            "each class has pictures of one part only, or copies of one picture; cross-validation needs two different "
+            "parts of a class"
+        )
     return "every class has one sample; cross-validation needs two or more samples of a class"

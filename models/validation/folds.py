@@ -1,36 +1,25 @@
-"""Cross-validation folds that never separate near-duplicates of one image.
+"""Cross-validation folds that never divide one physical part, or one picture that was sent twice.
 
-A group is a set of samples that show one image: the same file, compressed again, resized, brightened or shifted a
-little. All samples of a group are in the same fold.
+A group is a set of samples that show one part: those with the same part name, and those with the same pixels. All
+samples of a group are in the same fold. Looks do not decide: under a fixed camera, different parts look alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 TRAIN_ONLY = -1
 """Fold of a sample that is never held out, because its class would have no other sample to train on."""
 
-DUPLICATE_CORRELATION = 0.88
-"""Thumbnail correlation from which two images count as duplicates.
-
-On five datasets, different images of one class reached at most 0.85. Copies compressed to JPEG quality 50, resized to
-0.7, brightened, or with noise added reached at least 0.91. This was an informal trial.
-"""
-
-_SIDE = 32
-_NEIGHBOURHOOD = 9
-_FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (1,), (1, 2))
-"""Dimensions of (samples, height, width) to flip."""
-
-_LUMA = (0.299, 0.587, 0.114)
-_FLAT = 0.25
-"""Deviation, in grey levels of 255, below which an image counts as blank."""
+_SAMPLED_ROWS, _SAMPLED_COLUMNS = 16, 4
+"""Every 16th row and every 4th column are compared before the whole image."""
 
 
 @dataclass(frozen=True)
@@ -53,41 +42,60 @@ class Folds:
         return self.test_fold == fold
 
 
-def group_duplicates(images: Sequence[Tensor], *, flips: bool = False) -> Tensor:
-    """Group near-duplicate images.
+def group_samples(images: Sequence[Tensor], parts: Sequence[str | None], *, flips: bool = False) -> Tensor:
+    """Group samples that show one physical part.
 
     Args:
         images: canonical images, uint8 (1 or 3, height, width) each, of any sizes.
-        flips: whether mirror images count as duplicates, for recipes that augment with them.
+        parts: the name of the part that each image shows, or None if it is not known.
+        flips: whether mirror images count as one picture, for recipes that augment with them.
 
     Returns:
-        int64 (samples,), the group of each image. Groups are transitive.
+        int64 (samples,), the group of each sample, numbered from 0. Groups are transitive: two parts that share a
+        picture are one group.
     """
-    correlation = thumbnail_correlation(images, flips=flips)
-    groups = torch.arange(len(images))
-    duplicates = (correlation >= DUPLICATE_CORRELATION).triu(1).nonzero()
-    for first, second in duplicates.tolist():
-        groups[groups == groups[second].item()] = groups[first].item()
-    numbered: Tensor = torch.unique(groups, return_inverse=True)[1]
+    root = list(range(len(images)))
+
+    def find(sample: int) -> int:
+        while root[sample] != sample:
+            root[sample] = root[root[sample]]
+            sample = root[sample]
+        return sample
+
+    for first, other in [*_same_parts(parts), *_same_pixels(images, flips=flips)]:
+        root[find(other)] = find(first)
+    roots = torch.tensor([find(sample) for sample in range(len(images))])
+    numbered: Tensor = torch.unique(roots, return_inverse=True)[1]
     return numbered
 
 
-def thumbnail_correlation(images: Sequence[Tensor], *, flips: bool = False) -> Tensor:
-    """Correlation of the images' thumbnails; with `flips`, the maximum over mirror images.
+def _same_parts(parts: Sequence[str | None]) -> Iterator[tuple[int, int]]:
+    return _pairs([(index, part) for index, part in enumerate(parts) if part is not None])
 
-    A thumbnail is grey, 32 pixels wide, minus its local mean, so brightness and lighting do not make images similar.
-    Blank images correlate with each other.
 
-    Returns:
-        float32 (samples, samples), at most 1.
-    """
-    thumbnails = torch.stack([_thumbnail(image) for image in images])  # (samples, side, side)
-    flat = thumbnails.flatten(1)
-    floor = _FLAT**2 * _SIDE**2
-    energy = flat.square().sum(1) + floor  # (samples,)
-    views = [thumbnails.flip(dims).flatten(1) for dims in (_FLIPS if flips else _FLIPS[:1])]
-    products = torch.stack([flat @ view.T for view in views]).amax(0) + floor
-    return products / (energy[:, None] * energy).sqrt()
+def _same_pixels(images: Sequence[Tensor], *, flips: bool) -> Iterator[tuple[int, int]]:
+    """Pairs of images with the same pixels. A few pixels of each decide which images are compared as a whole."""
+    views = [_views(image.numpy(), flips=flips) for image in images]
+    sampled = [min(view[:, ::_SAMPLED_ROWS, ::_SAMPLED_COLUMNS].tobytes() for view in each) for each in views]
+    similar: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(sampled):
+        similar[key].append(index)
+    candidates = [index for indices in similar.values() if len(indices) > 1 for index in indices]
+    return _pairs([(index, min((view.shape, view.tobytes()) for view in views[index])) for index in candidates])
+
+
+def _views(pixels: NDArray[np.uint8], *, flips: bool) -> list[NDArray[np.uint8]]:
+    """The image, with `flips` also its mirror images; none is copied."""
+    if not flips:
+        return [pixels]
+    return [pixels, pixels[:, :, ::-1], pixels[:, ::-1], pixels[:, ::-1, ::-1]]
+
+
+def _pairs(keyed: Sequence[tuple[int, Hashable]]) -> Iterator[tuple[int, int]]:
+    """Pair each index with the first one of the same key."""
+    first: dict[Hashable, int] = {}
+    for index, key in keyed:
+        yield first.setdefault(key, index), index
 
 
 def make_folds(labels: Tensor, groups: Tensor, max_folds: int, generator: torch.Generator) -> Folds:
@@ -98,7 +106,7 @@ def make_folds(labels: Tensor, groups: Tensor, max_folds: int, generator: torch.
 
     Args:
         labels: int64 (samples,), class indices.
-        groups: int64 (samples,), from `group_duplicates`.
+        groups: int64 (samples,), from `group_samples`.
         max_folds: maximum number of folds, from 2.
         generator: shuffles the groups of a class.
     """
@@ -110,7 +118,7 @@ def make_folds(labels: Tensor, groups: Tensor, max_folds: int, generator: torch.
         for index in torch.randperm(len(members), generator=generator).tolist():
             test_fold[groups == members[index]] = assigned % count
             assigned += 1
-    _keep_every_class(test_fold, labels, count)
+    _keep_every_class(test_fold, labels, groups, count)
     return _renumber(test_fold, groups)
 
 
@@ -122,12 +130,12 @@ def _groups_by_class(labels: Tensor, groups: Tensor) -> dict[int, list[int]]:
     return members
 
 
-def _keep_every_class(test_fold: Tensor, labels: Tensor, count: int) -> None:
-    """Make samples train-only, in place, where a fold would hold out a whole class."""
+def _keep_every_class(test_fold: Tensor, labels: Tensor, groups: Tensor, count: int) -> None:
+    """Make groups train-only, in place, where a fold would hold out a whole class."""
     for fold in range(count):
         trained = set(labels[test_fold != fold].tolist())
         for label in set(labels.tolist()) - trained:
-            test_fold[(test_fold == fold) & (labels == label)] = TRAIN_ONLY
+            test_fold[torch.isin(groups, groups[labels == label])] = TRAIN_ONLY
 
 
 def _renumber(test_fold: Tensor, groups: Tensor) -> Folds:
@@ -137,14 +145,3 @@ def _renumber(test_fold: Tensor, groups: Tensor) -> Folds:
     for index, fold in enumerate(used):
         renumbered[test_fold == fold] = index
     return Folds(renumbered, len(used), groups)
-
-
-def _thumbnail(image: Tensor) -> Tensor:
-    """Grey levels minus their local mean: float32 (side, side)."""
-    values = image.to(torch.float32)
-    if values.shape[0] == 3:
-        values = (torch.tensor(_LUMA)[:, None, None] * values).sum(0, keepdim=True)
-    small = F.interpolate(values[None], (_SIDE, _SIDE), mode="bilinear", align_corners=False, antialias=True)
-    edge = _NEIGHBOURHOOD // 2
-    around = F.avg_pool2d(F.pad(small, [edge] * 4, mode="replicate"), _NEIGHBOURHOOD, stride=1)
-    return (small - around)[0, 0]

@@ -20,7 +20,15 @@ from service.cli.console import (
     plain,
     print_json,
 )
-from service.client import AdaptOptions, AdaptResponse, Client, PredictResponse, VersionInfo
+from service.client import (
+    AdaptOptions,
+    AdaptResponse,
+    Client,
+    PredictResponse,
+    VersionInfo,
+    read_samples,
+    with_parts,
+)
 from service.http.schemas.reports import Report
 from service.settings import load_settings
 
@@ -44,6 +52,14 @@ def adapt(
     seed: Annotated[int | None, typer.Option(help="Seed of the inner loop.")] = None,
     publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
     first: Annotated[str | None, typer.Option(help="prototypes: create a version without inner steps first.")] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATTERN",
+            help="Regular expression whose group finds the physical part in a file name: '(.+)_' for 0417_2.png. "
+            "Use it if parts are photographed more than once. Needs a folder.",
+        ),
+    ] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
@@ -55,7 +71,8 @@ def adapt(
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
     try:
         with _connect(url, key) as anole, job_progress(client) as on_progress:
-            adapted = anole.adapt(client, folder, options, on_progress=on_progress)
+            samples = folder if parts is None else with_parts(read_samples(folder), parts)
+            adapted = anole.adapt(client, samples, options, on_progress=on_progress)
     except KeyboardInterrupt as interrupt:
         unknown = f"the service has not answered; to see whether it created a version: anole versions {client}"
         notices().print(plain(f"interrupted: {'; '.join(getattr(interrupt, '__notes__', [unknown]))}"))

@@ -2,7 +2,7 @@
 
 from service.client.client import AsyncClient, Client
 from service.client.errors import ClientError, InvalidInput, ServiceProblem, ServiceUnreachable
-from service.client.files import LabelledFile
+from service.client.files import LabelledFile, read_samples, with_parts
 from service.client.requests import AdaptOptions
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import AdaptResponse, Alias, ClientInfo, History, Job, PredictResponse, VersionInfo
@@ -24,4 +24,6 @@ __all__ = [
     "ServiceUnreachable",
     "VersionDiff",
     "VersionInfo",
+    "read_samples",
+    "with_parts",
 ]

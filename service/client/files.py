@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,11 +21,13 @@ class LabelledFile:
         label: name of the class.
         name: file name, as reports show it.
         content: bytes of the image file.
+        part: name of the physical part that it shows; None if it is not known. Give it for all images or for none.
     """
 
     label: str
     name: str
     content: bytes
+    part: str | None = None
 
 
 Samples = Path | Sequence[LabelledFile | tuple[Path, str]]
@@ -45,6 +48,33 @@ def read_samples(samples: Path | Iterable[LabelledFile | tuple[Path, str]]) -> l
         item if isinstance(item, LabelledFile) else LabelledFile(item[1], item[0].name, read_file(item[0]))
         for item in samples
     ]
+
+
+def with_parts(samples: Iterable[LabelledFile], pattern: str) -> list[LabelledFile]:
+    """Return the samples with the part that each shows, found in its file name.
+
+    Args:
+        samples: images with their labels.
+        pattern: regular expression with one group, such as ``(.+)_`` for names like ``0417_2.png``. It is searched in
+            the file name, and its group is the part.
+
+    Raises:
+        InvalidInput: the pattern is not valid, or a file name does not contain it.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise InvalidInput(f"{pattern!r} is not a regular expression: {error}") from error
+    if compiled.groups != 1:
+        raise InvalidInput(f"{pattern!r} has {compiled.groups} groups; give one, around the name of the part")
+    return [replace(sample, part=_part(sample, compiled)) for sample in samples]
+
+
+def _part(sample: LabelledFile, pattern: re.Pattern[str]) -> str:
+    found = pattern.search(sample.name)
+    if found is None or not found[1]:
+        raise InvalidInput(f"the pattern {pattern.pattern!r} finds no part in the file name {sample.name!r}")
+    return found[1]
 
 
 def read_images(images: Iterable[Path | bytes]) -> list[tuple[str, bytes]]:

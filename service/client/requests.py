@@ -116,6 +116,7 @@ def adapt(client: str, samples: Samples, options: AdaptOptions, idempotency_key:
     else:
         labelled = files.read_samples(samples)
         form += [("labels", (None, _utf8(sample.label))) for sample in labelled]
+        form += [("parts", (None, _utf8(sample.part))) for sample in labelled if sample.part is not None]
         form += [_file("samples", sample.name, sample.content) for sample in labelled]
     headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
     return Request("POST", "/adapt", AdaptResponse.model_validate_json, {"files": form, "headers": headers})

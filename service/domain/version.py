@@ -1,6 +1,6 @@
 """The records of a version: its samples, the version itself, its aliases and the request that made it.
 
-Also the rules for labels and idempotency keys.
+Also the rules for labels, parts and idempotency keys.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 from service.errors import InvalidName, InvalidRequest
 
 MAX_LABEL_CODE_POINTS: Final = 64
+"""Longest label, and longest name of a part."""
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 255
 
@@ -31,11 +32,13 @@ class SampleRef:
         digest: SHA-256 (hex) of the stored canonical image.
         label: name of its class.
         name: file name that the sender gave it; only displayed, never used as a path.
+        part: name of the physical part that it shows, or None if the sender did not say.
     """
 
     digest: str
     label: str
     name: str
+    part: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +187,27 @@ def validate_label(text: str) -> str:
     Raises:
         InvalidName: it is empty, longer than 64 code points, or has control, bidirectional or unassigned characters.
     """
-    label = unicodedata.normalize("NFC", text).strip()
-    if not label:
-        raise InvalidName("a label is empty; give every sample the name of its class")
-    if len(label) > MAX_LABEL_CODE_POINTS:
-        raise InvalidName(f"a label has {len(label)} characters; at most {MAX_LABEL_CODE_POINTS} are allowed")
-    if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in label):
-        raise InvalidName(f"the label {label!r} contains a control, formatting or unassigned character; use plain text")
-    return label
+    return _validate_text("label", text, "give every sample the name of its class")
+
+
+def validate_part(text: str) -> str:
+    """Return the name of a part in Unicode NFC, without surrounding blanks. The rules are those for labels.
+
+    Raises:
+        InvalidName: see `validate_label`.
+    """
+    return _validate_text("part", text, "give every sample the name of the part that it shows, or send no parts")
+
+
+def _validate_text(kind: str, text: str, if_empty: str) -> str:
+    name = unicodedata.normalize("NFC", text).strip()
+    if not name:
+        raise InvalidName(f"a {kind} is empty; {if_empty}")
+    if len(name) > MAX_LABEL_CODE_POINTS:
+        raise InvalidName(f"a {kind} has {len(name)} characters; at most {MAX_LABEL_CODE_POINTS} are allowed")
+    if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in name):
+        raise InvalidName(f"the {kind} {name!r} contains a control, formatting or unassigned character; use plain text")
+    return name
 
 
 def validate_idempotency_key(text: str) -> str:

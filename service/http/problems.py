@@ -131,6 +131,8 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.NoSamples: Problem(422, "no_samples", "No samples"),
     serving.TooManySamples: Problem(413, "too_many_samples", "Too many samples"),
     serving.LabelCountMismatch: Problem(422, "label_count_mismatch", "Different numbers of labels and samples"),
+    serving.PartCountMismatch: Problem(422, "part_count_mismatch", "Different numbers of parts and samples"),
+    serving.ConflictingLabels: Problem(422, "conflicting_labels", "One picture with two labels"),
     serving.TooFewClasses: Problem(422, "too_few_classes", "Fewer than two classes"),
     serving.TooManyClasses: Problem(422, "too_many_classes", "Too many classes"),
     serving.SamplesNotKept: Problem(409, "samples_not_kept", "The samples of the client are not stored"),

@@ -224,7 +224,7 @@ class _BoundedParser(MultiPartParser):
             request.headers,
             request.stream(),
             max_files=settings.max_files,
-            max_fields=settings.max_files + _EXTRA_FIELDS,
+            max_fields=settings.max_files * max(1, len(shape.repeated)) + _EXTRA_FIELDS,
             max_part_size=FIELD_BYTES,
         )
         archives = "archive" in shape.files

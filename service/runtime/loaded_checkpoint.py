@@ -23,7 +23,6 @@ from models.inference.predict import (
 )
 from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
-from models.validation.folds import group_duplicates
 from service.runtime.adapt_queue import JobControl
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
 
@@ -66,13 +65,13 @@ class LoadedCheckpoint:
         return adapt_one(self._net, self._start, support, recipe, seed)
 
     def adapt_with_folds(
-        self, support: Support, images: Sequence[Tensor], recipe: InnerLoopConfig, seed: int, control: JobControl
+        self, support: Support, groups: Tensor, recipe: InnerLoopConfig, seed: int, control: JobControl
     ) -> tuple[Candidate, int]:
         """Run the inner loop and those of its cross-validation folds.
 
         Args:
             support: the support set.
-            images: its images, canonical.
+            groups: int64 (samples,), see `models.validation.folds.group_samples`.
             recipe: of the inner loop.
             seed: of its random draws.
             control: receives the progress, and stops the loops.
@@ -84,7 +83,7 @@ class LoadedCheckpoint:
             AdaptationDiverged: the loss or the weights stopped being finite.
             Any error that `control` was stopped with.
         """
-        plan = self._cross_validator.plan(support, recipe, seed, group_duplicates(images, flips=recipe.flip_augment))
+        plan = self._cross_validator.plan(support, recipe, seed, groups)
         executed = self._executor.run(plan.inputs, control)
         return plan.candidate(executed.results), executed.batched_with
 

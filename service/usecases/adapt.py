@@ -21,6 +21,7 @@ from torch import Tensor
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationSkipped
+from models.validation.folds import group_samples
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
 from service.domain.report import build_report
@@ -32,13 +33,16 @@ from service.domain.version import (
     Version,
     VersionDraft,
     validate_label,
+    validate_part,
 )
 from service.errors import (
+    ConflictingLabels,
     IdempotencyInFlight,
     InvalidRequest,
     LabelCountMismatch,
     NoSamples,
     ParentSuperseded,
+    PartCountMismatch,
     SamplesNotKept,
     TooFewClasses,
     TooManyClasses,
@@ -66,6 +70,7 @@ class AdaptCommand:
         client: client name.
         uploads: image files.
         labels: class names, one for each upload, in the same order.
+        parts: names of the physical parts that the uploads show, one for each, in the same order; or none.
         mode: "extend" adds the samples to those of the live version (or the latest, if none is live); "replace" starts
             from these samples alone.
         steps: inner steps; None takes the checkpoint's value.
@@ -79,6 +84,7 @@ class AdaptCommand:
     client: str
     uploads: tuple[Upload, ...]
     labels: tuple[str, ...]
+    parts: tuple[str, ...] = ()
     mode: Literal["extend", "replace"] = "extend"
     steps: int | None = None
     learning_rate: float | None = None
@@ -206,8 +212,9 @@ class Adaptation:
         validate_client_name(command.client)
         recipe = self._recipe(command)
         control.enter("decode")
-        labels = _labels(command, self._limits)
-        samples = [self._decode(upload, label) for upload, label in zip(command.uploads, labels, strict=True)]
+        labels, parts = _labels(command, self._limits), _parts(command)
+        samples = [self._decode(*sample) for sample in zip(command.uploads, labels, parts, strict=True)]
+        _reject_conflicting_labels(samples)
         request = _Request(command, recipe, samples, control)
         clock.lap("decode")
         if command.first is not None:
@@ -233,9 +240,10 @@ class Adaptation:
         parent = self._store.base(command.client) if command.mode == "extend" else None
         samples = _joined(self._kept_samples(parent), request.samples)
         classes = _classes(samples, self._limits)
-        images = [sample.image for sample in samples]
+        images, recipe = [sample.image for sample in samples], request.recipe
         support = checkpoint.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
-        candidate, batched_with = checkpoint.adapt_with_folds(support, images, request.recipe, request.seed, control)
+        groups = group_samples(images, [sample.ref.part for sample in samples], flips=recipe.flip_augment)
+        candidate, batched_with = checkpoint.adapt_with_folds(support, groups, recipe, request.seed, control)
         clock.lap("adapt")
         control.enter("examine")
         validated = CrossValidatedAdaptation(candidate.adapted, checkpoint.cross_validate(candidate))
@@ -278,11 +286,11 @@ class Adaptation:
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 
-    def _decode(self, upload: Upload, label: str) -> Sample:
+    def _decode(self, upload: Upload, label: str, part: str | None) -> Sample:
         """Decode a sample of the request. Raises ImageRejected, DecoderUnavailable."""
         image = upload.decode(self._decoder)
         encoded = encode_sample(image)
-        return Sample(SampleRef(encoded.digest, label, upload.name), image, encoded)
+        return Sample(SampleRef(encoded.digest, label, upload.name, part), image, encoded)
 
     def _kept_samples(self, parent: Version | None) -> list[Sample]:
         """Read the samples of the version that is extended.
@@ -347,13 +355,49 @@ def _labels(command: AdaptCommand, limits: AdaptLimits) -> list[str]:
     return labels
 
 
+def _parts(command: AdaptCommand) -> Sequence[str | None]:
+    """Return the normalised part of each sample; None for each if the request has no parts.
+
+    Raises:
+        PartCountMismatch, InvalidName.
+    """
+    uploads, given = command.uploads, command.parts
+    if not given:
+        return [None] * len(uploads)
+    if len(given) != len(uploads):
+        raise PartCountMismatch(
+            f"the request has {len(uploads)} samples and {len(given)} parts; send one part for each sample, in the "
+            "same order, or no parts"
+        )
+    return [validate_part(text) for text in given]
+
+
+def _reject_conflicting_labels(samples: Sequence[Sample]) -> None:
+    """Raises ConflictingLabels if two files are the same picture and have different labels."""
+    firsts: dict[str, SampleRef] = {}
+    for sample in samples:
+        ref = sample.ref
+        first = firsts.setdefault(ref.digest, ref)
+        if first.label != ref.label:
+            raise ConflictingLabels(
+                f"{first.name!r} with the label {first.label!r} and {ref.name!r} with the label {ref.label!r} are the "
+                "same picture; send it once, with the right label"
+            )
+
+
 def _joined(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:
-    """Return kept samples, then new ones. An image that is sent again counts once, with its latest label."""
-    stored = {sample.ref.digest: sample for sample in kept}
-    by_digest = dict(stored)
+    """Return kept samples, then new ones.
+
+    An image that is sent again counts once, with its latest label, and with the latest part that was sent for it.
+    """
+    stored = {sample.ref.digest for sample in kept}
+    by_digest = {sample.ref.digest: sample for sample in kept}
     for sample in new:
-        digest = sample.ref.digest
-        by_digest[digest] = replace(sample, to_store=None) if digest in stored else sample
+        ref = sample.ref
+        if ref.part is None and ref.digest in by_digest:
+            ref = replace(ref, part=by_digest[ref.digest].ref.part)
+        to_store = None if ref.digest in stored else sample.to_store
+        by_digest[ref.digest] = replace(sample, ref=ref, to_store=to_store)
     return list(by_digest.values())
 
 

@@ -40,6 +40,14 @@ def test_samples_keep_their_order(catalog: Catalog) -> None:
     assert [sample.name for sample in catalog.version(CLIENT, 1).draft.samples] == [f"{name}.png" for name in names]
 
 
+def test_samples_keep_the_part_that_they_show(catalog: Catalog) -> None:
+    draft = a_draft()
+    draft = replace(draft, samples=(replace(draft.samples[0], part="0417"), draft.samples[1]))
+    catalog.publish(draft, [])
+    assert [sample.part for sample in catalog.version(CLIENT, 1).draft.samples] == ["0417", None]
+    assert catalog.problems() == ()
+
+
 def test_names_and_labels_are_never_run_as_sql(catalog: Catalog) -> None:
     nasty = "'; DROP TABLE versions; --"
     draft = a_draft()

@@ -74,7 +74,7 @@ def stored_files(settings: Settings) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in files if not path.name.endswith(("-journal", "-wal", "-shm"))}
 
 
-def adapt(web: Web, contents: list[bytes], labels: list[str], **fields: str) -> Any:
+def adapt(web: Web, contents: list[bytes], labels: list[str], **fields: Any) -> Any:
     files = [("samples", (f"part-{index}.png", content)) for index, content in enumerate(contents)]
     form = {"client": "line", "labels": labels, "publish": "always", **fields}
     return web("POST", "/adapt", data=form, files=files)
@@ -123,10 +123,15 @@ def test_a_rotated_photograph_gets_the_same_prediction_as_the_upright_one(adapte
     assert first["scores"] == second["scores"]
 
 
-BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, str], int, str, str]] = {
+BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, Any], int, str, str]] = {
     "too few labels": ([GOOD, OTHER], ["fine"], {}, 422, "label_count_mismatch", "2 samples"),
     "too many labels": ([GOOD, OTHER], ["fine", "coarse", "fine"], {}, 422, "label_count_mismatch", "3 labels"),
     "no labels": ([GOOD, OTHER], [], {}, 422, "label_count_mismatch", "0 labels"),
+    "too few parts": ([GOOD, OTHER], ["fine", "coarse"], {"parts": ["1"]}, 422, "part_count_mismatch", "1 parts"),
+    "empty part": ([GOOD, OTHER], ["fine", "coarse"], {"parts": ["1", " "]}, 422, "invalid_name", "part is empty"),
+    "part too long": ([GOOD, OTHER], ["fine", "coarse"], {"parts": ["1", "x" * 65]}, 422, "invalid_name", "65"),
+    "one picture with two labels": ([GOOD, OTHER, GOOD], ["fine", "coarse", "coarse"], {}, 422, "conflicting_labels",
+        "'part-0.png' with the label 'fine' and 'part-2.png' with the label 'coarse'"),
     "one class": ([GOOD, OTHER], ["same", "same"], {"mode": "replace"}, 422, "too_few_classes", "'same'"),
     "empty label": ([GOOD, OTHER], ["fine", " "], {}, 422, "invalid_name", "label"),
     "label with a bell": ([GOOD, OTHER], ["fine", "a\x07b"], {}, 422, "invalid_name", "label"),

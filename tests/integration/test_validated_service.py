@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from service import bootstrap
 from service.http.app import create_app
 from service.settings import Settings
-from tests.generated import striped
+from tests.generated import encoded, striped
 from tests.in_process import Web, started
 from tests.repeated import repeats_bit_by_bit
 
 CLASSES = {"fine": 4, "coarse": 13}
 
 
-def adapt(web: Web, images: dict[str, list[bytes]], client: str = "line", **fields: str) -> Any:
+def adapt(web: Web, images: dict[str, list[bytes]], client: str = "line", **fields: Any) -> Any:
     files = [
         ("samples", (f"{label}-{index}.png", content))
         for label, contents in images.items()
@@ -72,6 +74,38 @@ def test_a_version_from_one_sample_per_class_is_held_because_it_has_no_estimate(
     files = [("images", ("a.png", striped(1, 4)[0]))]
     predictions = web("POST", "/predict", data={"client": "line", "version": "1"}, files=files).json()
     assert predictions["predictions"][0]["verdict"] == "known"
+
+
+def test_pictures_of_one_part_per_class_give_no_estimate(web: Web) -> None:
+    one_part_each: Any = {"parts": [label for label, contents in images(6).items() for _ in contents]}
+    adapted = adapt(web, images(6), **one_part_each)
+    assert adapted["report"]["estimated_accuracy"] is None
+    assert "part" in adapted["report"]["gate"]["reasons"][0]
+
+
+def test_parts_are_kept_at_extension_and_listed(web: Web) -> None:
+    adapt(web, images(2), parts=["a", "a", "b", "c"], publish="always")
+    adapt(web, images(2), publish="always")  # the same pictures without parts
+    adapt(web, images(1, seed=1), parts=["d", "e"], publish="always")
+    for version, parts in ((1, ["a", "a", "b", "c"]), (3, ["a", "a", "b", "c", "d", "e"])):
+        listed = web("GET", f"/clients/line/versions/{version}").json()["sample_list"]
+        assert [sample["part"] for sample in listed] == parts
+
+
+def test_different_parts_under_a_fixed_camera_are_cross_validated(web: Web) -> None:
+    generator = np.random.default_rng(0)
+    fixture = generator.uniform(0, 255, (6, 6)).repeat(8, 0).repeat(8, 1)
+    pictures: dict[str, list[bytes]] = {"good": [], "scratched": []}
+    for label, contents in pictures.items():
+        for _ in range(5):
+            pixels = fixture + generator.normal(0, 3, fixture.shape)
+            if label == "scratched":
+                row = generator.integers(10, 40)
+                pixels[row : row + 3, 10:30] = 250
+            contents.append(encoded(Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))))
+    report = adapt(web, pictures)["report"]
+    assert sum(map(sum, report["confusion"])) == 10
+    assert report["estimated_accuracy"] is not None
 
 
 def test_copies_of_one_image_give_no_estimate(web: Web) -> None:

@@ -48,7 +48,7 @@ router = APIRouter(tags=["adapt"])
 
 _SHAPE: Final = FormShape(
     single=frozenset({"client", "mode", "steps", "learning_rate", "seed", "first", "publish"}),
-    repeated=frozenset({"labels"}),
+    repeated=frozenset({"labels", "parts"}),
     files=frozenset({"samples", "archive"}),
 )
 _MAX_SEED: Final = 2**63 - 1
@@ -70,6 +70,13 @@ _FORM: Final[dict[str, Any]] = {
             "type": "array",
             "items": {"type": "string", "examples": ["scratch"]},
             "description": "one label per sample, in the same order",
+        },
+        "parts": {
+            "type": "array",
+            "items": {"type": "string", "examples": ["part-0417"]},
+            "description": "optional, one per sample, in the same order: the physical part that the sample shows. "
+            "Cross-validation never tests on a part that it has learned from, so send it if parts are photographed "
+            "more than once",
         },
         "archive": {
             "type": "string",
@@ -125,6 +132,8 @@ _FORM: Final[dict[str, Any]] = {
             errors.NoSamples,
             errors.TooManySamples,
             errors.LabelCountMismatch,
+            errors.PartCountMismatch,
+            errors.ConflictingLabels,
             errors.TooFewClasses,
             errors.TooManyClasses,
             errors.SamplesNotKept,
@@ -141,7 +150,7 @@ _FORM: Final[dict[str, Any]] = {
             "content": {
                 "multipart/form-data": {
                     "schema": _FORM,
-                    "encoding": {"labels": {"style": "form", "explode": True}},
+                    "encoding": {name: {"style": "form", "explode": True} for name in ("labels", "parts")},
                 }
             },
         }
@@ -250,6 +259,7 @@ def _command(form: Form, client: str, key: str | None, settings: Settings) -> Ad
         client=client,
         uploads=uploads,
         labels=labels,
+        parts=fields.all("parts"),
         mode=cast(Any, fields.choice("mode", {"extend", "replace"}, "extend")),
         steps=fields.integer("steps", 0, settings.max_steps),
         learning_rate=fields.positive("learning_rate"),
@@ -262,15 +272,18 @@ def _command(form: Form, client: str, key: str | None, settings: Settings) -> Ad
 
 def _samples(form: Form, settings: Settings) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
     """Return images and labels, from samples or from an archive."""
-    samples, archives, labels = form.files.get("samples", ()), form.files.get("archive", ()), form.fields.all("labels")
+    samples, archives = form.files.get("samples", ()), form.files.get("archive", ())
+    labels, parts = form.fields.all("labels"), form.fields.all("parts")
     if len(archives) > 1:
         raise DuplicateField(f"field 'archive' was given {len(archives)} times; give it once")
     if not archives:
         if not samples:
             raise NoSamples("no samples were sent; send files as 'samples' with 'labels', or a zip file as 'archive'")
         return samples, labels
-    if samples or labels:
-        raise ConflictingFields("'archive' contains the labels; send either 'archive' or 'samples' with 'labels'")
+    if samples or labels or parts:
+        raise ConflictingFields(
+            "'archive' contains the labels and no parts; send either 'archive' or 'samples' with 'labels' and 'parts'"
+        )
     return unpack(archives[0], settings)
 
 

@@ -125,6 +125,7 @@ def _version_details(version: Version, summary: ClientSummary) -> schemas.Versio
                 name=sample.name,
                 label=sample.label,
                 digest=sample.digest,
+                part=sample.part,
                 held_out=_held_out(predictions.get(sample.digest)),
             )
             for sample in draft.samples

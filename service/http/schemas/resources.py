@@ -179,6 +179,7 @@ class Sample(Answer):
     name: str = Field(description="name of the file", examples=["part-0417.png"])
     label: str = Field(examples=["scratch"])
     digest: str = Field(description="SHA-256 of the stored image", json_schema_extra=DIGEST)
+    part: str | None = Field(None, description="the physical part that it shows, if it was sent", examples=["0417"])
     held_out: HeldOutPrediction | None = Field(None, description="prediction by the fold that left the sample out")
 
 

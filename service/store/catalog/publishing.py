@@ -7,7 +7,7 @@ transaction that records the version, so numbers have no gaps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
@@ -107,8 +107,8 @@ class Publishing:
         row = {"client_id": client.id, **version_values(Version(number, self.now, draft))}
         version_id = self.connection.execute(insert(VERSIONS).values(row).returning(VERSIONS.c.id)).scalar_one()
         samples = [
-            {"version_id": version_id, "position": i, "digest": ref.digest, "label": ref.label, "name": ref.name}
-            for i, ref in enumerate(draft.samples)
+            {"version_id": version_id, "position": position, **asdict(ref)}
+            for position, ref in enumerate(draft.samples)
         ]
         if samples:
             self.connection.execute(insert(SAMPLES), samples)

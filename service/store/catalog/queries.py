@@ -141,7 +141,7 @@ def read_samples(connection: Connection, version_ids: Select[Any] | None = None)
         query = query.where(SAMPLES.c.version_id.in_(version_ids))
     found: defaultdict[int, list[SampleRef]] = defaultdict(list)
     for row in connection.execute(query.order_by(SAMPLES.c.version_id, SAMPLES.c.position)):
-        found[row.version_id].append(SampleRef(row.digest, row.label, row.name))
+        found[row.version_id].append(SampleRef(row.digest, row.label, row.name, row.part))
     return found
 
 

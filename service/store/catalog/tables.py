@@ -120,6 +120,7 @@ SAMPLES: Final = Table(
     Column("digest", String(64), nullable=False),
     Column("label", String(64), nullable=False),
     Column("name", Text, nullable=False),
+    Column("part", String(64), nullable=True),
     sqlite_with_rowid=False,  # the primary key holds the whole row
 )
 
@@ -237,7 +238,7 @@ def row_checksum(table: Table, owner: str, values: RowValues) -> str:
 
 def samples_checksum(samples: Sequence[SampleRef]) -> str:
     """Compute the checksum of a version's samples, in order. It is stored in the version's row."""
-    return _digest([[sample.digest, sample.label, sample.name] for sample in samples])
+    return _digest([[sample.digest, sample.label, sample.name, sample.part] for sample in samples])
 
 
 def _digest(values: Sequence[Any]) -> str:

@@ -1,40 +1,21 @@
-"""Groups of near-duplicate images, and folds in which every class keeps training samples."""
+"""Groups of samples that show one part, and folds in which every class keeps training samples."""
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
-from models.validation.folds import TRAIN_ONLY, group_duplicates, make_folds, thumbnail_correlation
+from models.validation.folds import TRAIN_ONLY, group_samples, make_folds
 from tests.unit.models.pictures import planes, scene
 
 
-def duplicate(picture: Tensor, how: str) -> Tensor:
-    """Return the image, re-encoded, resized or adjusted."""
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    if how == "compressed":
-        held = io.BytesIO()
-        image.save(held, format="JPEG", quality=60)
-        image = Image.open(held)
-    elif how == "smaller":
-        image = image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.BILINEAR)
-    elif how == "grey":
-        return torch.from_numpy(np.asarray(image.convert("L")).copy())[None]
-    pixels = np.asarray(image).astype(np.float64)
-    if how == "darker":
-        pixels = pixels * 0.7 + 10
-    return planes(np.clip(pixels, 0, 255).astype(np.uint8).copy())
+def picture(seed: int, side: int = 48) -> Tensor:
+    return planes(scene(side, side, seed))
 
 
-def coarse(seed: int) -> Tensor:
-    """Return an image with coarse structure, 128 pixels wide."""
-    small = Image.fromarray(scene(16, 16, seed))
-    return planes(np.asarray(small.resize((128, 128), Image.Resampling.BICUBIC)).copy())
+def grouped(pictures: list[Tensor], parts: list[str | None] | None = None, *, flips: bool = False) -> list[int]:
+    return group_samples(pictures, parts or [None] * len(pictures), flips=flips).tolist()
 
 
 def assign(
@@ -45,35 +26,44 @@ def assign(
     return folds.test_fold.tolist(), folds.count
 
 
-@pytest.mark.parametrize("how", ["same", "compressed", "smaller", "grey", "darker"])
-def test_a_copy_of_an_image_is_in_its_group(how: str) -> None:
-    groups = group_duplicates([coarse(1), coarse(2), duplicate(coarse(1), how)]).tolist()
-    assert groups[0] == groups[2] != groups[1]
+def test_a_picture_that_was_sent_twice_is_one_group() -> None:
+    assert grouped([picture(1), picture(2), picture(1)]) == [0, 1, 0]
 
 
-def test_a_mirror_image_is_a_duplicate_only_with_flips() -> None:
-    pictures = [coarse(1), coarse(2), coarse(1).flip(2), coarse(2).flip(1, 2)]
-    assert group_duplicates(pictures).tolist() == [0, 1, 2, 3]
-    assert group_duplicates(pictures, flips=True).tolist() == [0, 1, 0, 1]
+def test_a_mirror_image_is_the_same_picture_only_with_flips() -> None:
+    pictures = [picture(1), picture(2), picture(1).flip(2), picture(2).flip(1, 2), picture(2).flip(1)]
+    assert grouped(pictures) == [0, 1, 2, 3, 4]
+    assert grouped(pictures, flips=True) == [0, 1, 0, 1, 1]
 
 
-def test_different_images_are_in_different_groups() -> None:
-    assert len(set(group_duplicates([coarse(seed) for seed in range(12)]).tolist())) == 12
+def test_pictures_that_differ_in_one_pixel_are_different() -> None:
+    changed = picture(1)
+    changed[1, 17, 22] ^= 1
+    assert grouped([picture(1), changed], flips=True) == [0, 1]
 
 
-def test_plain_surfaces_with_different_noise_are_in_different_groups() -> None:
+def test_equal_pixels_in_another_shape_are_different_pictures() -> None:
+    flat = [torch.full((1, *shape), 7, dtype=torch.uint8) for shape in ((32, 64), (64, 32), (32, 32), (32, 64))]
+    assert grouped(flat, flips=True) == [0, 1, 2, 0]
+
+
+def test_different_parts_under_a_fixed_camera_are_different_samples() -> None:
     generator = torch.Generator().manual_seed(0)
-    surfaces = [(120 + 6 * torch.randn(1, 64, 64, generator=generator)).clamp(0, 255).to(torch.uint8) for _ in range(5)]
-    assert len(set(group_duplicates(surfaces).tolist())) == 5
+    fixture = picture(3).float()
+    parts = [
+        (fixture + 2 * torch.randn(fixture.shape, generator=generator)).clamp(0, 255).to(torch.uint8) for _ in range(10)
+    ]
+    assert grouped(parts, flips=True) == list(range(10))
 
 
-def test_blank_images_are_one_group() -> None:
-    flat = [torch.full((1, side, side), level, dtype=torch.uint8) for side, level in ((32, 0), (64, 200), (20, 90))]
-    assert group_duplicates(flat).tolist() == [0, 0, 0]
+def test_pictures_of_one_part_are_a_group_whatever_they_look_like() -> None:
+    pictures = [picture(seed) for seed in range(6)]
+    assert grouped(pictures, ["a", None, "b", "a", None, "b"]) == [0, 1, 2, 0, 3, 2]
 
 
-def test_an_image_correlates_fully_with_itself() -> None:
-    torch.testing.assert_close(thumbnail_correlation([coarse(1), coarse(2)]).diagonal(), torch.ones(2))
+def test_a_last_picture_that_shows_two_parts_joins_their_groups() -> None:
+    pictures = [picture(1), picture(2), picture(3), picture(4), picture(1)]
+    assert grouped(pictures, ["a", "a", "b", "c", "b"]) == [0, 0, 0, 1, 0]
 
 
 def test_folds_are_stratified_by_class() -> None:
@@ -102,13 +92,14 @@ def test_a_group_is_never_divided() -> None:
         assert len({fold for fold, member in zip(folds, groups, strict=True) if member == group}) == 1
 
 
-def test_every_fold_trains_on_every_class_even_if_duplicates_have_two_labels() -> None:
-    for seed in range(30):
-        labels, groups = [0, 0, 1, 1, 1, 0], [0, 1, 0, 2, 3, 1]
-        folds, count = assign(labels, groups, seed=seed)
-        for fold in range(count):
-            kept = {label for label, held_out_in in zip(labels, folds, strict=True) if held_out_in != fold}
-            assert kept == {0, 1}
+@pytest.mark.parametrize("seed", range(5))
+def test_a_part_that_has_all_samples_of_a_class_is_never_held_out(seed: int) -> None:
+    labels, groups = [0, 0, 1, 0, 0, 2, 2, 2], [0, 0, 0, 1, 2, 3, 4, 5]  # all of class 1 is in a part of class 0
+    folds, count = assign(labels, groups, seed=seed)
+    assert folds[:3] == [TRAIN_ONLY] * 3
+    assert count == 3
+    for fold in range(count):
+        assert {label for label, tested_in in zip(labels, folds, strict=True) if tested_in != fold} == {0, 1, 2}
 
 
 def test_one_sample_per_class_gives_no_folds() -> None:

@@ -67,6 +67,13 @@ def test_adapt_prints_the_version_its_estimate_and_the_gate_decision(anole: Anol
     assert service.services.adaptation.commands[0].seed == 3
 
 
+def test_adapt_finds_parts_in_file_names(anole: Anole, service: Web, folder: Path) -> None:
+    assert anole("adapt", "line", str(folder), "--parts", r"(\d)\.")[0] == 0
+    assert [command.parts for command in service.services.adaptation.commands] == [("1", "1")]
+    code, _, error = anole("adapt", "line", str(folder), "--parts", "(x)")
+    assert (code, "no part in the file name" in error) == (1, True)
+
+
 def test_adapt_without_a_terminal_prints_only_the_table(anole: Anole, service: Web, folder: Path) -> None:
     code, printed, error = anole("adapt", "line", str(folder), "--first", "prototypes")
     assert (code, error) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,6 +24,8 @@ from service.client import (
     LabelledFile,
     ServiceProblem,
     ServiceUnreachable,
+    read_samples,
+    with_parts,
 )
 from tests.in_process import Web
 
@@ -64,6 +67,24 @@ def test_adapt_sends_a_zip_and_labelled_images(anole: Client, web: Web, folder: 
     anole.adapt("line", packed)
     anole.adapt("line", [(folder / "bad/1.png", "bad"), LabelledFile("good", "1.png", PNG)])
     assert [command.labels for command in web.services.adaptation.commands] == [("bad", "good")] * 2
+
+
+def test_adapt_sends_the_parts_that_file_names_contain(anole: Client, web: Web, tmp_path: Path) -> None:
+    for name in ("bad/0417_1.png", "bad/0417_2.png", "good/0418.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    anole.adapt("line", with_parts(read_samples(tmp_path), r"^(\d+)"))
+    anole.adapt("line", read_samples(tmp_path))
+    assert [command.parts for command in web.services.adaptation.commands] == [("0417", "0417", "0418"), ()]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(", "not a regular expression"), ("part", "0 groups"), ("(.+)_", "no part in the file name '1.png'")],
+)
+def test_a_pattern_that_finds_no_part_is_rejected(folder: Path, pattern: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        with_parts(read_samples(folder), pattern)
 
 
 def test_adapt_sends_options_and_the_idempotency_key(anole: Client, web: Web, folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.domain.version import validate_idempotency_key, validate_label
+from service.domain.version import validate_idempotency_key, validate_label, validate_part
 from service.errors import InvalidName, InvalidRequest
 
 
@@ -24,6 +24,13 @@ def test_a_label_is_normalised(text: str, label: str) -> None:
 def test_a_misleading_label_is_rejected(text: str) -> None:
     with pytest.raises(InvalidName, match="label"):
         validate_label(text)
+
+
+def test_a_part_is_named_by_the_rules_for_labels() -> None:
+    assert validate_part(" 0417/e\u0301 ") == "0417/é"
+    for text in ("", " ", "a\nb", "x" * 65):
+        with pytest.raises(InvalidName, match="part"):
+            validate_part(text)
 
 
 @given(st.text(max_size=80))

@@ -7,7 +7,10 @@ import hashlib
 
 import pytest
 
-from tests.in_process import Web
+from service.http.app import create_app
+from service.settings import load_settings
+from tests.in_process import Web, started
+from tests.unit.service.fakes import FakeServices
 
 PNG = b"\x89PNG"
 
@@ -37,10 +40,27 @@ def test_all_fields_of_a_form_reach_the_use_case(web: Web) -> None:
     assert command.idempotency is None
 
 
+def test_parts_reach_the_use_case_in_order(web: Web) -> None:
+    web.adapt("line", ["b", "a", "a"], parts=["17", "18", "17"])
+    (command,) = web.services.adaptation.commands
+    assert command.parts == ("17", "18", "17")
+
+
+def test_a_form_of_the_largest_size_can_have_labels_and_parts(services: FakeServices) -> None:
+    settings = load_settings(max_files=40)
+    with started(create_app(settings, lambda _: services), services) as web:
+        assert web.adapt("line", ["a", "b"] * 20, parts=["17"] * 40).status_code == 201
+
+
+def test_parts_cannot_be_sent_with_an_archive(web: Web) -> None:
+    response = web("POST", "/adapt", data={"client": "line", "parts": "17"}, files=[("archive", ("a.zip", b"PK"))])
+    assert (response.status_code, response.json()["code"]) == (422, "fields_conflict")
+
+
 def test_missing_fields_are_left_to_the_use_case(web: Web) -> None:
     web.adapt("line", ["b", "a"])
     (command,) = web.services.adaptation.commands
-    assert (command.mode, command.publish) == ("extend", "auto")
+    assert (command.mode, command.publish, command.parts) == ("extend", "auto", ())
     assert (command.steps, command.learning_rate, command.seed) == (None, None, None)
 
 
@@ -123,8 +143,8 @@ def test_versions_are_listed_and_read(two_versions: Web) -> None:
     assert [(version["version"], version["aliases"]) for version in listed["versions"]] == [(1, []), (2, ["live"])]
     details = two_versions("GET", "/clients/line/versions/2").json()
     assert details["sample_list"] == [
-        {"name": "0.png", "label": "good", "digest": "d" * 64, "held_out": None},
-        {"name": "1.png", "label": "bad", "digest": "d" * 64, "held_out": None},
+        {"name": "0.png", "label": "good", "digest": "d" * 64, "part": None, "held_out": None},
+        {"name": "1.png", "label": "bad", "digest": "d" * 64, "part": None, "held_out": None},
     ]
     assert {name: details[name] for name in listed["versions"][1]} == listed["versions"][1]
     assert (details["model_digest"], details["recipe"], details["seed"]) == ("a" * 64, {"steps": 5}, 0)
