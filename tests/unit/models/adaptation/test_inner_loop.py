@@ -14,11 +14,11 @@ from torch import Tensor
 from models import weights as weight_ops
 from models.adaptation.adapt import Adapted, BatchingOptions, adapt, adapt_one
 from models.adaptation.executor import FairExecutor
-from models.adaptation.inner_loop import InnerLoopOptions, batch_plan, run_inner_loop
+from models.adaptation.inner_loop import STATISTICS_SAMPLES, InnerLoopOptions, batch_plan, run_inner_loop
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged, InvalidConfig
-from models.nets import Net, heads
+from models.nets import Net, call_net, heads
 from models.task import Support
 from tests.unit.models.conftest import MakeSupport
 
@@ -174,10 +174,14 @@ def test_a_task_that_diverges_does_not_affect_the_others(conv4: Net, make_suppor
         torch.testing.assert_close(dict(result.weights), dict(alone.weights), rtol=1e-5, atol=1e-5)
 
 
-def test_divergence_is_an_error_that_names_the_step(conv4: Net, make_support: MakeSupport) -> None:
-    with pytest.raises(AdaptationDiverged, match="inner step") as caught:
-        adapt_one(conv4, conv4.start(), make_support(1), replace(SGD, learning_rate=1e30, steps=10), seed=0)
-    assert 1 <= caught.value.step <= 10
+def test_divergence_is_an_error_that_names_the_first_bad_step(conv4: Net, make_support: MakeSupport) -> None:
+    support = make_support(1)
+    damaged = replace(support, images=torch.full_like(support.images, float("nan")))
+    with pytest.raises(AdaptationDiverged, match="after inner step 1;") as at_once:
+        adapt_one(conv4, conv4.start(), damaged, replace(SGD, steps=10), seed=0)
+    with pytest.raises(AdaptationDiverged, match="after inner step 2;") as by_its_first_update:
+        adapt_one(conv4, conv4.start(), support, replace(SGD, learning_rate=1e30, steps=10), seed=0)
+    assert (at_once.value.step, by_its_first_update.value.step) == (1, 2)
 
 
 def test_a_multiplier_pattern_that_matches_no_weight_is_an_error(conv4: Net, make_support: MakeSupport) -> None:
@@ -202,6 +206,20 @@ def test_batches_without_replacement_go_through_the_support_before_repeating() -
     assert sorted(plan[2:].flatten().tolist()) == list(range(6))
 
 
+def test_each_pass_through_the_support_has_an_order_of_its_own() -> None:
+    plan = batch_plan(30, replace(SGD, steps=3, batch_size=30), torch.Generator().manual_seed(0))
+    assert len({tuple(order) for order in plan.tolist()}) == 3
+    assert list(range(30)) not in plan.tolist()
+
+
+def test_batches_with_replacement_repeat_images() -> None:
+    recipe = replace(SGD, steps=4, batch_size=30, replacement=True)
+    plan = batch_plan(30, recipe, torch.Generator().manual_seed(0))
+    assert plan.shape == (4, 30)
+    assert all(len(set(batch)) < 30 for batch in plan.tolist())
+    assert len(set(plan.flatten().tolist())) > 25
+
+
 def test_carried_moments_continue_from_their_state(conv4: Net, make_support: MakeSupport) -> None:
     recipe = replace(ADAM, carry_moments=True, steps=2)
     starts = weight_ops.expand(conv4.start(), 1)
@@ -216,11 +234,34 @@ def test_carried_moments_continue_from_their_state(conv4: Net, make_support: Mak
     torch.testing.assert_close(dict(kept.second), dict(before), rtol=0, atol=0)
 
 
-def test_a_support_larger_than_the_statistics_sample_can_be_adapted(conv4: Net, make_support: MakeSupport) -> None:
-    large = make_support(1, n_way=3, n_shot=100)
+def test_statistics_are_the_mean_and_the_biased_variance_of_the_support(conv4: Net, make_support: MakeSupport) -> None:
+    start, support = conv4.start(), make_support(1, n_shot=2)
+    statistics = adapt_one(conv4, start, support, replace(SGD, steps=0), seed=0).statistics
+    maps = F.conv2d(support.images, start["block1.weight"], stride=2, padding=1)
+    torch.testing.assert_close(statistics["block1.mean"], maps.mean((0, 2, 3)))
+    torch.testing.assert_close(statistics["block1.variance"], maps.var((0, 2, 3), correction=0))
+    assert list(statistics) == [f"block{block}.{name}" for block in range(1, 5) for name in ("mean", "variance")]
+
+
+def test_statistics_of_a_large_support_represent_every_class(conv4: Net, make_support: MakeSupport) -> None:
+    """Clients send their samples class by class, so the first samples are not like the others."""
+    large = make_support(1, n_way=3, n_shot=(STATISTICS_SAMPLES + 50) // 3)
+    large = replace(large, images=large.images + large.labels[:, None, None, None])
+    start = conv4.start()
+    adapted = adapt_one(conv4, start, large, replace(SGD, steps=0), seed=0)
+    maps = F.conv2d(large.images, start["block1.weight"], stride=2, padding=1)
+    torch.testing.assert_close(adapted.statistics["block1.mean"], maps.mean((0, 2, 3)), rtol=0, atol=0.02)
+    torch.testing.assert_close(adapted.statistics["block1.variance"], maps.var((0, 2, 3)), rtol=0, atol=0.02)
+
+
+def test_class_means_of_a_large_support_include_every_sample(conv4: Net, make_support: MakeSupport) -> None:
+    large = make_support(1, n_way=3, n_shot=(STATISTICS_SAMPLES + 50) // 3)
     adapted = adapt_one(conv4, conv4.start(), large, replace(SGD, steps=1), seed=0)
-    assert 0.0 <= adapted.support_accuracy <= 1.0
-    assert torch.isfinite(adapted.statistics["block4.mean"]).all()
+    features = call_net(conv4, adapted.weights, large.images[None], adapted.statistics)[0]
+    expected = torch.stack([features[large.labels == label].mean(0) for label in range(3)])
+    torch.testing.assert_close(adapted.means, expected, rtol=1e-4, atol=1e-4)
+    predicted = (features @ adapted.weights[heads.WEIGHT].T + adapted.weights[heads.BIAS]).argmax(1)
+    assert adapted.support_accuracy == pytest.approx(float((predicted == large.labels).float().mean()), abs=0.01)
 
 
 @pytest.mark.parametrize(("batch_size", "threads"), [(None, 0), (None, 2), (2, 0)])

@@ -57,6 +57,25 @@ def test_anchors_are_the_first_shots_of_each_class() -> None:
     assert torch.equal(images[2:4], support.images[4:6])
 
 
+class TwoLines(ArrayDataset):
+    """Classes of two product lines: the first four classes are one, the others another."""
+
+    def product_line(self, class_index: int) -> int:
+        return class_index // 4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_episodes_is_within_one_product_line(share: float) -> None:
+    classes = striped_classes()
+    lines = TwoLines("lines", classes.class_names, [classes.images(index) for index in range(len(classes))])
+    episodes = EpisodeSampler(lines, EpisodeShape(n_way=3, n_shot=1), SPEC.image, share)
+    names = [episodes.task(seed, with_query=False).class_names for seed in range(200)]
+    within = [len({lines.class_names.index(name) // 4 for name in chosen}) == 1 for chosen in names]
+    by_chance = 2 * math.comb(4, 3) / math.comb(8, 3)
+    assert sum(within) / 200 == pytest.approx(share + (1 - share) * by_chance, abs=0.09)
+    assert len({frozenset(chosen) for chosen in names}) >= 8  # both lines, and every choice of three
+
+
 def test_an_episode_larger_than_the_dataset_raises_invalid_task() -> None:
     with pytest.raises(InvalidTask, match="8 classes; an episode needs 9"):
         sampler(EpisodeShape(n_way=9, n_shot=1))

@@ -33,6 +33,24 @@ def test_the_learning_curve_raises_the_estimate_and_its_interval() -> None:
     assert uncorrected.low < corrected.low < corrected.accuracy < corrected.high <= 1
 
 
+def test_a_variance_factor_widens_the_interval_as_fewer_predictions_would() -> None:
+    spread = LearningCurvePrior(rate=0.0, variance_factor=4.0)
+    estimate = estimate_accuracy(correct(80, 100), torch.ones(100), 1.0, 5, spread)
+    assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(0.8, 25))
+    assert estimate.accuracy == pytest.approx(0.8)
+
+
+def test_the_default_interval_is_wider_than_that_of_independent_predictions() -> None:
+    estimate = estimate_accuracy(correct(80, 100), torch.ones(100), 1.0, 5)
+    low, high = wilson_interval(0.8, 100)
+    assert estimate.low < low < high < estimate.high
+
+
+def test_the_interval_is_wilsons() -> None:
+    """8 of 10: Wilson's 0.490 to 0.943 (Brown, Cai & DasGupta 2001), and half a prediction of ten to each side."""
+    assert wilson_interval(0.8, 10) == pytest.approx((0.440, 0.993), abs=1e-3)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 1.0])
 def test_estimates_at_chance_or_at_1_are_not_corrected(share: float) -> None:
     estimate = estimate_accuracy(correct(int(50 * share), 50), torch.ones(50), 0.67, 5, LearningCurvePrior(rate=0.8))

@@ -16,7 +16,6 @@ from models.errors import AdaptationDiverged
 from models.nets import Net
 from models.task import Support
 from models.validation.cross_validation import CrossValidationResult, CrossValidationSkipped, CrossValidator
-from models.validation.label_issues import find_label_issues
 from tests.unit.models.conftest import MakeSupport, random_support
 
 RECIPE = InnerLoopConfig(steps=3, learning_rate=0.01, batch_size=6)
@@ -137,13 +136,6 @@ def test_flip_augmentation_adds_no_held_out_predictions(net: Net) -> None:
     assert isinstance(validated.validation, CrossValidationResult)
     assert int(validated.validation.confusion.sum()) == 18
     assert [issue.sample for issue in validated.validation.label_issues] == [2]
-
-
-def test_the_most_likely_label_issue_comes_first() -> None:
-    features = torch.tensor([[0.0], [0.1], [0.2], [9.8], [0.05], [10.0], [10.1], [9.9], [5.5], [10.05]])
-    labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 0, 1])
-    issues = find_label_issues(features, labels, torch.arange(10), 5.0)
-    assert [issue.sample for issue in issues][:1] == [3]
 
 
 def test_two_classes_of_two_samples_can_be_cross_validated(net: Net) -> None:
