@@ -27,8 +27,8 @@ from service.store.catalog.keys import SqlKeys
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation, AdaptLimits, IdempotentAdaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
+from service.usecases.clients import Clients
 from service.usecases.keys import KeyCache
-from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness, readiness_checks
 
@@ -43,7 +43,7 @@ class Services:
     Attributes:
         adaptation: makes versions.
         prediction: predicts the classes of images.
-        lifecycle: reads and changes clients, versions and aliases.
+        clients: reads and changes clients, versions and aliases.
         checkpoints: the available checkpoints.
         keys: finds the caller that a key stands for.
         readiness: whether this process should get requests.
@@ -54,7 +54,7 @@ class Services:
 
     adaptation: IdempotentAdaptation
     prediction: Prediction
-    lifecycle: Lifecycle
+    clients: Clients
     checkpoints: CheckpointList
     keys: KeyCache
     readiness: Readiness
@@ -97,7 +97,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     return Services(
         adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue),
         prediction=prediction,
-        lifecycle=Lifecycle(store, start_weights),
+        clients=Clients(store, start_weights),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),

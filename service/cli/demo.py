@@ -22,7 +22,7 @@ def seed(services: Services, data: Path) -> None:
     Raises:
         StoreUnavailable: the client cannot be stored.
     """
-    if services.lifecycle.clients():
+    if services.clients.list():
         return
     demo = demo_samples()
     _write(demo.support, data / FOLDER / "support")

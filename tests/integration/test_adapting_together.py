@@ -97,5 +97,5 @@ def test_a_stopping_service_finishes_its_accepted_jobs(settings: Settings) -> No
             )  # fmt: skip
             assert response.status_code == 202
     again = bootstrap.build(settings)
-    assert [summary.name for summary in again.lifecycle.clients()] == ["ada", "bo", "cy"]
+    assert [summary.name for summary in again.clients.list()] == ["ada", "bo", "cy"]
     again.close()

@@ -91,14 +91,14 @@ def test_the_next_request_in_every_process_uses_the_moved_alias(settings: Settin
         for live in (1, 2, 3):
             here.adaptation.run(command("ada", PERIODS[:2], live))
             assert there.prediction.run("ada", [upload(5)]).version == live
-        here.lifecycle.move_alias("ada", "live", 1, None)
+        here.clients.move_alias("ada", "live", 1, None)
         assert there.prediction.run("ada", [upload(5)]).version == 1
-        assert there.lifecycle.rollback("ada").version == 3
+        assert there.clients.rollback("ada").version == 3
         assert here.prediction.run("ada", [upload(5)]).version == 3
-        here.lifecycle.delete_version("ada", 2)
+        here.clients.delete_version("ada", 2)
         with pytest.raises(UnknownVersion):
             there.prediction.run("ada", [upload(5)], "2")
-        here.lifecycle.delete_client("ada")
+        here.clients.delete("ada")
         with pytest.raises(UnknownClient):
             there.prediction.run("ada", [upload(5)])
     finally:

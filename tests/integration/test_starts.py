@@ -39,11 +39,11 @@ def test_versions_of_a_shipped_checkpoint_predict_the_same_under_any_other_defau
     with served(settings, "surfaces") as services:
         services.adaptation.run(command("line", PERIODS))
         before = services.prediction.run("line", [IMAGE])
-        weights = services.lifecycle.weights("line", 1)
+        weights = services.clients.weights("line", 1)
     for model in ("paper", *settings.model):
         with served(settings, model) as services:
             assert services.prediction.run("line", [IMAGE]).predictions == before.predictions
-            assert services.lifecycle.weights("line", 1) == weights
+            assert services.clients.weights("line", 1) == weights
 
 
 def test_a_checkpoint_file_that_is_no_longer_given_is_named(settings: Settings) -> None:

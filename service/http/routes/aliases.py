@@ -53,7 +53,7 @@ ExpectedRevisionDep = Annotated[int | Literal["*"] | None, Depends(_expected_rev
 @router.get("/aliases/{alias}", summary="Get an alias", dependencies=[ANY_KEY], responses=problems(*READ, UnknownAlias))
 def get_alias(client: ClientPath, alias: AliasPath, services: ServicesDep, response: Response) -> schemas.Alias:
     """Get the version that an alias points to. The ETag header identifies its revision."""
-    return _answer(services.lifecycle.alias(client, alias), response)
+    return _answer(services.clients.alias(client, alias), response)
 
 
 @router.put(
@@ -72,7 +72,7 @@ def move_alias(
 ) -> schemas.Alias:
     """Point an alias to a version. Without a precondition it is moved in any case."""
     revision = _revision(services, client, alias, expected)
-    return _answer(services.lifecycle.move_alias(client, alias, target.version, revision), response)
+    return _answer(services.clients.move_alias(client, alias, target.version, revision), response)
 
 
 @router.post(
@@ -90,7 +90,7 @@ def roll_back(
 ) -> schemas.Alias:
     """Point an alias to the version before the current one. Repeat to go further back. Deleted versions are skipped."""
     revision = _revision(services, client, validate_alias_name(alias), expected)
-    return _answer(services.lifecycle.rollback(client, alias, revision), response)
+    return _answer(services.clients.rollback(client, alias, revision), response)
 
 
 def alias_response(move: AliasMove) -> schemas.Alias:
@@ -112,7 +112,7 @@ def _revision(services: Services, client: str, alias: str, expected: int | Liter
     if expected != "*":
         return expected
     try:
-        services.lifecycle.alias(client, alias)
+        services.clients.alias(client, alias)
     except UnknownAlias as error:
         raise AliasConflict(f"If-Match is *, but client {client!r} has no alias {alias!r}") from error
     return None

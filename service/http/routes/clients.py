@@ -30,14 +30,14 @@ router = APIRouter(prefix="/clients", tags=["clients"])
 def list_clients(request: Request, services: ServicesDep) -> schemas.ClientList:
     """List the clients that the key can access, ordered by name."""
     caller = caller_of(request)
-    summaries = services.lifecycle.clients()
+    summaries = services.clients.list()
     return schemas.ClientList(clients=[_client(each) for each in summaries if caller.can_access(each.name)])
 
 
 @router.get("/{client}", summary="Get a client", dependencies=[ANY_KEY], responses=problems(*READ))
 def get_client(client: ClientPath, services: ServicesDep, response: Response) -> schemas.ClientInfo:
     """Get a client with its aliases. The ETag header is that of the alias `live`."""
-    info = _client(services.lifecycle.client(client))
+    info = _client(services.clients.get(client))
     for alias in info.aliases:
         if alias.alias == LIVE:
             response.headers["ETag"] = alias.etag
@@ -49,7 +49,7 @@ def get_client(client: ClientPath, services: ServicesDep, response: Response) ->
 )
 def delete_client(client: ClientPath, services: ServicesDep) -> schemas.DeletedClient:
     """Delete a client and everything that is stored for it: versions, samples, weights, aliases and settings."""
-    erased = services.lifecycle.delete_client(client)
+    erased = services.clients.delete(client)
     return schemas.DeletedClient(
         client=erased.client, versions=erased.versions, blobs=erased.blobs, bytes=erased.blobs_bytes
     )
@@ -58,7 +58,7 @@ def delete_client(client: ClientPath, services: ServicesDep) -> schemas.DeletedC
 @router.get("/{client}/settings", summary="Get settings", dependencies=[ANY_KEY], responses=problems(*READ))
 def get_client_settings(client: ClientPath, services: ServicesDep) -> schemas.ClientSettings:
     """Get the settings of a client."""
-    return schemas.ClientSettings.model_validate(services.lifecycle.settings(client))
+    return schemas.ClientSettings.model_validate(services.clients.settings(client))
 
 
 @router.put(
@@ -83,7 +83,7 @@ def set_client_settings(
     `retain_samples: false` deletes all stored images of the client and stores no new ones. A version then consists of
     the samples of one request (`mode=replace`) and cannot be extended.
     """
-    stored = services.lifecycle.update_settings(client, ClientSettings(**settings.model_dump()))
+    stored = services.clients.update_settings(client, ClientSettings(**settings.model_dump()))
     return schemas.ClientSettings.model_validate(stored)
 
 
@@ -103,7 +103,7 @@ def get_client_history(
 ) -> schemas.History:
     """Get all moves of aliases, oldest first, and which version was live; with `at`, as of that moment."""
     moment = None if at is None else _moment(at)
-    moves = services.lifecycle.history(client, moment)
+    moves = services.clients.history(client, moment)
     live = next((move.version for move in reversed(moves) if move.alias == LIVE), None)
     return schemas.History(client=client, at=moment, live=live, moves=[alias_response(move) for move in moves])
 

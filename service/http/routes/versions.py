@@ -27,8 +27,8 @@ _WEIGHTS: Final = "application/octet-stream"
 @router.get("", summary="List versions", dependencies=[ANY_KEY], responses=problems(*READ))
 def list_versions(client: ClientPath, services: ServicesDep) -> schemas.VersionList:
     """List the versions of a client, oldest first. Deleted versions are left out."""
-    summary = services.lifecycle.client(client)
-    infos = [_version_info(version, summary) for version in services.lifecycle.versions(client)]
+    summary = services.clients.get(client)
+    infos = [_version_info(version, summary) for version in services.clients.versions(client)]
     return schemas.VersionList(client=client, live=summary.live, versions=infos)
 
 
@@ -40,8 +40,8 @@ def list_versions(client: ClientPath, services: ServicesDep) -> schemas.VersionL
 )
 def get_version(client: ClientPath, version: VersionPath, services: ServicesDep) -> schemas.VersionDetails:
     """Get everything that is recorded about a version, including its samples and its report."""
-    summary = services.lifecycle.client(client)
-    return _version_details(services.lifecycle.version(client, version), summary)
+    summary = services.clients.get(client)
+    return _version_details(services.clients.version(client, version), summary)
 
 
 @router.get(
@@ -54,7 +54,7 @@ def diff_versions(
     client: ClientPath, before: VersionPath, after: VersionPath, services: ServicesDep
 ) -> reports.VersionDiff:
     """Compare classes, accuracy on held-out samples, and the samples that are predicted differently."""
-    return _version_diff(services.lifecycle.diff(client, before, after))
+    return _version_diff(services.clients.diff(client, before, after))
 
 
 @router.delete(
@@ -66,7 +66,7 @@ def diff_versions(
 )
 def delete_version(client: ClientPath, version: VersionPath, services: ServicesDep) -> None:
     """Delete the samples and weights of a version. Its number is not used again. Versions with aliases are kept."""
-    services.lifecycle.delete_version(client, version)
+    services.clients.delete_version(client, version)
 
 
 @router.get(
@@ -81,7 +81,7 @@ def delete_version(client: ClientPath, version: VersionPath, services: ServicesD
 )
 def download_weights(client: ClientPath, version: VersionPath, services: ServicesDep) -> Response:
     """Download all weights of a version as a safetensors file. The headers have the SHA-256 of the file."""
-    content = services.lifecycle.weights(client, version)
+    content = services.clients.weights(client, version)
     digest = hashlib.sha256(content)
     headers = {
         "Content-Disposition": f'attachment; filename="{client}-{version}.safetensors"',

@@ -22,8 +22,8 @@ from service.store.maintenance import Erasure
 from service.store.ports import Keys
 from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
+from service.usecases.clients import Clients
 from service.usecases.keys import KeyCache
-from service.usecases.lifecycle import Lifecycle
 from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
 
@@ -47,7 +47,7 @@ def report(decision: str = "publish") -> dict[str, Any]:
     }
 
 
-class FakeLifecycle(Lifecycle):
+class FakeClients(Clients):
     """Keeps clients in dictionaries. The clock advances by a minute with each move of an alias."""
 
     def __init__(self) -> None:
@@ -127,7 +127,7 @@ class FakeLifecycle(Lifecycle):
         self.version(client, number)
         del self.kept[client][number]
 
-    def delete_client(self, client: str) -> Erasure:
+    def delete(self, client: str) -> Erasure:
         versions = len(self._of(client))
         del self.kept[client]
         return Erasure(client, versions, 3 * versions, 100 * versions)
@@ -149,8 +149,8 @@ class FakeLifecycle(Lifecycle):
 class FakeAdaptation(IdempotentAdaptation):
     """Creates a version from every command, or raises the error that a test sets."""
 
-    def __init__(self, lifecycle: FakeLifecycle) -> None:
-        self.lifecycle = lifecycle
+    def __init__(self, clients: FakeClients) -> None:
+        self.clients = clients
         self.commands: list[AdaptCommand] = []
         self.controls: list[JobControl] = []
         self.raises: Exception | None = None
@@ -185,8 +185,8 @@ class FakeAdaptation(IdempotentAdaptation):
             report=report(),
         )
         publishes = command.publish != "never"
-        version = self.lifecycle.add(draft, [LIVE] if publishes else [])
-        live = self.lifecycle.client(command.client).aliases.get(LIVE)
+        version = self.clients.add(draft, [LIVE] if publishes else [])
+        live = self.clients.get(command.client).aliases.get(LIVE)
         return AdaptOutcome(version=version, published=publishes, live=None if live is None else live.version)
 
 
@@ -208,8 +208,8 @@ def in_a_thread(call: Callable[[], T]) -> Future[T]:
 class FakePrediction(Prediction):
     """Predicts the first class for every image, or raises the error that a test sets."""
 
-    def __init__(self, lifecycle: FakeLifecycle) -> None:
-        self.lifecycle = lifecycle
+    def __init__(self, clients: FakeClients) -> None:
+        self.clients = clients
         self.calls: list[tuple[str, tuple[Upload, ...], str]] = []
         self.raises: Exception | None = None
 
@@ -222,11 +222,11 @@ class FakePrediction(Prediction):
             raise self.raises
         if reference.isdigit():
             number = int(reference)
-        elif reference == LIVE and LIVE not in self.lifecycle.client(client).aliases:
+        elif reference == LIVE and LIVE not in self.clients.get(client).aliases:
             raise NothingLive(f"no version of client {client!r} is live")
         else:
-            number = self.lifecycle.alias(client, reference).version
-        draft = self.lifecycle.version(client, number).draft
+            number = self.clients.alias(client, reference).version
+        draft = self.clients.version(client, number).draft
         for upload in uploads:
             if not upload.content.startswith(b"\x89PNG"):
                 raise ImageFormatUnsupported(f"{upload.name}: no image of a known format")
@@ -267,18 +267,18 @@ class FakeKeys(Keys):
 class FakeServices(Services):
     """Combines the fakes. Tests can read whether the services were finished and closed."""
 
-    lifecycle: FakeLifecycle
+    clients: FakeClients
     adaptation: FakeAdaptation
     prediction: FakePrediction
 
     def __init__(self) -> None:
-        self.lifecycle = FakeLifecycle()
+        self.clients = FakeClients()
         self.kept_keys = FakeKeys()
         self.readiness = Readiness({"catalog": lambda: None})
         self.closed = False
         self.finished_within_s = 0.0
-        self.adaptation = FakeAdaptation(self.lifecycle)
-        self.prediction = FakePrediction(self.lifecycle)
+        self.adaptation = FakeAdaptation(self.clients)
+        self.prediction = FakePrediction(self.clients)
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
         self.checkpoints = CheckpointList(

@@ -53,7 +53,7 @@ def test_an_empty_store_gets_the_demo_client_and_its_image_files(services: FakeS
     demonstration.seed(cast(Services, services), tmp_path)
     (command,) = services.adaptation.commands
     assert (command.client, sorted(set(command.labels))) == ("demo", ["clean", "pit", "scratch", "stain"])
-    assert services.lifecycle.client("demo").aliases["live"].version == 1
+    assert services.clients.get("demo").aliases["live"].version == 1
     assert len(list((tmp_path / "demo" / "support" / "pit").glob("*.png"))) == 10
     example = demonstration.example(tmp_path)
     assert example is not None

@@ -55,7 +55,7 @@ def test_two_versions_are_compared_through_the_service(web: Web, in_process: InP
         },
     )
     for draft in (first, second):
-        web.services.lifecycle.add(draft, [LIVE])
+        web.services.clients.add(draft, [LIVE])
     with Client(transport=in_process) as anole:
         diff = anole.diff(first.client, 1, 2)
     assert (diff.before, diff.after, diff.added, diff.samples_added) == (1, 2, ["pit"], 1)

@@ -131,7 +131,7 @@ def test_a_key_cannot_change_settings_of_another_client(guarded: Web) -> None:
     key = key_for(guarded, clients=("mine",))
     response = guarded("PUT", "/clients/yours/settings", json={"retain_samples": False}, headers=key)
     assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
-    assert guarded.services.lifecycle.kept == {}
+    assert guarded.services.clients.kept == {}
 
 
 def test_a_key_cannot_create_another_client(guarded: Web) -> None:

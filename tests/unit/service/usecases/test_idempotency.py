@@ -14,7 +14,7 @@ from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoding.decoder import Upload
 from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
-from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
+from tests.unit.service.fakes import FakeAdaptation, FakeClients
 
 KEY = Idempotency("k", "1" * 64)
 COMMAND = AdaptCommand("line", (Upload("a", b"a"), Upload("b", b"b")), ("x", "y"), idempotency=KEY)
@@ -24,7 +24,7 @@ class FakeStore:
     """Records which key made which version, as the store does in the transaction that publishes."""
 
     def __init__(self) -> None:
-        self._adaptation = FakeAdaptation(FakeLifecycle())
+        self._adaptation = FakeAdaptation(FakeClients())
         self._made: dict[tuple[str, str], tuple[str, Publication]] = {}
         self.runs = 0
         self.during = threading.Event()
@@ -43,7 +43,7 @@ class FakeStore:
         assert self.go_on.wait(30)
         outcome = self._adaptation.run(command)
         if command.idempotency is not None:
-            moves = self._adaptation.lifecycle.moves[command.client][-1:] if outcome.published else []
+            moves = self._adaptation.clients.moves[command.client][-1:] if outcome.published else []
             made = Publication(outcome.version, tuple(moves), outcome.live)
             self._made[command.client, command.idempotency.key] = (command.idempotency.body_digest, made)
         return outcome

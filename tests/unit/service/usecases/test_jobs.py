@@ -10,7 +10,7 @@ from service.errors import JobCancelled, UnknownJob
 from service.runtime.adapt_queue import JobControl
 from service.usecases.adapt import AdaptOutcome
 from service.usecases.jobs import KEPT_S, MAX_KEPT, Job, Jobs
-from tests.unit.service.fakes import FakeAdaptation, FakeLifecycle
+from tests.unit.service.fakes import FakeAdaptation, FakeClients
 from tests.unit.service.usecases.test_idempotency import COMMAND
 
 
@@ -36,7 +36,7 @@ def jobs(clock: Clock) -> Jobs:
 
 @pytest.fixture
 def outcome() -> AdaptOutcome:
-    return FakeAdaptation(FakeLifecycle()).run(COMMAND)
+    return FakeAdaptation(FakeClients()).run(COMMAND)
 
 
 def is_kept(jobs: Jobs, job: Job) -> bool:

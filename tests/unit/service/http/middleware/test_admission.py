@@ -123,7 +123,7 @@ class Held(FakePrediction):
     """Predictions that run until the test ends them."""
 
     def __init__(self, services: FakeServices) -> None:
-        super().__init__(services.lifecycle)
+        super().__init__(services.clients)
         self.works: list[Future[Any]] = []
         self.submitted = threading.Semaphore(0)
 

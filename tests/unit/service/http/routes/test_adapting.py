@@ -26,7 +26,7 @@ class Patient(FakeAdaptation):
     """Waits for the test before it stores a version. Checks its `JobControl` as the real one does."""
 
     def __init__(self, services: FakeServices) -> None:
-        super().__init__(services.lifecycle)
+        super().__init__(services.clients)
         self.begun, self.go, self.recording = threading.Event(), threading.Event(), False
         self.ended = threading.Event()
 
@@ -58,7 +58,7 @@ def patient() -> Iterator[Web]:
 
 
 def versions(web: Web) -> int:
-    return sum(map(len, web.services.lifecycle.kept.values()))
+    return sum(map(len, web.services.clients.kept.values()))
 
 
 def test_an_adaptation_that_hangs_gets_503_at_its_time_limit_and_makes_no_version(patient: Web) -> None:

@@ -34,7 +34,7 @@ class Stepwise(FakeAdaptation):
     """Runs two inner steps, the second when the test sets `go`. Checks its `JobControl` before it stores a version."""
 
     def __init__(self, services: FakeServices) -> None:
-        super().__init__(services.lifecycle)
+        super().__init__(services.clients)
         self.begun, self.go = threading.Event(), threading.Event()
 
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
@@ -119,7 +119,7 @@ def test_a_cancelled_job_makes_no_version_and_ends_its_events(stepwise: Web) -> 
     assert [kind for kind, _ in events(stepwise("GET", f"{path}/events"))] == ["cancelled"]
     stepwise.services.adaptation.go.set()
     assert stepwise("GET", path).json()["result"] is None
-    assert stepwise.services.lifecycle.kept == {}
+    assert stepwise.services.clients.kept == {}
 
 
 def test_a_job_that_has_ended_cannot_be_cancelled(web: Web) -> None:

@@ -28,7 +28,7 @@ def test_put_replaces_all_settings(two_versions: Web) -> None:
 def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
     assert web("GET", PATH).json()["code"] == "unknown_client"
     assert web("PUT", PATH, json={"retain_samples": False}).status_code == 200
-    assert web.services.lifecycle.chosen == {"line": ClientSettings(retain_samples=False)}
+    assert web.services.clients.chosen == {"line": ClientSettings(retain_samples=False)}
     assert web("GET", "/clients/line").json()["versions"] == 0
 
 
@@ -60,5 +60,5 @@ def test_settings_must_be_json(two_versions: Web) -> None:
 
 
 def web_settings(web: Web) -> ClientSettings:
-    found: ClientSettings = web.services.lifecycle.settings("line")
+    found: ClientSettings = web.services.clients.settings("line")
     return found

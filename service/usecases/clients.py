@@ -1,6 +1,6 @@
-"""What happens to versions after they are made: list, compare, move aliases, roll back, download and delete.
+"""The clients, and the versions and aliases that they have: list, compare, move, roll back, download and delete.
 
-The store publishes them: see `service.store.catalog.publishing`.
+`service.store.catalog.publishing` is where a version becomes live.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
 from service.store.version_store import VersionStore
 
 
-class Lifecycle:
-    """Clients, versions and aliases. Every method that takes a client raises InvalidName if the name is not valid.
+class Clients:
+    """The clients of the store. Names are validated; an invalid one raises InvalidName.
+
+    Other errors are those of the method of `Catalog` or `VersionStore` that is called.
 
     Args:
         store: stores them.
         start_weights: returns the weights of the checkpoint that a version was adapted from, or raises
-            UnknownCheckpoint. Without it, `weights` returns only what is stored.
+            UnknownCheckpoint.
     """
 
-    def __init__(
-        self, store: VersionStore, start_weights: Callable[[Version], Mapping[str, Tensor]] | None = None
-    ) -> None:
+    def __init__(self, store: VersionStore, start_weights: Callable[[Version], Mapping[str, Tensor]]) -> None:
         self._store = store
         self._start_weights = start_weights
 
-    def clients(self) -> tuple[ClientSummary, ...]:
-        """Return all clients, sorted by name."""
+    def list(self) -> tuple[ClientSummary, ...]:
+        """Return all clients, by name."""
         return self._store.catalog.clients()
 
-    def client(self, client: str) -> ClientSummary:
+    def get(self, client: str) -> ClientSummary:
         """Return a client. Raises UnknownClient."""
         return self._store.catalog.client(validate_client_name(client))
 
@@ -64,31 +64,13 @@ class Lifecycle:
         return self._store.catalog.alias(validate_client_name(client), validate_alias_name(alias))
 
     def move_alias(self, client: str, alias: str, version: int, expected_revision: int | None) -> AliasMove:
-        """Point the alias at a version.
-
-        Args:
-            client: client name.
-            alias: alias name.
-            version: version number.
-            expected_revision: the move is made only if the alias is at this revision; 0 means that it must not exist
-                yet, None moves it in any case.
-
-        Raises:
-            UnknownClient, UnknownVersion, AliasConflict.
-        """
+        """Point the alias at a version; see `Catalog.move_alias`."""
         return self._store.catalog.move_alias(
             validate_client_name(client), validate_alias_name(alias), version, expected_revision=expected_revision
         )
 
     def rollback(self, client: str, alias: str = LIVE, expected_revision: int | None = None) -> AliasMove:
-        """Point the alias at the version before the current one.
-
-        A second call goes back further. Deleted versions are skipped.
-
-        Raises:
-            UnknownClient, UnknownAlias, NothingToRollBackTo.
-            AliasConflict: the alias is not at `expected_revision`.
-        """
+        """Point the alias at the version before the current one; see `Catalog.roll_back`."""
         return self._store.catalog.roll_back(
             validate_client_name(client), validate_alias_name(alias), expected_revision=expected_revision
         )
@@ -102,20 +84,13 @@ class Lifecycle:
             UnknownClient, UnknownVersion, UnknownCheckpoint, VersionCorrupt.
         """
         version, content = self._store.weights_content(validate_client_name(client), number)
-        if self._start_weights is None:
-            return content
         return to_bytes({**self._start_weights(version), **from_bytes(content)}, metadata_of(content))
 
     def delete_version(self, client: str, number: int) -> None:
-        """Delete a version and what is stored for it alone. Its number is not used again.
-
-        Raises:
-            UnknownClient, UnknownVersion.
-            VersionInUse: an alias points at it.
-        """
+        """Delete a version and what is stored for it alone; see `Catalog.delete_version`."""
         self._store.delete_version(validate_client_name(client), number)
 
-    def delete_client(self, client: str) -> Erasure:
+    def delete(self, client: str) -> Erasure:
         """Delete a client with its versions, aliases, log, samples and weights. Raises UnknownClient."""
         return self._store.delete_client(validate_client_name(client))
 
@@ -128,10 +103,7 @@ class Lifecycle:
         return self._store.catalog.settings(validate_client_name(client))
 
     def update_settings(self, client: str, settings: ClientSettings) -> ClientSettings:
-        """Replace the settings of a client, and return them. The client is created if necessary.
-
-        Without `retain_samples`, all stored samples of the client are deleted at once.
-        """
+        """Replace the settings of a client, and return them; see `VersionStore.update_settings`."""
         self._store.update_settings(validate_client_name(client), settings)
         return settings
 
