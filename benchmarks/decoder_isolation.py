@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.figures import Parser, markdown, percentile
 from benchmarks.measuring import Times, alternate
 from models.images.preprocessing import DEFAULT_LIMITS
-from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
+from service.runtime.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
 from service.settings import child_environment
 
 

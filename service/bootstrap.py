@@ -17,7 +17,7 @@ from service.domain.version import Version
 from service.errors import InvalidSettings
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoding.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
+from service.runtime.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
 from service.runtime.device import pick_device, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.weight_cache import WeightCache

@@ -8,7 +8,7 @@ from typing import Final
 
 from models.data.synthetic.demo import LabelledImage, demo_samples
 from service.bootstrap import Services
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.usecases.adapt import AdaptCommand
 
 CLIENT: Final = "demo"

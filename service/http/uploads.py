@@ -34,7 +34,7 @@ from service.http.problems import (
     TooManyParts,
     UnknownField,
 )
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.settings import Settings
 
 FIELD_BYTES: Final = 4 * 1024

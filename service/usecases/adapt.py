@@ -51,7 +51,7 @@ from service.errors import (
 )
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoding.decoder import Decoder, Upload
+from service.runtime.decoder import Decoder, Upload
 from service.store.version_store import EncodedSample, VersionStore, encode_sample
 
 _MAX_SEED: Final = 2**63 - 1

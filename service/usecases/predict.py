@@ -19,7 +19,7 @@ from models.inference.predict import PredictionRequest, Predictions, ServingWeig
 from service.domain.version import LIVE, ServedVersion
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoding.decoder import Decoder, Upload
+from service.runtime.decoder import Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache

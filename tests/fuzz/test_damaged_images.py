@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import ImageRejected
 from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits
-from service.runtime.decoding.decoder import DecoderPool, PoolConfig
+from service.runtime.decoder import DecoderPool, PoolConfig
 from service.settings import child_environment
 from tests.fuzz.conftest import cases, resident_mib, seed
 from tests.mutations import damaged_image, image_corpus

@@ -9,12 +9,12 @@ import pytest
 
 from service import bootstrap
 from service.http.app import create_app
-from service.runtime.decoding.decoder import DecoderPool
+from service.runtime.decoder import DecoderPool
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started
 
-FAILING = "tests.unit.service.runtime.decoding.failing_decoder"
+FAILING = "tests.unit.service.runtime.failing_decoder"
 FILES = [("samples", (f"{index}.png", content)) for index, content in enumerate(striped(2, 4) + striped(2, 13))]
 LABELS = ["fine", "fine", "coarse", "coarse"]
 

@@ -11,7 +11,7 @@ from models.errors import ImageCorrupt
 from service import bootstrap
 from service.bootstrap import Services
 from service.errors import NothingLive, UnknownClient, UnknownVersion
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from tests.generated import striped

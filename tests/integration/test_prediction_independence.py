@@ -13,7 +13,7 @@ import torch
 
 from service import bootstrap
 from service.bootstrap import Services
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases import predict
 from service.usecases.adapt import AdaptCommand

@@ -15,7 +15,7 @@ from service import bootstrap
 from service.bootstrap import Services
 from service.errors import InvalidSettings, UnknownCheckpoint
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoding.decoder import InlineDecoder, Upload
+from service.runtime.decoder import InlineDecoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.weight_cache import WeightCache
 from service.settings import Settings

@@ -39,7 +39,7 @@ from service.http.schemas.reports import Report
 from service.http.scopes import accessible_client, require_scope
 from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form, unpack
 from service.runtime.adapt_queue import JobControl
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import Job

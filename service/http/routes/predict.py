@@ -17,7 +17,7 @@ from service.http.problems import MissingField
 from service.http.schemas import resources as schemas
 from service.http.scopes import accessible_client, require_scope
 from service.http.uploads import Fields, FormShape, check_size, read_form, read_query, reject_together
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.settings import Settings
 
 router = APIRouter(tags=["predict"])

@@ -17,7 +17,7 @@ from service.domain.key import KeyRecord
 from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
 from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
 from service.runtime.adapt_queue import JobControl
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.store.maintenance import Erasure
 from service.store.ports import Keys
 from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
@@ -77,10 +77,10 @@ class FakeClients(Clients):
         self.moves[client].append(move)
         return move
 
-    def clients(self) -> tuple[ClientSummary, ...]:
-        return tuple(self.client(name) for name in sorted(self.kept))
+    def list(self) -> tuple[ClientSummary, ...]:
+        return tuple(self.get(name) for name in sorted(self.kept))
 
-    def client(self, client: str) -> ClientSummary:
+    def get(self, client: str) -> ClientSummary:
         versions = self._of(client)
         aliases = {move.alias: move for move in self.moves.get(client, [])}
         return ClientSummary(client, NOON, len(versions), max(versions, default=0), aliases)

@@ -10,7 +10,7 @@ import pytest
 
 from service.http.problems import ArchiveTooLarge
 from service.http.uploads import unpack
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.settings import load_settings
 from tests.in_process import Web
 

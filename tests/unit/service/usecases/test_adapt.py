@@ -16,7 +16,7 @@ from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
 from service.errors import InvalidRequest, JobCancelled, ParentSuperseded, TooFewClasses, TooManySamples
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoding.decoder import InlineDecoder, Upload
+from service.runtime.decoder import InlineDecoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.open_store import open_embedded
 from service.store.version_store import VersionStore

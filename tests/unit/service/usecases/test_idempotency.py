@@ -12,7 +12,7 @@ import pytest
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
-from service.runtime.decoding.decoder import Upload
+from service.runtime.decoder import Upload
 from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 

@@ -1,9 +1,9 @@
 """Decodes untrusted images in this process or in a pool of isolated processes.
 
 Image decoders are C code. On hostile input they may hang, crash or exhaust memory. In the pool that costs one image:
-each process runs under system limits (see ``child.py``), is killed when an image takes too long, and is replaced. An
-image that crashed or hung a process is remembered by its digest and rejected from then on. An exploited decoder may
-send anything, so every reply is validated.
+each process runs under system limits (see ``decoder_child.py``), is killed when an image takes too long, and is
+replaced. An image that crashed or hung a process is remembered by its digest and rejected from then on. An exploited
+decoder may send anything, so every reply is validated.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from torch import Tensor
 from models.errors import AnoleError, ImageRejected, ImageUndecodable
 from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits, decode
 from service.errors import RETRY_BUSY_S, RETRY_UNAVAILABLE_S, DecoderUnavailable
-from service.runtime.decoding.child import PIXELS, READY, REFUSED, REPLY, REQUEST, ChildLimits
+from service.runtime.decoder_child import PIXELS, READY, REFUSED, REPLY, REQUEST, ChildLimits
 
-PROGRAM: Final = "service.runtime.decoding.child"
+PROGRAM: Final = "service.runtime.decoder_child"
 """The module that the process runs."""
 
 _START_LIMIT_S: Final = 60.0

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.images.decoding import DecodeLimits, decode_pixels
-from service.runtime.decoding import child as decoder_child
-from service.runtime.decoding.child import PIXELS, REFUSED, REPLY
+from service.runtime import decoder_child
+from service.runtime.decoder_child import PIXELS, REFUSED, REPLY
 
 _decode = decode_pixels
 _LIES = {

@@ -1,6 +1,6 @@
 """The program of a decoder process: reads images from a socket and answers with pixels or an error.
 
-The parent runs ``python -m service.runtime.decoding.child LIMITS`` with the socket as standard input. The input is
+The parent runs ``python -m service.runtime.decoder_child LIMITS`` with the socket as standard input. The input is
 untrusted, so the process is expendable: it loads no torch, holds no keys and no open files, cannot write files, and has
 limits on memory and processor time.
 """

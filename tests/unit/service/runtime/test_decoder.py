@@ -16,13 +16,13 @@ from PIL import Image
 from models.errors import ImageRejected, ImageTooLarge, ImageUndecodable
 from models.images.preprocessing import DEFAULT_LIMITS, DecodeLimits, decode
 from service.errors import DecoderUnavailable
-from service.runtime.decoding.child import ChildLimits
-from service.runtime.decoding.decoder import DecoderPool, DecoderProcess, InlineDecoder, PoolConfig, ProcessLost
+from service.runtime.decoder import DecoderPool, DecoderProcess, InlineDecoder, PoolConfig, ProcessLost
+from service.runtime.decoder_child import ChildLimits
 from service.settings import child_environment
 from tests.generated import striped
 from tests.unit.models.pictures import encoded, png_claiming, scene
 
-FAILING = "tests.unit.service.runtime.decoding.failing_decoder"
+FAILING = "tests.unit.service.runtime.failing_decoder"
 GOOD = striped(1, 7)[0]
 MEBIBYTE = 1024 * 1024
 

@@ -1,1 +1,0 @@
-"""Image decoding in isolated processes."""
