@@ -97,7 +97,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     return Services(
         adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue),
         prediction=prediction,
-        clients=Clients(store, start_weights),
+        clients=Clients(store, start_weights, checkpoints.named),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),

@@ -27,6 +27,7 @@ class ClientSettings:
         floor: estimated accuracy, 0 to 1, that a version must reach to go live; None is half way from guessing to 1.
         tolerance: share of the kept samples of a class, 0 to 1, that a new version may lose and still go live; None is
             a quarter, and always one sample.
+        model: name of the checkpoint that the client's versions are adapted from; None is the service's default.
 
     Raises:
         InvalidRequest: a value is outside its range.
@@ -36,6 +37,7 @@ class ClientSettings:
     keep_last: int | None = None
     floor: float | None = None
     tolerance: float | None = None
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
@@ -46,8 +48,8 @@ class ClientSettings:
                 raise InvalidRequest(f"{name} is {value}; use a number from 0 to 1, or null for the default")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as JSON data."""
-        return asdict(self)
+        """Return the settings as JSON data, without those that are None, so that earlier releases can read them."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ClientSettings:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from torch import Tensor
 
@@ -188,6 +188,19 @@ class VersionStore:
         is about to publish with one of them fails with StoreUnavailable and can be repeated.
         """
         self.catalog.update_settings(client, settings)
+        self._delete_unneeded_samples(client, settings)
+
+    def change_settings(self, client: str, changes: Mapping[str, Any]) -> ClientSettings:
+        """Change the named settings of the client and return all of them; otherwise as `update_settings`.
+
+        Raises:
+            UnknownClient, InvalidRequest: see `Catalog.change_settings`.
+        """
+        settings = self.catalog.change_settings(client, changes)
+        self._delete_unneeded_samples(client, settings)
+        return settings
+
+    def _delete_unneeded_samples(self, client: str, settings: ClientSettings) -> None:
         if not settings.retain_samples:
             maintenance.collect_space(self.catalog, self._blobs, client, grace_s=0.0)
 

@@ -47,11 +47,13 @@ from service.errors import (
     TooFewClasses,
     TooManyClasses,
     TooManySamples,
+    UnknownCheckpoint,
     UnknownClient,
 )
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Decoder, Upload
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import EncodedSample, VersionStore, encode_sample
 
 _MAX_SEED: Final = 2**63 - 1
@@ -166,6 +168,7 @@ class _Request:
     """A command that has been checked, with its images decoded."""
 
     command: AdaptCommand
+    checkpoint: LoadedCheckpoint
     recipe: InnerLoopConfig
     samples: Sequence[Sample]
     control: JobControl
@@ -180,7 +183,7 @@ class Adaptation:
 
     Args:
         store: stores samples, weights and versions.
-        checkpoints: the checkpoint to adapt from, and those of earlier versions.
+        checkpoints: the checkpoints to adapt from; the client's setting `model` names one.
         decoder: decodes images.
         limits: limits of one adaptation.
     """
@@ -203,6 +206,7 @@ class Adaptation:
         Raises:
             InvalidName, InvalidRequest (and its subclasses): the request is not valid, by itself or together with the
                 stored samples.
+            UnknownCheckpoint: the service does not offer the model that the client's settings name.
             ImageRejected: a file is not an acceptable image; the message starts with its name.
             AdaptationDiverged: the weights are not finite.
             StoreFull, StoreUnavailable: no version was made.
@@ -210,12 +214,13 @@ class Adaptation:
         """
         clock = _Stopwatch()
         validate_client_name(command.client)
-        recipe = self._recipe(command)
+        checkpoint = self._checkpoint(command.client)
+        recipe = self._recipe(command, checkpoint.checkpoint.recipe)
         control.enter("decode")
         labels, parts = _labels(command, self._limits), _parts(command)
         samples = [self._decode(*sample) for sample in zip(command.uploads, labels, parts, strict=True)]
         _reject_conflicting_labels(samples)
-        request = _Request(command, recipe, samples, control)
+        request = _Request(command, checkpoint, recipe, samples, control)
         clock.lap("decode")
         if command.first is not None:
             first = replace(request, command=replace(command, idempotency=None), recipe=replace(recipe, steps=0))
@@ -235,7 +240,7 @@ class Adaptation:
         Raises:
             ParentSuperseded: another extension was published in the meantime.
         """
-        command, control, checkpoint = request.command, request.control, self._checkpoints.named(None)
+        command, control, checkpoint = request.command, request.control, request.checkpoint
         control.enter("adapt")
         parent = self._store.base(command.client) if command.mode == "extend" else None
         samples = _joined(self._kept_samples(parent), request.samples)
@@ -275,14 +280,25 @@ class Adaptation:
             published = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
         return AdaptOutcome(published.version, LIVE in aliases, published.live)
 
-    def _recipe(self, command: AdaptCommand) -> InnerLoopConfig:
+    def _checkpoint(self, client: str) -> LoadedCheckpoint:
+        """Return the checkpoint that the client's setting names. Raises UnknownCheckpoint."""
+        name = self._settings(client).model
+        try:
+            return self._checkpoints.named(name)
+        except UnknownCheckpoint as error:
+            raise UnknownCheckpoint(
+                f"client {client!r} has the setting model={name!r}, but {error}; change the setting, or start the "
+                "service with that model too"
+            ) from error
+
+    def _recipe(self, command: AdaptCommand, default: InnerLoopConfig) -> InnerLoopConfig:
         steps, seed = command.steps, command.seed
         if steps is not None and not 0 <= steps <= self._limits.max_steps:
             raise InvalidRequest(f"steps is {steps}; use 0 to {self._limits.max_steps}")
         if seed is not None and not 0 <= seed <= _MAX_SEED:
             raise InvalidRequest(f"seed is {seed}; use 0 to {_MAX_SEED}")
         try:
-            return self._checkpoints.named(None).checkpoint.recipe.adjusted(steps, command.learning_rate)
+            return default.adjusted(steps, command.learning_rate)
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 

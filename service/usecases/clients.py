@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 from torch import Tensor
 
 from service.domain.client import ClientSettings, ClientSummary, validate_alias_name, validate_client_name
 from service.domain.diff import VersionDiff, compare
 from service.domain.version import LIVE, AliasMove, Version
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, UnknownCheckpoint
 from service.store.maintenance import Erasure
 from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
 from service.store.version_store import VersionStore
@@ -28,11 +29,18 @@ class Clients:
         store: stores them.
         start_weights: returns the weights of the checkpoint that a version was adapted from, or raises
             UnknownCheckpoint.
+        find_model: raises UnknownCheckpoint if clients cannot be adapted from a checkpoint of that name.
     """
 
-    def __init__(self, store: VersionStore, start_weights: Callable[[Version], Mapping[str, Tensor]]) -> None:
+    def __init__(
+        self,
+        store: VersionStore,
+        start_weights: Callable[[Version], Mapping[str, Tensor]],
+        find_model: Callable[[str], object] = lambda _name: None,
+    ) -> None:
         self._store = store
         self._start_weights = start_weights
+        self._find_model = find_model
 
     def list(self) -> tuple[ClientSummary, ...]:
         """Return all clients, by name."""
@@ -103,9 +111,31 @@ class Clients:
         return self._store.catalog.settings(validate_client_name(client))
 
     def update_settings(self, client: str, settings: ClientSettings) -> ClientSettings:
-        """Replace the settings of a client, and return them; see `VersionStore.update_settings`."""
+        """Replace the settings of a client, and return them; see `VersionStore.update_settings`.
+
+        Raises:
+            InvalidRequest: there is no such model.
+        """
+        self._check_model(settings.model)
         self._store.update_settings(validate_client_name(client), settings)
         return settings
+
+    def change_settings(self, client: str, changes: Mapping[str, Any]) -> ClientSettings:
+        """Change some settings of a client, given by name, and return all of them; see `update_settings`.
+
+        Raises:
+            UnknownClient: there is no such client.
+            InvalidRequest: a value is not allowed.
+        """
+        self._check_model(changes.get("model"))
+        return self._store.change_settings(validate_client_name(client), changes)
+
+    def _check_model(self, name: str | None) -> None:
+        if name is not None:
+            try:
+                self._find_model(name)
+            except UnknownCheckpoint as error:
+                raise InvalidRequest(str(error)) from error
 
 
 def _with_zone(at: datetime) -> datetime:

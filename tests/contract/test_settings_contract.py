@@ -10,7 +10,7 @@ import pytest
 
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE
-from service.errors import ParentSuperseded, UnknownClient
+from service.errors import InvalidRequest, ParentSuperseded, UnknownClient
 from service.store.catalog.catalog import Catalog
 from tests.contract.values import CLIENT, a_draft, digest_of
 
@@ -39,6 +39,38 @@ def test_updating_settings_creates_the_client(catalog: Catalog) -> None:
     assert catalog.versions(CLIENT) == ()
     assert catalog.latest(CLIENT) is None
     assert catalog.publish(a_draft(), [LIVE]).version.number == 1
+
+
+def test_changed_settings_keep_the_others(catalog: Catalog) -> None:
+    with pytest.raises(UnknownClient):
+        catalog.change_settings(CLIENT, {"floor": 0.5})
+    catalog.update_settings(CLIENT, ClientSettings(keep_last=3, floor=0.5))
+    expected = ClientSettings(keep_last=3, model="paper")
+    assert catalog.change_settings(CLIENT, {"floor": None, "model": "paper"}) == expected
+    assert catalog.settings(CLIENT) == expected
+    with pytest.raises(InvalidRequest):
+        catalog.change_settings(CLIENT, {"keep_last": 0})
+    assert catalog.settings(CLIENT) == expected
+
+
+def test_concurrent_changes_of_different_settings_are_all_kept(catalog: Catalog) -> None:
+    catalog.update_settings(CLIENT, ClientSettings())
+    changes = [{"keep_last": 3}, {"floor": 0.5}, {"tolerance": 0.25}, {"model": "paper"}]
+    together = threading.Barrier(len(changes))
+
+    def change(one: dict[str, object]) -> None:
+        together.wait()
+        catalog.change_settings(CLIENT, one)
+
+    with ThreadPoolExecutor(len(changes)) as pool:
+        list(pool.map(change, changes))
+    assert catalog.settings(CLIENT) == ClientSettings(keep_last=3, floor=0.5, tolerance=0.25, model="paper")
+
+
+def test_changed_settings_that_retain_no_samples_apply_to_existing_versions(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    assert catalog.change_settings(CLIENT, {"retain_samples": False}) == NOTHING_KEPT
+    assert not catalog.version(CLIENT, 1).draft.samples_kept
 
 
 def test_settings_are_deleted_with_their_client(catalog: Catalog) -> None:

@@ -86,7 +86,7 @@ def paths(template: str, client: str) -> list[str]:
 
 def bodies(method: str, path: str) -> list[dict[str, Any]]:
     """Return what to send: valid bodies, and invalid JSON where JSON is expected."""
-    if method != "PUT":
+    if method not in {"PUT", "PATCH"}:
         return [{}]
     sound = {"version": 1} if "/aliases/" in path else {"keep_last": 3}
     return [{"json": sound}, {"json": {}}, {"json": [1]}, {"json": sound, "headers": {"If-Match": '"1"'}}]

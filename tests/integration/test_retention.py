@@ -51,14 +51,15 @@ def test_without_samples_an_extension_is_rejected_and_a_replacement_works(web: W
     assert (replaced["version"], len(replaced["classes"])) == (2, 3)
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_a_client_that_stops_retaining_samples_loses_its_samples_and_keeps_its_versions(
-    web: Web, settings: Settings
+    web: Web, settings: Settings, method: str
 ) -> None:
     adapt(web)
     adapt(web, "other")
     before = predict(web, striped(2, 6, seed=9)).json()["predictions"]
     assert len(images_on_disk(settings)) == 16
-    web("PUT", "/clients/line/settings", json=KEEP_NONE)
+    web(method, "/clients/line/settings", json=KEEP_NONE)
     assert {path.parent.name for path in images_on_disk(settings)} == {"other"}
     assert predict(web, striped(2, 6, seed=9)).json()["predictions"] == before
     with open_store(settings) as store:

@@ -152,7 +152,8 @@ class LimitsMiddleware:
 
     Args:
         app: the wrapped application.
-        limits: (method, path) -> the limits of the route. Other routes for PUT take JSON, all others any media type.
+        limits: (method, path) -> the limits of the route. Other routes for PUT and PATCH take JSON, and the rest any
+            media type.
         clock: monotonic seconds.
     """
 
@@ -173,7 +174,7 @@ class LimitsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limits = self._limits.get((scope["method"], scope["path"])) or (_JSON if _is_put(scope) else _DEFAULT)
+        limits = self._limits.get((scope["method"], scope["path"])) or (_JSON if _takes_json(scope) else _DEFAULT)
         if limits.admission is None:
             await self._limit_body(limits, scope, receive, send)
             return
@@ -238,9 +239,11 @@ class _BodyMeter:
         await self._send(message)
 
 
-def _is_put(scope: Scope) -> bool:
-    """Return whether a route handles this PUT request. Other PUT requests are answered with 404 or 405."""
-    return scope["method"] == "PUT" and any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+def _takes_json(scope: Scope) -> bool:
+    """Return whether a route handles this PUT or PATCH request. Others are answered with 404 or 405."""
+    if scope["method"] not in {"PUT", "PATCH"}:
+        return False
+    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
 
 
 def _check_headers(limits: RouteLimits, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:

@@ -138,6 +138,7 @@ _FORM: Final[dict[str, Any]] = {
             errors.TooManyClasses,
             errors.SamplesNotKept,
             errors.InvalidRequest,
+            errors.UnknownCheckpoint,
             errors.ParentSuperseded,
             errors.IdempotencyInFlight,
             errors.IdempotencyMismatch,

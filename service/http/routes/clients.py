@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import LIVE
-from service.errors import InvalidName, StoreFull, StoreUnavailable, UnknownClient, VersionCorrupt
+from service.errors import InvalidRequest, StoreUnavailable, VersionCorrupt
 from service.http.dependencies import ServicesDep
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.problems import InvalidField, UnsupportedMediaType
@@ -65,25 +65,33 @@ def get_client_settings(client: ClientPath, services: ServicesDep) -> schemas.Cl
     "/{client}/settings",
     summary="Set settings",
     dependencies=[require_scope("admin")],
-    responses=problems(
-        InvalidName,
-        UnknownClient,
-        PARAMETERS,
-        UnsupportedMediaType,
-        StoreUnavailable,
-        VersionCorrupt,
-        StoreFull,
-    ),
+    responses=problems(*WRITE, PARAMETERS, UnsupportedMediaType, InvalidRequest),
 )
 def set_client_settings(
     client: ClientPath, settings: schemas.ClientSettings, services: ServicesDep
 ) -> schemas.ClientSettings:
-    """Replace all settings. Settings that are left out get their defaults. The client is created if necessary.
+    """Replace all settings. Settings that are left out get their defaults; PATCH keeps them instead.
+
+    The client is created if necessary.
 
     `retain_samples: false` deletes all stored images of the client and stores no new ones. A version then consists of
     the samples of one request (`mode=replace`) and cannot be extended.
     """
     stored = services.clients.update_settings(client, ClientSettings(**settings.model_dump()))
+    return schemas.ClientSettings.model_validate(stored)
+
+
+@router.patch(
+    "/{client}/settings",
+    summary="Change settings",
+    dependencies=[require_scope("admin")],
+    responses=problems(*WRITE, PARAMETERS, UnsupportedMediaType, InvalidRequest),
+)
+def change_client_settings(
+    client: ClientPath, settings: schemas.ClientSettings, services: ServicesDep
+) -> schemas.ClientSettings:
+    """Change the settings that are sent, and answer with all of them. Those that are left out stay as they are."""
+    stored = services.clients.change_settings(client, settings.model_dump(exclude_unset=True))
     return schemas.ClientSettings.model_validate(stored)
 
 

@@ -162,6 +162,12 @@ class ClientSettings(RequestBody):
         description="share of an earlier class's kept samples that a version may lose and still go live; "
         "null: a quarter, and at least one sample",
     )
+    model: str | None = Field(
+        None,
+        strict=True,
+        description="name of the model that the next versions are adapted from, see GET /models; null: the default",
+        examples=["surfaces"],
+    )
 
 
 class DeletedClient(Answer):

@@ -6,11 +6,12 @@ live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
@@ -216,15 +217,22 @@ class Catalog:
 
         Settings that retain no samples apply to all versions at once: none needs its samples any more.
         """
-        now = self._clock()
         with self._writing(client, erasing=not settings.retain_samples) as connection:
-            found = Publishing(connection, now).get_or_create_client(client)
-            values = with_checksum(CLIENT_SETTINGS, client, {"settings": settings.to_json(), "changed_at": now})
-            this = CLIENT_SETTINGS.c.client_id == found.id
-            if connection.execute(update(CLIENT_SETTINGS).where(this).values(values)).rowcount == 0:
-                connection.execute(insert(CLIENT_SETTINGS).values(client_id=found.id, **values))
-            if not settings.retain_samples:
-                _drop_samples(connection, found)
+            found = Publishing(connection, self._clock()).get_or_create_client(client)
+            self._write_settings(connection, found, settings)
+
+    def change_settings(self, client: str, changes: Mapping[str, Any]) -> ClientSettings:
+        """Change the named settings of the client, and return all of them. The others stay as they are.
+
+        Raises:
+            UnknownClient: there is no such client.
+            InvalidRequest: a value is outside its range.
+        """
+        with self._writing(client, erasing=changes.get("retain_samples") is False) as connection:
+            found = queries.get_client(connection, client)
+            settings = replace(queries.client_settings(connection, found), **changes)
+            self._write_settings(connection, found, settings)
+            return settings
 
     @contextmanager
     def holding(self, client: str) -> Iterator[frozenset[str]]:
@@ -276,6 +284,16 @@ class Catalog:
     def close(self) -> None:
         """Close connections; the catalog is not used afterwards."""
         self._database.close()
+
+    def _write_settings(self, connection: Connection, client: ClientRow, settings: ClientSettings) -> None:
+        values = with_checksum(
+            CLIENT_SETTINGS, client.name, {"settings": settings.to_json(), "changed_at": self._clock()}
+        )
+        this = CLIENT_SETTINGS.c.client_id == client.id
+        if connection.execute(update(CLIENT_SETTINGS).where(this).values(values)).rowcount == 0:
+            connection.execute(insert(CLIENT_SETTINGS).values(client_id=client.id, **values))
+        if not settings.retain_samples:
+            _drop_samples(connection, client)
 
     @contextmanager
     def _publishing(self, client: str) -> Iterator[Publishing]:

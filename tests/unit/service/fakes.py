@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -140,6 +140,9 @@ class FakeClients(Clients):
         self.kept.setdefault(client, {})
         self.chosen[client] = settings
         return settings
+
+    def change_settings(self, client: str, changes: Mapping[str, Any]) -> ClientSettings:
+        return self.update_settings(client, replace(self.settings(client), **changes))
 
     def weights(self, client: str, number: int) -> bytes:
         self.version(client, number)

@@ -9,8 +9,12 @@ from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 
 def test_settings_are_read_back_as_they_were_stored() -> None:
-    settings = ClientSettings(retain_samples=False, keep_last=3)
+    settings = ClientSettings(retain_samples=False, keep_last=3, floor=0.0, tolerance=0.5, model="paper")
     assert ClientSettings.from_json(settings.to_json()) == settings
+
+
+def test_settings_that_were_never_set_are_not_stored_so_that_earlier_releases_can_read_the_others() -> None:
+    assert ClientSettings(keep_last=3).to_json() == {"retain_samples": True, "keep_last": 3}
 
 
 def test_a_missing_setting_gets_its_default() -> None:

@@ -152,6 +152,7 @@ def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: We
         ("/clients/{client}/history", "get"),
         ("/clients/{client}/settings", "get"),
         ("/clients/{client}/settings", "put"),
+        ("/clients/{client}/settings", "patch"),
         ("/clients/{client}/aliases/{alias}", "get"),
         ("/clients/{client}/aliases/{alias}", "put"),
         ("/clients/{client}/rollback", "post"),

@@ -13,7 +13,14 @@ from models.checkpoint import load_checkpoint
 from models.images.preprocessing import DecodeLimits
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
-from service.errors import InvalidRequest, JobCancelled, ParentSuperseded, TooFewClasses, TooManySamples
+from service.errors import (
+    InvalidRequest,
+    JobCancelled,
+    ParentSuperseded,
+    TooFewClasses,
+    TooManySamples,
+    UnknownCheckpoint,
+)
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import InlineDecoder, Upload
@@ -30,8 +37,10 @@ PERIODS: Final = {"fine": 4, "coarse": 13}
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoints:
+    """Return two checkpoints, of which the first is the default."""
     path = tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
-    return LoadedCheckpoints([LoadedCheckpoint(load_checkpoint(str(path)), torch.device("cpu"))])
+    cpu = torch.device("cpu")
+    return LoadedCheckpoints([LoadedCheckpoint(load_checkpoint(name), cpu) for name in (path, "omniglot")])
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +253,20 @@ def test_the_aliases_of_a_held_version_stay_where_they_are(store: VersionStore, 
     adaptation.run(command(seed=1), JobControl())
     held = adaptation.run(command(seed=2, publish="never"), JobControl())
     assert (held.version.number, held.live, store.catalog.alias(CLIENT, LIVE).version) == (2, 1, 1)
+
+
+def test_a_client_is_adapted_from_the_model_of_its_settings(store: VersionStore, adaptation: Adaptation) -> None:
+    made = [adaptation.run(command(steps=None), JobControl()).version.draft]
+    store.change_settings(CLIENT, {"model": "omniglot"})
+    made.append(adaptation.run(command(steps=None, seed=1), JobControl()).version.draft)
+    assert [(draft.meta_model, draft.parent) for draft in made] == [("tiny", None), ("omniglot", 1)]
+    assert [draft.recipe["learning_rate"] for draft in made] == [0.05, load_checkpoint("omniglot").recipe.learning_rate]
+    assert len(made[1].samples) == 4
+
+
+def test_a_model_that_is_no_longer_offered_is_named_with_the_way_out(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    store.update_settings(CLIENT, ClientSettings(model="gone"))
+    with pytest.raises(UnknownCheckpoint, match=r"setting model='gone', but .* available models are tiny, omniglot"):
+        adaptation.run(command(), JobControl())

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Version
 from service.errors import (
     AliasConflict,
@@ -123,6 +124,22 @@ def test_weights_of_an_unknown_checkpoint_are_not_returned_in_part(store: Versio
     publish(store, 1.5)
     with pytest.raises(UnknownCheckpoint):
         Clients(store, start_weights).weights(CLIENT, 1)
+
+
+def test_settings_can_only_name_a_model_that_the_service_offers(store: VersionStore) -> None:
+    def find_model(name: str) -> None:
+        if name != "paper":
+            raise UnknownCheckpoint(f"there is no model {name!r}; the available models are paper")
+
+    clients = Clients(store, lambda _version: {}, find_model)
+    chosen = ClientSettings(model="paper")
+    assert clients.update_settings(CLIENT, chosen) == chosen
+    with pytest.raises(InvalidRequest, match="no model 'huge'; the available models are paper"):
+        clients.update_settings(CLIENT, ClientSettings(model="huge"))
+    with pytest.raises(InvalidRequest, match="no model 'huge'"):
+        clients.change_settings(CLIENT, {"model": "huge"})
+    assert clients.settings(CLIENT) == chosen
+    assert clients.change_settings(CLIENT, {"model": None}) == ClientSettings()
 
 
 def test_deleting_a_version_or_client_leaves_the_others_intact(store: VersionStore, clients: Clients) -> None:

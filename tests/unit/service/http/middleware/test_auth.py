@@ -145,6 +145,7 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("GET", "/clients/{client}/history"): None,
     ("GET", "/clients/{client}/settings"): None,
     ("PUT", "/clients/{client}/settings"): "admin",
+    ("PATCH", "/clients/{client}/settings"): "admin",
     ("GET", "/clients/{client}/aliases/{alias}"): None,
     ("GET", "/models"): None,
     ("GET", "/models/{name}"): None,
@@ -163,7 +164,7 @@ def test_a_key_without_the_required_scope_is_rejected(
     method, path = route
     for held in ("predict", "adapt", "admin"):
         headers = {**key_for(guarded, held), **(FORM if method == "POST" else {})}
-        response = guarded(method, filled(path), headers=headers, json={} if method == "PUT" else None)
+        response = guarded(method, filled(path), headers=headers, json={} if method in {"PUT", "PATCH"} else None)
         if scope is None or held == scope:
             assert response.status_code not in {401, 403}
         else:

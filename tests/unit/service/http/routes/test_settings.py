@@ -1,4 +1,4 @@
-"""GET and PUT /clients/{client}/settings."""
+"""GET, PUT and PATCH /clients/{client}/settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from service.domain.client import ClientSettings
 from tests.in_process import Web
 
 PATH = "/clients/line/settings"
-DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance": None}
+DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance": None, "model": None}
 
 
 def test_a_client_has_default_settings_at_first(two_versions: Web) -> None:
@@ -25,6 +25,21 @@ def test_put_replaces_all_settings(two_versions: Web) -> None:
     assert two_versions("GET", PATH).json() == {**DEFAULTS, "keep_last": 4}
 
 
+def test_patch_changes_only_the_settings_that_are_sent(two_versions: Web) -> None:
+    two_versions("PUT", PATH, json={"floor": 0.9, "tolerance": 0.1})
+    assert two_versions("PATCH", PATH, json={"keep_last": 4}).json() == {
+        **DEFAULTS, "floor": 0.9, "tolerance": 0.1, "keep_last": 4
+    }  # fmt: skip
+    changed = two_versions("PATCH", PATH, json={"floor": None, "model": "tiny"})
+    assert changed.json() == {**DEFAULTS, "tolerance": 0.1, "keep_last": 4, "model": "tiny"}
+    assert two_versions("PATCH", PATH, json={}).json() == two_versions("GET", PATH).json() == changed.json()
+
+
+def test_patch_does_not_create_a_client(web: Web) -> None:
+    response = web("PATCH", PATH, json={"keep_last": 4})
+    assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
+
+
 def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
     assert web("GET", PATH).json()["code"] == "unknown_client"
     assert web("PUT", PATH, json={"retain_samples": False}).status_code == 200
@@ -35,10 +50,12 @@ def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
 @pytest.mark.parametrize(
     "body",
     [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"]
+    + [{"model": 3}]
     + [{name: value} for name in ("floor", "tolerance") for value in (True, "0.5", -0.1, 1.1)],
 )
-def test_invalid_settings_are_rejected(two_versions: Web, body: Any) -> None:
-    response = two_versions("PUT", PATH, json=body)
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_invalid_settings_are_rejected(two_versions: Web, method: str, body: Any) -> None:
+    response = two_versions(method, PATH, json=body)
     assert (response.status_code, response.json()["code"]) == (422, "parameter_invalid")
     assert web_settings(two_versions) == ClientSettings()
 
@@ -54,8 +71,9 @@ def test_invalid_json_is_rejected(two_versions: Web, body: bytes) -> None:
     assert response.json()["detail"]
 
 
-def test_settings_must_be_json(two_versions: Web) -> None:
-    response = two_versions("PUT", PATH, data={"retain_samples": "false"})
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_settings_must_be_json(two_versions: Web, method: str) -> None:
+    response = two_versions(method, PATH, data={"retain_samples": "false"})
     assert (response.status_code, response.json()["code"]) == (415, "media_type_unsupported")
 
 
