@@ -25,9 +25,10 @@ from service.settings import Settings, child_environment, disable_onnxruntime_te
 from service.store import open_store as stores
 from service.store.catalog.keys import SqlKeys
 from service.store.version_store import VersionStore
-from service.usecases.adapt import Adaptation, AdaptLimits, IdempotentAdaptation
+from service.usecases.adapt import Adaptation, AdaptLimits
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
+from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness, readiness_checks

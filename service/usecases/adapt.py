@@ -1,19 +1,15 @@
 """POST /adapt: turns labelled images into a new version.
 
 Decodes the images, joins them with the stored samples, adapts, cross-validates, applies the gate and stores the result.
-Nothing is written before the adaptation has succeeded, so a request that fails leaves the client unchanged. A request
-that is repeated with the same Idempotency-Key makes one version.
+Nothing is written before the adaptation has succeeded, so a request that fails leaves the client unchanged.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final, Literal
 
 from torch import Tensor
@@ -28,7 +24,6 @@ from service.domain.report import build_report
 from service.domain.version import (
     LIVE,
     Idempotency,
-    Publication,
     SampleRef,
     Version,
     VersionDraft,
@@ -37,7 +32,6 @@ from service.domain.version import (
 )
 from service.errors import (
     ConflictingLabels,
-    IdempotencyInFlight,
     InvalidRequest,
     LabelCountMismatch,
     NoSamples,
@@ -50,7 +44,7 @@ from service.errors import (
     UnknownCheckpoint,
     UnknownClient,
 )
-from service.runtime.adapt_queue import AdaptQueue, JobControl
+from service.runtime.adapt_queue import JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
@@ -430,79 +424,3 @@ def _classes(samples: Sequence[Sample], limits: AdaptLimits) -> tuple[str, ...]:
         )
     limits.check(len(classes), len(samples))
     return classes
-
-
-Recall = Callable[[str, Idempotency], Publication | None]
-Adapt = Callable[[AdaptCommand, JobControl], AdaptOutcome]
-
-
-class IdempotentAdaptation:
-    """Queues adaptations, and answers repeated requests with the version that the first one made, even after a restart.
-
-    Two equal requests that reach two processes at the same time may both adapt; the store publishes only the first.
-
-    Args:
-        recall: see `Catalog.recall`.
-        adapt: see `Adaptation.run`.
-        queue: runs the adaptations.
-    """
-
-    def __init__(self, recall: Recall, adapt: Adapt, queue: AdaptQueue) -> None:
-        self._recall = recall
-        self._adapt = adapt
-        self._queue = queue
-        self._lock = threading.Lock()
-        self._in_flight: set[tuple[str, str]] = set()
-
-    def run(self, command: AdaptCommand) -> AdaptOutcome:
-        """Adapt and return the outcome. Blocks; see `submit` for the errors."""
-        future, released = self.submit(command, JobControl()), threading.Event()
-        future.add_done_callback(lambda _: released.set())  # runs last: then the same request may be sent again
-        released.wait()
-        return future.result()
-
-    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
-        """Queue the adaptation, or return the outcome of an earlier request with the same key and body.
-
-        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts.
-
-        Raises:
-            Overloaded: the service is stopping.
-            IdempotencyInFlight: an earlier request with the same key is still running.
-            IdempotencyMismatch: an earlier request with the same key had another body.
-        """
-        if command.idempotency is None:
-            return self._queued(command, control)
-        claim = (command.client, command.idempotency.key)
-        self._acquire(claim)
-        try:
-            earlier = self._recall(command.client, command.idempotency)
-            future = _replayed(earlier) if earlier else self._queued(command, control)
-        except BaseException:
-            self._release(claim)
-            raise
-        future.add_done_callback(lambda _: self._release(claim))
-        return future
-
-    def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
-        return self._queue.submit(command.client, partial(self._adapt, command, control), control)
-
-    def _acquire(self, claim: tuple[str, str]) -> None:
-        with self._lock:
-            if claim in self._in_flight:
-                raise IdempotencyInFlight(
-                    f"a request of client {claim[0]!r} with Idempotency-Key {claim[1]!r} is still running; wait for "
-                    "its response, or try again in a moment"
-                )
-            self._in_flight.add(claim)
-
-    def _release(self, claim: tuple[str, str]) -> None:
-        with self._lock:
-            self._in_flight.discard(claim)
-
-
-def _replayed(earlier: Publication) -> Future[AdaptOutcome]:
-    published = any(move.alias == LIVE for move in earlier.moves)
-    future: Future[AdaptOutcome] = Future()
-    future.set_result(AdaptOutcome(version=earlier.version, published=published, live=earlier.live))
-    return future

@@ -20,9 +20,10 @@ from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.store.maintenance import Erasure
 from service.store.ports import Keys
-from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
+from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness

@@ -13,7 +13,8 @@ from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoder import Upload
-from service.usecases.adapt import AdaptCommand, AdaptOutcome, IdempotentAdaptation
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.idempotency import IdempotentAdaptation
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 
 KEY = Idempotency("k", "1" * 64)
