@@ -57,6 +57,8 @@ def test_a_prediction_does_not_depend_on_the_batch_the_order_or_other_clients(se
     }
     alone = {key: prediction.scores for key, prediction in predictions.items()}
     familiarities = {key: prediction.familiarity for key, prediction in predictions.items()}
+    assert all(familiarity is not None and 0 < familiarity < 1 for familiarity in familiarities.values())
+    assert len(set(familiarities.values())) > len(images)
     draws = random.Random(0)
     batches = [(draws.choice(list(clients)), draws.sample(images, draws.randint(1, 16))) for _ in range(30)]
     with ThreadPoolExecutor(6) as pool:
@@ -67,8 +69,9 @@ def test_a_prediction_does_not_depend_on_the_batch_the_order_or_other_clients(se
             assert prediction.scores.keys() == expected.keys()
             for label, score in prediction.scores.items():
                 assert abs(score - expected[label]) <= TOLERANCE, (outcome.client, prediction.name, label)
-            familiarity = familiarities[outcome.client, prediction.name]
-            assert abs((prediction.familiarity or 0.0) - (familiarity or 0.0)) <= TOLERANCE
+            assert prediction.familiarity == pytest.approx(
+                familiarities[outcome.client, prediction.name], abs=TOLERANCE
+            )
 
 
 def test_a_version_predicts_the_same_after_later_versions_and_a_restart(services: Services, settings: Settings) -> None:

@@ -35,18 +35,25 @@ def images(count: int = 6, seed: int = 0, **classes: int) -> dict[str, list[byte
 
 
 def test_a_report_is_complete_and_its_gate_decision_follows_from_the_estimate(web: Web) -> None:
-    adapted = adapt(web, images(8))
+    adapted = adapt(web, images(8), steps="3")
     report = adapted["report"]
+    assert report["confusion"] == [[8, 0], [0, 8]]
+    assert (report["support_accuracy"], report["estimated_accuracy"], report["suspects"]) == (1.0, 1.0, [])
     low, high = report["interval"]
-    assert 0 <= low < report["estimated_accuracy"] <= high <= 1
-    assert report["temperature"] > 0
+    assert 0.5 < low < high == 1.0
+    assert 0.1 < report["temperature"] < 10
     assert 0 < report["unknown_threshold"] < 1
     assert report["folds"] == 3
-    assert [len(row) for row in report["confusion"]] == [2, 2]
-    assert report["gate"]["decision"] == ("publish" if report["estimated_accuracy"] >= 0.75 else "hold")
-    assert report["gate"]["floor"] == 0.75
+    assert len(report["loss_curve"]) == 3
+    assert all(0 < loss < 1 for loss in report["loss_curve"])
+    assert (adapted["published"], adapted["live"]) == (True, 1)
+    gate = report["gate"]
+    assert (gate["decision"], gate["floor"], gate["dropped"]) == ("publish", 0.75, [])
+    assert gate["reasons"][0].startswith("the estimated accuracy of 100.0 % (95 % interval ")
     assert "held_out" not in report
-    assert report["seconds"]["examine"] > 0
+    stages = [report["seconds"][stage] for stage in ("decode", "adapt", "examine", "store")]
+    assert all(seconds > 0 for seconds in stages)
+    assert report["seconds"]["total"] == pytest.approx(sum(stages), rel=0.05, abs=0.05)
 
 
 def test_a_version_that_misses_the_floor_is_not_published(web: Web) -> None:
@@ -116,48 +123,62 @@ def test_copies_of_one_image_give_no_estimate(web: Web) -> None:
 @pytest.mark.parametrize("steps", ["0", "3"])
 def test_unequal_classes_are_cross_validated_with_and_without_steps(web: Web, steps: str) -> None:
     unequal = {"fine": striped(10, 4), "coarse": striped(2, 13), "single": striped(1, 30)}
-    adapted = adapt(web, unequal, steps=steps, publish="always")
-    confusion = dict(zip(adapted["classes"], adapted["report"]["confusion"], strict=True))
-    assert sum(confusion["single"]) == 0
-    assert sum(confusion["fine"]) == 10
-    assert any("'single'" in reason for reason in adapt(web, unequal, steps=steps)["report"]["gate"]["reasons"]) or (
-        adapted["report"]["estimated_accuracy"] < adapted["report"]["gate"]["floor"]
-    )
+    adapted = adapt(web, unequal, steps=steps)
+    report = adapted["report"]
+    judged = {label: sum(row) for label, row in zip(adapted["classes"], report["confusion"], strict=True)}
+    assert judged == {"fine": 10, "coarse": 2, "single": 0}
+    assert report["estimated_accuracy"] > report["gate"]["floor"]
+    assert any("'single'" in reason for reason in report["gate"]["reasons"])
 
 
 def test_a_verdict_depends_on_familiarity_and_the_threshold_of_the_version(web: Web) -> None:
     adapted = adapt(web, images(8), publish="always")
     threshold = adapted["report"]["unknown_threshold"]
-    contents = [*striped(3, 4, seed=5), *striped(3, 13, seed=5), *striped(3, 40, seed=5)]
+    blank = [encoded(Image.new("L", (40, 40), shade)) for shade in (0, 255)]
+    contents = [*striped(3, 4, seed=5), *striped(3, 13, seed=5), *blank]
     files = [("images", (f"{index}.png", content)) for index, content in enumerate(contents)]
     predictions = web("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
-    for prediction in predictions:
-        assert 0 < prediction["familiarity"] < 1
-        assert prediction["verdict"] == ("known" if prediction["familiarity"] >= threshold else "unknown")
+    assert [prediction["verdict"] for prediction in predictions] == ["known"] * 6 + ["unknown"] * 2
+    assert all(0 < prediction["familiarity"] < 1 for prediction in predictions)
+    assert [prediction["familiarity"] >= threshold for prediction in predictions] == [True] * 6 + [False] * 2
 
 
 def test_the_diff_of_two_versions_shows_what_an_extension_changed(web: Web) -> None:
     adapt(web, images(), publish="always")
     adapt(web, images(4, broad=30), publish="always")
     diff = web("GET", "/clients/line/versions/1/diff/2").json()
-    assert (diff["added"], diff["removed"]) == (["broad"], [])
+    assert (diff["added"], diff["removed"], diff["changed"]) == (["broad"], [], [])
     assert (diff["samples_kept"], diff["samples_added"], diff["samples_removed"]) == (12, 4, 0)
-    assert {row["label"]: row["before"] is None for row in diff["classes"]} == {
-        "fine": False,
-        "coarse": False,
-        "broad": True,
-    }
+    six, four = ({"judged": count, "right": count, "estimate": 1.0} for count in (6, 4))
+    classes = {row["label"]: (row["before"], row["after"]) for row in diff["classes"]}
+    assert classes == {"fine": (six, six), "coarse": (six, six), "broad": (None, four)}
     reverse = web("GET", "/clients/line/versions/2/diff/1").json()
-    assert (reverse["added"], reverse["removed"]) == ([], ["broad"])
-    assert len(reverse["changed"]) == len(diff["changed"])
+    assert (reverse["added"], reverse["removed"], reverse["changed"]) == ([], ["broad"], [])
+    assert (reverse["samples_added"], reverse["samples_removed"]) == (0, 4)
     assert web("GET", "/clients/line/versions/1/diff/9").status_code == 404
+
+
+def test_the_diff_of_two_versions_shows_a_corrected_label(web: Web) -> None:
+    sent = images()
+    adapt(web, sent, publish="always")
+    adapt(web, {"coarse": sent["fine"][:1]}, publish="always")
+    for (before, after), labels in (((1, 2), ("fine", "coarse")), ((2, 1), ("coarse", "fine"))):
+        diff = web("GET", f"/clients/line/versions/{before}/diff/{after}").json()
+        relabelled = [row for row in diff["changed"] if row["label_before"] != row["label_after"]]
+        assert [(row["name"], row["label_before"], row["label_after"]) for row in relabelled] == [
+            (f"{labels[1]}-0.png", *labels)
+        ]
+        assert (diff["added"], diff["removed"], diff["samples_kept"]) == ([], [], 12)
+        judged = {row["label"]: row["after"]["judged"] - row["before"]["judged"] for row in diff["classes"]}
+        assert judged == {labels[0]: -1, labels[1]: 1}
 
 
 def test_a_version_lists_the_held_out_prediction_of_each_sample(web: Web) -> None:
     adapt(web, images(), publish="always")
     listed = web("GET", "/clients/line/versions/1").json()["sample_list"]
-    assert len(listed) == 12
-    assert all(sample["held_out"]["label"] in CLASSES for sample in listed)
+    assert [sample["label"] for sample in listed] == ["fine"] * 6 + ["coarse"] * 6
+    assert [sample["held_out"]["label"] for sample in listed] == [sample["label"] for sample in listed]
+    assert all(0.5 < sample["held_out"]["confidence"] <= 1 for sample in listed)
 
 
 def test_a_report_survives_a_restart_and_a_rerun_gives_the_same_weights(settings: Settings) -> None:
