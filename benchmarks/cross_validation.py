@@ -36,6 +36,7 @@ from models.inference.predict import Predictions, fold_calibrated, predict_image
 from models.task import Support
 from models.validation.calibration import (
     DEFAULT_PRIOR,
+    HeldOutLabels,
     LearningCurvePrior,
     estimate_accuracy,
     expected_calibration_error,
@@ -407,8 +408,9 @@ def reestimate(result: EpisodeResult, prior: LearningCurvePrior) -> Any:
     """The episode's estimate with other constants, from its confusion matrix."""
     validation = validation_of(result.validated)
     table = validation.confusion
-    right = torch.arange(int(table.sum())) < int(table.diagonal().sum())
-    return estimate_accuracy(right, torch.ones(len(right)), validation.train_share, len(table), prior)
+    labels, predicted = table.nonzero().repeat_interleave(table[table > 0], 0).T
+    held_out = HeldOutLabels(predicted == labels, labels, torch.arange(len(labels)))
+    return estimate_accuracy(held_out, validation.train_share, len(table), prior)
 
 
 def percent(shares: Iterable[float]) -> str:

@@ -41,31 +41,59 @@ DEFAULT_PRIOR = LearningCurvePrior()
 
 @dataclass(frozen=True, slots=True)
 class AccuracyEstimate:
-    """Expected accuracy of a version, 0 to 1, with its 95 % interval."""
+    """Expected balanced accuracy of a version, 0 to 1, with its 95 % interval."""
 
     accuracy: float
     low: float
     high: float
 
 
-def estimate_accuracy(
-    correct: Tensor, weights: Tensor, train_share: float, n_way: int, prior: LearningCurvePrior = DEFAULT_PRIOR
-) -> AccuracyEstimate:
-    """Estimate a version's accuracy from the held-out predictions of its folds.
+@dataclass(frozen=True, slots=True)
+class HeldOutLabels:
+    """Labels of held-out samples, and which of them were predicted correctly.
 
-    The accuracy of the folds and its interval are extrapolated along the learning curve from the folds' number of
-    samples to the version's.
+    Attributes:
+        correct: bool (samples,).
+        labels: int64 (samples,).
+        groups: int64 (samples,), equal for samples that show one part.
+    """
+
+    correct: Tensor
+    labels: Tensor
+    groups: Tensor
+
+    def by_class(self) -> tuple[Tensor, Tensor]:
+        """Accuracy and number of parts of each class that has samples, float64 (classes,) each.
+
+        The pictures of a part count together as one.
+        """
+        label_and_group = torch.stack([self.labels, self.groups])  # (2, samples)
+        pairs, member, pictures = torch.unique(label_and_group, dim=1, return_inverse=True, return_counts=True)
+        share = torch.zeros(len(pictures), dtype=torch.float64).index_add_(0, member, self.correct.double()) / pictures
+        _, label, parts = torch.unique(pairs[0], return_inverse=True, return_counts=True)
+        return torch.zeros(len(parts), dtype=torch.float64).index_add_(0, label, share) / parts, parts.double()
+
+
+def estimate_accuracy(
+    held_out: HeldOutLabels, train_share: float, n_way: int, prior: LearningCurvePrior = DEFAULT_PRIOR
+) -> AccuracyEstimate:
+    """Estimate a version's balanced accuracy from the held-out predictions of its folds.
+
+    Balanced accuracy is the mean of the classes' accuracies, so it does not depend on how many samples each class has:
+    always predicting the most frequent class scores 1 / n_way. Its variance is that of a mean of proportions, as if
+    the classes were recognised equally well. The accuracy of the folds and its interval are extrapolated along the
+    learning curve from the folds' number of samples to the version's.
 
     Args:
-        correct: bool (predictions,).
-        weights: (predictions,); duplicates of one image share a weight of 1.
+        held_out: at least one sample.
         train_share: share of the version's samples that a fold trains on.
         n_way: number of classes; chance is 1 / n_way.
         prior: see `LearningCurvePrior`.
     """
-    count = float(weights.sum())
-    share = float((weights * correct).sum()) / count
-    low, high = wilson_interval(share, count / prior.variance_factor)
+    accuracies, parts = held_out.by_class()
+    share = float(accuracies.mean())
+    effective_count = len(parts) ** 2 / float((1 / parts).sum())
+    low, high = wilson_interval(share, effective_count / prior.variance_factor)
     odds = train_share**prior.rate
     return AccuracyEstimate(*(_extrapolate(accuracy, odds, n_way) for accuracy in (share, low, high)))
 

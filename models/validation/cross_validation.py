@@ -18,7 +18,7 @@ from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.nets import Net, call_net, heads
 from models.task import Support
-from models.validation.calibration import AccuracyEstimate, estimate_accuracy, fit_temperature
+from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estimate_accuracy, fit_temperature
 from models.validation.folds import Folds, make_folds
 from models.validation.label_issues import LabelIssue, find_label_issues
 from models.validation.novelty import (
@@ -54,7 +54,7 @@ class CrossValidationResult:
     """Results from held-out predictions.
 
     Attributes:
-        estimate: expected accuracy on images like the samples, in their class proportions, with its 95 % interval.
+        estimate: expected balanced accuracy on images like the samples, with its 95 % interval.
         confusion: int64 (n_way, n_way), held-out samples by label (row) and predicted class (column).
         temperature: logits are divided by it before the softmax.
         unknown_threshold: in-distribution score below which an image is unknown.
@@ -282,7 +282,7 @@ def _summarise(
     temperature = fit_temperature(predictions.logits, given)
     confidence, predicted = (predictions.logits / temperature).softmax(-1).max(-1)
     scores = in_distribution_score(confidence, predictions.distances)
-    duplicates = torch.bincount(folds.groups[predictions.rows])[folds.groups[predictions.rows]]
+    judged = HeldOutLabels(predicted == given, given, folds.groups[predictions.rows])
     confusion = torch.zeros(n_way, n_way, dtype=torch.int64)
     confusion.index_put_((given, predicted), torch.ones_like(given), accumulate=True)
     held_out: list[HeldOutPrediction | None] = [None] * len(labels)
@@ -290,7 +290,7 @@ def _summarise(
     for row, *prediction in columns:
         held_out[row] = HeldOutPrediction(*prediction)
     return CrossValidationResult(
-        estimate=estimate_accuracy(predicted == given, 1 / duplicates, predictions.train_share, n_way),
+        estimate=estimate_accuracy(judged, predictions.train_share, n_way),
         confusion=confusion,
         temperature=temperature,
         unknown_threshold=unknown_threshold(scores),

@@ -25,8 +25,10 @@ class ClientSettings:
             extended.
         keep_last: number of newest versions that a collection keeps, besides those with an alias; None keeps all.
         floor: estimated accuracy, 0 to 1, that a version must reach to go live; None is half way from guessing to 1.
+        lower_bound: accuracy, 0 to 1, that the lower end of the estimate's interval must reach; None is guessing, or
+            the floor if that is lower.
         tolerance: share of the kept samples of a class, 0 to 1, that a new version may lose and still go live; None is
-            a quarter, and always one sample.
+            a quarter, and more if a paired test cannot tell the loss from chance.
         model: name of the checkpoint that the client's versions are adapted from; None is the service's default.
 
     Raises:
@@ -36,13 +38,14 @@ class ClientSettings:
     retain_samples: bool = True
     keep_last: int | None = None
     floor: float | None = None
+    lower_bound: float | None = None
     tolerance: float | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
             raise InvalidRequest(f"keep_last is {self.keep_last}; use 1 to {MAX_KEEP_LAST}, or null to keep all")
-        for name in ("floor", "tolerance"):
+        for name in ("floor", "lower_bound", "tolerance"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InvalidRequest(f"{name} is {value}; use a number from 0 to 1, or null for the default")

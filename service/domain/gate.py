@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from service.domain.client import ClientSettings
-from service.domain.diff import KeptClass, compare_kept_samples
+from service.domain.diff import KeptSamples, compare_kept_samples
 from service.domain.report import class_estimates
 from service.domain.version import Version, VersionDraft
 
 DEFAULT_TOLERANCE: Final = 0.25
+SIGNIFICANCE: Final = 0.05
+"""Without a tolerance of the client, a loss counts if it is this improbable between equally good versions."""
 
 _ROUNDING: Final = 1e-9
 
@@ -23,21 +25,22 @@ class GateDecision:
     Attributes:
         decision: "publish" or "hold".
         reasons: sentences for people, at least one.
-        floor: estimated accuracy that the version had to reach.
+        limits: what the version had to reach.
         dropped: earlier classes that lost more of their kept samples than the tolerance allows.
     """
 
     decision: Literal["publish", "hold"]
     reasons: tuple[str, ...]
-    floor: float
-    dropped: tuple[KeptClass, ...]
+    limits: Limits
+    dropped: tuple[KeptSamples, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as the report has it."""
         return {
             "decision": self.decision,
             "reasons": list(self.reasons),
-            "floor": self.floor,
+            "floor": self.limits.floor,
+            "lower_bound": self.limits.lower_bound,
             "dropped": [
                 {
                     "label": dropped.label,
@@ -50,6 +53,39 @@ class GateDecision:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a version must reach to go live.
+
+    Attributes:
+        floor: estimated accuracy. With 0, a version needs no estimate.
+        lower_bound: lower end of the estimate's 95 % interval.
+        tolerance: share of the kept samples of a class that may be lost; None for `DEFAULT_TOLERANCE` with a test.
+    """
+
+    floor: float
+    lower_bound: float
+    tolerance: float | None
+
+    @classmethod
+    def of(cls, settings: ClientSettings, n_way: int) -> Limits:
+        """Return the client's limits, or the defaults for that number of classes.
+
+        The default floor is half way from chance to 1: 75 % for two classes, 60 % for five. The default lower bound is
+        chance. Chance is 1 / n_way, because the accuracy is averaged over the classes.
+        """
+        chance = 1 / n_way
+        floor = (1 + chance) / 2 if settings.floor is None else settings.floor
+        lower_bound = min(chance, floor) if settings.lower_bound is None else settings.lower_bound
+        return cls(floor, lower_bound, settings.tolerance)
+
+    def exceeded_by(self, kept: KeptSamples) -> bool:
+        """Whether too many of the kept samples were lost."""
+        if self.tolerance is not None:
+            return kept.lost > self.tolerance + _ROUNDING
+        return kept.lost > DEFAULT_TOLERANCE and kept.p_value < SIGNIFICANCE
+
+
 def decide(
     publish: Literal["auto", "always", "never"],
     draft: VersionDraft,
@@ -59,10 +95,8 @@ def decide(
 ) -> GateDecision:
     """Decide whether a version that is about to be recorded goes live.
 
-    It does if its estimated accuracy reaches the floor and no class of `earlier` lost more of its kept samples than the
-    tolerance allows. The estimate counts, not its lower bound: with few samples the bound would hold nearly every
-    version (25 samples, all predicted correctly, have a lower bound of about 80 %). A version without an estimate
-    reaches a floor of 0 only.
+    It does if its estimated accuracy and the interval reach their limits, if each class is recognised at least once on
+    held-out samples, and if `earlier` did not recognise its samples better.
 
     Args:
         publish: "auto" leaves it to the gate; "always" and "never" override it.
@@ -71,69 +105,73 @@ def decide(
         earlier: the live version, or the latest if none is live; None for the first version of a client.
         no_estimate: why there is no estimate, or None.
     """
-    floor = default_floor(len(draft.classes)) if settings.floor is None else settings.floor
-    dropped = () if earlier is None else _dropped(earlier.draft, draft, settings.tolerance)
-    objections = _objections(draft, floor, earlier, dropped, no_estimate)
+    limits = Limits.of(settings, len(draft.classes))
+    kept = () if earlier is None else compare_kept_samples(earlier.draft, draft)
+    dropped = tuple(each for each in kept if limits.exceeded_by(each))
+    objections = [*_objections(draft, limits, no_estimate), *_losses(earlier, kept, limits)]
     if publish == "never":
-        return GateDecision("hold", ("the request has publish=never", *objections), floor, dropped)
+        return GateDecision("hold", ("the request has publish=never", *objections), limits, dropped)
     if publish == "always":
-        return GateDecision("publish", ("the request has publish=always", *objections), floor, dropped)
+        return GateDecision("publish", ("the request has publish=always", *objections), limits, dropped)
     if objections:
-        return GateDecision("hold", (*objections, _next_step(earlier)), floor, dropped)
-    return GateDecision("publish", tuple(_reasons_to_publish(draft, floor, earlier)), floor, dropped)
+        return GateDecision("hold", (*objections, _next_step(earlier)), limits, dropped)
+    return GateDecision("publish", tuple(_reasons_to_publish(draft, limits, earlier, kept)), limits, dropped)
 
 
-def default_floor(n_way: int) -> float:
-    """Return the accuracy half way from guessing to perfect: 75 % for two classes, 60 % for five."""
-    return (1 + 1 / n_way) / 2
-
-
-def _dropped(before: VersionDraft, after: VersionDraft, tolerance: float | None) -> tuple[KeptClass, ...]:
-    """Find the classes that lost too much; by default a class may lose a quarter of its samples, and always one."""
-    return tuple(
-        kept
-        for kept in compare_kept_samples(before, after).values()
-        if kept.lost > (max(DEFAULT_TOLERANCE, 1 / kept.total) if tolerance is None else tolerance) + _ROUNDING
-    )
-
-
-def _objections(
-    draft: VersionDraft,
-    floor: float,
-    earlier: Version | None,
-    dropped: Sequence[KeptClass],
-    no_estimate: str | None,
-) -> list[str]:
+def _objections(draft: VersionDraft, limits: Limits, no_estimate: str | None) -> list[str]:
+    """What the version's own report says against it."""
+    if limits.floor <= 0 and limits.lower_bound <= 0:
+        return []
+    estimate, interval = draft.report["estimated_accuracy"], draft.report["interval"]
+    if estimate is None:
+        return [f"the accuracy could not be estimated: {no_estimate}"]
     reasons = []
-    estimate = draft.report["estimated_accuracy"]
-    if estimate is None and floor > 0:
-        reasons.append(f"the accuracy could not be estimated: {no_estimate}")
-    elif estimate is not None and estimate < floor - _ROUNDING:
-        reasons.append(f"the estimated accuracy of {_percent(estimate)} is below the floor of {_percent(floor)}")
-    number = None if earlier is None else earlier.number
-    reasons += [
-        f"class {kept.label!r} got worse: version {number} predicted {kept.correct_before} of its {kept.total} kept "
-        f"samples correctly, this version predicts {kept.correct_after}"
-        for kept in dropped
-    ]
+    if estimate < limits.floor - _ROUNDING:
+        reasons.append(f"the estimated accuracy of {_percent(estimate)} is below the floor of {_percent(limits.floor)}")
+    estimates = class_estimates(draft)
+    if interval[0] < limits.lower_bound - _ROUNDING:
+        fewest = min(estimates, key=lambda label: estimates[label].total)
+        reasons.append(
+            f"the accuracy may be as low as {_percent(interval[0])} (lower end of its 95 % interval), which is below "
+            f"the lower bound of {_percent(limits.lower_bound)}; more samples narrow the interval, first of all more "
+            f"of class {fewest!r}"
+        )
+    for label, found in estimates.items():
+        if not found.total:
+            reasons.append(
+                f"the estimate leaves out class {label!r}, whose samples show one part only; send a sample of another "
+                "part"
+            )
+        elif not found.correct:
+            reasons.append(f"class {label!r} was never recognised: {found.total} of its samples were held out")
     return reasons
 
 
-def _reasons_to_publish(draft: VersionDraft, floor: float, earlier: Version | None) -> list[str]:
+def _losses(earlier: Version | None, kept: Sequence[KeptSamples], limits: Limits) -> list[str]:
+    """What the comparison with the earlier version says against the new one: class by class, else all classes."""
+    if earlier is None or not kept:
+        return []
+    everything = KeptSamples("all classes", tuple(outcome for each in kept for outcome in each.outcomes))
+    named = [(f"class {each.label!r}", each) for each in kept] if any(map(limits.exceeded_by, kept)) else []
+    return [
+        f"{name} got worse: version {earlier.number} predicted {each.correct_before} of its {each.total} "
+        f"kept samples correctly, this version predicts {each.correct_after}"
+        for name, each in named or [("the version", everything)]
+        if limits.exceeded_by(each)
+    ]
+
+
+def _reasons_to_publish(
+    draft: VersionDraft, limits: Limits, earlier: Version | None, kept: Sequence[KeptSamples]
+) -> list[str]:
     report = draft.report
     if report["interval"] is None:
         return ["the client's floor is 0, so the version goes live without an estimated accuracy"]
     low, high = report["interval"]
     estimate = f"{_percent(report['estimated_accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
-    reasons = [f"the estimated accuracy of {estimate} reaches the floor of {_percent(floor)}"]
-    if earlier is not None and compare_kept_samples(earlier.draft, draft):
+    reasons = [f"the estimated accuracy of {estimate} reaches the floor of {_percent(limits.floor)}"]
+    if earlier is not None and kept:
         reasons.append(f"no class of version {earlier.number} lost more kept samples than the tolerance allows")
-    not_estimated = [repr(label) for label, estimate in class_estimates(draft).items() if not estimate.total]
-    if not_estimated:
-        reasons.append(
-            f"the estimate leaves out {', '.join(not_estimated)}: a class needs at least two different images to be "
-            "part of it; send another one"
-        )
     return reasons
 
 

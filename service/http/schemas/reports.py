@@ -32,9 +32,13 @@ class Gate(Answer):
 
     decision: Literal["publish", "hold"]
     reasons: list[str] = Field(
-        description="sentences for people", examples=[["the estimated accuracy 0.94 is at least 0.75"]]
+        description="sentences for people",
+        examples=[["the estimated accuracy of 94.0 % (95 % interval 81.0 % to 99.0 %) reaches the floor of 75.0 %"]],
     )
     floor: float | None = Field(None, description="minimum estimated accuracy that was applied", examples=[0.75])
+    lower_bound: float | None = Field(
+        None, description="minimum of the interval's lower end that was applied", examples=[0.5]
+    )
     dropped: list[AccuracyDrop] = Field([], description="earlier classes that lost more than the tolerance")
 
 
@@ -52,7 +56,7 @@ class Report(Answer):
     """What is known about a new version. Fields that need cross-validation are null when there was none."""
 
     support_accuracy: float | None = Field(description="accuracy on its own samples; optimistic", examples=[1.0])
-    estimated_accuracy: float | None = Field(description="accuracy on held-out samples", examples=[0.94])
+    estimated_accuracy: float | None = Field(description="balanced accuracy on held-out samples", examples=[0.94])
     interval: tuple[float, float] | None = Field(
         description="95 % confidence interval of the estimate", examples=[(0.81, 0.99)]
     )

@@ -154,13 +154,21 @@ class ClientSettings(RequestBody):
         le=1,
         description="minimum estimated accuracy to go live; null: half way between chance and 1",
     )
+    lower_bound: float | None = Field(
+        None,
+        strict=True,
+        ge=0,
+        le=1,
+        description="minimum of the lower end of the accuracy's 95 % interval to go live; null: chance, or the floor "
+        "if that is lower",
+    )
     tolerance: float | None = Field(
         None,
         strict=True,
         ge=0,
         le=1,
         description="share of an earlier class's kept samples that a version may lose and still go live; "
-        "null: a quarter, and at least one sample",
+        "null: a quarter, and more if a paired test cannot tell the loss from chance",
     )
     model: str | None = Field(
         None,

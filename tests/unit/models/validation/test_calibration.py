@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from models.validation.calibration import (
+    HeldOutLabels,
     LearningCurvePrior,
     estimate_accuracy,
     expected_calibration_error,
@@ -16,32 +19,36 @@ from models.validation.calibration import (
 NO_CORRECTION = LearningCurvePrior(rate=0.0, variance_factor=1.0)
 
 
-def correct(count: int, predictions: int) -> torch.Tensor:
-    return torch.arange(predictions) < count
+def held_out(correct: Sequence[int], totals: Sequence[int], pictures: int = 1) -> HeldOutLabels:
+    """Predictions for that many parts of each class, `correct` of which are right, with some pictures of each part."""
+    labels = torch.arange(len(totals)).repeat_interleave(torch.tensor(totals))
+    right = torch.cat([torch.arange(total) < count for count, total in zip(correct, totals, strict=True)])
+    return HeldOutLabels(right.repeat(pictures), labels.repeat(pictures), torch.arange(len(labels)).repeat(pictures))
+
+
+FOLDS = held_out([8] * 5, [10] * 5)
 
 
 def test_without_correction_the_estimate_is_the_share_of_correct_predictions() -> None:
-    assert estimate_accuracy(correct(40, 50), torch.ones(50), 0.67, 5, NO_CORRECTION).accuracy == pytest.approx(0.8)
+    assert estimate_accuracy(FOLDS, 0.67, 5, NO_CORRECTION).accuracy == pytest.approx(0.8)
 
 
 def test_the_learning_curve_raises_the_estimate_and_its_interval() -> None:
-    uncorrected = estimate_accuracy(correct(40, 50), torch.ones(50), 0.67, 5, NO_CORRECTION)
-    corrected = estimate_accuracy(
-        correct(40, 50), torch.ones(50), 0.67, 5, LearningCurvePrior(rate=0.8, variance_factor=1.0)
-    )
+    uncorrected = estimate_accuracy(FOLDS, 0.67, 5, NO_CORRECTION)
+    corrected = estimate_accuracy(FOLDS, 0.67, 5, LearningCurvePrior(rate=0.8, variance_factor=1.0))
     assert uncorrected.accuracy < corrected.accuracy < 0.87
     assert uncorrected.low < corrected.low < corrected.accuracy < corrected.high <= 1
 
 
 def test_a_variance_factor_widens_the_interval_as_fewer_predictions_would() -> None:
     spread = LearningCurvePrior(rate=0.0, variance_factor=4.0)
-    estimate = estimate_accuracy(correct(80, 100), torch.ones(100), 1.0, 5, spread)
+    estimate = estimate_accuracy(held_out([16] * 5, [20] * 5), 1.0, 5, spread)
     assert (estimate.low, estimate.high) == pytest.approx(wilson_interval(0.8, 25))
     assert estimate.accuracy == pytest.approx(0.8)
 
 
 def test_the_default_interval_is_wider_than_that_of_independent_predictions() -> None:
-    estimate = estimate_accuracy(correct(80, 100), torch.ones(100), 1.0, 5)
+    estimate = estimate_accuracy(held_out([16] * 5, [20] * 5), 1.0, 5)
     low, high = wilson_interval(0.8, 100)
     assert estimate.low < low < high < estimate.high
 
@@ -53,15 +60,48 @@ def test_the_interval_is_wilsons() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 1.0])
 def test_estimates_at_chance_or_at_1_are_not_corrected(share: float) -> None:
-    estimate = estimate_accuracy(correct(int(50 * share), 50), torch.ones(50), 0.67, 5, LearningCurvePrior(rate=0.8))
+    estimate = estimate_accuracy(held_out([int(10 * share)] * 5, [10] * 5), 0.67, 5, LearningCurvePrior(rate=0.8))
     assert estimate.accuracy == pytest.approx(share)
 
 
-def test_duplicates_count_once() -> None:
-    predictions = torch.tensor([True, True, True, True, False])
-    estimate = estimate_accuracy(predictions, torch.tensor([0.25, 0.25, 0.25, 0.25, 1.0]), 1.0, 2, NO_CORRECTION)
-    assert estimate.accuracy == pytest.approx(0.5)
-    assert estimate.high - estimate.low > 0.9
+def test_the_pictures_of_a_part_count_as_one() -> None:
+    once = held_out([3, 4], [5, 6])
+    thrice = held_out([3, 4], [5, 6], pictures=3)
+    assert estimate_accuracy(thrice, 0.67, 2) == estimate_accuracy(once, 0.67, 2)
+    many_of_one = HeldOutLabels(
+        torch.tensor([True, True, True, True, False]), torch.zeros(5, dtype=torch.int64), torch.tensor([0, 0, 0, 0, 1])
+    )
+    assert estimate_accuracy(many_of_one, 1.0, 2, NO_CORRECTION).accuracy == pytest.approx(0.5)
+
+
+def test_a_part_with_two_labels_counts_in_both_classes() -> None:
+    labels, groups = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 2])
+    accuracies, parts = HeldOutLabels(torch.tensor([True, False, True, True]), labels, groups).by_class()
+    assert (accuracies.tolist(), parts.tolist()) == ([1.0, 0.5], [2.0, 2.0])
+
+
+@pytest.mark.parametrize("totals", [(58, 6), (50, 2)])
+def test_always_predicting_the_most_frequent_class_scores_at_chance(totals: tuple[int, int]) -> None:
+    assert estimate_accuracy(held_out([totals[0], 0], totals), 0.67, 2).accuracy == pytest.approx(0.5)
+
+
+def test_the_interval_of_unequal_classes_is_as_wide_as_the_rare_class_makes_it() -> None:
+    equal, unequal = (estimate_accuracy(held_out(totals, totals), 0.67, 2) for totals in ((26, 26), (50, 2)))
+    assert unequal.low < 0.7 < 0.85 < equal.low
+
+
+def test_the_interval_of_a_balanced_accuracy_covers_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    totals, shares = (40, 5), (0.95, 0.7)
+    covered = 0
+    for _ in range(300):
+        counts = [
+            int((torch.rand(total, generator=generator) < share).sum())
+            for total, share in zip(totals, shares, strict=True)
+        ]
+        estimate = estimate_accuracy(held_out(counts, totals), 1.0, 2)
+        covered += estimate.low <= sum(shares) / 2 <= estimate.high
+    assert covered / 300 >= 0.95
 
 
 def test_the_interval_narrows_with_more_predictions_and_reaches_0_and_1() -> None:

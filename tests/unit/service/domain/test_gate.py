@@ -11,7 +11,7 @@ import pytest
 
 from service.domain.client import ClientSettings
 from service.domain.diff import compare
-from service.domain.gate import GateDecision, decide, default_floor
+from service.domain.gate import GateDecision, Limits, decide
 from service.domain.report import HELD_OUT, HeldOutPrediction, class_estimates, held_out_predictions
 from service.domain.version import SampleRef, Version, VersionDraft
 from service.errors import InvalidRequest
@@ -59,6 +59,8 @@ def decided(
 
 GOOD = record({"pit": ["pit"] * 4, "scratch": ["scratch"] * 4})
 WORSE = record({"pit": ["pit", "scratch", "scratch", "pit"], "scratch": ["scratch"] * 4})
+TEN = record({"pit": ["pit"] * 10, "scratch": ["scratch"] * 10})
+TEN_WORSE = record({"pit": ["pit"] * 4 + ["scratch"] * 6, "scratch": ["scratch"] * 10})
 
 
 def test_a_version_whose_estimate_reaches_the_floor_is_published() -> None:
@@ -77,13 +79,13 @@ def test_a_version_below_the_floor_is_held_with_advice() -> None:
 
 @pytest.mark.parametrize(("n_way", "floor"), [(2, 0.75), (5, 0.6), (50, 0.51)])
 def test_the_default_floor_is_half_way_between_chance_and_1(n_way: int, floor: float) -> None:
-    assert default_floor(n_way) == pytest.approx(floor)
+    assert Limits.of(DEFAULTS, n_way).floor == pytest.approx(floor)
 
 
 @pytest.mark.parametrize(("floor", "decision"), [(0.9, "publish"), (0.91, "hold"), (0.0, "publish")])
 def test_a_client_can_set_its_own_floor(floor: float, decision: str) -> None:
     found = decided(GOOD, settings=ClientSettings(floor=floor))
-    assert (found.decision, found.floor) == (decision, floor)
+    assert (found.decision, found.limits.floor) == (decision, floor)
 
 
 def test_a_version_without_an_estimate_is_held() -> None:
@@ -99,13 +101,42 @@ def test_with_a_floor_of_zero_a_version_without_an_estimate_is_published() -> No
 
 
 def test_a_version_that_gets_an_earlier_class_wrong_is_held() -> None:
-    decision = decided(WORSE, earlier=GOOD)
+    decision = decided(TEN_WORSE, earlier=TEN)
     assert decision.decision == "hold"
-    assert "'pit' got worse: version 1 predicted 4 of its 4 kept samples correctly" in decision.reasons[0]
-    assert "this version predicts 2" in decision.reasons[0]
+    assert "'pit' got worse: version 1 predicted 10 of its 10 kept samples correctly" in decision.reasons[0]
+    assert "this version predicts 4" in decision.reasons[0]
     assert "the next extension builds on version 1" in decision.reasons[-1]
     (dropped,) = decision.to_json()["dropped"]
-    assert dropped == {"label": "pit", "judged": 4, "before": 4, "after": 2}
+    assert dropped == {"label": "pit", "judged": 10, "before": 10, "after": 4}
+
+
+@pytest.mark.parametrize(("wrong", "decision"), [(2, "publish"), (4, "publish"), (5, "hold")])
+def test_a_loss_that_may_be_chance_does_not_hold_a_version(wrong: int, decision: str) -> None:
+    before = record({"pit": ["pit"] * 7, "scratch": ["scratch"] * 7})
+    after = record({"pit": ["scratch"] * wrong + ["pit"] * (7 - wrong), "scratch": ["scratch"] * 7})
+    assert decided(after, before).decision == decision
+
+
+def test_samples_that_became_right_count_against_those_that_became_wrong() -> None:
+    before = record({"pit": ["pit"] * 8 + ["scratch"] * 4, "scratch": ["scratch"] * 4})
+    mixed = record({"pit": ["scratch"] * 7 + ["pit"] * 5, "scratch": ["scratch"] * 4})
+    assert decided(mixed, before, ClientSettings(tolerance=0.2)).decision == "hold"
+    assert decided(mixed, before).decision == "publish"
+
+
+def test_a_loss_spread_over_all_classes_holds_a_version() -> None:
+    labels = "abcde"
+    before = record({label: [label] * 4 for label in labels})
+    after = record({label: ["a" if label != "a" else "b"] * 2 + [label] * 2 for label in labels})
+    decision = decided(after, before)
+    assert (decision.decision, decision.dropped) == ("hold", ())
+    assert "the version got worse: version 1 predicted 20 of its 20 kept samples correctly" in decision.reasons[0]
+
+
+def test_a_corrected_label_is_not_compared() -> None:
+    moved = tuple(replace(sample, label="scratch") for sample in TEN.samples[:6])
+    after = replace(TEN_WORSE, samples=(*moved, *TEN_WORSE.samples[6:]))
+    assert decided(after, TEN).decision == "publish"
 
 
 def test_one_lost_sample_is_within_the_default_tolerance_but_not_within_zero() -> None:
@@ -117,7 +148,7 @@ def test_one_lost_sample_is_within_the_default_tolerance_but_not_within_zero() -
 
 
 def test_new_classes_and_samples_do_not_count_as_lost() -> None:
-    more = record({"pit": ["pit"] * 4 + ["scratch"] * 4, "scratch": ["scratch"] * 4, "stain": ["pit"] * 3})
+    more = record({"pit": ["pit"] * 4 + ["scratch"] * 4, "scratch": ["scratch"] * 4, "stain": ["pit", "pit", "stain"]})
     assert decided(more, GOOD).decision == "publish"
 
 
@@ -128,20 +159,50 @@ def test_an_earlier_version_without_cross_validation_is_not_compared() -> None:
 
 
 def test_always_and_never_override_the_gate_and_its_objections_are_still_reported() -> None:
-    always = decided(WORSE, GOOD, publish="always")
+    always = decided(TEN_WORSE, TEN, publish="always")
     assert (always.decision, len(always.dropped)) == ("publish", 1)
     assert "publish=always" in always.reasons[0]
     assert "'pit' got worse" in always.reasons[1]
     assert decided(GOOD, publish="never").decision == "hold"
 
 
-def test_a_class_that_is_not_part_of_the_estimate_is_reported() -> None:
+def test_a_class_that_is_not_part_of_the_estimate_is_named_and_holds() -> None:
     decision = decided(record({"pit": ["pit"] * 4, "stain": [None]}))
-    assert decision.decision == "publish"
-    assert "the estimate leaves out 'stain'" in decision.reasons[1]
+    assert decision.decision == "hold"
+    assert "the estimate leaves out class 'stain'" in decision.reasons[0]
 
 
-@pytest.mark.parametrize("name", ["floor", "tolerance"])
+def test_a_class_that_was_never_recognised_is_named_and_holds() -> None:
+    decision = decided(record({"good": ["good"] * 50, "defect": ["good"] * 2}, estimate=0.97))
+    assert decision.decision == "hold"
+    assert decision.reasons[0] == "class 'defect' was never recognised: 2 of its samples were held out"
+
+
+@pytest.mark.parametrize(
+    ("low", "settings", "decision"),
+    [
+        (0.49, DEFAULTS, "hold"),
+        (0.51, DEFAULTS, "publish"),
+        (0.51, ClientSettings(lower_bound=0.6), "hold"),
+        (0.28, ClientSettings(lower_bound=0.2), "publish"),
+        (0.35, ClientSettings(floor=0.3), "publish"),
+        (0.28, ClientSettings(floor=0.3), "hold"),
+        (0.0, ClientSettings(floor=0.0), "publish"),
+    ],
+)
+def test_a_version_whose_interval_begins_below_the_bound_is_held(
+    low: float, settings: ClientSettings, decision: str
+) -> None:
+    draft = replace(GOOD, report={**GOOD.report, "interval": [low, 1.0]})
+    found = decided(draft, settings=settings)
+    assert found.decision == decision
+    if decision == "hold":
+        assert f"may be as low as {100 * low:.1f} %" in found.reasons[0]
+        assert f"the lower bound of {100 * found.limits.lower_bound:.1f} %" in found.reasons[0]
+        assert found.to_json()["lower_bound"] == found.limits.lower_bound
+
+
+@pytest.mark.parametrize("name", ["floor", "lower_bound", "tolerance"])
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_a_share_outside_its_range_is_rejected(name: str, value: float) -> None:
     with pytest.raises(InvalidRequest, match=name):

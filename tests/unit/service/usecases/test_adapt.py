@@ -122,16 +122,16 @@ def test_replacing_needs_no_parent_and_is_compared_with_the_live_version(adaptat
 def test_replacing_is_held_if_a_class_of_the_live_version_gets_worse(
     store: VersionStore, adaptation: Adaptation
 ) -> None:
-    good = command(samples=4)
+    good = command(samples=6)
     adaptation.run(good, JobControl())
     store.update_settings(CLIENT, ClientSettings(floor=0.0))
-    swapped = command(samples=6, seed=1, labels=("coarse",) * 6 + ("fine",) * 6)
-    worse = replace(good, uploads=good.uploads[:4] + swapped.uploads, labels=("fine",) * 4 + swapped.labels)
+    swapped = command(samples=8, seed=1, labels=("coarse",) * 8 + ("fine",) * 8)
+    worse = replace(good, uploads=good.uploads[:6] + swapped.uploads, labels=("fine",) * 6 + swapped.labels)
     held = adaptation.run(replace(worse, mode="replace", publish="auto"), JobControl())
     gate = held.version.draft.report["gate"]
     assert (held.published, gate["decision"]) == (False, "hold")
     assert [dropped["label"] for dropped in gate["dropped"]] == ["fine"]
-    assert gate["dropped"][0]["judged"] == 4
+    assert gate["dropped"][0]["judged"] == 6
     assert "class 'fine' got worse: version 1 predicted" in gate["reasons"][0]
 
 

@@ -10,7 +10,14 @@ from service.domain.client import ClientSettings
 from tests.in_process import Web
 
 PATH = "/clients/line/settings"
-DEFAULTS = {"retain_samples": True, "keep_last": None, "floor": None, "tolerance": None, "model": None}
+DEFAULTS = {
+    "retain_samples": True,
+    "keep_last": None,
+    "floor": None,
+    "lower_bound": None,
+    "tolerance": None,
+    "model": None,
+}
 
 
 def test_a_client_has_default_settings_at_first(two_versions: Web) -> None:
@@ -51,7 +58,7 @@ def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
     "body",
     [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"]
     + [{"model": 3}]
-    + [{name: value} for name in ("floor", "tolerance") for value in (True, "0.5", -0.1, 1.1)],
+    + [{name: value} for name in ("floor", "lower_bound", "tolerance") for value in (True, "0.5", -0.1, 1.1)],
 )
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_invalid_settings_are_rejected(two_versions: Web, method: str, body: Any) -> None:
