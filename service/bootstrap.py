@@ -87,7 +87,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     decoder = _decoder(settings)
     for checkpoint in checkpoints.offered:
         checkpoint.warm_up()
-    limits = AdaptLimits(max_samples=settings.max_samples, max_steps=settings.max_steps)
+    limits = AdaptLimits(max_steps=settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
     prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
     adaptation = Adaptation(store, checkpoints, decoder, limits)
@@ -121,8 +121,7 @@ def _decoder(settings: Settings) -> Decoder:
     limits = DecodeLimits(min_side=MIN_IMAGE_SIDE, max_bytes=settings.file_bytes)
     if settings.decoder_processes == 0:
         return InlineDecoder(limits)
-    bounds = PoolConfig(settings.decoder_processes, memory_bytes=settings.decoder_bytes)
-    return DecoderPool(limits, bounds, child_environment())
+    return DecoderPool(limits, PoolConfig(settings.decoder_processes), child_environment())
 
 
 def open_store(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _reason: None) -> VersionStore:

@@ -40,6 +40,10 @@ REMOVED: Final[dict[str, str]] = {
     "min_side": "16 pixels",
     "max_side": "12,000 pixels",
     "decode_s": "5 s",
+    "decoder_bytes": "1 GiB",
+    "archive_bytes": "twice ANOLE_ADAPT_BODY_BYTES",
+    "max_samples": "2000 samples",
+    "log_format": "text on a terminal, JSON anywhere else",
     "predict_running": "2 batches at the same time",
     "predict_batch": "16 images",
     "predict_waiting": "32 images",
@@ -95,9 +99,7 @@ class Settings(BaseSettings):
     adapt_body_bytes: Bytes = Field(32 * _MIB, description="body of POST /adapt")
     predict_body_bytes: Bytes = Field(12 * _MIB, description="body of POST /predict")
     file_bytes: Bytes = Field(10 * _MIB, description="one image file")
-    archive_bytes: Bytes = Field(64 * _MIB, description="a zip archive, unpacked")
     max_files: Count = Field(64, description="files in one request, or in one archive")
-    max_samples: Count = Field(2000, description="samples of one version, including stored ones")
     max_steps: int = Field(100, ge=1, le=10_000, description="largest number of inner steps per request")
     body_s: float = Field(30.0, gt=0, le=3600, description="time for the body of a request to arrive")
 
@@ -105,7 +107,6 @@ class Settings(BaseSettings):
     decoder_processes: int = Field(
         2, ge=0, le=64, description="image decoder processes, per worker; 0 decodes in the worker itself"
     )
-    decoder_bytes: Bytes = Field(1024 * _MIB, description="memory of one decoder process")
     adapt_running: Count = Field(2, description="adaptations running at the same time, per worker")
     adapt_waiting: int = Field(8, ge=0, le=10_000, description="adaptations waiting for their turn, per worker")
     adapt_s: float = Field(
@@ -118,7 +119,6 @@ class Settings(BaseSettings):
     drain_s: float = Field(1.0, ge=0, le=60, description="from SIGTERM, when /readyz turns 503, to the last connection")
     stop_s: int = Field(20, ge=1, le=600, description="time for running requests to end after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
-    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
     # Command line
     url: str = Field("http://127.0.0.1:8000", description="where the command line finds the service")

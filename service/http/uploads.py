@@ -43,6 +43,9 @@ FIELD_BYTES: Final = 4 * 1024
 MAX_NUMBER: Final = 1e6
 """Largest number in a field: far above any useful learning rate, and far below the overflow of float32."""
 
+ARCHIVE_GROWTH: Final = 2
+"""How many times as many bytes as the body of a request the files of an archive may have after decompression."""
+
 _EXTRA_FIELDS: Final = 16
 
 _LAYOUT: Final = "an archive has one folder per class, with the images of the class in it"
@@ -359,9 +362,10 @@ def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInf
     if not entries:
         raise NoSamples(f"the archive has no files; {_LAYOUT}")
     unpacked_bytes = sum(entry.file_size for entry in entries)
-    if unpacked_bytes > settings.archive_bytes:
+    max_bytes = ARCHIVE_GROWTH * settings.adapt_body_bytes
+    if unpacked_bytes > max_bytes:
         raise ArchiveTooLarge(
-            f"the archive has {unpacked_bytes} bytes after decompression; allowed: at most {settings.archive_bytes}"
+            f"the archive has {unpacked_bytes} bytes after decompression; allowed: at most {max_bytes}"
         )
     for entry in entries:
         if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _COMPRESSIONS:

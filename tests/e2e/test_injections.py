@@ -32,7 +32,7 @@ MARK = b"bytes of an image: MARKED-PIXELS"
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A service that requires a key and logs JSON, in a separate folder."""
     folder = tmp_path_factory.mktemp("injected")
-    environment = {"ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_LOG_FORMAT": "json", "ANOLE_DEMO": "false"}
+    environment = {"ANOLE_BOOTSTRAP_KEY": KEY, "ANOLE_DEMO": "false"}
     with serving(folder / "store" / "data", tiny_checkpoint_in(folder), **environment) as process:
         yield process
 
