@@ -119,6 +119,10 @@ class NothingToRollBackTo(ServiceError):
     """The alias has no earlier version."""
 
 
+class NothingToUpgrade(ServiceError):
+    """The client has no version, or its version was adapted from the client's current model already."""
+
+
 class AliasConflict(ServiceError):
     """The alias was moved since the caller read it."""
 

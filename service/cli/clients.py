@@ -1,15 +1,16 @@
-"""Commands that use a running service: adapt, predict, versions and rollback."""
+"""Commands that use a running service: adapt, predict, versions, rollback and upgrade."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
 from service.cli.console import (
+    FAILED,
     INTERRUPTED,
     NO_VALUE,
     AsJson,
@@ -25,6 +26,8 @@ from service.client import (
     AdaptResponse,
     Client,
     PredictResponse,
+    ServiceProblem,
+    UpgradeResponse,
     VersionInfo,
     read_samples,
     with_parts,
@@ -33,6 +36,8 @@ from service.http.schemas.reports import Report
 from service.settings import load_settings
 
 _SHOWN_SUSPECTS: Final = 5
+_CURRENT: Final = "nothing_to_upgrade"
+"""The problem of an upgrade whose version was adapted from the client's model already."""
 
 Url = Annotated[
     str | None, typer.Option(help="Address of the service.", show_default="ANOLE_URL, or http://127.0.0.1:8000")
@@ -131,6 +136,40 @@ def rollback(
         output().print(f"{moved.alias} of {client} points at version {moved.version}; before: {moved.previous}")
 
 
+def upgrade(
+    client: Annotated[str | None, typer.Argument(metavar="[CLIENT]", help="Name of the client.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Upgrade all clients.")] = False,
+    publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Adapt CLIENT's stored samples anew from its current model, and compare the new version with the one before.
+
+    A client whose version was adapted from that model already stays as it is. With --all, a client that cannot be
+    upgraded does not stop the others, but the exit code is 1.
+    """
+    if (client is None) != every:
+        raise typer.BadParameter("give the name of a client, or --all")
+    results: list[tuple[str, UpgradeResponse | ServiceProblem]] = []
+    with _connect(url, key) as anole:
+        names = [each.client for each in anole.clients()] if client is None else [client]
+        for index, name in enumerate(names, 1):
+            with notices().status(f"upgrading {name} ({index} of {len(names)}) …"):
+                try:
+                    results.append((name, anole.upgrade(name, publish)))
+                except ServiceProblem as problem:
+                    if not every and problem.code != _CURRENT:
+                        raise
+                    results.append((name, problem))
+    if as_json:
+        print_json({"upgrades": [_upgrade_json(name, result) for name, result in results]})
+    else:
+        output().print(_upgrades_table(results))
+    if any(isinstance(result, ServiceProblem) and result.code != _CURRENT for _, result in results):
+        raise typer.Exit(FAILED)
+
+
 def _connect(url: str | None, key: str | None) -> Client:
     settings = load_settings(url=url, api_key=key)
     return Client(settings.url, key=None if settings.api_key is None else settings.api_key.get_secret_value())
@@ -138,7 +177,6 @@ def _connect(url: str | None, key: str | None) -> Client:
 
 def _adapted_table(adapted: AdaptResponse) -> Table:
     report = adapted.report
-    interval = "" if report.interval is None else f"  ({percent(report.interval[0])} to {percent(report.interval[1])})"
     parts = ", ".join(f"{part} {taken:.2f}" for part, taken in report.seconds if part != "total")
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in (
@@ -147,7 +185,7 @@ def _adapted_table(adapted: AdaptResponse) -> Table:
         ("extends", NO_VALUE if adapted.parent is None else f"version {adapted.parent}"),
         ("classes", ", ".join(adapted.classes)),
         ("own samples", percent(report.support_accuracy)),
-        ("estimate", f"{percent(report.estimated_accuracy)}{interval}"),
+        ("estimate", _estimate(report.estimated_accuracy, report.interval)),
         ("suspects", _suspects(report)),
         ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
         ("weights", f"{adapted.weights.bytes} bytes, {adapted.weights.digest[:12]}"),
@@ -155,6 +193,37 @@ def _adapted_table(adapted: AdaptResponse) -> Table:
     ):
         table.add_row(name, plain(value))
     return table
+
+
+def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[str, Any]:
+    if isinstance(result, ServiceProblem):
+        return {"client": name, "upgrade": None, "problem": {"code": result.code, "detail": result.detail}}
+    return {"client": name, "upgrade": result.model_dump(mode="json"), "problem": None}
+
+
+def _upgrades_table(results: Sequence[tuple[str, UpgradeResponse | ServiceProblem]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("client", "version", "model", "estimate before", "estimate now", "live", "gate"):
+        table.add_column(heading, no_wrap=heading != "gate")
+    for name, result in results:
+        if isinstance(result, ServiceProblem):
+            table.add_row(plain(name), *[NO_VALUE] * 5, plain(str(result)))
+            continue
+        before, report = result.before, result.report
+        table.add_row(
+            plain(name),
+            f"{before.version} -> {result.version}",
+            plain(f"{before.model} -> {result.model}"),
+            _estimate(before.estimated_accuracy, before.interval),
+            _estimate(report.estimated_accuracy, report.interval),
+            NO_VALUE if result.live is None else str(result.live),
+            plain(f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
+        )
+    return table
+
+
+def _estimate(accuracy: float | None, interval: tuple[float, float] | None) -> str:
+    return percent(accuracy) + ("" if interval is None else f" ({percent(interval[0])} to {percent(interval[1])})")
 
 
 def _suspects(report: Report) -> str:

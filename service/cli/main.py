@@ -10,13 +10,13 @@ from typing import Annotated, Final
 import typer
 
 from models.errors import AnoleError
-from service.cli.clients import adapt, predict, rollback, versions
+from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.keys import keys
 from service.cli.store import store
 from service.settings import load_settings
 
-_WITHOUT_TORCH: Final = frozenset({"serve", "adapt", "predict", "versions", "rollback", "store", "keys"})
+_WITHOUT_TORCH: Final = frozenset({"serve", "adapt", "predict", "versions", "rollback", "upgrade", "store", "keys"})
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -76,7 +76,7 @@ def _add_torch_commands() -> None:
         cli.command(epilog=EXIT_CODES)(command)
 
 
-for command in (adapt, predict, versions, rollback):
+for command in (adapt, predict, versions, rollback, upgrade):
     cli.command(epilog=EXIT_CODES)(command)
 cli.add_typer(store, name="store")
 cli.add_typer(keys, name="keys")

@@ -5,7 +5,16 @@ from service.client.errors import ClientError, InvalidInput, ServiceProblem, Ser
 from service.client.files import LabelledFile, read_samples, with_parts
 from service.client.requests import AdaptOptions
 from service.http.schemas.reports import VersionDiff
-from service.http.schemas.resources import AdaptResponse, Alias, ClientInfo, History, Job, PredictResponse, VersionInfo
+from service.http.schemas.resources import (
+    AdaptResponse,
+    Alias,
+    ClientInfo,
+    History,
+    Job,
+    PredictResponse,
+    UpgradeResponse,
+    VersionInfo,
+)
 
 __all__ = [
     "AdaptOptions",
@@ -22,6 +31,7 @@ __all__ = [
     "PredictResponse",
     "ServiceProblem",
     "ServiceUnreachable",
+    "UpgradeResponse",
     "VersionDiff",
     "VersionInfo",
     "read_samples",

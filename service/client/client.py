@@ -28,7 +28,16 @@ from service.client.files import Samples
 from service.client.jobs import OnProgress
 from service.client.requests import AdaptOptions, Request
 from service.http.schemas.reports import VersionDiff
-from service.http.schemas.resources import AdaptResponse, Alias, ClientInfo, History, Job, PredictResponse, VersionInfo
+from service.http.schemas.resources import (
+    AdaptResponse,
+    Alias,
+    ClientInfo,
+    History,
+    Job,
+    PredictResponse,
+    UpgradeResponse,
+    VersionInfo,
+)
 
 T = TypeVar("T")
 
@@ -128,6 +137,17 @@ class Client:
     def rollback(self, client: str, alias: str = "live") -> Alias:
         """Point an alias at the version that it pointed at before."""
         return self._send(requests.rollback(client, alias))
+
+    def upgrade(self, client: str, publish: str | None = None) -> UpgradeResponse:
+        """Adapt the stored samples of the live version anew, from the model that the client is set to use now.
+
+        The problem `nothing_to_upgrade` says that the version was adapted from that model already.
+
+        Args:
+            client: name of the client.
+            publish: "auto" leaves it to the gate whether the new version goes live; "always" or "never".
+        """
+        return self._send(requests.upgrade(client, publish))
 
     def delete(self, client: str, version: int | None = None) -> None:
         """Delete one version. Without `version`, delete the whole client."""
@@ -263,6 +283,10 @@ class AsyncClient:
     async def rollback(self, client: str, alias: str = "live") -> Alias:
         """See `Client.rollback`."""
         return await self._send(requests.rollback(client, alias))
+
+    async def upgrade(self, client: str, publish: str | None = None) -> UpgradeResponse:
+        """See `Client.upgrade`."""
+        return await self._send(requests.upgrade(client, publish))
 
     async def delete(self, client: str, version: int | None = None) -> None:
         """See `Client.delete`."""

@@ -28,6 +28,7 @@ from service.http.schemas.resources import (
     History,
     Job,
     PredictResponse,
+    UpgradeResponse,
     VersionList,
 )
 
@@ -178,6 +179,12 @@ def rollback(name: str, alias_name: str) -> Request[Alias]:
     return Request(
         "POST", _path(name, "rollback"), Alias.model_validate_json, {"params": {"alias": alias_name}}, repeatable=False
     )
+
+
+def upgrade(name: str, publish: str | None) -> Request[UpgradeResponse]:
+    """POST /clients/{client}/upgrade."""
+    params = {} if publish is None else {"publish": publish}
+    return Request("POST", _path(name, "upgrade"), UpgradeResponse.model_validate_json, {"params": params})
 
 
 def delete(name: str, version: int | None) -> Request[None]:

@@ -26,7 +26,7 @@ from service.bootstrap import Services
 from service.http import problems
 from service.http.dependencies import Context
 from service.http.middleware.auth import AuthMiddleware
-from service.http.middleware.limits import AdmissionLimit, LimitsMiddleware, RouteLimits
+from service.http.middleware.limits import ADAPT_ROUTES, AdmissionLimit, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, versions
@@ -83,6 +83,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     predicting = AdmissionLimit("predict", telemetry, MAX_IMAGES, MAX_IMAGES)
     telemetry.add_metrics(lambda: {"adapt_taken": adapting.requests, "predict_taken": predicting.images})
     limits = {
+        **dict.fromkeys(ADAPT_ROUTES, RouteLimits(admission=adapting)),
         ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting),
         ("POST", "/predict"): RouteLimits(settings.predict_body_bytes, (_FORM, "image/"), predicting),
     }

@@ -163,6 +163,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.JobCancelled: Problem(409, "job_cancelled", "The job was cancelled"),
     serving.NothingLive: Problem(409, "nothing_live", "The client has no live version"),
     serving.NothingToRollBackTo: Problem(409, "nothing_to_roll_back_to", "No earlier version"),
+    serving.NothingToUpgrade: Problem(409, "nothing_to_upgrade", "Nothing to upgrade"),
     serving.VersionInUse: Problem(409, "version_in_use", "An alias points to the version"),
     serving.AliasConflict: Problem(412, "alias_conflict", "The alias has changed"),
     serving.IdempotencyInFlight: Problem(409, "idempotency_in_flight", "The same request is still running"),

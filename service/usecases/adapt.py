@@ -35,6 +35,7 @@ from service.errors import (
     InvalidRequest,
     LabelCountMismatch,
     NoSamples,
+    NothingToUpgrade,
     ParentSuperseded,
     PartCountMismatch,
     SamplesNotKept,
@@ -68,7 +69,7 @@ class AdaptCommand:
         labels: class names, one for each upload, in the same order.
         parts: names of the physical parts that the uploads show, one for each, in the same order; or none.
         mode: "extend" adds the samples to those of the live version (or the latest, if none is live); "replace" starts
-            from these samples alone.
+            from these samples alone; "upgrade" adapts the stored samples anew, from the client's current model.
         steps: inner steps; None takes the checkpoint's value.
         learning_rate: of the inner loop; None takes the checkpoint's value.
         seed: of the random draws of the inner loop; None is 0.
@@ -81,7 +82,7 @@ class AdaptCommand:
     uploads: tuple[Upload, ...]
     labels: tuple[str, ...]
     parts: tuple[str, ...] = ()
-    mode: Literal["extend", "replace"] = "extend"
+    mode: Literal["extend", "replace", "upgrade"] = "extend"
     steps: int | None = None
     learning_rate: float | None = None
     seed: int | None = None
@@ -98,11 +99,13 @@ class AdaptOutcome:
         version: the new version, with its report.
         published: whether it went live.
         live: the version that is live now, or None.
+        earlier: the version that the gate compared it with; None if there was none, or for a repeated request.
     """
 
     version: Version
     published: bool
     live: int | None
+    earlier: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +204,7 @@ class Adaptation:
             InvalidName, InvalidRequest (and its subclasses): the request is not valid, by itself or together with the
                 stored samples.
             UnknownCheckpoint: the service does not offer the model that the client's settings name.
+            UnknownClient, NothingToUpgrade: there is nothing to upgrade.
             ImageRejected: a file is not an acceptable image; the message starts with its name.
             AdaptationDiverged: the weights are not finite.
             StoreFull, StoreUnavailable: no version was made.
@@ -211,7 +215,8 @@ class Adaptation:
         checkpoint = self._checkpoint(command.client)
         recipe = self._recipe(command, checkpoint.checkpoint.recipe)
         control.enter("decode")
-        labels, parts = _labels(command, self._limits), _parts(command)
+        labels = [] if command.mode == "upgrade" else _labels(command, self._limits)
+        parts = _parts(command)
         samples = [self._decode(*sample) for sample in zip(command.uploads, labels, parts, strict=True)]
         _reject_conflicting_labels(samples)
         request = _Request(command, checkpoint, recipe, samples, control)
@@ -236,7 +241,7 @@ class Adaptation:
         """
         command, control, checkpoint = request.command, request.control, request.checkpoint
         control.enter("adapt")
-        parent = self._store.base(command.client) if command.mode == "extend" else None
+        parent = self._parent(request)
         samples = _joined(self._kept_samples(parent), request.samples)
         classes = _classes(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
@@ -271,8 +276,28 @@ class Adaptation:
         draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.seconds()})
         aliases = () if decision.decision == "hold" else (LIVE,)
         with control.committing():
-            published = self._store.publish(draft, aliases, command.idempotency, extends=command.mode == "extend")
-        return AdaptOutcome(published.version, LIVE in aliases, published.live)
+            published = self._store.publish(draft, aliases, command.idempotency, extends=command.mode != "replace")
+        return AdaptOutcome(published.version, LIVE in aliases, published.live, earlier)
+
+    def _parent(self, request: _Request) -> Version | None:
+        """Return the version whose samples are used too.
+
+        Raises:
+            UnknownClient, NothingToUpgrade: for an upgrade.
+        """
+        client, mode = request.command.client, request.command.mode
+        parent = None if mode == "replace" else self._store.base(client)
+        if mode != "upgrade":
+            return parent
+        if parent is None:
+            self._store.catalog.client(client)  # raises UnknownClient
+            raise NothingToUpgrade(f"client {client!r} has no version; adapt it first")
+        if parent.draft.meta_model_digest == request.checkpoint.digest:
+            raise NothingToUpgrade(
+                f"version {parent.number} of client {client!r} was adapted from the client's current model already, "
+                f"{parent.draft.meta_model!r}; to choose another model, change the setting `model`"
+            )
+        return parent
 
     def _checkpoint(self, client: str) -> LoadedCheckpoint:
         """Return the checkpoint that the client's setting names. Raises UnknownCheckpoint."""
@@ -315,7 +340,7 @@ class Adaptation:
         if not parent.draft.samples_kept:
             raise SamplesNotKept(
                 f"client {client!r} keeps no samples (its setting retain_samples), so its version {parent.number} "
-                "cannot be extended; send the samples of every class together, with mode=replace"
+                "cannot be extended or upgraded; send the samples of every class together, with mode=replace"
             )
         return [Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
 

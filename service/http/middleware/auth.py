@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from models.errors import AnoleError
 from service.domain.key import ANONYMOUS, Caller
 from service.errors import KeyRefused, RateExceeded
-from service.http.middleware.limits import RateLimit, RateLimiter
+from service.http.middleware.limits import ADAPT_ROUTES, RateLimit, RateLimiter, route_of
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
 from service.settings import Settings
@@ -98,7 +98,7 @@ class AuthMiddleware:
         if caller is ANONYMOUS:
             counted.enter_context(self._addresses.request((scope.get("client") or ("",))[0]))
             return
-        if (scope["method"], scope["path"]) == ("POST", "/adapt"):
+        if route_of(scope) in ADAPT_ROUTES:
             adapting: ExitStack = scope[ADAPTING]
             adapting.enter_context(self._adapting.request(caller.prefix))
         counted.enter_context(self._keys.request(caller.prefix))

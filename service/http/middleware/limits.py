@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -28,12 +29,21 @@ OTHER_BODY_BYTES: Final = 64 * 1024
 SLOT: Final = "anole.slot"
 """Key of the request's `Slot` in the ASGI scope."""
 
+ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade")})
+"""The routes that adapt, as `route_of` returns them."""
+
+_CLIENT: Final = re.compile("(?<=^/clients/)[^/]+")
 _REPORT_S: Final = 1.0
 
 _BURST_S: Final = 2.0
 """A caller that was idle may send the requests of this many seconds at once."""
 
 _MAX_CALLERS: Final = 10_000
+
+
+def route_of(scope: Scope) -> tuple[str, str]:
+    """Return the method and the path of a request, with "{client}" in place of a client's name."""
+    return scope["method"], _CLIENT.sub("{client}", scope["path"])
 
 
 class AdmissionLimit:
@@ -152,8 +162,8 @@ class LimitsMiddleware:
 
     Args:
         app: the wrapped application.
-        limits: (method, path) -> the limits of the route. Other routes for PUT and PATCH take JSON, and the rest any
-            media type.
+        limits: what `route_of` returns -> the limits of the route. Other routes for PUT and PATCH take JSON, and the
+            rest any media type.
         clock: monotonic seconds.
     """
 
@@ -174,14 +184,14 @@ class LimitsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limits = self._limits.get((scope["method"], scope["path"])) or (_JSON if _takes_json(scope) else _DEFAULT)
+        limits = self._limits.get(route_of(scope)) or (_JSON if _takes_json(scope) else _DEFAULT)
         if limits.admission is None:
             await self._limit_body(limits, scope, receive, send)
             return
         try:
             slot = scope[SLOT] = limits.admission.admit()
         except Overloaded as error:
-            scope[ROUTE], scope[UNLOGGED] = scope["path"], True
+            scope[ROUTE], scope[UNLOGGED] = route_of(scope)[1], True
             await error_response(error, scope["path"])(scope, receive, send)
             self._report(limits.admission)
             return

@@ -9,22 +9,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import structlog
 from anyio import to_thread
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from models import errors as learning
 from service import errors
-from service.domain.version import Idempotency, validate_idempotency_key
+from service.domain.version import Idempotency, Version, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
 from service.http.dependencies import Context, ContextDep, wait_for
 from service.http.middleware.auth import ADAPTING
 from service.http.middleware.limits import SLOT, Slot
 from service.http.middleware.logging import LOG_FIELDS
-from service.http.openapi import IMAGES, UPLOAD, WRITE, problems
+from service.http.openapi import IMAGES, PARAMETERS, UPLOAD, WRITE, problems
 from service.http.problems import (
     ArchiveTooLarge,
     ConflictingFields,
@@ -36,7 +36,7 @@ from service.http.problems import (
 from service.http.schemas import resources as schemas
 from service.http.schemas.base import ProblemDetails
 from service.http.schemas.reports import Report
-from service.http.scopes import accessible_client, require_scope
+from service.http.scopes import ClientPath, accessible_client, require_scope
 from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form, unpack
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
@@ -45,6 +45,8 @@ from service.usecases.adapt import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import Job
 
 router = APIRouter(tags=["adapt"])
+
+Made = TypeVar("Made", bound=schemas.AdaptResponse)
 
 _SHAPE: Final = FormShape(
     single=frozenset({"client", "mode", "steps", "learning_rate", "seed", "first", "publish"}),
@@ -185,12 +187,46 @@ async def adapt(
             "field 'first' requires 'Prefer: respond-async' and a service with one worker; leave the field out"
         )
     outcome = await _adapt(request, context, make_command)
-    draft = outcome.version.draft
-    request.scope[LOG_FIELDS].update(client=client, version=outcome.version.number, weights_digest=draft.weights_digest)
-    answer = adapt_response(outcome)
-    _record_metrics(context, answer.report)
-    response.headers["Location"] = f"/clients/{client}/versions/{answer.version}"
-    return answer
+    return _answered(request, response, context, adapt_response(outcome))
+
+
+@router.post(
+    "/clients/{client}/upgrade",
+    status_code=201,
+    summary="Upgrade to the client's model",
+    dependencies=[require_scope("adapt")],
+    responses=problems(
+        *WRITE,
+        PARAMETERS,
+        errors.Overloaded,
+        errors.DeadlinePassed,
+        errors.TooManySamples,
+        errors.TooManyClasses,
+        errors.SamplesNotKept,
+        errors.UnknownCheckpoint,
+        errors.NothingToUpgrade,
+        errors.ParentSuperseded,
+        learning.AdaptationDiverged,
+    ),
+)
+async def upgrade_client(
+    client: ClientPath,
+    request: Request,
+    response: Response,
+    context: ContextDep,
+    publish: Annotated[
+        Literal["auto", "always", "never"], Query(description="auto: the gate decides whether the version goes live")
+    ] = "auto",
+) -> schemas.UpgradeResponse:
+    """Adapt the stored samples of the live version anew, from the model that the client is set to use now.
+
+    The gate compares the new version with the live one. If it is held, the live version stays.
+    """
+    command = AdaptCommand(client, (), (), mode="upgrade", publish=publish)
+    outcome = await _adapt(request, context, lambda: command)
+    before = None if outcome.earlier is None else _earlier_version(outcome.earlier)
+    answer = schemas.UpgradeResponse(**dict(adapt_response(outcome)), before=before)
+    return _answered(request, response, context, answer)
 
 
 async def _adapt(request: Request, context: Context, make_command: Callable[[], AdaptCommand]) -> AdaptOutcome:
@@ -299,6 +335,14 @@ def _digest(form: Form) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _answered(request: Request, response: Response, context: Context, answer: Made) -> Made:
+    """Log and count the version of an answer, and add its location."""
+    request.scope[LOG_FIELDS].update(client=answer.client, version=answer.version, weights_digest=answer.weights.digest)
+    _record_metrics(context, answer.report)
+    response.headers["Location"] = f"/clients/{answer.client}/versions/{answer.version}"
+    return answer
+
+
 def _record_metrics(context: Context, report: Report) -> None:
     for part, seconds in report.seconds:
         context.telemetry.adapt_seconds.labels(part).observe(seconds)
@@ -318,6 +362,16 @@ def adapt_response(outcome: AdaptOutcome) -> schemas.AdaptResponse:
         model=draft.meta_model,
         weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
         report=Report.model_validate(draft.report),
+    )
+
+
+def _earlier_version(version: Version) -> schemas.EarlierVersion:
+    report = version.draft.report
+    return schemas.EarlierVersion(
+        version=version.number,
+        model=version.draft.meta_model,
+        estimated_accuracy=report.get("estimated_accuracy"),
+        interval=report.get("interval"),
     )
 
 

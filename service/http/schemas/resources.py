@@ -35,6 +35,23 @@ class AdaptResponse(Answer):
     report: Report
 
 
+class EarlierVersion(Answer):
+    """The version that an upgrade was made from."""
+
+    version: int = Field(examples=[1])
+    model: str = Field(examples=["surfaces"])
+    estimated_accuracy: float | None = Field(examples=[0.83])
+    interval: tuple[float, float] | None = Field(
+        description="95 % confidence interval of the estimate", examples=[(0.7, 0.92)]
+    )
+
+
+class UpgradeResponse(AdaptResponse):
+    """The version that an upgrade made, and the one before for comparison."""
+
+    before: EarlierVersion
+
+
 class JobSteps(Answer):
     """Progress in inner steps, including those of the cross-validation folds."""
 

@@ -15,7 +15,15 @@ from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
 from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
-from service.errors import AliasConflict, NothingLive, NothingToRollBackTo, UnknownAlias, UnknownClient, UnknownVersion
+from service.errors import (
+    AliasConflict,
+    NothingLive,
+    NothingToRollBackTo,
+    NothingToUpgrade,
+    UnknownAlias,
+    UnknownClient,
+    UnknownVersion,
+)
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.store.maintenance import Erasure
@@ -169,6 +177,8 @@ class FakeAdaptation(IdempotentAdaptation):
         self.before()
         if self.raises is not None:
             raise self.raises
+        if command.mode == "upgrade":
+            return self._upgrade(command)
         samples = tuple(
             SampleRef("d" * 64, label, upload.name)
             for upload, label in zip(command.uploads, command.labels, strict=True)
@@ -192,6 +202,16 @@ class FakeAdaptation(IdempotentAdaptation):
         version = self.clients.add(draft, [LIVE] if publishes else [])
         live = self.clients.get(command.client).aliases.get(LIVE)
         return AdaptOutcome(version=version, published=publishes, live=None if live is None else live.version)
+
+    def _upgrade(self, command: AdaptCommand) -> AdaptOutcome:
+        """Make a version of the model `larger` from the newest one."""
+        earlier = self.clients.versions(command.client)[-1]
+        if earlier.draft.meta_model == "larger":
+            raise NothingToUpgrade(f"version {earlier.number} was adapted from 'larger' already")
+        better = {**report(), "estimated_accuracy": 0.9, "interval": (0.8, 1.0)}
+        draft = replace(earlier.draft, parent=earlier.number, meta_model="larger", report=better)
+        version = self.clients.add(draft, [] if command.publish == "never" else [LIVE])
+        return AdaptOutcome(version, command.publish != "never", self.clients.get(command.client).live, earlier)
 
 
 def in_a_thread(call: Callable[[], T]) -> Future[T]:

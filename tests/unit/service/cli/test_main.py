@@ -18,6 +18,7 @@ from service.cli import clients as client_commands
 from service.cli import main as cli
 from service.client import Client
 from service.domain.key import Grant, prefix_of
+from service.errors import SamplesNotKept
 from service.usecases.keys import create
 from tests.in_process import Web
 from tests.unit.service.scripted_job import PATH, Scripted, event, job
@@ -127,6 +128,39 @@ def test_versions_prints_a_table_and_rollback_both_versions(anole: Anole, servic
     assert (code, printed) == (0, "live of line points at version 1; before: 2")
 
 
+def test_upgrade_prints_both_estimates_and_the_decision(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    code, printed, _ = anole("upgrade", "line")
+    assert code == 0
+    row = printed.splitlines()[1]
+    for part in ("line", "1 -> 2", "tiny -> larger", " - ", "90.0 % (80.0 % to 100.0 %)", "publish: every sample"):
+        assert part in row
+    code, printed, _ = anole("upgrade", "line")
+    assert (code, "nothing_to_upgrade" in printed) == (0, True)
+
+
+def test_upgrade_all_goes_on_after_a_client_that_cannot_be_upgraded(
+    anole: Anole, service: Web, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for client in ("a", "b", "c"):
+        anole("adapt", client, str(folder))
+    adaptation = service.services.adaptation
+
+    def fail_for_b() -> None:
+        adaptation.raises = SamplesNotKept("no samples") if adaptation.commands[-1].client == "b" else None
+
+    adaptation.before = fail_for_b
+    code, printed, _ = anole("upgrade", "--all", "--json", "--publish", "always")
+    upgrades = json.loads(printed)["upgrades"]
+    assert [(each["client"], each["upgrade"] and each["upgrade"]["version"]) for each in upgrades] == [
+        ("a", 2), ("b", None), ("c", 2)
+    ]  # fmt: skip
+    assert upgrades[0]["upgrade"]["before"]["version"] == 1
+    assert (code, upgrades[1]["problem"]["code"]) == (1, "samples_not_kept")
+    code, _, error = anole("upgrade", "b")
+    assert (code, error) == (1, "error: samples_not_kept: no samples\n")
+
+
 def test_a_problem_is_printed_as_one_line_with_exit_code_1(anole: Anole, service: Web) -> None:
     code, printed, error = anole("versions", "nobody")
     assert (code, printed) == (1, "")
@@ -154,7 +188,15 @@ def test_names_are_neither_markup_nor_escape_sequences(anole: Anole, service: We
 
 
 @pytest.mark.parametrize(
-    "arguments", [["predict", "line"], ["adapt", "line"], ["nonsense"], ["serve", "--port", "many"]]
+    "arguments",
+    [
+        ["predict", "line"],
+        ["adapt", "line"],
+        ["upgrade"],
+        ["upgrade", "line", "--all"],
+        ["nonsense"],
+        ["serve", "--port", "many"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(anole: Anole, arguments: list[str]) -> None:
     code, _, error = anole(*arguments)
@@ -175,7 +217,18 @@ def test_a_port_in_use_is_printed_as_one_line(anole: Anole, tmp_path: Path) -> N
 
 def test_the_commands_of_the_contract_exist(anole: Anole) -> None:
     _, printed, _ = anole("--help")
-    for command in ("serve", "train", "evaluate", "adapt", "predict", "versions", "rollback", "store", "keys"):
+    for command in (
+        "serve",
+        "train",
+        "evaluate",
+        "adapt",
+        "predict",
+        "versions",
+        "rollback",
+        "upgrade",
+        "store",
+        "keys",
+    ):
         assert f" {command} " in printed
     _, printed, _ = anole("store", "--help")
     assert " check " in printed

@@ -128,6 +128,17 @@ def test_versions_aliases_history_and_weights(anole: Client, folder: Path) -> No
     assert anole.clients() == []
 
 
+def test_upgrade_returns_both_versions(anole: Client, web: Web, folder: Path) -> None:
+    anole.adapt("line", folder)
+    upgraded = anole.upgrade("line", publish="never")
+    assert (upgraded.version, upgraded.model, upgraded.published) == (2, "larger", False)
+    assert (upgraded.before.version, upgraded.before.model) == (1, "tiny")
+    assert web.services.adaptation.commands[-1].publish == "never"
+    with pytest.raises(ServiceProblem) as caught:
+        anole.upgrade("line")
+    assert caught.value.code == "nothing_to_upgrade"
+
+
 def test_a_problem_becomes_an_exception_with_its_code(anole: Client) -> None:
     with pytest.raises(ServiceProblem) as caught:
         anole.versions("nobody")

@@ -137,6 +137,7 @@ def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: We
     described = web("GET", "/openapi.json").json()["paths"]
     assert {(path, method) for path, methods in described.items() for method in methods} == {
         ("/adapt", "post"),
+        ("/clients/{client}/upgrade", "post"),
         ("/jobs/{job}", "get"),
         ("/jobs/{job}", "delete"),
         ("/jobs/{job}/events", "get"),

@@ -16,10 +16,13 @@ from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
 from service.errors import (
     InvalidRequest,
     JobCancelled,
+    NothingToUpgrade,
     ParentSuperseded,
+    SamplesNotKept,
     TooFewClasses,
     TooManySamples,
     UnknownCheckpoint,
+    UnknownClient,
 )
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.checkpoints import LoadedCheckpoints
@@ -270,3 +273,48 @@ def test_a_model_that_is_no_longer_offered_is_named_with_the_way_out(
     store.update_settings(CLIENT, ClientSettings(model="gone"))
     with pytest.raises(UnknownCheckpoint, match=r"setting model='gone', but .* available models are tiny, omniglot"):
         adaptation.run(command(), JobControl())
+
+
+UPGRADE: Final = AdaptCommand(CLIENT, (), (), mode="upgrade")
+
+
+def test_an_upgrade_adapts_the_stored_samples_from_the_current_model_through_the_gate(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    adaptation.run(command(samples=4), JobControl())
+    store.change_settings(CLIENT, {"model": "omniglot"})
+    outcome = adaptation.run(UPGRADE, JobControl())
+    draft = outcome.version.draft
+    assert (outcome.version.number, draft.parent, draft.meta_model) == (2, 1, "omniglot")
+    assert draft.samples == store.catalog.version(CLIENT, 1).draft.samples
+    assert outcome.earlier == store.catalog.version(CLIENT, 1)
+    gate = draft.report["gate"]
+    assert outcome.published == (gate["decision"] == "publish")
+    assert "no class of version 1 lost more" in gate["reasons"][-1]
+
+
+def test_an_upgrade_that_the_gate_holds_leaves_the_earlier_version_live(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    adaptation.run(command(samples=6, labels=("fine", "coarse") * 6), JobControl())  # labels that mean nothing
+    store.update_settings(CLIENT, ClientSettings(model="omniglot"))
+    held = adaptation.run(UPGRADE, JobControl())
+    assert (held.published, held.live, held.version.draft.report["gate"]["decision"]) == (False, 1, "hold")
+    assert store.catalog.alias(CLIENT, LIVE).version == 1
+
+
+def test_an_upgrade_needs_a_version_of_another_model_with_stored_samples(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    with pytest.raises(UnknownClient):
+        adaptation.run(UPGRADE, JobControl())
+    store.update_settings(CLIENT, ClientSettings())
+    with pytest.raises(NothingToUpgrade, match="no version"):
+        adaptation.run(UPGRADE, JobControl())
+    adaptation.run(command(), JobControl())
+    with pytest.raises(NothingToUpgrade, match=r"version 1 .* current model already, 'tiny'"):
+        adaptation.run(UPGRADE, JobControl())
+    store.update_settings(CLIENT, ClientSettings(model="omniglot", retain_samples=False))
+    with pytest.raises(SamplesNotKept, match="mode=replace"):
+        adaptation.run(UPGRADE, JobControl())
+    assert len(store.catalog.versions(CLIENT)) == 1

@@ -129,6 +129,7 @@ def test_a_revoked_key_is_rejected(guarded: Web) -> None:
 NEEDS: dict[tuple[str, str], Scope | None] = {
     ("POST", "/predict"): "predict",
     ("POST", "/adapt"): "adapt",
+    ("POST", "/clients/{client}/upgrade"): "adapt",
     ("GET", "/jobs/{job}"): "adapt",
     ("DELETE", "/jobs/{job}"): "adapt",
     ("GET", "/jobs/{job}/events"): "adapt",
