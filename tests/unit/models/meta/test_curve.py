@@ -92,26 +92,35 @@ def test_the_plot_is_saved_next_to_the_csv_file(tmp_path: Path, meta_steps: int)
     assert ((0x14, 0x50, 0x7E) in colours) == (meta_steps > 20 * STEPS_PER_ROW)
 
 
-@pytest.mark.parametrize("drawable", [True, False])
-def test_training_without_matplotlib_mentions_the_plot_extra_once(
-    drawable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    installed = curves.can_plot()
-    for module in (curves, learn):
-        monkeypatch.setattr(module, "can_plot", lambda: drawable and installed)
+def train_briefly(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Train for one meta step with the command line; return what it prints to standard error."""
     for name in ("dent", "scratch"):
-        folder = tmp_path / "data" / name
-        folder.mkdir(parents=True)
+        (folder / "data" / name).mkdir(parents=True)
         for number in range(2):
-            Image.new("L", (16, 16), 40 * number + len(name)).save(folder / f"{number}.png")
-    out = tmp_path / "run.safetensors"
-    line = f"train --dataset folder:{tmp_path / 'data'} --ways 2 --shots 2 --meta-steps 1 --device cpu --out {out}"
-    monkeypatch.setattr(sys, "argv", ["anole", *line.split()])
+            Image.new("L", (16, 16), 40 * number + len(name)).save(folder / "data" / name / f"{number}.png")
+    line = f"train --dataset folder:{folder / 'data'} --ways 2 --shots 2 --meta-steps 1 --device cpu"
+    monkeypatch.setattr(sys, "argv", ["anole", *line.split(), "--out", str(folder / "run.safetensors")])
     with pytest.raises(SystemExit) as exited:
         cli.main()
     stderr = capsys.readouterr().err
     assert not exited.value.code, stderr
-    assert out.with_suffix(".csv").is_file()
-    plot = out.with_suffix(".png").is_file()
-    assert stderr.count("pip install -e '.[plot]'") == (0 if plot else 1)
-    assert drawable or not plot
+    return stderr
+
+
+def test_training_without_matplotlib_mentions_the_plot_extra_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (curves, learn):
+        monkeypatch.setattr(module, "can_plot", lambda: False)
+    assert train_briefly(tmp_path, monkeypatch, capsys).count("pip install -e '.[plot]'") == 1
+    assert (tmp_path / "run.csv").is_file()
+    assert not (tmp_path / "run.png").exists()
+
+
+def test_training_with_matplotlib_saves_the_plot_and_mentions_no_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert "[plot]" not in train_briefly(tmp_path, monkeypatch, capsys)
+    assert (tmp_path / "run.csv").is_file()
+    assert (tmp_path / "run.png").is_file()
