@@ -135,7 +135,7 @@ class PlainLoop:
     def _adapted(self, loop: InnerLoopInput) -> Mapping[str, Tensor]:
         net: nn.Module = copy.deepcopy(self._net)
         optimiser = torch.optim.SGD(net.parameters(), lr=loop.recipe.learning_rate)
-        images, labels = loop.support.images, loop.support.labels
+        images, labels = loop.support.inputs, loop.support.labels
         for rows in batch_plan(len(loop.support), loop.recipe, torch.Generator().manual_seed(loop.seed)):
             optimiser.zero_grad()
             loss = F.cross_entropy(net(images[rows]), labels[rows])

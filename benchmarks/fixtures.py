@@ -180,7 +180,7 @@ class AdaptedCheckpoint:
         generator = torch.Generator().manual_seed(seed)
         for _ in range(count):
             weights = {name: self._permuted(name, tensor, generator) for name, tensor in self.adapted.weights.items()}
-            means = _permute(self.adapted.means, generator)
+            means = None if self.adapted.means is None else _permute(self.adapted.means, generator)
             yield Adapted(weights, self.adapted.statistics, (), self.adapted.support_accuracy, means)
 
     def _permuted(self, name: str, tensor: Tensor, generator: torch.Generator) -> Tensor:

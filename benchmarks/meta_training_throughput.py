@@ -110,7 +110,7 @@ class PlainReptile:
             self.optimiser.state.clear()
         for rows in batch_plan(len(support), self.recipe, torch.Generator().manual_seed(seed)):
             self.optimiser.zero_grad()
-            loss = F.cross_entropy(self.net(support.images[rows]), support.labels[rows])
+            loss = F.cross_entropy(self.net(support.inputs[rows]), support.labels[rows])
             torch.autograd.backward(loss)
             self.optimiser.step()
 

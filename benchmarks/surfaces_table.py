@@ -122,7 +122,7 @@ def fit_lbp(support: Support, histograms: Histograms) -> Any:
     from sklearn.preprocessing import StandardScaler
 
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    return classifier.fit(histograms.of(support.images), support.labels.numpy())
+    return classifier.fit(histograms.of(support.inputs), support.labels.numpy())
 
 
 def lbp_accuracies(
@@ -132,7 +132,7 @@ def lbp_accuracies(
     source = EpisodeSampler(classes, shape, LBP_IMAGES)
     for episode in range(plan.episodes):
         task = source.task(plan.seed + episode)
-        predicted = fit_lbp(task.support, histograms).predict(histograms.of(task.query_images))
+        predicted = fit_lbp(task.support, histograms).predict(histograms.of(task.query_inputs))
         yield float((predicted == task.query_labels.numpy()).mean())
 
 

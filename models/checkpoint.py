@@ -25,7 +25,7 @@ from models.config import InnerLoopConfig, NetConfig
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import PREPROCESSING_VERSION
 from models.meta.outer_loop import AdamState
-from models.nets import Net, build
+from models.nets import BackboneNet, Net, build
 from models.weights import Weights
 
 FORMAT = "anole-checkpoint-1"
@@ -39,6 +39,7 @@ EARLIER_DIGESTS: Final[Mapping[str, str]] = {
 }
 """Digests that shipped checkpoints had in earlier releases, with the same net and weights but another recipe."""
 
+_BACKBONE_PREFIX = "backbone."
 _MOMENT_PREFIX = "moments."
 _OUTER_PREFIXES = ("outer.first.", "outer.second.")
 
@@ -52,6 +53,7 @@ class Checkpoint:
         net_config: the net that the weights belong to.
         recipe: the inner loop to adapt with.
         weights: name -> tensor.
+        backbone: state of a frozen backbone, which no task adapts; kernels in half precision.
         moments: Adam's second moments, for recipes that carry them.
         training: JSON data: how it was trained, and the progress of an unfinished training.
         outer_adam: state of the outer Adam of an unfinished training; adaptation does not use it.
@@ -67,6 +69,7 @@ class Checkpoint:
     training: Mapping[str, Any] = field(default_factory=dict)
     outer_adam: AdamState | None = None
     onnx_graph: bytes | None = None
+    backbone: Weights = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -74,8 +77,18 @@ class Checkpoint:
         return weight_ops.digest(self.tensors(), json.dumps(self.settings(), sort_keys=True))
 
     def build_net(self) -> Net:
-        """Build the net with fresh parameters; callers pass it the checkpoint's weights."""
-        return build(self.net_config)
+        """Build the net with fresh parameters, and its frozen backbone; callers pass it the checkpoint's weights.
+
+        Raises:
+            CheckpointInvalid: the weights do not fit the backbone.
+        """
+        net = build(self.net_config)
+        if isinstance(net, BackboneNet):
+            try:
+                net.backbone.load_state_dict(self.backbone)
+            except RuntimeError as error:
+                raise CheckpointInvalid(f"the weights of {self.name} do not fit its backbone: {error}") from error
+        return net
 
     def on(self, device: torch.device) -> Checkpoint:
         """A copy with weights and moments on `device`."""
@@ -95,7 +108,7 @@ class Checkpoint:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors as stored, on the CPU; the names of optimiser states have a prefix."""
-        parts = {"": self.weights}
+        parts = {"": self.weights, _BACKBONE_PREFIX: self.backbone}
         if self.moments:
             parts[_MOMENT_PREFIX] = self.moments.second
         if self.outer_adam:
@@ -142,6 +155,30 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
     return replace(checkpoint, onnx_graph=graph.read_bytes()) if graph.is_file() else checkpoint
 
 
+def backbone_checkpoint(
+    name: str, net_config: NetConfig, recipe: InnerLoopConfig, backbone: Weights, record: Mapping[str, Any]
+) -> Checkpoint:
+    """Make a checkpoint of a pretrained backbone. Kernels are kept in half precision.
+
+    Args:
+        name: of the checkpoint.
+        net_config: names the backbone's factory and its stages.
+        recipe: the inner loop to adapt with.
+        backbone: the backbone's state dict.
+        record: JSON data: where the weights come from, and their licence.
+
+    Raises:
+        CheckpointInvalid: the weights do not fit the backbone.
+    """
+    kept = {
+        key: tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        for key, tensor in backbone.items()
+    }
+    checkpoint = Checkpoint(name, net_config, recipe, {}, training=record, backbone=kept)
+    checkpoint.build_net()
+    return checkpoint
+
+
 def find_checkpoint(name_or_path: str | Path) -> Path:
     """Path of a checkpoint given by shipped name or path; raises CheckpointInvalid if it does not exist."""
     shipped = SHIPPED / f"{SHIPPED_ALIASES.get(str(name_or_path), name_or_path)}.safetensors"
@@ -179,8 +216,8 @@ def _assemble(
             f"{FORMAT!r} and {PREPROCESSING_VERSION}"
         )
     moment_steps, outer_steps = settings["moment_steps"], settings.get("outer_steps")
-    prefixes = (_MOMENT_PREFIX, *_OUTER_PREFIXES)
-    second, outer_first, outer_second = (_with_prefix(tensors, prefix) for prefix in prefixes)
+    prefixes = (_BACKBONE_PREFIX, _MOMENT_PREFIX, *_OUTER_PREFIXES)
+    backbone, second, outer_first, outer_second = (_with_prefix(tensors, prefix) for prefix in prefixes)
     return Checkpoint(
         name=name,
         net_config=NetConfig.from_json(settings["net"]),
@@ -189,6 +226,7 @@ def _assemble(
         moments=None if moment_steps is None else Moments(second, moment_steps),
         training=training,
         outer_adam=None if outer_steps is None else AdamState(outer_first, outer_second, outer_steps),
+        backbone=backbone,
     )
 
 

@@ -73,7 +73,7 @@ class _JsonRecord:
 
 def _json_value(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        return value.to_json() if hasattr(value, "to_json") else asdict(value)
     return [_json_value(item) for item in value] if isinstance(value, tuple) else value
 
 
@@ -83,23 +83,31 @@ class NetConfig(_JsonRecord):
 
     Attributes:
         kind: "conv4", the four-block net of Reptile appendix A and Finn et al. 2017; "surface", a five-block net with
-            pooled statistics for textures; or "resnet12", the residual net of Lee et al. 2019, arXiv:1904.03758.
+            pooled statistics for textures; "resnet12", the residual net of Lee et al. 2019, arXiv:1904.03758; or
+            "backbone", a frozen pretrained module with pooled stages (`models.nets.backbone`).
         image: preprocessing of the images.
         width: channels of conv4's blocks (64 in the paper); of the surface net's last block (a multiple of 16); of
             resnet12's first block (64 in the paper; even), the others have 2.5, 5 and 10 times as many.
         pooling: how conv4's blocks halve their maps: "stride", convolutions with stride 2, as published for Omniglot;
             or "max", 2 x 2 max pooling, as published for mini-ImageNet.
+        factory: of the backbone, ``module:callable``; it is called without arguments and returns the module.
+        stages: names of the backbone's submodules whose maps are pooled, in order.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"pooling"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"pooling", "factory", "stages"})
 
-    kind: Literal["conv4", "surface", "resnet12"]
+    kind: Literal["conv4", "surface", "resnet12", "backbone"]
     image: ImageConfig
     width: int = 64
     pooling: Literal["stride", "max"] = "stride"
+    factory: str = ""
+    stages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("conv4", "surface", "resnet12"), "kind", self.kind, "conv4, surface, resnet12")
+        object.__setattr__(self, "stages", tuple(self.stages))
+        kinds = ("conv4", "surface", "resnet12", "backbone")
+        _require(self.kind in kinds, "kind", self.kind, ", ".join(kinds))
+        _require(bool(self.factory) == (self.kind == "backbone"), "factory", self.factory, "with the backbone net only")
         _positive_integer("width", self.width)
         if self.kind == "resnet12":
             _require(self.width % 2 == 0, "width", self.width, "an even number with the resnet12 net")
@@ -125,9 +133,12 @@ class InnerLoopConfig(_JsonRecord):
         carry_moments: carry Adam's second moments from task to task and into the checkpoint, as in the published code.
         replacement: draw batches with replacement; otherwise in shuffled passes over the support.
         head: "prototype", a linear head that starts at the support's class means (any number of classes; the start of
-            ProtoMAML, Triantafillou et al. 2020, section 3); or "linear", meta-trained for a fixed number of classes.
+            ProtoMAML, Triantafillou et al. 2020, section 3); "lda", one that starts at linear discriminant analysis of
+            the support (any number of classes; as FiT, Shysheya et al. 2023, arXiv:2206.08671); or "linear",
+            meta-trained for a fixed number of classes.
         head_scale: sharpness of the prototype head, in logits per squared distance; distances are in units of the
             prototypes' spread.
+        shrinkage: of the "lda" head's covariance towards a multiple of the identity, above 0 to 1.
         lr_multipliers: multipliers of the learning rate by weight name, including the head's; see `LrMultipliers`.
         clip_norm: largest global norm of a task's gradient; None does not clip.
         statistics: "frozen", normalise by the support's statistics, which the version stores, so that a prediction
@@ -141,7 +152,7 @@ class InnerLoopConfig(_JsonRecord):
             textures and defects are and characters are not.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute", "flip_augment"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute", "flip_augment", "shrinkage"})
 
     steps: int
     learning_rate: float
@@ -149,8 +160,9 @@ class InnerLoopConfig(_JsonRecord):
     optimiser: Literal["sgd", "adam"] = "sgd"
     carry_moments: bool = False
     replacement: bool = False
-    head: Literal["prototype", "linear"] = "prototype"
+    head: Literal["prototype", "lda", "linear"] = "prototype"
     head_scale: float = 5.0
+    shrinkage: float = 0.5
     lr_multipliers: LrMultipliers = ()
     clip_norm: float | None = None
     statistics: Literal["frozen", "batch"] = "frozen"
@@ -169,7 +181,8 @@ class InnerLoopConfig(_JsonRecord):
         )
         _positive_integer("batch_size", self.batch_size)
         _require(self.optimiser in ("sgd", "adam"), "optimiser", self.optimiser, "sgd, adam")
-        _require(self.head in ("prototype", "linear"), "head", self.head, "prototype, linear")
+        _require(self.head in ("prototype", "lda", "linear"), "head", self.head, "prototype, lda, linear")
+        _require(0 < self.shrinkage <= 1, "shrinkage", self.shrinkage, "a number above 0, at most 1")
         _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
         _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
         _require(self.precision in get_args(Precision), "precision", self.precision, ", ".join(get_args(Precision)))
@@ -300,6 +313,17 @@ _PAPER_MINI_TRAINING = Preset(
     meta=MetaTrainingConfig(meta_steps=100_000, meta_batch=5, n_way=5, train_shots=15),
     serve=replace(_PAPER_MINI, steps=50, batch_size=15),
 )
+
+EFFICIENTNET_LITE0 = NetConfig(
+    "backbone",
+    ImageConfig(channels=3, side=160, contrast="imagenet", fit="area"),
+    factory="models.nets.efficientnet_lite:efficientnet_lite0",
+    stages=tuple(f"blocks.{block}" for block in (1, 2, 4, 7, 10, 14, 15)),
+)
+"""The net of the shipped checkpoint "efficientnet-lite0"."""
+
+BACKBONE_RECIPE = InnerLoopConfig(steps=0, learning_rate=0.01, batch_size=25, head="lda", flip_augment=True)
+"""The inner loop that checkpoints of a frozen backbone are used with."""
 
 PRESETS = {
     "paper": Preset(

@@ -11,29 +11,40 @@ from models.errors import InvalidTask
 
 MAX_WAYS = 64
 
+FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
+"""Axes of (rows, channels, height, width) that each view of an image is flipped along."""
+
 
 @dataclass(frozen=True)
 class Support:
     """Labelled images that an inner loop learns from.
 
     Attributes:
-        images: float32 (samples, channels, side, side), preprocessed.
-        labels: int64 (samples,), class indices from 0; every class has at least one sample.
+        inputs: float32 (rows, ...), what the net takes: images (rows, channels, side, side), or features of a frozen
+            backbone (rows, features). There is one row for each view of a sample: first all samples as they are, then
+            all samples in the second view, and so on.
+        labels: int64 (rows,), class indices from 0; every class has at least one sample.
         n_way: number of classes, 2 to 64.
-        anchors: int64 indices of the samples that a prototype head starts from, at least one per class; None means all.
+        anchors: int64 indices of the rows that a prototype head starts from, at least one per class; None means all.
             Meta-training leaves samples out, so that features learn to bring unseen samples to their prototypes.
+        views: rows per sample, such as an image and its mirror images.
 
     Raises:
         InvalidTask: a shape, type or label is not as described.
     """
 
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     n_way: int
     anchors: Tensor | None = None
+    views: int = 1
 
     def __post_init__(self) -> None:
-        _check_images("support", self.images, self.labels)
+        _check_inputs("support", self.inputs, self.labels)
+        if self.views < 1 or len(self.labels) % self.views:
+            raise InvalidTask(
+                f"the support has {len(self.labels)} rows, which is no multiple of its {self.views} views"
+            )
         if not 2 <= self.n_way <= MAX_WAYS:
             raise InvalidTask(f"the task has {self.n_way} classes; allowed: 2 to {MAX_WAYS}")
         present = torch.unique(self.labels).tolist()
@@ -43,29 +54,51 @@ class Support:
             )
 
     def __len__(self) -> int:
-        return self.images.shape[0]
+        return self.inputs.shape[0]
+
+    @property
+    def sample_labels(self) -> Tensor:
+        """Label of each sample: int64 (samples,)."""
+        return self.labels[: len(self) // self.views]
+
+    @property
+    def samples(self) -> Tensor:
+        """The samples as they are, without their further views: float32 (samples, ...)."""
+        return self.inputs[: len(self) // self.views]
+
+    def without(self, held_out: Tensor) -> Support:
+        """The support without some samples and their views; all remaining rows are anchors.
+
+        Args:
+            held_out: bool (samples,).
+        """
+        kept = ~held_out.to(self.inputs.device).repeat(self.views)
+        return Support(self.inputs[kept], self.labels[kept], self.n_way, views=self.views)
 
     def to(self, device: torch.device) -> Support:
         """Return the support with its tensors on `device`."""
         anchors = None if self.anchors is None else self.anchors.to(device)
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device), anchors=anchors)
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device), anchors=anchors)
 
     def with_flips(self) -> Support:
         """Return the support followed by its images flipped left-right, top-bottom, and both.
 
-        The result has four times the samples. A flipped image keeps its label, and is an anchor if its original is one.
+        A flipped image keeps its label, and is an anchor if its original is one. A support that already has several
+        views, or whose inputs are features, is returned as it is.
         """
-        images, samples = self.images, len(self)
-        views = [images, images.flip(3), images.flip(2), images.flip(2, 3)]  # (samples, channels, side, side) each
-        starts = torch.arange(0, 4 * samples, samples, device=images.device)[:, None]
+        if self.views > 1 or self.inputs.ndim != 4:
+            return self
+        rows = len(self)
+        starts = torch.arange(0, len(FLIPS) * rows, rows, device=self.inputs.device)[:, None]
         anchors = None if self.anchors is None else (starts + self.anchors).flatten()
-        return replace(self, images=torch.cat(views), labels=self.labels.repeat(4), anchors=anchors)
+        inputs, labels = flipped(self.inputs), self.labels.repeat(len(FLIPS))
+        return replace(self, inputs=inputs, labels=labels, anchors=anchors, views=len(FLIPS))
 
-    def anchor_images(self) -> tuple[Tensor, Tensor]:
-        """Return images and labels of the anchors."""
+    def anchor_inputs(self) -> tuple[Tensor, Tensor]:
+        """Return inputs and labels of the anchors."""
         if self.anchors is None:
-            return self.images, self.labels
-        return self.images[self.anchors], self.labels[self.anchors]
+            return self.inputs, self.labels
+        return self.inputs[self.anchors], self.labels[self.anchors]
 
 
 @dataclass(frozen=True)
@@ -74,24 +107,24 @@ class Task:
 
     Attributes:
         support: labelled images to learn from.
-        query_images: float32 (queries, channels, side, side).
+        query_inputs: float32 (queries, ...), of the same shape as the support's inputs.
         query_labels: int64 (queries,), below `support.n_way`.
         class_names: one per class index.
     """
 
     support: Support
-    query_images: Tensor
+    query_inputs: Tensor
     query_labels: Tensor
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        _check_images("query", self.query_images, self.query_labels)
+        _check_inputs("query", self.query_inputs, self.query_labels)
         if len(self.class_names) != self.support.n_way:
             raise InvalidTask(f"{len(self.class_names)} class names for {self.support.n_way} classes")
-        if self.query_images.shape[1:] != self.support.images.shape[1:]:
+        if self.query_inputs.shape[1:] != self.support.inputs.shape[1:]:
             raise InvalidTask(
-                f"query images are {tuple(self.query_images.shape[1:])}, "
-                f"support images {tuple(self.support.images.shape[1:])}; both must be the same size"
+                f"query images are {tuple(self.query_inputs.shape[1:])}, "
+                f"support images {tuple(self.support.inputs.shape[1:])}; both must be the same size"
             )
         if int(self.query_labels.max()) >= self.support.n_way:
             raise InvalidTask(
@@ -100,16 +133,24 @@ class Task:
 
     def to(self, device: torch.device) -> Task:
         """Return the task with its tensors on `device`."""
-        query, labels = self.query_images.to(device), self.query_labels.to(device)
-        return replace(self, support=self.support.to(device), query_images=query, query_labels=labels)
+        query, labels = self.query_inputs.to(device), self.query_labels.to(device)
+        return replace(self, support=self.support.to(device), query_inputs=query, query_labels=labels)
 
 
-def _check_images(part: str, images: Tensor, labels: Tensor) -> None:
-    if images.ndim != 4 or images.shape[0] == 0:
-        raise InvalidTask(f"{part} images have shape {tuple(images.shape)}; need (samples, channels, side, side)")
-    if images.dtype != torch.float32 or labels.dtype != torch.int64:
-        raise InvalidTask(f"{part} is {images.dtype} with {labels.dtype} labels; need float32 with int64 labels")
-    if labels.shape != (images.shape[0],):
-        raise InvalidTask(f"{part} has {images.shape[0]} images but labels of shape {tuple(labels.shape)}")
+def flipped(images: Tensor) -> Tensor:
+    """Return images (rows, channels, height, width), then the same flipped left-right, top-bottom, and both."""
+    return torch.cat([images.flip(axes) if axes else images for axes in FLIPS])
+
+
+def _check_inputs(part: str, inputs: Tensor, labels: Tensor) -> None:
+    if inputs.ndim not in (2, 4) or inputs.shape[0] == 0:
+        raise InvalidTask(
+            f"{part} inputs have shape {tuple(inputs.shape)}; need (samples, channels, side, side) or "
+            "(samples, features)"
+        )
+    if inputs.dtype != torch.float32 or labels.dtype != torch.int64:
+        raise InvalidTask(f"{part} is {inputs.dtype} with {labels.dtype} labels; need float32 with int64 labels")
+    if labels.shape != (inputs.shape[0],):
+        raise InvalidTask(f"{part} has {inputs.shape[0]} inputs but labels of shape {tuple(labels.shape)}")
     if int(labels.min()) < 0:
         raise InvalidTask(f"{part} label {int(labels.min())} is negative; class indices start at 0")

@@ -33,18 +33,19 @@ class Adapted:
         statistics: name -> (channels,), measured on the support with these weights and fixed from then on.
         losses: each inner step's loss before its update.
         support_accuracy: accuracy on the support, 0 to 1, including flipped images if the recipe augments with flips.
-        means: (n_way, features), mean features of each class's support under these weights and statistics.
+        means: (n_way, features), mean features of each class's support under these weights and statistics; None with
+            an LDA head, which needs none.
     """
 
     weights: Weights
     statistics: Weights
     losses: tuple[float, ...]
     support_accuracy: float
-    means: Tensor
+    means: Tensor | None
 
     def kept(self) -> dict[str, Tensor]:
         """The weights and the class means, which a version stores."""
-        return {**self.weights, heads.MEANS: self.means}
+        return dict(self.weights) if self.means is None else {**self.weights, heads.MEANS: self.means}
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def adapt(
         InvalidConfig: see `run_inner_loop`.
     """
     recipes = [recipe] * len(supports) if isinstance(recipe, InnerLoopConfig) else list(recipe)
-    on_cpu = supports[0].images.device.type == "cpu"
+    on_cpu = supports[0].inputs.device.type == "cpu"
     batches = list(_batches(recipes, batching.batch_size or (1 if on_cpu else len(supports))))
 
     def adapt_batch(tasks: range) -> list[Adapted | AdaptationDiverged]:
@@ -162,7 +163,7 @@ def _adapt_batch(
     supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
     options = InnerLoopOptions(on_step=on_step)
     result = run_inner_loop(net, expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
-    collected = collect_statistics(net, result.weights, [support.images for support in result.supports])
+    collected = collect_statistics(net, result.weights, [support.inputs for support in result.supports])
     return [_adapted(result, task, collected[task]) for task in range(len(loops))]
 
 
@@ -178,8 +179,12 @@ def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -
         statistics=task_slice(collected.statistics, 0),
         losses=tuple(losses.tolist()),
         support_accuracy=float((predicted == support.labels).float().mean()),
-        means=heads.class_means(collected.features, support.labels[None], support.n_way)[0],
+        means=None if heads.LEVEL in weights else _class_means(collected, support),
     )
+
+
+def _class_means(collected: SupportStatistics, support: Support) -> Tensor:
+    return heads.class_means(collected.features, support.labels[None], support.n_way)[0]
 
 
 def _all_finite(losses: Tensor, *many: Mapping[str, Tensor]) -> bool:

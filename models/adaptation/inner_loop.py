@@ -9,7 +9,7 @@ draws do not depend on the other tasks of the batch. Arguments are never modifie
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -62,6 +62,19 @@ _DEFAULTS = InnerLoopOptions()
 
 
 @dataclass(frozen=True)
+class SupportStatistics:
+    """Statistics of a task's inputs, and the features normalised by them.
+
+    Attributes:
+        statistics: name -> (tasks, channels).
+        features: (tasks, samples, features).
+    """
+
+    statistics: dict[str, Tensor]
+    features: Tensor
+
+
+@dataclass(frozen=True)
 class InnerLoopResult:
     """K tasks after their inner steps, stacked.
 
@@ -71,6 +84,8 @@ class InnerLoopResult:
         moments: Adam's second moments after the last step, or None.
         padding_mask: bool (tasks, ways), True for rows of the head that a task does not use.
         supports: what the steps learned from, one per task; with flipped images if the recipe augments with flips.
+        collected: statistics that were fixed before the first step, one per task; None if the steps normalised by
+            their batches.
     """
 
     weights: Weights
@@ -78,6 +93,7 @@ class InnerLoopResult:
     moments: Moments | None
     padding_mask: Tensor
     supports: Sequence[Support]
+    collected: Sequence[SupportStatistics] | None = None
 
     def task_weights(self, task: int, n_way: int) -> dict[str, Tensor]:
         """One task's weights, (1, ...) each, with the head cut to its number of classes."""
@@ -87,16 +103,24 @@ class InnerLoopResult:
 
 
 @dataclass(frozen=True)
-class SupportStatistics:
-    """Statistics of a task's images, and the features normalised by them.
+class _InitialHead:
+    """The head before the first step.
 
     Attributes:
-        statistics: name -> (tasks, channels).
-        features: (tasks, samples, features).
+        weights: stacked.
+        gain: of the features that the head is made for, (tasks, 1, 1).
+        extra: stacked tensors of the head that no step changes.
+        collected: see `InnerLoopResult.collected`.
     """
 
-    statistics: dict[str, Tensor]
-    features: Tensor
+    weights: dict[str, Tensor]
+    gain: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    collected: Sequence[SupportStatistics] | None = None
+
+    def statistics(self) -> dict[str, Tensor] | None:
+        """The fixed statistics, stacked: name -> (tasks, channels)."""
+        return None if self.collected is None else join([one.statistics for one in self.collected])
 
 
 def run_inner_loop(
@@ -131,20 +155,23 @@ def run_inner_loop(
         return _joined(executor.run(calls))
     if recipe.flip_augment:
         supports = [support.with_flips() for support in supports]
-    device, second_order = supports[0].images.device, options.derivative == "second"
+    device, second_order = supports[0].inputs.device, options.derivative == "second"
     padding_mask = _padding_mask(supports)
     if options.derivative == "none":
         starts = _detached(starts)
-    head, gain = _initial_head(net, starts, supports, recipe, padding_mask, options.memory_format)
-    initial = {**starts, **head}
+    head = _initial_head(net, starts, supports, recipe, padding_mask, options.memory_format)
+    statistics = head.statistics()
+    initial = {**starts, **head.weights}
     stacked = initial if second_order else trainable_copy(_detached(initial))
     optimiser = Optimiser(recipe, list(stacked), options.moments)
     computation = GradientComputation(recipe, len(supports), device, second_order=second_order)
     plans = _batch_plans(supports, recipe, seeds)
     losses = []
     for step in range(recipe.steps):
-        batch = (*_batch(supports, [plan[step] for plan in plans]), padding_mask, gain)
-        loss, gradients = _gradients(net, stacked, optimiser.adapted_names, batch, computation)
+        batch = (*_batch(supports, [plan[step] for plan in plans]), padding_mask, head.gain)
+        loss, gradients = _gradients(
+            net, {**stacked, **(statistics or {})}, optimiser.adapted_names, batch, computation
+        )
         if second_order:
             stacked = optimiser.differentiable_step(stacked, gradients)
         else:
@@ -155,14 +182,15 @@ def run_inner_loop(
             options.on_step(step + 1, loss)
     if options.derivative == "first":
         stacked = {name: tensor + (initial[name] - initial[name].detach()) for name, tensor in stacked.items()}
-    stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * gain  # the head now takes features as the net gives them
+    stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * head.gain  # the head now takes features as the net gives them
+    stacked.update(head.extra)
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
-    return InnerLoopResult(stacked, recorded, optimiser.moments(), padding_mask, supports)
+    return InnerLoopResult(stacked, recorded, optimiser.moments(), padding_mask, supports, head.collected)
 
 
 def _can_split(supports: Sequence[Support]) -> bool:
     """Whether tasks can run in separate batches: on the CPU, with equal numbers of classes."""
-    return supports[0].images.device.type == "cpu" and len({support.n_way for support in supports}) == 1
+    return supports[0].inputs.device.type == "cpu" and len({support.n_way for support in supports}) == 1
 
 
 def _shares(tasks: int, threads: int) -> list[slice]:
@@ -184,13 +212,20 @@ def _joined(results: Sequence[InnerLoopResult]) -> InnerLoopResult:
         moments=Moments(join([state.second for state in states]), states[0].steps) if states else None,
         padding_mask=torch.cat([result.padding_mask for result in results]),
         supports=[support for result in results for support in result.supports],
+        collected=_joined_statistics(results),
     )
+
+
+def _joined_statistics(results: Sequence[InnerLoopResult]) -> list[SupportStatistics] | None:
+    if any(result.collected is None for result in results):
+        return None
+    return [one for result in results for one in result.collected or ()]
 
 
 def _padding_mask(supports: Sequence[Support]) -> Tensor:
     """See `InnerLoopResult.padding_mask`."""
     n_ways = torch.tensor([[support.n_way] for support in supports])  # (tasks, 1)
-    return (torch.arange(int(n_ways.max())) >= n_ways).to(supports[0].images.device)
+    return (torch.arange(int(n_ways.max())) >= n_ways).to(supports[0].inputs.device)
 
 
 def _batch_plans(supports: Sequence[Support], recipe: InnerLoopConfig, seeds: Sequence[int]) -> list[Tensor]:
@@ -229,7 +264,7 @@ def collect_statistics(
     Args:
         net: the architecture.
         stacked: (tasks, ...) each.
-        images: float32 (samples, channels, side, side), one tensor per task.
+        images: float32 (samples, ...), the inputs of one task each.
         memory_format: see `call_net`.
     """
     by_size: dict[int, list[int]] = {}
@@ -269,19 +304,20 @@ def _initial_head(
     recipe: InnerLoopConfig,
     padding_mask: Tensor,
     memory_format: torch.memory_format,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The head before the first step, and the gain of the features that it is made for, (tasks, 1, 1)."""
-    ways = padding_mask.shape[1]
+) -> _InitialHead:
+    ways, no_gain = padding_mask.shape[1], torch.ones(len(supports), 1, 1, device=padding_mask.device)
     if recipe.head == "linear":
         rows = starts[heads.WEIGHT].shape[1] if heads.WEIGHT in starts else 0
         if rows < ways:
             raise InvalidConfig(
                 f"the linear head has {rows} classes but the task has {ways}; use a prototype head for other numbers"
             )
-        head = {name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}
-        return head, torch.ones(len(supports), 1, 1, device=padding_mask.device)
-    anchors = [support.anchor_images() for support in supports]
-    collected = collect_statistics(net, starts, [images for images, _ in anchors], memory_format)
+        return _InitialHead({name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}, no_gain)
+    if recipe.head == "lda":
+        collected = collect_statistics(net, starts, [support.inputs for support in supports], memory_format)
+        return _lda_head(supports, recipe, ways, collected)
+    anchors = [support.anchor_inputs() for support in supports]
+    collected = collect_statistics(net, starts, [inputs for inputs, _ in anchors], memory_format)
     prototypes = torch.cat(
         [
             heads.class_means(statistics.features, labels[None], ways)
@@ -289,14 +325,30 @@ def _initial_head(
         ]
     )
     gain = heads.feature_gain(prototypes, padding_mask)
-    return heads.prototype_head(prototypes * gain, recipe.head_scale), gain
+    return _InitialHead(heads.prototype_head(prototypes * gain, recipe.head_scale), gain)
+
+
+def _lda_head(
+    supports: Sequence[Support], recipe: InnerLoopConfig, ways: int, collected: Sequence[SupportStatistics]
+) -> _InitialHead:
+    """One LDA head per task; rows without a class are 0."""
+    made = []
+    for support, one in zip(supports, collected, strict=True):
+        rows = slice(None) if support.anchors is None else support.anchors
+        features, labels = one.features[0, rows], support.labels[rows]
+        made.append(heads.lda_head(features, labels, support.n_way, recipe.shrinkage, recipe.head_scale))
+    weight = torch.stack([F.pad(head[heads.WEIGHT], (0, 0, 0, ways - len(head[heads.WEIGHT]))) for head in made])
+    bias = torch.stack([F.pad(head[heads.BIAS], (0, ways - len(head[heads.BIAS]))) for head in made])
+    level = torch.stack([head[heads.LEVEL] for head in made])  # (tasks,)
+    gain = torch.ones(len(made), 1, 1, device=weight.device)
+    return _InitialHead({heads.WEIGHT: weight, heads.BIAS: bias}, gain, {heads.LEVEL: level}, collected)
 
 
 def _batch(supports: Sequence[Support], rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Images (tasks, batch, channels, side, side) and labels (tasks, batch) of one step."""
-    images = torch.stack([support.images[drawn] for support, drawn in zip(supports, rows, strict=True)])
+    """Inputs (tasks, batch, ...) and labels (tasks, batch) of one step."""
+    inputs = torch.stack([support.inputs[drawn] for support, drawn in zip(supports, rows, strict=True)])
     labels = torch.stack([support.labels[drawn] for support, drawn in zip(supports, rows, strict=True)])
-    return images, labels
+    return inputs, labels
 
 
 def _gradients(

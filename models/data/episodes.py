@@ -86,7 +86,7 @@ class EpisodeSampler:
         rest = images[:, shape.n_shot :] if with_query else images[:, :1]
         return Task(
             support=support,
-            query_images=rest.flatten(0, 1),
+            query_inputs=rest.flatten(0, 1),
             query_labels=labels.repeat_interleave(rest.shape[1]),
             class_names=tuple(self._dataset.class_names[index] for index in chosen),
         )

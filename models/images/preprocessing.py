@@ -10,9 +10,9 @@ from __future__ import annotations
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,12 +31,15 @@ __all__ = [
     "normalise",
     "prepare",
     "prepare_batch",
+    "prepare_by_shape",
 ]
 
 PREPROCESSING_VERSION = 1
 
 _REC601_LUMA = (0.299, 0.587, 0.114)
 _CONTRAST_LIMIT = 5.0
+_SHAPE_UNIT = 32
+"""Sides of images that keep their aspect ratio are multiples of it, as is the stride of usual backbones."""
 _BATCH_SIZE = 8
 """Images prepared at once; larger batches exceed the processor's cache."""
 
@@ -67,23 +70,53 @@ class ImageConfig:
 
     Attributes:
         channels: 1 (grey) or 3 (colour).
-        side: height and width in pixels, 16 to 256. Images are stretched to a square.
+        side: height and width in pixels, 16 to 256.
         contrast: "none" keeps values in [0, 1]. "local" subtracts a Gaussian local mean and divides by the local
             deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), clipped to [-5, 5].
-            "regional" does the same over a wider neighbourhood and preserves more contrast between marks.
+            "regional" does the same over a wider neighbourhood and preserves more contrast between marks. "imagenet"
+            gives (value - 127) / 128 of the 8-bit values, as the published EfficientNet-Lite was trained.
+        fit: "stretch" makes every image a square of `side`. "area" keeps about the aspect ratio: the image gets the one
+            of `shapes` that is most like its own.
     """
 
     channels: int
     side: int
-    contrast: Literal["none", "local", "regional"] = "none"
+    contrast: Literal["none", "local", "regional", "imagenet"] = "none"
+    fit: Literal["stretch", "area"] = "stretch"
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise InvalidConfig(f"ImageConfig.channels is {self.channels!r}; allowed: 1 (grey) or 3 (colour)")
         if not 16 <= self.side <= CANONICAL_SIDE:
             raise InvalidConfig(f"ImageConfig.side is {self.side!r}; allowed: integers from 16 to {CANONICAL_SIDE}")
-        if self.contrast != "none" and self.contrast not in _CONTRASTS:
-            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: none, local, regional")
+        if self.contrast not in ("none", "imagenet", *_CONTRASTS):
+            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: none, local, regional, imagenet")
+        if self.fit not in ("stretch", "area"):
+            raise InvalidConfig(f"ImageConfig.fit is {self.fit!r}; allowed: stretch, area")
+        if self.fit == "area" and self.side % _SHAPE_UNIT:
+            raise InvalidConfig(
+                f"ImageConfig.side is {self.side} with fit area; allowed then: multiples of {_SHAPE_UNIT}"
+            )
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """The (height, width) that images can get: the square first, then ever longer ones of about the same area."""
+        units = self.side // _SHAPE_UNIT
+        if self.fit == "stretch" or units < 3:
+            return ((self.side, self.side),)
+        wide = [(short, round(units**2 / short)) for short in range(units - 1, 1, -1)]
+        sides = [(units, units)] + [shape for pair in wide for shape in (pair, pair[::-1])]
+        return tuple((height * _SHAPE_UNIT, width * _SHAPE_UNIT) for height, width in sides)
+
+    def shape_for(self, height: int, width: int) -> tuple[int, int]:
+        """The shape that an image of this height and width gets: the one whose aspect ratio is nearest to its own."""
+        aspect = math.log(width / height)
+        return min(self.shapes, key=lambda shape: abs(math.log(shape[1] / shape[0]) - aspect))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON data, without `fit` at its default: it was added later, and digests must not change."""
+        data = asdict(self)
+        return data if self.fit != "stretch" else {name: value for name, value in data.items() if name != "fit"}
 
 
 def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
@@ -107,7 +140,7 @@ def fit_to_side(image: Tensor, config: ImageConfig) -> Tensor:
         config: target channels and side.
 
     Returns:
-        uint8 (channels, side, side).
+        uint8 (channels, height, width), one of the config's shapes: (side, side) for "stretch".
     """
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ImageCorrupt(
@@ -118,8 +151,8 @@ def fit_to_side(image: Tensor, config: ImageConfig) -> Tensor:
 
 
 def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
-    """uint8 (count, 1 or 3, height, width) -> (count, channels, side, side)."""
-    size = (config.side, config.side)
+    """uint8 (count, 1 or 3, height, width) -> (count, channels, height, width) of the config's nearest shape."""
+    size = config.shape_for(*images.shape[2:])
     if images.shape[1] == config.channels and images.shape[2:] == size:
         return images
     values = images.to(torch.float32)
@@ -127,9 +160,10 @@ def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
         red, green, blue = values.unbind(1)
         values = (_REC601_LUMA[0] * red + _REC601_LUMA[1] * green + _REC601_LUMA[2] * blue)[:, None]
     if values.shape[2:] != size:
-        values = torch.nn.functional.interpolate(values, size, mode="bilinear", align_corners=False, antialias=True)
+        mode = "bilinear" if config.fit == "stretch" else "bicubic"
+        values = torch.nn.functional.interpolate(values, size, mode=mode, align_corners=False, antialias=True)
     fitted = values.round().clamp(0, 255).to(torch.uint8)
-    return fitted.expand(-1, config.channels, -1, -1).contiguous()  # (count, channels, side, side)
+    return fitted.expand(-1, config.channels, -1, -1).contiguous()  # (count, channels, height, width)
 
 
 def normalise(images: Tensor, config: ImageConfig) -> Tensor:
@@ -138,18 +172,22 @@ def normalise(images: Tensor, config: ImageConfig) -> Tensor:
     In a batch, sums may run in another order than for a single image, so values agree with ``prepare`` to about 1e-6.
 
     Args:
-        images: uint8 (count, channels, side, side), from ``fit_to_side``.
+        images: uint8 (count, channels, height, width), from ``fit_to_side``.
         config: the config that they were resized for.
 
     Returns:
-        float32 of the same shape, in [0, 1] for contrast "none" and in [-5, 5] otherwise.
+        float32 of the same shape, in [0, 1] for contrast "none", in [-1, 1] for "imagenet" and in [-5, 5] otherwise.
     """
-    if images.dtype != torch.uint8 or images.shape[1:] != (config.channels, config.side, config.side):
+    sized = images.shape[1:2] == (config.channels,) and tuple(images.shape[2:]) in config.shapes
+    if images.dtype != torch.uint8 or not sized:
         raise ImageCorrupt(
             f"the images have type {images.dtype} and shape {tuple(images.shape)}; expected uint8 (count, "
             f"{config.channels}, {config.side}, {config.side}): use fit_to_side first"
         )
-    values = images.to(torch.float32) / 255.0  # (count, channels, side, side)
+    values = images.to(torch.float32)  # (count, channels, height, width)
+    if config.contrast == "imagenet":
+        return (values - 127.0) / 128.0
+    values = values / 255.0
     return values if config.contrast == "none" else _normalise_contrast(values, _CONTRASTS[config.contrast])
 
 
@@ -184,6 +222,26 @@ def prepare_batch(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
                 fitted = _fit_batch(torch.stack([images[index] for index in batch]), config)
                 prepared[batch] = normalise(fitted, config)
     return prepared
+
+
+def prepare_by_shape(images: Sequence[Tensor], config: ImageConfig) -> Iterator[tuple[list[int], Tensor]]:
+    """Prepare images in batches of one shape each.
+
+    Args:
+        images: canonical images, uint8 (1 or 3, height, width) each.
+        config: input format of the net.
+
+    Yields:
+        The indices of at most eight images, and float32 (count, channels, height, width) as ``prepare`` gives them.
+    """
+    by_shape: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, image in enumerate(images):
+        by_shape[config.shape_for(*image.shape[1:])].append(index)
+    for indices in by_shape.values():
+        for start in range(0, len(indices), _BATCH_SIZE):
+            batch = indices[start : start + _BATCH_SIZE]
+            fitted = torch.stack([fit_to_side(images[index], config) for index in batch])
+            yield batch, normalise(fitted, config)
 
 
 def _normalise_contrast(values: Tensor, parameters: _ContrastParameters) -> Tensor:

@@ -12,8 +12,11 @@ import importlib.util
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,8 +25,10 @@ from torch.func import functional_call
 
 from models.atomic_files import write_atomically
 from models.checkpoint import find_checkpoint, load_checkpoint
+from models.inference.embedding import EMBED_FEATURES, EMBED_IMAGES, graph_weights
 from models.inference.predict import FEATURES, IMAGES, LOGITS, NET_CONFIG
-from models.nets import Net, call_net_recording, heads
+from models.nets import BackboneNet, Net, call_net_recording, heads
+from models.nets.backbone import fold_batch_norms
 from models.nets.normalisation import fold
 
 _EXAMPLE_IMAGES, _EXAMPLE_WAYS = 2, 3
@@ -56,19 +61,93 @@ def export_onnx(net: Net) -> bytes:
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
     graph = program.model_proto
-    for element in (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output):
-        element.doc_string = ""
-        del element.metadata_props[:]  # stack traces
+    _strip(graph)
     graph.metadata_props.add(key=NET_CONFIG, value=json.dumps(net.config.to_json(), sort_keys=True))
     content: bytes = graph.SerializeToString()
     return content
 
 
+def export_backbone(net: BackboneNet) -> bytes:
+    """Export the frozen backbone of a net and its pooling as one ONNX graph, without the backbone's weights.
+
+    `models.inference.embedding.OnnxEmbedder` adds the weights from the checkpoint, so that they are stored once. The
+    input is ``images``, float32 (images, channels, height, width); the output is ``features``
+    (images, feature_count). The number of images and their shape are dynamic.
+    """
+    image = net.config.image
+    images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
+    folded = _Embedding(net.with_backbone(fold_batch_norms(net.backbone)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter of torch 2.13 warns about its own internals
+        program = torch.onnx.export(
+            folded.eval(),
+            (images,),
+            input_names=[EMBED_IMAGES],
+            output_names=[EMBED_FEATURES],
+            dynamic_shapes=({0: Dim("images")},),
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = program.model_proto
+    _strip(model)
+    _free_height_and_width(model.graph)
+    _leave_out(model.graph, graph_weights(net))
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _free_height_and_width(graph: Any) -> None:
+    """Make the graph independent of the images' shape, for which the exporter would take minutes of symbolic algebra.
+
+    Only the pooling depends on it: it flattens maps to (images, channels, pixels).
+    """
+    del graph.value_info[:]
+    for axis, name in ((2, "height"), (3, "width")):
+        graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    reshapes = [node for node in graph.node if node.op_type == "Reshape"]
+    for node in reshapes:
+        del node.attribute[:]  # then 0 copies the number of images
+    shapes = {node.input[1] for node in reshapes}
+    for tensor in graph.initializer:
+        if tensor.name in shapes:
+            channels = np.frombuffer(tensor.raw_data, np.int64)[1]
+            tensor.raw_data = np.array([0, channels, -1], np.int64).tobytes()
+
+
+def _leave_out(graph: Any, weights: Mapping[str, Tensor]) -> None:
+    """Mark the initializers that come from the checkpoint as stored elsewhere, and drop their values."""
+    for tensor in graph.initializer:
+        if tensor.name in weights:
+            tensor.ClearField("raw_data")
+            tensor.data_location = tensor.EXTERNAL
+            location = tensor.external_data.add()
+            location.key, location.value = "location", "checkpoint"
+
+
+def _strip(model: Any) -> None:
+    """Remove stack traces of the exporter."""
+    for element in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        element.doc_string = ""
+        del element.metadata_props[:]
+
+
 def write_graph(checkpoint: Path) -> Path:
     """Export the net of a checkpoint and write the graph beside it."""
-    path = checkpoint.with_suffix(".onnx")
-    write_atomically(path, export_onnx(load_checkpoint(checkpoint).build_net()))
+    path, net = checkpoint.with_suffix(".onnx"), load_checkpoint(checkpoint).build_net()
+    write_atomically(path, export_backbone(net) if isinstance(net, BackboneNet) else export_onnx(net))
     return path
+
+
+class _Embedding(nn.Module):
+    """Calls `Net.embed`, whose name the exporter does not know."""
+
+    def __init__(self, net: BackboneNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net.embed(images)
 
 
 class _WithHead(nn.Module):

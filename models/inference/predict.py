@@ -24,7 +24,7 @@ from models.config import NetConfig
 from models.errors import CheckpointInvalid
 from models.nets import Net, call_net, heads
 from models.nets.normalisation import fold
-from models.validation.novelty import distance_to_predicted_mean, in_distribution_score
+from models.validation.novelty import in_distribution_score, novelty_distance
 from models.weights import Weights
 
 Floats = NDArray[np.float32]
@@ -59,7 +59,8 @@ def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperat
     """Fold the statistics into the weights, divide the head by `temperature` and add the gain of the class means."""
     folded = fold(weights, statistics)
     if temperature != 1.0:
-        folded.update({name: folded[name] / temperature for name in (heads.WEIGHT, heads.BIAS)})
+        scaled = [name for name in (heads.WEIGHT, heads.BIAS, heads.LEVEL) if name in folded]
+        folded.update({name: folded[name] / temperature for name in scaled})
     if heads.MEANS in folded:
         folded[heads.GAIN] = heads.class_means_gain(folded[heads.MEANS])
     return folded
@@ -71,16 +72,16 @@ def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
     Args:
         net: the architecture.
         folded: from `fold_calibrated`, or from `fold`.
-        images: float32 (batch, channels, side, side), from `images.preprocessing.prepare`.
+        images: float32 (batch, ...), inputs of the net.
     """
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
         features = call_net(net, single, images[None])
         scores = heads.logits(single, features)  # (1, batch, n_way)
         probabilities = scores[0].softmax(-1)
-        if heads.MEANS not in single:
+        if heads.MEANS not in single and heads.LEVEL not in single:
             return Predictions(probabilities, None)
-        distance = distance_to_predicted_mean(single, features, scores)[0]
+        distance = novelty_distance(single, features, scores)[0]
         return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance))
 
 
@@ -103,18 +104,18 @@ class ServingWeights:
 
     Attributes:
         values: weights by name.
-        class_means: for the in-distribution score; None for weights without class means.
+        novelty: for the in-distribution score: class means, or `heads.LEVEL` of an LDA head; None for weights without.
         size_bytes: memory held.
     """
 
     values: Mapping[str, Any]
-    class_means: ClassMeans | None
+    novelty: ClassMeans | float | None
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """Images for one version: float32 (images, channels, side, side), from `images.preprocessing.prepare`."""
+    """Inputs of the net for one version: float32 (images, channels, side, side) or (images, features)."""
 
     weights: ServingWeights
     images: Floats
@@ -139,18 +140,22 @@ class BatchPredictor(ABC):
         """Predict the images of each request, in order. Requests may differ in their numbers of images and classes."""
         outputs = self._forward(requests)
         return [
-            _predictions(request.weights.class_means, output)
+            _predictions(request.weights.novelty, output)
             for request, output in zip(requests, outputs, strict=True)
         ]  # fmt: skip
 
     def serving_weights(self, folded: Weights) -> ServingWeights:
         """Convert the weights of `fold_calibrated` to the format of this predictor."""
-        means = None
-        if heads.MEANS in folded:
-            means = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
-        net_weights = {name: tensor for name, tensor in folded.items() if name not in (heads.MEANS, heads.GAIN)}
-        values, size_bytes = self._convert(net_weights)
-        return ServingWeights(values, means, size_bytes + (0 if means is None else means.means.nbytes))
+        novelty: ClassMeans | float | None = None
+        if heads.LEVEL in folded:
+            novelty = float(folded[heads.LEVEL])
+        elif heads.MEANS in folded:
+            novelty = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
+        of_novelty = (heads.MEANS, heads.GAIN, heads.LEVEL)
+        values, size_bytes = self._convert({name: own for name, own in folded.items() if name not in of_novelty})
+        return ServingWeights(
+            values, novelty, size_bytes + (novelty.means.nbytes if isinstance(novelty, ClassMeans) else 0)
+        )
 
     @abstractmethod
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
@@ -257,14 +262,17 @@ def _concatenate(chunks: Sequence[NetOutput]) -> NetOutput:
     )
 
 
-def _predictions(means: ClassMeans | None, output: NetOutput) -> Predictions:
+def _predictions(novelty: ClassMeans | float | None, output: NetOutput) -> Predictions:
     """As `predict_images`, in numpy: on arrays this small, the overhead of a torch call exceeds the arithmetic."""
     raised = np.exp(output.logits - output.logits.max(-1, keepdims=True))
     probabilities = raised / raised.sum(-1, keepdims=True)  # (images, n_way)
-    if means is None:
+    if novelty is None:
         return Predictions(torch.from_numpy(probabilities), None)
-    nearest = means.means[output.logits.argmax(-1)]  # (images, features)
-    distance = np.square(output.features - nearest).sum(-1) * means.gain**2  # (images,)
+    if isinstance(novelty, float):
+        distance = np.exp(-output.logits.max(-1) / novelty)  # as `discriminant_distance`
+    else:
+        nearest = novelty.means[output.logits.argmax(-1)]  # (images, features)
+        distance = np.square(output.features - nearest).sum(-1) * novelty.gain**2  # (images,)
     confidence = probabilities.max(-1)
     return Predictions(torch.from_numpy(probabilities), torch.from_numpy(confidence / (confidence + distance)))
 

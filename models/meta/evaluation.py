@@ -111,12 +111,12 @@ def _predict_queries(
     weights, support = adapted.task_weights(index, task.support.n_way), adapted.supports[index]
     with torch.no_grad():
         if normalisation == "frozen":
-            (measured,) = collect_statistics(net, weights, [support.images])
-            features = call_net(net, weights, task.query_images[None], measured.statistics)
+            (measured,) = collect_statistics(net, weights, [support.inputs])
+            features = call_net(net, weights, task.query_inputs[None], measured.statistics)
         elif normalisation == "transductive":
-            features = call_net(net, weights, task.query_images[None])
+            features = call_net(net, weights, task.query_inputs[None])
         else:
-            features = _features_with_support(net, weights, support, task.query_images)
+            features = _features_with_support(net, weights, support, task.query_inputs)
         return heads.logits(weights, features).argmax(-1)[0]
 
 
@@ -124,6 +124,6 @@ def _features_with_support(net: Net, weights: Weights, support: Support, queries
     """Features of each query, normalised by a batch of the support and that query: (1, queries, features)."""
     features = []
     for query in queries:
-        batch = torch.cat([support.images, query[None]])
+        batch = torch.cat([support.inputs, query[None]])
         features.append(call_net(net, weights, batch[None])[:, -1:])
     return torch.cat(features, dim=1)

@@ -160,8 +160,8 @@ def split_support_query(support: Support, query_shots: int = 0) -> tuple[Support
                 "anchor_shots or query_shots, or more train_shots"
             )
         anchors = ((~is_query).cumsum(0) - 1)[anchors]
-    inner = replace(support, images=support.images[~is_query], labels=support.labels[~is_query], anchors=anchors)
-    return inner, replace(support, images=support.images[is_query], labels=support.labels[is_query], anchors=None)
+    inner = replace(support, inputs=support.inputs[~is_query], labels=support.labels[~is_query], anchors=anchors)
+    return inner, replace(support, inputs=support.inputs[is_query], labels=support.labels[is_query], anchors=None)
 
 
 def query_losses(net: Net, adapted: InnerLoopResult, queries: Sequence[Support], *, recompute: bool = False) -> Tensor:
@@ -175,7 +175,7 @@ def query_losses(net: Net, adapted: InnerLoopResult, queries: Sequence[Support],
     losses: dict[int, Tensor] = {}
     for tasks in by_size.values():
         weights = {name: tensor[tasks] for name, tensor in adapted.weights.items()}
-        images = torch.stack([queries[task].images for task in tasks])  # (tasks, queries, channels, side, side)
+        images = torch.stack([queries[task].inputs for task in tasks])  # (tasks, queries, channels, side, side)
         labels = torch.stack([queries[task].labels for task in tasks])  # (tasks, queries)
         features = call_net(net, weights, images, recompute=recompute, memory_format=torch.contiguous_format)
         scores = heads.logits(weights, features, adapted.padding_mask[tasks])

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 
 from models.config import NetConfig
+from models.nets.backbone import BackboneNet
 from models.nets.base import Net, call_net, call_net_recording
 from models.nets.conv4 import Conv4
 from models.nets.resnet12 import ResNet12
 from models.nets.surface import SurfaceNet
 
-__all__ = ["Net", "build", "call_net", "call_net_recording"]
+__all__ = ["BackboneNet", "Net", "build", "call_net", "call_net_recording"]
 
 
 def build(config: NetConfig, seed: int = 0) -> Net:
@@ -21,5 +22,6 @@ def build(config: NetConfig, seed: int = 0) -> Net:
         "conv4": Conv4,
         "surface": SurfaceNet,
         "resnet12": ResNet12,
+        "backbone": BackboneNet,
     }
     return kinds[config.kind](config, torch.Generator().manual_seed(seed))

@@ -52,19 +52,30 @@ class Net(nn.Module, ABC):
 
         Args:
             images: float32 (batch, channels, side, side); (batch, tasks * channels, side, side) where each task has
-                kernels of its own.
+                kernels of its own; or, of a net with a frozen backbone, what `embed` returned.
 
         Returns:
             float32 (batch, feature_count) or (batch, tasks * feature_count).
         """
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Compute what all tasks share: the part of the net that no task adapts, once per image.
+
+        Args:
+            images: float32 (batch, channels, height, width).
+
+        Returns:
+            The input of `forward`. By default the images themselves.
+        """
+        return images
 
     def stages(self) -> dict[str, nn.Module]:
         """The stages by name, in order."""
         return {name: self.get_submodule(name) for name in self.stage_names}
 
     def start(self) -> dict[str, Tensor]:
-        """The net's weights, detached from autograd, in a fixed order."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+        """The weights that tasks may adapt, detached from autograd, in a fixed order; none of a frozen backbone."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def run_stage(self, name: str, maps: Tensor) -> Any:
         """Run one stage and return its output; `forward` calls every stage this way."""
@@ -91,7 +102,7 @@ def call_net(
         net: the architecture; its own parameters are not used.
         weights: name -> (tasks, ...), or (...) where all tasks share a tensor. Names that the net lacks, such as the
             head's, are ignored. Folded weights (`normalisation.fold`) need no statistics.
-        images: float32 (tasks, batch, channels, side, side).
+        images: float32 (tasks, batch, channels, side, side), or (tasks, batch, features) of a frozen backbone.
         statistics: what to normalise by, from `call_net_recording`; None normalises by each task's batch.
         recompute: keep only the input of each stage and run it again in the backward pass; see `Net`.
         memory_format: of the images. Convolutions are fastest with `torch.channels_last`; on the CPU torch's batch
@@ -166,7 +177,10 @@ class _ThreadNet:
             if isinstance(layer, ConvNorm) and f"{name}.scale" in tensors:
                 for own in (f"{name}.scale", f"{name}.shift"):
                     tensors[own] = self._per_task(own, tensors[own], tasks)
-        features = self._run(tensors, tasks, images.flatten(0, 1).contiguous(memory_format=memory_format))
+        inputs = images.flatten(0, 1)  # (tasks * batch, ...)
+        features = self._run(
+            tensors, tasks, inputs.contiguous(memory_format=memory_format) if inputs.ndim == 4 else inputs
+        )
         return features.view(tasks, -1, features.shape[-1])
 
     def _run(self, tensors: dict[str, Tensor], tasks: int, images: Tensor) -> Tensor:

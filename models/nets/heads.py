@@ -3,8 +3,10 @@
 A head has two weights, ``head.weight`` (tasks, ways, features) and ``head.bias`` (tasks, ways). Tasks with fewer
 classes than the largest task of the batch are padded and masked.
 
-An adapted version also stores ``head.means`` (tasks, ways, features), the mean features of each class, and
-``head.gain`` (tasks,), which makes distances to them independent of the scale of the features.
+An adapted version also stores what tells whether an image shows any of its classes (`validation.novelty`). Versions
+with a prototype or linear head store ``head.means`` (tasks, ways, features), the mean features of each class, and use
+``head.gain`` (tasks,), which makes distances to them independent of the scale of the features. Versions with an LDA
+head store ``head.level`` (tasks,), the score that an image at the mean of its class gets.
 """
 
 from __future__ import annotations
@@ -17,9 +19,13 @@ from models.weights import Weights
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, GAIN = "head.means", "head.gain"
+LEVEL = "head.level"
 
 _LEAST_SPREAD = 1e-6
 """Lower bound that keeps the gain of identical prototypes finite."""
+
+_LEAST_VARIANCE = 1e-3
+"""Lower bound of the variance within classes, of features with a mean square of 1: one sample a class has none."""
 
 
 def class_means(features: Tensor, labels: Tensor, ways: int) -> Tensor:
@@ -74,6 +80,41 @@ def prototype_head(prototypes: Tensor, scale: float) -> dict[str, Tensor]:
         scale: logits lost per squared distance of 1.
     """
     return {WEIGHT: 2 * scale * prototypes, BIAS: -scale * prototypes.square().sum(-1)}
+
+
+def lda_head(features: Tensor, labels: Tensor, ways: int, shrinkage: float, scale: float) -> dict[str, Tensor]:
+    """Build the linear head of linear discriminant analysis for one task (Hastie et al. 2009, section 4.3).
+
+    All classes share one covariance S, pooled within the classes and shrunk towards a multiple of the identity
+    (Friedman 1989): (1 - shrinkage) S + shrinkage tr(S) / d I. Classes have equal priors, whatever their sizes. With
+    fewer samples than features the scores come out far too large, so they are scaled; the temperature does the rest.
+
+    Args:
+        features: (samples, d).
+        labels: int64 (samples,).
+        ways: number of classes.
+        shrinkage: above 0 to 1.
+        scale: score of an image at the mean of its class, averaged over the classes.
+
+    Returns:
+        ``head.weight`` (ways, d), ``head.bias`` (ways,) and ``head.level`` (), which is `scale`.
+    """
+    means = class_means(features[None], labels[None], ways)[0]  # (ways, d)
+    residuals = features - means[labels]
+    count, dimensions = residuals.shape
+    variance = (residuals.square().sum() / residuals.numel()).clamp(min=_LEAST_VARIANCE)
+    ridge = shrinkage * variance
+    scatter = residuals * ((1 - shrinkage) / count) ** 0.5  # its Gram matrix is (1 - shrinkage) S
+    if count < dimensions:  # invert a matrix of samples instead of one of features (Woodbury)
+        gram = scatter @ scatter.T + ridge * torch.eye(count, device=features.device)
+        inner = torch.cholesky_solve(scatter @ means.T, torch.linalg.cholesky(gram))
+        weight = (means - inner.T @ scatter) / ridge
+    else:
+        covariance = scatter.T @ scatter + ridge * torch.eye(dimensions, device=features.device)
+        weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(covariance)).T
+    bias = -0.5 * (weight * means).sum(-1)  # (ways,)
+    factor = scale / (-bias.mean()).clamp(min=_LEAST_VARIANCE)
+    return {WEIGHT: factor * weight, BIAS: factor * bias, LEVEL: torch.full_like(factor, scale)}
 
 
 def linear_head(feature_count: int, ways: int, generator: torch.Generator) -> dict[str, Tensor]:

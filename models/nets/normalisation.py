@@ -117,6 +117,10 @@ class ConvNorm(Normalisation):
 class Standardise(Normalisation):
     """Shift and scale each feature to mean 0 and variance 1 over a task's batch, or by fixed statistics.
 
+    Args:
+        deviation_floor: smallest deviation of a feature, as a share of its mean absolute value in the batch. A few
+            images may agree in a feature by chance.
+
     Attributes:
         tasks: number of tasks whose features lie one after another; `models.nets.base.call_net` sets it.
         scale: (features,), of folded weights only, else None.
@@ -126,11 +130,12 @@ class Standardise(Normalisation):
     scale: Tensor | None
     shift: Tensor | None
 
-    def __init__(self) -> None:
+    def __init__(self, deviation_floor: float = 0.0) -> None:
         super().__init__()
         self.register_buffer("scale", None)
         self.register_buffer("shift", None)
         self.tasks = 1
+        self._deviation_floor = deviation_floor
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardise (tasks * batch, features) or, side by side, (batch, tasks * features)."""
@@ -140,6 +145,9 @@ class Standardise(Normalisation):
             return torch.addcmul(shift, by_task, scale).flatten(0, 1)
         if self.mean is None or self.variance is None:
             variance, mean = torch.var_mean(by_task, 1, keepdim=True, correction=0)
+            if self._deviation_floor:
+                level = by_task.abs().mean(1, keepdim=True)
+                variance = torch.maximum(variance, (self._deviation_floor * level).square())
             if self.recording:
                 self.recorded = mean.detach().flatten(), variance.detach().flatten()
         else:

@@ -22,8 +22,8 @@ from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estim
 from models.validation.folds import Folds, make_folds
 from models.validation.label_issues import LabelIssue, find_label_issues
 from models.validation.novelty import (
-    distance_to_predicted_mean,
     in_distribution_score,
+    novelty_distance,
     unknown_threshold,
 )
 from models.weights import Weights
@@ -182,17 +182,17 @@ class CrossValidator:
             seed: seed of the version; seeds of the folds are derived from it.
             groups: int64 (samples,), from `folds.group_samples`; a group is never divided.
         """
-        labels = support.labels.cpu()
+        labels = support.sample_labels.cpu()
         folds = make_folds(labels, groups, self.max_folds, torch.Generator().manual_seed(seed))
-        parts = [_without(support, folds.test_mask(fold)) for fold in range(folds.count)]
-        recipes = [_fold_recipe(recipe, len(part) / len(support), part.images.device) for part in parts]
+        parts = [support.without(folds.test_mask(fold)) for fold in range(folds.count)]
+        recipes = [_fold_recipe(recipe, len(part) / len(support), part.inputs.device) for part in parts]
         seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
         inputs = (InnerLoopInput(support, recipe, seed), *map(InnerLoopInput, parts, recipes, seeds))
         return CrossValidationPlan(inputs, folds)
 
     def score(self, candidate: Candidate) -> CrossValidationResult | CrossValidationSkipped:
         """Predict held-out samples and derive the estimate, calibration and label issues."""
-        labels, folds = candidate.support.labels.cpu(), candidate.folds
+        labels, folds = candidate.support.sample_labels.cpu(), candidate.folds
         predictions = _predict_held_out(self.net, candidate.fold_results, candidate.support, folds)
         if not len(predictions.rows):
             return CrossValidationSkipped(_reason_for_skipping(labels, folds))
@@ -208,7 +208,7 @@ class _HeldOutPredictions:
     Attributes:
         rows: int64 (predictions,), indices in the support, ascending.
         logits: (predictions, n_way).
-        distances: (predictions,), see `novelty.distance_to_predicted_mean`.
+        distances: (predictions,), see `novelty.novelty_distance`.
         train_share: share of the samples that folds trained on, averaged over predictions.
     """
 
@@ -224,11 +224,6 @@ def _fold_recipe(recipe: InnerLoopConfig, share: float, device: torch.device) ->
     return replace(recipe, steps=max(1, round(recipe.steps * share)))
 
 
-def _without(support: Support, held_out: Tensor) -> Support:
-    kept = ~held_out.to(support.images.device)
-    return Support(support.images[kept], support.labels[kept], support.n_way)
-
-
 def _predict_held_out(
     net: Net, fold_results: Sequence[Adapted | AdaptationDiverged], support: Support, folds: Folds
 ) -> _HeldOutPredictions:
@@ -238,11 +233,11 @@ def _predict_held_out(
         held_out = folds.test_mask(fold).nonzero().flatten()
         if isinstance(adapted, AdaptationDiverged) or not len(held_out):
             continue
-        fold_logits, fold_distances = _predict(net, adapted, support.images[held_out.to(support.images.device)])
+        fold_logits, fold_distances = _predict(net, adapted, support.samples[held_out.to(support.inputs.device)])
         rows.append(held_out)
         logits.append(fold_logits.cpu())
         distances.append(fold_distances.cpu())
-        train_shares += [1 - len(held_out) / len(support)] * len(held_out)
+        train_shares += [1 - len(held_out) / len(support.sample_labels)] * len(held_out)
     if not rows:
         empty = torch.zeros(0)
         return _HeldOutPredictions(empty.long(), torch.zeros(0, support.n_way), empty, 1.0)
@@ -255,23 +250,25 @@ def _predict_held_out(
     )
 
 
-def _predict(net: Net, adapted: Adapted, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, (images, n_way), and distances to the mean of the predicted class, (images,)."""
-    weights = {**adapted.weights, heads.MEANS: adapted.means, heads.GAIN: heads.class_means_gain(adapted.means)}
+def _predict(net: Net, adapted: Adapted, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, (inputs, n_way), and novelty distances, (inputs,)."""
+    weights = adapted.kept()
+    if adapted.means is not None:
+        weights[heads.GAIN] = heads.class_means_gain(adapted.means)
     single = {name: tensor[None] for name, tensor in weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
     with torch.no_grad():
-        features = call_net(net, single, images[None], statistics)
+        features = call_net(net, single, inputs[None], statistics)
         logits = heads.logits(single, features)
-        return logits[0], distance_to_predicted_mean(single, features, logits)[0]
+        return logits[0], novelty_distance(single, features, logits)[0]
 
 
 def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig) -> Tensor:
     """Features of the support under the meta-trained weights, averaged over mirror images: (samples, features), CPU."""
     augmented = support.with_flips() if recipe.flip_augment else support
     with torch.no_grad():
-        (measured,) = collect_statistics(net, weight_ops.expand(start, 1), [augmented.images])
-    views = measured.features[0].view(-1, len(support), measured.features.shape[-1])  # (views, samples, features)
+        (measured,) = collect_statistics(net, weight_ops.expand(start, 1), [augmented.inputs])
+    views = measured.features.view(augmented.views, -1, measured.features.shape[-1])  # (views, samples, features)
     return views.mean(0).cpu()
 
 

@@ -12,6 +12,35 @@ UNKNOWN_SHARE = 0.05
 """Share of held-out samples, all of known classes, that the threshold may call unknown."""
 
 
+def novelty_distance(weights: Weights, features: Tensor, logits: Tensor) -> Tensor:
+    """How far each image is from what the head has learned, 0 or more; what the distance is depends on the head.
+
+    Args:
+        weights: with `heads.LEVEL`, (tasks,), or with `heads.MEANS` and `heads.GAIN`.
+        features: (tasks, batch, features).
+        logits: (tasks, batch, n_way).
+
+    Returns:
+        (tasks, batch).
+    """
+    if heads.LEVEL in weights:
+        return discriminant_distance(logits, weights[heads.LEVEL][:, None])
+    return distance_to_predicted_mean(weights, features, logits)
+
+
+def discriminant_distance(logits: Tensor, level: Tensor) -> Tensor:
+    """exp(-largest discriminant), relative to the discriminant at the mean of a class, for heads of LDA.
+
+    An image that varies in no direction that tells the classes apart has discriminants near 0. The softmax would hide
+    this, because it keeps differences only.
+
+    Args:
+        logits: (..., n_way), the discriminants.
+        level: `heads.LEVEL`, of a shape that broadcasts to (...).
+    """
+    return torch.exp(-logits.amax(-1) / level)
+
+
 def distance_to_predicted_mean(weights: Weights, features: Tensor, logits: Tensor) -> Tensor:
     """Squared distance of each image's features to the mean of its predicted class.
 
@@ -35,12 +64,12 @@ def distance_to_predicted_mean(weights: Weights, features: Tensor, logits: Tenso
 def in_distribution_score(confidence: Tensor, distance: Tensor) -> Tensor:
     """Score from 0 to 1 of how much an image looks like one of the classes (`familiarity` in the API).
 
-    The score is 1 at the mean of a class and approaches 0 far from all means. Its odds are confidence over distance, so
-    an image between two classes scores low too.
+    The score approaches 0 far from all classes. Its odds are confidence over distance, so an image between two classes
+    scores low too.
 
     Args:
         confidence: probability of the predicted class.
-        distance: from `distance_to_predicted_mean`, same shape.
+        distance: from `novelty_distance`, same shape.
     """
     return confidence / (confidence + distance)
 

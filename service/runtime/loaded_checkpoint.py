@@ -10,9 +10,11 @@ from torch import Tensor
 
 from models import weights as weight_ops
 from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, OnGroupStep, adapt_inputs, adapt_one
+from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
 from models.images.preprocessing import prepare, prepare_batch
+from models.inference.embedding import Embedder, OnnxEmbedder, TorchEmbedder, embed_images
 from models.inference.predict import (
     BatchPredictor,
     Floats,
@@ -21,10 +23,14 @@ from models.inference.predict import (
     TorchPredictor,
     fold_calibrated,
 )
+from models.nets import BackboneNet, Net
 from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from service.runtime.adapt_queue import JobControl
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
+
+_MOST_FLIPPED = 500
+"""Of larger supports, a frozen backbone sees no flips: they would take four times as long and add little."""
 
 _STATISTICS = "statistics."
 """Prefix of the frozen statistics' names in a delta; every other name is a weight's."""
@@ -49,16 +55,35 @@ class LoadedCheckpoint:
         self.digest = checkpoint.digest
         self.device = device
         self._net = checkpoint.build_net().to(device).eval()
+        self._embedding = FairExecutor(threads)
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
+        self._embedder = _embedder(checkpoint, self._net, device)
         self._cross_validator = CrossValidator(self._net, self._start)
         self._executor: InnerLoopExecutor = (
             ThreadedExecutor(self._run, threads) if device.type == "cpu" else BatchedExecutor(self._run)
         )
 
-    def support(self, images: Sequence[Tensor], labels: Sequence[int], n_way: int) -> Support:
-        """Preprocess canonical images, uint8 (channels, height, width) each, into a support set on the device."""
-        prepared = prepare(images, self.checkpoint.net_config.image)
-        return Support(prepared, torch.tensor(labels, dtype=torch.int64), n_way).to(self.device)
+    def support(
+        self, images: Sequence[Tensor], labels: Sequence[int], n_way: int, control: JobControl | None = None
+    ) -> Support:
+        """Preprocess canonical images, uint8 (channels, height, width) each, into a support set on the device.
+
+        A frozen backbone runs here, once for every image and view. `control` may stop it between batches.
+        """
+        config, label_rows = self.checkpoint.net_config.image, torch.tensor(labels, dtype=torch.int64)
+        if self._embedder is None:
+            return Support(prepare(images, config), label_rows, n_way).to(self.device)
+        flips = self.checkpoint.recipe.flip_augment and len(images) <= _MOST_FLIPPED
+        rows = embed_images(
+            self._embedder,
+            images,
+            config,
+            flips=flips,
+            executor=self._embedding,
+            on_batch=None if control is None else control.check,
+        )
+        views = len(rows) // len(images)
+        return Support(rows, label_rows.repeat(views), n_way, views=views).to(self.device)
 
     def adapt(self, support: Support, recipe: InnerLoopConfig, seed: int) -> Adapted:
         """Run one inner loop on the calling thread. Raises AdaptationDiverged."""
@@ -110,7 +135,7 @@ class LoadedCheckpoint:
     def predictor(self) -> BatchPredictor:
         """The predictor for this device, built on first use."""
         graph = self.checkpoint.onnx_graph
-        if self.device.type == "cpu" and graph is not None:
+        if self.device.type == "cpu" and graph is not None and self._embedder is None:
             return OnnxPredictor(graph, self.checkpoint.net_config, torch.get_num_threads())
         return TorchPredictor(self._net, self.device)
 
@@ -121,16 +146,20 @@ class LoadedCheckpoint:
         self.predictor.predict([])
 
     def preprocess(self, images: Sequence[Tensor]) -> Floats:
-        """Turn canonical images into `predictor` input: float32 (images, channels, side, side)."""
-        return prepare_batch(images, self.checkpoint.net_config.image).numpy()
+        """Turn canonical images into `predictor` input: float32 (images, ...). A frozen backbone runs here."""
+        config = self.checkpoint.net_config.image
+        if self._embedder is None:
+            return prepare_batch(images, config).numpy()
+        return embed_images(self._embedder, images, config).numpy()
 
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:
         """Turn a stored delta into `predictor` weights."""
         return self.predictor.serving_weights(self.fold(delta, temperature))
 
     def close(self) -> None:
-        """Stop the executor's threads."""
+        """Stop the executors' threads."""
         self._executor.close()
+        self._embedding.close()
 
     def start_digest(self) -> str:
         """Digest the weights as they are in memory now. It must never change."""
@@ -138,3 +167,12 @@ class LoadedCheckpoint:
 
     def _run(self, loops: Sequence[InnerLoopInput], on_step: OnGroupStep) -> Sequence[Result]:
         return adapt_inputs(self._net, self._start, loops, BatchingOptions(on_step=on_step))
+
+
+def _embedder(checkpoint: Checkpoint, net: Net, device: torch.device) -> Embedder | None:
+    """The embedder of a net with a frozen backbone; None for other nets."""
+    if not isinstance(net, BackboneNet):
+        return None
+    if device.type == "cpu" and checkpoint.onnx_graph is not None:
+        return OnnxEmbedder(checkpoint.onnx_graph, net, torch.get_num_threads())
+    return TorchEmbedder(net, device)

@@ -245,7 +245,8 @@ class Adaptation:
         samples = _joined(self._kept_samples(parent), request.samples)
         classes = _classes(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
-        support = checkpoint.support(images, [classes.index(sample.ref.label) for sample in samples], len(classes))
+        labels = [classes.index(sample.ref.label) for sample in samples]
+        support = checkpoint.support(images, labels, len(classes), control)
         groups = group_samples(images, [sample.ref.part for sample in samples], flips=recipe.flip_augment)
         candidate, batched_with = checkpoint.adapt_with_folds(support, groups, recipe, request.seed, control)
         clock.lap("adapt")

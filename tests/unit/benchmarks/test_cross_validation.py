@@ -39,9 +39,9 @@ def tiny(folder: Path) -> Checkpoint:
 def test_the_seed_determines_the_episode(tmp_path: Path) -> None:
     checkpoint = tiny(tmp_path)
     first, again, other = (draw(blobs(), SHAPE, checkpoint, seed) for seed in (1, 1, 2))
-    assert torch.equal(first.support.images, again.support.images)
+    assert torch.equal(first.support.inputs, again.support.inputs)
     assert torch.equal(first.support.labels, again.support.labels)
-    assert not torch.equal(first.support.images, other.support.images)
+    assert not torch.equal(first.support.inputs, other.support.inputs)
 
 
 def test_the_requested_share_of_labels_is_flipped(tmp_path: Path) -> None:

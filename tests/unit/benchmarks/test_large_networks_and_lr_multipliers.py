@@ -69,7 +69,7 @@ def test_the_difference_is_a_share_of_the_update_of_the_reference(tmp_path: Path
 
 
 def test_the_head_is_initialised_from_one_image_per_class() -> None:
-    images, labels = random_support(CELL).anchor_images()
+    images, labels = random_support(CELL).anchor_inputs()
     assert labels.tolist() == [0, 1, 2, 3, 4]
     assert len(images) == 5
 

@@ -72,8 +72,8 @@ def entry(algorithm: Algorithm, steps: int = 1) -> Entry:
 
 def test_all_algorithms_have_the_same_start_and_the_same_tasks(data: Data) -> None:
     first, again = TaskStream(data, TINY, CPU), TaskStream(data, TINY, CPU)
-    assert all(torch.equal(a.images, b.images) for a, b in zip(first(3), again(3), strict=True))
-    assert not torch.equal(first(3)[0].images, first(4)[0].images)
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(first(3), again(3), strict=True))
+    assert not torch.equal(first(3)[0].inputs, first(4)[0].inputs)
     assert weight_ops.digest(TINY.start(CPU).start) == weight_ops.digest(TINY.start(CPU).start)
     assert {one.recipe(TINY).batch_size for one in entries([1, 5], LEARNING_RATES)} == {TINY.batch_size}
     assert [(one.inner_steps, one.algorithm) for one in entries([1, 5], LEARNING_RATES)][3:] == [

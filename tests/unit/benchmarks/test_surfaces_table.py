@@ -64,7 +64,7 @@ def test_patterns_use_the_same_images_as_a_net_with_another_input(stripes: Path)
         classes = open_folder(stripes, spec)
         task = EpisodeSampler(classes, EpisodeShape(n_way=2, n_shot=2, n_query=2), spec).task(4)
         places = []
-        for image, label in zip(task.query_images, task.query_labels.tolist(), strict=True):
+        for image, label in zip(task.query_inputs, task.query_labels.tolist(), strict=True):
             name = task.class_names[label]
             of_class = normalise(classes.images(classes.class_names.index(name)), spec)
             places.append((name, int((of_class == image).all((1, 2, 3)).nonzero())))

@@ -25,17 +25,17 @@ def test_each_image_appears_in_its_four_orientations_with_its_label(make_support
     flipped = support.with_flips()
     samples = len(support)
     for index in range(samples):
-        image = support.images[index]
-        quarter = flipped.images[index::samples]
+        image = support.inputs[index]
+        quarter = flipped.inputs[index::samples]
         assert torch.equal(quarter, torch.stack([image, image.flip(2), image.flip(1), image.flip(1, 2)]))
         assert flipped.labels[index::samples].tolist() == [int(support.labels[index])] * 4
 
 
 def test_flipped_anchors_are_anchors(make_support: MakeSupport) -> None:
     support = replace(make_support(0, 3, 2), anchors=torch.tensor([0, 2, 4]))
-    images, labels = support.with_flips().anchor_images()
+    images, labels = support.with_flips().anchor_inputs()
     assert labels.tolist() == [0, 1, 2] * 4
-    assert torch.equal(images, support.with_flips().images[[0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22]])
+    assert torch.equal(images, support.with_flips().inputs[[0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22]])
 
 
 def test_flip_augmentation_equals_adapting_to_a_support_flipped_by_hand(net: Net, make_support: MakeSupport) -> None:
@@ -49,7 +49,7 @@ def test_flip_augmentation_equals_adapting_to_a_support_flipped_by_hand(net: Net
 
 def test_without_steps_a_class_and_its_flip_have_the_same_prototype(net: Net, make_support: MakeSupport) -> None:
     support, recipe = make_support(0, 2, 1), replace(FLIPS, steps=0)
-    flipped = replace(support, images=support.images.flip(3))
+    flipped = replace(support, inputs=support.inputs.flip(3))
     ours, theirs = (adapt_one(net, net.start(), samples, recipe, seed=0).weights for samples in (support, flipped))
     torch.testing.assert_close(ours["head.weight"], theirs["head.weight"], rtol=1e-4, atol=1e-5)
 
@@ -61,7 +61,7 @@ def test_evaluation_scores_what_the_service_would_predict(net: Net) -> None:
     for seed in range(2, 6):
         task = episodes.task(seed)
         adapted = adapt_one(net, net.start(), task.support, FLIPS, seed)
-        predicted = class_probabilities(net, fold(adapted.weights, adapted.statistics), task.query_images).argmax(1)
+        predicted = class_probabilities(net, fold(adapted.weights, adapted.statistics), task.query_inputs).argmax(1)
         served.append(float((predicted == task.query_labels).float().mean()))
     assert scored == served
     assert scored != list(

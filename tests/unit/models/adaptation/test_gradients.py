@@ -70,13 +70,13 @@ def test_recomputed_stages_run_again_in_the_backward_pass(
     net: Net, make_support: MakeSupport, runs: Counter[ConvNorm], recompute: bool, times: int
 ) -> None:
     weights = trainable(net)
-    features = call_net(net, weights, make_support(1).images[None], recompute=recompute)
+    features = call_net(net, weights, make_support(1).inputs[None], recompute=recompute)
     torch.autograd.grad(features.square().sum(), list(weights.values()))
     assert set(runs.values()) == {times}
 
 
 def test_recording_runs_every_stage_once(net: Net, make_support: MakeSupport, runs: Counter[ConvNorm]) -> None:
-    weights, images = trainable(net), make_support(1).images[None]
+    weights, images = trainable(net), make_support(1).inputs[None]
     call_net(net, weights, images, recompute=True)
     runs.clear()
     features, statistics = call_net_recording(net, weights, images)

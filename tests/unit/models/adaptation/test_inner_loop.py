@@ -48,7 +48,7 @@ def plain_conv4_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
 
 def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopConfig, seed: int) -> dict[str, Tensor]:
     """Run the inner loop of one task with torch's optimisers and no batching over tasks."""
-    features = plain_conv4_features(start, support.images)
+    features = plain_conv4_features(start, support.inputs)
     prototypes = torch.stack([features[support.labels == label].mean(0) for label in range(support.n_way)])
     gain = ((prototypes - prototypes.mean(0)) ** 2).sum(1).mean() ** -0.5
     prototypes = prototypes * gain
@@ -63,7 +63,7 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopCon
         optimiser = torch.optim.Adam(groups, betas=(0.0, 0.999), eps=1e-8)
     for rows in batch_plan(len(support), recipe, torch.Generator().manual_seed(seed)):
         optimiser.zero_grad()
-        features = plain_conv4_features(weights, support.images[rows])
+        features = plain_conv4_features(weights, support.inputs[rows])
         scores = gain * features @ weights["head.weight"].T + weights["head.bias"]
         torch.autograd.backward(F.cross_entropy(scores, support.labels[rows]))
         if recipe.clip_norm is not None:
@@ -136,10 +136,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(net: Net, m
 
 def test_adapting_changes_neither_the_start_nor_the_support(net: Net, make_support: MakeSupport) -> None:
     start, support = net.start(), make_support(1)
-    before = weight_ops.digest(start), support.images.clone()
+    before = weight_ops.digest(start), support.inputs.clone()
     adapt_one(net, start, support, ADAM, seed=0)
     assert weight_ops.digest(start) == before[0]
-    assert torch.equal(support.images, before[1])
+    assert torch.equal(support.inputs, before[1])
 
 
 def test_frozen_weights_keep_their_bits(net: Net, make_support: MakeSupport) -> None:
@@ -165,7 +165,7 @@ def test_steps_lower_the_loss(net: Net, make_support: MakeSupport) -> None:
 
 def test_a_task_that_diverges_does_not_affect_the_others(conv4: Net, make_support: MakeSupport) -> None:
     good, bad = make_support(1), make_support(2)
-    bad = replace(bad, images=torch.full_like(bad.images, float("inf")))
+    bad = replace(bad, inputs=torch.full_like(bad.inputs, float("inf")))
     alone = adapt_one(conv4, conv4.start(), good, SGD, seed=1)
     with_bad = adapt(conv4, conv4.start(), [good, bad, good], SGD, seeds=[1, 1, 1], batching=BatchingOptions(3))
     assert isinstance(with_bad[1], AdaptationDiverged)

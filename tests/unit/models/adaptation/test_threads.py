@@ -110,7 +110,7 @@ def test_a_task_that_diverges_on_another_thread_is_named(
     conv4: Net, make_support: MakeSupport, executor: FairExecutor
 ) -> None:
     supports = [make_support(seed) for seed in range(4)]
-    supports[3] = replace(supports[3], images=torch.full_like(supports[3].images, float("inf")))
+    supports[3] = replace(supports[3], inputs=torch.full_like(supports[3].inputs, float("inf")))
     with pytest.raises(AdaptationDiverged) as caught:
         Reptile(executor).meta_step(conv4, MetaTrainingState(conv4.start()), supports, SGD, 1.0, [1, 2, 3, 4])
     assert caught.value.tasks == (3,)

@@ -36,15 +36,15 @@ def sampler(shape: EpisodeShape, within_line: float = 0.0) -> EpisodeSampler:
 def test_the_seed_determines_the_episode() -> None:
     shape = EpisodeShape(n_way=3, n_shot=2, n_query=4)
     first, again, other = (sampler(shape).task(seed) for seed in (5, 5, 6))
-    assert torch.equal(first.support.images, again.support.images)
+    assert torch.equal(first.support.inputs, again.support.inputs)
     assert first.class_names == again.class_names
-    assert not torch.equal(first.support.images, other.support.images)
+    assert not torch.equal(first.support.inputs, other.support.inputs)
 
 
 def test_support_and_query_images_are_disjoint() -> None:
     task = sampler(EpisodeShape(n_way=3, n_shot=4, n_query=5)).task(1)
-    support = {image.numpy().tobytes() for image in task.support.images}
-    queries = {image.numpy().tobytes() for image in task.query_images}
+    support = {image.numpy().tobytes() for image in task.support.inputs}
+    queries = {image.numpy().tobytes() for image in task.query_inputs}
     assert len(support) == 12
     assert len(queries) == 15
     assert not support & queries
@@ -52,9 +52,9 @@ def test_support_and_query_images_are_disjoint() -> None:
 
 def test_anchors_are_the_first_shots_of_each_class() -> None:
     support = sampler(EpisodeShape(n_way=3, n_shot=4, anchor_shots=2)).support(1)
-    images, labels = support.anchor_images()
+    images, labels = support.anchor_inputs()
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
-    assert torch.equal(images[2:4], support.images[4:6])
+    assert torch.equal(images[2:4], support.inputs[4:6])
 
 
 class TwoLines(ArrayDataset):

@@ -31,7 +31,7 @@ class DoubleSupport(Support):
 
 
 def in_double(support: Support) -> Support:
-    return DoubleSupport(support.images.double(), support.labels, support.n_way)
+    return DoubleSupport(support.inputs.double(), support.labels, support.n_way)
 
 
 def double_start(net: Net, head: str = "prototype") -> dict[str, Tensor]:

@@ -34,7 +34,7 @@ class DoubleSupport(Support):
 
 
 def in_double(support: Support) -> Support:
-    return DoubleSupport(support.images.double(), support.labels, support.n_way)
+    return DoubleSupport(support.inputs.double(), support.labels, support.n_way)
 
 
 def single_start() -> Gradient:
@@ -72,10 +72,10 @@ def gradient_by_torch_func(
     def adapted_loss(weights: Gradient, support: Support) -> Tensor:
         inner, query = split_support_query(support)
         for _ in range(recipe.steps):
-            slopes = grad(loss)(weights, inner.images, inner.labels)
+            slopes = grad(loss)(weights, inner.inputs, inner.labels)
             used = slopes if second else {name: slope.detach() for name, slope in slopes.items()}
             weights = {name: weights[name] - recipe.learning_rate * used[name] for name in weights}
-        return loss(weights, query.images, query.labels)
+        return loss(weights, query.inputs, query.labels)
 
     def outer_loss(weights: Gradient) -> Tensor:
         return torch.stack([adapted_loss(weights, support) for support in supports]).mean()
@@ -98,9 +98,9 @@ def test_the_gradient_matches_torch_func(conv4: Net, make_support: MakeSupport, 
 
 def drawn_on_white(support: Support) -> Support:
     """Return images that are mostly white, like drawings, so that channel means are large compared to deviations."""
-    images = torch.ones_like(support.images)
-    images[..., 5:11, 5:11] = support.images[..., 5:11, 5:11]
-    return replace(support, images=images)
+    images = torch.ones_like(support.inputs)
+    images[..., 5:11, 5:11] = support.inputs[..., 5:11, 5:11]
+    return replace(support, inputs=images)
 
 
 @pytest.mark.parametrize("head", ["linear", "prototype"])
@@ -138,7 +138,7 @@ def maml_gradient(net: Net, support: Support, first: set[int], maml: Maml, steps
     """Return the outer gradient with inner steps on the images `first` and all other images as queries."""
     second = (EVEN | ODD) - first
     order = [index for pair in zip(sorted(first), sorted(second), strict=True) for index in pair]
-    ordered = DoubleSupport(support.images[order], support.labels[order], support.n_way)
+    ordered = DoubleSupport(support.inputs[order], support.labels[order], support.n_way)
     return maml.outer_gradient(net, MetaTrainingState(double_start()), [ordered], replace(TWO_STEPS, steps=steps), [0])[
         0
     ]

@@ -35,9 +35,9 @@ def test_the_last_images_of_each_class_become_queries(make_support: MakeSupport)
     anchored = replace(support, anchors=torch.tensor([0, 5, 10]))
     inner, query = split_support_query(anchored)
     assert (inner.labels.tolist(), query.labels.tolist()) == ([0, 0, 0, 1, 1, 1, 2, 2, 2], [0, 0, 1, 1, 2, 2])
-    assert torch.equal(inner.images, support.images[[0, 1, 2, 5, 6, 7, 10, 11, 12]])
-    assert torch.equal(query.images, support.images[[3, 4, 8, 9, 13, 14]])
-    assert torch.equal(inner.anchor_images()[0], anchored.anchor_images()[0])
+    assert torch.equal(inner.inputs, support.inputs[[0, 1, 2, 5, 6, 7, 10, 11, 12]])
+    assert torch.equal(query.inputs, support.inputs[[3, 4, 8, 9, 13, 14]])
+    assert torch.equal(inner.anchor_inputs()[0], anchored.anchor_inputs()[0])
     assert len(split_support_query(support, 4)[1]) == 12
 
 

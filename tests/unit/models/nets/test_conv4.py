@@ -47,7 +47,7 @@ def test_the_published_mini_imagenet_net_has_1152_features() -> None:
 
 
 def test_pooled_features_equal_those_of_plain_torch_operations(make_support: MakeSupport) -> None:
-    net, images = build(POOLED, seed=3), make_support(1).images
+    net, images = build(POOLED, seed=3), make_support(1).inputs
     start = net.start()
     features = call_net(net, {name: tensor[None] for name, tensor in start.items()}, images[None])
     for block in ("block1", "block2", "block3", "block4"):
@@ -63,9 +63,9 @@ def test_folding_is_exact_with_pooling_and_negative_scales(make_support: MakeSup
     adapted = adapt_one(net, start, support, InnerLoopConfig(steps=2, learning_rate=0.01), seed=0)
     stacked = {name: tensor[None] for name, tensor in adapted.weights.items()}
     statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
-    features = call_net(net, stacked, support.images[None], statistics)
+    features = call_net(net, stacked, support.inputs[None], statistics)
     unfolded = heads.logits(stacked, features)[0].softmax(-1)
-    folded = class_probabilities(net, fold(adapted.weights, adapted.statistics), support.images)
+    folded = class_probabilities(net, fold(adapted.weights, adapted.statistics), support.inputs)
     torch.testing.assert_close(folded, unfolded, rtol=1e-4, atol=1e-5)
 
 

@@ -45,7 +45,7 @@ def plain_features(weights: dict[str, Tensor], images: Tensor) -> Tensor:
 
 def test_tasks_in_one_batch_have_the_features_of_plain_torch_operations(make_support: MakeSupport) -> None:
     starts = [build(RESNET_SPEC, seed).start() for seed in (1, 2)]
-    images = [make_support(seed).images for seed in (3, 4)]
+    images = [make_support(seed).inputs for seed in (3, 4)]
     stacked = {name: torch.stack([start[name] for start in starts]) for name in starts[0]}
     features = call_net(build(RESNET_SPEC), stacked, torch.stack(images))
     assert features.shape == (2, 12, 40)

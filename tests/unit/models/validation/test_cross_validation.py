@@ -148,7 +148,7 @@ def test_two_classes_of_two_samples_can_be_cross_validated(net: Net) -> None:
 def test_the_only_sample_of_a_class_is_never_held_out(net: Net) -> None:
     support = clear_support()
     kept = torch.tensor([*range(13)])  # the third class has a single sample
-    result = cross_validate(net, Support(support.images[kept], support.labels[kept], 3))
+    result = cross_validate(net, Support(support.inputs[kept], support.labels[kept], 3))
     assert result.held_out[12] is None
     assert sum(prediction is not None for prediction in result.held_out) == 12
     assert result.confusion[2].sum() == 0
@@ -157,7 +157,7 @@ def test_the_only_sample_of_a_class_is_never_held_out(net: Net) -> None:
 def test_very_unequal_classes_can_be_cross_validated(net: Net) -> None:
     support = clear_support(n_way=2, n_shot=20)
     kept = torch.tensor([*range(20), 20, 21])
-    result = cross_validate(net, Support(support.images[kept], support.labels[kept], 2))
+    result = cross_validate(net, Support(support.inputs[kept], support.labels[kept], 2))
     assert result.confusion.sum(1).tolist() == [20, 2]
 
 

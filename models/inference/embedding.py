@@ -1,0 +1,143 @@
+"""Embedding: the part of a net that no task adapts, run once per image for all tasks and versions.
+
+`OnnxEmbedder` runs a frozen backbone in onnxruntime on the CPU; `TorchEmbedder` runs it on any device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from models.adaptation.executor import FairExecutor
+from models.errors import CheckpointInvalid
+from models.images.preprocessing import ImageConfig, prepare_by_shape
+from models.nets.backbone import BackboneNet, fold_batch_norms
+from models.task import FLIPS
+
+EMBED_IMAGES, EMBED_FEATURES = "images", "features"
+"""Names of the input and the output of the ONNX graph."""
+
+
+class Embedder(ABC):
+    """Computes the features of a frozen backbone. Thread-safe."""
+
+    @abstractmethod
+    def embed(self, images: Tensor) -> Tensor:
+        """Compute features: float32 (batch, channels, height, width) -> (batch, feature_count), on the CPU."""
+
+
+class TorchEmbedder(Embedder):
+    """Runs in torch.
+
+    Args:
+        net: its backbone is copied.
+        device: where it computes.
+    """
+
+    def __init__(self, net: BackboneNet, device: torch.device) -> None:
+        backbone = fold_batch_norms(net.backbone).to(device=device)
+        self._net = net.with_backbone(backbone.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
+        self._device = device
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `Embedder.embed`."""
+        with torch.inference_mode():
+            features = self._net.embed(images.to(self._device, memory_format=torch.channels_last))
+        return features.cpu()
+
+
+class OnnxEmbedder(Embedder):
+    """Runs in onnxruntime on the CPU.
+
+    Args:
+        graph: from `models.inference.export.export_backbone`, without the backbone's weights.
+        net: provides the weights.
+        threads: of one run.
+
+    Raises:
+        CheckpointInvalid: the graph does not fit the net.
+    """
+
+    def __init__(self, graph: bytes, net: BackboneNet, threads: int = 1) -> None:
+        # Imported here, so that a service can switch off onnxruntime's telemetry before the import.
+        import onnxruntime  # type: ignore[import-untyped]
+
+        weights = graph_weights(net)
+        self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in weights.values()]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_external_initializers(list(weights), self._values)
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            features = self._session.get_outputs()[0].shape[-1]
+        except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
+            raise CheckpointInvalid(
+                f"the ONNX graph beside the checkpoint does not fit its backbone; export it again: {error}"
+            ) from error
+        if features != net.feature_count:
+            raise CheckpointInvalid(
+                f"the ONNX graph beside the checkpoint gives {features} features, the net {net.feature_count}; export "
+                "it again or remove it"
+            )
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `Embedder.embed`."""
+        (features,) = self._session.run([EMBED_FEATURES], {EMBED_IMAGES: images.numpy()})
+        return torch.from_numpy(features)
+
+
+def graph_weights(net: BackboneNet) -> Mapping[str, Tensor]:
+    """The weights that the ONNX graph of a backbone takes from the checkpoint, by the names that they have there."""
+    folded = fold_batch_norms(net.backbone)
+    return {f"net.backbone.{name}": tensor.contiguous() for name, tensor in folded.named_parameters()}
+
+
+def embed_images(
+    embedder: Embedder,
+    images: Sequence[Tensor],
+    config: ImageConfig,
+    *,
+    flips: bool = False,
+    executor: FairExecutor | None = None,
+    on_batch: Callable[[], None] | None = None,
+) -> Tensor:
+    """Preprocess and embed canonical images.
+
+    Args:
+        embedder: the backbone.
+        images: canonical images, uint8 (1 or 3, height, width) each, of any sizes.
+        config: preprocessing.
+        flips: also embed every image flipped left-right, top-bottom, and both.
+        executor: runs several batches at the same time.
+        on_batch: called before every batch; an error that it raises ends the call.
+
+    Returns:
+        float32 (views * images, feature_count), view by view, as `Support` orders them. Each row depends on its own
+        image alone, up to the rounding of sums.
+    """
+    views = FLIPS if flips else FLIPS[:1]
+    batches = list(prepare_by_shape(images, config))
+
+    def run(indices: list[int], prepared: Tensor, axes: tuple[int, ...]) -> tuple[list[int], Tensor]:
+        if on_batch is not None:
+            on_batch()
+        turned = prepared.flip(axes) if axes else prepared
+        return indices, embedder.embed(turned.contiguous())
+
+    calls = [
+        partial(run, [view * len(images) + index for index in indices], prepared, axes)
+        for view, axes in enumerate(views)
+        for indices, prepared in batches
+    ]
+    results = [call() for call in calls] if executor is None else executor.run(calls)
+    width = results[0][1].shape[-1]
+    rows = torch.empty(len(views) * len(images), width)
+    for indices, features in results:
+        rows[indices] = features
+    return rows

@@ -1,0 +1,175 @@
+"""A net with a frozen, pretrained backbone: any module, whose maps at several stages are pooled into features.
+
+Only what follows the pooled features differs by task, so the backbone runs once per image, for all tasks together.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from models.config import NetConfig
+from models.errors import InvalidConfig
+from models.nets.base import Net
+from models.nets.normalisation import Standardise
+
+_EXTREME_SHARE = 0.02
+"""Share of a map's pixels that count as its largest, and as its smallest."""
+
+_SPREAD_EPSILON = 1e-8
+_DEVIATION_FLOOR = 0.05
+
+
+class BackboneNet(Net):
+    """Pools the maps of a frozen backbone; standardises them by the support; gives every image the same length.
+
+    The last layer of a classifier has forgotten textures and small defects; the stages before it still show them. Each
+    stage gives the mean, the standard deviation, and the means of the largest and the smallest 2 % of every channel.
+
+    Args:
+        config: names the backbone and its stages.
+
+    Attributes:
+        backbone: the pretrained module. Its parameters are frozen and belong to all tasks.
+    """
+
+    def __init__(self, config: NetConfig, _generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.factory)
+        self.backbone.requires_grad_(False)
+        self.eval()
+        for index, module in enumerate(_modules(self.backbone, config.stages)):
+            module.register_forward_hook(_Collect(index))
+        stages = self._stages(torch.zeros(1, config.image.channels, config.image.side, config.image.side))
+        # The same number for images of every shape: shapes have about the same area.
+        self._extremes = [max(1, round(_EXTREME_SHARE * pixels.shape[-1])) for pixels in stages]
+        self.feature_count = sum(4 * pixels.shape[1] for pixels in stages)
+        self.pooled = Standardise(deviation_floor=_DEVIATION_FLOOR)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """See `Net.embed`: the pooled maps of all stages, (batch, feature_count)."""
+        stages = zip(self._stages(images), self._extremes, strict=True)
+        return torch.cat([_pool(pixels, extremes) for pixels, extremes in stages], dim=-1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Standardise pooled maps and scale each image's to a mean square of 1: (batch, feature_count), same shape."""
+        features: Tensor = F.normalize(self.pooled(inputs), dim=-1) * self.feature_count**0.5
+        return features
+
+    def with_backbone(self, backbone: nn.Module) -> BackboneNet:
+        """A net with another module in place of the backbone, of the same stages."""
+        other = copy.copy(self)
+        other._modules = {**self._modules, "backbone": backbone}  # noqa: SLF001 - of a copy of this object
+        return other
+
+    def backbone_weights(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the backbone, detached, by name."""
+        return {name: tensor.detach() for name, tensor in self.backbone.state_dict().items()}
+
+    def _stages(self, images: Tensor) -> list[Tensor]:
+        """The maps of each stage, (batch, channels, pixels)."""
+        self.backbone(images)
+        maps, _collected.maps = _collected.maps, {}
+        return [_as_pixels(maps[index], self.config.stages[index]) for index in sorted(maps)]
+
+
+def _as_pixels(maps: Tensor, stage: str) -> Tensor:
+    """Maps (batch, channels, height, width), or tokens (batch, tokens, channels), as (batch, channels, pixels)."""
+    shape = getattr(maps, "shape", None)
+    if shape is None or len(shape) not in (3, 4):
+        raise InvalidConfig(
+            f"stage {stage!r} of the backbone returns {shape or type(maps).__name__}; name stages that return maps "
+            "(batch, channels, height, width) or tokens (batch, tokens, channels)"
+        )
+    return maps.flatten(2) if maps.ndim == 4 else maps.transpose(1, 2)
+
+
+def _pool(pixels: Tensor, extremes: int) -> Tensor:
+    """Mean, deviation, and means of the `extremes` largest and smallest: (batch, channels, pixels) -> 4 * channels."""
+    mean = pixels.mean(-1)
+    deviation = torch.sqrt((pixels - mean[..., None]).square().mean(-1) + _SPREAD_EPSILON)
+    largest = pixels.topk(extremes, dim=-1).values.mean(-1)
+    smallest = pixels.topk(extremes, dim=-1, largest=False).values.mean(-1)
+    return torch.cat([mean, deviation, largest, smallest], dim=-1)
+
+
+def fold_batch_norms(module: nn.Module) -> nn.Module:
+    """Copy a module and multiply batch normalisations into the convolutions before them, where a Sequential shows both.
+
+    The copy computes the same, faster, and needs no running statistics.
+    """
+    folded = copy.deepcopy(module)
+    for parent in [part for part in folded.modules() if isinstance(part, nn.Sequential)]:
+        layers = list(parent.named_children())
+        for (name, layer), (next_name, following) in itertools.pairwise(layers):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(layer, following))
+                setattr(parent, next_name, nn.Identity())
+    return folded.requires_grad_(False)
+
+
+def build_backbone(factory: str) -> nn.Module:
+    """Call a backbone's factory.
+
+    Args:
+        factory: ``module:callable``, for example ``models.nets.efficientnet_lite:efficientnet_lite0``. It is called
+            without arguments and returns a module.
+
+    Raises:
+        InvalidConfig: it cannot be imported, or does not return a module.
+    """
+    module_name, _, attribute = factory.partition(":")
+    try:
+        function: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidConfig(
+            f"the backbone factory {factory!r} cannot be imported ({error}); give module:callable, and install or put "
+            "on PYTHONPATH what defines it"
+        ) from error
+    built = function()
+    if not isinstance(built, nn.Module):
+        raise InvalidConfig(
+            f"the backbone factory {factory!r} returned {type(built).__name__}; it must return a module"
+        )
+    return built
+
+
+class _Collected(threading.local):
+    """The maps of the current thread's pass through a backbone, by the index of the stage."""
+
+    def __init__(self) -> None:
+        self.maps: dict[int, Tensor] = {}
+
+
+_collected = _Collected()
+
+
+class _Collect:
+    """A forward hook that keeps what a stage returns. Threads may share a backbone."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        _collected.maps[self._index] = output
+
+
+def _modules(backbone: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    known = dict(backbone.named_modules())
+    missing = [name for name in names if name not in known]
+    if missing or not names:
+        children = ", ".join(name for name in known if name and name.count(".") <= 1)
+        raise InvalidConfig(
+            f"the backbone has no stage {', '.join(missing) or '(none were named)'}; its modules are {children}"
+        )
+    return [known[name] for name in names]

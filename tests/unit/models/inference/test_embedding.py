@@ -1,0 +1,119 @@
+"""Embedding with the shipped backbone: in onnxruntime as in torch, for images of any shape."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.adaptation.executor import FairExecutor
+from models.checkpoint import load_checkpoint
+from models.errors import CheckpointInvalid
+from models.images.preprocessing import prepare_by_shape
+from models.inference.embedding import OnnxEmbedder, TorchEmbedder, embed_images
+from models.nets import BackboneNet
+from models.task import flipped
+
+CHECKPOINT = load_checkpoint("efficientnet-lite0")
+CONFIG = CHECKPOINT.net_config.image
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def net() -> BackboneNet:
+    built = CHECKPOINT.build_net()
+    assert isinstance(built, BackboneNet)
+    return built
+
+
+@pytest.fixture(scope="module")
+def embedder(net: BackboneNet) -> OnnxEmbedder:
+    assert CHECKPOINT.onnx_graph is not None
+    return OnnxEmbedder(CHECKPOINT.onnx_graph, net)
+
+
+def picture(height: int, width: int, seed: int = 0, channels: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randint(0, 256, (1, channels, 6, 6), generator=generator).float()
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255)
+    return smooth[0].to(torch.uint8)
+
+
+PICTURES = [picture(200, 200), picture(60, 240, 1), picture(256, 40, 2), picture(128, 170, 3, channels=1)]
+
+
+def test_onnx_and_torch_agree_on_images_of_every_shape(net: BackboneNet, embedder: OnnxEmbedder) -> None:
+    ours = embed_images(embedder, PICTURES, CONFIG, flips=True)
+    reference = embed_images(TorchEmbedder(net, CPU), PICTURES, CONFIG, flips=True)
+    assert ours.shape == (16, 3168)
+    assert torch.allclose(ours, reference, atol=1e-3, rtol=1e-3)
+
+
+def test_features_are_those_written_down_from_the_published_model(embedder: OnnxEmbedder) -> None:
+    ramp = torch.linspace(0, 255, 160).round().to(torch.uint8)
+    image = torch.stack([ramp.expand(160, 160), ramp.flip(0).expand(160, 160).T, torch.full((160, 160), 90).byte()])
+    (features,) = embed_images(embedder, [image], CONFIG)
+    written_down = torch.tensor(PUBLISHED)
+    assert torch.allclose(features[torch.tensor(PLACES)], written_down, rtol=5e-3, atol=0.05)
+
+
+PLACES = [0, 5, 30, 40, 60, 100, 150, 200, 300, 500, 700, 900, 1200, 1500, 1900, 2300, 2700, 3000, 3167]
+PUBLISHED = [
+    -1.1764,
+    7.7296,
+    3.0373,
+    1.7093,
+    8.6326,
+    -3.7958,
+    4.0928,
+    6.7925,
+    15.8796,
+    2.0021,
+    0.9029,
+    12.0256,
+    8.9384,
+    2.6583,
+    -0.4789,
+    1.0118,
+    3.6811,
+    -2.9571,
+    -3.7024,
+]
+"""Computed from the published float32 weights by an independent implementation; the shipped kernels are float16."""
+
+
+def test_rows_are_ordered_view_by_view(embedder: OnnxEmbedder) -> None:
+    pictures = PICTURES[:2]
+    rows = embed_images(embedder, pictures, CONFIG, flips=True)
+    for index, one in enumerate(pictures):
+        ((_, prepared),) = prepare_by_shape([one], CONFIG)
+        alone = embedder.embed(flipped(prepared))
+        assert torch.allclose(rows[index::2], alone, atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_the_other_images(embedder: OnnxEmbedder) -> None:
+    together = embed_images(embedder, PICTURES * 3, CONFIG)
+    for index, one in enumerate(PICTURES):
+        assert torch.allclose(together[index], embed_images(embedder, [one], CONFIG)[0], atol=1e-4)
+
+
+def test_threads_give_the_same_rows_and_a_stop_ends_the_call(embedder: OnnxEmbedder) -> None:
+    executor = FairExecutor(2)
+    try:
+        spread = embed_images(embedder, PICTURES, CONFIG, executor=executor)
+        assert torch.equal(spread, embed_images(embedder, PICTURES, CONFIG))
+
+        def stop() -> None:
+            raise TimeoutError
+
+        with pytest.raises(TimeoutError):
+            embed_images(embedder, PICTURES, CONFIG, executor=executor, on_batch=stop)
+    finally:
+        executor.close()
+
+
+def test_a_graph_of_another_net_is_rejected(net: BackboneNet) -> None:
+    graph = load_checkpoint("surfaces").onnx_graph
+    assert graph is not None
+    with pytest.raises(CheckpointInvalid, match="export it again"):
+        OnnxEmbedder(graph, net)
