@@ -176,7 +176,7 @@ def test_a_task_that_diverges_does_not_affect_the_others(conv4: Net, make_suppor
 
 def test_divergence_is_an_error_that_names_the_first_bad_step(conv4: Net, make_support: MakeSupport) -> None:
     support = make_support(1)
-    damaged = replace(support, images=torch.full_like(support.images, float("nan")))
+    damaged = replace(support, inputs=torch.full_like(support.inputs, float("nan")))
     with pytest.raises(AdaptationDiverged, match="after inner step 1;") as at_once:
         adapt_one(conv4, conv4.start(), damaged, replace(SGD, steps=10), seed=0)
     with pytest.raises(AdaptationDiverged, match="after inner step 2;") as by_its_first_update:
@@ -237,7 +237,7 @@ def test_carried_moments_continue_from_their_state(conv4: Net, make_support: Mak
 def test_statistics_are_the_mean_and_the_biased_variance_of_the_support(conv4: Net, make_support: MakeSupport) -> None:
     start, support = conv4.start(), make_support(1, n_shot=2)
     statistics = adapt_one(conv4, start, support, replace(SGD, steps=0), seed=0).statistics
-    maps = F.conv2d(support.images, start["block1.weight"], stride=2, padding=1)
+    maps = F.conv2d(support.inputs, start["block1.weight"], stride=2, padding=1)
     torch.testing.assert_close(statistics["block1.mean"], maps.mean((0, 2, 3)))
     torch.testing.assert_close(statistics["block1.variance"], maps.var((0, 2, 3), correction=0))
     assert list(statistics) == [f"block{block}.{name}" for block in range(1, 5) for name in ("mean", "variance")]
@@ -246,10 +246,10 @@ def test_statistics_are_the_mean_and_the_biased_variance_of_the_support(conv4: N
 def test_statistics_of_a_large_support_represent_every_class(conv4: Net, make_support: MakeSupport) -> None:
     """Clients send their samples class by class, so the first samples are not like the others."""
     large = make_support(1, n_way=3, n_shot=(STATISTICS_SAMPLES + 50) // 3)
-    large = replace(large, images=large.images + large.labels[:, None, None, None])
+    large = replace(large, inputs=large.inputs + large.labels[:, None, None, None])
     start = conv4.start()
     adapted = adapt_one(conv4, start, large, replace(SGD, steps=0), seed=0)
-    maps = F.conv2d(large.images, start["block1.weight"], stride=2, padding=1)
+    maps = F.conv2d(large.inputs, start["block1.weight"], stride=2, padding=1)
     torch.testing.assert_close(adapted.statistics["block1.mean"], maps.mean((0, 2, 3)), rtol=0, atol=0.02)
     torch.testing.assert_close(adapted.statistics["block1.variance"], maps.var((0, 2, 3)), rtol=0, atol=0.02)
 
@@ -257,7 +257,7 @@ def test_statistics_of_a_large_support_represent_every_class(conv4: Net, make_su
 def test_class_means_of_a_large_support_include_every_sample(conv4: Net, make_support: MakeSupport) -> None:
     large = make_support(1, n_way=3, n_shot=(STATISTICS_SAMPLES + 50) // 3)
     adapted = adapt_one(conv4, conv4.start(), large, replace(SGD, steps=1), seed=0)
-    features = call_net(conv4, adapted.weights, large.images[None], adapted.statistics)[0]
+    features = call_net(conv4, adapted.weights, large.inputs[None], adapted.statistics)[0]
     expected = torch.stack([features[large.labels == label].mean(0) for label in range(3)])
     torch.testing.assert_close(adapted.means, expected, rtol=1e-4, atol=1e-4)
     predicted = (features @ adapted.weights[heads.WEIGHT].T + adapted.weights[heads.BIAS]).argmax(1)

@@ -78,7 +78,7 @@ def test_features_are_mean_deviation_and_extremes_of_each_stage() -> None:
     features = net.embed(images(2))
     assert features.shape == (2, 4 * (8 + 16)) == (2, net.feature_count)
     maps = net.backbone[0](images(2)).flatten(2)  # type: ignore[index]
-    mean, deviation, largest, smallest = features[:, :32].split(8, dim=1)
+    mean, deviation, largest, smallest = features[:, :32].view(2, 4, 8).unbind(1)
     count = round(0.02 * maps.shape[-1])
     ordered = maps.sort(dim=-1).values
     assert torch.allclose(mean, maps.mean(-1), atol=1e-5)
