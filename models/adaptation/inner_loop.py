@@ -118,9 +118,9 @@ class _InitialHead:
     extra: dict[str, Tensor] = field(default_factory=dict)
     collected: Sequence[SupportStatistics] | None = None
 
-    def statistics(self) -> dict[str, Tensor] | None:
-        """The fixed statistics, stacked: name -> (tasks, channels)."""
-        return None if self.collected is None else join([one.statistics for one in self.collected])
+    def statistics(self) -> dict[str, Tensor]:
+        """The fixed statistics, stacked: name -> (tasks, channels); empty if there are none."""
+        return {} if self.collected is None else join([one.statistics for one in self.collected])
 
 
 def run_inner_loop(
@@ -145,14 +145,13 @@ def run_inner_loop(
         InvalidConfig: a multiplier pattern matches no weight, the linear head has too few classes, or the device or the
             derivative does not support the precision.
     """
-    executor = options.executor
-    if executor is not None and _can_split(supports):
-        options = replace(options, executor=None)
-        calls = [
-            partial(run_inner_loop, net, _slice(starts, tasks), supports[tasks], recipe, seeds[tasks], options)
-            for tasks in _shares(len(supports), executor.threads)
-        ]
-        return _joined(executor.run(calls))
+    if options.executor is not None and _can_split(supports):
+        alone = replace(options, executor=None)
+
+        def run(part: slice) -> InnerLoopResult:
+            return run_inner_loop(net, _slice(starts, part), supports[part], recipe, seeds[part], alone)
+
+        return _run_spread(options.executor, len(supports), run)
     if recipe.flip_augment:
         supports = [support.with_flips() for support in supports]
     device, second_order = supports[0].inputs.device, options.derivative == "second"
@@ -169,9 +168,7 @@ def run_inner_loop(
     losses = []
     for step in range(recipe.steps):
         batch = (*_batch(supports, [plan[step] for plan in plans]), padding_mask, head.gain)
-        loss, gradients = _gradients(
-            net, {**stacked, **(statistics or {})}, optimiser.adapted_names, batch, computation
-        )
+        loss, gradients = _gradients(net, {**stacked, **statistics}, optimiser.adapted_names, batch, computation)
         if second_order:
             stacked = optimiser.differentiable_step(stacked, gradients)
         else:
@@ -186,6 +183,11 @@ def run_inner_loop(
     stacked.update(head.extra)
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
     return InnerLoopResult(stacked, recorded, optimiser.moments(), padding_mask, supports, head.collected)
+
+
+def _run_spread(executor: FairExecutor, tasks: int, run: Callable[[slice], InnerLoopResult]) -> InnerLoopResult:
+    """Run the tasks in several batches, one per thread of the executor."""
+    return _joined(executor.run([partial(run, share) for share in _shares(tasks, executor.threads)]))
 
 
 def _can_split(supports: Sequence[Support]) -> bool:

@@ -89,11 +89,11 @@ def export_backbone(net: BackboneNet) -> bytes:
         )
     if program is None:
         raise RuntimeError("torch.onnx.export returned no program")
-    model = program.model_proto
-    _strip(model)
-    _free_height_and_width(model.graph)
-    _leave_out(model.graph, graph_weights(net))
-    content: bytes = model.SerializeToString()
+    proto = program.model_proto
+    _strip(proto)
+    _free_height_and_width(proto.graph)
+    _leave_out(proto.graph, graph_weights(net))
+    content: bytes = proto.SerializeToString()
     return content
 
 
@@ -125,9 +125,9 @@ def _leave_out(graph: Any, weights: Mapping[str, Tensor]) -> None:
             location.key, location.value = "location", "checkpoint"
 
 
-def _strip(model: Any) -> None:
+def _strip(proto: Any) -> None:
     """Remove stack traces of the exporter."""
-    for element in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+    for element in (*proto.graph.node, *proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         element.doc_string = ""
         del element.metadata_props[:]
 
