@@ -100,8 +100,7 @@ def generated(n_way: int, images_per_class: int) -> ImageFiles:
     textures = Textures(_SIDE, channels=1, seed=_SEED, lines=1, images_per_class=images_per_class)
     classes = {
         f"class-{index}": [
-            (f"{index}-{number:03}.png", _png(pixels[0].numpy()))
-            for number, pixels in enumerate(textures.images(index))
+            (f"{index}-{number:03}.png", png(pixels.numpy())) for number, pixels in enumerate(textures.images(index))
         ]
         for index in range(n_way)
     }
@@ -137,9 +136,10 @@ def draw(images: ImageFiles, generator: np.random.Generator, n_way: int, n_shot:
     return Draw(tuple(support), queries)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def png(pixels: np.ndarray) -> bytes:
+    """Encode uint8 (1 or 3, height, width) as a PNG file."""
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, format="PNG")
+    Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(encoded, format="PNG")
     return encoded.getvalue()
 
 
