@@ -56,6 +56,13 @@ def test_shared_kernels_give_the_features_and_statistics_of_equal_kernels_per_ta
     torch.testing.assert_close(statistics, expected_statistics, rtol=1e-4, atol=1e-4)
 
 
+def test_standardised_features_have_mean_0_and_biased_variance_1(images: Tensor) -> None:
+    net = build(SURFACE_SPEC, seed=3)
+    features = call_net(net, net.start(), images)
+    torch.testing.assert_close(features.mean(1), torch.zeros(TASKS, net.feature_count), rtol=0, atol=1e-3)
+    assert float(features.var(1, correction=0).max()) == pytest.approx(1, abs=1e-3)  # less where features hardly vary
+
+
 def test_fixed_statistics_apply_per_task_with_shared_kernels(
     net: Net, images: Tensor, shared: dict[str, Tensor], per_task: dict[str, Tensor]
 ) -> None:
