@@ -131,7 +131,7 @@ def open_store(settings: Settings, on_sync_failure: Callable[[str], None] = lamb
         InvalidSettings: a URL that names nothing known here.
         StoreUnavailable: it cannot be opened.
     """
-    return stores.open_store(_store_location(settings), on_sync_failure=on_sync_failure)
+    return stores.open_store(stores.StoreLocation.of(settings), on_sync_failure=on_sync_failure)
 
 
 def open_keys(settings: Settings) -> SqlKeys:
@@ -140,12 +140,7 @@ def open_keys(settings: Settings) -> SqlKeys:
     Raises:
         InvalidSettings, StoreUnavailable: as `open_store`.
     """
-    return stores.open_keys(_store_location(settings))
-
-
-def _store_location(settings: Settings) -> stores.StoreLocation:
-    url = settings.catalog_url
-    return stores.StoreLocation(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
+    return stores.open_keys(stores.StoreLocation.of(settings))
 
 
 def _offered(settings: Settings, device: torch.device) -> list[LoadedCheckpoint]:

@@ -31,11 +31,11 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it. It cannot be shown again."""
-    from service.bootstrap import open_keys
+    from service.store.open_store import StoreLocation, open_keys
     from service.usecases.keys import create as create_key
 
     grant = Grant(name, as_scopes(scope or ["predict"]), tuple(client))
-    with open_keys(load_settings(data=data)) as opened:
+    with open_keys(StoreLocation.of(load_settings(data=data))) as opened:
         key, record = create_key(opened, grant)
     if as_json:
         print_json({"key": key, **_shown(record)})
@@ -49,9 +49,9 @@ def create(
 @keys.command("list", epilog=EXIT_CODES)
 def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     """List all keys by their prefix, including revoked ones."""
-    from service.bootstrap import open_keys
+    from service.store.open_store import StoreLocation, open_keys
 
-    with open_keys(load_settings(data=data)) as opened:
+    with open_keys(StoreLocation.of(load_settings(data=data))) as opened:
         records = opened.all()
     if as_json:
         print_json({"keys": [_shown(record) for record in records]})
@@ -78,9 +78,9 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a key. A running service rejects it within 5 seconds."""
-    from service.bootstrap import open_keys
+    from service.store.open_store import StoreLocation, open_keys
 
-    with open_keys(load_settings(data=data)) as opened:
+    with open_keys(StoreLocation.of(load_settings(data=data))) as opened:
         record = opened.revoke(key)
     print_json(_shown(record)) if as_json else output().print(plain(f"{record.prefix} ({record.name}) is revoked"))
 

@@ -22,9 +22,9 @@ store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and res
 @store.command(epilog=EXIT_CODES)
 def check(data: Data = None, as_json: AsJson = False) -> None:
     """Read and verify everything that the versions need. Damage is a failure."""
-    from service.bootstrap import open_store
+    from service.store.open_store import StoreLocation, open_store
 
-    with open_store(load_settings(data=data)) as opened, notices().status("checking …"):
+    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("checking …"):
         found = opened.check()
     if as_json:
         print_json(asdict(found))
@@ -40,9 +40,9 @@ def check(data: Data = None, as_json: AsJson = False) -> None:
 @store.command(epilog=EXIT_CODES)
 def collect(data: Data = None, as_json: AsJson = False) -> None:
     """Remove versions beyond the number that their clients keep, and files that no version needs."""
-    from service.bootstrap import open_store
+    from service.store.open_store import StoreLocation, open_store
 
-    with open_store(load_settings(data=data)) as opened, notices().status("collecting …"):
+    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("collecting …"):
         done = opened.collect()
     if as_json:
         print_json(asdict(done))
@@ -60,9 +60,9 @@ def back_up(
     as_json: AsJson = False,
 ) -> None:
     """Copy and verify the whole store as of one moment. Damaged blobs are a failure."""
-    from service.bootstrap import open_store
+    from service.store.open_store import StoreLocation, open_store
 
-    with open_store(load_settings(data=data)) as opened, notices().status("backing up …"):
+    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("backing up …"):
         done = opened.back_up(path)
     _print_backup("backed up", done, as_json=as_json)
 
@@ -74,9 +74,9 @@ def restore(
     as_json: AsJson = False,
 ) -> None:
     """Verify a backup completely, then restore it into an empty store."""
-    from service.bootstrap import open_store
+    from service.store.open_store import StoreLocation, open_store
 
-    with open_store(load_settings(data=data)) as opened, notices().status("restoring …"):
+    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("restoring …"):
         done = opened.restore(path)
     _print_backup("restored", done, as_json=as_json)
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 
 from models.atomic_files import sync as sync_to_disk
 from service.errors import InvalidSettings, StoreUnavailable
+from service.settings import Settings
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.keys import SqlKeys
@@ -49,6 +50,12 @@ class StoreLocation:
     folder: Path
     catalog_url: str | None = None
     blobs_url: str | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> StoreLocation:
+        """Return the location that the settings name: the URLs that are given, else the data folder."""
+        url = settings.catalog_url
+        return cls(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
 
 def open_embedded(folder: Path, *, sync: bool = True) -> VersionStore:

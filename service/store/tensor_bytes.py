@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from service.errors import VersionCorrupt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ALIGNMENT_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
@@ -29,6 +30,8 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
     """
     if _METADATA in tensors:
         raise ValueError(f"a tensor is named {_METADATA!r}, which the format reserves; choose another name")
+    from safetensors.torch import save  # imports torch, which most commands on a store do not need
+
     encoded = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     if not metadata:
         return encoded
@@ -45,6 +48,8 @@ def from_bytes(content: bytes) -> dict[str, Tensor]:
     Raises:
         VersionCorrupt: `content` is not in the safetensors format.
     """
+    from safetensors.torch import load
+
     try:
         return load(content)
     except SafetensorError as error:

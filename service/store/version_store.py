@@ -12,9 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
@@ -26,6 +24,9 @@ from service.store.catalog.catalog import Catalog
 from service.store.maintenance import GRACE_S, CheckReport, CollectReport, Erasure
 from service.store.ports import Blobs
 from service.store.tensor_bytes import from_bytes, to_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Reference = tuple[str, str | int]
 """A client's name, and an alias or a version number."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -323,6 +324,19 @@ def test_keys_are_printed_as_json_without_their_digests(anole: Anole, tmp_path: 
     (listed,) = json.loads(anole("keys", "list", *data)[1])["keys"]
     assert set(listed) == {"prefix", "name", "scopes", "clients", "created_at", "revoked_at"}
     assert json.loads(anole("keys", "revoke", created["prefix"], *data)[1])["revoked_at"]
+
+
+def test_commands_for_keys_and_the_store_start_without_torch(tmp_path: Path) -> None:
+    program = """
+import sys
+from service.cli.main import cli
+data = ["--data", sys.argv[1]]
+for command in (["keys", "list"], ["store", "check"], ["store", "collect"], ["store", "backup", sys.argv[1] + "/b"]):
+    cli([*command, *data], standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_interrupt_is_exit_code_130(anole: Anole, monkeypatch: pytest.MonkeyPatch) -> None:
