@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -11,6 +13,8 @@ from sqlalchemy import make_url
 
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
+from service.store.catalog.sqlite import SqliteDatabase
+from tests.compiled_statements import share_compiled_statements
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 
 # One torch thread per process: tests run in several processes, and more threads than cores slow each other down several
@@ -23,6 +27,30 @@ def plain_tracebacks() -> None:
     """Log errors without the values of variables, which structlog's default takes seconds to format."""
     plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(processors=[structlog.processors.add_log_level, plain])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_statements() -> Iterator[None]:
+    """Compile each statement once. The tests open hundreds of stores."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_compiled_statements(patch)
+        yield
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a SQLite file with the current tables, to copy from, and return its path."""
+    path = tmp_path_factory.mktemp("template") / "catalog.sqlite3"
+    database = SqliteDatabase(path)
+    upgrade(database)
+    database.close()
+    return path
+
+
+@pytest.fixture
+def catalog_file(sqlite_template: Path, tmp_path: Path) -> Path:
+    """Return the path of an empty catalog in SQLite."""
+    return shutil.copyfile(sqlite_template, tmp_path / sqlite_template.name)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from sqlalchemy import make_url
 
 from service.store.catalog import sqlite as database_sqlite
 from service.store.catalog.catalog import Catalog
-from service.store.catalog.migrate import upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.ports import Database
@@ -19,7 +18,7 @@ ADAPTERS = ("sqlite with the rollback journal", "sqlite with the write-ahead log
 
 
 @pytest.fixture(params=ADAPTERS)
-def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest, catalog_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A database with this release's tables."""
     opened: Database
     if request.param == "postgresql":
@@ -29,8 +28,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         # that overlaps another's reset, which these small catalogs never reach.
         first_safe = (99,) if "rollback" in request.param else (3,)
         monkeypatch.setattr(database_sqlite, "FIRST_VERSION_SAFE_WITH_WAL", first_safe)
-        opened = SqliteDatabase(tmp_path / "catalog.sqlite3")
-        upgrade(opened)
+        opened = SqliteDatabase(catalog_file)
     yield opened
     opened.close()
 

@@ -13,8 +13,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import pytest
+
+from tests.compiled_statements import share_compiled_statements
 from tests.crash.campaign import Findings, kill_at_every_call, kill_at_random
-from tests.crash.compiled_statements import share_compiled_statements
 from tests.crash.faults import FAULTS
 from tests.crash.power_loss import record_run, simulate_power_loss
 from tests.crash.steps import EVERY_KIND
@@ -30,7 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random steps and moments")
     parser.add_argument("--part", action="append", choices=sorted(PARTS), help="run only this part; can be repeated")
     arguments = parser.parse_args()
-    share_compiled_statements()
+    share_compiled_statements(pytest.MonkeyPatch())
     print_row("what", "tried", "steps acknowledged", "problems", "seconds")
     print_row(*["---"] * 5)
     failed = [name for name in arguments.part or PARTS if PARTS[name](arguments)]

@@ -19,9 +19,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
 
 
+def settings_of(folder: Path, checkpoint: Path) -> Settings:
+    return load_settings(data=folder / "data", model=str(checkpoint), device="cpu", demo=False)
+
+
 @pytest.fixture
 def settings(tiny_checkpoint: Path, tmp_path: Path) -> Settings:
-    return load_settings(data=tmp_path / "data", model=str(tiny_checkpoint), device="cpu", demo=False)
+    return settings_of(tmp_path, tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def shared_settings(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Return settings for a service that all tests of a module share. Starting one takes longer than most tests."""
+    return settings_of(tmp_path_factory.mktemp("shared"), tiny_checkpoint)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service import bootstrap
+from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
-from tests.in_process import Web
+from tests.in_process import Web, started
 
 GOOD = striped(1, 4)[0]
 OTHER = striped(1, 13)[0]
@@ -80,21 +83,22 @@ def adapt(web: Web, contents: list[bytes], labels: list[str], **fields: Any) -> 
     return web("POST", "/adapt", data=form, files=files)
 
 
-@pytest.fixture
-def adapted(web: Web) -> Web:
-    """Start the service with a live version of the client `line`."""
-    assert adapt(web, [GOOD, OTHER], ["fine", "coarse"]).status_code == 201
-    return web
+@pytest.fixture(scope="module")
+def adapted(shared_settings: Settings) -> Iterator[Web]:
+    """Start a service with a live version of the client `line`, for tests that leave that client as it is."""
+    with started(create_app(shared_settings, bootstrap.build)) as web:
+        assert adapt(web, [GOOD, OTHER], ["fine", "coarse"]).status_code == 201
+        yield web
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
-def test_adapt_names_an_invalid_file_and_changes_nothing(adapted: Web, settings: Settings, what: str) -> None:
+def test_adapt_names_an_invalid_file_and_changes_nothing(adapted: Web, shared_settings: Settings, what: str) -> None:
     content, status, code = BAD_FILES[what]
-    before = stored_files(settings)
+    before = stored_files(shared_settings)
     response = adapt(adapted, [GOOD, content], ["fine", "coarse"])
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert response.json()["detail"].startswith("part-1.png: ")
-    assert stored_files(settings) == before
+    assert stored_files(shared_settings) == before
 
 
 @pytest.mark.parametrize("what", BAD_FILES)
@@ -110,7 +114,9 @@ def test_predict_names_an_invalid_file(adapted: Web, what: str) -> None:
 def test_an_unusual_but_valid_image_is_accepted(adapted: Web, what: str) -> None:
     files = [("images", ("odd", GOOD_FILES[what]))]
     assert adapted("POST", "/predict", data={"client": "line"}, files=files).status_code == 200
-    assert adapt(adapted, [GOOD_FILES[what]], ["odd"]).status_code == 201
+    client = what.replace(" ", "-")
+    assert adapt(adapted, [GOOD, OTHER], ["fine", "coarse"], client=client).status_code == 201
+    assert adapt(adapted, [GOOD_FILES[what]], ["odd"], client=client).status_code == 201
 
 
 def test_a_rotated_photograph_gets_the_same_prediction_as_the_upright_one(adapted: Web) -> None:
@@ -144,13 +150,13 @@ BAD_REQUESTS: dict[str, tuple[list[bytes], list[str], dict[str, Any], int, str, 
 
 
 @pytest.mark.parametrize("what", BAD_REQUESTS)
-def test_an_invalid_request_changes_nothing(adapted: Web, settings: Settings, what: str) -> None:
+def test_an_invalid_request_changes_nothing(adapted: Web, shared_settings: Settings, what: str) -> None:
     contents, labels, fields, status, code, named = BAD_REQUESTS[what]
-    before = stored_files(settings)
+    before = stored_files(shared_settings)
     response = adapt(adapted, contents, labels, **fields)
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert named in response.json()["detail"]
-    assert stored_files(settings) == before
+    assert stored_files(shared_settings) == before
     assert adapted("GET", "/clients/line").json()["versions"] == 1
 
 

@@ -31,11 +31,10 @@ FLIPS = 50
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest, catalog_file: Path) -> Iterator[Database]:
     opened: Database
     if request.param == "sqlite":
-        opened = SqliteDatabase(tmp_path / "catalog.sqlite3")
-        upgrade(opened)
+        opened = SqliteDatabase(catalog_file)
     else:
         opened = PostgresDatabase(make_url(request.getfixturevalue("catalog_url")))
     yield opened

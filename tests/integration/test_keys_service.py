@@ -62,21 +62,35 @@ def guarded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gua
         yield created[0]
 
 
+@pytest.fixture(scope="module")
+def two_keys(shared_settings: Settings) -> Iterator[tuple[Web, dict[str, str], dict[str, str]]]:
+    """A service and the headers of two keys. The client `another` of the second key has a version."""
+    with bootstrap.open_keys(shared_settings) as keys:
+        key, other_key = (
+            {"X-API-Key": create(keys, Grant("test", ("predict", "adapt", "admin"), (client,)))[0]}
+            for client in ("mine", "another")
+        )
+    with started(create_app(shared_settings, bootstrap.build)) as web:
+        fields = {"client": "another", "labels": LABELS, "publish": "always"}
+        assert web("POST", "/adapt", data=fields, files=FILES, headers=other_key).status_code == 201
+        yield web, key, other_key
+
+
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_the_client_of_another_key_is_answered_like_a_missing_one(guarded: Guarded, method: str, path: str) -> None:
-    key, other_key = guarded.key("mine"), guarded.key("another")
-    fields = {"client": "another", "labels": LABELS, "publish": "always"}
-    assert guarded.web("POST", "/adapt", data=fields, files=FILES, headers=other_key).status_code == 201
+def test_the_client_of_another_key_is_answered_like_a_missing_one(
+    two_keys: tuple[Web, dict[str, str], dict[str, str]], method: str, path: str
+) -> None:
+    web, key, other_key = two_keys
     responses = []
     for client in ("another", "missing"):
         options: dict[str, Any] = {"json": {"version": 1}} if method == "PUT" else {}
         image = {"content": striped(1, 4)[0], "headers": {**key, "Content-Type": "image/png"}}
         options = image if path.startswith("/predict") else {**options, "headers": key}
-        response = guarded.web(method, path.format(client=client), **options)
+        response = web(method, path.format(client=client), **options)
         responses.append((response.status_code, response.content.replace(client.encode(), b"CLIENT")))
     assert responses[0] == responses[1]
     assert responses[0][0] == 404
-    assert guarded.web("GET", "/clients/another", headers=other_key).status_code == 200
+    assert web("GET", "/clients/another", headers=other_key).status_code == 200
 
 
 def test_a_running_service_rejects_a_key_that_was_revoked(guarded: Guarded) -> None:
