@@ -52,6 +52,7 @@ READS: dict[str, Callable[[Catalog], Any]] = {
     "versions": lambda catalog: catalog.versions(CLIENT),
     "first": lambda catalog: catalog.version(CLIENT, 1),
     "latest": lambda catalog: catalog.latest(CLIENT),
+    "lineage": lambda catalog: catalog.lineage(CLIENT).base,
     "served live": lambda catalog: catalog.served(CLIENT, LIVE),
     "served first": lambda catalog: catalog.served(CLIENT, 1),
     "alias": lambda catalog: catalog.alias(CLIENT, LIVE),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from service.domain.report import ClassEstimate, HeldOutPrediction, class_estimates, held_out_predictions
-from service.domain.version import SampleRef, Version, VersionDraft
+from service.domain.version import Lineage, SampleRef, Version, VersionDraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +142,18 @@ def compare_kept_samples(before: VersionDraft, after: VersionDraft) -> Sequence[
         if old_labels.get(digest) == label and digest in old and digest in new:
             found[label].append((old[digest].label == label, new[digest].label == label))
     return [KeptSamples(label, tuple(outcomes)) for label, outcomes in found.items()]
+
+
+def left_out(lineage: Lineage, draft: VersionDraft) -> tuple[SampleRef, ...]:
+    """Return the samples of the newest version that an extension of an older one does not have with that label."""
+    if lineage.newest is None or lineage.base is None or draft.parent is None:
+        return ()
+    labels, base_labels = ({each.digest: each.label for each in one.samples} for one in (draft, lineage.base.draft))
+    return tuple(
+        sample
+        for sample in lineage.newest.draft.samples
+        if labels.get(sample.digest) != sample.label and base_labels.get(sample.digest) == labels.get(sample.digest)
+    )
 
 
 def _changed(before: VersionDraft, after: VersionDraft) -> Iterator[SampleDiff]:

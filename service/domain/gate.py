@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from service.domain.client import ClientSettings
-from service.domain.diff import KeptSamples, compare_kept_samples
+from service.domain.diff import KeptSamples, compare_kept_samples, left_out
 from service.domain.report import class_estimates
-from service.domain.version import Version, VersionDraft
+from service.domain.version import Lineage, Version, VersionDraft
 
 DEFAULT_TOLERANCE: Final = 0.25
 SIGNIFICANCE: Final = 0.05
@@ -90,32 +90,36 @@ def decide(
     publish: Literal["auto", "always", "never"],
     draft: VersionDraft,
     settings: ClientSettings,
-    earlier: Version | None,
+    lineage: Lineage,
     no_estimate: str | None,
 ) -> GateDecision:
     """Decide whether a version that is about to be recorded goes live.
 
     It does if its estimated accuracy and the interval reach their limits, if each class is recognised at least once on
-    held-out samples, and if `earlier` did not recognise its samples better.
+    held-out samples, and if the version that it is compared with did not recognise its samples better.
 
     Args:
         publish: "auto" leaves it to the gate; "always" and "never" override it.
         draft: the new version, with its report.
         settings: those of its client.
-        earlier: the live version, or the latest if none is live; None for the first version of a client.
+        lineage: the versions that the client has so far.
         no_estimate: why there is no estimate, or None.
     """
     limits = Limits.of(settings, len(draft.classes))
+    earlier = lineage.compared
     kept = () if earlier is None else compare_kept_samples(earlier.draft, draft)
     dropped = tuple(each for each in kept if limits.exceeded_by(each))
     objections = [*_objections(draft, limits, no_estimate), *_losses(earlier, kept, limits)]
+    remarks = _remarks(draft, lineage)
     if publish == "never":
-        return GateDecision("hold", ("the request has publish=never", *objections), limits, dropped)
+        return GateDecision("hold", ("the request has publish=never", *objections, *remarks), limits, dropped)
     if publish == "always":
-        return GateDecision("publish", ("the request has publish=always", *objections), limits, dropped)
+        return GateDecision("publish", ("the request has publish=always", *objections, *remarks), limits, dropped)
     if objections:
-        return GateDecision("hold", (*objections, _next_step(earlier)), limits, dropped)
-    return GateDecision("publish", tuple(_reasons_to_publish(draft, limits, earlier, kept)), limits, dropped)
+        reasons = (*objections, *remarks, _next_step(draft, lineage))
+        return GateDecision("hold", reasons, limits, dropped)
+    reasons = (*_reasons_to_publish(draft, limits, earlier, kept), *remarks)
+    return GateDecision("publish", reasons, limits, dropped)
 
 
 def _objections(draft: VersionDraft, limits: Limits, no_estimate: str | None) -> list[str]:
@@ -175,9 +179,24 @@ def _reasons_to_publish(
     return reasons
 
 
-def _next_step(earlier: Version | None) -> str:
-    base = "" if earlier is None else f"; until then the next extension builds on version {earlier.number}"
-    return f"the version is stored but not live: send more samples, use publish=always, or set the alias to it{base}"
+def _remarks(draft: VersionDraft, lineage: Lineage) -> list[str]:
+    """What a person should know and what does not decide."""
+    missing = left_out(lineage, draft)
+    if not missing or lineage.newest is None:
+        return []
+    remark = (
+        f"this version extends version {draft.parent}, not the newer version {lineage.newest.number}: {len(missing)} "
+        "samples of that one are not part of it; send them again to include them"
+    )
+    return [remark]
+
+
+def _next_step(draft: VersionDraft, lineage: Lineage) -> str:
+    if draft.parent is not None or lineage.base is None or lineage.live is None:
+        base = "the next extension builds on it; delete it to leave its samples out"
+    else:
+        base = f"until then the next extension builds on version {lineage.base.number}"
+    return f"the version is stored but not live: send more samples, use publish=always, or set the alias to it; {base}"
 
 
 def _percent(share: float) -> str:

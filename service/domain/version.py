@@ -127,6 +127,28 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Lineage:
+    """The versions of a client that matter to a new one; None where there is none.
+
+    Attributes:
+        live: the one that the alias `live` points at.
+        base: the one that an extension builds on: the newest that extends the live version, directly or through others
+            that were never live. So the samples of a version that the gate held back are not lost, and those of one
+            that was rolled back are left out. Without a live version, it is the newest.
+        newest: the newest that is not deleted.
+    """
+
+    live: Version | None = None
+    base: Version | None = None
+    newest: Version | None = None
+
+    @property
+    def compared(self) -> Version | None:
+        """The version that a new one is compared with before it goes live."""
+        return self.live or self.newest
+
+
+@dataclass(frozen=True, slots=True)
 class AliasMove:
     """A row of the append-only alias log.
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
-from service.domain.version import LIVE, Idempotency, Publication, ServedVersion, Version, VersionDraft
-from service.errors import StoreUnavailable, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
+from service.domain.version import Idempotency, Publication, ServedVersion, Version, VersionDraft
+from service.errors import StoreUnavailable, UnknownVersion, VersionCorrupt
 from service.store import backup, maintenance
 from service.store.backup import BackupReport
 from service.store.catalog.catalog import Catalog
@@ -124,15 +124,6 @@ class VersionStore:
                 raise UnknownVersion(f"version {number} of client {client!r} was deleted; try again") from None
             raise
 
-    def base(self, client: str) -> Version | None:
-        """Return the version that an extension builds on: the live one, else the newest, else None."""
-        try:
-            return self.catalog.version(client, self.catalog.alias(client, LIVE).version)
-        except UnknownClient:
-            return None
-        except UnknownAlias:
-            return self.catalog.latest(client)
-
     def publish(
         self,
         draft: VersionDraft,
@@ -144,7 +135,7 @@ class VersionStore:
         """Record a version whose blobs are stored, and move `aliases` to it; see `Catalog.publish`.
 
         Raises:
-            ParentSuperseded: `extends`, and the draft's parent is no longer `base`; nothing was recorded.
+            ParentSuperseded: `extends`, and the draft's parent is no longer the base; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             StoreUnavailable: nothing was recorded; also if a blob was deleted after it was stored.
         """

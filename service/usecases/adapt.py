@@ -24,6 +24,7 @@ from service.domain.report import build_report
 from service.domain.version import (
     LIVE,
     Idempotency,
+    Lineage,
     SampleRef,
     Version,
     VersionDraft,
@@ -68,8 +69,8 @@ class AdaptCommand:
         uploads: image files.
         labels: class names, one for each upload, in the same order.
         parts: names of the physical parts that the uploads show, one for each, in the same order; or none.
-        mode: "extend" adds the samples to those of the live version (or the latest, if none is live); "replace" starts
-            from these samples alone; "upgrade" adapts the stored samples anew, from the client's current model.
+        mode: "extend" adds the samples to those of `Lineage.base`; "replace" starts from these samples alone; "upgrade"
+            adapts the stored samples anew, from the client's current model.
         steps: inner steps; None takes the checkpoint's value.
         learning_rate: of the inner loop; None takes the checkpoint's value.
         seed: of the random draws of the inner loop; None is 0.
@@ -241,7 +242,9 @@ class Adaptation:
         """
         command, control, checkpoint = request.command, request.control, request.checkpoint
         control.enter("adapt")
-        parent = self._parent(request)
+        extends = command.mode != "replace"
+        lineage = self._lineage(request)
+        parent = lineage.base if extends else None
         samples = _joined(self._kept_samples(parent), request.samples)
         classes = _classes(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
@@ -254,7 +257,9 @@ class Adaptation:
         validated = CrossValidatedAdaptation(candidate.adapted, checkpoint.cross_validate(candidate))
         clock.lap("examine")
         control.enter("store")
-        settings, earlier = self._settings(command.client), parent or self._store.base(command.client)
+        settings = self._settings(command.client)
+        if not extends:  # an extension is not recorded if there is another base by then
+            lineage = self._lineage(request)
         draft = VersionDraft(
             client=command.client,
             parent=None if parent is None else parent.number,
@@ -271,34 +276,35 @@ class Adaptation:
             report=build_report(validated, [sample.ref for sample in samples], classes),
             samples_kept=settings.retain_samples,
         )
-        decision = decide(command.publish, draft, settings, earlier, _why_not_estimated(validated))
+        decision = decide(command.publish, draft, settings, lineage, _why_not_estimated(validated))
         draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted))
         clock.lap("store")
         draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.seconds()})
         aliases = () if decision.decision == "hold" else (LIVE,)
         with control.committing():
-            published = self._store.publish(draft, aliases, command.idempotency, extends=command.mode != "replace")
-        return AdaptOutcome(published.version, LIVE in aliases, published.live, earlier)
+            published = self._store.publish(draft, aliases, command.idempotency, extends=extends)
+        return AdaptOutcome(published.version, LIVE in aliases, published.live, lineage.compared)
 
-    def _parent(self, request: _Request) -> Version | None:
-        """Return the version whose samples are used too.
+    def _lineage(self, request: _Request) -> Lineage:
+        """Return the client's versions that matter to the new one.
 
         Raises:
             UnknownClient, NothingToUpgrade: for an upgrade.
         """
-        client, mode = request.command.client, request.command.mode
-        parent = None if mode == "replace" else self._store.base(client)
-        if mode != "upgrade":
-            return parent
-        if parent is None:
+        client = request.command.client
+        lineage = self._store.catalog.lineage(client)
+        if request.command.mode != "upgrade":
+            return lineage
+        current = lineage.compared
+        if current is None:
             self._store.catalog.client(client)  # raises UnknownClient
             raise NothingToUpgrade(f"client {client!r} has no version; adapt it first")
-        if parent.draft.meta_model_digest == request.checkpoint.digest:
+        if current.draft.meta_model_digest == request.checkpoint.digest:
             raise NothingToUpgrade(
-                f"version {parent.number} of client {client!r} was adapted from the client's current model already, "
-                f"{parent.draft.meta_model!r}; to choose another model, change the setting `model`"
+                f"version {current.number} of client {client!r} was adapted from the client's current model already, "
+                f"{current.draft.meta_model!r}; to choose another model, change the setting `model`"
             )
-        return parent
+        return lineage
 
     def _checkpoint(self, client: str) -> LoadedCheckpoint:
         """Return the checkpoint that the client's setting names. Raises UnknownCheckpoint."""

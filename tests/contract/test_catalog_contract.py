@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from service.domain.version import LIVE, Idempotency
+from service.domain.version import LIVE, Idempotency, Lineage
 from service.errors import (
     IdempotencyMismatch,
+    ParentSuperseded,
     StoreUnavailable,
     UnknownAlias,
     UnknownClient,
@@ -195,6 +196,47 @@ def test_a_listing_shows_versions_and_aliases(catalog: Catalog) -> None:
     assert a.aliases == {move.alias: move for move in moved}
     assert (b.name, b.versions, b.latest, list(b.aliases)) == ("b", 1, 1, [LIVE])
     assert catalog.client("a") == a
+
+
+def base_of(catalog: Catalog) -> int | None:
+    base = catalog.lineage(CLIENT).base
+    return None if base is None else base.number
+
+
+def test_an_extension_builds_on_held_versions_that_extend_the_live_one(catalog: Catalog) -> None:
+    assert catalog.lineage(CLIENT) == Lineage()
+    catalog.publish(a_draft(), [])
+    catalog.publish(a_draft(parent=1), [LIVE], extends=True)
+    assert base_of(catalog) == 2
+    catalog.publish(a_draft(parent=2), [], extends=True)
+    catalog.publish(a_draft(parent=3), [], extends=True)
+    catalog.publish(a_draft(parent=None), [])  # starts anew, and was held
+    lineage = catalog.lineage(CLIENT)
+    assert [version and version.number for version in (lineage.live, lineage.base, lineage.newest)] == [2, 4, 5]
+    with pytest.raises(ParentSuperseded):
+        catalog.publish(a_draft(parent=2), [], extends=True)
+    catalog.delete_version(CLIENT, 4)
+    assert base_of(catalog) == 3
+
+
+def test_an_extension_does_not_build_on_versions_that_were_rolled_back(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    catalog.publish(a_draft(parent=1), [LIVE])
+    catalog.publish(a_draft(parent=2), [])
+    catalog.roll_back(CLIENT, LIVE)
+    assert base_of(catalog) == 1
+    catalog.publish(a_draft(parent=1), [], extends=True)
+    assert base_of(catalog) == 4
+    catalog.move_alias(CLIENT, LIVE, 2, expected_revision=None)
+    assert base_of(catalog) == 3
+
+
+def test_without_a_live_version_an_extension_builds_on_the_newest(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [])
+    catalog.publish(a_draft(), [])
+    assert base_of(catalog) == 2
+    catalog.delete_version(CLIENT, 2)
+    assert base_of(catalog) == 1
 
 
 def test_holding_a_client_returns_its_required_blobs(catalog: Catalog) -> None:

@@ -66,7 +66,7 @@ def delete_and_collect(folder: Path, rounds: int, acknowledge: Connection) -> No
     """Repeatedly delete every version that can be deleted and collect without grace; report every deleted number."""
     with open_embedded(folder) as store:
         for _ in range(rounds):
-            for version in store.catalog.versions(CLIENT) if store.base(CLIENT) else ():
+            for version in store.catalog.versions(CLIENT) if store.catalog.lineage(CLIENT).base else ():
                 try:
                     store.delete_version(CLIENT, version.number)
                     acknowledge.send(version.number)

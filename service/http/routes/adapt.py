@@ -89,7 +89,8 @@ _FORM: Final[dict[str, Any]] = {
             "type": "string",
             "enum": ["extend", "replace"],
             "default": "extend",
-            "description": "extend: keep the samples of the client's current version; replace: use only the new ones",
+            "description": "extend: keep the samples that were sent before, except those of versions that were rolled "
+            "back; replace: use only the new ones",
         },
         "steps": {"type": "integer", "minimum": 0, **_EMPTY, "description": "inner steps; empty: the model's default"},
         "learning_rate": {

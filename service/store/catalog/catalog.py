@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings, ClientSummary
-from service.domain.version import AliasMove, Idempotency, Publication, ServedVersion, Version, VersionDraft
+from service.domain.version import AliasMove, Idempotency, Lineage, Publication, ServedVersion, Version, VersionDraft
 from service.errors import UnknownClient, VersionCorrupt, VersionInUse
 from service.store.catalog import copy as catalog_copy
 from service.store.catalog import queries
@@ -63,7 +63,7 @@ class Catalog:
             guard: called within the transaction, while no other caller is `holding` the client. If it raises, nothing
                 is recorded. It must not call the catalog.
             idempotency: if it is already recorded, nothing is written and its publication is returned.
-            extends: whether the draft must extend the current base: the live version, else the newest.
+            extends: whether the draft must extend the current base, see `Lineage`.
 
         Raises:
             IdempotencyMismatch: the key is recorded with another body.
@@ -155,6 +155,12 @@ class Catalog:
             found = queries.find_client(connection, client)
             number = None if found is None else queries.latest_number(connection, found)
             return None if found is None or number is None else queries.get_version(connection, found, number)
+
+    def lineage(self, client: str) -> Lineage:
+        """Return the versions that matter to a new one; none for an unknown client."""
+        with self._reading() as connection:
+            found = queries.find_client(connection, client)
+            return Lineage() if found is None else queries.lineage(connection, found)
 
     def alias(self, client: str, alias: str) -> AliasMove:
         """Return the latest move of an alias. Raises UnknownClient, UnknownAlias."""

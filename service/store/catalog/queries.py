@@ -18,6 +18,7 @@ from service.domain.version import (
     LIVE,
     AliasMove,
     Idempotency,
+    Lineage,
     Publication,
     SampleRef,
     ServedVersion,
@@ -145,10 +146,28 @@ def read_samples(connection: Connection, version_ids: Select[Any] | None = None)
     return found
 
 
+def lineage(connection: Connection, client: ClientRow) -> Lineage:
+    """Return the versions of a client that matter to a new one."""
+    numbers = live_version(connection, client), base_number(connection, client), latest_number(connection, client)
+    versions = {number: get_version(connection, client, number) for number in set(numbers) if number is not None}
+    return Lineage(*(None if number is None else versions[number] for number in numbers))
+
+
 def base_number(connection: Connection, client: ClientRow) -> int | None:
-    """Return the version that an extension builds on: the live one, else the newest that is not deleted, else None."""
+    """Return the number of `Lineage.base`, or None."""
     live = live_version(connection, client)
-    return latest_number(connection, client) if live is None else live
+    if live is None:
+        return latest_number(connection, client)
+    newer_moves = (ALIAS_MOVES.c.client_id == client.id, ALIAS_MOVES.c.alias == LIVE, ALIAS_MOVES.c.version > live)
+    rolled_back = set(connection.execute(select(ALIAS_MOVES.c.version).where(*newer_moves)).scalars())
+    newer = select(VERSIONS).where(VERSIONS.c.client_id == client.id, VERSIONS.c.number > live)
+    base, extending = live, {live}
+    for row in connection.execute(newer.order_by(VERSIONS.c.number)).mappings():
+        _verify_version(row, client.name)
+        if row["parent"] in extending and row["number"] not in rolled_back:
+            extending.add(row["number"])
+            base = row["number"] if row["deleted_at"] is None else base
+    return base
 
 
 def latest_number(connection: Connection, client: ClientRow) -> int | None:

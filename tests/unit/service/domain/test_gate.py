@@ -13,7 +13,7 @@ from service.domain.client import ClientSettings
 from service.domain.diff import compare
 from service.domain.gate import GateDecision, Limits, decide
 from service.domain.report import HELD_OUT, HeldOutPrediction, class_estimates, held_out_predictions
-from service.domain.version import SampleRef, Version, VersionDraft
+from service.domain.version import Lineage, SampleRef, Version, VersionDraft
 from service.errors import InvalidRequest
 from tests.contract.values import a_draft, digest_of
 
@@ -54,7 +54,8 @@ def decided(
     publish: Literal["auto", "always", "never"] = "auto",
 ) -> GateDecision:
     why = None if draft.report["estimated_accuracy"] is not None else "every class has one sample"
-    return decide(publish, draft, settings, None if earlier is None else version(earlier), why)
+    before = None if earlier is None else version(earlier)
+    return decide(publish, draft, settings, Lineage(before, before, before), why)
 
 
 GOOD = record({"pit": ["pit"] * 4, "scratch": ["scratch"] * 4})
@@ -106,6 +107,7 @@ def test_a_version_that_gets_an_earlier_class_wrong_is_held() -> None:
     assert "'pit' got worse: version 1 predicted 10 of its 10 kept samples correctly" in decision.reasons[0]
     assert "this version predicts 4" in decision.reasons[0]
     assert "the next extension builds on version 1" in decision.reasons[-1]
+    assert "builds on it" in decided(replace(TEN_WORSE, parent=1), earlier=TEN).reasons[-1]
     (dropped,) = decision.to_json()["dropped"]
     assert dropped == {"label": "pit", "judged": 10, "before": 10, "after": 4}
 

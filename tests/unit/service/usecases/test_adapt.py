@@ -214,6 +214,45 @@ def test_an_extension_of_a_client_without_a_live_version_builds_on_the_newest(ad
     assert (outcome.version.draft.parent, names(outcome)) == (1, ["1-0.png", "1-1.png", "2-0.png", "2-1.png"])
 
 
+def test_a_correction_that_was_held_is_part_of_the_next_extension(adaptation: Adaptation) -> None:
+    first = command(samples=2)
+    adaptation.run(first, JobControl())
+    corrected = replace(first, uploads=first.uploads[:1], labels=("coarse",), publish="never")
+    held = adaptation.run(corrected, JobControl())
+    outcome = adaptation.run(command(seed=2), JobControl())
+    assert (held.published, outcome.version.draft.parent) == (False, 2)
+    assert [sample.label for sample in outcome.version.draft.samples[:4]] == ["coarse", "fine", "coarse", "coarse"]
+
+
+def test_after_a_rollback_an_extension_names_what_it_leaves_out(store: VersionStore, adaptation: Adaptation) -> None:
+    first = command(samples=2)
+    adaptation.run(first, JobControl())
+    more = command(seed=1)
+    relabelled = replace(more, uploads=(first.uploads[0], *more.uploads), labels=("coarse", *more.labels))
+    adaptation.run(relabelled, JobControl())
+    store.catalog.roll_back(CLIENT, LIVE)
+    outcome = adaptation.run(command(seed=2), JobControl())
+    assert outcome.version.draft.parent == 1
+    assert outcome.version.draft.report["gate"]["reasons"][-1] == (
+        "this version extends version 1, not the newer version 2: 3 samples of that one are not part of it; send them "
+        "again to include them"
+    )
+    later = adaptation.run(command(seed=3), JobControl()).version.draft
+    assert not any("not part of it" in reason for reason in later.report["gate"]["reasons"])
+
+
+def test_a_version_is_compared_with_the_live_one_and_not_with_a_held_one(
+    store: VersionStore, adaptation: Adaptation
+) -> None:
+    good = command(samples=6)
+    adaptation.run(good, JobControl())
+    adaptation.run(command(samples=4, seed=1, labels=("coarse",) * 4 + ("fine",) * 4, publish="never"), JobControl())
+    store.update_settings(CLIENT, ClientSettings(floor=0.0, tolerance=0.0))
+    outcome = adaptation.run(command(seed=2, publish="auto"), JobControl())
+    assert outcome.version.draft.parent == 2
+    assert "version 1 predicted" in outcome.version.draft.report["gate"]["reasons"][0]
+
+
 def test_samples_are_stored_unless_the_client_retains_none(store: VersionStore, adaptation: Adaptation) -> None:
     kept = adaptation.run(command(seed=1), JobControl()).version.draft
     store.update_settings(CLIENT, ClientSettings(retain_samples=False))
