@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     blobs_url: str | None = Field(None, description="s3://BUCKET/PREFIX or file:///…; default: in `data`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it adapts and predicts")
     model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
-        ("surfaces",),
+        ("efficientnet-lite0",),
         min_length=1,
         description="names of shipped checkpoints, or paths, separated by commas; the first is the default",
     )

@@ -55,7 +55,7 @@ def serve(
         list[str] | None,
         typer.Option(
             help="Name of a shipped checkpoint, or a path. Repeat it to offer several; the first is the default.",
-            show_default="ANOLE_MODEL, or surfaces",
+            show_default="ANOLE_MODEL, or efficientnet-lite0",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -30,7 +30,7 @@ class AdaptResponse(Answer):
     classes: list[str] = Field(examples=[["clean", "scratch"]])
     published: bool = Field(description="whether it went live", examples=[True])
     live: int | None = Field(description="the version that is live now", examples=[1])
-    model: str = Field(description="name of the meta-trained model", examples=["surfaces"])
+    model: str = Field(description="name of the meta-trained model", examples=["efficientnet-lite0"])
     weights: Weights
     report: Report
 
@@ -39,7 +39,7 @@ class EarlierVersion(Answer):
     """The version that an upgrade was made from."""
 
     version: int = Field(examples=[1])
-    model: str = Field(examples=["surfaces"])
+    model: str = Field(examples=["efficientnet-lite0"])
     estimated_accuracy: float | None = Field(examples=[0.83])
     interval: tuple[float, float] | None = Field(
         description="95 % confidence interval of the estimate", examples=[(0.7, 0.92)]
@@ -191,7 +191,7 @@ class ClientSettings(RequestBody):
         None,
         strict=True,
         description="name of the model that the next versions are adapted from, see GET /models; null: the default",
-        examples=["surfaces"],
+        examples=["efficientnet-lite0"],
     )
 
 
@@ -223,7 +223,7 @@ class VersionInfo(Answer):
     classes: list[str] = Field(examples=[["clean", "scratch"]])
     samples: int = Field(examples=[10])
     aliases: list[str] = Field(description="aliases that point to it", examples=[["live"]])
-    model: str = Field(examples=["surfaces"])
+    model: str = Field(examples=["efficientnet-lite0"])
     weights: Weights
     support_accuracy: float | None = Field(examples=[1.0])
     estimated_accuracy: float | None = Field(examples=[0.94])
@@ -256,7 +256,7 @@ class VersionDetails(VersionInfo):
 class MetaModel(Answer):
     """A meta-trained model that clients are adapted from."""
 
-    name: str = Field(examples=["surfaces"])
+    name: str = Field(examples=["efficientnet-lite0"])
     digest: str = Field(json_schema_extra=DIGEST)
     net: dict[str, Any] = Field(description="architecture", examples=[{"kind": "conv4"}])
     recipe: dict[str, Any] = Field(description="default settings of the inner loop", examples=[{"steps": 5}])

@@ -22,7 +22,7 @@ def test_arguments_take_precedence_over_the_environment_and_that_over_defaults(m
 def test_the_defaults_are_those_of_the_contract() -> None:
     settings = load_settings()
     assert (settings.host, settings.port, settings.data) == ("127.0.0.1", 8000, Path("data"))
-    assert (settings.device, settings.model, settings.demo) == ("auto", ("surfaces",), True)
+    assert (settings.device, settings.model, settings.demo) == ("auto", ("efficientnet-lite0",), True)
     assert settings.adapt_body_bytes == 32 * 1024 * 1024
 
 
