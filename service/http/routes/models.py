@@ -25,7 +25,8 @@ def list_models(services: ServicesDep) -> schemas.MetaModelList:
 
 @router.get("/{name}", summary="Get a model", dependencies=[ANY_KEY], responses=problems(UnknownCheckpoint))
 def get_meta_model(
-    name: Annotated[str, Path(openapi_examples={"efficientnet-lite0": {"value": "efficientnet-lite0"}})], services: ServicesDep
+    name: Annotated[str, Path(openapi_examples={"efficientnet-lite0": {"value": "efficientnet-lite0"}})],
+    services: ServicesDep,
 ) -> schemas.MetaModel:
     """Get a model with its settings, and how it was trained."""
     return schemas.MetaModel.model_validate(services.checkpoints.get(name))
