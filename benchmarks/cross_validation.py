@@ -3,9 +3,10 @@
     python benchmarks/cross_validation.py --data-root FOLDER [--part honesty flips verdicts time] [--episodes 100]
 
 Data: Omniglot's test characters with the checkpoint ``omniglot``; X-SDD and procedural textures with seeds that no
-training used, with ``surfaces``. Neither checkpoint was trained on these classes. Episodes are 5-way with up to
-``--queries`` queries per class; unknown images come from up to five further classes. ``--fit`` prints the values for
-`models.validation.calibration.LearningCurvePrior` from meta-training classes only.
+training used, with ``surfaces``; with ``--data NAME.zip --checkpoint efficientnet-lite0``, sets of images with a frozen
+backbone. No checkpoint was trained on these classes. Episodes are 5-way with up to ``--queries`` queries per class;
+unknown images come from up to five further classes. ``--fit`` prints the values for
+`models.validation.calibration.LearningCurvePrior`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,24 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.embedded_sets import (
+    EmbeddedSet,
+    Episode,
+    Shape,
+    draw_episode,
+    embed_dataset,
+    embed_for,
+    queries_of,
+    read_set,
+    support_of,
+)
 from benchmarks.figures import Parser, auroc, machine, machine_line, markdown, milliseconds, script
 from benchmarks.measuring import Times
 from models.adaptation.adapt import BatchingOptions, adapt_one
 from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.data.class_dataset import ClassDataset
 from models.data.registry import open_dataset
-from models.images.preprocessing import normalise
+from models.errors import DatasetUnavailable
 from models.inference.predict import Predictions, fold_calibrated, predict_images
 from models.task import Support
 from models.validation.calibration import (
@@ -42,7 +53,6 @@ from models.validation.calibration import (
     expected_calibration_error,
 )
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidator
-from models.validation.folds import group_samples
 from service.cli.train import CACHE
 
 WAYS: Final = 5
@@ -50,53 +60,32 @@ FLIPPED: Final = 0.2
 PARTS: Final = ("honesty", "verdicts", "flips", "time")
 RATES: Final = (0.0, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)
 SPREADS: Final = (1.0, 1.15, 1.3, 1.6, 2.0)
-UNKNOWN_CLASSES: Final = 5
-UNKNOWN_IMAGES: Final = 10
+KNOWN_LOST: Final = 0.05
+MAX_CLASSES: Final = 400
+DATASETS: Final = ("omniglot", "textures")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Classes, and the checkpoint to adapt."""
+    """Images as inputs of a checkpoint's net, and the checkpoint to adapt."""
 
-    name: str
-    classes: ClassDataset
+    data: EmbeddedSet
     checkpoint: Checkpoint
 
 
 @dataclass(frozen=True)
-class EpisodeSettings:
-    """Shape of an episode.
+class Draw:
+    """An episode with labels that may be wrong.
 
     Attributes:
-        ways: number of classes.
-        shots: support images per class.
-        queries: maximum query images per class.
-        flipped: share of support labels that are replaced by another class.
+        episode: rows of the data.
+        support: with possibly flipped labels.
+        groups: int64 (samples,), the object that each sample shows.
     """
 
-    ways: int
-    shots: int
-    queries: int
-    flipped: float = 0.0
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode with preprocessed images.
-
-    Attributes:
-        support: support with possibly flipped labels.
-        groups: samples of the support that are one picture.
-        true_labels: int64 (samples,), without flips.
-        queries: float32 (queries, channels, side, side), and labels.
-        unknown: float32 (images, channels, side, side), of up to five other classes.
-    """
-
+    episode: Episode
     support: Support
     groups: Tensor
-    true_labels: Tensor
-    queries: tuple[Tensor, Tensor]
-    unknown: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,6 +94,7 @@ class EpisodeResult:
 
     Attributes:
         validated: the version and its cross-validation.
+        truth: mean over classes of the accuracy on the queries.
         confidence: (queries,), calibrated probability of the predicted class.
         correct: bool (queries,).
         known: (queries,), in-distribution scores of the queries.
@@ -113,76 +103,54 @@ class EpisodeResult:
     """
 
     validated: CrossValidatedAdaptation
+    truth: float
     confidence: Tensor
     correct: Tensor
     known: Tensor
     unknown: Tensor
     flips: Tensor
 
-    @property
-    def truth(self) -> float:
-        """Accuracy on the queries."""
-        return float(self.correct.double().mean())
+
+def draw(data: EmbeddedSet, shape: Shape, seed: int, flipped: float = 0.0) -> Draw:
+    """Sample the episode of a seed; `flipped` is the share of support labels that another class replaces."""
+    episode, generator = draw_episode(data, shape, seed), torch.Generator().manual_seed(seed)
+    labels = _flipped(episode.labels, flipped, generator)
+    return Draw(episode, support_of(data, episode, labels), data.groups[episode.support.flatten()])
 
 
-def draw(classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoint, seed: int) -> Episode:
-    """Sample the episode of a seed; classes need five images more than `shots`."""
-    generator = torch.Generator().manual_seed(seed)
-    spec = checkpoint.net_config.image
-    usable = [index for index in range(len(classes)) if classes.count(index) >= settings.shots + 5]
-    order = [usable[place] for place in torch.randperm(len(usable), generator=generator).tolist()]
-    support, queries, query_labels = [], [], []
-    for label, index in enumerate(order[: settings.ways]):
-        images = classes.images(index)
-        images = images[torch.randperm(len(images), generator=generator)][: settings.shots + settings.queries]
-        support.append(images[: settings.shots])
-        queries.append(images[settings.shots :])
-        query_labels += [label] * (len(images) - settings.shots)
-    unknown = []
-    for index in order[settings.ways : settings.ways + UNKNOWN_CLASSES]:
-        images = classes.images(index)
-        unknown.append(images[torch.randperm(len(images), generator=generator)[:UNKNOWN_IMAGES]])
-    true_labels = torch.arange(settings.ways).repeat_interleave(settings.shots)
-    seen = torch.cat(support)
-    return Episode(
-        support=Support(normalise(seen, spec), _flipped(true_labels, settings, generator), settings.ways),
-        groups=group_samples(list(seen), [None] * len(seen), flips=checkpoint.recipe.flip_augment),
-        true_labels=true_labels,
-        queries=(normalise(torch.cat(queries), spec), torch.tensor(query_labels)),
-        unknown=normalise(torch.cat(unknown), spec),
-    )
-
-
-def _flipped(labels: Tensor, settings: EpisodeSettings, generator: torch.Generator) -> Tensor:
-    count = round(settings.flipped * len(labels))
+def _flipped(labels: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    count, ways = round(share * len(labels)), int(labels.max()) + 1
     chosen = torch.randperm(len(labels), generator=generator)[:count]
     changed = labels.clone()
-    changed[chosen] = (labels[chosen] + torch.randint(1, settings.ways, (count,), generator=generator)) % settings.ways
+    changed[chosen] = (labels[chosen] + torch.randint(1, ways, (count,), generator=generator)) % ways
     return changed
 
 
 def episode_results(
-    classes: ClassDataset, settings: EpisodeSettings, checkpoint: Checkpoint, seeds: range, batching: BatchingOptions
+    source: Source, shape: Shape, seeds: range, batching: BatchingOptions, flipped: float = 0.0
 ) -> Iterator[EpisodeResult]:
     """Sample an episode per seed, cross-validate and predict it."""
+    data, checkpoint = source.data, source.checkpoint
     net = checkpoint.build_net()
     validator = CrossValidator(net, checkpoint.weights, batching)
     for seed in seeds:
-        episode = draw(classes, settings, checkpoint, seed)
-        validated = validator.adapt_and_score(episode.support, checkpoint.recipe, seed, episode.groups)
+        drawn = draw(data, shape, seed, flipped)
+        episode = drawn.episode
+        validated = validator.adapt_and_score(drawn.support, checkpoint.recipe, seed, drawn.groups)
         weights = fold_calibrated(
             validated.adapted.kept(), validated.adapted.statistics, validation_of(validated).temperature
         )
-        images, labels = episode.queries
-        predictions, unknown = predict_images(net, weights, images), predict_images(net, weights, episode.unknown)
-        confidence, predicted = predictions.probabilities.max(-1)
+        predictions = predict_images(net, weights, queries_of(data, torch.cat([episode.queries, episode.others])))
+        known, unknown = _scores(predictions).tensor_split([len(episode.queries)])
+        confidence, predicted = predictions.probabilities[: len(known)].max(-1)
         yield EpisodeResult(
             validated=validated,
+            truth=episode.accuracy(predicted),
             confidence=confidence,
-            correct=predicted == labels,
-            known=_scores(predictions),
-            unknown=_scores(unknown),
-            flips=episode.support.labels != episode.true_labels,
+            correct=predicted == episode.query_labels,
+            known=known,
+            unknown=unknown,
+            flips=drawn.support.sample_labels != episode.labels,
         )
 
 
@@ -219,57 +187,65 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
-    parser.add_argument("--data-root", type=Path, help="folder with omniglot/ and x_sdd.zip")
+    parser.add_argument("--data-root", type=Path, help="folder with omniglot/ and the .zip files")
     parser.option("--part", list(PARTS), "parts to run", choices=PARTS)
-    parser.option("--data", ["omniglot", "folder:x_sdd.zip", "textures"], "datasets")
-    parser.option("--surfaces", "surfaces", "checkpoint for surfaces")
+    parser.option("--data", ["omniglot", "x_sdd.zip", "textures"], f"{', '.join(DATASETS)}, or .zip files")
+    parser.option("--checkpoint", "surfaces", "checkpoint for all data but characters")
     parser.option("--omniglot", "omniglot", "checkpoint for characters")
+    parser.option("--most", 300, "images of a class in a .zip; of larger classes, so many are drawn", least=2)
+    parser.add_argument("--cache", type=Path, help="folder that keeps features between runs (default: none)")
     parser.option("--shots", [5, 10], "support images per class")
     parser.option("--episodes", 100, "episodes per dataset and number of shots", least=2)
     parser.option("--queries", 40, "maximum number of queries per class")
     parser.option("--rounds", 15, "timed rounds")
     parser.option("--threads", 2, "parallel inner loops")
     parser.option("--seed", 0, "seed of the first episode")
-    parser.add_argument("--fit", action="store_true", help="fit the constants on meta-training classes")
+    parser.add_argument(
+        "--fit", action="store_true", help="fit the constants; for --data, name data that training uses"
+    )
     parser.json()
     return parser.parse_args()
 
 
-def sources(arguments: argparse.Namespace, *, training: bool = False) -> list[Source]:
-    """Datasets with their checkpoints; with `training`, the classes that the checkpoints were trained on."""
-    opened = []
-    for name in ("omniglot", "textures") if training else arguments.data:
-        checkpoint = load_checkpoint(arguments.omniglot if name == "omniglot" else arguments.surfaces)
-        data = open_dataset(name, checkpoint.net_config.image, arguments.data_root, CACHE)
-        opened.append(Source(name, data.train if training else data.test, checkpoint))
-    return opened
+def sources(arguments: argparse.Namespace) -> Iterator[Source]:
+    """The data as inputs of the checkpoints. With ``--fit``, classes that generated data is meta-trained on."""
+    for name in arguments.data:
+        checkpoint = load_checkpoint(arguments.omniglot if name == "omniglot" else arguments.checkpoint)
+        if name in DATASETS:
+            splits = open_dataset(name, checkpoint.net_config.image, arguments.data_root, CACHE)
+            data = embed_dataset(splits.train if arguments.fit else splits.test, checkpoint, MAX_CLASSES)
+        else:
+            if arguments.data_root is None:
+                raise DatasetUnavailable(f"{name} needs --data-root, the folder that contains it")
+            data = embed_for(read_set(arguments.data_root / name, arguments.most), checkpoint, arguments.cache)
+        yield Source(data, checkpoint)
 
 
 def run_episodes(
     source: Source, arguments: argparse.Namespace, shots: int, flipped: float = 0.0
 ) -> list[EpisodeResult]:
     """The episodes of one row."""
-    settings = EpisodeSettings(WAYS, shots, arguments.queries, flipped)
+    shape = Shape(WAYS, shots, arguments.queries)
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     batching = BatchingOptions(executor=FairExecutor(arguments.threads))
-    each = episode_results(source.classes, settings, source.checkpoint, seeds, batching)
-    return list(track(each, f"{source.name}, {shots} shots", len(seeds), console=Console(stderr=True)))
+    each = episode_results(source, shape, seeds, batching, flipped)
+    return list(track(each, f"{source.data.name}, {shots} shots", len(seeds), console=Console(stderr=True)))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Tables of all parts, and the machine."""
-    record: dict[str, Any] = {"machine": machine(arguments.surfaces), "tables": []}
+    record: dict[str, Any] = {"machine": machine(arguments.checkpoint), "tables": []}
     honesty, verdicts, flips, seconds = [], [], [], []
     for source in sources(arguments):
         for shots in arguments.shots:
             if {"honesty", "verdicts"} & set(arguments.part):
                 results = run_episodes(source, arguments, shots)
-                honesty.append((source.name, str(shots), *honesty_row(results)))
-                verdicts.append((source.name, str(shots), *verdict_row(results)))
+                honesty.append((source.data.name, str(shots), *honesty_row(results)))
+                verdicts.append((source.data.name, str(shots), *verdict_row(results)))
         if "flips" in arguments.part:
-            flips.append((source.name, *flip_row(run_episodes(source, arguments, max(arguments.shots), FLIPPED))))
+            flips.append((source.data.name, *flip_row(run_episodes(source, arguments, max(arguments.shots), FLIPPED))))
         if "time" in arguments.part:
-            seconds.append((source.name, *time_row(source, arguments)))
+            seconds.append((source.data.name, *time_row(source, arguments)))
     for part, title, headings, rows in (
         ("honesty", "Estimate against the accuracy on queries", HONESTY, honesty),
         ("verdicts", "Verdicts", VERDICTS, verdicts),
@@ -317,21 +293,31 @@ VERDICTS: Final = (
     "AUROC",
     "known called unknown",
     "other classes called unknown",
+    "other classes found at 5 % of known",
 )
 
 
 def verdict_row(results: Sequence[EpisodeResult]) -> tuple[str, ...]:
-    """Calibration over the queries of all episodes; the others are means over episodes."""
+    """Calibration over the queries of all episodes; the others are means over episodes.
+
+    The last column is at the threshold that calls exactly 5 % of the queries unknown; the two before it, at the
+    threshold of the version. Without other classes, the columns about them are empty.
+    """
     error = expected_calibration_error(
         torch.cat([result.confidence for result in results]), torch.cat([result.correct for result in results])
     )
     thresholds = [validation_of(result.validated).unknown_threshold for result in results]
     pairs = list(zip(results, thresholds, strict=True))
+    calibration = f"{100 * error:.1f} %"
+    known = percent(float((result.known < least).double().mean()) for result, least in pairs)
+    if not all(len(result.unknown) for result in results):
+        return (calibration, "", known, "", "")
     return (
-        f"{100 * error:.1f} %",
+        calibration,
         f"{statistics.fmean(auroc(result.known, result.unknown) for result in results):.3f}",
-        percent(float((result.known < least).double().mean()) for result, least in pairs),
+        known,
         percent(float((result.unknown < least).double().mean()) for result, least in pairs),
+        percent(float((result.unknown < result.known.quantile(KNOWN_LOST)).double().mean()) for result in results),
     )
 
 
@@ -356,14 +342,14 @@ TIME: Final = ("data", "without, p50", "with, p50", "ratio, median of rounds")
 
 def time_row(source: Source, arguments: argparse.Namespace) -> tuple[str, ...]:
     """Time an adaptation without and with cross-validation of the same support, alternately."""
-    settings, batching = EpisodeSettings(WAYS, 10, 1), BatchingOptions(executor=FairExecutor(arguments.threads))
+    shape, batching = Shape(WAYS, 10, 1), BatchingOptions(executor=FairExecutor(arguments.threads))
     net, checkpoint, without, validating = source.checkpoint.build_net(), source.checkpoint, Times(), Times()
     validator = CrossValidator(net, checkpoint.weights, batching)
     for number in range(arguments.rounds + 1):
-        episode = draw(source.classes, settings, checkpoint, arguments.seed + number)
-        support, recipe = episode.support, checkpoint.recipe
+        drawn = draw(source.data, shape, arguments.seed + number)
+        support, recipe = drawn.support, checkpoint.recipe
         without.measure(partial(adapt_one, net, checkpoint.weights, support, recipe, number))
-        validating.measure(partial(validator.adapt_and_score, support, recipe, number, episode.groups))
+        validating.measure(partial(validator.adapt_and_score, support, recipe, number, drawn.groups))
     pairs = list(zip(without.elapsed_s, validating.elapsed_s, strict=True))[1:]  # the first round warms up
     return (
         f"{milliseconds([without_s for without_s, _ in pairs], decimals=0)} ms",
@@ -375,8 +361,8 @@ def time_row(source: Source, arguments: argparse.Namespace) -> tuple[str, ...]:
 def fit(arguments: argparse.Namespace) -> dict[str, Any]:
     """Mean error by rate, and coverage by variance factor at the default rate, on meta-training classes."""
     results = [
-        (f"{source.name}, {shots} shots", run_episodes(source, arguments, shots))
-        for source in sources(arguments, training=True)
+        (f"{source.data.name}, {shots} shots", run_episodes(source, arguments, shots))
+        for source in sources(arguments)
         for shots in arguments.shots
     ]
     rates = [(name, *(f"{100 * mean_error(episodes, rate):+.2f}" for rate in RATES)) for name, episodes in results]
@@ -384,7 +370,7 @@ def fit(arguments: argparse.Namespace) -> dict[str, Any]:
         (name, *(f"{100 * coverage(episodes, spread):.1f} %" for spread in SPREADS)) for name, episodes in results
     ]
     return {
-        "machine": machine(arguments.surfaces),
+        "machine": machine(arguments.checkpoint),
         "tables": [
             ("Mean error in points by rate, meta-training classes", ("data", *map(str, RATES)), rates),
             (f"Coverage by variance factor, rate {DEFAULT_PRIOR.rate}", ("data", *map(str, SPREADS)), spreads),
