@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 
 import pytest
 
@@ -54,6 +54,25 @@ def test_waiting_jobs_run_together_in_order_up_to_the_size(work: Work, batcher: 
     assert batcher.metrics() == {
         "predict_batches_total": 5, "predict_batched_requests_total": 6, "predict_waiting": 0
     }  # fmt: skip
+
+
+def test_a_job_that_gets_a_future_does_not_hold_up_its_batch() -> None:
+    later: list[Future[int]] = [Future(), Future()]
+
+    def work(jobs: Sequence[int]) -> Iterator[tuple[int, int | Future[int]]]:
+        for index, job in enumerate(jobs):
+            yield index, later[-job - 1] if job < 0 else 2 * job
+
+    batcher: PredictBatcher[int, int] = PredictBatcher(work, max_size=4, threads=1)
+    waiting = [batcher.submit(job) for job in (-1, -2)]
+    assert batcher.submit(3).result(LIMIT_S) == 6
+    assert not any(result.done() for result in waiting)
+    later[0].set_result(7)
+    later[1].set_exception(KeyError("x"))
+    assert waiting[0].result(LIMIT_S) == 7
+    with pytest.raises(KeyError):
+        waiting[1].result(LIMIT_S)
+    batcher.close()
 
 
 def test_an_error_of_one_job_does_not_affect_the_others(work: Work, batcher: PredictBatcher[int, int]) -> None:
