@@ -137,7 +137,7 @@ def rollback(
 
 
 def upgrade(
-    client: Annotated[str | None, typer.Argument(metavar="[CLIENT]", help="Name of the client.")] = None,
+    client: Annotated[str | None, typer.Argument(metavar="CLIENT", help="Name of the client.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Upgrade all clients.")] = False,
     publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
     url: Url = None,
@@ -165,7 +165,11 @@ def upgrade(
     if as_json:
         print_json({"upgrades": [_upgrade_json(name, result) for name, result in results]})
     else:
-        output().print(_upgrades_table(results))
+        if any(isinstance(result, UpgradeResponse) for _, result in results):
+            output().print(_upgrades_table(results))
+        for name, result in results:
+            found = result if isinstance(result, ServiceProblem) else "; ".join(result.report.gate.reasons)
+            output().print(plain(f"{name}: {found}"))
     if any(isinstance(result, ServiceProblem) and result.code != _CURRENT for _, result in results):
         raise typer.Exit(FAILED)
 
@@ -177,6 +181,7 @@ def _connect(url: str | None, key: str | None) -> Client:
 
 def _adapted_table(adapted: AdaptResponse) -> Table:
     report = adapted.report
+    interval = "" if report.interval is None else f"  ({_interval(report.interval)})"
     parts = ", ".join(f"{part} {taken:.2f}" for part, taken in report.seconds if part != "total")
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in (
@@ -185,7 +190,7 @@ def _adapted_table(adapted: AdaptResponse) -> Table:
         ("extends", NO_VALUE if adapted.parent is None else f"version {adapted.parent}"),
         ("classes", ", ".join(adapted.classes)),
         ("own samples", percent(report.support_accuracy)),
-        ("estimate", _estimate(report.estimated_accuracy, report.interval)),
+        ("estimate", f"{percent(report.estimated_accuracy)}{interval}"),
         ("suspects", _suspects(report)),
         ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
         ("weights", f"{adapted.weights.bytes} bytes, {adapted.weights.digest[:12]}"),
@@ -202,28 +207,34 @@ def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[s
 
 
 def _upgrades_table(results: Sequence[tuple[str, UpgradeResponse | ServiceProblem]]) -> Table:
+    """Two rows for each client that was upgraded: the version before, and the new one."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("client", "version", "model", "estimate before", "estimate now", "live", "gate"):
-        table.add_column(heading, no_wrap=heading != "gate")
+    for heading in ("client", "version", "model", "estimate", "95 % interval", "gate"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in {"version", "estimate"} else "left")
     for name, result in results:
-        if isinstance(result, ServiceProblem):
-            table.add_row(plain(name), *[NO_VALUE] * 5, plain(str(result)))
-            continue
-        before, report = result.before, result.report
-        table.add_row(
-            plain(name),
-            f"{before.version} -> {result.version}",
-            plain(f"{before.model} -> {result.model}"),
-            _estimate(before.estimated_accuracy, before.interval),
-            _estimate(report.estimated_accuracy, report.interval),
-            NO_VALUE if result.live is None else str(result.live),
-            plain(f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
-        )
+        if isinstance(result, UpgradeResponse):
+            before, report = result.before, result.report
+            table.add_row(
+                plain(name),
+                str(before.version),
+                plain(before.model),
+                percent(before.estimated_accuracy),
+                _interval(before.interval),
+                "",
+            )
+            table.add_row(
+                "",
+                str(result.version),
+                plain(result.model),
+                percent(report.estimated_accuracy),
+                _interval(report.interval),
+                report.gate.decision,
+            )
     return table
 
 
-def _estimate(accuracy: float | None, interval: tuple[float, float] | None) -> str:
-    return percent(accuracy) + ("" if interval is None else f" ({percent(interval[0])} to {percent(interval[1])})")
+def _interval(interval: tuple[float, float] | None) -> str:
+    return NO_VALUE if interval is None else f"{percent(interval[0])} to {percent(interval[1])}"
 
 
 def _suspects(report: Report) -> str:
