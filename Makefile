@@ -9,6 +9,7 @@
 #   FORMS IMAGES ROUTES SEED   number of cases of `make fuzz` (100000, 50000, 100 per route) and their seed (0)
 #   SOAK_MINUTES   duration of `make soak` (120)
 #   CRASH    arguments for `make crash`, such as "--kills 500" or "--part bugs"
+#   MUTATE_MINUTES   time limit of `make mutate` (30); ARGS="models.validation.*" selects what it changes
 #   RACE     arguments for `make race`, such as "--shared" or "--threads 8 --publishes 256"
 #
 # If you set PORT or DATA, the tests use them too: they serve on PORT instead of a free port, and write to DATA/test-runs
@@ -31,6 +32,7 @@ IMAGES ?= 50000
 ROUTES ?= 100
 SEED ?= 0
 SOAK_MINUTES ?= 120
+MUTATE_MINUTES ?= 30
 
 BIN := .venv/bin
 CODE := models service tests benchmarks
@@ -38,7 +40,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak check format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak mutate check format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -76,6 +78,11 @@ crash: ## kill the store 10,000 times, simulate power loss, and repeat both with
 	@.ci/install test
 	@$(BIN)/python -m tests.crash $(CRASH)
 
+mutate: ## change the code in small ways, and list the changes that no test detects
+	@.ci/install dev
+	@OMP_NUM_THREADS=1 timeout --signal INT '$(MUTATE_MINUTES)m' $(BIN)/mutmut run $(if $(ARGS),'$(ARGS)') || [ $$? = 124 ]
+	@$(BIN)/mutmut results
+
 check: ## run ruff, mypy, import-linter and hadolint
 	@.ci/install dev
 	$(BIN)/ruff check $(CODE)
@@ -97,5 +104,5 @@ image-test: ## build the container image without a daemon and test it (root, Deb
 	@.ci/image-test
 
 clean: ## remove .venv and all caches, but not the store
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +
