@@ -87,7 +87,7 @@ check: ## run ruff, mypy, import-linter and hadolint
 	@.ci/install dev
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/mypy $(CODE)
+	$(BIN)/mypy --num-workers 2 $(CODE)
 	$(BIN)/lint-imports --no-cache
 	@[ ! -x $(BIN)/hadolint ] || { echo '$(BIN)/hadolint Dockerfile' && $(BIN)/hadolint Dockerfile; }
 

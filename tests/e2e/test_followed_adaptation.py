@@ -34,7 +34,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def test_progress_is_reported_while_steps_run_and_the_version_equals_a_blocking_call(service: Process) -> None:
     seen: list[Job] = []
     with Client(service.url) as anole:
-        options = AdaptOptions(steps=500, seed=1, publish="always")
+        options = AdaptOptions(steps=250, seed=1, publish="always")
         followed = anole.adapt("followed", SAMPLES, options, on_progress=seen.append)
         assert followed.weights.digest == anole.adapt("plain", SAMPLES, options).weights.digest
     done = [job.steps.done for job in seen]

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import ROOT, START_LIMIT_S, clean_environment
 
 UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
-PART = "tests/e2e/test_service_process.py::test_acknowledged_versions_survive_a_kill"
+PART = "tests/e2e/test_service_process.py::test_sigterm_finishes_running_requests_and_then_the_process"
 
 
 def can_unshare() -> bool:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import struct
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from models.errors import CheckpointInvalid
 from service import bootstrap
+from service.errors import StoreUnavailable
 from service.http.app import create_app
 from service.settings import Settings
 from tests.generated import striped
@@ -223,3 +227,20 @@ def test_cached_weights_are_counted(web: Web) -> None:
     assert "anole_weight_cache_hits_total 2.0" in metrics
     counts = [float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith("anole_images_total{")]
     assert sum(counts) == 3
+
+
+def test_a_file_as_the_data_folder_is_rejected_at_start(settings: Settings) -> None:
+    settings.data.write_bytes(b"")
+    with pytest.raises(StoreUnavailable, match=re.escape(str(settings.data))) as rejected:
+        bootstrap.build(settings)
+    assert len(str(rejected.value).splitlines()) == 1
+
+
+def test_a_damaged_checkpoint_is_rejected_at_start(settings: Settings, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    content = bytearray(tiny_checkpoint.read_bytes())
+    content[-1] ^= 1
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(content)
+    with pytest.raises(CheckpointInvalid, match="damaged") as rejected:
+        bootstrap.build(settings.model_copy(update={"model": (str(damaged),)}))
+    assert len(str(rejected.value).splitlines()) == 1

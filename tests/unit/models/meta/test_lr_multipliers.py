@@ -133,7 +133,8 @@ def test_the_command_line_accepts_multipliers_precision_and_recomputation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run.safetensors"
-    options = "--inner-rate block*=0.1 --inner-rate head.*=3 --meta-rate block1.*=0 --precision bfloat16 --recompute"
+    rates = "--inner-rate block*=0.1 --inner-rate head.*=3 --meta-rate block1.*=0"
+    options = f"--preset paper {rates} --precision bfloat16 --recompute"
     for _ in range(2):  # the second run resumes from the checkpoint of the first
         assert not train(monkeypatch, out, *options.split()), capsys.readouterr().err
     made = load_checkpoint(out)
