@@ -26,7 +26,7 @@ ANOLE = Path(sys.executable).parent / "anole"
 SAMPLES = [
     LabelledFile(label, f"{label}-{index}.png", content)
     for label, period in (("fine", 4), ("coarse", 13))
-    for index, content in enumerate(striped(3, period))
+    for index, content in enumerate(striped(6, period))
 ]
 MEBIBYTE = 1024 * 1024
 
