@@ -26,6 +26,7 @@ from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import PREPROCESSING_VERSION
 from models.meta.outer_loop import AdamState
 from models.nets import BackboneNet, Net, build
+from models.nets.backbone import CovariancePrior
 from models.weights import Weights
 
 FORMAT = "anole-checkpoint-1"
@@ -40,6 +41,7 @@ EARLIER_DIGESTS: Final[Mapping[str, str]] = {
 """Digests that shipped checkpoints had in earlier releases, with the same net and weights but another recipe."""
 
 _BACKBONE_PREFIX = "backbone."
+_PRIOR_PREFIX = "prior."
 _MOMENT_PREFIX = "moments."
 _OUTER_PREFIXES = ("outer.first.", "outer.second.")
 
@@ -54,6 +56,7 @@ class Checkpoint:
         recipe: the inner loop to adapt with.
         weights: name -> tensor.
         backbone: state of a frozen backbone, which no task adapts; kernels in half precision.
+        prior: what meta-training learned about covariances, for nets with a frozen backbone.
         moments: Adam's second moments, for recipes that carry them.
         training: JSON data: how it was trained, and the progress of an unfinished training.
         outer_adam: state of the outer Adam of an unfinished training; adaptation does not use it.
@@ -70,6 +73,7 @@ class Checkpoint:
     outer_adam: AdamState | None = None
     onnx_graph: bytes | None = None
     backbone: Weights = field(default_factory=dict)
+    prior: CovariancePrior | None = None
 
     @property
     def digest(self) -> str:
@@ -88,6 +92,8 @@ class Checkpoint:
                 net.backbone.load_state_dict(self.backbone)
             except RuntimeError as error:
                 raise CheckpointInvalid(f"the weights of {self.name} do not fit its backbone: {error}") from error
+            if self.prior is not None:
+                net.use_prior(self.prior)
         return net
 
     def on(self, device: torch.device) -> Checkpoint:
@@ -109,6 +115,8 @@ class Checkpoint:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors as stored, on the CPU; the names of optimiser states have a prefix."""
         parts = {"": self.weights, _BACKBONE_PREFIX: self.backbone}
+        if self.prior:
+            parts[_PRIOR_PREFIX] = self.prior.tensors()
         if self.moments:
             parts[_MOMENT_PREFIX] = self.moments.second
         if self.outer_adam:
@@ -216,8 +224,8 @@ def _assemble(
             f"{FORMAT!r} and {PREPROCESSING_VERSION}"
         )
     moment_steps, outer_steps = settings["moment_steps"], settings.get("outer_steps")
-    prefixes = (_BACKBONE_PREFIX, _MOMENT_PREFIX, *_OUTER_PREFIXES)
-    backbone, second, outer_first, outer_second = (_with_prefix(tensors, prefix) for prefix in prefixes)
+    prefixes = (_BACKBONE_PREFIX, _PRIOR_PREFIX, _MOMENT_PREFIX, *_OUTER_PREFIXES)
+    backbone, prior, second, outer_first, outer_second = (_with_prefix(tensors, prefix) for prefix in prefixes)
     return Checkpoint(
         name=name,
         net_config=NetConfig.from_json(settings["net"]),
@@ -227,6 +235,7 @@ def _assemble(
         training=training,
         outer_adam=None if outer_steps is None else AdamState(outer_first, outer_second, outer_steps),
         backbone=backbone,
+        prior=CovariancePrior(**prior) if prior else None,
     )
 
 

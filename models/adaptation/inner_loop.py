@@ -22,7 +22,7 @@ from models.adaptation.gradients import GradientComputation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.nets import Net, call_net, call_net_recording, heads
+from models.nets import BackboneNet, Net, call_net, call_net_recording, heads
 from models.task import Support
 from models.weights import Weights, join, trainable_copy
 
@@ -317,7 +317,7 @@ def _initial_head(
         return _InitialHead({name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}, no_gain)
     if recipe.head == "lda":
         collected = collect_statistics(net, starts, [support.inputs for support in supports], memory_format)
-        return _lda_head(supports, recipe, ways, collected)
+        return _lda_head(supports, _lda_options(net, recipe, padding_mask.device), ways, collected)
     anchors = [support.anchor_inputs() for support in supports]
     collected = collect_statistics(net, starts, [inputs for inputs, _ in anchors], memory_format)
     prototypes = torch.cat(
@@ -330,15 +330,22 @@ def _initial_head(
     return _InitialHead(heads.prototype_head(prototypes * gain, recipe.head_scale), gain)
 
 
+def _lda_options(net: Net, recipe: InnerLoopConfig, device: torch.device) -> heads.LdaOptions:
+    prior = net.prior if isinstance(net, BackboneNet) else None
+    if prior is None:
+        return heads.LdaOptions(recipe.shrinkage, recipe.head_scale)
+    return heads.LdaOptions(recipe.shrinkage, recipe.head_scale, prior.directions.to(device), float(prior.ridge))
+
+
 def _lda_head(
-    supports: Sequence[Support], recipe: InnerLoopConfig, ways: int, collected: Sequence[SupportStatistics]
+    supports: Sequence[Support], options: heads.LdaOptions, ways: int, collected: Sequence[SupportStatistics]
 ) -> _InitialHead:
     """One LDA head per task; rows without a class are 0."""
     made = []
     for support, one in zip(supports, collected, strict=True):
         rows = slice(None) if support.anchors is None else support.anchors
         features, labels = one.features[0, rows], support.labels[rows]
-        made.append(heads.lda_head(features, labels, support.n_way, recipe.shrinkage, recipe.head_scale))
+        made.append(heads.lda_head(features, labels, support.n_way, options))
     weight = torch.stack([F.pad(head[heads.WEIGHT], (0, 0, 0, ways - len(head[heads.WEIGHT]))) for head in made])
     bias = torch.stack([F.pad(head[heads.BIAS], (0, ways - len(head[heads.BIAS]))) for head in made])
     level = torch.stack([head[heads.LEVEL] for head in made])  # (tasks,)

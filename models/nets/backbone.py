@@ -10,6 +10,7 @@ import importlib
 import itertools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,32 @@ _EXTREME_SHARE = 0.02
 
 _SPREAD_EPSILON = 1e-8
 _DEVIATION_FLOOR = 0.05
+"""Smallest deviation of a feature, as a share of its mean absolute value. A few images may agree in it by chance."""
+
+_PRIOR_COUNT = 30
+"""Images that the prior of the features' variances counts for."""
+
+
+@dataclass(frozen=True)
+class CovariancePrior:
+    """How features vary within a class, learned from the classes of many tasks.
+
+    The covariance within the classes of a task is then S + directions^T directions + ridge I, with S measured on its
+    support. Ten images show ten directions in which a class varies; the prior knows others, such as light and focus.
+
+    Attributes:
+        variance: (features,), typical variance over the support of a task.
+        directions: (rank, features), of standardised features with a mean square of 1.
+        ridge: a scalar.
+    """
+
+    variance: Tensor
+    directions: Tensor
+    ridge: Tensor
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, as a checkpoint stores them."""
+        return {"variance": self.variance, "directions": self.directions, "ridge": self.ridge}
 
 
 class BackboneNet(Net):
@@ -53,8 +80,10 @@ class BackboneNet(Net):
         stages = self._stages(torch.zeros(1, config.image.channels, config.image.side, config.image.side))
         # The same number for images of every shape: shapes have about the same area.
         self._extremes = [max(1, round(_EXTREME_SHARE * pixels.shape[-1])) for pixels in stages]
-        self.feature_count = sum(4 * pixels.shape[1] for pixels in stages)
-        self.pooled = Standardise(deviation_floor=_DEVIATION_FLOOR)
+        groups = [channels for pixels in stages for channels in 4 * [pixels.shape[1]]]
+        self.feature_count = sum(groups)
+        self.pooled = StandardiseSupport(groups)
+        self.prior: CovariancePrior | None = None
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Net.embed`: the pooled maps of all stages, (batch, feature_count)."""
@@ -72,6 +101,12 @@ class BackboneNet(Net):
         other._modules = {**self._modules, "backbone": backbone}  # noqa: SLF001 - of a copy of this object
         return other
 
+    def use_prior(self, prior: CovariancePrior) -> None:
+        """Use what was learned about variances and covariances in every adaptation; call it before the first one."""
+        float32 = {name: tensor.float() for name, tensor in prior.tensors().items()}
+        self.prior = CovariancePrior(**float32)
+        self.pooled.prior_variance = float32["variance"]
+
     def backbone_weights(self) -> dict[str, Tensor]:
         """Parameters and buffers of the backbone, detached, by name."""
         return {name: tensor.detach() for name, tensor in self.backbone.state_dict().items()}
@@ -81,6 +116,35 @@ class BackboneNet(Net):
         self.backbone(images)
         maps, _collected.maps = _collected.maps, {}
         return [_as_pixels(maps[index], self.config.stages[index]) for index in sorted(maps)]
+
+
+class StandardiseSupport(Standardise):
+    """Standardises by a support that may be small.
+
+    Args:
+        groups: numbers of features that belong together: those of one stage and one way of pooling.
+
+    Attributes:
+        prior_variance: (features,), typical variance over a support, or None.
+    """
+
+    def __init__(self, groups: Sequence[int]) -> None:
+        super().__init__()
+        # No buffer: calls with given weights run in copies without memory for parameters and buffers.
+        self.prior_variance: Tensor | None = None
+        self._groups = list(groups)
+
+    def regularise(self, variance: Tensor, by_task: Tensor) -> Tensor:
+        """Shrink the variances towards their typical ratios within each group, or else keep them from vanishing."""
+        if self.prior_variance is None:
+            level = by_task.abs().mean(1, keepdim=True)
+            return torch.maximum(variance, (_DEVIATION_FLOOR * level).square())
+        typical = self.prior_variance.to(variance.device)
+        log_ratio = torch.log(variance + _SPREAD_EPSILON) - torch.log(typical)
+        parts = torch.split(log_ratio, self._groups, dim=-1)
+        level = torch.cat([part.mean(-1, keepdim=True).expand_as(part) for part in parts], dim=-1)
+        samples = by_task.shape[1]
+        return (samples * variance + _PRIOR_COUNT * typical * level.exp()) / (samples + _PRIOR_COUNT)
 
 
 def _as_pixels(maps: Tensor, stage: str) -> Tensor:

@@ -11,6 +11,8 @@ head store ``head.level`` (tasks,), the score that an image at the mean of its c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -82,39 +84,64 @@ def prototype_head(prototypes: Tensor, scale: float) -> dict[str, Tensor]:
     return {WEIGHT: 2 * scale * prototypes, BIAS: -scale * prototypes.square().sum(-1)}
 
 
-def lda_head(features: Tensor, labels: Tensor, ways: int, shrinkage: float, scale: float) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class LdaOptions:
+    """How an LDA head is made.
+
+    Attributes:
+        shrinkage: of the covariance towards a multiple of the identity, above 0 to 1, where there is no prior.
+        scale: score of an image at the mean of its class, averaged over the classes.
+        prior_directions: (rank, d), and
+        prior_ridge: a scalar: the prior covariance is their Gram matrix plus this multiple of the identity.
+    """
+
+    shrinkage: float
+    scale: float
+    prior_directions: Tensor | None = None
+    prior_ridge: float = 0.0
+
+
+def lda_head(features: Tensor, labels: Tensor, ways: int, options: LdaOptions) -> dict[str, Tensor]:
     """Build the linear head of linear discriminant analysis for one task (Hastie et al. 2009, section 4.3).
 
-    All classes share one covariance S, pooled within the classes and shrunk towards a multiple of the identity
-    (Friedman 1989): (1 - shrinkage) S + shrinkage tr(S) / d I. Classes have equal priors, whatever their sizes. With
-    fewer samples than features the scores come out far too large, so they are scaled; the temperature does the rest.
+    All classes share one covariance, pooled within the classes, S. With a prior P it is S + P; without, it is shrunk
+    towards a multiple of the identity (Friedman 1989): (1 - shrinkage) S + shrinkage tr(S) / d I. Classes have equal
+    priors, whatever their sizes. With fewer samples than features the scores come out far too large, so they are
+    scaled; the temperature does the rest.
 
     Args:
         features: (samples, d).
         labels: int64 (samples,).
         ways: number of classes.
-        shrinkage: above 0 to 1.
-        scale: score of an image at the mean of its class, averaged over the classes.
+        options: see `LdaOptions`.
 
     Returns:
-        ``head.weight`` (ways, d), ``head.bias`` (ways,) and ``head.level`` (), which is `scale`.
+        ``head.weight`` (ways, d), ``head.bias`` (ways,) and ``head.level`` (), which is the scale.
     """
     means = class_means(features[None], labels[None], ways)[0]  # (ways, d)
     residuals = features - means[labels]
-    count, dimensions = residuals.shape
-    variance = (residuals.square().sum() / residuals.numel()).clamp(min=_LEAST_VARIANCE)
-    ridge = shrinkage * variance
-    scatter = residuals * ((1 - shrinkage) / count) ** 0.5  # its Gram matrix is (1 - shrinkage) S
-    if count < dimensions:  # invert a matrix of samples instead of one of features (Woodbury)
-        gram = scatter @ scatter.T + ridge * torch.eye(count, device=features.device)
-        inner = torch.cholesky_solve(scatter @ means.T, torch.linalg.cholesky(gram))
-        weight = (means - inner.T @ scatter) / ridge
+    if options.prior_directions is None:
+        variance = (residuals.square().sum() / residuals.numel()).clamp(min=_LEAST_VARIANCE)
+        ridge = options.shrinkage * variance
+        scatter = residuals * ((1 - options.shrinkage) / len(residuals)) ** 0.5
     else:
-        covariance = scatter.T @ scatter + ridge * torch.eye(dimensions, device=features.device)
-        weight = torch.cholesky_solve(means.T, torch.linalg.cholesky(covariance)).T
+        ridge = torch.as_tensor(options.prior_ridge, device=features.device)
+        scatter = torch.cat([residuals * len(residuals) ** -0.5, options.prior_directions])
+    weight = _solve(scatter, ridge, means)
     bias = -0.5 * (weight * means).sum(-1)  # (ways,)
-    factor = scale / (-bias.mean()).clamp(min=_LEAST_VARIANCE)
-    return {WEIGHT: factor * weight, BIAS: factor * bias, LEVEL: torch.full_like(factor, scale)}
+    factor = options.scale / (-bias.mean()).clamp(min=_LEAST_VARIANCE)
+    return {WEIGHT: factor * weight, BIAS: factor * bias, LEVEL: torch.full_like(factor, options.scale)}
+
+
+def _solve(scatter: Tensor, ridge: Tensor, means: Tensor) -> Tensor:
+    """means (scatter^T scatter + ridge I)^-1: scatter (rows, d), means (ways, d) -> (ways, d)."""
+    rows, dimensions = scatter.shape
+    if rows < dimensions:  # invert a matrix of rows instead of one of features (Woodbury)
+        gram = scatter @ scatter.T + ridge * torch.eye(rows, device=scatter.device)
+        inner = torch.cholesky_solve(scatter @ means.T, torch.linalg.cholesky(gram))
+        return (means - inner.T @ scatter) / ridge
+    covariance = scatter.T @ scatter + ridge * torch.eye(dimensions, device=scatter.device)
+    return torch.cholesky_solve(means.T, torch.linalg.cholesky(covariance)).T
 
 
 def linear_head(feature_count: int, ways: int, generator: torch.Generator) -> dict[str, Tensor]:

@@ -117,10 +117,6 @@ class ConvNorm(Normalisation):
 class Standardise(Normalisation):
     """Shift and scale each feature to mean 0 and variance 1 over a task's batch, or by fixed statistics.
 
-    Args:
-        deviation_floor: smallest deviation of a feature, as a share of its mean absolute value in the batch. A few
-            images may agree in a feature by chance.
-
     Attributes:
         tasks: number of tasks whose features lie one after another; `models.nets.base.call_net` sets it.
         scale: (features,), of folded weights only, else None.
@@ -130,12 +126,11 @@ class Standardise(Normalisation):
     scale: Tensor | None
     shift: Tensor | None
 
-    def __init__(self, deviation_floor: float = 0.0) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("scale", None)
         self.register_buffer("shift", None)
         self.tasks = 1
-        self._deviation_floor = deviation_floor
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardise (tasks * batch, features) or, side by side, (batch, tasks * features)."""
@@ -145,14 +140,21 @@ class Standardise(Normalisation):
             return torch.addcmul(shift, by_task, scale).flatten(0, 1)
         if self.mean is None or self.variance is None:
             variance, mean = torch.var_mean(by_task, 1, keepdim=True, correction=0)
-            if self._deviation_floor:
-                level = by_task.abs().mean(1, keepdim=True)
-                variance = torch.maximum(variance, (self._deviation_floor * level).square())
+            variance = self.regularise(variance, by_task)
             if self.recording:
                 self.recorded = mean.detach().flatten(), variance.detach().flatten()
         else:
             mean, variance = (own.reshape(-1, 1, by_task.shape[-1]) for own in (self.mean, self.variance))
         return ((by_task - mean) * torch.rsqrt(variance + EPSILON)).flatten(0, 1)
+
+    def regularise(self, variance: Tensor, _by_task: Tensor) -> Tensor:
+        """Adjust the variance of few samples, (tasks, 1, features); here, not at all.
+
+        Args:
+            variance: of the batch.
+            _by_task: the batch, (tasks, batch, features).
+        """
+        return variance
 
 
 def fold(weights: Weights, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
