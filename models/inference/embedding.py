@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from models.adaptation.executor import FairExecutor
+from models.checkpoint import Checkpoint
 from models.errors import CheckpointInvalid
 from models.images.preprocessing import ImageConfig, prepare_by_shape
-from models.nets.backbone import BackboneNet, fold_batch_norms
+from models.nets import BackboneNet, Net
+from models.nets.backbone import fold_batch_norms
 from models.task import FLIPS
 
 EMBED_IMAGES, EMBED_FEATURES = "images", "features"
@@ -90,6 +92,15 @@ class OnnxEmbedder(Embedder):
         """See `Embedder.embed`."""
         (features,) = self._session.run([EMBED_FEATURES], {EMBED_IMAGES: images.numpy()})
         return torch.from_numpy(features)
+
+
+def embedder_for(checkpoint: Checkpoint, net: Net, device: torch.device) -> Embedder | None:
+    """The embedder of a checkpoint's net: None if it has no frozen backbone; in torch if there is no ONNX graph."""
+    if not isinstance(net, BackboneNet):
+        return None
+    if device.type == "cpu" and checkpoint.onnx_graph is not None:
+        return OnnxEmbedder(checkpoint.onnx_graph, net, torch.get_num_threads())
+    return TorchEmbedder(net, device)
 
 
 def graph_weights(net: BackboneNet) -> Mapping[str, Tensor]:

@@ -8,7 +8,7 @@ is to learn across tasks (an empirical Bayes prior, as in Efron & Morris 1973).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -153,8 +153,3 @@ def _directions(covariance: Tensor, training: CovarianceTraining) -> Tensor:
     excess = (values.clamp(max=training.largest) - rest).clamp(min=0)
     directions: Tensor = (training.weight * excess).sqrt() * vectors
     return directions.T.contiguous()
-
-
-def embedded(name: str, classes: Mapping[str, Tensor], views: int) -> EmbeddedDataset:
-    """Arrange rows of `models.inference.embedding.embed_images`, (views * images, features) per class."""
-    return EmbeddedDataset(name, [rows.view(views, -1, rows.shape[-1]) for rows in classes.values()])

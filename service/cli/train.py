@@ -17,11 +17,13 @@ from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
 from models.inference.export import can_export, write_graph
+from models.meta.covariance_prior import CovarianceTraining
 from models.meta.curve import can_plot
 from models.meta.evaluation import EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress
+from service.cli.train_covariance import train_covariance
 from service.runtime.device import pick_device
 from service.settings import load_settings
 
@@ -63,6 +65,15 @@ ExportOnnx = Annotated[
     bool, typer.Option("--export-onnx", help="Also write the net's ONNX graph beside the checkpoint: faster to serve.")
 ]
 
+Algorithm = Annotated[
+    Literal["reptile", "fomaml", "maml", "covariance"],
+    typer.Option(help="Meta-learning algorithm; covariance needs --start."),
+]
+
+Start = Annotated[
+    str | None, typer.Option(help="Checkpoint of a frozen backbone, for --algorithm covariance.", show_default="none")
+]
+
 
 def train(
     dataset: Annotated[
@@ -74,9 +85,8 @@ def train(
     share: Annotated[
         list[float] | None, typer.Option(min=0, help="Share of the tasks from each data set.", show_default="equal")
     ] = None,
-    algorithm: Annotated[
-        Literal["reptile", "fomaml", "maml"], typer.Option(help="Meta-learning algorithm.")
-    ] = "reptile",
+    algorithm: Algorithm = "reptile",
+    start: Start = None,
     preset_name: PresetName = None,
     meta_steps: Annotated[int | None, typer.Option(min=1, help="Total meta steps.", show_default="preset")] = None,
     learning_rate: Annotated[
@@ -102,6 +112,10 @@ def train(
     If the command is interrupted, run it again to resume.
     """
     _require_exporter(export)
+    _require_start(algorithm, start)
+    if algorithm == "covariance":
+        train_covariance(str(start), dataset, out, CovarianceTraining(seed=seed), data_root, threads, as_json=as_json)
+        return
     torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
@@ -124,6 +138,11 @@ def train(
         print_json({"checkpoint": str(out), "meta_steps": meta.meta_steps, "digest": digest})
     else:
         output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {digest[:12]}"))
+
+
+def _require_start(algorithm: str, start: str | None) -> None:
+    if (algorithm == "covariance") != (start is not None):
+        raise typer.BadParameter("--algorithm covariance and --start NAME go together; give both or neither")
 
 
 def _require_exporter(wanted: bool) -> None:

@@ -14,7 +14,7 @@ from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
 from models.images.preprocessing import prepare, prepare_batch
-from models.inference.embedding import Embedder, OnnxEmbedder, TorchEmbedder, embed_images
+from models.inference.embedding import embed_images, embedder_for
 from models.inference.predict import (
     BatchPredictor,
     Floats,
@@ -23,7 +23,6 @@ from models.inference.predict import (
     TorchPredictor,
     fold_calibrated,
 )
-from models.nets import BackboneNet, Net
 from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from service.runtime.adapt_queue import JobControl
@@ -57,7 +56,7 @@ class LoadedCheckpoint:
         self._net = checkpoint.build_net().to(device).eval()
         self._embedding = FairExecutor(threads)
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
-        self._embedder = _embedder(checkpoint, self._net, device)
+        self._embedder = embedder_for(checkpoint, self._net, device)
         self._cross_validator = CrossValidator(self._net, self._start)
         self._executor: InnerLoopExecutor = (
             ThreadedExecutor(self._run, threads) if device.type == "cpu" else BatchedExecutor(self._run)
@@ -167,12 +166,3 @@ class LoadedCheckpoint:
 
     def _run(self, loops: Sequence[InnerLoopInput], on_step: OnGroupStep) -> Sequence[Result]:
         return adapt_inputs(self._net, self._start, loops, BatchingOptions(on_step=on_step))
-
-
-def _embedder(checkpoint: Checkpoint, net: Net, device: torch.device) -> Embedder | None:
-    """The embedder of a net with a frozen backbone; None for other nets."""
-    if not isinstance(net, BackboneNet):
-        return None
-    if device.type == "cpu" and checkpoint.onnx_graph is not None:
-        return OnnxEmbedder(checkpoint.onnx_graph, net, torch.get_num_threads())
-    return TorchEmbedder(net, device)
