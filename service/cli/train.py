@@ -74,6 +74,12 @@ Start = Annotated[
     str | None, typer.Option(help="Checkpoint of a frozen backbone, for --algorithm covariance.", show_default="none")
 ]
 
+Shares = Annotated[
+    list[float] | None, typer.Option(min=0, help="Share of the tasks from each data set.", show_default="equal")
+]
+
+SaveEvery = Annotated[float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")]
+
 
 def train(
     dataset: Annotated[
@@ -82,9 +88,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Checkpoint to write. If it exists, training resumes from it.")],
     ways: Annotated[int | None, typer.Option(min=2, help="Classes per training task.", show_default="preset")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Images per class.", show_default="preset")] = None,
-    share: Annotated[
-        list[float] | None, typer.Option(min=0, help="Share of the tasks from each data set.", show_default="equal")
-    ] = None,
+    share: Shares = None,
     algorithm: Algorithm = "reptile",
     start: Start = None,
     preset_name: PresetName = None,
@@ -101,9 +105,7 @@ def train(
     data_root: DataRoot = None,
     threads: Threads = 1,
     device: Device = "auto",
-    save_every_s: Annotated[
-        float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")
-    ] = 180.0,
+    save_every_s: SaveEvery = 180.0,
     export: ExportOnnx = False,
     as_json: AsJson = False,
 ) -> None:
