@@ -17,9 +17,11 @@ import typer
 
 from service.cli import clients as client_commands
 from service.cli import main as cli
+from service.cli import serve
 from service.client import Client
 from service.domain.key import Grant, prefix_of
 from service.errors import SamplesNotKept
+from service.settings import Settings
 from service.usecases.keys import create
 from tests.in_process import Web
 from tests.unit.service.scripted_job import PATH, Scripted, event, job
@@ -205,6 +207,23 @@ def test_wrong_usage_is_exit_code_2(anole: Anole, arguments: list[str]) -> None:
     code, _, error = anole(*arguments)
     assert code == 2
     assert "Usage" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "models"),
+    [
+        (["--model", "surfaces", "--model", "data/mine.safetensors"], ("surfaces", "data/mine.safetensors")),
+        ([], ("paper", "omniglot")),
+    ],
+)
+def test_serve_offers_the_given_models_or_those_of_the_environment(
+    anole: Anole, monkeypatch: pytest.MonkeyPatch, arguments: list[str], models: tuple[str, ...]
+) -> None:
+    served: list[Settings] = []
+    monkeypatch.setattr(serve, "run", lambda settings, as_json: served.append(settings))
+    monkeypatch.setenv("ANOLE_MODEL", "paper,omniglot")
+    assert anole("serve", *arguments)[0] == 0
+    assert [settings.model for settings in served] == [models]
 
 
 @pytest.mark.usefixtures("restored_logging")
