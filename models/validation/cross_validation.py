@@ -26,6 +26,7 @@ from models.validation.novelty import (
     novelty_distance,
     unknown_threshold,
 )
+from models.validation.similarity import alike_classes
 from models.weights import Weights
 
 MAX_FOLDS = 3
@@ -59,6 +60,7 @@ class CrossValidationResult:
         temperature: logits are divided by it before the softmax.
         unknown_threshold: in-distribution score below which an image is unknown.
         label_issues: most likely first.
+        alike: indices of the classes whose images nearly repeat each other, see `similarity.alike_classes`.
         held_out: one per sample; None for samples that no fold held out.
         folds: number of folds.
         train_share: share of the samples that a fold trained on, averaged over predictions.
@@ -69,6 +71,7 @@ class CrossValidationResult:
     temperature: float
     unknown_threshold: float
     label_issues: tuple[LabelIssue, ...]
+    alike: tuple[int, ...]
     held_out: tuple[HeldOutPrediction | None, ...]
     folds: int
     train_share: float
@@ -198,7 +201,7 @@ class CrossValidator:
             return CrossValidationSkipped(_reason_for_skipping(labels, folds))
         features = _start_features(self.net, self.start, candidate.support, candidate.recipe)
         label_issues = find_label_issues(features, labels, folds.groups, candidate.recipe.head_scale)
-        return _summarise(predictions, labels, folds, label_issues)
+        return _summarise(predictions, labels, folds, label_issues, alike_classes(features, labels, folds.groups))
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,11 @@ def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoo
 
 
 def _summarise(
-    predictions: _HeldOutPredictions, labels: Tensor, folds: Folds, label_issues: tuple[LabelIssue, ...]
+    predictions: _HeldOutPredictions,
+    labels: Tensor,
+    folds: Folds,
+    label_issues: tuple[LabelIssue, ...],
+    alike: tuple[int, ...],
 ) -> CrossValidationResult:
     given, n_way = labels[predictions.rows], predictions.logits.shape[1]
     temperature = fit_temperature(predictions.logits, given)
@@ -292,6 +299,7 @@ def _summarise(
         temperature=temperature,
         unknown_threshold=unknown_threshold(scores),
         label_issues=label_issues,
+        alike=alike,
         held_out=tuple(held_out),
         folds=folds.count,
         train_share=predictions.train_share,

@@ -181,14 +181,20 @@ def _reasons_to_publish(
 
 def _remarks(draft: VersionDraft, lineage: Lineage) -> list[str]:
     """What a person should know and what does not decide."""
+    remarks = []
+    alike = draft.report.get("alike")
+    if alike:
+        remarks.append(
+            f"images of {' and of '.join(map(repr, alike))} nearly repeat each other, so the estimate may be too high "
+            "for new parts; if a part was photographed more than once, send `parts`"
+        )
     missing = left_out(lineage, draft)
-    if not missing or lineage.newest is None:
-        return []
-    remark = (
-        f"this version extends version {draft.parent}, not the newer version {lineage.newest.number}: {len(missing)} "
-        "samples of that one are not part of it; send them again to include them"
-    )
-    return [remark]
+    if missing and lineage.newest is not None:
+        remarks.append(
+            f"this version extends version {draft.parent}, not the newer version {lineage.newest.number}: "
+            f"{len(missing)} samples of that one are not part of it; send them again to include them"
+        )
+    return remarks
 
 
 def _next_step(draft: VersionDraft, lineage: Lineage) -> str:

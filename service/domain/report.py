@@ -55,6 +55,7 @@ def build_report(
         "unknown_threshold": None,
         "loss_curve": list(validated.adapted.losses),
         "suspects": None,
+        "alike": None,
         "confusion": None,
         "folds": 0,
     }
@@ -81,6 +82,7 @@ def _cross_validation_fields(
             }
             for issue in found.label_issues
         ],
+        "alike": [classes[index] for index in found.alike],
         "confusion": found.confusion.tolist(),
         "folds": found.folds,
         HELD_OUT: [

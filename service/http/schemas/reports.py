@@ -66,6 +66,11 @@ class Report(Answer):
     )
     loss_curve: list[float] = Field(description="loss after each inner step", examples=[[1.61, 0.72, 0.35]])
     suspects: list[LabelIssue] | None = Field(description="probable label errors, the most probable first")
+    alike: list[str] | None = Field(
+        None,
+        description="classes whose images nearly repeat each other: the estimate may be too high for new parts",
+        examples=[["clean"]],
+    )
     confusion: list[list[int]] | None = Field(
         None,
         description="confusion matrix of the held-out samples: rows are labels, columns are predictions, "

@@ -168,6 +168,16 @@ def test_always_and_never_override_the_gate_and_its_objections_are_still_reporte
     assert decided(GOOD, publish="never").decision == "hold"
 
 
+def test_classes_whose_images_nearly_repeat_each_other_are_named_and_do_not_decide() -> None:
+    alike = {"alike": ["pit"]}
+    published = decided(replace(GOOD, report={**GOOD.report, **alike}))
+    held = decided(replace(GOOD, report={**GOOD.report, **alike, "estimated_accuracy": 0.6}))
+    assert (published.decision, held.decision) == ("publish", "hold")
+    for decision in (published, held):
+        assert any("images of 'pit' nearly repeat each other" in reason for reason in decision.reasons)
+    assert not any("repeat" in reason for reason in decided(GOOD).reasons)
+
+
 def test_a_class_that_is_not_part_of_the_estimate_is_named_and_holds() -> None:
     decision = decided(record({"pit": ["pit"] * 4, "stain": [None]}))
     assert decision.decision == "hold"
