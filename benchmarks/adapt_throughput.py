@@ -136,7 +136,7 @@ class PlainLoop:
         net: nn.Module = copy.deepcopy(self._net)
         optimiser = torch.optim.SGD(net.parameters(), lr=loop.recipe.learning_rate)
         images, labels = loop.support.inputs, loop.support.labels
-        for rows in batch_plan(len(loop.support), loop.recipe, torch.Generator().manual_seed(loop.seed)):
+        for rows in batch_plan(loop.support.labels, loop.recipe, torch.Generator().manual_seed(loop.seed)):
             optimiser.zero_grad()
             loss = F.cross_entropy(net(images[rows]), labels[rows])
             torch.autograd.backward(loss)

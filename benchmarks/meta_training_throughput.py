@@ -108,7 +108,7 @@ class PlainReptile:
     def _adapt(self, support: Support, seed: int) -> None:
         if not self.recipe.carry_moments:
             self.optimiser.state.clear()
-        for rows in batch_plan(len(support), self.recipe, torch.Generator().manual_seed(seed)):
+        for rows in batch_plan(support.labels, self.recipe, torch.Generator().manual_seed(seed)):
             self.optimiser.zero_grad()
             loss = F.cross_entropy(self.net(support.inputs[rows]), support.labels[rows])
             torch.autograd.backward(loss)

@@ -232,25 +232,44 @@ def _padding_mask(supports: Sequence[Support]) -> Tensor:
 
 def _batch_plans(supports: Sequence[Support], recipe: InnerLoopConfig, seeds: Sequence[int]) -> list[Tensor]:
     pairs = zip(supports, seeds, strict=True)
-    return [batch_plan(len(support), recipe, torch.Generator().manual_seed(seed)) for support, seed in pairs]
+    return [batch_plan(support.labels, recipe, torch.Generator().manual_seed(seed)) for support, seed in pairs]
 
 
-def batch_plan(samples: int, recipe: InnerLoopConfig, generator: torch.Generator) -> Tensor:
-    """Draw the support images that each inner step sees.
+def batch_plan(labels: Tensor, recipe: InnerLoopConfig, generator: torch.Generator) -> Tensor:
+    """Draw the support images that each inner step sees, evenly over the classes.
 
-    Without replacement, the batches go through the support in shuffled passes; a batch may span two passes.
+    Without replacement, the batches go through the support in shuffled passes; a batch may span two passes. In each
+    pass, every class has as many draws as the largest one, so images of smaller classes come several times.
+
+    Args:
+        labels: int64 (samples,), class indices of the support; every class has a sample.
+        recipe: configuration of the inner loop.
+        generator: source of the draws.
 
     Returns:
         Indices, int64 (steps, batch).
     """
     count = recipe.steps * recipe.batch_size
+    rows = _balanced_rows(labels.cpu(), generator)
     if recipe.replacement:
-        drawn = torch.randint(samples, (count,), generator=generator)
+        drawn = rows[torch.randint(len(rows), (count,), generator=generator)]
     else:
-        passes = -(-count // samples)
-        shuffled = [torch.randperm(samples, generator=generator) for _ in range(passes)]
+        passes = -(-count // len(rows))
+        shuffled = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(passes)]
         drawn = torch.cat(shuffled)[:count] if shuffled else torch.zeros(0, dtype=torch.int64)
     return drawn.reshape(recipe.steps, recipe.batch_size)
+
+
+def _balanced_rows(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """All rows of the support, then rows of smaller classes again, until each has as many as the largest."""
+    sizes = torch.bincount(labels).tolist()
+    rows = [torch.arange(len(labels))]
+    for label, size in enumerate(sizes):
+        missing = max(sizes) - size
+        if missing:
+            members = (labels == label).nonzero().flatten()[torch.randperm(size, generator=generator)]
+            rows.append(members.repeat(-(-missing // size))[:missing])
+    return torch.cat(rows)
 
 
 def collect_statistics(

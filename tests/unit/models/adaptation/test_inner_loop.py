@@ -61,7 +61,7 @@ def plain_adapt(start: dict[str, Tensor], support: Support, recipe: InnerLoopCon
         optimiser = torch.optim.SGD(groups)
     else:
         optimiser = torch.optim.Adam(groups, betas=(0.0, 0.999), eps=1e-8)
-    for rows in batch_plan(len(support), recipe, torch.Generator().manual_seed(seed)):
+    for rows in batch_plan(support.labels, recipe, torch.Generator().manual_seed(seed)):
         optimiser.zero_grad()
         features = plain_conv4_features(weights, support.inputs[rows])
         scores = gain * features @ weights["head.weight"].T + weights["head.bias"]
@@ -200,21 +200,42 @@ def test_a_linear_head_rejects_more_classes_than_it_was_trained_for(conv4: Net, 
 
 
 def test_batches_without_replacement_go_through_the_support_before_repeating() -> None:
-    plan = batch_plan(6, replace(SGD, steps=4, batch_size=3), torch.Generator().manual_seed(0))
+    plan = batch_plan(torch.arange(6) % 2, replace(SGD, steps=4, batch_size=3), torch.Generator().manual_seed(0))
     assert plan.shape == (4, 3)
     assert sorted(plan[:2].flatten().tolist()) == list(range(6))
     assert sorted(plan[2:].flatten().tolist()) == list(range(6))
 
 
 def test_each_pass_through_the_support_has_an_order_of_its_own() -> None:
-    plan = batch_plan(30, replace(SGD, steps=3, batch_size=30), torch.Generator().manual_seed(0))
+    plan = batch_plan(torch.arange(30) % 3, replace(SGD, steps=3, batch_size=30), torch.Generator().manual_seed(0))
     assert len({tuple(order) for order in plan.tolist()}) == 3
     assert list(range(30)) not in plan.tolist()
 
 
+@pytest.mark.parametrize("replacement", [False, True])
+def test_batches_hold_the_classes_evenly_whatever_their_sizes(replacement: bool) -> None:
+    labels = torch.tensor([0] * 50 + [1] * 2 + [2] * 8)
+    recipe = replace(SGD, steps=20, batch_size=30, replacement=replacement)
+    drawn = batch_plan(labels, recipe, torch.Generator().manual_seed(0)).flatten()
+    shares = torch.bincount(labels[drawn]).double() / len(drawn)
+    torch.testing.assert_close(shares, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=0, atol=0.06)
+    of_rare_classes = torch.bincount(drawn, minlength=60)[50:]
+    assert of_rare_classes[:2].min() > 80
+    assert of_rare_classes[2:].min() > 10
+    if not replacement:
+        assert set(drawn[:150].tolist()) == set(range(60))
+
+
+def test_equal_classes_are_drawn_as_shuffled_passes_of_the_support() -> None:
+    recipe = replace(SGD, steps=4, batch_size=3)
+    plan = batch_plan(torch.tensor([0, 1, 0, 1, 0, 1]), recipe, torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    assert plan.flatten().tolist() == [row for _ in range(2) for row in torch.randperm(6, generator=generator).tolist()]
+
+
 def test_batches_with_replacement_repeat_images() -> None:
     recipe = replace(SGD, steps=4, batch_size=30, replacement=True)
-    plan = batch_plan(30, recipe, torch.Generator().manual_seed(0))
+    plan = batch_plan(torch.arange(30) % 3, recipe, torch.Generator().manual_seed(0))
     assert plan.shape == (4, 30)
     assert all(len(set(batch)) < 30 for batch in plan.tolist())
     assert len(set(plan.flatten().tolist())) > 25

@@ -125,7 +125,7 @@ EVEN, ODD = {0, 2, 4}, {1, 3, 5}
 
 def reptile_gradient(net: Net, support: Support, first: set[int]) -> Gradient:
     """Return Reptile's update after two steps, the first on the images `first`, divided by the inner learning rate."""
-    plans = (batch_plan(len(support), TWO_STEPS, torch.Generator().manual_seed(seed)) for seed in range(1000))
+    plans = (batch_plan(support.labels, TWO_STEPS, torch.Generator().manual_seed(seed)) for seed in range(1000))
     seed = next(seed for seed, plan in enumerate(plans) if set(plan[0].tolist()) == first)
     start = double_start()
     end = weight_ops.task_slice(

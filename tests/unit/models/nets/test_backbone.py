@@ -133,7 +133,7 @@ def test_steps_go_on_from_the_closed_form_and_lower_the_loss() -> None:
     net = net_of(convolutional, "0", "1")
     support = task(net)
     recipe = replace(BACKBONE_RECIPE.adjusted(20, 0.01), head_scale=0.1)
-    plan = batch_plan(len(support), recipe, torch.Generator().manual_seed(0))
+    plan = batch_plan(support.labels, recipe, torch.Generator().manual_seed(0))
     assert plan.shape == (20, recipe.batch_size)
     stepped = adapt_one(net, net.start(), support, recipe, 0)
     closed = adapt_one(net, net.start(), support, replace(recipe, steps=0), 0)
