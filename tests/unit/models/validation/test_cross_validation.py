@@ -15,6 +15,7 @@ from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.nets import Net
 from models.task import Support
+from models.validation.calibration import HeldOutLabels, estimate_accuracy
 from models.validation.cross_validation import CrossValidationResult, CrossValidationSkipped, CrossValidator
 from tests.unit.models.conftest import MakeSupport, random_support
 
@@ -136,6 +137,56 @@ def test_flip_augmentation_adds_no_held_out_predictions(net: Net) -> None:
     assert isinstance(validated.validation, CrossValidationResult)
     assert int(validated.validation.confusion.sum()) == 18
     assert [issue.sample for issue in validated.validation.label_issues] == [2]
+
+
+def test_folds_have_seeds_of_their_own_and_fewer_steps_in_proportion(net: Net) -> None:
+    support, recipe = clear_support(), replace(RECIPE, steps=9)
+    plan = CrossValidator(net, net.start()).plan(support, recipe, 40, ungrouped(support))
+    version, *folds = plan.inputs
+    assert (version.seed, version.recipe.steps, len(version.support)) == (40, 9, 18)
+    assert [fold.seed for fold in folds] == [41, 42, 43]
+    assert [(fold.recipe.steps, len(fold.support)) for fold in folds] == [(6, 12)] * 3
+
+
+def test_the_estimate_counts_each_part_once(net: Net) -> None:
+    support = clear_support()
+    groups = torch.arange(18) // 2
+    result = cross_validate(net, support, groups)
+    predicted = torch.tensor([prediction.predicted for prediction in result.held_out if prediction is not None])
+    judged = HeldOutLabels(predicted == support.labels, support.labels, groups)
+    assert result.estimate == estimate_accuracy(judged, result.train_share, 3)
+    assert result.estimate.low < estimate_accuracy(replace(judged, groups=torch.arange(18)), result.train_share, 3).low
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one(net: Net) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(40, 1, 16, 16, generator=generator)
+    result = cross_validate(net, Support(noise, (torch.arange(40) >= 34).long(), 2))
+    per_class = result.confusion.diagonal() / result.confusion.sum(1)
+    assert abs(result.estimate.accuracy - float(per_class.double().mean())) < 0.1
+    assert result.estimate.accuracy < 0.75 < 34 / 40
+
+
+def test_the_confidence_of_held_out_predictions_is_calibrated(net: Net) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(60, 1, 16, 16, generator=generator)
+    overconfident = replace(RECIPE, steps=0, head_scale=1.0)
+    support = Support(noise, torch.arange(60) % 3, 3)
+    validated = CrossValidator(net, net.start()).adapt_and_score(support, overconfident, 0, ungrouped(support))
+    assert isinstance(validated.validation, CrossValidationResult)
+    confidences = [prediction.confidence for prediction in validated.validation.held_out if prediction is not None]
+    accuracy = int(validated.validation.confusion.diagonal().sum()) / 60
+    assert validated.validation.temperature > 1.5
+    assert abs(sum(confidences) / 60 - accuracy) < 0.25
+
+
+def test_classes_whose_images_nearly_repeat_each_other_are_named(net: Net) -> None:
+    generator = torch.Generator().manual_seed(3)
+    shown = torch.rand(6, 1, 16, 16, generator=generator).repeat(4, 1, 1, 1)
+    images = shown + 0.01 * torch.rand(shown.shape, generator=generator)
+    support = Support(images, torch.arange(24) % 2, 2)
+    assert cross_validate(net, support).alike == (0, 1)
+    assert cross_validate(net, support, torch.arange(24) % 6).alike == ()
 
 
 def test_two_classes_of_two_samples_can_be_cross_validated(net: Net) -> None:
