@@ -148,3 +148,9 @@ def test_the_temperature_calibrates_confidence() -> None:
 def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     confidence, correct = torch.full((10,), 0.9), torch.arange(10) < 6
     assert expected_calibration_error(confidence, correct) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_gaps_of_different_bins_do_not_cancel() -> None:
+    confidence = torch.tensor([0.9] * 10 + [0.95] * 10)
+    correct = torch.arange(20) < 15  # all of the first bin, half of the last one
+    assert expected_calibration_error(confidence, correct) == pytest.approx((10 * 0.1 + 10 * 0.45) / 20, abs=1e-6)
