@@ -200,11 +200,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--rounds", 15, "timed rounds")
     parser.option("--threads", 2, "parallel inner loops")
     parser.option("--seed", 0, "seed of the first episode")
-    parser.add_argument(
-        "--fit", action="store_true", help="fit the constants; for --data, name data that training uses"
-    )
+    parser.add_argument("--fit", action="store_true", help="fit the constants (default of --data: omniglot textures)")
     parser.json()
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.fit and arguments.data == parser.get_default("data"):
+        arguments.data = list(DATASETS)
+    return arguments
 
 
 def sources(arguments: argparse.Namespace) -> Iterator[Source]:
