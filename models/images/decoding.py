@@ -10,6 +10,9 @@ converted to 8 bits. This module does not import torch, so that decoder processe
 - Files with several frames or pages are rejected. Of a multi-picture JPEG, the first picture is used.
 - EXIF orientation is applied once. Unreadable orientation counts as upright.
 - Grey images have one channel, colour images three; ``ImageConfig`` converts them later.
+
+The size bounds below are not part of ``PREPROCESSING_VERSION``: they decide how much detail of a large image is kept,
+not how a net's input is made from it.
 """
 
 from __future__ import annotations
@@ -40,7 +43,11 @@ from models.errors import (
     InvalidConfig,
 )
 
-CANONICAL_SIDE = 256
+CANONICAL_PIXELS = 256 * 256
+"""Largest area of a canonical image. The area is bounded rather than the longer side, so that the thin defects of a
+long, narrow image stay visible."""
+CANONICAL_MAX_SIDE = 1024
+"""Longest side of a canonical image."""
 
 _BACKGROUND_GREY = 128
 _ORIENTATION_TAG = 0x0112
@@ -97,8 +104,8 @@ def decode_pixels(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDAr
     """Decode one image file to its canonical image.
 
     Returns:
-        uint8 (1 or 3, height, width), upright. The longest side is at most ``CANONICAL_SIDE``; smaller images keep
-        their size.
+        uint8 (1 or 3, height, width), upright. It has at most ``CANONICAL_PIXELS`` pixels and no side is longer than
+        ``CANONICAL_MAX_SIDE``; larger images are scaled down, and smaller ones keep their size.
 
     Raises:
         ImageEmpty: there are no bytes.
@@ -180,20 +187,26 @@ def _check_tiles(image: TiffImageFile, limits: DecodeLimits) -> None:
         raise ImageTooLarge(f"the image has tiles of {sides} pixels; at most {limits.max_pixels} in total are allowed")
 
 
+def _canonical_size(width: int, height: int) -> tuple[int, int]:
+    """The (width, height) of the canonical image: the same aspect ratio within the bounds, rounded down."""
+    pixels = min(width * height, CANONICAL_PIXELS)
+    sides = math.isqrt(pixels * width // height), math.isqrt(pixels * height // width)
+    longest = max(*sides, CANONICAL_MAX_SIDE)
+    return max(1, sides[0] * CANONICAL_MAX_SIDE // longest), max(1, sides[1] * CANONICAL_MAX_SIDE // longest)
+
+
 def _canonical(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
-    width, height = image.size
-    shrink = 2 * CANONICAL_SIDE / max(width, height)
-    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and shrink < 1:
-        image.draft(image.mode, (math.ceil(width * shrink), math.ceil(height * shrink)))
+    width, height = _canonical_size(*image.size)
+    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and (width, height) != image.size:
+        image.draft(image.mode, (2 * width, 2 * height))
     image.load()
     upright = _EIGHT_BIT.get(image.mode, _reject_mode)(image)
     orientation = _orientation(image)
     if orientation in _TRANSPOSITIONS:
         upright = upright.transpose(_TRANSPOSITIONS[orientation])
-    longest = max(upright.size)
-    if longest > CANONICAL_SIDE:
-        size = tuple(max(1, round(length * CANONICAL_SIDE / longest)) for length in upright.size)
-        upright = upright.resize((size[0], size[1]), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    size = _canonical_size(*upright.size)
+    if size != upright.size:
+        upright = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     pixels = np.array(upright, dtype=np.uint8)  # (height, width[, 3])
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (1|3, height, width)
 

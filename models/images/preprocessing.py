@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from models.errors import ImageCorrupt, InvalidConfig
-from models.images.decoding import CANONICAL_SIDE, DEFAULT_LIMITS, DecodeLimits, decode_pixels
+from models.images.decoding import DEFAULT_LIMITS, DecodeLimits, decode_pixels
 
 __all__ = [
-    "CANONICAL_SIDE",
     "DEFAULT_LIMITS",
     "PREPROCESSING_VERSION",
     "DecodeLimits",
@@ -38,6 +37,7 @@ PREPROCESSING_VERSION = 1
 
 _REC601_LUMA = (0.299, 0.587, 0.114)
 _CONTRAST_LIMIT = 5.0
+_MAX_SIDE = 256
 _SHAPE_UNIT = 32
 """Sides of images that keep their aspect ratio are multiples of it, as is the stride of usual backbones."""
 _BATCH_SIZE = 8
@@ -87,8 +87,8 @@ class ImageConfig:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise InvalidConfig(f"ImageConfig.channels is {self.channels!r}; allowed: 1 (grey) or 3 (colour)")
-        if not 16 <= self.side <= CANONICAL_SIDE:
-            raise InvalidConfig(f"ImageConfig.side is {self.side!r}; allowed: integers from 16 to {CANONICAL_SIDE}")
+        if not 16 <= self.side <= _MAX_SIDE:
+            raise InvalidConfig(f"ImageConfig.side is {self.side!r}; allowed: integers from 16 to {_MAX_SIDE}")
         if self.contrast not in ("none", "imagenet", *_CONTRASTS):
             raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: none, local, regional, imagenet")
         if self.fit not in ("stretch", "area"):
@@ -123,8 +123,7 @@ def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
     """Decode one image file to its canonical image; see ``models.images.decoding.decode_pixels``.
 
     Returns:
-        uint8 (1 or 3, height, width), upright. The longest side is at most ``CANONICAL_SIDE``; smaller images keep
-        their size.
+        uint8 (1 or 3, height, width), upright, with at most ``CANONICAL_PIXELS`` pixels.
 
     Raises:
         ImageRejected: one of its subclasses.

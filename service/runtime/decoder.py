@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from models.errors import AnoleError, ImageRejected, ImageUndecodable
-from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits, decode
+from models.images.decoding import CANONICAL_MAX_SIDE, CANONICAL_PIXELS, DecodeLimits
+from models.images.preprocessing import decode
 from service.errors import RETRY_BUSY_S, RETRY_UNAVAILABLE_S, DecoderUnavailable
 from service.runtime.decoder_child import PIXELS, READY, REFUSED, REPLY, REQUEST, ChildLimits
 
@@ -346,7 +347,8 @@ class DecoderProcess:
         kind, size, *sides = REPLY.unpack(self._receive(REPLY.size, deadline))
         channels, height, width = sides
         shape = (channels, height, width)
-        image = kind == PIXELS and channels in (1, 3) and 0 < max(height, width) <= CANONICAL_SIDE
+        bounded = height * width <= CANONICAL_PIXELS and max(height, width) <= CANONICAL_MAX_SIDE
+        image = kind == PIXELS and channels in (1, 3) and bounded
         fits = size == channels * height * width > 0 if image else kind in (READY, REFUSED) and size <= _MESSAGE_BYTES
         if not fits:
             self.healthy = False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.errors import ImageRejected
-from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits
+from models.images.decoding import CANONICAL_PIXELS, DecodeLimits
 from service.runtime.decoder import DecoderPool, PoolConfig
 from service.settings import child_environment
 from tests.fuzz.conftest import cases, resident_mib, seed
@@ -39,7 +39,7 @@ def run_cases(pool: DecoderPool, generator: np.random.Generator, corpus: list[by
         else:
             counts["image"] += 1
             assert image.shape[0] in (1, 3)
-            assert max(image.shape[1:]) <= CANONICAL_SIDE
+            assert image[0].numel() <= CANONICAL_PIXELS
     return counts
 
 

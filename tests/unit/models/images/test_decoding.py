@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.errors import ImageCorrupt, ImageEmpty, ImageFormatUnsupported, ImageRejected, ImageTooLarge, ImageTooSmall
-from models.images.preprocessing import CANONICAL_SIDE, DecodeLimits, decode
+from models.images.decoding import CANONICAL_MAX_SIDE, CANONICAL_PIXELS, DecodeLimits
+from models.images.preprocessing import decode
 from tests.unit.models.pictures import encoded, planes, png_claiming, scene, tiff_in_tiles
 
 ORIENTATION_TAG = 0x0112
@@ -220,14 +221,39 @@ def test_an_unsupported_pixel_format_is_rejected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "shape"), [((1024, 512), (128, 256)), ((300, 600), (256, 128)), ((12_000, 8), (1, 256))]
+    ("width", "height", "shape"),
+    [
+        (1024, 1024, (256, 256)),
+        (1200, 600, (181, 362)),
+        (500, 4000, (724, 90)),
+        (4000, 500, (90, 724)),
+        (12_000, 600, (51, 1024)),
+        (12_000, 8, (1, 1024)),
+        (2000, 20, (10, 1024)),
+    ],
 )
-def test_large_images_shrink_to_the_canonical_side(size: tuple[int, int], shape: tuple[int, int]) -> None:
+def test_large_images_are_scaled_down_to_the_canonical_bounds(width: int, height: int, shape: tuple[int, int]) -> None:
     for file_format in ("PNG", "JPEG"):
-        decoded = decode(encoded(Image.new("RGB", size, (10, 120, 240)), file_format))
+        decoded = decode(encoded(Image.new("RGB", (width, height), (10, 120, 240)), file_format))
         assert decoded.shape[1:] == shape
-        assert max(decoded.shape[1:]) == CANONICAL_SIDE
+        assert decoded[0].numel() <= CANONICAL_PIXELS
+        assert max(decoded.shape[1:]) <= CANONICAL_MAX_SIDE
         assert (decoded[:, 0, 0].int() - torch.tensor([10, 120, 240])).abs().max() <= 3
+
+
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (512, 128), (1024, 64), (300, 200)])
+def test_an_image_within_the_canonical_bounds_keeps_its_pixels(width: int, height: int) -> None:
+    pixels = scene(width, height)
+    assert torch.equal(decode(encoded(Image.fromarray(pixels))), planes(pixels))
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_a_thin_scratch_survives_in_a_long_narrow_picture(upright: bool) -> None:
+    """A square bound of 256 pixels would leave a third of the contrast of a scratch five pixels wide."""
+    pixels = np.full((500, 4000), 180, np.uint8)
+    pixels[150:350, 2000:2005] = 20
+    decoded = decode(encoded(Image.fromarray(pixels.T if upright else pixels)))
+    assert 180 - int(decoded.min()) > 0.7 * 160
 
 
 def test_small_images_are_not_enlarged() -> None:
@@ -262,4 +288,4 @@ def test_mutated_files_give_an_image_or_an_error(
         return
     assert image.dtype == torch.uint8
     assert image.shape[0] in (1, 3)
-    assert max(image.shape[1:]) <= CANONICAL_SIDE
+    assert image[0].numel() <= CANONICAL_PIXELS

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 
+from models.config import EFFICIENTNET_LITE0
 from models.errors import ImageCorrupt, InvalidConfig
 from models.images.preprocessing import (
     DecodeLimits,
@@ -22,6 +24,7 @@ GREY = ImageConfig(channels=1, side=32)
 COLOUR = ImageConfig(channels=3, side=32)
 LOCAL = ImageConfig(channels=1, side=32, contrast="local")
 REGIONAL = ImageConfig(channels=1, side=32, contrast="regional")
+AREA = EFFICIENTNET_LITE0.image
 
 
 @pytest.mark.parametrize("config", [GREY, COLOUR, LOCAL, REGIONAL, ImageConfig(3, 17, "local")])
@@ -137,3 +140,13 @@ def test_prepare_batch_agrees_with_prepare(config: ImageConfig) -> None:
     batch = prepare_batch(images, config)
     torch.testing.assert_close(batch, prepare(images, config), rtol=0, atol=1e-5)
     assert prepare_batch([], config).shape == (0, config.channels, config.side, config.side)
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_an_image_of_up_to_8_to_1_is_never_squeezed_by_more_than_a_third(upright: bool) -> None:
+    """Relative to the same scale for both axes, at the same area."""
+    for aspect in torch.linspace(1, 8, 141).tolist():
+        height, width = (round(100 * aspect), 100) if upright else (100, round(100 * aspect))
+        shape = AREA.shape_for(height, width)
+        assert abs(math.log(shape[1] / shape[0] * height / width)) / 2 < math.log(1.35)
+        assert 0.9 * AREA.side**2 < shape[0] * shape[1] < 1.1 * AREA.side**2

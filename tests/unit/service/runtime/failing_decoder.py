@@ -17,6 +17,7 @@ from service.runtime.decoder_child import PIXELS, REFUSED, REPLY
 _decode = decode_pixels
 _LIES = {
     b"lie: too large": REPLY.pack(PIXELS, 3 * 300 * 300, 3, 300, 300),
+    b"lie: too long": REPLY.pack(PIXELS, 8 * 1100, 1, 8, 1100),
     b"lie: too many bytes": REPLY.pack(PIXELS, 2**31, 1, 8, 8),
     b"lie: no shape": REPLY.pack(PIXELS, 0, 1, 0, 0),
     b"lie: unknown kind": REPLY.pack(9, 0, 0, 0, 0),

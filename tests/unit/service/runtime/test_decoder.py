@@ -125,7 +125,7 @@ def test_a_process_is_replaced_after_a_number_of_images(started: Started) -> Non
 
 
 @pytest.mark.parametrize(
-    "lie", ["too large", "too many bytes", "no shape", "unknown kind", "unknown refusal", "no json"]
+    "lie", ["too large", "too long", "too many bytes", "no shape", "unknown kind", "unknown refusal", "no json"]
 )
 def test_an_invalid_reply_of_a_process_is_rejected(started: Started, lie: str) -> None:
     pool = started()
