@@ -249,7 +249,7 @@ def test_an_image_within_the_canonical_bounds_keeps_its_pixels(width: int, heigh
 
 @pytest.mark.parametrize("upright", [False, True])
 def test_a_thin_scratch_survives_in_a_long_narrow_picture(upright: bool) -> None:
-    """A square bound of 256 pixels would leave a third of the contrast of a scratch five pixels wide."""
+    """Within 256 x 256 pixels, this scratch, five pixels wide, would keep a quarter of its contrast."""
     pixels = np.full((500, 4000), 180, np.uint8)
     pixels[150:350, 2000:2005] = 20
     decoded = decode(encoded(Image.fromarray(pixels.T if upright else pixels)))
