@@ -95,6 +95,10 @@ class BackboneNet(Net):
         features: Tensor = F.normalize(self.pooled(inputs), dim=-1) * self.feature_count**0.5
         return features
 
+    def adapted_part(self) -> BackboneNet:
+        """See `Net.adapted_part`: the net without its backbone."""
+        return self.with_backbone(nn.Identity())
+
     def with_backbone(self, backbone: nn.Module) -> BackboneNet:
         """A net with another module in place of the backbone, of the same stages."""
         other = copy.copy(self)

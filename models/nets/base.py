@@ -69,6 +69,10 @@ class Net(nn.Module, ABC):
         """
         return images
 
+    def adapted_part(self) -> Net:
+        """The net without what `forward` does not use; by default the net itself."""
+        return self
+
     def stages(self) -> dict[str, nn.Module]:
         """The stages by name, in order."""
         return {name: self.get_submodule(name) for name in self.stage_names}
@@ -158,7 +162,7 @@ class _ThreadNet:
     """
 
     def __init__(self, net: nn.Module) -> None:
-        self.module = copy.deepcopy(net).to("meta")
+        self.module = copy.deepcopy(net.adapted_part() if isinstance(net, Net) else net).to("meta")
         self.normalisations = {
             name: layer for name, layer in self.module.named_modules() if isinstance(layer, Normalisation)
         }
