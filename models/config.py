@@ -316,7 +316,7 @@ _PAPER_MINI_TRAINING = Preset(
 
 EFFICIENTNET_LITE0 = NetConfig(
     "backbone",
-    ImageConfig(channels=3, side=160, contrast="imagenet", fit="area"),
+    ImageConfig(channels=3, side=192, contrast="imagenet", fit="area"),
     factory="models.nets.efficientnet_lite:efficientnet_lite0",
     stages=tuple(f"blocks.{block}" for block in (1, 2, 4, 7, 10, 14, 15)),
 )

@@ -43,7 +43,6 @@ REMOVED: Final[dict[str, str]] = {
     "decoder_bytes": "1 GiB",
     "archive_bytes": "twice ANOLE_ADAPT_BODY_BYTES",
     "max_samples": "2000 samples",
-    "log_format": "text on a terminal, JSON anywhere else",
     "predict_running": "2 batches at the same time",
     "predict_batch": "16 images",
     "predict_waiting": "32 images",
@@ -119,6 +118,7 @@ class Settings(BaseSettings):
     drain_s: float = Field(1.0, ge=0, le=60, description="from SIGTERM, when /readyz turns 503, to the last connection")
     stop_s: int = Field(20, ge=1, le=600, description="time for running requests to end after that")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="lowest level that is logged")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
     # Command line
     url: str = Field("http://127.0.0.1:8000", description="where the command line finds the service")

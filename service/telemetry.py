@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, Literal
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -77,13 +77,14 @@ class Telemetry:
         return generate_latest(self._registry)
 
 
-def configure_logging(level: str, *, console: bool) -> None:
+def configure_logging(level: str, form: Literal["auto", "json", "console"]) -> None:
     """Write all log lines, including those of the web server, to standard error through structlog.
 
     Args:
         level: lowest level that is logged.
-        console: write text for people, not JSON.
+        form: "console" is text for people, "auto" is that on a terminal and JSON elsewhere.
     """
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

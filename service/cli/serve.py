@@ -7,7 +7,6 @@ import functools
 import json
 import resource
 import socket
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -103,7 +102,7 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         InvalidSettings: the port is not available, or other machines can reach it and there is no key.
         CheckpointInvalid, StoreUnavailable: the checkpoint or the store cannot be opened.
     """
-    configure_logging(settings.log_level, console=sys.stderr.isatty())
+    configure_logging(settings.log_level, settings.log_format)
     _raise_file_limit(Deadlines().connections + _OTHER_FILES)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)

@@ -7,7 +7,6 @@ import gc
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,7 +49,7 @@ Build = Callable[[Settings], Services]
 def application() -> FastAPI:
     """Return the application of a worker process, with settings from the environment."""
     settings = load_settings()
-    configure_logging(settings.log_level, console=sys.stderr.isatty())
+    configure_logging(settings.log_level, settings.log_format)
     return create_app(settings, lambda settings: freeze_objects(bootstrap.build(settings, stop_process)))
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def test_every_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("info", console=False)
+    configure_logging("info", "json")
     structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
     logging.getLogger("library").warning("also %s", "json")
     first, second = capsys.readouterr().err.splitlines()
@@ -24,7 +24,7 @@ def test_every_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_escape_sequences_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("info", console=True)
+    configure_logging("info", "console")
     structlog.get_logger("test").info("request", path="/a\r\nfake line\x1b[31m")
     output = capsys.readouterr().err
     assert "\x1b" not in output
@@ -32,13 +32,13 @@ def test_escape_sequences_do_not_reach_the_terminal(capsys: pytest.CaptureFixtur
 
 
 def test_messages_below_the_level_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("warning", console=False)
+    configure_logging("warning", "json")
     structlog.get_logger("test").info("quiet")
     assert capsys.readouterr().err == ""
 
 
 def test_an_exception_is_logged_with_its_traceback_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("info", console=False)
+    configure_logging("info", "json")
     try:
         raise ValueError("broken")
     except ValueError:
@@ -49,7 +49,7 @@ def test_an_exception_is_logged_with_its_traceback_in_one_line(capsys: pytest.Ca
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_does_not_show_values_of_variables(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("info", console=form == "console")
+    configure_logging("info", "json" if form == "json" else "console")
 
     def failing(headers: list[tuple[bytes, bytes]]) -> None:
         raise ValueError(f"broken by {len(headers)}")
