@@ -1,8 +1,9 @@
 """Prediction with adapted versions: the plain path that defines the right answer, and predictors of many versions.
 
 `predict_images` predicts with one version. A `BatchPredictor` predicts images of many versions in one call, each with
-its own weights: `OnnxPredictor` in onnxruntime on the CPU, where the weights are inputs of one graph, and
-`TorchPredictor` with the channels of many versions side by side, as grouped convolutions.
+its own weights: `OnnxPredictor` in onnxruntime on the CPU, where the weights are inputs of one graph, `TorchPredictor`
+with the channels of many versions side by side, as grouped convolutions, and `FeaturePredictor` in numpy for nets with
+a frozen backbone, which has run by then.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ NET_CONFIG = "net_config"
 
 _ONNX_IMAGES_PER_RUN = 8
 """More in one run are no faster, and their maps no longer fit into the processor's cache."""
+
+_SHORTEST = np.float32(1e-12)
+"""Length of features that are all zero; avoids a division by zero."""
 
 _TORCH_IMAGES_PER_RUN = 32
 """Of one version; more images take several runs."""
@@ -194,8 +198,7 @@ class OnnxPredictor(BatchPredictor):
             )
 
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
-        values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in folded.items()}
-        return values, sum(array.nbytes for array in values.values())
+        return _as_arrays(folded)
 
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
         return [self._run(request.weights.values, request.images) for request in requests]
@@ -207,8 +210,29 @@ class OnnxPredictor(BatchPredictor):
         )
 
 
+class FeaturePredictor(BatchPredictor):
+    """Computes what follows a frozen backbone: `BackboneNet.forward` and the head.
+
+    In numpy, because a torch call takes longer than this little arithmetic, and row by row, so that no bit depends on
+    the other images.
+    """
+
+    def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
+        return _as_arrays(folded)
+
+    def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
+        return [self._run(request.weights.values, request.images) for request in requests]
+
+    def _run(self, weights: Mapping[str, Any], pooled: Floats) -> NetOutput:
+        standardised = pooled * weights["pooled.scale"] + weights["pooled.shift"]  # (images, features)
+        length = np.sqrt(np.square(standardised).sum(-1, keepdims=True)) / np.float32(pooled.shape[-1] ** 0.5)
+        features = standardised / np.maximum(length, _SHORTEST)
+        logits = np.vecdot(features[:, None], weights[heads.WEIGHT]) + weights[heads.BIAS]  # (images, n_way)
+        return NetOutput(logits, features)
+
+
 class TorchPredictor(BatchPredictor):
-    """Runs on accelerators, and for nets without an ONNX graph.
+    """Runs on accelerators, and for nets without an ONNX graph and without a frozen backbone.
 
     Requests with similar numbers of images run together, each padded to the next power of two.
 
@@ -251,6 +275,12 @@ class TorchPredictor(BatchPredictor):
             NetOutput(logits[: len(request.images), :n_way], features[: len(request.images)])
             for request, n_way, features, logits in zip(requests, ways, *arrays, strict=True)
         ]
+
+
+def _as_arrays(folded: Weights) -> tuple[Mapping[str, Floats], int]:
+    """The weights as arrays, and their bytes."""
+    values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in folded.items()}
+    return values, sum(array.nbytes for array in values.values())
 
 
 def _concatenate(chunks: Sequence[NetOutput]) -> NetOutput:

@@ -17,6 +17,7 @@ from models.images.preprocessing import prepare, prepare_batch
 from models.inference.embedding import embed_images, embedder_for
 from models.inference.predict import (
     BatchPredictor,
+    FeaturePredictor,
     Floats,
     OnnxPredictor,
     ServingWeights,
@@ -133,8 +134,10 @@ class LoadedCheckpoint:
     @functools.cached_property
     def predictor(self) -> BatchPredictor:
         """The predictor for this device, built on first use."""
+        if self._embedder is not None:
+            return FeaturePredictor()
         graph = self.checkpoint.onnx_graph
-        if self.device.type == "cpu" and graph is not None and self._embedder is None:
+        if self.device.type == "cpu" and graph is not None:
             return OnnxPredictor(graph, self.checkpoint.net_config, torch.get_num_threads())
         return TorchPredictor(self._net, self.device)
 

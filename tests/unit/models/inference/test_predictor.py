@@ -17,6 +17,7 @@ from models.images.preprocessing import ImageConfig
 from models.inference.export import export_onnx
 from models.inference.predict import (
     BatchPredictor,
+    FeaturePredictor,
     OnnxPredictor,
     PredictionRequest,
     Predictions,
@@ -24,7 +25,7 @@ from models.inference.predict import (
     fold_calibrated,
     predict_images,
 )
-from models.nets import Net, build
+from models.nets import BackboneNet, Net, build
 from models.nets.heads import GAIN, MEANS
 from models.task import Support
 
@@ -37,9 +38,18 @@ EXPORTED = {
 
 ALL_SHIPPED = {name: load_checkpoint(name) for name in shipped_names()}
 SHIPPED = {name: shipped for name, shipped in ALL_SHIPPED.items() if shipped.net_config.kind != "backbone"}
-"""Nets whose weights are inputs of the graph; for the others see test_embedding.py."""
+"""Nets whose weights are inputs of the graph."""
 
-NETS = {**EXPORTED, **{name: checkpoint.net_config for name, checkpoint in SHIPPED.items()}}
+BACKBONE = "efficientnet-lite0"
+NETS = {
+    **EXPORTED,
+    **{name: checkpoint.net_config for name, checkpoint in SHIPPED.items()},
+    BACKBONE: ALL_SHIPPED[BACKBONE].net_config,
+}
+PREDICTORS = [
+    *[(name, kind) for name in (*EXPORTED, *SHIPPED) for kind in ("onnx", "torch")],
+    *[(BACKBONE, kind) for kind in ("numpy", "torch")],
+]
 
 
 @functools.cache
@@ -51,17 +61,28 @@ def graph_of(name: str) -> bytes:
     return graph
 
 
-@pytest.fixture(params=list(NETS))
-def net(request: pytest.FixtureRequest) -> Net:
-    return build(NETS[request.param], seed=3)
+@functools.cache
+def net_of(name: str) -> Net:
+    return build(NETS[name], seed=3)
 
 
-@pytest.fixture(params=["onnx", "torch"])
-def predictor(request: pytest.FixtureRequest, net: Net) -> BatchPredictor:
-    if request.param == "torch":
-        return TorchPredictor(net, torch.device("cpu"))
-    (name,) = (name for name, config in NETS.items() if config is net.config)
-    return OnnxPredictor(graph_of(name), net.config)
+@pytest.fixture(params=PREDICTORS, ids=", ".join)
+def net_and_predictor(request: pytest.FixtureRequest) -> tuple[Net, BatchPredictor]:
+    name, kind = request.param
+    net = net_of(name)
+    if kind == "onnx":
+        return net, OnnxPredictor(graph_of(name), net.config)
+    return net, FeaturePredictor() if kind == "numpy" else TorchPredictor(net, torch.device("cpu"))
+
+
+@pytest.fixture
+def net(net_and_predictor: tuple[Net, BatchPredictor]) -> Net:
+    return net_and_predictor[0]
+
+
+@pytest.fixture
+def predictor(net_and_predictor: tuple[Net, BatchPredictor]) -> BatchPredictor:
+    return net_and_predictor[1]
 
 
 def uniform(seed: int, *shape: int) -> Tensor:
@@ -79,7 +100,7 @@ def folded_of(net: Net, seed: int, n_way: int) -> dict[str, Tensor]:
             layer = name.removesuffix(".weight")
             statistics[f"{layer}.mean"] = uniform(seed, len(tensor)) - 0.5
             statistics[f"{layer}.variance"] = uniform(seed + 1, len(tensor)) + 0.5
-    if net.config.kind == "surface":
+    if net.config.kind in ("surface", "backbone"):
         statistics["pooled.mean"] = uniform(seed, net.feature_count)
         statistics["pooled.variance"] = uniform(seed + 1, net.feature_count) + 0.5
     weights["head.weight"] = (uniform(seed + 2, n_way, net.feature_count) - 0.5) / net.feature_count**0.5
@@ -89,6 +110,9 @@ def folded_of(net: Net, seed: int, n_way: int) -> dict[str, Tensor]:
 
 
 def images_of(net: Net, seed: int, count: int) -> Tensor:
+    """Inputs of the net: images, or pooled features of a frozen backbone."""
+    if isinstance(net, BackboneNet):
+        return 4 * uniform(seed, count, net.feature_count) - 1
     config = net.config.image
     return 2 * uniform(seed, count, config.channels, config.side, config.side) - 1
 
@@ -140,6 +164,33 @@ def test_an_adapted_version_gets_the_same_predictions() -> None:
     assert_same(predictions, predict_images(net, folded, support.inputs))
 
 
+def test_an_lda_head_gives_the_same_predictions_and_scores_with_every_predictor() -> None:
+    net, labels = net_of(BACKBONE), torch.arange(3).repeat_interleave(4)
+    support = Support(images_of(net, 1, 12) + 0.3 * labels[:, None], labels, 3)
+    adapted = adapt_one(net, net.start(), support, ALL_SHIPPED[BACKBONE].recipe, seed=0)
+    folded, queries = fold_calibrated(adapted.kept(), adapted.statistics, 1.5), images_of(net, 2, 5)
+    expected = predict_images(net, folded, queries)
+    for predictor in (FeaturePredictor(), TorchPredictor(net, torch.device("cpu"))):
+        request = PredictionRequest(predictor.serving_weights(folded), queries.numpy())
+        assert_same(predictor.predict([request])[0], expected)
+
+
+def test_features_of_zeros_give_finite_predictions_after_a_frozen_backbone() -> None:
+    folded = {**folded_of(net_of(BACKBONE), 1, 3), "pooled.shift": torch.zeros(3168)}
+    predictor, rows = FeaturePredictor(), torch.zeros(1, 3168)
+    (got,) = predictor.predict([PredictionRequest(predictor.serving_weights(folded), rows.numpy())])
+    assert_same(got, predict_images(net_of(BACKBONE), folded, rows))
+
+
+def test_no_bit_of_a_prediction_after_a_frozen_backbone_depends_on_the_other_images() -> None:
+    net, predictor = net_of(BACKBONE), FeaturePredictor()
+    weights, rows = predictor.serving_weights(folded_of(net, 1, 5)), images_of(net, 2, 9).numpy()
+    (together,) = predictor.predict([PredictionRequest(weights, rows)])
+    for index in range(len(rows)):
+        (alone,) = predictor.predict([PredictionRequest(weights, rows[index : index + 1])])
+        assert torch.equal(alone.probabilities[0], together.probabilities[index])
+
+
 def test_weights_without_class_means_have_no_in_distribution_score(net: Net, predictor: BatchPredictor) -> None:
     folded = {name: tensor for name, tensor in folded_of(net, 1, 3).items() if name not in (MEANS, GAIN)}
     request = PredictionRequest(predictor.serving_weights(folded), images_of(net, 7, 2).numpy())
@@ -158,6 +209,6 @@ def test_a_graph_of_another_net_is_rejected() -> None:
 
 
 def test_a_graph_contains_no_stack_traces_and_no_paths() -> None:
-    for name in NETS:
+    for name in (*EXPORTED, *SHIPPED):
         assert b".py" not in graph_of(name)
         assert b"/models/" not in graph_of(name)
