@@ -15,19 +15,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from models.adaptation.adapt import Adapted, adapt_one
+from benchmarks.measuring import CPU
+from models.adaptation.adapt import Adapted
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.data.archives import read_files
 from models.data.synthetic import Textures
 from models.errors import DatasetUnavailable
 from models.images.preprocessing import decode, prepare
-from models.inference.predict import fold_calibrated
+from models.inference.embedding import Embedder, embedder_for
+from models.inference.predict import BatchPredictor, FeaturePredictor, OnnxPredictor, fold_calibrated
 from models.nets import Net, build, heads
-from models.task import Support
 from models.weights import Weights
 from service.client import LabelledFile
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
 N_WAY, N_SHOT = 5, 10
+DEFAULT_MODEL: Final = "efficientnet-lite0"
 STEEL: Final = "x_sdd.zip"
 """File name of X-SDD: seven classes of defects of hot-rolled steel strip, 128 px."""
 
@@ -67,9 +70,11 @@ class Draw:
         return [content for contents in self.queries.values() for content in contents]
 
 
-def steel_or_generated(data_root: Path | None) -> ImageFiles:
-    """X-SDD if a data root is given, otherwise five classes of generated surfaces."""
-    return generated(N_WAY, _GENERATED_IMAGES) if data_root is None else steel(data_root)
+def steel_or_generated(data_root: Path | None, side: int = _SIDE) -> ImageFiles:
+    """X-SDD if a data root is given, otherwise five classes of generated surfaces, in colour if they are larger."""
+    if data_root is not None:
+        return steel(data_root)
+    return generated(N_WAY, _GENERATED_IMAGES, side, channels=1 if side <= _SIDE else 3)
 
 
 def steel(data_root: Path) -> ImageFiles:
@@ -91,20 +96,20 @@ def steel(data_root: Path) -> ImageFiles:
     return ImageFiles(name, classes)
 
 
-def generated(n_way: int, images_per_class: int) -> ImageFiles:
-    """Classes of one procedural product line, as grey PNG files.
+def generated(n_way: int, images_per_class: int, side: int = _SIDE, channels: int = 1) -> ImageFiles:
+    """Classes of one procedural product line, as PNG files.
 
     Raises:
         DatasetUnavailable: a product line has fewer classes.
     """
-    textures = Textures(_SIDE, channels=1, seed=_SEED, lines=1, images_per_class=images_per_class)
+    textures = Textures(side, channels=channels, seed=_SEED, lines=1, images_per_class=images_per_class)
     classes = {
         f"class-{index}": [
             (f"{index}-{number:03}.png", png(pixels.numpy())) for number, pixels in enumerate(textures.images(index))
         ]
         for index in range(n_way)
     }
-    return ImageFiles(f"{n_way} generated classes of {images_per_class} images of {_SIDE} px", classes)
+    return ImageFiles(f"{n_way} generated classes of {images_per_class} images of {side} px", classes)
 
 
 def draw(images: ImageFiles, generator: np.random.Generator, n_way: int, n_shot: int, max_queries: int = 0) -> Draw:
@@ -165,12 +170,25 @@ class AdaptedCheckpoint:
         net: its net.
         adapted: the version.
         images: float32 (count, channels, side, side), preprocessed.
+        embedder: runs a frozen backbone; None for other nets.
     """
 
     checkpoint: Checkpoint
     net: Net
     adapted: Adapted
     images: Tensor
+    embedder: Embedder | None
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the net takes: the features of a frozen backbone, or the images themselves."""
+        return images if self.embedder is None else self.embedder.embed(images)
+
+    def predictor(self, threads: int = 1) -> BatchPredictor | None:
+        """The service's predictor on the CPU; None if there is no ONNX graph for it."""
+        if self.embedder is not None:
+            return FeaturePredictor()
+        graph = self.checkpoint.onnx_graph
+        return None if graph is None else OnnxPredictor(graph, self.net.config, threads)
 
     def more_versions(self, count: int, seed: int = 0) -> Iterator[Adapted]:
         """Further versions: each permutes the numbers of every tensor's difference from the checkpoint.
@@ -190,14 +208,17 @@ class AdaptedCheckpoint:
 
 def adapt_checkpoint(checkpoint: str, images: ImageFiles, seed: int, max_queries: int = 20) -> AdaptedCheckpoint:
     """Adapt a checkpoint to 5 classes x 10 images; keep up to `max_queries` other images per class."""
-    loaded = load_checkpoint(checkpoint)
+    learner = LoadedCheckpoint(load_checkpoint(checkpoint), CPU)
+    loaded = learner.checkpoint
     net, spec = loaded.build_net().eval(), loaded.net_config.image
     task = draw(images, np.random.default_rng(seed), N_WAY, N_SHOT, max_queries)
     classes = sorted(task.queries)
-    labels = torch.tensor([classes.index(file.label) for file in task.support])
-    support = Support(prepare([decode(file.content) for file in task.support], spec), labels, N_WAY)
-    adapted = adapt_one(net, loaded.weights, support, loaded.recipe, seed)
-    return AdaptedCheckpoint(loaded, net, adapted, prepare([decode(image) for image in task.query_images()], spec))
+    labels = [classes.index(file.label) for file in task.support]
+    support = learner.support([decode(file.content) for file in task.support], labels, N_WAY)
+    adapted = learner.adapt(support, loaded.recipe, seed)
+    learner.close()
+    queries = prepare([decode(image) for image in task.query_images()], spec)
+    return AdaptedCheckpoint(loaded, net, adapted, queries, embedder_for(loaded, net, CPU))
 
 
 def folded(adapted: Adapted) -> Weights:

@@ -1,9 +1,10 @@
 """Serves one version with LitServe, as its documentation recommends; used by `predict_vs_litserve.py`.
 
-    python benchmarks/litserve_side.py PORT CHECKPOINT WEIGHTS TEMPERATURE LABEL...
+    python benchmarks/litserve_side.py PORT WORKERS CHECKPOINT WEIGHTS TEMPERATURE LABEL...
 
-One worker with batching: waiting requests are batched up to 16 images, prepared together and predicted by torch in one
-pass. It decodes with our decoder and returns label and scores. It has no store, versions, keys or request logs.
+Batching: waiting requests are batched up to 16 images, prepared together and predicted with the checkpoint's ONNX
+graph, by the same code as in our service. It decodes with our decoder and returns label and scores. It has no store,
+versions, keys or request logs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
-from models.images.preprocessing import decode, prepare_batch
-from models.inference.predict import predict_images
+from models.images.preprocessing import decode
+from models.inference.predict import PredictionRequest
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import from_bytes
 
@@ -37,22 +38,21 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
     def setup(self, device: str) -> None:
         """Load the net in the worker process."""
         torch.set_num_threads(1)
-        loaded = load_checkpoint(self._checkpoint)
-        learner = LoadedCheckpoint(loaded, torch.device("cpu"))
-        self._net, self._image = loaded.build_net().eval(), loaded.net_config.image
-        self._folded = learner.fold(from_bytes(self._weights.read_bytes()), self._temperature)
+        self._learner = LoadedCheckpoint(load_checkpoint(self._checkpoint), torch.device("cpu"))
+        self._serving = self._learner.serving_weights(from_bytes(self._weights.read_bytes()), self._temperature)
 
     def decode_request(self, request) -> Tensor:  # type: ignore[no-untyped-def]
         """A form with one image; without an annotation, LitServe accepts forms and JSON."""
         return decode(request["images"].file.read())
 
-    def batch(self, inputs: list[Tensor]) -> Tensor:
-        """Preprocess the images of a batch."""
-        return prepare_batch(inputs, self._image)
+    def batch(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The images as they are: they may differ in size."""
+        return inputs
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: list[Tensor]) -> Tensor:
         """Probabilities, float32 (batch, n_way)."""
-        return predict_images(self._net, self._folded, images).probabilities
+        request = PredictionRequest(self._serving, self._learner.preprocess(images))
+        return self._learner.predictor.predict([request])[0].probabilities
 
     def unbatch(self, output: Tensor) -> list[Tensor]:
         """One row per image."""
@@ -65,7 +65,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    port, checkpoint, weights, temperature, *labels = sys.argv[1:]
+    port, workers, checkpoint, weights, temperature, *labels = sys.argv[1:]
     api = Version(checkpoint, Path(weights), float(temperature), labels)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(workers))
     server.run(host="127.0.0.1", port=int(port), log_level="warning", generate_client_file=False, num_api_servers=1)

@@ -5,7 +5,7 @@
 Runs in one process, without HTTP and decoding, with the service's own predictor and 16 images per batch. The state-dict
 row keeps the state dict of every client in memory and loads it into one net for each image, as a service with one net
 and many checkpoints does. The rows alternate. The second table shows resident memory; each row is measured in a
-separate process.
+separate process. All versions of a start share its frozen backbone, which counts for none of them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.figures import Parser, machine, machine_line, markdown, percentile, script
-from benchmarks.fixtures import AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
+from benchmarks.fixtures import DEFAULT_MODEL, AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
 from benchmarks.measuring import alternate, resident_bytes
 from models.adaptation.adapt import Adapted
-from models.inference.predict import OnnxPredictor, PredictionRequest, ServingWeights
+from models.inference.predict import BatchPredictor, PredictionRequest, ServingWeights
 from models.nets import Net, call_net, heads
 
 BATCH: Final = 16
@@ -50,11 +50,11 @@ class PlainModule(nn.Module):
             self.register_buffer("of_" + name.replace(".", "_"), tensor.clone())
         self._names = tuple(adapted.weights), tuple(adapted.statistics)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Probabilities of float32 (batch, channels, side, side)."""
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Probabilities of float32 (batch, channels, side, side), or (batch, features) of a frozen backbone."""
         weights = {name: getattr(self, name.replace(".", "_"))[None] for name in self._names[0]}
         statistics = {name: getattr(self, "of_" + name.replace(".", "_"))[None] for name in self._names[1]}
-        features = call_net(self._net[0], weights, images[None], statistics)
+        features = call_net(self._net[0], weights, inputs[None], statistics)
         return heads.logits(weights, features)[0].softmax(-1)
 
 
@@ -79,7 +79,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     parser.data_root()
-    parser.option("--model", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--model", DEFAULT_MODEL, "name of a shipped checkpoint, or path to one")
     parser.option("--clients", 1000, "clients in random order")
     parser.option("--copies", 1000, "versions in memory for the second table")
     parser.option("--images", 480, "images of each row per round")
@@ -114,7 +114,7 @@ def speeds(version: AdaptedCheckpoint, arguments: argparse.Namespace) -> list[di
 
 def methods(version: AdaptedCheckpoint, clients: int) -> dict[str, Callable[[list[int], Tensor], None]]:
     """The methods, with the weights that they keep in memory."""
-    predictor = onnx_predictor(version)
+    predictor = service_predictor(version)
     serving: list[ServingWeights] = []
     state_dicts: list[dict[str, Tensor]] = []
     for adapted in itertools.chain([version.adapted], version.more_versions(clients - 1)):
@@ -124,7 +124,7 @@ def methods(version: AdaptedCheckpoint, clients: int) -> dict[str, Callable[[lis
 
     def in_batches(clients: list[int], images: Tensor) -> None:
         for first in range(0, len(clients), BATCH):
-            batch = images[first : first + BATCH].numpy()
+            batch = version.inputs(images[first : first + BATCH]).numpy()
             rows_by_client: dict[int, list[int]] = {}
             for row, client in enumerate(clients[first : first + BATCH]):
                 rows_by_client.setdefault(client, []).append(row)
@@ -136,7 +136,7 @@ def methods(version: AdaptedCheckpoint, clients: int) -> dict[str, Callable[[lis
         with torch.inference_mode():
             for client, image in zip(clients, images, strict=True):
                 plain.load_state_dict(state_dicts[client])
-                plain(image[None])
+                plain(version.inputs(image[None]))
 
     return {
         ONE: lambda clients, images: in_batches([0] * len(clients), images),
@@ -145,10 +145,11 @@ def methods(version: AdaptedCheckpoint, clients: int) -> dict[str, Callable[[lis
     }
 
 
-def onnx_predictor(version: AdaptedCheckpoint) -> OnnxPredictor:
+def service_predictor(version: AdaptedCheckpoint) -> BatchPredictor:
     """The predictor of a shipped checkpoint."""
-    assert version.checkpoint.onnx_graph is not None
-    return OnnxPredictor(version.checkpoint.onnx_graph, version.net.config)
+    predictor = version.predictor()
+    assert predictor is not None
+    return predictor
 
 
 def memory_of(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def memory_of(kind: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def memory_here(version: AdaptedCheckpoint, kind: str, count: int) -> dict[str, Any]:
     """Keep `count` versions in memory; return the resident memory per version."""
-    predictor = onnx_predictor(version)
+    predictor = service_predictor(version)
     versions: list[nn.Module | ServingWeights] = []
     before = settled_bytes()
     for adapted in version.more_versions(count):

@@ -2,9 +2,10 @@
 
     python benchmarks/predict_ways.py [--data-root FOLDER] [--clients 1 4 16] [--device cpu|cuda]
 
-Every way predicts the same images with the same versions, one image per version, and they alternate. Results are
-compared with the plain way. In the last rows, one version has many images. On the CPU, the thread's processor time is
-printed beside elapsed time, because it is more stable on a machine with other load.
+A frozen backbone runs before, and only what follows it is measured. Every way predicts the same images with the same
+versions, one image per version, and they alternate. Results are compared with the plain way. In the last rows, one
+version has many images. On the CPU, the thread's processor time is printed beside elapsed time, because it is more
+stable on a machine with other load.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.figures import Parser, machine, machine_line, markdown, percentile, script
-from benchmarks.fixtures import AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
+from benchmarks.fixtures import DEFAULT_MODEL, AdaptedCheckpoint, adapt_checkpoint, folded, steel_or_generated
 from benchmarks.measuring import alternate, ignoring_number
-from models.inference.predict import BatchPredictor, OnnxPredictor, PredictionRequest, TorchPredictor, predict_images
+from models.inference.predict import BatchPredictor, PredictionRequest, TorchPredictor, predict_images
 from models.nets import Net, call_net, heads
 from models.weights import Weights
 
@@ -51,7 +52,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     parser.data_root()
-    parser.option("--model", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--model", DEFAULT_MODEL, "name of a shipped checkpoint, or path to one")
     parser.option("--device", "cpu", "device", choices=("cpu", "cuda"))
     parser.option("--threads", 1, "threads per operation")
     parser.option("--clients", [4, 16, 64], "versions at the same time")
@@ -67,8 +68,9 @@ def ways(version: AdaptedCheckpoint, clients: int, count: int, arguments: argpar
     net = version.net.to(device)
     versions = [dict(folded(adapted)) for adapted in (version.adapted, *version.more_versions(clients - 1))]
     on_device = [{name: tensor.to(device) for name, tensor in weights.items()} for weights in versions]
-    picks = torch.arange(clients * count) % len(version.images)
-    images = version.images[picks].view(clients, count, *version.images.shape[1:])  # (clients, images, ...)
+    inputs = version.inputs(version.images)
+    picks = torch.arange(clients * count) % len(inputs)
+    images = inputs[picks].view(clients, count, *inputs.shape[1:])  # (clients, images, ...)
     there = images.to(device)
     stacked = {name: torch.stack([weights[name] for weights in on_device]) for name in on_device[0]}
     found: dict[str, Way] = {
@@ -80,10 +82,9 @@ def ways(version: AdaptedCheckpoint, clients: int, count: int, arguments: argpar
         "vmap": lambda: list(mapped(net, stacked, there).cpu()),
         "TorchPredictor: weights stacked each time": by_predictor(TorchPredictor(net, device), versions, images),
     }
-    graph = version.checkpoint.onnx_graph
-    if device.type == "cpu" and graph is not None:
-        predictor = OnnxPredictor(graph, net.config, arguments.threads)
-        found["OnnxPredictor: weights as inputs"] = by_predictor(predictor, versions, images)
+    predictor = version.predictor(arguments.threads)
+    if device.type == "cpu" and predictor is not None:
+        found[f"{type(predictor).__name__}: the service's way"] = by_predictor(predictor, versions, images)
     return found
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 import httpx
 
 from benchmarks.figures import Parser, machine
+from benchmarks.fixtures import DEFAULT_MODEL
 from benchmarks.measuring import cpu_seconds
 from models.errors import AnoleError
 
@@ -42,6 +43,7 @@ class ServiceOptions:
     Attributes:
         checkpoint: name of a shipped checkpoint, or path to one.
         device: auto, cpu or cuda.
+        workers: serving processes.
         folder: parent folder of the store; None means the system's temporary folder. It decides the cost of a sync.
         environment: further settings. All requests of a benchmark come from one address, so the limits per address
             are raised unless they are set here.
@@ -49,6 +51,7 @@ class ServiceOptions:
 
     checkpoint: str
     device: str = "cpu"
+    workers: int = 1
     folder: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -71,7 +74,7 @@ class RunningService:
 
 def add_options(parser: Parser) -> None:
     """Add the options that `chosen_options` reads."""
-    parser.option("--model", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--model", DEFAULT_MODEL, "name of a shipped checkpoint, or path to one")
     parser.option("--device", "cpu", "device of the service", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--folder", type=Path, help="parent folder of the store (default: the temporary folder)")
 
@@ -103,6 +106,7 @@ def _start(options: ServiceOptions, data: Path, log: Path) -> subprocess.Popen[s
     if not _COMMAND.exists():
         raise ServiceNotStarted(f"{_COMMAND} does not exist; install the project into this environment first")
     arguments = ["serve", "--port", "0", "--data", str(data), "--model", options.checkpoint, "--device", options.device]
+    arguments += ["--workers", str(options.workers)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANOLE_")}
     environment |= {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0"}
     environment |= {"ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_KEY_IN_FLIGHT": "10000", **options.environment}

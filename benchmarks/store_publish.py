@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.figures import Parser, markdown, percentile, script
+from benchmarks.fixtures import DEFAULT_MODEL
 from models.checkpoint import Checkpoint, load_checkpoint
 from service.domain.version import LIVE, SampleRef, VersionDraft
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
@@ -76,7 +77,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
-    parser.option("--checkpoint", "surfaces", "name of a shipped checkpoint, or path to one")
+    parser.option("--checkpoint", DEFAULT_MODEL, "name of a shipped checkpoint, or path to one")
     parser.add_argument("--folder", type=Path, help="folder on the disk to measure (default: the temporary folder)")
     parser.option("--publishes", 300, "publishes per store")
     return parser.parse_args()

@@ -1,11 +1,12 @@
 """Time from sending labelled images to the first prediction with the new version. Target: seconds.
 
-    python benchmarks/time_to_serve.py [--data-root FOLDER] [--runs 40]
+    python benchmarks/time_to_serve.py [--data-root FOLDER] [--side 200] [--runs 40]
 
-Each run is a new client: POST /adapt with 5 classes x 10 PNGs of 128 px, then POST /predict with another image until a
+Each run is a new client: POST /adapt with 5 classes x 10 PNGs, then POST /predict with another image until a
 prediction by the new version arrives. Every second run uses 0 inner steps, which shows the cost of the inner loop under
-the same conditions. The parts are measured by the service (`report.seconds`, `seconds`); the rest is the additional
-time measured by this process. Without a data root, the images are generated.
+the same conditions; a recipe without steps gives the same on both sides. The parts are measured by the service
+(`report.seconds`, `seconds`); the rest is the additional time measured by this process. Without a data root, the images
+are generated: in colour if they are larger than 128 px.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
     arguments = parse_arguments()
     options = chosen_options(arguments)
     machine = options.machine()
-    images = steel_or_generated(arguments.data_root)
+    images = steel_or_generated(arguments.data_root, arguments.side)
     sides: dict[str, list[Seconds]] = {"recipe": [], "prototypes": []}
     numbers = range(arguments.warm_up + arguments.runs)
     with serving(options) as service, Client(service.url) as anole:
@@ -75,6 +76,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     parser.data_root()
+    parser.option("--side", 200, "height and width of generated images")
     parser.option("--runs", 40, "runs per side")
     parser.option("--warm-up", 2, "runs per side before those that count")
     parser.option("--seed", 0, "seed for the choice of images")

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from benchmarks.figures import Parser, auroc, markdown, percentile, script
-from benchmarks.fixtures import STEEL, ImageFiles, draw, generated, steel
+from benchmarks.fixtures import DEFAULT_MODEL, STEEL, ImageFiles, adapt_checkpoint, draw, folded, generated, steel
 from benchmarks.http_load import as_body, as_form
 from models.errors import DatasetUnavailable
+from models.inference.predict import PredictionRequest, predict_images
 
 URL = "http://127.0.0.1:1"
 
@@ -115,3 +116,15 @@ def test_a_script_ends_with_the_message_of_an_expected_error() -> None:
 
     with pytest.raises(SystemExit, match="error: there are no images"):
         main()
+
+
+@pytest.mark.parametrize("model", [DEFAULT_MODEL, "omniglot"])
+def test_versions_of_any_start_predict_with_the_services_predictor(model: str) -> None:
+    version = adapt_checkpoint(model, generated(5, 12), seed=0, max_queries=2)
+    predictor, inputs = version.predictor(), version.inputs(version.images)
+    assert predictor is not None
+    for adapted in (version.adapted, *version.more_versions(1)):
+        weights = folded(adapted)
+        request = PredictionRequest(predictor.serving_weights(weights), inputs.numpy())
+        expected = predict_images(version.net, weights, inputs).probabilities
+        assert torch.allclose(predictor.predict([request])[0].probabilities, expected, atol=1e-5)
