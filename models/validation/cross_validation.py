@@ -22,6 +22,7 @@ from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estim
 from models.validation.folds import Folds, make_folds
 from models.validation.label_issues import LabelIssue, find_label_issues
 from models.validation.novelty import (
+    UNKNOWN_SHARE,
     in_distribution_score,
     novelty_distance,
     unknown_threshold,
@@ -193,15 +194,23 @@ class CrossValidator:
         inputs = (InnerLoopInput(support, recipe, seed), *map(InnerLoopInput, parts, recipes, seeds))
         return CrossValidationPlan(inputs, folds)
 
-    def score(self, candidate: Candidate) -> CrossValidationResult | CrossValidationSkipped:
-        """Predict held-out samples and derive the estimate, calibration and label issues."""
+    def score(
+        self, candidate: Candidate, unknown_share: float = UNKNOWN_SHARE
+    ) -> CrossValidationResult | CrossValidationSkipped:
+        """Predict held-out samples and derive the estimate, calibration, "unknown" threshold and label issues.
+
+        Args:
+            candidate: from `adapt` or `CrossValidationPlan.candidate`.
+            unknown_share: see `novelty.unknown_threshold`.
+        """
         labels, folds = candidate.support.sample_labels.cpu(), candidate.folds
         predictions = _predict_held_out(self.net, candidate.fold_results, candidate.support, folds)
         if not len(predictions.rows):
             return CrossValidationSkipped(_reason_for_skipping(labels, folds))
         features = _start_features(self.net, self.start, candidate.support, candidate.recipe)
         label_issues = find_label_issues(features, labels, folds.groups, candidate.recipe.head_scale)
-        return _summarise(predictions, labels, folds, label_issues, alike_classes(features, labels, folds.groups))
+        alike = alike_classes(features, labels, folds.groups)
+        return _summarise(predictions, labels, folds, label_issues, alike, unknown_share)
 
 
 @dataclass(frozen=True)
@@ -281,6 +290,7 @@ def _summarise(
     folds: Folds,
     label_issues: tuple[LabelIssue, ...],
     alike: tuple[int, ...],
+    unknown_share: float,
 ) -> CrossValidationResult:
     given, n_way = labels[predictions.rows], predictions.logits.shape[1]
     temperature = fit_temperature(predictions.logits, given)
@@ -297,7 +307,7 @@ def _summarise(
         estimate=estimate_accuracy(judged, predictions.train_share, n_way),
         confusion=confusion,
         temperature=temperature,
-        unknown_threshold=unknown_threshold(scores),
+        unknown_threshold=unknown_threshold(scores, unknown_share),
         label_issues=label_issues,
         alike=alike,
         held_out=tuple(held_out),

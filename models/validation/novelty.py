@@ -9,7 +9,7 @@ from models.nets import heads
 from models.weights import Weights
 
 UNKNOWN_SHARE = 0.05
-"""Share of held-out samples, all of known classes, that the threshold may call unknown."""
+"""Share of held-out samples, all of known classes, that the threshold may call unknown by default."""
 
 
 def novelty_distance(weights: Weights, features: Tensor, logits: Tensor) -> Tensor:
@@ -74,6 +74,11 @@ def in_distribution_score(confidence: Tensor, distance: Tensor) -> Tensor:
     return confidence / (confidence + distance)
 
 
-def unknown_threshold(scores: Tensor) -> float:
-    """Score below which an image is unknown: `UNKNOWN_SHARE` of held-out samples, (samples,), fall below it."""
-    return float(torch.quantile(scores.to(torch.float64), UNKNOWN_SHARE))
+def unknown_threshold(scores: Tensor, share: float = UNKNOWN_SHARE) -> float:
+    """Score below which an image is unknown: this share, 0 to 1, of the held-out samples' scores falls below it.
+
+    Args:
+        scores: (samples,), from `in_distribution_score`.
+        share: share of images of known classes that may be called unknown.
+    """
+    return float(torch.quantile(scores.to(torch.float64), share))

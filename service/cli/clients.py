@@ -36,6 +36,7 @@ from service.http.schemas.reports import Report
 from service.settings import load_settings
 
 _SHOWN_SUSPECTS: Final = 5
+_UNKNOWN: Final = "unknown score"
 _CURRENT: Final = "nothing_to_upgrade"
 """The problem of an upgrade whose version was adapted from the client's model already."""
 
@@ -245,13 +246,19 @@ def _suspects(report: Report) -> str:
 
 
 def _predicted_table(predicted: PredictResponse) -> Table:
-    table = Table(title=f"{predicted.client}, version {predicted.version}", title_justify="left")
-    for heading in ("image", "label", "confidence", "verdict", "next likely"):
-        table.add_column(heading, justify="right" if heading == "confidence" else "left")
+    table = Table(
+        title=f"{predicted.client}, version {predicted.version}", title_justify="left", caption_justify="left"
+    )
+    for heading in ("image", "label", "confidence", "verdict", _UNKNOWN, "next likely"):
+        table.add_column(heading, justify="right" if heading in {"confidence", _UNKNOWN} else "left")
     for image in predicted.predictions:
         others = sorted(((p, name) for name, p in image.scores.items() if name != image.label), reverse=True)
         second = f"{others[0][1]} {percent(others[0][0])}" if others else NO_VALUE
-        table.add_row(plain(image.name), plain(image.label), percent(image.confidence), image.verdict, plain(second))
+        score = NO_VALUE if image.unknown_score is None else f"{image.unknown_score:.3f}"
+        confidence = percent(image.confidence)
+        table.add_row(plain(image.name), plain(image.label), confidence, image.verdict, score, plain(second))
+        if image.unknown_threshold is not None:
+            table.caption = f"{_UNKNOWN}: above {image.unknown_threshold:.3f}, the verdict is unknown"
     return table
 
 

@@ -12,6 +12,7 @@ from service.domain.version import LIVE, AliasMove
 from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 MAX_KEEP_LAST: Final = 100_000
+MAX_UNKNOWN_RATE: Final = 0.5
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -29,6 +30,7 @@ class ClientSettings:
             the floor if that is lower.
         tolerance: share of the kept samples of a class, 0 to 1, that a new version may lose and still go live; None is
             a quarter, and more if a paired test cannot tell the loss from chance.
+        unknown_rate: share of images of known classes, 0 to 0.5, that the next versions may call unknown; None is 0.05.
         model: name of the checkpoint that the client's versions are adapted from; None is the service's default.
 
     Raises:
@@ -40,15 +42,16 @@ class ClientSettings:
     floor: float | None = None
     lower_bound: float | None = None
     tolerance: float | None = None
+    unknown_rate: float | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
             raise InvalidRequest(f"keep_last is {self.keep_last}; use 1 to {MAX_KEEP_LAST}, or null to keep all")
-        for name in ("floor", "lower_bound", "tolerance"):
+        for name, largest in (("floor", 1), ("lower_bound", 1), ("tolerance", 1), ("unknown_rate", MAX_UNKNOWN_RATE)):
             value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise InvalidRequest(f"{name} is {value}; use a number from 0 to 1, or null for the default")
+            if value is not None and not 0 <= value <= largest:
+                raise InvalidRequest(f"{name} is {value}; use a number from 0 to {largest}, or null for the default")
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON data, without those that are None, so that earlier releases can read them."""

@@ -26,6 +26,7 @@ from models.inference.predict import (
 )
 from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
+from models.validation.novelty import UNKNOWN_SHARE
 from service.runtime.adapt_queue import JobControl
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
 
@@ -112,9 +113,16 @@ class LoadedCheckpoint:
         executed = self._executor.run(plan.inputs, control)
         return plan.candidate(executed.results), executed.batched_with
 
-    def cross_validate(self, candidate: Candidate) -> CrossValidationResult | CrossValidationSkipped:
-        """Estimate accuracy, temperature and unknown threshold from the candidate's folds."""
-        return self._cross_validator.score(candidate)
+    def cross_validate(
+        self, candidate: Candidate, unknown_rate: float | None = None
+    ) -> CrossValidationResult | CrossValidationSkipped:
+        """Estimate accuracy, temperature and unknown threshold from the candidate's folds.
+
+        Args:
+            candidate: from `adapt_with_folds`.
+            unknown_rate: share of images of known classes that may be called unknown; None is `UNKNOWN_SHARE`.
+        """
+        return self._cross_validator.score(candidate, UNKNOWN_SHARE if unknown_rate is None else unknown_rate)
 
     def delta(self, adapted: Adapted) -> dict[str, Tensor]:
         """Return what a version stores: weights that differ from the start, head, class means, frozen statistics."""

@@ -254,10 +254,11 @@ class Adaptation:
         candidate, batched_with = checkpoint.adapt_with_folds(support, groups, recipe, request.seed, control)
         clock.lap("adapt")
         control.enter("examine")
-        validated = CrossValidatedAdaptation(candidate.adapted, checkpoint.cross_validate(candidate))
+        settings = self._settings(command.client)
+        scored = checkpoint.cross_validate(candidate, settings.unknown_rate)
+        validated = CrossValidatedAdaptation(candidate.adapted, scored)
         clock.lap("examine")
         control.enter("store")
-        settings = self._settings(command.client)
         if not extends:  # an extension is not recorded if there is another base by then
             lineage = self._lineage(request)
         draft = VersionDraft(

@@ -48,7 +48,7 @@ class ImagePrediction:
         confidence: its probability.
         scores: class name -> probability.
         familiarity: similarity to the nearest class, 0 to 1; None for versions without class means.
-        verdict: "unknown" if the familiarity is below the threshold of the version; "known" if it has none.
+        unknown_threshold: `unknown_score` above which an image is unknown to the version; None if the version has none.
     """
 
     name: str
@@ -56,7 +56,19 @@ class ImagePrediction:
     confidence: float
     scores: Mapping[str, float]
     familiarity: float | None
-    verdict: Literal["known", "unknown"]
+    unknown_threshold: float | None
+
+    @property
+    def unknown_score(self) -> float | None:
+        """How little the image looks like any of the classes, 0 to 1; None without familiarity."""
+        return None if self.familiarity is None else _complement(self.familiarity)
+
+    @property
+    def verdict(self) -> Literal["known", "unknown"]:
+        """ "unknown" if the unknown score is above the threshold; "known" if either is None."""
+        if self.unknown_score is None or self.unknown_threshold is None:
+            return "known"
+        return "unknown" if self.unknown_score > self.unknown_threshold else "known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +273,11 @@ def _image_prediction(
         for label, probability in zip(version.classes, probabilities, strict=True)
     }
     label = max(scores, key=scores.__getitem__)
-    threshold = version.unknown_threshold
-    known = threshold is None or familiarity is None or familiarity >= threshold
     rounded = None if familiarity is None else round(familiarity, SCORE_DIGITS)
-    return ImagePrediction(name, label, scores[label], scores, rounded, "known" if known else "unknown")
+    threshold = None if version.unknown_threshold is None else _complement(version.unknown_threshold)
+    return ImagePrediction(name, label, scores[label], scores, rounded, threshold)
+
+
+def _complement(familiarity: float) -> float:
+    """1 - familiarity. Scores and thresholds round alike, so a verdict follows from the two numbers that are sent."""
+    return round(1 - round(familiarity, SCORE_DIGITS), SCORE_DIGITS)

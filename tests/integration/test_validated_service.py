@@ -141,6 +141,21 @@ def test_a_verdict_depends_on_familiarity_and_the_threshold_of_the_version(web: 
     assert [prediction["verdict"] for prediction in predictions] == ["known"] * 6 + ["unknown"] * 2
     assert all(0 < prediction["familiarity"] < 1 for prediction in predictions)
     assert [prediction["familiarity"] >= threshold for prediction in predictions] == [True] * 6 + [False] * 2
+    for prediction in predictions:
+        assert prediction["unknown_threshold"] == pytest.approx(1 - threshold, abs=1e-6)
+        assert prediction["unknown_score"] == pytest.approx(1 - prediction["familiarity"], abs=1e-9)
+        above = prediction["unknown_score"] > prediction["unknown_threshold"]
+        assert above == (prediction["verdict"] == "unknown")
+
+
+def test_the_unknown_rate_of_a_client_sets_the_threshold_of_its_next_versions(web: Web) -> None:
+    samples = images(8)
+    default = adapt(web, samples)["report"]["unknown_threshold"]
+    thresholds = []
+    for rate in (0, 0.05, 0.5):
+        web("PUT", "/clients/line/settings", json={"unknown_rate": rate})
+        thresholds.append(adapt(web, samples, mode="replace")["report"]["unknown_threshold"])
+    assert thresholds[0] < thresholds[1] == default < thresholds[2]
 
 
 def test_the_diff_of_two_versions_shows_what_an_extension_changed(web: Web) -> None:

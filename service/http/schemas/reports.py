@@ -62,7 +62,8 @@ class Report(Answer):
     )
     temperature: float | None = Field(description="temperature that calibrates the confidences", examples=[1.3])
     unknown_threshold: float | None = Field(
-        description="familiarity below which an image is `unknown`", examples=[0.42]
+        description="`familiarity` below which an image is `unknown`; 1 minus the `unknown_threshold` of predictions",
+        examples=[0.42],
     )
     loss_curve: list[float] = Field(description="loss after each inner step", examples=[[1.61, 0.72, 0.35]])
     suspects: list[LabelIssue] | None = Field(description="probable label errors, the most probable first")

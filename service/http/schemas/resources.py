@@ -11,6 +11,7 @@ from service.http.schemas.base import DIGEST, Answer, ProblemDetails, RequestBod
 from service.http.schemas.reports import HeldOutPrediction, Report
 
 MAX_KEEP_LAST: Final = 100_000
+MAX_UNKNOWN_RATE: Final = 0.5
 _CLIENT: Final = ["line-7"]
 
 
@@ -88,6 +89,17 @@ class ImagePrediction(Answer):
     familiarity: float | None = Field(
         description="how similar the image is to the classes, 0 to 1; null for versions of earlier releases",
         examples=[0.88],
+    )
+    unknown_score: float | None = Field(
+        None,
+        description="how little the image looks like any of the classes, 0 to 1: 1 - `familiarity`",
+        examples=[0.12],
+    )
+    unknown_threshold: float | None = Field(
+        None,
+        description="the version calls an image `unknown` if its `unknown_score` is above this; null: the version was "
+        "not cross-validated and calls none unknown",
+        examples=[0.58],
     )
     verdict: Literal["known", "unknown"] = Field(
         description="`unknown`: the image probably belongs to none of the classes"
@@ -186,6 +198,14 @@ class ClientSettings(RequestBody):
         le=1,
         description="share of an earlier class's kept samples that a version may lose and still go live; "
         "null: a quarter, and more if a paired test cannot tell the loss from chance",
+    )
+    unknown_rate: float | None = Field(
+        None,
+        strict=True,
+        ge=0,
+        le=MAX_UNKNOWN_RATE,
+        description="share of images of the classes that may get the verdict `unknown`; the `unknown_threshold` of the "
+        "next versions is set from it; null: 0.05",
     )
     model: str | None = Field(
         None,

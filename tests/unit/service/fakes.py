@@ -256,7 +256,7 @@ class FakePrediction(Prediction):
                 raise ImageFormatUnsupported(f"{upload.name}: no image of a known format")
         scores = {name: 1.0 / len(draft.classes) for name in draft.classes}
         predictions = tuple(
-            ImagePrediction(upload.name, draft.classes[0], scores[draft.classes[0]], scores, 0.5, "known")
+            ImagePrediction(upload.name, draft.classes[0], scores[draft.classes[0]], scores, 0.5, 0.75)
             for upload in uploads
         )
         return PredictOutcome(client, number, draft.weights_digest, predictions, 0.001)

@@ -8,6 +8,12 @@ import torch
 from models.validation.novelty import in_distribution_score, unknown_threshold
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5])
+def test_the_threshold_leaves_the_share_of_held_out_samples_below_it(share: float) -> None:
+    scores = torch.linspace(0, 1, 201)
+    assert float((scores < unknown_threshold(scores, share)).double().mean()) == pytest.approx(share, abs=0.005)
+
+
 def test_19_of_20_held_out_samples_stay_known() -> None:
     scores = torch.linspace(0, 1, 201)
     assert float((scores < unknown_threshold(scores)).double().mean()) == pytest.approx(0.05, abs=0.005)

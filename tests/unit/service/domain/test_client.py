@@ -9,7 +9,9 @@ from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 
 def test_settings_are_read_back_as_they_were_stored() -> None:
-    settings = ClientSettings(retain_samples=False, keep_last=3, floor=0.0, tolerance=0.5, model="paper")
+    settings = ClientSettings(
+        retain_samples=False, keep_last=3, floor=0.0, tolerance=0.5, unknown_rate=0.1, model="paper"
+    )
     assert ClientSettings.from_json(settings.to_json()) == settings
 
 
@@ -31,6 +33,12 @@ def test_a_setting_of_a_newer_release_is_an_error() -> None:
 def test_a_keep_last_outside_its_range_is_rejected(keep_last: int) -> None:
     with pytest.raises(InvalidRequest, match="use 1 to"):
         ClientSettings(keep_last=keep_last)
+
+
+@pytest.mark.parametrize("unknown_rate", [-0.01, 0.51, float("nan")])
+def test_an_unknown_rate_outside_its_range_is_rejected(unknown_rate: float) -> None:
+    with pytest.raises(InvalidRequest, match=r"from 0 to 0\.5"):
+        ClientSettings(unknown_rate=unknown_rate)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "line-1", "cam.front_left", "x" * 64, "1..2"])

@@ -110,7 +110,9 @@ def test_predictions_are_in_the_order_of_the_images(two_versions: Web) -> None:
     response = two_versions("POST", "/predict", data={"client": "line"}, files=files).json()
     assert list(response) == ["client", "version", "weights_digest", "predictions", "seconds"]
     assert [image["name"] for image in response["predictions"]] == ["c.png", "a.png", "b.png"]
-    assert set(response["predictions"][0]) == {"name", "label", "confidence", "scores", "familiarity", "verdict"}
+    assert set(response["predictions"][0]) == {
+        "name", "label", "confidence", "scores", "familiarity", "unknown_score", "unknown_threshold", "verdict",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("field", "value"), [("version", "1"), ("alias", "old")])

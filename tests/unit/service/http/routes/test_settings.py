@@ -16,6 +16,7 @@ DEFAULTS = {
     "floor": None,
     "lower_bound": None,
     "tolerance": None,
+    "unknown_rate": None,
     "model": None,
 }
 
@@ -57,8 +58,12 @@ def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
 @pytest.mark.parametrize(
     "body",
     [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"]
-    + [{"model": 3}]
-    + [{name: value} for name in ("floor", "lower_bound", "tolerance") for value in (True, "0.5", -0.1, 1.1)],
+    + [{"model": 3}, {"unknown_rate": 0.51}]
+    + [
+        {name: value}
+        for name in ("floor", "lower_bound", "tolerance", "unknown_rate")
+        for value in (True, "0.5", -0.1, 1.1)
+    ],
 )
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_invalid_settings_are_rejected(two_versions: Web, method: str, body: Any) -> None:
