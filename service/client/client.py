@@ -107,7 +107,11 @@ class Client:
     def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
     ) -> PredictResponse:
-        """Classify images with the live version, or with the given version or alias."""
+        """Classify images with the live version, or with the given version or alias.
+
+        A prediction whose `unknown_score` is above the version's `unknown_threshold` has the verdict "unknown": the
+        image probably shows none of the classes.
+        """
         return self._send(requests.predict(client, images, version, alias))
 
     def clients(self) -> list[ClientInfo]:

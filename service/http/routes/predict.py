@@ -71,6 +71,9 @@ async def predict(request: Request, context: ContextDep) -> Response:
 
     Send a form with `client` and `images`, or one image as the body with `?client=`.
 
+    An image whose `unknown_score` is above the version's `unknown_threshold` gets the verdict `unknown`. The client's
+    setting `unknown_rate` decides where the threshold of the next version lies.
+
     The result for an image depends only on the image and the version, not on other images.
     """
     fields, images = await _read(request, context.settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,3 +151,10 @@ def test_an_image_of_up_to_8_to_1_is_never_squeezed_by_more_than_a_third(upright
         shape = AREA.shape_for(height, width)
         assert abs(math.log(shape[1] / shape[0] * height / width)) / 2 < math.log(1.35)
         assert 0.9 * AREA.side**2 < shape[0] * shape[1] < 1.1 * AREA.side**2
+
+
+def test_the_readme_names_the_shapes_that_the_default_model_sees() -> None:
+    readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("### What the network sees")[1].split("\n## ")[0].replace("\n", " ")
+    lying = [f"{width} x {height}" for height, width in AREA.shapes if width >= height]
+    assert f"{', '.join(lying[:-1])} or {lying[-1]}" in section
