@@ -7,7 +7,7 @@ settings and tensors that is verified on loading.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from torch import Tensor
 from models import weights as weight_ops
 from models.adaptation.optimisers import Moments
 from models.atomic_files import write_atomically
-from models.config import InnerLoopConfig, NetConfig
+from models.config import EFFICIENTNET_LITE0, InnerLoopConfig, NetConfig
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import PREPROCESSING_VERSION
 from models.meta.outer_loop import AdamState
@@ -39,6 +39,9 @@ EARLIER_DIGESTS: Final[Mapping[str, str]] = {
     "e26c2a771b7084294c4a3c2617763c7b7232eb453aabcf2781b82325394fe58c": "surfaces",
 }
 """Digests that shipped checkpoints had in earlier releases, with the same net and weights but another recipe."""
+
+TRUSTED_FACTORIES: Final = frozenset({EFFICIENTNET_LITE0.factory})
+"""Backbone factories that a checkpoint may always name."""
 
 _BACKBONE_PREFIX = "backbone."
 _PRIOR_PREFIX = "prior."
@@ -138,11 +141,17 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     write_atomically(path, save_tensors(checkpoint.tensors(), metadata))
 
 
-def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
+def load_checkpoint(name_or_path: str | Path, allow_factories: Collection[str] = ()) -> Checkpoint:
     """Load a shipped checkpoint by name, or any checkpoint by path.
 
+    Args:
+        name_or_path: which one.
+        allow_factories: backbone factories, ``module:callable``, that the checkpoint may name beside the
+            `TRUSTED_FACTORIES`. Building its net imports and calls them, so a file from elsewhere must not choose.
+
     Raises:
-        CheckpointInvalid: the file does not exist, is not a checkpoint of this format, or does not match its digest.
+        CheckpointInvalid: the file does not exist, is not a checkpoint of this format, does not match its digest, or
+            names a factory that is not allowed.
     """
     path = find_checkpoint(name_or_path)
     content = path.read_bytes()
@@ -158,6 +167,12 @@ def load_checkpoint(name_or_path: str | Path) -> Checkpoint:
         raise CheckpointInvalid(
             f"{path} is damaged: its content has digest {checkpoint.digest[:12]}…, but it was saved with "
             f"{str(metadata['digest'])[:12]}…; restore or download the file again"
+        )
+    factory = checkpoint.net_config.factory
+    if factory and factory not in TRUSTED_FACTORIES.union(allow_factories):
+        raise CheckpointInvalid(
+            f"{path} builds its backbone with {factory!r}, which is not allowed, because it would run that code; if "
+            f"you trust it, pass --allow-factory {factory} or set ANOLE_ALLOW_FACTORY"
         )
     graph = path.with_suffix(".onnx")
     return replace(checkpoint, onnx_graph=graph.read_bytes()) if graph.is_file() else checkpoint

@@ -148,7 +148,7 @@ def _offered(settings: Settings, device: torch.device) -> list[LoadedCheckpoint]
     threads = max(1, usable_cores() // settings.workers)
     offered: dict[str, LoadedCheckpoint] = {}
     for name_or_path in settings.model:
-        loaded = LoadedCheckpoint(load_checkpoint(name_or_path), device, threads)
+        loaded = LoadedCheckpoint(load_checkpoint(name_or_path, settings.allow_factory), device, threads)
         require_precision(loaded.checkpoint.recipe, device)
         name = loaded.checkpoint.name
         if name in offered:

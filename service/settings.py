@@ -92,6 +92,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="names of shipped checkpoints, or paths, separated by commas; the first is the default",
     )
+    allow_factory: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
+        (),
+        description="backbone factories, module:callable, separated by commas, that a checkpoint may import and call",
+    )
     demo: bool = Field(True, description="add the client `demo` to an empty store")
 
     # Request limits

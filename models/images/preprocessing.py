@@ -12,7 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from models.images.decoding import DEFAULT_LIMITS, DecodeLimits, decode_pixels
 __all__ = [
     "DEFAULT_LIMITS",
     "PREPROCESSING_VERSION",
+    "Contrast",
     "DecodeLimits",
     "ImageConfig",
     "decode",
@@ -34,6 +35,12 @@ __all__ = [
 ]
 
 PREPROCESSING_VERSION = 1
+
+Contrast = Literal["none", "local", "regional", "imagenet", "torchvision"]
+"""How the values of an image are scaled; see `ImageConfig`."""
+
+_STATISTICS_OF_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of each channel, as torchvision and timm use them."""
 
 _REC601_LUMA = (0.299, 0.587, 0.114)
 _CONTRAST_LIMIT = 5.0
@@ -74,14 +81,16 @@ class ImageConfig:
         contrast: "none" keeps values in [0, 1]. "local" subtracts a Gaussian local mean and divides by the local
             deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), clipped to [-5, 5].
             "regional" does the same over a wider neighbourhood and preserves more contrast between marks. "imagenet"
-            gives (value - 127) / 128 of the 8-bit values, as the published EfficientNet-Lite was trained.
+            gives (value - 127) / 128 of the 8-bit values, as the published EfficientNet-Lite was trained. "torchvision"
+            scales to [0, 1], subtracts ImageNet's mean and divides by its deviation, channel by channel, as most
+            published nets were trained; in colour only.
         fit: "stretch" makes every image a square of `side`. "area" keeps about the aspect ratio: the image gets the one
             of `shapes` that is most like its own.
     """
 
     channels: int
     side: int
-    contrast: Literal["none", "local", "regional", "imagenet"] = "none"
+    contrast: Contrast = "none"
     fit: Literal["stretch", "area"] = "stretch"
 
     def __post_init__(self) -> None:
@@ -89,8 +98,11 @@ class ImageConfig:
             raise InvalidConfig(f"ImageConfig.channels is {self.channels!r}; allowed: 1 (grey) or 3 (colour)")
         if not 16 <= self.side <= _MAX_SIDE:
             raise InvalidConfig(f"ImageConfig.side is {self.side!r}; allowed: integers from 16 to {_MAX_SIDE}")
-        if self.contrast not in ("none", "imagenet", *_CONTRASTS):
-            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: none, local, regional, imagenet")
+        if self.contrast not in get_args(Contrast):
+            allowed = ", ".join(get_args(Contrast))
+            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: {allowed}")
+        if self.contrast == "torchvision" and self.channels != 3:
+            raise InvalidConfig("ImageConfig.contrast is 'torchvision' with 1 channel; allowed then: 3 channels")
         if self.fit not in ("stretch", "area"):
             raise InvalidConfig(f"ImageConfig.fit is {self.fit!r}; allowed: stretch, area")
         if self.fit == "area" and self.side % _SHAPE_UNIT:
@@ -175,7 +187,8 @@ def normalise(images: Tensor, config: ImageConfig) -> Tensor:
         config: the config that they were resized for.
 
     Returns:
-        float32 of the same shape, in [0, 1] for contrast "none", in [-1, 1] for "imagenet" and in [-5, 5] otherwise.
+        float32 of the same shape, in [0, 1] for contrast "none", in [-1, 1] for "imagenet", in [-5, 5] for "local" and
+        "regional", and in [-2.2, 2.7] for "torchvision".
     """
     sized = images.shape[1:2] == (config.channels,) and tuple(images.shape[2:]) in config.shapes
     if images.dtype != torch.uint8 or not sized:
@@ -187,6 +200,9 @@ def normalise(images: Tensor, config: ImageConfig) -> Tensor:
     if config.contrast == "imagenet":
         return (values - 127.0) / 128.0
     values = values / 255.0
+    if config.contrast == "torchvision":
+        mean, deviation = (values.new_tensor(numbers)[:, None, None] for numbers in _STATISTICS_OF_IMAGENET)
+        return (values - mean) / deviation
     return values if config.contrast == "none" else _normalise_contrast(values, _CONTRASTS[config.contrast])
 
 

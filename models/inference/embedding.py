@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,10 +19,16 @@ from models.errors import CheckpointInvalid
 from models.images.preprocessing import ImageConfig, prepare_by_shape
 from models.nets import BackboneNet, Net
 from models.nets.backbone import fold_batch_norms
-from models.task import FLIPS
+from models.task import FLIPS, Task
 
 EMBED_IMAGES, EMBED_FEATURES = "images", "features"
 """Names of the input and the output of the ONNX graph."""
+
+LOCATION = "checkpoint"
+"""What the ONNX graph gives as the location of weights that it takes from the checkpoint."""
+
+_EMBEDDED_AT_ONCE = 8
+"""Larger batches exceed the processor's cache."""
 
 
 class Embedder(ABC):
@@ -56,8 +63,8 @@ class OnnxEmbedder(Embedder):
     """Runs in onnxruntime on the CPU.
 
     Args:
-        graph: from `models.inference.export.export_backbone`, without the backbone's weights.
-        net: provides the weights.
+        graph: from `models.inference.export.export_backbone`.
+        net: provides the weights, unless the graph has them.
         threads: of one run.
 
     Raises:
@@ -68,7 +75,7 @@ class OnnxEmbedder(Embedder):
         # Imported here, so that a service can switch off onnxruntime's telemetry before the import.
         import onnxruntime  # type: ignore[import-untyped]
 
-        weights = graph_weights(net)
+        weights = graph_weights(net) if _takes_weights(graph) else {}
         self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in weights.values()]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -101,6 +108,12 @@ def embedder_for(checkpoint: Checkpoint, net: Net, device: torch.device) -> Embe
     if device.type == "cpu" and checkpoint.onnx_graph is not None:
         return OnnxEmbedder(checkpoint.onnx_graph, net, torch.get_num_threads())
     return TorchEmbedder(net, device)
+
+
+def _takes_weights(graph: bytes) -> bool:
+    """Whether the graph takes its weights from the checkpoint: as protobuf writes {"location": LOCATION}."""
+    value = LOCATION.encode()
+    return b"\x0a\x08location\x12" + bytes([len(value)]) + value in graph
 
 
 def graph_weights(net: BackboneNet) -> Mapping[str, Tensor]:
@@ -152,3 +165,18 @@ def embed_images(
     for indices, features in results:
         rows[indices] = features
     return rows
+
+
+def embed_task(embedder: Embedder, task: Task, *, flips: bool) -> Task:
+    """Embed the images of a task, whose inputs become features.
+
+    Args:
+        embedder: the backbone.
+        task: of prepared images, on the CPU.
+        flips: also embed the support's images flipped left-right, top-bottom, and both.
+    """
+    support = task.support.with_flips() if flips else task.support
+    inputs = torch.cat([support.inputs, task.query_inputs])
+    features = torch.cat([embedder.embed(part.contiguous()) for part in torch.split(inputs, _EMBEDDED_AT_ONCE)])
+    embedded = replace(support, inputs=features[: len(support)])
+    return replace(task, support=embedded, query_inputs=features[len(support) :])

@@ -25,13 +25,17 @@ from torch.func import functional_call
 
 from models.atomic_files import write_atomically
 from models.checkpoint import find_checkpoint, load_checkpoint
-from models.inference.embedding import EMBED_FEATURES, EMBED_IMAGES, graph_weights
+from models.errors import CheckpointInvalid
+from models.inference.embedding import EMBED_FEATURES, EMBED_IMAGES, LOCATION, OnnxEmbedder, graph_weights
 from models.inference.predict import FEATURES, IMAGES, LOGITS, NET_CONFIG
 from models.nets import BackboneNet, Net, call_net_recording, heads
 from models.nets.backbone import fold_batch_norms
 from models.nets.normalisation import fold
 
 _EXAMPLE_IMAGES, _EXAMPLE_WAYS = 2, 3
+
+_AGREEMENT = 1e-3
+"""Largest difference between features from torch and from onnxruntime, absolute and relative."""
 
 
 def can_export() -> bool:
@@ -68,11 +72,11 @@ def export_onnx(net: Net) -> bytes:
 
 
 def export_backbone(net: BackboneNet) -> bytes:
-    """Export the frozen backbone of a net and its pooling as one ONNX graph, without the backbone's weights.
+    """Export the frozen backbone of a net and its pooling as one ONNX graph, if possible without the weights.
 
-    `models.inference.embedding.OnnxEmbedder` adds the weights from the checkpoint, so that they are stored once. The
+    `models.inference.embedding.OnnxEmbedder` then adds them from the checkpoint, so that they are stored once. The
     input is ``images``, float32 (images, channels, height, width); the output is ``features``
-    (images, feature_count). The number of images and their shape are dynamic.
+    (images, feature_count). The number of images is dynamic; with the fit "area", so is their shape.
     """
     image = net.config.image
     images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
@@ -91,16 +95,40 @@ def export_backbone(net: BackboneNet) -> bytes:
         raise RuntimeError("torch.onnx.export returned no program")
     proto = program.model_proto
     _strip(proto)
-    _free_height_and_width(proto.graph)
+    if image.fit == "area":
+        _free_height_and_width(proto.graph)
     _leave_out(proto.graph, graph_weights(net))
     content: bytes = proto.SerializeToString()
     return content
 
 
+def checked_backbone_graph(net: BackboneNet) -> bytes:
+    """Export a frozen backbone of any origin, and compare the graph with the net on images of every shape.
+
+    Raises:
+        CheckpointInvalid: the backbone cannot be exported, or its graph computes something else.
+    """
+    try:
+        graph = export_backbone(net)
+    except Exception as error:  # the exporter, and the code of a backbone, may raise anything
+        raise CheckpointInvalid(f"the backbone cannot be exported: {' '.join(str(error).split())[:200]}") from error
+    embedder, generator = OnnxEmbedder(graph, net), torch.Generator().manual_seed(0)
+    for shape in net.config.image.shapes:
+        images = torch.randn(_EXAMPLE_IMAGES + 1, net.config.image.channels, *shape, generator=generator)
+        try:
+            agrees = torch.allclose(embedder.embed(images), net.embed(images), rtol=_AGREEMENT, atol=_AGREEMENT)
+        except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
+            raise CheckpointInvalid(f"the graph does not run on images of {shape[0]} x {shape[1]}: {error}") from error
+        if not agrees:
+            raise CheckpointInvalid(f"the graph computes something else on images of {shape[0]} x {shape[1]}")
+    return graph
+
+
 def _free_height_and_width(graph: Any) -> None:
     """Make the graph independent of the images' shape, for which the exporter would take minutes of symbolic algebra.
 
-    Only the pooling depends on it: it flattens maps to (images, channels, pixels).
+    Only the pooling depends on it: it flattens maps to (images, channels, pixels). Backbones that reshape on their own
+    are found out by `checked_backbone_graph`.
     """
     del graph.value_info[:]
     for axis, name in ((2, "height"), (3, "width")):
@@ -110,19 +138,26 @@ def _free_height_and_width(graph: Any) -> None:
         del node.attribute[:]  # then 0 copies the number of images
     shapes = {node.input[1] for node in reshapes}
     for tensor in graph.initializer:
-        if tensor.name in shapes:
+        if tensor.name in shapes and list(tensor.dims) == [3]:
             channels = np.frombuffer(tensor.raw_data, np.int64)[1]
             tensor.raw_data = np.array([0, channels, -1], np.int64).tobytes()
 
 
 def _leave_out(graph: Any, weights: Mapping[str, Tensor]) -> None:
-    """Mark the initializers that come from the checkpoint as stored elsewhere, and drop their values."""
-    for tensor in graph.initializer:
-        if tensor.name in weights:
-            tensor.ClearField("raw_data")
-            tensor.data_location = tensor.EXTERNAL
-            location = tensor.external_data.add()
-            location.key, location.value = "location", "checkpoint"
+    """Mark the initializers that come from the checkpoint as stored elsewhere, and drop their values.
+
+    A graph that does not take all weights as they are keeps its own: the exporter rearranges those of linear layers,
+    for example, and leaves out a classifier's, and onnxruntime accepts no weights that a graph does not take.
+    """
+    declared = {tensor.name: tensor for tensor in graph.initializer}
+    if not declared.keys() >= weights.keys():
+        return
+    for name in weights:
+        tensor = declared[name]
+        tensor.ClearField("raw_data")
+        tensor.data_location = tensor.EXTERNAL
+        location = tensor.external_data.add()
+        location.key, location.value = "location", LOCATION
 
 
 def _strip(proto: Any) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, coll
 from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
 from models.data.episodes import EpisodeSampler
+from models.inference.embedding import Embedder, embed_task
 from models.nets import Net, call_net, heads
 from models.task import Support, Task
 from models.validation.calibration import Z_95
@@ -72,10 +73,34 @@ class EvaluationConfig:
     tasks_per_batch: int = 8
 
 
+class TaskSource(Protocol):
+    """Draws the episodes of an evaluation."""
+
+    def task(self, seed: int) -> Task:
+        """Return the episode of a seed."""
+
+
+class EmbeddedEpisodes:
+    """Episodes of images, embedded by a frozen backbone.
+
+    Args:
+        source: draws the episodes.
+        embedder: the backbone.
+        flips: also embed the flipped images of each support.
+    """
+
+    def __init__(self, source: EpisodeSampler, embedder: Embedder, *, flips: bool) -> None:
+        self._source, self._embedder, self._flips = source, embedder, flips
+
+    def task(self, seed: int) -> Task:
+        """Return the episode of a seed, whose inputs are features."""
+        return embed_task(self._embedder, self._source.task(seed), flips=self._flips)
+
+
 def evaluate(
     net: Net,
     start: Weights,
-    source: EpisodeSampler,
+    source: TaskSource,
     recipe: InnerLoopConfig,
     config: EvaluationConfig,
     moments: Moments | None = None,
@@ -84,13 +109,13 @@ def evaluate(
 
     Args:
         net: the architecture.
-        start: meta-trained weights, (...) each; evaluation runs on their device.
-        source: draws the episodes.
+        start: meta-trained weights, (...) each; evaluation runs on their device. None of a frozen backbone.
+        source: draws the episodes; of a net with a frozen backbone, `EmbeddedEpisodes`.
         recipe: the inner loop.
         config: settings of the evaluation.
         moments: Adam's second moments from training, for recipes that carry them.
     """
-    device = next(iter(start.values())).device
+    device = next((tensor.device for tensor in start.values()), torch.device("cpu"))
     for first in range(0, config.episodes, config.tasks_per_batch):
         last = min(first + config.tasks_per_batch, config.episodes)
         seeds = [config.seed + episode for episode in range(first, last)]

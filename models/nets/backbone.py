@@ -194,22 +194,32 @@ def build_backbone(factory: str) -> nn.Module:
             without arguments and returns a module.
 
     Raises:
-        InvalidConfig: it cannot be imported, or does not return a module.
+        InvalidConfig: it cannot be imported, fails, or does not return a module.
     """
     module_name, _, attribute = factory.partition(":")
     try:
         function: Callable[[], Any] = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the module is anyone's code, and may raise anything
         raise InvalidConfig(
-            f"the backbone factory {factory!r} cannot be imported ({error}); give module:callable, and install or put "
-            "on PYTHONPATH what defines it"
+            f"the backbone factory {factory!r} cannot be imported ({_reason(error)}); give module:callable, and "
+            "install or put on PYTHONPATH what defines it"
         ) from error
-    built = function()
+    try:
+        built = function()
+    except Exception as error:  # and so is the function
+        raise InvalidConfig(
+            f"the backbone factory {factory!r} failed ({_reason(error)}); it must return a module when it is called "
+            "without arguments"
+        ) from error
     if not isinstance(built, nn.Module):
         raise InvalidConfig(
             f"the backbone factory {factory!r} returned {type(built).__name__}; it must return a module"
         )
     return built
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class _Collected(threading.local):

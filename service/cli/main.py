@@ -58,21 +58,38 @@ def serve(
             show_default="ANOLE_MODEL, or efficientnet-lite0",
         ),
     ] = None,
+    allow_factory: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:CALLABLE",
+            help="Backbone factory that a checkpoint may import and call. Repeat it to allow several.",
+            show_default="ANOLE_ALLOW_FACTORY, or only Anole's own",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve adaptation and prediction over HTTP."""
     from service.cli.serve import run
 
-    settings = load_settings(host=host, port=port, data=data, device=device, workers=workers, model=model or None)
+    settings = load_settings(
+        host=host,
+        port=port,
+        data=data,
+        device=device,
+        workers=workers,
+        model=model or None,
+        allow_factory=allow_factory or None,
+    )
     run(settings, as_json=as_json)
 
 
 @functools.cache
 def _add_torch_commands() -> None:
     """Add the commands that import torch, which takes seconds that the other commands should not spend."""
+    from service.cli.import_backbone import import_backbone
     from service.cli.train import evaluate, train
 
-    for command in (train, evaluate):
+    for command in (train, evaluate, import_backbone):
         cli.command(epilog=EXIT_CODES)(command)
 
 

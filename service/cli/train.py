@@ -11,27 +11,36 @@ import typer
 from rich.table import Table
 
 from models.adaptation.allocator import keep_freed_memory
-from models.checkpoint import load_checkpoint
-from models.config import PRESETS, LrMultipliers, Precision, preset
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.config import PRESETS, InnerLoopConfig, LrMultipliers, Precision, preset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
+from models.inference.embedding import embedder_for
 from models.inference.export import can_export, write_graph
 from models.meta.covariance_prior import CovarianceTraining
 from models.meta.curve import can_plot
-from models.meta.evaluation import EvaluationConfig, Normalisation, Score
+from models.meta.evaluation import EmbeddedEpisodes, EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress
 from service.cli.train_covariance import train_covariance
 from service.runtime.device import pick_device
-from service.settings import load_settings
+from service.settings import disable_onnxruntime_telemetry, load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
 
 DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures or folder:PATH.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.", show_default="ANOLE_DATA_ROOT")]
 Threads = Annotated[int, typer.Option(min=1, help="Number of CPU threads.")]
+AllowFactory = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODULE:CALLABLE",
+        help="Backbone factory that the checkpoint may import and call.",
+        show_default="ANOLE_ALLOW_FACTORY, or only Anole's own",
+    ),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to compute on.")]
 InnerLrMultipliers = Annotated[
     list[str] | None,
@@ -227,22 +236,21 @@ def evaluate(
     data_root: DataRoot = None,
     threads: Threads = 1,
     device: Device = "auto",
+    allow_factory: AllowFactory = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of a checkpoint on few-shot episodes, with a 95 % confidence interval."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    start = load_checkpoint(checkpoint).on(pick_device(device))
+    disable_onnxruntime_telemetry()
+    settings = load_settings(allow_factory=allow_factory or None)
+    start = load_checkpoint(checkpoint, settings.allow_factory).on(pick_device(device))
     recipe = start.recipe.adjusted(steps, learning_rate)
-    data = open_dataset(dataset, start.net_config.image, data_root or load_settings().data_root, CACHE)
-    source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), start.net_config.image)
+    image = replace(start.net_config.image, fit="stretch")  # a dataset's images have one shape
+    data = open_dataset(dataset, image, data_root or settings.data_root, CACHE)
+    source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), image)
     how: Normalisation = "transductive" if transductive else recipe.statistics
-    plan = EvaluationConfig(episodes, seed, how)
-    accuracies = []
-    with progress("evaluation", episodes) as report:
-        for accuracy in score_episodes(start.build_net(), start.weights, source, recipe, plan, start.moments):
-            accuracies.append(accuracy)
-            report(len(accuracies), f"{100 * sum(accuracies) / len(accuracies):.1f} % so far")
+    accuracies = _accuracies(start, source, recipe, EvaluationConfig(episodes, seed, how), pick_device(device))
     row = {
         "checkpoint": checkpoint,
         "digest": start.digest,
@@ -258,6 +266,20 @@ def evaluate(
         "half_width_95": Score(tuple(accuracies)).half_width,
     }
     print_json(row) if as_json else _print_score(row)
+
+
+def _accuracies(
+    start: Checkpoint, source: EpisodeSampler, recipe: InnerLoopConfig, plan: EvaluationConfig, device: torch.device
+) -> list[float]:
+    """Evaluate and report progress. A frozen backbone embeds the images of each episode first."""
+    net, accuracies = start.build_net(), []
+    embedder = embedder_for(start, net, device)
+    tasks = source if embedder is None else EmbeddedEpisodes(source, embedder, flips=recipe.flip_augment)
+    with progress("evaluation", plan.episodes) as report:
+        for accuracy in score_episodes(net, start.weights, tasks, recipe, plan, start.moments):
+            accuracies.append(accuracy)
+            report(len(accuracies), f"{100 * sum(accuracies) / len(accuracies):.1f} % so far")
+    return accuracies
 
 
 def _print_score(row: dict[str, Any]) -> None:

@@ -51,13 +51,14 @@ def train_covariance(
     """
     disable_onnxruntime_telemetry()
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(start)
+    settings = load_settings()
+    checkpoint = load_checkpoint(start, settings.allow_factory)
     net = checkpoint.build_net()
     embedder = embedder_for(checkpoint, net, torch.device("cpu"))
     if not isinstance(net, BackboneNet) or embedder is None:
         raise typer.BadParameter(f"{start} has no frozen backbone; --algorithm covariance needs one")
     square = replace(checkpoint.net_config.image, fit="stretch")
-    root = data_root or load_settings().data_root
+    root = data_root or settings.data_root
     datasets, records = [], []
     for name in names:
         opened = open_dataset(name, square, root, CACHE)

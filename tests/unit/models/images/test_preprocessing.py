@@ -117,6 +117,7 @@ def test_local_contrast_is_clipped() -> None:
         lambda: ImageConfig(channels=1, side=8),
         lambda: ImageConfig(channels=1, side=512),
         lambda: ImageConfig(channels=1, side=64, contrast="global"),  # type: ignore[arg-type]
+        lambda: ImageConfig(channels=1, side=64, contrast="torchvision"),
         lambda: DecodeLimits(formats=("GIF",)),
         lambda: DecodeLimits(formats=()),
     ],
@@ -158,3 +159,10 @@ def test_the_readme_names_the_shapes_that_the_default_model_sees() -> None:
     section = readme.split("### What the network sees")[1].split("\n## ")[0].replace("\n", " ")
     lying = [f"{width} x {height}" for height, width in AREA.shapes if width >= height]
     assert f"{', '.join(lying[:-1])} or {lying[-1]}" in section
+
+
+def test_torchvision_contrast_is_imagenets_mean_and_deviation_per_channel() -> None:
+    pixel = torch.tensor([0, 128, 255], dtype=torch.uint8)[:, None, None].expand(3, 16, 16)
+    prepared = prepare([pixel], ImageConfig(3, 16, "torchvision"))
+    expected = torch.tensor([(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    assert torch.allclose(prepared[0, :, 8, 8], expected, atol=1e-6)

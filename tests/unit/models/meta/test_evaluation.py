@@ -7,12 +7,15 @@ import math
 import pytest
 import torch
 
-from models.config import InnerLoopConfig
+from models.config import BACKBONE_RECIPE, InnerLoopConfig, NetConfig
 from models.data.class_dataset import ArrayDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import InvalidTask
-from models.meta.evaluation import EvaluationConfig, Normalisation, Score, evaluate
-from models.nets import Net
+from models.images.preprocessing import ImageConfig
+from models.inference.embedding import TorchEmbedder
+from models.meta.evaluation import EmbeddedEpisodes, EvaluationConfig, Normalisation, Score, evaluate
+from models.nets import BackboneNet, Net
+from tests.backbones import Convolutional, factory_of
 from tests.unit.models.conftest import SPEC
 
 RECIPE = InnerLoopConfig(steps=2, learning_rate=0.002, batch_size=6)
@@ -115,3 +118,20 @@ def test_transductive_normalisation_gives_other_accuracies_than_frozen(conv4: Ne
         evaluate(conv4, conv4.start(), sampler(shape), RECIPE, EvaluationConfig(20, normalisation="transductive"))
     )
     assert frozen != transductive
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_frozen_backbone_is_evaluated_on_embedded_episodes(flips: bool) -> None:
+    image = ImageConfig(3, 16)
+    grey = striped_classes()
+    arrays = [grey.images(index).expand(-1, 3, -1, -1) for index in range(len(grey))]
+    colour = ArrayDataset("stripes", grey.class_names, arrays)
+    net = BackboneNet(NetConfig("backbone", image, factory=factory_of(Convolutional), stages=("layer1.2", "layer2.2")))
+    embedder = TorchEmbedder(net, torch.device("cpu"))
+    source = EmbeddedEpisodes(EpisodeSampler(colour, EpisodeShape(3, 4, 5), image), embedder, flips=flips)
+    task = source.task(0)
+    assert task.support.views == (4 if flips else 1)
+    assert task.support.inputs.shape == (12 * task.support.views, net.feature_count)
+    assert task.query_inputs.shape == (15, net.feature_count)
+    accuracies = list(evaluate(net, {}, source, BACKBONE_RECIPE, EvaluationConfig(4)))
+    assert sum(accuracies) / len(accuracies) > 0.8
