@@ -134,6 +134,10 @@ def test_an_invalid_reply_of_a_process_is_rejected(started: Started, lie: str) -
     assert pool.decode(GOOD).shape == (1, 40, 40)
 
 
+def test_a_long_narrow_image_passes_the_check_of_replies(started: Started) -> None:
+    assert started().decode(encoded(Image.new("RGB", (12_000, 600)))).shape == (3, 51, 1024)
+
+
 def test_an_image_over_the_memory_limit_is_rejected_and_the_process_survives(started: Started) -> None:
     pool = started(memory_bytes=256 * MEBIBYTE)
     large = encoded(Image.fromarray(np.zeros((5000, 5000), np.uint16)))
