@@ -57,6 +57,7 @@ from models.inference.predict import fold_calibrated, predict_images
 from models.meta.evaluation import Score
 from models.nets.backbone import BackboneNet
 from models.nets.efficientnet_lite import BATCH_NORM_EPSILON
+from models.validation.cross_validation import CrossValidator
 
 SETS: Final = ("x_sdd", "deeppcb", "trashnet", "bccd_crops", "sign_digits")
 WAYS: Final = 5
@@ -234,9 +235,14 @@ def all_methods(files: LabelledSet, start: Checkpoint, small: Checkpoint, cache:
 def checkpoint_method(name: str, start: Checkpoint, data: EmbeddedSet) -> Method:
     """A checkpoint adapted by its recipe."""
     net = start.build_net()
+    validator = CrossValidator(net, start.weights)
 
     def predict(episode: Episode, seed: int) -> Tensor:
-        adapted = adapt_one(net, start.weights, support_of(data, episode), start.recipe, seed)
+        support = support_of(data, episode)
+        if start.recipe.feature_gains == "auto":  # chosen by folds, as the service does
+            adapted = validator.adapt(support, start.recipe, seed, torch.arange(len(support.sample_labels))).adapted
+        else:
+            adapted = adapt_one(net, start.weights, support, start.recipe, seed)
         weights = fold_calibrated(adapted.kept(), adapted.statistics)
         return predict_images(net, weights, queries_of(data, episode.queries)).probabilities.argmax(-1)
 

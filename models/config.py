@@ -139,6 +139,9 @@ class InnerLoopConfig(_JsonRecord):
         head_scale: sharpness of the prototype head, in logits per squared distance; distances are in units of the
             prototypes' spread.
         shrinkage: of the "lda" head's covariance towards a multiple of the identity, above 0 to 1.
+        feature_gains: of the "lda" head. "none"; "fisher", each feature is multiplied by the ratio of its variance
+            between the classes to that within them, so that a few telling features are not drowned by thousands; or
+            "auto", cross-validation chooses between the two, and where there is none, it is "none".
         lr_multipliers: multipliers of the learning rate by weight name, including the head's; see `LrMultipliers`.
         clip_norm: largest global norm of a task's gradient; None does not clip.
         statistics: "frozen", normalise by the support's statistics, which the version stores, so that a prediction
@@ -152,7 +155,9 @@ class InnerLoopConfig(_JsonRecord):
             textures and defects are and characters are not.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"precision", "recompute", "flip_augment", "shrinkage"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset(
+        {"precision", "recompute", "flip_augment", "shrinkage", "feature_gains"}
+    )
 
     steps: int
     learning_rate: float
@@ -163,6 +168,7 @@ class InnerLoopConfig(_JsonRecord):
     head: Literal["prototype", "lda", "linear"] = "prototype"
     head_scale: float = 5.0
     shrinkage: float = 0.5
+    feature_gains: Literal["none", "fisher", "auto"] = "none"
     lr_multipliers: LrMultipliers = ()
     clip_norm: float | None = None
     statistics: Literal["frozen", "batch"] = "frozen"
@@ -183,6 +189,8 @@ class InnerLoopConfig(_JsonRecord):
         _require(self.optimiser in ("sgd", "adam"), "optimiser", self.optimiser, "sgd, adam")
         _require(self.head in ("prototype", "lda", "linear"), "head", self.head, "prototype, lda, linear")
         _require(0 < self.shrinkage <= 1, "shrinkage", self.shrinkage, "a number above 0, at most 1")
+        gains = ("none", "fisher", "auto")
+        _require(self.feature_gains in gains, "feature_gains", self.feature_gains, ", ".join(gains))
         _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
         _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
         _require(self.precision in get_args(Precision), "precision", self.precision, ", ".join(get_args(Precision)))
@@ -322,7 +330,9 @@ EFFICIENTNET_LITE0 = NetConfig(
 )
 """The net of the shipped checkpoint "efficientnet-lite0"."""
 
-BACKBONE_RECIPE = InnerLoopConfig(steps=0, learning_rate=0.01, batch_size=25, head="lda", flip_augment=True)
+BACKBONE_RECIPE = InnerLoopConfig(
+    steps=0, learning_rate=0.01, batch_size=25, head="lda", flip_augment=True, feature_gains="auto"
+)
 """The inner loop that checkpoints of a frozen backbone are used with."""
 
 PRESETS = {

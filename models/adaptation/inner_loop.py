@@ -351,9 +351,10 @@ def _initial_head(
 
 def _lda_options(net: Net, recipe: InnerLoopConfig, device: torch.device) -> heads.LdaOptions:
     prior = net.prior if isinstance(net, BackboneNet) else None
+    options = heads.LdaOptions(recipe.shrinkage, recipe.head_scale, fisher_gains=recipe.feature_gains == "fisher")
     if prior is None:
-        return heads.LdaOptions(recipe.shrinkage, recipe.head_scale)
-    return heads.LdaOptions(recipe.shrinkage, recipe.head_scale, prior.directions.to(device), float(prior.ridge))
+        return options
+    return replace(options, prior_directions=prior.directions.to(device), prior_ridge=float(prior.ridge))
 
 
 def _lda_head(

@@ -61,6 +61,7 @@ class BackboneNet(Net):
 
     The last layer of a classifier has forgotten textures and small defects; the stages before it still show them. Each
     stage gives the mean, the standard deviation, and the means of the largest and the smallest 2 % of every channel.
+    The image itself gives the mean and the standard deviation of every colour.
 
     Args:
         config: names the backbone and its stages.
@@ -81,6 +82,7 @@ class BackboneNet(Net):
         # The same number for images of every shape: shapes have about the same area.
         self._extremes = [max(1, round(_EXTREME_SHARE * pixels.shape[-1])) for pixels in stages]
         groups = [channels for pixels in stages for channels in 4 * [pixels.shape[1]]]
+        groups += 2 * [config.image.channels]
         self.feature_count = sum(groups)
         self.pooled = StandardiseSupport(groups)
         self.prior: CovariancePrior | None = None
@@ -88,7 +90,8 @@ class BackboneNet(Net):
     def embed(self, images: Tensor) -> Tensor:
         """See `Net.embed`: the pooled maps of all stages, (batch, feature_count)."""
         stages = zip(self._stages(images), self._extremes, strict=True)
-        return torch.cat([_pool(pixels, extremes) for pixels, extremes in stages], dim=-1)
+        pooled = [_pool(pixels, extremes) for pixels, extremes in stages]
+        return torch.cat([*pooled, *_mean_and_deviation(images.flatten(2))], dim=-1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Standardise pooled maps and scale each image's to a mean square of 1: (batch, feature_count), same shape."""
@@ -164,11 +167,16 @@ def _as_pixels(maps: Tensor, stage: str) -> Tensor:
 
 def _pool(pixels: Tensor, extremes: int) -> Tensor:
     """Mean, deviation, and means of the `extremes` largest and smallest: (batch, channels, pixels) -> 4 * channels."""
-    mean = pixels.mean(-1)
-    deviation = torch.sqrt((pixels - mean[..., None]).square().mean(-1) + _SPREAD_EPSILON)
+    mean, deviation = _mean_and_deviation(pixels)
     largest = pixels.topk(extremes, dim=-1).values.mean(-1)
     smallest = pixels.topk(extremes, dim=-1, largest=False).values.mean(-1)
     return torch.cat([mean, deviation, largest, smallest], dim=-1)
+
+
+def _mean_and_deviation(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch, channels, pixels) -> two (batch, channels)."""
+    mean = pixels.mean(-1)
+    return mean, torch.sqrt((pixels - mean[..., None]).square().mean(-1) + _SPREAD_EPSILON)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

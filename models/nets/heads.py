@@ -26,6 +26,9 @@ LEVEL = "head.level"
 _LEAST_SPREAD = 1e-6
 """Lower bound that keeps the gain of identical prototypes finite."""
 
+_FISHER_FLOOR = 0.05
+"""Added to the variance within classes: a few images may agree in a feature by chance."""
+
 _LEAST_VARIANCE = 1e-3
 """Lower bound of the variance within classes, of features with a mean square of 1: one sample a class has none."""
 
@@ -91,12 +94,15 @@ class LdaOptions:
     Attributes:
         shrinkage: of the covariance towards a multiple of the identity, above 0 to 1, where there is no prior.
         scale: score of an image at the mean of its class, averaged over the classes.
+        fisher_gains: multiply each feature by the ratio of its variance between the classes to that within; then there
+            is no prior, which knows the features without gains.
         prior_directions: (rank, d), and
         prior_ridge: a scalar: the prior covariance is their Gram matrix plus this multiple of the identity.
     """
 
     shrinkage: float
     scale: float
+    fisher_gains: bool = False
     prior_directions: Tensor | None = None
     prior_ridge: float = 0.0
 
@@ -120,7 +126,9 @@ def lda_head(features: Tensor, labels: Tensor, ways: int, options: LdaOptions) -
     """
     means = class_means(features[None], labels[None], ways)[0]  # (ways, d)
     residuals = features - means[labels]
-    if options.prior_directions is None:
+    gains = _fisher_gains(means, residuals) if options.fisher_gains else torch.ones_like(means[0])
+    means, residuals = means * gains, residuals * gains
+    if options.prior_directions is None or options.fisher_gains:
         variance = (residuals.square().sum() / residuals.numel()).clamp(min=_LEAST_VARIANCE)
         ridge = options.shrinkage * variance
         scatter = residuals * ((1 - options.shrinkage) / len(residuals)) ** 0.5
@@ -130,7 +138,13 @@ def lda_head(features: Tensor, labels: Tensor, ways: int, options: LdaOptions) -
     weight = _solve(scatter, ridge, means)
     bias = -0.5 * (weight * means).sum(-1)  # (ways,)
     factor = options.scale / (-bias.mean()).clamp(min=_LEAST_VARIANCE)
-    return {WEIGHT: factor * weight, BIAS: factor * bias, LEVEL: torch.full_like(factor, options.scale)}
+    return {WEIGHT: factor * weight * gains, BIAS: factor * bias, LEVEL: torch.full_like(factor, options.scale)}
+
+
+def _fisher_gains(means: Tensor, residuals: Tensor) -> Tensor:
+    """Variance of each feature between the classes over that within (Fisher 1936), scaled to a mean square of 1."""
+    ratio = means.var(0, correction=0) / (residuals.square().mean(0) + _FISHER_FLOOR)
+    return ratio * torch.rsqrt(ratio.square().mean().clamp(min=_LEAST_VARIANCE**2))
 
 
 def _solve(scatter: Tensor, ridge: Tensor, means: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ from models.weights import Weights
 MAX_FOLDS = 3
 """More folds take more time and train on more samples."""
 
+CHOICE_MARGIN = 3
+"""Held-out samples by which a recipe must be better to be chosen over the first one."""
+
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -109,23 +112,27 @@ class CrossValidationPlan:
     """Inner loops to run for a version and its folds.
 
     Attributes:
-        inputs: input of the version, then one per fold.
+        inputs: input of the version, then one per fold; and the same for every further recipe to choose from.
         folds: which fold holds out which samples.
     """
 
     inputs: tuple[InnerLoopInput, ...]
     folds: Folds
 
-    def candidate(self, results: Sequence[Adapted | AdaptationDiverged]) -> Candidate:
-        """Collect the results of `inputs`, in order.
+    def candidates(self, results: Sequence[Adapted | AdaptationDiverged]) -> list[Candidate]:
+        """Collect the results of `inputs`, in order: one candidate per recipe.
 
         Raises:
-            AdaptationDiverged: the version diverged. A fold that diverged only lacks predictions.
+            AdaptationDiverged: a version diverged. A fold that diverged only lacks predictions.
         """
-        version, *fold_results = results
-        if isinstance(version, AdaptationDiverged):
-            raise version
-        return Candidate(version, tuple(fold_results), self.folds, self.inputs[0].support, self.inputs[0].recipe)
+        found = []
+        for first in range(0, len(results), self.folds.count + 1):
+            version, *fold_results = results[first : first + self.folds.count + 1]
+            if isinstance(version, AdaptationDiverged):
+                raise version
+            given = self.inputs[first]
+            found.append(Candidate(version, tuple(fold_results), self.folds, given.support, given.recipe))
+        return found
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ class CrossValidator:
             AdaptationDiverged: the version diverged.
         """
         plan = self.plan(support, recipe, seed, groups)
-        return plan.candidate(adapt_inputs(self.net, self.start, plan.inputs, self.batching))
+        return self.choose(plan.candidates(adapt_inputs(self.net, self.start, plan.inputs, self.batching)))
 
     def plan(self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor) -> CrossValidationPlan:
         """Plan the inner loops of a version and its folds.
@@ -189,10 +196,32 @@ class CrossValidator:
         labels = support.sample_labels.cpu()
         folds = make_folds(labels, groups, self.max_folds, torch.Generator().manual_seed(seed))
         parts = [support.without(folds.test_mask(fold)) for fold in range(folds.count)]
-        recipes = [_fold_recipe(recipe, len(part) / len(support), part.inputs.device) for part in parts]
         seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
-        inputs = (InnerLoopInput(support, recipe, seed), *map(InnerLoopInput, parts, recipes, seeds))
-        return CrossValidationPlan(inputs, folds)
+        inputs: list[InnerLoopInput] = []
+        for one in _recipes(recipe, folds):
+            recipes = [_fold_recipe(one, len(part) / len(support), part.inputs.device) for part in parts]
+            inputs += [InnerLoopInput(support, one, seed), *map(InnerLoopInput, parts, recipes, seeds)]
+        return CrossValidationPlan(tuple(inputs), folds)
+
+    def choose(self, candidates: Sequence[Candidate]) -> Candidate:
+        """Return the first candidate, unless another one predicts `CHOICE_MARGIN` more held-out samples correctly.
+
+        Its balanced accuracy must not be lower either, so that a large class does not decide alone.
+        """
+        if len(candidates) == 1:
+            return candidates[0]
+        scores = [self._held_out_scores(candidate) for candidate in candidates]
+        best = max(range(len(candidates)), key=lambda index: scores[index])
+        wins = scores[best][0] >= scores[0][0] + CHOICE_MARGIN and scores[best][1] >= scores[0][1]
+        return candidates[best if wins else 0]
+
+    def _held_out_scores(self, candidate: Candidate) -> tuple[int, float]:
+        """Held-out samples that are predicted correctly: their number, and the mean over classes of their share."""
+        predictions = _predict_held_out(self.net, candidate.fold_results, candidate.support, candidate.folds)
+        labels = candidate.support.sample_labels.cpu()[predictions.rows]
+        correct = predictions.logits.argmax(-1) == labels
+        shares = [float(correct[labels == label].float().mean()) for label in torch.unique(labels)]
+        return int(correct.sum()), sum(shares) / max(1, len(shares))
 
     def score(
         self, candidate: Candidate, unknown_share: float = UNKNOWN_SHARE
@@ -228,6 +257,14 @@ class _HeldOutPredictions:
     logits: Tensor
     distances: Tensor
     train_share: float
+
+
+def _recipes(recipe: InnerLoopConfig, folds: Folds) -> list[InnerLoopConfig]:
+    """The recipes to choose from: several only for `feature_gains` "auto", and only where there are folds."""
+    if recipe.feature_gains != "auto":
+        return [recipe]
+    plain = replace(recipe, feature_gains="none")
+    return [plain, replace(recipe, feature_gains="fisher")] if folds.count else [plain]
 
 
 def _fold_recipe(recipe: InnerLoopConfig, share: float, device: torch.device) -> InnerLoopConfig:

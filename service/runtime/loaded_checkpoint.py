@@ -111,7 +111,7 @@ class LoadedCheckpoint:
         """
         plan = self._cross_validator.plan(support, recipe, seed, groups)
         executed = self._executor.run(plan.inputs, control)
-        return plan.candidate(executed.results), executed.batched_with
+        return self._cross_validator.choose(plan.candidates(executed.results)), executed.batched_with
 
     def cross_validate(
         self, candidate: Candidate, unknown_rate: float | None = None

@@ -268,7 +268,7 @@ class Adaptation:
             samples=tuple(sample.ref for sample in samples),
             meta_model=checkpoint.checkpoint.name,
             meta_model_digest=checkpoint.digest,
-            recipe=request.recipe.to_json(),
+            recipe=candidate.recipe.to_json(),
             seed=request.seed,
             weights_digest="",
             weights_bytes=0,

@@ -15,13 +15,15 @@ from models.meta.covariance_prior import CovarianceTraining, EmbeddedDataset, le
 from models.nets import BackboneNet
 from models.task import Support
 
-FEATURES = 32
+FEATURES = 38
+"""Four of each of eight channels, and two of each colour."""
+
 NUISANCE = 5
 """A feature in which every class varies."""
 
 
 def eight_channels() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, FEATURES // 4, 3))
+    return nn.Sequential(nn.Conv2d(3, 8, 3))
 
 
 def net() -> BackboneNet:

@@ -76,7 +76,7 @@ def task(net: BackboneNet, per_class: int = 6, seed: int = 0) -> Support:
 def test_features_are_mean_deviation_and_extremes_of_each_stage() -> None:
     net = net_of(convolutional, "0", "1")
     features = net.embed(images(2))
-    assert features.shape == (2, 4 * (8 + 16)) == (2, net.feature_count)
+    assert features.shape == (2, 4 * (8 + 16) + 6) == (2, net.feature_count)
     maps = net.backbone[0](images(2)).flatten(2)  # type: ignore[index]
     mean, deviation, largest, smallest = features[:, :32].view(2, 4, 8).unbind(1)
     count = round(0.02 * maps.shape[-1])
@@ -85,11 +85,13 @@ def test_features_are_mean_deviation_and_extremes_of_each_stage() -> None:
     assert torch.allclose(deviation, maps.std(-1, correction=0), atol=1e-3)
     assert torch.allclose(largest, ordered[..., -count:].mean(-1), atol=1e-5)
     assert torch.allclose(smallest, ordered[..., :count].mean(-1), atol=1e-5)
+    assert torch.allclose(features[:, -6:-3], images(2).mean((2, 3)), atol=1e-5)
+    assert torch.allclose(features[:, -3:], images(2).flatten(2).std(-1, correction=0), atol=1e-3)
 
 
 def test_tokens_of_a_transformer_are_pooled_like_pixels() -> None:
     net = net_of(Tokens, "block")
-    assert net.embed(images(3)).shape == (3, 4 * 12)
+    assert net.embed(images(3)).shape == (3, 4 * 12 + 6)
     assert torch.allclose(net.embed(images(3))[:, :12], net.backbone(images(3)).mean(1), atol=1e-6)
 
 

@@ -63,7 +63,7 @@ def test_lda_ignores_a_direction_in_which_all_classes_vary() -> None:
 def test_a_prior_adds_its_covariance_to_that_of_the_support(per_class: int, dimensions: int) -> None:
     features, labels = samples(per_class, dimensions)
     directions = torch.randn(2, dimensions, generator=torch.Generator().manual_seed(3))
-    head = heads.lda_head(features, labels, 3, heads.LdaOptions(0.3, 5.0, directions, prior_ridge=0.7))
+    head = heads.lda_head(features, labels, 3, heads.LdaOptions(0.3, 5.0, prior_directions=directions, prior_ridge=0.7))
     means = torch.stack([features[labels == label].mean(0) for label in range(3)]).double()
     residuals = features.double() - means[labels]
     prior = directions.double().T @ directions.double() + 0.7 * torch.eye(dimensions, dtype=torch.float64)
@@ -71,3 +71,30 @@ def test_a_prior_adds_its_covariance_to_that_of_the_support(per_class: int, dime
     expected = features.double() @ inverse @ means.T - 0.5 * (means @ inverse * means).sum(-1)
     scores = heads.logits({name: tensor[None] for name, tensor in head.items()}, features[None])[0].double()
     assert torch.allclose(scores / scores.norm(), expected / expected.norm(), atol=1e-4)
+
+
+def test_fisher_gains_keep_one_telling_feature_from_drowning_among_thousands() -> None:
+    generator = torch.Generator().manual_seed(4)
+    labels = torch.arange(3).repeat_interleave(5)
+    queries = torch.arange(3).repeat_interleave(20)
+
+    def draw(classes: Tensor) -> Tensor:
+        noise = torch.randn(len(classes), 2000, generator=generator)
+        noise[:, 7] = classes + 0.05 * noise[:, 7]
+        return noise
+
+    features, asked = draw(labels), draw(queries)
+    correct = []
+    for fisher in (False, True):
+        head = heads.lda_head(features, labels, 3, heads.LdaOptions(0.5, 5.0, fisher_gains=fisher))
+        scores = heads.logits({name: tensor[None] for name, tensor in head.items()}, asked[None])[0]
+        correct.append(float((scores.argmax(-1) == queries).float().mean()))
+    assert correct[1] > 0.9 > correct[0]
+
+
+def test_fisher_gains_use_no_prior() -> None:
+    features, labels = samples(4, 30)
+    directions = torch.randn(2, 30, generator=torch.Generator().manual_seed(3))
+    with_prior = heads.lda_head(features, labels, 3, heads.LdaOptions(0.3, 5.0, True, directions, 0.7))
+    without = heads.lda_head(features, labels, 3, heads.LdaOptions(0.3, 5.0, True))
+    assert torch.equal(with_prior[heads.WEIGHT], without[heads.WEIGHT])

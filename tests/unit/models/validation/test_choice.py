@@ -1,0 +1,67 @@
+"""Cross-validation chooses between the recipes of an LDA head."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.config import BACKBONE_RECIPE, NetConfig
+from models.images.preprocessing import ImageConfig
+from models.nets import BackboneNet
+from models.task import Support
+from models.validation.cross_validation import CrossValidationResult, CrossValidator
+
+CHANNELS = 100
+AUTO = replace(BACKBONE_RECIPE, feature_gains="auto")
+
+
+def many_channels() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, CHANNELS, 3))
+
+
+@pytest.fixture(scope="module")
+def net() -> BackboneNet:
+    config = NetConfig("backbone", ImageConfig(3, 32), factory=f"{__name__}:many_channels", stages=("0",))
+    return BackboneNet(config)
+
+
+def support(net: BackboneNet, per_class: int, telling: int, seed: int = 0) -> Support:
+    """Three classes that differ in the first `telling` features only."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(3).repeat_interleave(per_class)
+    features: Tensor = torch.randn(len(labels), net.feature_count, generator=generator)
+    centres = torch.randn(3, telling, generator=generator) * 3
+    features[:, :telling] = centres[labels] + 0.1 * features[:, :telling]
+    return Support(features, labels, 3)
+
+
+def chosen(net: BackboneNet, task: Support) -> str:
+    candidate = CrossValidator(net, net.start()).adapt(task, AUTO, 0, torch.arange(len(task)))
+    return candidate.recipe.feature_gains
+
+
+def test_gains_are_chosen_where_few_features_tell_the_classes_apart(net: BackboneNet) -> None:
+    assert chosen(net, support(net, 6, telling=2)) == "fisher"
+
+
+def test_gains_are_not_chosen_where_they_predict_no_more_samples(net: BackboneNet) -> None:
+    assert chosen(net, support(net, 6, telling=200)) == "none"
+
+
+def test_without_folds_there_are_no_gains(net: BackboneNet) -> None:
+    assert chosen(net, support(net, 1, telling=2)) == "none"
+
+
+def test_the_chosen_version_and_its_folds_are_those_of_the_recipe_alone(net: BackboneNet) -> None:
+    task = support(net, 6, telling=2)
+    validator, groups = CrossValidator(net, net.start()), torch.arange(len(task))
+    automatic = validator.adapt(task, AUTO, 0, groups)
+    alone = validator.adapt(task, replace(AUTO, feature_gains="fisher"), 0, groups)
+    assert torch.equal(automatic.adapted.weights["head.weight"], alone.adapted.weights["head.weight"])
+    scores = [validator.score(candidate) for candidate in (automatic, alone)]
+    assert isinstance(scores[0], CrossValidationResult)
+    assert isinstance(scores[1], CrossValidationResult)
+    assert scores[0].held_out == scores[1].held_out
