@@ -176,8 +176,8 @@ def test_an_lda_head_gives_the_same_predictions_and_scores_with_every_predictor(
 
 
 def test_features_of_zeros_give_finite_predictions_after_a_frozen_backbone() -> None:
-    folded = {**folded_of(net_of(BACKBONE), 1, 3), "pooled.shift": torch.zeros(3168)}
-    predictor, rows = FeaturePredictor(), torch.zeros(1, 3168)
+    folded = {**folded_of(net_of(BACKBONE), 1, 3), "pooled.shift": torch.zeros(3174)}
+    predictor, rows = FeaturePredictor(), torch.zeros(1, 3174)
     (got,) = predictor.predict([PredictionRequest(predictor.serving_weights(folded), rows.numpy())])
     assert_same(got, predict_images(net_of(BACKBONE), folded, rows))
 
