@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,10 +29,14 @@ from models.task import Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.novelty import UNKNOWN_SHARE
 from service.runtime.adapt_queue import JobControl
+from service.runtime.feature_cache import FeatureCache
 from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecutor, Result, ThreadedExecutor
 
 _MOST_FLIPPED = 500
 """Of larger supports, a frozen backbone sees no flips: they would take four times as long and add little."""
+
+_FEATURES_BYTES = 64 * 2**20
+"""Of features kept between adaptations: 1,300 samples of the default start with their flips."""
 
 _STATISTICS = "statistics."
 """Prefix of the frozen statistics' names in a delta; every other name is a weight's."""
@@ -57,6 +62,7 @@ class LoadedCheckpoint:
         self.device = device
         self._net = checkpoint.build_net().to(device).eval()
         self._embedding = FairExecutor(threads)
+        self._features = FeatureCache(_FEATURES_BYTES)
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
         self._embedder = embedder_for(checkpoint, self._net, device)
         self._cross_validator = CrossValidator(self._net, self._start)
@@ -65,26 +71,46 @@ class LoadedCheckpoint:
         )
 
     def support(
-        self, images: Sequence[Tensor], labels: Sequence[int], n_way: int, control: JobControl | None = None
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        n_way: int,
+        control: JobControl | None = None,
+        keys: Sequence[Hashable] | None = None,
     ) -> Support:
-        """Preprocess canonical images, uint8 (channels, height, width) each, into a support set on the device.
+        """Preprocess canonical images into a support set on the device.
 
-        A frozen backbone runs here, once for every image and view. `control` may stop it between batches.
+        A frozen backbone runs here, once for every image and view.
+
+        Args:
+            images: uint8 (channels, height, width) each.
+            labels: index of each image's class.
+            n_way: number of classes.
+            control: may stop a backbone between batches.
+            keys: determine the images; a backbone then does not run again for images that it saw recently.
         """
         config, label_rows = self.checkpoint.net_config.image, torch.tensor(labels, dtype=torch.int64)
         if self._embedder is None:
             return Support(prepare(images, config), label_rows, n_way).to(self.device)
         flips = self.checkpoint.recipe.flip_augment and len(images) <= _MOST_FLIPPED
-        rows = embed_images(
+        embed = partial(
+            embed_images,
             self._embedder,
-            images,
-            config,
+            config=config,
             flips=flips,
             executor=self._embedding,
             on_batch=None if control is None else control.check,
         )
-        views = len(rows) // len(images)
-        return Support(rows, label_rows.repeat(views), n_way, views=views).to(self.device)
+
+        def compute(missing: Sequence[int]) -> Tensor:
+            rows = embed([images[index] for index in missing])
+            return rows.view(-1, len(missing), rows.shape[-1])
+
+        features = (
+            compute(range(len(images))) if keys is None else self._features.get([(key, flips) for key in keys], compute)
+        )  # (views, images, features)
+        views = len(features)
+        return Support(features.flatten(0, 1), label_rows.repeat(views), n_way, views=views).to(self.device)
 
     def adapt(self, support: Support, recipe: InnerLoopConfig, seed: int) -> Adapted:
         """Run one inner loop on the calling thread. Raises AdaptationDiverged."""

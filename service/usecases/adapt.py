@@ -249,7 +249,10 @@ class Adaptation:
         classes = _classes(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
         labels = [classes.index(sample.ref.label) for sample in samples]
-        support = checkpoint.support(images, labels, len(classes), control)
+        settings = self._settings(command.client)
+        # Features are kept only of samples that are kept, and by client, so that none can time what others sent.
+        keys = [(command.client, sample.ref.digest) for sample in samples] if settings.retain_samples else None
+        support = checkpoint.support(images, labels, len(classes), control, keys)
         groups = group_samples(images, [sample.ref.part for sample in samples], flips=recipe.flip_augment)
         candidate, batched_with = checkpoint.adapt_with_folds(support, groups, recipe, request.seed, control)
         clock.lap("adapt")

@@ -1,10 +1,16 @@
-"""Loading a checkpoint has no side effects outside this machine."""
+"""Loading a checkpoint has no side effects outside this machine; a backbone runs once for a sample."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
+
+from models.checkpoint import load_checkpoint
+from service.runtime.adapt_queue import JobControl
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
 
 def test_onnxruntime_is_imported_after_its_telemetry_is_disabled(tmp_path: Path) -> None:
@@ -20,3 +26,29 @@ assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+class CountingControl(JobControl):
+    """Counts how often it is asked whether to stop, which is before every batch of a backbone."""
+
+    checks = 0
+
+    def check(self) -> None:
+        self.checks += 1
+        super().check()
+
+
+def test_a_frozen_backbone_runs_once_for_an_image_with_the_same_key() -> None:
+    checkpoint = LoadedCheckpoint(load_checkpoint("efficientnet-lite0"), torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=generator) for _ in range(3)]
+    controls = [CountingControl() for _ in range(4)]
+    checkpoint.support(images[:2], [0, 1], 2, controls[0], ["a", "b"])
+    kept = checkpoint.support(images[:2], [0, 1], 2, controls[1], ["a", "b"])
+    extended = checkpoint.support(images, [0, 1, 1], 2, controls[2], ["a", "b", "c"])
+    fresh = checkpoint.support(images, [0, 1, 1], 2, controls[3])
+    assert [control.checks for control in controls] == [4, 0, 4, 4]
+    assert torch.equal(extended.inputs, fresh.inputs)
+    assert torch.equal(extended.labels, fresh.labels)
+    assert torch.equal(kept.inputs, fresh.inputs.view(4, 3, -1)[:, :2].flatten(0, 1))
+    checkpoint.close()

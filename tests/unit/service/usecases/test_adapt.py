@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import torch
+from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.images.preprocessing import DecodeLimits
+from models.task import Support
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
 from service.errors import (
@@ -357,3 +360,28 @@ def test_an_upgrade_needs_a_version_of_another_model_with_stored_samples(
     with pytest.raises(SamplesNotKept, match="mode=replace"):
         adaptation.run(UPGRADE, JobControl())
     assert len(store.catalog.versions(CLIENT)) == 1
+
+
+class RecordingCheckpoint(LoadedCheckpoint):
+    """Records the keys that features are kept by."""
+
+    def support(
+        self,
+        images: Sequence[Tensor],
+        labels: Sequence[int],
+        n_way: int,
+        control: JobControl | None = None,
+        keys: Sequence[Hashable] | None = None,
+    ) -> Support:
+        self.keys = keys
+        return super().support(images, labels, n_way, control, keys)
+
+
+def test_features_are_kept_by_client_and_only_of_samples_that_are_kept(store: VersionStore, tmp_path: Path) -> None:
+    checkpoint = RecordingCheckpoint(load_checkpoint(tiny_checkpoint_in(tmp_path)), torch.device("cpu"))
+    adaptation = Adaptation(store, LoadedCheckpoints([checkpoint]), InlineDecoder(DecodeLimits(min_side=8)))
+    first = adaptation.run(command(), JobControl())
+    assert checkpoint.keys == [(CLIENT, sample.digest) for sample in first.version.draft.samples]
+    store.update_settings(CLIENT, ClientSettings(retain_samples=False))
+    adaptation.run(command(mode="replace"), JobControl())
+    assert checkpoint.keys is None
