@@ -160,6 +160,11 @@ class TrainingRun:
 
     def _load_state(self) -> MetaTrainingState:
         saved = load_checkpoint(self.path)
+        if saved.backbone:
+            raise CheckpointInvalid(
+                f"{self.path} is the checkpoint of a frozen backbone, whose weights no training changes; pass another "
+                "--out, or train its covariance prior with --algorithm covariance --start"
+            )
         training = dict(saved.training)
         step, loss = int(training.pop("meta_step", 0)), float(training.pop("loss", float("nan")))
         if training != self._config.to_json():

@@ -31,8 +31,9 @@ def find_stages(backbone: nn.Module, images: Tensor, most: int = STAGES) -> tupl
     """Choose the stages of a backbone, from one pass through it.
 
     Candidates are the blocks of the backbone: members of a `Sequential` or a `ModuleList` with a normalisation layer
-    and two or more layers with kernels. A backbone without such blocks offers any of its modules that normalises. The
-    outputs must be maps (batch, channels, height, width) or tokens (batch, tokens, channels).
+    and two or more layers with kernels. Where there are none, such modules anywhere are candidates, then the other
+    members that normalise, then any module that does. The outputs must be maps (batch, channels, height, width) or
+    tokens (batch, tokens, channels).
 
     Args:
         backbone: in evaluation mode.
@@ -49,6 +50,7 @@ def find_stages(backbone: nn.Module, images: Tensor, most: int = STAGES) -> tupl
     modules = dict(backbone.named_modules())
     rules: tuple[Callable[[str], bool], ...] = (
         lambda name: _is_member(name, modules) and _kernels(modules[name]) >= 2,
+        lambda name: _kernels(modules[name]) >= 2,
         lambda name: _is_member(name, modules),
         lambda _: True,
     )

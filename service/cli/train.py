@@ -152,8 +152,13 @@ def train(
 
 
 def _require_start(algorithm: str, start: str | None) -> None:
-    if (algorithm == "covariance") != (start is not None):
-        raise typer.BadParameter("--algorithm covariance and --start NAME go together; give both or neither")
+    if algorithm == "covariance" and start is None:
+        raise typer.BadParameter("--algorithm covariance needs --start NAME, a checkpoint with a frozen backbone")
+    if start is not None and algorithm != "covariance":
+        raise typer.BadParameter(
+            f"--start needs --algorithm covariance, not {algorithm}: the weights of a frozen backbone do not change, "
+            "and only its covariance prior is trained; to train a net from nothing, leave out --start"
+        )
 
 
 def _require_exporter(wanted: bool) -> None:

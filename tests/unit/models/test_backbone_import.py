@@ -104,6 +104,13 @@ def broken() -> nn.Module:
     raise RuntimeError("no such file")
 
 
+def test_blocks_are_found_outside_of_containers() -> None:
+    net = Convolutional()
+    for name in ("layer1", "layer2", "layer3"):
+        setattr(net, name, getattr(net, name)[0])
+    assert find_stages(net.eval(), torch.zeros(2, 3, 64, 64)) == ("layer1", "layer2", "layer3")
+
+
 def test_layers_in_a_row_are_stages_where_there_are_no_blocks() -> None:
     layers = [nn.Sequential(nn.Conv2d(width, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(True)) for width in (3, 4, 4)]
     assert find_stages(nn.Sequential(*layers).eval(), torch.zeros(2, 3, 32, 32)) == ("0", "1", "2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from models.checkpoint import find_checkpoint, load_checkpoint
 from models.errors import CheckpointInvalid
 from service.bootstrap import build
 from service.cli import import_backbone as command
@@ -44,12 +46,16 @@ def options(folder: Path, name: str = "own") -> list[str]:
     return ["import-backbone", FACTORY, "--weights", str(weights), "--name", name, "--out", str(folder), "--side", "32"]
 
 
+def features_of(folder: Path) -> int:
+    return load_checkpoint(folder / "own.safetensors", [FACTORY]).build_net().feature_count
+
+
 def test_the_stages_the_size_and_the_next_command_are_printed(anole: Anole, tmp_path: Path) -> None:
     code, printed, _ = anole(*options(tmp_path))
     assert code == 0
     for part in (
         "blocks.0, blocks.1, blocks.2",
-        "192",
+        f"features    {features_of(tmp_path)}",
         "stretched to 32 x 32 pixels, contrast torchvision",
         "none, torch serves it",
         f"anole serve --model {tmp_path / 'own.safetensors'} --allow-factory {FACTORY}",
@@ -60,7 +66,8 @@ def test_the_stages_the_size_and_the_next_command_are_printed(anole: Anole, tmp_
 def test_named_stages_are_used_and_json_is_printed(anole: Anole, tmp_path: Path) -> None:
     code, printed, _ = anole(*options(tmp_path), "--stage", "blocks.1", "--contrast", "none", "--json")
     record = json.loads(printed)
-    assert (code, record["stages"], record["features"], record["onnx"]) == (0, ["blocks.1"], 64, None)
+    assert (code, record["stages"], record["onnx"]) == (0, ["blocks.1"], None)
+    assert record["features"] == features_of(tmp_path)
     assert record["image"] == {"channels": 3, "side": 32, "contrast": "none"}
 
 
@@ -118,3 +125,12 @@ def test_a_service_offers_an_imported_backbone(anole: Anole, tmp_path: Path) -> 
         assert [summary.name for summary in services.checkpoints.list()] == ["own"]
     finally:
         services.close()
+
+
+def test_train_says_what_can_be_trained_of_a_frozen_backbone(anole: Anole, tmp_path: Path) -> None:
+    train = ["train", "--dataset", "textures", "--meta-steps", "1", "--out", str(tmp_path / "trained.safetensors")]
+    code, _, error = anole(*train, "--start", "efficientnet-lite0")
+    assert (code, "only its covariance prior is trained" in " ".join(error.split())) == (2, True)
+    shutil.copyfile(find_checkpoint("efficientnet-lite0"), train[-1])
+    code, _, error = anole(*train)
+    assert (code, "frozen backbone, whose weights no training changes" in error) == (1, True)
