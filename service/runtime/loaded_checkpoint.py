@@ -35,7 +35,7 @@ from service.runtime.inner_loop_executor import BatchedExecutor, InnerLoopExecut
 _MOST_FLIPPED = 500
 """Of larger supports, a frozen backbone sees no flips: they would take four times as long and add little."""
 
-_FEATURES_BYTES = 64 * 2**20
+FEATURE_CACHE_BYTES = 64 * 2**20
 """Of features kept between adaptations: 1,300 samples of the default start with their flips."""
 
 _STATISTICS = "statistics."
@@ -62,7 +62,7 @@ class LoadedCheckpoint:
         self.device = device
         self._net = checkpoint.build_net().to(device).eval()
         self._embedding = FairExecutor(threads)
-        self._features = FeatureCache(_FEATURES_BYTES)
+        self._features = FeatureCache(FEATURE_CACHE_BYTES)
         self._start = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
         self._embedder = embedder_for(checkpoint, self._net, device)
         self._cross_validator = CrossValidator(self._net, self._start)
