@@ -159,7 +159,7 @@ def run_wrk(url: str, script: Path, connections: int, seconds: int, pid: int) ->
     service_after, after = _cpu_seconds(processes), os.times()
     driver_s = after.children_user + after.children_system - before.children_user - before.children_system
     count = re.search(r"(\d+) requests in ([\d.]+)(us|ms|s|m)", output)
-    times = re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
+    times = re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m) *$", output, re.MULTILINE)
     seconds_by_share = {share: float(number) * _UNITS[unit] for share, number, unit in times}
     if count is None or set(seconds_by_share) != {"50", "99"} or count[1] == "0":
         raise WrkFailed(f"the output of wrk has no requests or latencies:\n{output}")
