@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,9 +18,7 @@ from tests.crash import run as runs
 from tests.crash.checks import Event, check_store
 from tests.crash.model import State
 from tests.crash.run import Run
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.crash.preload"])
+from tests.processes import PROCESSES
 
 MEMORY_FOLDER: Final = Path("/dev/shm")
 KILLED: Final = -signal.SIGKILL

@@ -11,7 +11,6 @@ and Wing, "Linearizability", ACM TOPLAS 12(3), 1990; here for a counter that onl
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import sys
@@ -28,12 +27,10 @@ from service.domain.version import LIVE
 from service.errors import StoreUnavailable, UnknownAlias, UnknownClient
 from service.store.open_store import StoreLocation, open_store
 from service.store.version_store import VersionStore
-from tests.integration import store_child
 from tests.integration.store_child import CLIENT, publish
+from tests.processes import PROCESSES
 from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([store_child.__name__])
 READ_EVERY = 4
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -21,10 +20,8 @@ from tests.in_process import Web, started
 from tests.integration import store_child
 from tests.integration.store_child import CLIENT, publish
 from tests.integration.test_api_service import adapt, predict
+from tests.processes import PROCESSES
 from tests.real_parts import ObjectServer
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([store_child.__name__])
 
 
 @pytest.fixture

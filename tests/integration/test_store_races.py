@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
@@ -14,9 +13,7 @@ from service.domain.version import LIVE
 from service.store.open_store import open_embedded
 from tests.integration import store_child
 from tests.integration.store_child import CLIENT, publish
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([store_child.__name__])
+from tests.processes import PROCESSES
 
 
 def started(work: Callable[[Path, int, Connection], None], folder: Path, count: int) -> tuple[BaseProcess, Connection]:

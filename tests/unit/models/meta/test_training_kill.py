@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,10 @@ from PIL import Image
 from models.checkpoint import load_checkpoint
 from models.meta import curve, training
 from service.cli import main as cli
+from tests.processes import PROCESSES
 from tests.unit.models.meta import training_child
 
 META_STEPS = 6
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([training_child.__name__])
 
 Train = Callable[[Path], str]
 
