@@ -114,10 +114,6 @@ class BackboneNet(Net):
         self.prior = CovariancePrior(**float32)
         self.pooled.prior_variance = float32["variance"]
 
-    def backbone_weights(self) -> dict[str, Tensor]:
-        """Parameters and buffers of the backbone, detached, by name."""
-        return {name: tensor.detach() for name, tensor in self.backbone.state_dict().items()}
-
     def _stages(self, images: Tensor) -> list[Tensor]:
         """The maps of each stage, (batch, channels, pixels)."""
         self.backbone(images)

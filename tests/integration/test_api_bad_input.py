@@ -163,7 +163,7 @@ def test_an_invalid_request_changes_nothing(adapted: Web, shared_settings: Setti
 @pytest.mark.parametrize(
     ("fields", "status", "code"),
     [
-        ({"client": "nobody"}, 404, "unknown_client"),
+        ({"client": "missing"}, 404, "unknown_client"),
         ({"client": "line", "version": "7"}, 404, "unknown_version"),
         ({"client": "line", "alias": "best"}, 404, "unknown_alias"),
     ],

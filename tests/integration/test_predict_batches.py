@@ -52,7 +52,7 @@ def test_each_request_of_a_mixed_batch_gets_the_outcome_that_it_gets_alone(servi
         PredictCommand("ada", (upload(25, 3),), "live"),
     ]
     bad = [
-        PredictCommand("nobody", (upload(5),), "live"),
+        PredictCommand("missing", (upload(5),), "live"),
         PredictCommand("bo", (upload(5), Upload("torn", upload(5).content[:200])), "live"),
         PredictCommand("bo", (upload(5),), "7"),
     ]

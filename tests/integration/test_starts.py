@@ -1,4 +1,4 @@
-"""One store under several checkpoints: versions outlive a new default, and loading a checkpoint delays nobody else."""
+"""One store under several checkpoints: a new default keeps earlier versions, and loading delays no other request."""
 
 from __future__ import annotations
 

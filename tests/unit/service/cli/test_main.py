@@ -170,9 +170,9 @@ def test_upgrade_all_goes_on_after_a_client_that_cannot_be_upgraded(
 
 
 def test_a_problem_is_printed_as_one_line_with_exit_code_1(anole: Anole, service: Web) -> None:
-    code, printed, error = anole("versions", "nobody")
+    code, printed, error = anole("versions", "missing")
     assert (code, printed) == (1, "")
-    assert error.startswith("error: unknown_client: there is no client 'nobody'")
+    assert error.startswith("error: unknown_client: there is no client 'missing'")
     assert error.count("\n") == 1
 
 

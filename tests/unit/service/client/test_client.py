@@ -141,9 +141,9 @@ def test_upgrade_returns_both_versions(anole: Client, web: Web, folder: Path) ->
 
 def test_a_problem_becomes_an_exception_with_its_code(anole: Client) -> None:
     with pytest.raises(ServiceProblem) as caught:
-        anole.versions("nobody")
+        anole.versions("missing")
     assert (caught.value.status, caught.value.code) == (404, "unknown_client")
-    assert str(caught.value).startswith("unknown_client: there is no client 'nobody'")
+    assert str(caught.value).startswith("unknown_client: there is no client 'missing'")
     assert len(caught.value.request_id) == 32
 
 

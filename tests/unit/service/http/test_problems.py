@@ -62,7 +62,7 @@ def test_other_errors_have_no_problem() -> None:
 
 
 def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
-    response = web("GET", "/clients/nobody")
+    response = web("GET", "/clients/missing")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json() == {
@@ -70,8 +70,8 @@ def test_a_problem_has_the_members_of_rfc_9457_and_a_code(web: Web) -> None:
         "title": "Unknown client",
         "status": 404,
         "code": "unknown_client",
-        "detail": "there is no client 'nobody'; it is created when it is adapted for the first time",
-        "instance": "/clients/nobody",
+        "detail": "there is no client 'missing'; it is created when it is adapted for the first time",
+        "instance": "/clients/missing",
     }
 
 

@@ -78,7 +78,7 @@ def test_a_malformed_precondition_is_rejected(two_versions: Web, headers: dict[s
         (LIVE, {"version": 1, "force": True}, 422, "parameter_invalid"),
         ("/clients/line/aliases/7", {"version": 1}, 422, "invalid_name"),
         ("/clients/line/aliases/Best", {"version": 1}, 422, "invalid_name"),
-        ("/clients/nobody/aliases/live", {"version": 1}, 404, "unknown_client"),
+        ("/clients/missing/aliases/live", {"version": 1}, 404, "unknown_client"),
     ],
 )
 def test_an_invalid_target_is_rejected(

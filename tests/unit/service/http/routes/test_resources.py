@@ -175,7 +175,7 @@ def test_deleting_a_client_returns_what_was_deleted(two_versions: Web) -> None:
 
 @pytest.mark.parametrize("path", ["", "/versions", "/versions/1", "/versions/1/weights", "/history", "/aliases/live"])
 def test_an_unknown_client_is_the_same_problem_everywhere(web: Web, path: str) -> None:
-    response = web("GET", f"/clients/nobody{path}")
+    response = web("GET", f"/clients/missing{path}")
     assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
 
 
