@@ -83,8 +83,10 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     telemetry.add_metrics(lambda: {"adapt_taken": adapting.requests, "predict_taken": predicting.images})
     limits = {
         **dict.fromkeys(ADAPT_ROUTES, RouteLimits(admission=adapting)),
-        ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting),
-        ("POST", "/predict"): RouteLimits(settings.predict_body_bytes, (_FORM, "image/"), predicting),
+        ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting, "ANOLE_ADAPT_BODY_BYTES"),
+        ("POST", "/predict"): RouteLimits(
+            settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"
+        ),
     }
     app = Application(
         title="Anole",

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.errors import RETRY_BUSY_S, DeadlinePassed
+from service.http.problems import of_setting
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.jobs import Jobs
@@ -55,7 +56,9 @@ AliasPath = Annotated[str, Depends(_alias)]
 VersionPath = Annotated[int, Path(ge=1, le=MAX_VERSION, description="number of a version")]
 
 
-async def wait_for(request: Request, work: Future[T], limit_s: float, watch_after_s: float = _WATCH_AFTER_S) -> T:
+async def wait_for(
+    request: Request, work: Future[T], limit_s: float, watch_after_s: float = _WATCH_AFTER_S, setting: str = ""
+) -> T:
     """Return the result of `work`, or raise its error. Work that is no longer awaited is cancelled if it has not begun.
 
     Args:
@@ -63,6 +66,7 @@ async def wait_for(request: Request, work: Future[T], limit_s: float, watch_afte
         work: runs in another thread.
         limit_s: time limit in seconds.
         watch_after_s: when to begin to watch for a disconnect.
+        setting: environment variable that sets the time limit, for the message.
 
     Raises:
         ClientDisconnect: the client has disconnected.
@@ -81,7 +85,8 @@ async def wait_for(request: Request, work: Future[T], limit_s: float, watch_afte
         if disconnect is not None and disconnect.done():
             raise ClientDisconnect
         raise DeadlinePassed(
-            f"there was no result within {limit_s:g} s; try again in {RETRY_BUSY_S} s, with fewer or smaller images",
+            f"there was no result within {limit_s:g} s{of_setting(setting)}; try again in {RETRY_BUSY_S} s, with fewer "
+            "or smaller images",
             RETRY_BUSY_S,
         )
     finally:

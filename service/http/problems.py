@@ -123,7 +123,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     BodyTooLarge: Problem(413, "body_too_large", "Request body too large"),
     FileTooLarge: Problem(413, "file_too_large", "File too large"),
     UnsupportedMediaType: Problem(415, "media_type_unsupported", "Unsupported media type"),
-    TooManyParts: Problem(400, "too_many_parts", "Too many or too long parts in the form"),
+    TooManyParts: Problem(400, "too_many_parts", "Too many files or fields in the form, or too long fields"),
     AmbiguousHeaders: Problem(400, "head_ambiguous", "Ambiguous headers"),
     MalformedForm: Problem(400, "form_malformed", "Malformed form"),
     RequestValidationError: Problem(422, "parameter_invalid", "Invalid parameter or JSON body"),
@@ -191,6 +191,11 @@ _BY_STATUS: Final[Mapping[int, Problem]] = {
 def problem_of(error: Exception) -> Problem | None:
     """Return the problem of the nearest class of `error` in the table, or None."""
     return next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), None)
+
+
+def of_setting(variable: str) -> str:
+    """Return the environment variable that sets a limit as messages show it; empty if there is none."""
+    return f" ({variable})" if variable else ""
 
 
 def problem_response(

@@ -33,6 +33,7 @@ from service.http.problems import (
     MissingField,
     TooManyParts,
     UnknownField,
+    of_setting,
 )
 from service.runtime.decoder import Upload
 from service.settings import Settings
@@ -59,8 +60,8 @@ _CENTRAL_DIRECTORY_ENTRIES: Final = 4096
 _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 """Begins each entry of the central directory."""
 
-_TOO_MANY: Final = ("Too many", "Part exceeded", "Field exceeded")
-"""How Starlette's messages about too many or too long parts begin."""
+_TOO_LONG: Final = ("Part exceeded", "Field exceeded")
+"""How Starlette's messages about a text field that is too long begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,8 @@ class Fields:
             raise MissingField(f"field {name!r} is missing; give it once")
         return value
 
-    def integer(self, name: str, lowest: int, highest: int) -> int | None:
-        """Return an integer field, or None if it is missing.
+    def integer(self, name: str, lowest: int, highest: int, setting: str = "") -> int | None:
+        """Return an integer field, or None if it is missing. `setting` is the variable that sets `highest`, if any.
 
         Raises:
             InvalidField: not an integer, or out of range.
@@ -126,7 +127,9 @@ class Fields:
             return None
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 20 and lowest <= int(text) <= highest):
-            raise InvalidField(f"field {name!r} is {_shown(text)}; allowed: an integer from {lowest} to {highest}")
+            raise InvalidField(
+                f"field {name!r} is {_shown(text)}; allowed: an integer from {lowest} to {highest}{of_setting(setting)}"
+            )
         return int(text)
 
     def positive(self, name: str) -> float | None:
@@ -214,7 +217,8 @@ def check_size(upload: Upload, settings: Settings) -> Upload:
     """
     if len(upload.content) > settings.file_bytes:
         raise FileTooLarge(
-            f"file {_shown(upload.name)} has {len(upload.content)} bytes; allowed: at most {settings.file_bytes}"
+            f"file {_shown(upload.name)} has {len(upload.content)} bytes; allowed: at most {settings.file_bytes} "
+            "(ANOLE_FILE_BYTES)"
         )
     return upload
 
@@ -233,6 +237,7 @@ class _BoundedParser(MultiPartParser):
         archives = "archive" in shape.files
         self._file_fields = shape.files
         self._max_file_bytes = max(settings.file_bytes, settings.adapt_body_bytes if archives else 0)
+        self._file_setting = "ANOLE_ADAPT_BODY_BYTES" if archives else "ANOLE_FILE_BYTES"
         self._part_bytes = 0
         self._complete = False
 
@@ -247,7 +252,8 @@ class _BoundedParser(MultiPartParser):
             raise _sent_as_text(self._current_part.field_name)
         if file is not None and self._part_bytes > self._max_file_bytes:
             raise FileTooLarge(
-                f"file {_shown(file.filename or '')} has more than {self._max_file_bytes} bytes, which is the limit"
+                f"file {_shown(file.filename or '')} has more than {self._max_file_bytes} bytes, which is the limit "
+                f"({self._file_setting})"
             )
         super().on_part_data(data, start, end)
 
@@ -303,11 +309,19 @@ def _require_utf8(content_type: str) -> None:
 
 
 def _rejected(message: str, max_files: int, max_fields: int | float) -> MalformedForm:
-    message = message.rstrip(".")
-    if message.startswith(_TOO_MANY):
+    if message.startswith("Too many files"):
         return TooManyParts(
-            f"{message}; a form may have {max_files} files and {max_fields} text fields of {FIELD_BYTES} bytes each"
+            f"the form has more than {max_files} files, which is the limit (ANOLE_MAX_FILES); send the other files in "
+            "further requests"
         )
+    if message.startswith("Too many fields"):
+        return TooManyParts(
+            f"the form has more than {max_fields} text fields, which is the limit for {max_files} files "
+            "(ANOLE_MAX_FILES); send one label for each file, and the other files in further requests"
+        )
+    if message.startswith(_TOO_LONG):
+        return TooManyParts(f"a text field of the form has more than {FIELD_BYTES} bytes, which is the limit")
+    message = message.rstrip(".")
     return MalformedForm(f"the form cannot be parsed: {message}; send multipart/form-data with a boundary")
 
 
@@ -358,14 +372,18 @@ def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInf
         raise InvalidArchive(f"an entry of the archive has no name; {_LAYOUT}")
     entries = [entry for entry in listed if not entry.is_dir() and not _ignored(entry.filename)]
     if len(entries) > settings.max_files:
-        raise ArchiveTooLarge(f"the archive has {len(entries)} files; allowed: at most {settings.max_files}")
+        raise ArchiveTooLarge(
+            f"the archive has {len(entries)} files; allowed: at most {settings.max_files} (ANOLE_MAX_FILES); send the "
+            "other files in further requests, which extend the version"
+        )
     if not entries:
         raise NoSamples(f"the archive has no files; {_LAYOUT}")
     unpacked_bytes = sum(entry.file_size for entry in entries)
     max_bytes = ARCHIVE_GROWTH * settings.adapt_body_bytes
     if unpacked_bytes > max_bytes:
         raise ArchiveTooLarge(
-            f"the archive has {unpacked_bytes} bytes after decompression; allowed: at most {max_bytes}"
+            f"the archive has {unpacked_bytes} bytes after decompression; allowed: at most {max_bytes}, which is "
+            f"{ARCHIVE_GROWTH} times ANOLE_ADAPT_BODY_BYTES"
         )
     for entry in entries:
         if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _COMPRESSIONS:

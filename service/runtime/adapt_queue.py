@@ -156,7 +156,7 @@ class JobControl:
         if self._error is None and self._deadline is not None and self._clock() > self._deadline:
             self._error = DeadlinePassed(
                 f"the adaptation was stopped after {self._limit_s:g} s, and no version was made; try again in "
-                f"{RETRY_BUSY_S} s, with fewer steps or samples",
+                f"{RETRY_BUSY_S} s, with fewer steps or samples (ANOLE_ADAPT_S sets the limit)",
                 RETRY_BUSY_S,
             )
         if self._error is not None:

@@ -49,7 +49,9 @@ class AuthMiddleware:
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
         self._app = app
         self._telemetry = telemetry
-        self._keys = RateLimiter(RateLimit(settings.key_in_flight, settings.key_rate_per_s))
+        self._keys = RateLimiter(
+            RateLimit(settings.key_in_flight, settings.key_rate_per_s, "ANOLE_KEY_IN_FLIGHT", "ANOLE_KEY_RATE_PER_S")
+        )
         self._adapting = RateLimiter(RateLimit(KEY_ADAPTING))
         self._addresses = RateLimiter(
             RateLimit(max(ADDRESS_IN_FLIGHT, settings.key_in_flight), max(ADDRESS_RATE_PER_S, settings.key_rate_per_s))

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RETRY_BUSY_S, Overloaded, RateExceeded
 from service.http.middleware.logging import ROUTE, UNLOGGED
-from service.http.problems import BodyTooLarge, UnsupportedMediaType, error_response
+from service.http.problems import BodyTooLarge, UnsupportedMediaType, error_response, of_setting
 from service.telemetry import Telemetry
 
 OTHER_BODY_BYTES: Final = 64 * 1024
@@ -143,11 +143,13 @@ class RouteLimits:
         media_types: allowed media types, such as "image/png", or "image/" for all of a kind; empty: any, and none is
             required.
         admission: counts the requests; None: any number.
+        setting: environment variable that sets `max_bytes`; empty if none does.
     """
 
     max_bytes: int = OTHER_BODY_BYTES
     media_types: tuple[str, ...] = ()
     admission: AdmissionLimit | None = None
+    setting: str = ""
 
 
 _JSON: Final = RouteLimits(media_types=("application/json",))
@@ -205,14 +207,14 @@ class LimitsMiddleware:
         if rejected is not None:
             await error_response(rejected, scope["path"])(scope, receive, send)
             return
-        meter = _BodyMeter(receive, send, limits.max_bytes)
+        meter = _BodyMeter(receive, send, limits)
         try:
             await self._app(scope, meter.receive, meter.send)
         except BodyTooLarge:
             if not meter.exceeded:
                 raise
         if meter.exceeded and not meter.started:
-            await error_response(_too_large(limits.max_bytes), scope["path"])(scope, receive, send)
+            await error_response(_too_large(limits), scope["path"])(scope, receive, send)
 
     def _report(self, limit: AdmissionLimit) -> None:
         self._unreported += 1
@@ -225,10 +227,10 @@ class LimitsMiddleware:
 class _BodyMeter:
     """Counts the bytes of a body. Beyond the limit it raises, and drops whatever the application answers."""
 
-    def __init__(self, receive: Receive, send: Send, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, send: Send, limits: RouteLimits) -> None:
         self._receive = receive
         self._send = send
-        self._max_bytes = max_bytes
+        self._limits = limits
         self._received = 0
         self.exceeded = False
         self.started = False
@@ -237,9 +239,9 @@ class _BodyMeter:
         message = await self._receive()
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
-            if self._received > self._max_bytes:
+            if self._received > self._limits.max_bytes:
                 self.exceeded = True
-                raise _too_large(self._max_bytes)
+                raise _too_large(self._limits)
         return message
 
     async def send(self, message: Message) -> None:
@@ -259,7 +261,7 @@ def _takes_json(scope: Scope) -> bool:
 def _check_headers(limits: RouteLimits, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:
     declared = headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limits.max_bytes:
-        return _too_large(limits.max_bytes)
+        return _too_large(limits)
     if not limits.media_types:
         return None
     encoding = headers.get("content-encoding", "identity")
@@ -275,8 +277,11 @@ def _check_headers(limits: RouteLimits, headers: Headers) -> BodyTooLarge | Unsu
     return None
 
 
-def _too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body has more than {max_bytes} bytes, which is the limit; send fewer or smaller files")
+def _too_large(limits: RouteLimits) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the body has more than {limits.max_bytes} bytes, which is the limit{of_setting(limits.setting)}; send fewer "
+        "or smaller files"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +291,14 @@ class RateLimit:
     Attributes:
         in_flight: requests at the same time.
         rate_per_s: requests per second, on average.
+        in_flight_setting: environment variable that sets `in_flight`; empty if none does.
+        rate_setting: environment variable that sets `rate_per_s`; empty if none does.
     """
 
     in_flight: int
     rate_per_s: float = math.inf
+    in_flight_setting: str = ""
+    rate_setting: str = ""
 
 
 @dataclass(slots=True)
@@ -332,15 +341,15 @@ class RateLimiter:
         usage = self._usage(caller)
         if usage.in_flight >= self._limit.in_flight:
             raise RateExceeded(
-                f"{usage.in_flight} requests of this caller are running, which is the limit; wait for their answers, "
-                "or try again in 1 s",
+                f"{usage.in_flight} requests of this caller are running, which is the limit"
+                f"{of_setting(self._limit.in_flight_setting)}; wait for their responses, or try again in 1 s",
                 retry_after_s=1,
             )
         if usage.tokens < 1:
             wait_s = math.ceil((1 - usage.tokens) / self._limit.rate_per_s)
             raise RateExceeded(
-                f"this caller sends more than {self._limit.rate_per_s:g} requests per second, which is the limit; "
-                f"try again in {wait_s} s",
+                f"this caller sends more than {self._limit.rate_per_s:g} requests per second, which is the limit"
+                f"{of_setting(self._limit.rate_setting)}; try again in {wait_s} s",
                 retry_after_s=wait_s,
             )
         usage.tokens -= 1

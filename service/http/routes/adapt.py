@@ -242,7 +242,7 @@ async def _adapt(request: Request, context: Context, make_command: Callable[[], 
     work: Future[AdaptOutcome] | None = None
     try:
         work = await to_thread.run_sync(_submit, request, context, make_command, control)
-        return await wait_for(request, work, context.settings.adapt_s)
+        return await wait_for(request, work, context.settings.adapt_s, setting="ANOLE_ADAPT_S")
     except (ClientDisconnect, DeadlinePassed) as error:
         if work is None or control.stop(error) or isinstance(error, ClientDisconnect):
             raise
@@ -299,7 +299,7 @@ def _command(form: Form, client: str, key: str | None, settings: Settings) -> Ad
         labels=labels,
         parts=fields.all("parts"),
         mode=cast(Any, fields.choice("mode", {"extend", "replace"}, "extend")),
-        steps=fields.integer("steps", 0, settings.max_steps),
+        steps=fields.integer("steps", 0, settings.max_steps, "ANOLE_MAX_STEPS"),
         learning_rate=fields.positive("learning_rate"),
         seed=fields.integer("seed", 0, _MAX_SEED),
         first=cast(Any, fields.choice("first", {"prototypes"}, "")) or None,

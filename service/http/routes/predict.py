@@ -82,7 +82,7 @@ async def predict(request: Request, context: ContextDep) -> Response:
     slot.add_images(len(images))
     work = context.services.prediction.submit(client, images, _reference(fields))
     slot.hold_until_done(work)
-    outcome = await wait_for(request, work, context.settings.predict_s)
+    outcome = await wait_for(request, work, context.settings.predict_s, setting="ANOLE_PREDICT_S")
     request.scope[LOG_FIELDS].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:
