@@ -173,7 +173,7 @@ def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
     if values.shape[2:] != size:
         mode = "bilinear" if config.fit == "stretch" else "bicubic"
         values = torch.nn.functional.interpolate(values, size, mode=mode, align_corners=False, antialias=True)
-    fitted = values.round().clamp(0, 255).to(torch.uint8)
+    fitted = values.round_().clamp_(0, 255).to(torch.uint8)
     return fitted.expand(-1, config.channels, -1, -1).contiguous()  # (count, channels, height, width)
 
 
@@ -198,7 +198,7 @@ def normalise(images: Tensor, config: ImageConfig) -> Tensor:
         )
     values = images.to(torch.float32)  # (count, channels, height, width)
     if config.contrast == "imagenet":
-        return (values - 127.0) / 128.0
+        return values.sub_(127.0).div_(128.0)
     values = values / 255.0
     if config.contrast == "torchvision":
         mean, deviation = (values.new_tensor(numbers)[:, None, None] for numbers in _STATISTICS_OF_IMAGENET)

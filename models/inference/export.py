@@ -26,7 +26,7 @@ from torch.func import functional_call
 from models.atomic_files import write_atomically
 from models.checkpoint import find_checkpoint, load_checkpoint
 from models.errors import CheckpointInvalid
-from models.inference.embedding import EMBED_FEATURES, EMBED_IMAGES, LOCATION, OnnxEmbedder, graph_weights
+from models.inference.embedding import EMBED_IMAGES, LOCATION, OnnxEmbedder, graph_weights
 from models.inference.predict import FEATURES, IMAGES, LOGITS, NET_CONFIG
 from models.nets import BackboneNet, Net, call_net_recording, heads
 from models.nets.backbone import fold_batch_norms
@@ -72,22 +72,23 @@ def export_onnx(net: Net) -> bytes:
 
 
 def export_backbone(net: BackboneNet) -> bytes:
-    """Export the frozen backbone of a net and its pooling as one ONNX graph, if possible without the weights.
+    """Export the frozen backbone of a net as an ONNX graph, if possible without the weights.
 
     `models.inference.embedding.OnnxEmbedder` then adds them from the checkpoint, so that they are stored once. The
-    input is ``images``, float32 (images, channels, height, width); the output is ``features``
-    (images, feature_count). The number of images is dynamic; with the fit "area", so is their shape.
+    input is ``images``, float32 (images, channels, height, width); the outputs are the maps of each stage,
+    (images, channels, pixels), which `OnnxEmbedder` pools. The number of images is dynamic; with the fit "area", so is
+    their shape.
     """
     image = net.config.image
     images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
-    folded = _Embedding(net.with_backbone(fold_batch_norms(net.backbone)))
+    folded = _Stages(net.with_backbone(fold_batch_norms(net.backbone)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter of torch 2.13 warns about its own internals
         program = torch.onnx.export(
             folded.eval(),
             (images,),
             input_names=[EMBED_IMAGES],
-            output_names=[EMBED_FEATURES],
+            output_names=[f"stage_{index}" for index in range(len(net.config.stages))],
             dynamic_shapes=({0: Dim("images")},),
             verbose=False,
         )
@@ -127,12 +128,14 @@ def checked_backbone_graph(net: BackboneNet) -> bytes:
 def _free_height_and_width(graph: Any) -> None:
     """Make the graph independent of the images' shape, for which the exporter would take minutes of symbolic algebra.
 
-    Only the pooling depends on it: it flattens maps to (images, channels, pixels). Backbones that reshape on their own
+    Only the outputs depend on it: maps are flattened to (images, channels, pixels). Backbones that reshape on their own
     are found out by `checked_backbone_graph`.
     """
     del graph.value_info[:]
     for axis, name in ((2, "height"), (3, "width")):
         graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    for output in graph.output:
+        output.type.tensor_type.shape.dim[2].dim_param = f"pixels_of_{output.name}"
     reshapes = [node for node in graph.node if node.op_type == "Reshape"]
     for node in reshapes:
         del node.attribute[:]  # then 0 copies the number of images
@@ -174,15 +177,15 @@ def write_graph(checkpoint: Path) -> Path:
     return path
 
 
-class _Embedding(nn.Module):
-    """Calls `Net.embed`, whose name the exporter does not know."""
+class _Stages(nn.Module):
+    """Calls `BackboneNet.stage_maps`, whose name the exporter does not know."""
 
     def __init__(self, net: BackboneNet) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net.embed(images)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net.stage_maps(images))
 
 
 class _WithHead(nn.Module):

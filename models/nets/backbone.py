@@ -26,7 +26,9 @@ from models.nets.normalisation import Standardise
 _EXTREME_SHARE = 0.02
 """Share of a map's pixels that count as its largest, and as its smallest."""
 
-_SPREAD_EPSILON = 1e-8
+SPREAD_EPSILON = 1e-8
+"""Added to variances."""
+
 _DEVIATION_FLOOR = 0.05
 """Smallest deviation of a feature, as a share of its mean absolute value. A few images may agree in it by chance."""
 
@@ -68,6 +70,8 @@ class BackboneNet(Net):
 
     Attributes:
         backbone: the pretrained module. Its parameters are frozen and belong to all tasks.
+        extremes: of each stage, the number of pixels in 2 % of a map. It is the same for images of every shape, because
+            shapes have about the same area.
     """
 
     def __init__(self, config: NetConfig, _generator: torch.Generator | None = None) -> None:
@@ -78,9 +82,8 @@ class BackboneNet(Net):
         self.eval()
         for index, module in enumerate(_modules(self.backbone, config.stages)):
             module.register_forward_hook(_Collect(index))
-        stages = self._stages(torch.zeros(1, config.image.channels, config.image.side, config.image.side))
-        # The same number for images of every shape: shapes have about the same area.
-        self._extremes = [max(1, round(_EXTREME_SHARE * pixels.shape[-1])) for pixels in stages]
+        stages = self.stage_maps(torch.zeros(1, config.image.channels, config.image.side, config.image.side))
+        self.extremes = [max(1, round(_EXTREME_SHARE * pixels.shape[-1])) for pixels in stages]
         groups = [channels for pixels in stages for channels in 4 * [pixels.shape[1]]]
         groups += 2 * [config.image.channels]
         self.feature_count = sum(groups)
@@ -89,9 +92,15 @@ class BackboneNet(Net):
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Net.embed`: the pooled maps of all stages, (batch, feature_count)."""
-        stages = zip(self._stages(images), self._extremes, strict=True)
+        stages = zip(self.stage_maps(images), self.extremes, strict=True)
         pooled = [_pool(pixels, extremes) for pixels, extremes in stages]
         return torch.cat([*pooled, *_mean_and_deviation(images.flatten(2))], dim=-1)
+
+    def stage_maps(self, images: Tensor) -> list[Tensor]:
+        """Run the backbone: the maps of each stage, (batch, channels, pixels)."""
+        self.backbone(images)
+        maps, _collected.maps = _collected.maps, {}
+        return [_as_pixels(maps[index], self.config.stages[index]) for index in sorted(maps)]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Standardise pooled maps and scale each image's to a mean square of 1: (batch, feature_count), same shape."""
@@ -113,12 +122,6 @@ class BackboneNet(Net):
         float32 = {name: tensor.float() for name, tensor in prior.tensors().items()}
         self.prior = CovariancePrior(**float32)
         self.pooled.prior_variance = float32["variance"]
-
-    def _stages(self, images: Tensor) -> list[Tensor]:
-        """The maps of each stage, (batch, channels, pixels)."""
-        self.backbone(images)
-        maps, _collected.maps = _collected.maps, {}
-        return [_as_pixels(maps[index], self.config.stages[index]) for index in sorted(maps)]
 
 
 class StandardiseSupport(Standardise):
@@ -143,7 +146,7 @@ class StandardiseSupport(Standardise):
             level = by_task.abs().mean(1, keepdim=True)
             return torch.maximum(variance, (_DEVIATION_FLOOR * level).square())
         typical = self.prior_variance.to(variance.device)
-        log_ratio = torch.log(variance + _SPREAD_EPSILON) - torch.log(typical)
+        log_ratio = torch.log(variance + SPREAD_EPSILON) - torch.log(typical)
         parts = torch.split(log_ratio, self._groups, dim=-1)
         level = torch.cat([part.mean(-1, keepdim=True).expand_as(part) for part in parts], dim=-1)
         samples = by_task.shape[1]
@@ -172,7 +175,7 @@ def _pool(pixels: Tensor, extremes: int) -> Tensor:
 def _mean_and_deviation(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """(batch, channels, pixels) -> two (batch, channels)."""
     mean = pixels.mean(-1)
-    return mean, torch.sqrt((pixels - mean[..., None]).square().mean(-1) + _SPREAD_EPSILON)
+    return mean, torch.sqrt((pixels - mean[..., None]).square().mean(-1) + SPREAD_EPSILON)
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor
 
 from models.adaptation.executor import FairExecutor
@@ -117,3 +119,18 @@ def test_a_graph_of_another_net_is_rejected(net: BackboneNet) -> None:
     assert graph is not None
     with pytest.raises(CheckpointInvalid, match="export it again"):
         OnnxEmbedder(graph, net)
+
+
+def test_a_graph_that_pools_the_maps_itself_still_works(net: BackboneNet) -> None:
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["images", 3, "height", "width"])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["images", net.feature_count])
+    nodes = [
+        helper.make_node("ReduceMax", ["images"], ["largest"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Unsqueeze", ["largest"], ["column"], axes=[1]),
+        helper.make_node("Expand", ["column", "shape"], ["features"]),
+    ]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [1, net.feature_count])
+    graph = helper.make_graph(nodes, "older", [images], [features], [shape])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 12)], ir_version=8)
+    embedder = OnnxEmbedder(model.SerializeToString(), net)
+    assert torch.equal(embedder.embed(torch.full((2, 3, 192, 192), 0.5)), torch.full((2, net.feature_count), 0.5))
