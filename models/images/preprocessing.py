@@ -153,19 +153,26 @@ def fit_to_side(image: Tensor, config: ImageConfig) -> Tensor:
     Returns:
         uint8 (channels, height, width), one of the config's shapes: (side, side) for "stretch".
     """
+    return _fit(image, config)[0].to(torch.uint8)
+
+
+def _fit(image: Tensor, config: ImageConfig) -> Tensor:
+    """What `fit_to_side` returns, as float32 (1, channels, height, width)."""
     if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] not in (1, 3):
         raise ImageCorrupt(
             f"the image has type {image.dtype} and shape {tuple(image.shape)}; "
             "expected uint8 (1 or 3, height, width): decode it first"
         )
-    return _fit_batch(image[None], config)[0]
+    return _fit_batch(image[None], config)
 
 
 def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
-    """uint8 (count, 1 or 3, height, width) -> (count, channels, height, width) of the config's nearest shape."""
+    """uint8 (count, 1 or 3, height, width) -> (count, channels, height, width) of the config's nearest shape.
+
+    The values are whole numbers from 0 to 255. They are float32, because `_scale` needs float32 and conversions take
+    time.
+    """
     size = config.shape_for(*images.shape[2:])
-    if images.shape[1] == config.channels and images.shape[2:] == size:
-        return images
     values = images.to(torch.float32)
     if config.channels == 1 and images.shape[1] == 3:
         red, green, blue = values.unbind(1)
@@ -173,8 +180,7 @@ def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
     if values.shape[2:] != size:
         mode = "bilinear" if config.fit == "stretch" else "bicubic"
         values = torch.nn.functional.interpolate(values, size, mode=mode, align_corners=False, antialias=True)
-    fitted = values.round_().clamp_(0, 255).to(torch.uint8)
-    return fitted.expand(-1, config.channels, -1, -1).contiguous()  # (count, channels, height, width)
+    return values.round_().clamp_(0, 255).expand(-1, config.channels, -1, -1).contiguous()
 
 
 def normalise(images: Tensor, config: ImageConfig) -> Tensor:
@@ -196,10 +202,14 @@ def normalise(images: Tensor, config: ImageConfig) -> Tensor:
             f"the images have type {images.dtype} and shape {tuple(images.shape)}; expected uint8 (count, "
             f"{config.channels}, {config.side}, {config.side}): use fit_to_side first"
         )
-    values = images.to(torch.float32)  # (count, channels, height, width)
+    return _scale(images.to(torch.float32), config)
+
+
+def _scale(values: Tensor, config: ImageConfig) -> Tensor:
+    """What `normalise` returns; `values` are whole numbers from 0 to 255 in float32, and may be overwritten."""
     if config.contrast == "imagenet":
-        return values.sub_(127.0).div_(128.0)
-    values = values / 255.0
+        return values.sub_(127.0).mul_(1 / 128)
+    values = values.div_(255.0)
     if config.contrast == "torchvision":
         mean, deviation = (values.new_tensor(numbers)[:, None, None] for numbers in _STATISTICS_OF_IMAGENET)
         return (values - mean) / deviation
@@ -218,7 +228,7 @@ def prepare(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
     """
     if not images:
         return torch.empty(0, config.channels, config.side, config.side)
-    return torch.cat([normalise(fit_to_side(image, config)[None], config) for image in images])
+    return torch.cat([_scale(_fit(image, config), config) for image in images])
 
 
 def prepare_batch(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
@@ -235,7 +245,7 @@ def prepare_batch(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
             for start in range(0, len(indices), _BATCH_SIZE):
                 batch = indices[start : start + _BATCH_SIZE]
                 fitted = _fit_batch(torch.stack([images[index] for index in batch]), config)
-                prepared[batch] = normalise(fitted, config)
+                prepared[batch] = _scale(fitted, config)
     return prepared
 
 
@@ -255,8 +265,7 @@ def prepare_by_shape(images: Sequence[Tensor], config: ImageConfig) -> Iterator[
     for indices in by_shape.values():
         for start in range(0, len(indices), _BATCH_SIZE):
             batch = indices[start : start + _BATCH_SIZE]
-            fitted = torch.stack([fit_to_side(images[index], config) for index in batch])
-            yield batch, normalise(fitted, config)
+            yield batch, _scale(torch.cat([_fit(images[index], config) for index in batch]), config)
 
 
 def _normalise_contrast(values: Tensor, parameters: _ContrastParameters) -> Tensor:
