@@ -54,6 +54,7 @@ REMOVED: Final[dict[str, str]] = {
 
 Bytes = Annotated[int, Field(ge=1 * _KIB, le=4096 * _MIB)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Origin = Annotated[str, Field(pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?$")]
 
 
 def split_names(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -81,6 +82,9 @@ class Settings(BaseSettings):
     bootstrap_key: SecretStr | None = Field(None, description="a key with every scope, added when the service starts")
     key_rate_per_s: float = Field(200, gt=0, le=1e6, description="requests per second from one key, per worker")
     key_in_flight: Count = Field(24, description="requests from one key at the same time, per worker")
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split_names)] = Field(
+        (), description="origins whose pages may call the service from a browser (CORS), separated by commas"
+    )
 
     # Store and model
     data: Path = Field(Path("data"), description="folder of the embedded store")

@@ -43,7 +43,7 @@ def described_codes(method: str, path: str) -> frozenset[str] | None:
 
 def check_described(response: httpx.Response) -> None:
     """Check that a problem is described."""
-    if response.headers.get("content-type") != MEDIA_TYPE:
+    if response.headers.get("content-type") != MEDIA_TYPE or response.request.method == "HEAD":
         return
     problem = response.json()
     codes = described_codes(response.request.method, problem["instance"])

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import resource
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -78,12 +79,25 @@ class RestartBackoff:
         self._restarted_at_s = now_s
 
 
-class _Supervisor(Multiprocess):
+class Supervisor(Multiprocess):
     """Uvicorn's supervisor, which replaces dead and hung workers; here with pauses that grow while they keep dying."""
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        survives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as `nohup` starts it
         super().__init__(config, sockets)
+        if survives_terminal:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._backoff = RestartBackoff()
+
+    def handle_hup(self) -> None:
+        """Stop, because the workers get the signal of a closing terminal too. Uvicorn would restart them."""
+        self.should_exit.set()
+
+    def terminate_all(self) -> None:
+        """Stop the workers, and close the port here: else the system accepts connections that no worker serves."""
+        super().terminate_all()
+        for listener in self.sockets:
+            listener.close()
 
     def keep_subprocess_alive(self) -> None:
         """Replace dead workers, unless the pause after the last replacement is not over."""
@@ -108,7 +122,10 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         open_to_all = _open_to_all(settings)
         port = listener.getsockname()[1]
         announce = functools.partial(_announce, settings, port, open_to_all=open_to_all, as_json=as_json)
-        with notices().status("starting …"):
+        models = ", ".join(settings.model)
+        url = _url(settings.host, port)
+        structlog.get_logger("anole.serve").info("starting", model=models, data=str(settings.data), url=url)
+        with notices().status(f"loading {models}; {url} will respond when it is ready …"):
             services = _prepared(settings)
         with contextlib.suppress(KeyboardInterrupt):
             if settings.workers == 1:
@@ -118,7 +135,7 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
                 services.close()
                 export_to_workers(settings)
                 announce()
-                _Supervisor(_config(settings, "service.http.app:application"), sockets=[listener]).run()
+                Supervisor(_config(settings, "service.http.app:application"), sockets=[listener]).run()
 
 
 def _raise_file_limit(count: int) -> None:
@@ -205,9 +222,12 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
     )
 
 
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _announce(settings: Settings, port: int, *, open_to_all: bool, as_json: bool = False) -> None:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{port}"
+    url = _url(settings.host, port)
     if as_json:
         access = "open" if open_to_all else "key"
         typer.echo(

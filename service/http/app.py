@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -25,6 +26,7 @@ from service.bootstrap import Services
 from service.http import problems
 from service.http.dependencies import Context
 from service.http.middleware.auth import AuthMiddleware
+from service.http.middleware.cors import cors
 from service.http.middleware.limits import ADAPT_ROUTES, AdmissionLimit, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
@@ -48,9 +50,19 @@ Build = Callable[[Settings], Services]
 
 def application() -> FastAPI:
     """Return the application of a worker process, with settings from the environment."""
+    threading.Thread(target=_stop_with_supervisor, name="supervisor", daemon=True).start()
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     return create_app(settings, lambda settings: freeze_objects(bootstrap.build(settings, stop_process)))
+
+
+def _stop_with_supervisor() -> None:
+    """Stop this worker when its supervisor dies, so that no worker keeps the port of a service that is gone."""
+    supervisor = multiprocessing.parent_process()
+    if supervisor is not None:
+        supervisor.join()
+        structlog.get_logger("anole.app").error("the supervisor has died, stopping")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def freeze_objects(services: Services) -> Services:
@@ -93,12 +105,14 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         version=metadata.version("anole"),
         description=DESCRIPTION,
         openapi_tags=[{"name": name} for name in _TAGS],
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         lifespan=_lifespan(settings, telemetry, build),
         generate_unique_id_function=lambda route: route.name,
         middleware=[  # from the outside to the inside
             Middleware(RequestMiddleware, telemetry=telemetry),
+            *cors(settings.cors_origins),
             Middleware(AuthMiddleware, settings=settings, telemetry=telemetry),
             Middleware(LimitsMiddleware, limits=limits),
         ],
@@ -106,6 +120,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     app.routers = ROUTERS
     for router in ROUTERS:
         app.include_router(router)
+    app.add_route("/openapi.json", docs.description, include_in_schema=False)
     problems.install(app)
     return app
 
@@ -160,9 +175,10 @@ class _StopTimer:
 
 @contextmanager
 def _drain_before_stop(drain: Callable[[], None], drain_s: float) -> Iterator[None]:
-    """On SIGTERM, call `drain` and pass the signal to the web server `drain_s` seconds later.
+    """On SIGTERM or SIGHUP, call `drain` and pass the signal to the web server `drain_s` seconds later.
 
-    A load balancer sees ``/readyz`` fail and sends no more requests before the port closes.
+    A load balancer sees ``/readyz`` fail and sends no more requests before the port closes. SIGHUP, which a closing
+    terminal sends, stays ignored for a process that was started by ``nohup``.
     """
     stop = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or not callable(stop):
@@ -170,12 +186,17 @@ def _drain_before_stop(drain: Callable[[], None], drain_s: float) -> Iterator[No
         return
     loop = asyncio.get_running_loop()
 
-    def on_sigterm(number: int, frame: FrameType | None) -> Any:
+    def on_signal(number: int, frame: FrameType | None) -> Any:
         drain()
         loop.call_soon_threadsafe(loop.call_later, drain_s, stop, number, frame)
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    before: dict[int, Any] = {signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        before[signal.SIGHUP] = signal.SIG_DFL
+    for number in before:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, stop)
+        for number, handler in before.items():
+            signal.signal(number, handler)

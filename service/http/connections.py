@@ -7,11 +7,14 @@ and body of a request, for what remains of a body after the response, and for re
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from service.http.problems import BAD_REQUEST, HEAD_TOO_LONG, problem_response
 
 Awaited = Literal["head", "body", "leftover"]
 
@@ -20,6 +23,9 @@ HEAD_BYTES: Final = 16 * 1024
 
 LEFTOVER_S: Final = 5.0
 """How long a body may continue after the response, which the client may need to read before it stops sending."""
+
+MIN_IDLE_S: Final = 1.0
+"""A connection without a request may be closed after this time to make room for a new one."""
 
 
 class HeadTooLong(ValueError):
@@ -48,7 +54,19 @@ class BoundedHttp(HttpToolsProtocol):
             return
         self._incomplete_bytes += len(data)
         if self._incomplete_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response(f"The request headers are longer than {HEAD_BYTES} bytes.")
+            self.send_400_response("")
+
+    def send_400_response(self, msg: str) -> None:
+        """Respond with a problem instead of uvicorn's text, and close the connection."""
+        if max(self._head_bytes, self._incomplete_bytes) > HEAD_BYTES:
+            detail = f"the request line and headers have more than {HEAD_BYTES} bytes, which is the limit; send fewer"
+            response = problem_response(HEAD_TOO_LONG, detail, "/")
+        else:
+            response = problem_response(BAD_REQUEST, "the request is not valid HTTP/1.1; check the client", "/")
+        headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
+        lines = [b"%s: %s\r\n" % header for header in headers]
+        self.transport.write(b"".join([STATUS_LINE[response.status_code], *lines, b"\r\n", bytes(response.body)]))
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -92,7 +110,8 @@ class Deadlines:
         head_s: from the first byte of a request, or the start of the connection, to the end of the headers.
         body_s: from there to the end of the body.
         reader_s: for the client to read what it has been sent.
-        connections: open at the same time; further ones are closed at once.
+        connections: open at the same time. A further one takes the place of the connection that has been without a
+            request for longest, for `MIN_IDLE_S` at least; if there is none, the further one is closed.
     """
 
     head_s: float = 10.0
@@ -106,11 +125,17 @@ class Deadlines:
 
 
 class DeadlinedConfig(uvicorn.Config):
-    """uvicorn's configuration with time limits; uvicorn passes it to its worker processes."""
+    """uvicorn's configuration with time limits; uvicorn passes it to its worker processes.
+
+    Attributes:
+        deadlines: time limits, and the number of connections.
+        idle: connections without a request -> since when, on the clock of the event loop; the longest first.
+    """
 
     def __init__(self, app: Any, deadlines: Deadlines, **options: Any) -> None:
         super().__init__(app, http=DeadlinedHttp, **options)
         self.deadlines = deadlines
+        self.idle: OrderedDict[DeadlinedHttp, float] = OrderedDict()
 
 
 class DeadlinedHttp(BoundedHttp):
@@ -121,18 +146,29 @@ class DeadlinedHttp(BoundedHttp):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._deadlines = cast(DeadlinedConfig, self.config).deadlines
+        config = cast(DeadlinedConfig, self.config)
+        self._deadlines, self._idle = config.deadlines, config.idle
         self._awaited: tuple[Awaited, object] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait for headers, or close a connection beyond the limit."""
+        """Start to wait for headers. Beyond the limit, close an idle connection, or this one if none is idle."""
         super().connection_made(transport)
-        if len(self.connections) > self._deadlines.connections:
+        if len(self.connections) > self._deadlines.connections and not self._make_room():
             transport.abort()
         else:
+            self._idle[self] = self.loop.time()
             self._await("head")
+
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest, if that is long enough."""
+        oldest = next(iter(self._idle), None)
+        if oldest is None or self.loop.time() - self._idle[oldest] < MIN_IDLE_S:
+            return False
+        del self._idle[oldest]
+        oldest.transport.abort()
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Parse received bytes and update the timer."""
@@ -156,6 +192,7 @@ class DeadlinedHttp(BoundedHttp):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
+        self._idle.pop(self, None)
         self._await(None)
         self._stop_reader_timer()
         super().connection_lost(exc)
@@ -163,6 +200,10 @@ class DeadlinedHttp(BoundedHttp):
     def _update(self) -> None:
         cycle: RequestResponseCycle | None = self.cycle  # None before the first headers
         closing = self.transport.is_closing()
+        if closing or (cycle is not None and not cycle.response_complete):
+            self._idle.pop(self, None)
+        else:
+            self._idle.setdefault(self, self.loop.time())
         if self.transport.get_write_buffer_size() and (closing or (cycle is not None and cycle.response_complete)):
             self._start_reader_timer()
         self._await(None if closing else self._next(cycle))

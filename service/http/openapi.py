@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -47,7 +49,8 @@ DESCRIPTION: Final = """Few-shot image classification.
 Send a few labelled images to `/adapt` to make a version for a client. Send images to `/predict` to classify them.
 
 Errors are RFC 9457 problems with a stable `code`. Besides the codes that each route lists, every request can be
-answered with `head_ambiguous` (400), `body_too_large` (413), `internal_error` (500) or `overloaded` (503)."""
+answered with `bad_request`, `head_ambiguous` or `head_too_long` (400), `body_too_large` (413), `internal_error` (500)
+or `overloaded` (503)."""
 
 READ: Final = (InvalidName, UnknownClient, StoreUnavailable, VersionCorrupt)
 """Errors of routes that read from a client."""
@@ -128,6 +131,11 @@ class Application(FastAPI):
     """
 
     routers: Sequence[APIRouter] = ()
+
+    @functools.cached_property
+    def description_json(self) -> bytes:
+        """The description as JSON."""
+        return json.dumps(self.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
 
     def openapi(self) -> dict[str, Any]:
         """Return the description. It is generated once."""

@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from models import errors as learning
 from models.errors import AnoleError
@@ -179,8 +180,11 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
 }
 
 INTERNAL: Final = Problem(500, "internal_error", "Internal error")
+HEAD_TOO_LONG: Final = Problem(400, "head_too_long", "Request line and headers too long")
+BAD_REQUEST: Final = Problem(400, "bad_request", "Bad request")
+_METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _BY_STATUS: Final[Mapping[int, Problem]] = {
-    400: Problem(400, "bad_request", "Bad request"),
+    400: BAD_REQUEST,
     404: Problem(404, "not_found", "Not found"),
     405: Problem(405, "method_not_allowed", "Method not allowed"),
     413: PROBLEMS[BodyTooLarge],
@@ -266,13 +270,26 @@ async def _on_http(request: Request, error: Exception) -> JSONResponse:
         detail = "the body cannot be parsed; send a JSON object in UTF-8 without deep nesting or very long numbers"
         return problem_response(PROBLEMS[RequestValidationError], detail, request.url.path)
     headers = error.headers if isinstance(error, HTTPException) else None
+    if status == 405:
+        headers = {"Allow": ", ".join(_allowed_methods(request))}
     phrase = HTTPStatus(status).phrase
     problem = _BY_STATUS.get(status, Problem(status, phrase.lower().replace(" ", "_"), phrase))
     detail = {
         404: f"there is no resource at {request.url.path}; see /docs",
-        405: f"{request.method} is not allowed; allowed: {(headers or {}).get('Allow', 'another method')}",
+        405: f"{request.method} is not allowed; allowed: {(headers or {}).get('Allow')}",
     }.get(status, f"{phrase.lower()}; see /docs")
     return problem_response(problem, detail, request.url.path, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes at the path of the request. Starlette names those of the first route only."""
+    scope = request.scope
+    allowed = [
+        method
+        for method in _METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
 def _describe(errors: Sequence[Mapping[str, Any]]) -> str:

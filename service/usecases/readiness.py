@@ -6,13 +6,22 @@ at whether the process is about to stop. See `readiness_checks`.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from models.errors import AnoleError, CheckpointInvalid
 
 Check = Callable[[], None]
 """Returns if all is well, and raises an `AnoleError` with the problem otherwise."""
+
+FRESH_S: Final = 1.0
+"""How long the results of the checks are used again."""
+
+WEIGHTS_FRESH_S: Final = 60.0
+"""How long the check of the weights is used again. It reads all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +38,19 @@ class ReadinessReport:
 
 
 class Readiness:
-    """Runs the checks, and remembers that the process is about to stop."""
+    """Runs the checks, once a second at most, and remembers that the process is about to stop. Thread-safe.
 
-    def __init__(self, checks: Mapping[str, Check]) -> None:
+    Args:
+        checks: the checks by name.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], clock: Callable[[], float] = time.monotonic) -> None:
         self._checks = dict(checks)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._results: Mapping[str, str] = {}
+        self._checked_s = -float("inf")
         self._draining = False
 
     def drain(self) -> None:
@@ -43,8 +61,12 @@ class Readiness:
         self._draining = True
 
     def report(self) -> ReadinessReport:
-        """Run every check."""
-        results = {name: _result(check) for name, check in self._checks.items()}
+        """Return the results of the checks, which may be up to `FRESH_S` seconds old."""
+        with self._lock:
+            if self._clock() - self._checked_s >= FRESH_S:
+                self._results = {name: _result(check) for name, check in self._checks.items()}
+                self._checked_s = self._clock()
+            results = dict(self._results)
         results["draining"] = "the process is about to stop" if self._draining else "ok"
         return ReadinessReport(ready=all(text == "ok" for text in results.values()), checks=results)
 
@@ -59,12 +81,18 @@ def readiness_checks(ping_store: Check, compute_digest: Callable[[], str]) -> di
     return {"store": ping_store, "meta_model": weights_unchanged(compute_digest)}
 
 
-def weights_unchanged(compute_digest: Callable[[], str]) -> Check:
-    """Return a check that the weights of the checkpoint in memory still have the digest that they have now."""
-    expected = compute_digest()
+def weights_unchanged(compute_digest: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> Check:
+    """Return a check that the weights of the checkpoint in memory still have the digest that they have now.
+
+    The digest is computed once in `WEIGHTS_FRESH_S` seconds at most.
+    """
+    digest = expected = compute_digest()
+    computed_s = clock()
 
     def check() -> None:
-        digest = compute_digest()
+        nonlocal digest, computed_s
+        if clock() - computed_s >= WEIGHTS_FRESH_S:
+            digest, computed_s = compute_digest(), clock()
         if digest != expected:
             raise CheckpointInvalid(
                 f"the weights of the checkpoint in memory have changed: their digest is {digest[:12]}…, and was "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -100,6 +102,45 @@ def test_an_endless_body_does_not_prevent_the_process_from_exiting(tmp_path: Pat
             assert httpx.get(f"{running.url}/livez").status_code == 200
             running.process.terminate()
             running.process.wait(ENDS_IN_S)
+
+
+def test_an_adaptation_that_outlasts_the_time_to_stop_gets_a_problem_and_can_be_sent_again(tmp_path: Path) -> None:
+    fields = {"client": "line", "steps": "10000", "labels": [sample.label for sample in SAMPLES]}
+    files = [("samples", (sample.name, sample.content)) for sample in SAMPLES]
+    environment = {"ANOLE_DEMO": "false", "ANOLE_DRAIN_S": "0", "ANOLE_STOP_S": "1", "ANOLE_MAX_STEPS": "10000"}
+    with (
+        serving(tmp_path, tiny_checkpoint_in(tmp_path), **environment, ANOLE_ADAPT_S="600") as running,
+        httpx.Client(base_url=running.url, timeout=ENDS_IN_S * 2) as web,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        pending = pool.submit(web.post, "/adapt", data=fields, files=files)
+        while "anole_adapt_in_work 1.0" not in httpx.get(f"{running.url}/metrics").text:
+            assert not pending.done()
+        running.process.terminate()
+        response = pending.result()
+        running.process.wait(ENDS_IN_S)
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert response.headers["retry-after"] == "1"
+    with serving(tmp_path, tmp_path / "tiny.safetensors", ANOLE_DEMO="false") as again, Client(again.url) as anole:
+        assert anole.clients() == []
+        assert anole.adapt("line", SAMPLES).version == 1
+
+
+def test_sighup_ends_running_requests_like_sigterm(tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint_in(tmp_path), ANOLE_DEMO="false", ANOLE_DRAIN_S="5") as running:
+        with Client(running.url) as anole:
+            anole.adapt("line", SAMPLES)
+        load = Load(running.url)
+        while len(load.completed) < 10 and not load.failed:
+            assert httpx.get(f"{running.url}/livez").status_code == 200
+        running.process.send_signal(signal.SIGHUP)
+        while httpx.get(f"{running.url}/readyz").status_code == 200:
+            assert running.process.poll() is None
+        load.stop.set()
+        assert load.ended()
+        running.process.wait(ENDS_IN_S)
+    assert load.failed == []
+    assert any('"stopped"' in line for line in running.printed)
 
 
 def test_the_default_stop_deadlines_are_short_enough() -> None:

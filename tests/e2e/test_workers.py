@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import httpx
 import pytest
 
 from service.client import AdaptOptions, Client
-from tests.e2e.conftest import START_LIMIT_S
+from tests.e2e.conftest import START_LIMIT_S, STOP_LIMIT_S
 from tests.e2e.test_service_process import SAMPLES, Process, serving
 from tests.generated import tiny_checkpoint_in
 
@@ -118,3 +119,48 @@ def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Proce
     with Client(pair.url) as anole:
         assert [version.weights.digest for version in anole.versions("line")] == acknowledged
         assert anole.adapt("line", SAMPLES, ALWAYS).version == 3
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_after_sigterm_no_connection_is_accepted_that_no_worker_serves(tmp_path: Path) -> None:
+    settings = {**UNBOUNDED, "ANOLE_DRAIN_S": "0.2", "ANOLE_STOP_S": "10", "ANOLE_MAX_STEPS": "10000"}
+    options = ("--workers", "2")
+    with serving(tmp_path, tiny_checkpoint_in(tmp_path), *options, **settings, ANOLE_ADAPT_S="600") as process:
+        with httpx.Client(base_url=process.url, timeout=START_LIMIT_S) as web, ThreadPoolExecutor(1) as pool:
+            files = [("samples", (sample.name, sample.content)) for sample in SAMPLES]
+            fields = {"client": "line", "steps": "10000", "labels": [sample.label for sample in SAMPLES]}
+            pending = pool.submit(web.post, "/adapt", data=fields, files=files)
+            wait_for(lambda: pending.done() or is_adapting(process.url), "adaptation")
+            process.process.terminate()
+            with pytest.raises(httpx.ConnectError):  # refused, and neither silent nor reset
+                request_for_ever(f"{process.url}/livez")
+            assert process.process.poll() is None  # one worker still adapts
+            assert pending.result().json()["code"] == "overloaded"
+        process.process.wait(STOP_LIMIT_S)
+
+
+def request_for_ever(url: str) -> None:
+    while True:
+        httpx.get(url, timeout=5)
+
+
+def is_adapting(url: str) -> bool:
+    return "anole_adapt_in_work 1.0" in httpx.get(f"{url}/metrics", timeout=START_LIMIT_S).text
+
+
+def test_workers_end_and_free_the_port_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    with serving(tmp_path, tiny_checkpoint_in(tmp_path), "--workers", "2", **UNBOUNDED) as process:
+        wait_for(lambda: httpx.get(f"{process.url}/readyz", timeout=START_LIMIT_S).status_code == 200, "worker")
+        orphans = workers(process)
+        assert len(orphans) == 2
+        process.process.kill()
+        process.process.wait(STOP_LIMIT_S)
+        wait_for(lambda: not any(map(alive, orphans)), "end of the workers")
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{process.url}/livez")

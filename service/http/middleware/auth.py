@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import functools
 import re
+import time
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import ExitStack
 from ipaddress import ip_address
 from typing import Final
 
+import anyio
 from anyio import CapacityLimiter, Lock, to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import AnoleError
 from service.domain.key import ANONYMOUS, Caller
-from service.errors import KeyRefused, RateExceeded
+from service.errors import KeyMissing, KeyRefused, RateExceeded
 from service.http.middleware.limits import ADAPT_ROUTES, RateLimit, RateLimiter, route_of
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
@@ -33,6 +36,18 @@ ADDRESS_RATE_PER_S: Final = 2000.0
 ADDRESS_IN_FLIGHT: Final = 256
 """Requests from one address at the same time, where no key is required."""
 
+PUBLIC_RATE_PER_S: Final = 500.0
+"""Requests per second from one address to public paths, or without a valid key."""
+
+PUBLIC_IN_FLIGHT: Final = 64
+"""Of these, requests at the same time."""
+
+DELAY_S: Final = 1.0
+"""How long the rejection of such a request is held back. A sender that repeats at once is slowed down by it."""
+
+MAX_DELAYED: Final = 256
+"""Rejections held back at the same time; further ones are sent at once."""
+
 ADAPTING: Final = "anole.adapting"
 """Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request is
 answered, unless a job takes it over."""
@@ -44,11 +59,29 @@ _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{
 
 
 class AuthMiddleware:
-    """Puts the caller into the ASGI scope, or answers 400, 401, 403 or 429."""
+    """Puts the caller into the ASGI scope, or responds with 400, 401, 403 or 429.
 
-    def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
+    Args:
+        app: the wrapped application.
+        settings: the limits of a key, and the allowed origins.
+        telemetry: counts rejected requests.
+        clock: monotonic seconds.
+        sleep: waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        telemetry: Telemetry,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+    ) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._sleep, self._delayed = sleep, 0
+        self._origins = settings.cors_origins
+        self._strangers = RateLimiter(RateLimit(PUBLIC_IN_FLIGHT, PUBLIC_RATE_PER_S), clock)
         self._keys = RateLimiter(
             RateLimit(settings.key_in_flight, settings.key_rate_per_s, "ANOLE_KEY_IN_FLIGHT", "ANOLE_KEY_RATE_PER_S")
         )
@@ -66,24 +99,49 @@ class AuthMiddleware:
         with ExitStack() as counted:
             scope[ADAPTING] = counted.enter_context(ExitStack())
             try:
-                caller = scope[CALLER] = await self._authenticate(scope)
-                self._count(scope, caller, counted)
+                check_ambiguity(scope)
+                if PUBLIC.fullmatch(scope["path"]):
+                    await self._admit_stranger(scope, counted)
+                    caller = ANONYMOUS
+                else:
+                    caller = await self._authenticate(scope, counted)
+                    self._count(scope, caller, counted)
             except AnoleError as error:
                 if isinstance(error, RateExceeded):
                     self._telemetry.refused.labels("rate").inc()
                 await error_response(error, scope["path"])(scope, receive, send)
                 return
+            scope[CALLER] = caller
             await self._app(scope, receive, send)
 
-    async def _authenticate(self, scope: Scope) -> Caller:
-        check_ambiguity(scope)
-        if PUBLIC.fullmatch(scope["path"]):
-            return ANONYMOUS
+    async def _admit_stranger(self, scope: Scope, counted: ExitStack) -> None:
+        """Count a request without a key by its address.
+
+        Raises:
+            RateExceeded: the address has sent too many. It is raised after a while, because a sender that repeats
+                rejected requests at once would otherwise take as much time of the process as with accepted ones.
+        """
+        try:
+            counted.enter_context(self._strangers.request(_address(scope)))
+        except RateExceeded:
+            if self._delayed < MAX_DELAYED:
+                self._delayed += 1
+                try:
+                    await self._sleep(DELAY_S)
+                finally:
+                    self._delayed -= 1
+            raise
+
+    async def _authenticate(self, scope: Scope, counted: ExitStack) -> Caller:
         keys: KeyCache = scope["app"].state.context.services.keys
         await self._refresh(keys)
-        caller = keys.caller(presented_key(scope))
+        try:
+            caller = keys.caller(presented_key(scope))
+        except (KeyMissing, KeyRefused):
+            await self._admit_stranger(scope, counted)
+            raise
         if caller is ANONYMOUS:
-            check_origin(scope)
+            check_origin(scope, self._origins)
         return caller
 
     async def _refresh(self, keys: KeyCache) -> None:
@@ -95,15 +153,18 @@ class AuthMiddleware:
                 await to_thread.run_sync(keys.read, limiter=self._thread)
 
     def _count(self, scope: Scope, caller: Caller, counted: ExitStack) -> None:
-        if PUBLIC.fullmatch(scope["path"]):
-            return
         if caller is ANONYMOUS:
-            counted.enter_context(self._addresses.request((scope.get("client") or ("",))[0]))
+            counted.enter_context(self._addresses.request(_address(scope)))
             return
         if route_of(scope) in ADAPT_ROUTES:
             adapting: ExitStack = scope[ADAPTING]
             adapting.enter_context(self._adapting.request(caller.prefix))
         counted.enter_context(self._keys.request(caller.prefix))
+
+
+def _address(scope: Scope) -> str:
+    """Return the address that the request came from."""
+    return str((scope.get("client") or ("",))[0])
 
 
 def presented_key(scope: Scope) -> bytes | None:
@@ -146,18 +207,25 @@ def check_ambiguity(scope: Scope) -> None:
         raise AmbiguousHeaders("the Host header is missing or malformed; send the host that you connect to")
 
 
-def check_origin(scope: Scope) -> None:
+def check_origin(scope: Scope, allowed: Collection[str] = ()) -> None:
     """Reject requests that a browser sends for a page of another site, on services that require no key.
 
     Such a service is for users of this machine, but any web page in a browser here can send requests to it.
+
+    Args:
+        scope: the ASGI scope.
+        allowed: origins whose pages may send requests.
 
     Raises:
         OriginRejected: the Origin differs from the Host, or the Host is a name that anybody could own.
     """
     host = _header(scope, b"host") or ""
     origin = _header(scope, b"origin")
-    if origin is not None and origin.partition("://")[2] != host:
-        raise OriginRejected("a page of another site sent this request, which is allowed only with an API key")
+    if origin is not None and origin not in allowed and origin.partition("://")[2] != host:
+        raise OriginRejected(
+            "a page of another site sent this request, which is allowed only with an API key, or from an origin in "
+            "ANOLE_CORS_ORIGINS"
+        )
     if host and not _is_address(host):
         raise OriginRejected(
             f"the request was sent to {host[:80]!r}; while the service requires no key, use an IP address such as "

@@ -1,17 +1,21 @@
-"""Gives each request an ID, response headers, metrics and a log line."""
+"""Gives each request an ID, response headers, metrics and a log line. Responds to HEAD as to GET."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 import time
+from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import RETRY_STOPPING_S, Overloaded
 from service.http.problems import CLIENT_CLOSED_REQUEST, error_response
 from service.telemetry import Telemetry
 
@@ -46,23 +50,29 @@ class RequestMiddleware:
         scope[LOG_FIELDS] = {"request_id": request_id}
         response = _Response(send, request_id)
         started = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # a copy, because the server leaves out the body if the method in its own is HEAD
+            scope = {**scope, "method": "GET"}
         with self._telemetry.in_flight.track_inprogress():
             await self._handle(scope, receive, response)
-        self._record(scope, response.status, time.perf_counter() - started)
+        self._record(scope, method, response.status, time.perf_counter() - started)
 
     async def _handle(self, scope: Scope, receive: Receive, response: _Response) -> None:
         try:
             await self._app(scope, receive, response)
         except ClientDisconnect:
             scope[LOG_FIELDS]["disconnected"] = True
+        except asyncio.CancelledError:  # the server stops, and the time for running requests is over
+            if not response.started:
+                await error_response(_stopping(), scope["path"])(scope, receive, response)
         except Exception as error:  # noqa: BLE001 - the outermost handler; the error is logged and answered
             self._log.exception("request failed", request_id=scope[LOG_FIELDS]["request_id"])
             if not response.started:
                 await error_response(error, scope["path"])(scope, receive, response)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or scope.get(ROUTE, "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = method if method in _METHODS else "other"
         self._telemetry.requests.labels(method, route, str(status)).inc()
         self._telemetry.request_seconds.labels(route).observe(seconds)
         if UNLOGGED in scope:
@@ -72,8 +82,16 @@ class RequestMiddleware:
         getattr(self._log, level)("request", seconds=round(seconds, 6), **fields)
 
 
+def _stopping() -> Overloaded:
+    return Overloaded(
+        "the service is stopping and did not finish this request in time (ANOLE_STOP_S); send it again in "
+        f"{RETRY_STOPPING_S} s, an adaptation with the same Idempotency-Key",
+        RETRY_STOPPING_S,
+    )
+
+
 class _Response:
-    """`send` that adds headers and remembers the status."""
+    """`send` that adds headers, makes redirects relative, and remembers the status."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -89,4 +107,13 @@ class _Response:
             headers["X-Request-ID"] = self._request_id
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
+            if self.status == HTTPStatus.TEMPORARY_REDIRECT:
+                headers["Location"] = _relative(headers["Location"])
         await self._send(message)
+
+
+def _relative(url: str) -> str:
+    """Return the path and query of a URL. Behind a proxy, the service does not know the scheme and host of callers."""
+    parts = urlsplit(url)
+    path = f"/{parts.path.lstrip('/')}"  # two slashes would begin a host
+    return f"{path}?{parts.query}" if parts.query else path

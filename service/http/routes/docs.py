@@ -1,7 +1,11 @@
-"""The landing page, and Swagger UI at /docs. All of its files come from an installed package, not from other hosts."""
+"""The landing page, the OpenAPI description, and Swagger UI at /docs.
+
+All files of Swagger UI come from an installed package, not from other hosts. They and the description stay in memory.
+"""
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from typing import Final
 
@@ -64,6 +68,11 @@ async def landing(request: Request, services: ServicesDep) -> schemas.ServiceInf
     )
 
 
+async def description(request: Request) -> Response:
+    """Return the OpenAPI description. FastAPI's own route would serialise it at each request."""
+    return Response(request.app.description_json, media_type="application/json")
+
+
 @router.get("/docs")
 async def docs() -> Response:
     """Return the page of Swagger UI."""
@@ -77,9 +86,13 @@ async def start() -> Response:
 
 
 @router.get("/docs/{name}")
-def asset(name: str) -> Response:
+async def asset(name: str) -> Response:
     """Return a file of Swagger UI."""
     if name not in _MEDIA_TYPES:
         raise HTTPException(404)
-    content = resources.files(_ASSETS).joinpath(name).read_bytes()
-    return Response(content, media_type=_MEDIA_TYPES[name], headers={"Cache-Control": "max-age=86400"})
+    return Response(_content(name), media_type=_MEDIA_TYPES[name], headers={"Cache-Control": "max-age=86400"})
+
+
+@functools.cache
+def _content(name: str) -> bytes:
+    return resources.files(_ASSETS).joinpath(name).read_bytes()

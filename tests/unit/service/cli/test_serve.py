@@ -200,3 +200,50 @@ def test_restarts_pause_longer_while_workers_keep_dying() -> None:
     backoff.record_restart()
     now_s += 1
     assert backoff.is_due()
+
+
+@pytest.fixture
+def quiet_signals() -> Iterator[None]:
+    """Restore the handlers of all signals that a supervisor takes."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    for number, handler in before.items():
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def test_a_stopping_supervisor_closes_its_port_so_that_no_connection_waits_in_vain(quiet_signals: None) -> None:
+    listener = serve._listen("127.0.0.1", 0)
+    address = listener.getsockname()
+    supervisor = serve.Supervisor(serve._config(load_settings(workers=2), "service.http.app:application"), [listener])
+    supervisor.terminate_all()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, timeout=30).close()
+
+
+def test_sighup_stops_a_supervisor_unless_it_is_ignored_as_by_nohup(quiet_signals: None) -> None:
+    config = serve._config(load_settings(workers=2), "service.http.app:application")
+    supervisor = serve.Supervisor(config, [])
+    signal.raise_signal(signal.SIGHUP)
+    supervisor.handle_signals()
+    assert supervisor.should_exit.is_set()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    supervisor = serve.Supervisor(config, [])
+    signal.raise_signal(signal.SIGHUP)
+    supervisor.handle_signals()
+    assert not supervisor.should_exit.is_set()
+
+
+def test_sighup_drains_the_service_like_sigterm(services: FakeServices, server_handler: list[int]) -> None:
+    async def live() -> None:
+        app = create_app(load_settings(drain_s=0.0), lambda _: services)
+        async with app.router.lifespan_context(app):
+            signal.raise_signal(signal.SIGHUP)
+            assert not services.readiness.report().ready
+            with anyio.fail_after(30):
+                while not server_handler:
+                    await anyio.sleep(0)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+    anyio.run(live)
+    assert server_handler == [signal.SIGHUP]

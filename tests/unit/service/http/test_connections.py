@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from uvicorn.server import ServerState
 
-from service.http.connections import LEFTOVER_S, DeadlinedConfig, DeadlinedHttp, Deadlines
+from service.http.connections import LEFTOVER_S, MIN_IDLE_S, DeadlinedConfig, DeadlinedHttp, Deadlines
 
 DEADLINES = Deadlines(head_s=10.0, body_s=30.0, reader_s=20.0, connections=3)
 HEAD = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
@@ -249,6 +249,48 @@ def test_connections_beyond_the_limit_are_closed(connect: Callable[[], Wire], lo
     assert [wire.aborted for wire in wires] == [False, False, False, True, True]
     wires[0].protocol.connection_lost(None)
     assert not connect().aborted
+
+
+def test_a_connection_beyond_the_limit_takes_the_place_of_the_one_that_was_idle_for_longest(
+    connect: Callable[[], Wire], loop: FakeClockLoop
+) -> None:
+    first, second, third = connect(), connect(), connect()
+    first.protocol.data_received(HEAD + b"hello")  # it waits from now on for its next request
+    loop.pass_s(MIN_IDLE_S / 2)
+    first.protocol.data_received(HEAD + b"hello")
+    loop.pass_s(MIN_IDLE_S / 2)
+    fourth = connect()
+    assert [wire.aborted for wire in (first, second, third, fourth)] == [False, True, False, False]
+    loop.pass_s(MIN_IDLE_S)
+    fifth, sixth = connect(), connect()
+    assert [wire.aborted for wire in (first, third, fourth, fifth, sixth)] == [True, True, False, False, False]
+
+
+def test_a_connection_with_a_running_request_is_never_closed_for_another_one(
+    connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
+) -> None:
+    app.waits = asyncio.Event()
+    wires = [connect() for _ in range(3)]
+    for wire in wires:
+        wire.protocol.data_received(HEAD + b"hel")
+    loop.pass_s(20)
+    assert connect().aborted
+    wires[1].protocol.data_received(b"lo")
+    app.waits.set()
+    loop.run_ready()
+    loop.pass_s(MIN_IDLE_S)
+    assert not connect().aborted
+    assert [wire.aborted for wire in wires] == [False, True, False]
+
+
+def test_a_connection_that_sends_its_headers_slowly_counts_as_idle(
+    connect: Callable[[], Wire], loop: FakeClockLoop
+) -> None:
+    slow, *_ = [connect() for _ in range(3)]
+    loop.pass_s(MIN_IDLE_S)
+    slow.protocol.data_received(HEAD[:5])
+    assert not connect().aborted
+    assert slow.aborted
 
 
 def test_a_closed_connection_leaves_no_timer(connect: Callable[[], Wire], loop: FakeClockLoop) -> None:

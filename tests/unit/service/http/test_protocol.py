@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -123,6 +124,36 @@ def test_endless_headers_are_rejected_and_the_connection_is_closed(feed: Feed, w
     assert wire.closed
     assert wire.written.startswith(b"HTTP/1.1 400 ")
     assert sent <= HEAD_BYTES + 2 * len(piece)
+
+
+def problem(written: bytes) -> dict[str, Any]:
+    """Return the problem of a response, and check its headers."""
+    head, _, body = written.partition(b"\r\n\r\n")
+    assert b"\r\ncontent-type: application/problem+json" in head
+    assert b"\r\nconnection: close" in head
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in head
+    read: dict[str, Any] = json.loads(body)
+    return read
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"NONSENSE\r\n\r\n", b"\x16\x03\x01\x02\x00", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nA b: c\r\n\r\n"],
+    ids=["words", "TLS", "version", "header"],
+)
+def test_bytes_that_are_not_http_get_a_problem(feed: Feed, wire: Wire, data: bytes) -> None:
+    written = feed(data)
+    assert wire.closed
+    assert (problem(written)["status"], problem(written)["code"]) == (400, "bad_request")
+
+
+@pytest.mark.parametrize("piece", [b"z" * 1000, b"X: y\r\n" * 200], ids=["one header", "many headers"])
+def test_headers_that_are_too_long_get_a_problem_that_names_the_limit(feed: Feed, wire: Wire, piece: bytes) -> None:
+    feed(b"GET /x HTTP/1.1\r\nHost: a\r\nX: y")
+    while not wire.closed:
+        feed(piece)
+    assert problem(wire.written)["code"] == "head_too_long"
+    assert str(HEAD_BYTES) in problem(wire.written)["detail"]
 
 
 def test_an_endless_request_line_is_rejected(feed: Feed, wire: Wire) -> None:
