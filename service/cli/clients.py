@@ -259,6 +259,8 @@ def _predicted_table(predicted: PredictResponse) -> Table:
         table.add_row(plain(image.name), plain(image.label), confidence, image.verdict, score, plain(second))
         if image.unknown_threshold is not None:
             table.caption = f"{_UNKNOWN}: above {image.unknown_threshold:.3f}, the verdict is unknown"
+        else:
+            table.caption = f"{_UNKNOWN}: this version has no threshold, so every verdict is known"
     return table
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidationSkipped
-from service.domain.version import SampleRef, VersionDraft
+from service.domain.version import SampleRef, VersionDraft, unknown_score
 
 HELD_OUT: Final = "held_out"
 """Key of the predictions on held-out samples. They are recorded with a version and are not part of an answer."""
@@ -72,7 +72,7 @@ def _cross_validation_fields(
         "estimated_accuracy": found.estimate.accuracy,
         "interval": [found.estimate.low, found.estimate.high],
         "temperature": found.temperature,
-        "unknown_threshold": found.unknown_threshold,
+        "unknown_threshold": found.unknown_threshold,  # see `report_fields`
         "suspects": [
             {
                 "sample": samples[issue.sample].name,
@@ -96,6 +96,11 @@ def _cross_validation_fields(
             for prediction in found.held_out
         ],
     }
+
+
+def report_fields(draft: VersionDraft) -> dict[str, Any]:
+    """Return the report as answers have it. A version records its threshold as a familiarity, an answer as a score."""
+    return {**draft.report, "unknown_threshold": unknown_score(draft.report.get("unknown_threshold"))}
 
 
 def held_out_predictions(draft: VersionDraft) -> Mapping[str, HeldOutPrediction]:

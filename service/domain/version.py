@@ -18,6 +18,9 @@ MAX_LABEL_CODE_POINTS: Final = 64
 
 MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 255
 
+SCORE_DIGITS: Final = 6
+"""Scores are rounded: precise enough to compare, too coarse to recover weights from."""
+
 _FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 LIVE: Final = "live"
@@ -95,7 +98,7 @@ class ServedVersion:
         meta_model: name of the meta-trained checkpoint.
         meta_model_digest: SHA-256 (hex) of the checkpoint.
         weights_digest: SHA-256 (hex) and address of the stored weights.
-        unknown_threshold: familiarity below which an image is unknown, or None.
+        unknown_threshold: `unknown_score` above which an image is unknown; None if no image can be.
         temperature: divisor of the logits; None is 1.
     """
 
@@ -201,6 +204,11 @@ class Publication:
     moves: tuple[AliasMove, ...]
     live: int | None
     replayed: bool = False
+
+
+def unknown_score(familiarity: float | None) -> float | None:
+    """Return 1 - familiarity. Scores and thresholds are rounded alike, so a verdict follows from the two numbers."""
+    return None if familiarity is None else round(1 - round(familiarity, SCORE_DIGITS), SCORE_DIGITS)
 
 
 def validate_label(text: str) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.errors import AnoleError
 from models.inference.predict import PredictionRequest, Predictions, ServingWeights
-from service.domain.version import LIVE, ServedVersion
+from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion, unknown_score
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Decoder, Upload
@@ -24,9 +24,6 @@ from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache
 from service.store.version_store import VersionStore
-
-SCORE_DIGITS: Final = 6
-"""Scores are rounded: precise enough to compare, too coarse to recover weights from."""
 
 BATCH_IMAGES: Final = 16
 """Images of one batch; a request with more is a batch of its own."""
@@ -48,7 +45,8 @@ class ImagePrediction:
         confidence: its probability.
         scores: class name -> probability.
         familiarity: similarity to the nearest class, 0 to 1; None for versions without class means.
-        unknown_threshold: `unknown_score` above which an image is unknown to the version; None if the version has none.
+        unknown_threshold: `unknown_score` above which an image is unknown to the version; None if the version has
+            none, and then every verdict is "known".
     """
 
     name: str
@@ -61,7 +59,7 @@ class ImagePrediction:
     @property
     def unknown_score(self) -> float | None:
         """How little the image looks like any of the classes, 0 to 1; None without familiarity."""
-        return None if self.familiarity is None else _complement(self.familiarity)
+        return unknown_score(self.familiarity)
 
     @property
     def verdict(self) -> Literal["known", "unknown"]:
@@ -274,10 +272,4 @@ def _image_prediction(
     }
     label = max(scores, key=scores.__getitem__)
     rounded = None if familiarity is None else round(familiarity, SCORE_DIGITS)
-    threshold = None if version.unknown_threshold is None else _complement(version.unknown_threshold)
-    return ImagePrediction(name, label, scores[label], scores, rounded, threshold)
-
-
-def _complement(familiarity: float) -> float:
-    """1 - familiarity. Scores and thresholds round alike, so a verdict follows from the two numbers that are sent."""
-    return round(1 - round(familiarity, SCORE_DIGITS), SCORE_DIGITS)
+    return ImagePrediction(name, label, scores[label], scores, rounded, version.unknown_threshold)

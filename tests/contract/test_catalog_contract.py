@@ -332,14 +332,16 @@ def test_an_undamaged_catalog_reports_no_problem(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize("reference", [LIVE, 1])
 @pytest.mark.parametrize(
-    "report", [{}, {"unknown_threshold": None, "temperature": None}, {"unknown_threshold": 0.25, "temperature": 1.5}]
+    ("report", "expected"),
+    [
+        ({}, (None, None)),
+        ({"unknown_threshold": None, "temperature": None}, (None, None)),
+        ({"unknown_threshold": 0.2500001, "temperature": 1.5}, (0.75, 1.5)),  # a familiarity is recorded
+    ],
 )
 def test_predictions_get_the_threshold_and_the_temperature_if_there_are_any(
-    catalog: Catalog, reference: str | int, report: dict[str, float | None]
+    catalog: Catalog, reference: str | int, report: dict[str, float | None], expected: tuple[float | None, float | None]
 ) -> None:
     catalog.publish(a_draft(report=report), [LIVE])
     served = catalog.served(CLIENT, reference)
-    assert (served.unknown_threshold, served.temperature) == (
-        report.get("unknown_threshold"),
-        report.get("temperature"),
-    )
+    assert (served.unknown_threshold, served.temperature) == expected

@@ -131,7 +131,7 @@ def test_unequal_classes_are_cross_validated_with_and_without_steps(web: Web, st
     assert any("'single'" in reason for reason in report["gate"]["reasons"])
 
 
-def test_a_verdict_depends_on_familiarity_and_the_threshold_of_the_version(web: Web) -> None:
+def test_a_verdict_depends_on_the_unknown_score_and_the_threshold_of_the_version(web: Web) -> None:
     adapted = adapt(web, images(8), publish="always")
     threshold = adapted["report"]["unknown_threshold"]
     blank = [encoded(Image.new("L", (40, 40), shade)) for shade in (0, 255)]
@@ -140,9 +140,10 @@ def test_a_verdict_depends_on_familiarity_and_the_threshold_of_the_version(web: 
     predictions = web("POST", "/predict", data={"client": "line"}, files=files).json()["predictions"]
     assert [prediction["verdict"] for prediction in predictions] == ["known"] * 6 + ["unknown"] * 2
     assert all(0 < prediction["familiarity"] < 1 for prediction in predictions)
-    assert [prediction["familiarity"] >= threshold for prediction in predictions] == [True] * 6 + [False] * 2
+    assert [prediction["unknown_score"] > threshold for prediction in predictions] == [False] * 6 + [True] * 2
+    recorded = web("GET", "/clients/line/versions/1").json()["report"]
     for prediction in predictions:
-        assert prediction["unknown_threshold"] == pytest.approx(1 - threshold, abs=1e-6)
+        assert prediction["unknown_threshold"] == threshold == recorded["unknown_threshold"]
         assert prediction["unknown_score"] == pytest.approx(1 - prediction["familiarity"], abs=1e-9)
         above = prediction["unknown_score"] > prediction["unknown_threshold"]
         assert above == (prediction["verdict"] == "unknown")
@@ -155,7 +156,7 @@ def test_the_unknown_rate_of_a_client_sets_the_threshold_of_its_next_versions(we
     for rate in (0, 0.05, 0.5):
         web("PUT", "/clients/line/settings", json={"unknown_rate": rate})
         thresholds.append(adapt(web, samples, mode="replace")["report"]["unknown_threshold"])
-    assert thresholds[0] < thresholds[1] == default < thresholds[2]
+    assert thresholds[0] > thresholds[1] == default > thresholds[2]
 
 
 def test_the_diff_of_two_versions_shows_what_an_extension_changed(web: Web) -> None:

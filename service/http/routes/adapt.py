@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from models import errors as learning
 from service import errors
+from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
 from service.http.dependencies import Context, ContextDep, wait_for
@@ -362,7 +363,7 @@ def adapt_response(outcome: AdaptOutcome) -> schemas.AdaptResponse:
         live=outcome.live,
         model=draft.meta_model,
         weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
-        report=Report.model_validate(draft.report),
+        report=Report.model_validate(report_fields(draft)),
     )
 
 

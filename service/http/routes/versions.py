@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from service.domain.client import ClientSummary
 from service.domain.diff import VersionDiff
-from service.domain.report import ClassEstimate, HeldOutPrediction, held_out_predictions
+from service.domain.report import ClassEstimate, HeldOutPrediction, held_out_predictions, report_fields
 from service.domain.version import Version
 from service.errors import UnknownCheckpoint, UnknownVersion, VersionInUse
 from service.http.dependencies import ServicesDep, VersionPath
@@ -93,7 +93,7 @@ def download_weights(client: ClientPath, version: VersionPath, services: Service
 
 def _version_info(version: Version, summary: ClientSummary) -> schemas.VersionInfo:
     draft = version.draft
-    report = reports.Report.model_validate(draft.report)
+    report = reports.Report.model_validate(report_fields(draft))
     return schemas.VersionInfo(
         client=draft.client,
         version=version.number,
@@ -130,7 +130,7 @@ def _version_details(version: Version, summary: ClientSummary) -> schemas.Versio
             )
             for sample in draft.samples
         ],
-        report=reports.Report.model_validate(draft.report),
+        report=reports.Report.model_validate(report_fields(draft)),
     )
 
 

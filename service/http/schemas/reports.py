@@ -62,8 +62,9 @@ class Report(Answer):
     )
     temperature: float | None = Field(description="temperature that calibrates the confidences", examples=[1.3])
     unknown_threshold: float | None = Field(
-        description="`familiarity` below which an image is `unknown`; 1 minus the `unknown_threshold` of predictions",
-        examples=[0.42],
+        description="a prediction is `unknown` if its `unknown_score` is above this; null if it could not be measured, "
+        "and then every prediction is `known`",
+        examples=[0.58],
     )
     loss_curve: list[float] = Field(description="loss after each inner step", examples=[[1.61, 0.72, 0.35]])
     suspects: list[LabelIssue] | None = Field(description="probable label errors, the most probable first")

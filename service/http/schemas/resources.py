@@ -97,12 +97,13 @@ class ImagePrediction(Answer):
     )
     unknown_threshold: float | None = Field(
         None,
-        description="the version calls an image `unknown` if its `unknown_score` is above this; null: the version was "
-        "not cross-validated and calls none unknown",
+        description="the verdict is `unknown` if `unknown_score` is above this, and the version's report has the same "
+        "number; null: nothing could be held out to measure it, and every verdict is `known`",
         examples=[0.58],
     )
     verdict: Literal["known", "unknown"] = Field(
-        description="`unknown`: the image probably belongs to none of the classes"
+        description="`unknown`: the image probably belongs to none of the classes; `known`: it may belong to one, or "
+        "the version has no `unknown_threshold` and cannot tell"
     )
 
 

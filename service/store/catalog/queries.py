@@ -24,6 +24,7 @@ from service.domain.version import (
     ServedVersion,
     Version,
     VersionDraft,
+    unknown_score,
 )
 from service.errors import IdempotencyMismatch, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.catalog.tables import (
@@ -376,7 +377,7 @@ def _served(row: RowValues, client: str) -> ServedVersion:
         row["meta_model"],
         row["meta_model_digest"],
         row["weights_digest"],
-        row["report"].get("unknown_threshold"),
+        unknown_score(row["report"].get("unknown_threshold")),  # a familiarity is recorded
         row["report"].get("temperature"),
     )
 

@@ -12,7 +12,7 @@ import pytest
 from service.domain.client import ClientSettings
 from service.domain.diff import compare
 from service.domain.gate import GateDecision, Limits, decide
-from service.domain.report import HELD_OUT, HeldOutPrediction, class_estimates, held_out_predictions
+from service.domain.report import HELD_OUT, HeldOutPrediction, class_estimates, held_out_predictions, report_fields
 from service.domain.version import Lineage, SampleRef, Version, VersionDraft
 from service.errors import InvalidRequest
 from tests.contract.values import a_draft, digest_of
@@ -227,6 +227,13 @@ def test_held_out_predictions_and_estimates_are_read_from_the_record() -> None:
     estimates = class_estimates(WORSE)
     assert (estimates["pit"].total, estimates["pit"].correct, estimates["pit"].accuracy) == (4, 2, 0.5)
     assert class_estimates(record({"pit": ["pit"], "stain": [None]}))["stain"].accuracy is None
+
+
+def test_a_recorded_threshold_is_a_familiarity_and_is_answered_as_an_unknown_score() -> None:
+    for recorded, answered in ((0.1, 0.9), (None, None)):
+        draft = replace(GOOD, report={**GOOD.report, "unknown_threshold": recorded})
+        assert report_fields(draft) == {**GOOD.report, "unknown_threshold": answered}
+    assert report_fields(GOOD)["unknown_threshold"] is None  # a version of a release without thresholds
 
 
 def test_a_diff_lists_classes_counts_and_changed_samples() -> None:
