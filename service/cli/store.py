@@ -15,6 +15,7 @@ from service.settings import load_settings
 if TYPE_CHECKING:
     from service.store.backup import BackupReport
     from service.store.maintenance import Damage
+    from service.store.version_store import VersionStore
 
 store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and restore the store.")
 
@@ -22,9 +23,7 @@ store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and res
 @store.command(epilog=EXIT_CODES)
 def check(data: Data = None, as_json: AsJson = False) -> None:
     """Read and verify everything that the versions need. Damage is a failure."""
-    from service.store.open_store import StoreLocation, open_store
-
-    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("checking …"):
+    with _existing(data) as opened, notices().status("checking …"):
         found = opened.check()
     if as_json:
         print_json(asdict(found))
@@ -40,9 +39,7 @@ def check(data: Data = None, as_json: AsJson = False) -> None:
 @store.command(epilog=EXIT_CODES)
 def collect(data: Data = None, as_json: AsJson = False) -> None:
     """Remove versions beyond the number that their clients keep, and files that no version needs."""
-    from service.store.open_store import StoreLocation, open_store
-
-    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("collecting …"):
+    with _existing(data) as opened, notices().status("collecting …"):
         done = opened.collect()
     if as_json:
         print_json(asdict(done))
@@ -57,13 +54,18 @@ def collect(data: Data = None, as_json: AsJson = False) -> None:
 def back_up(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the backup. An existing backup is updated.")],
     data: Data = None,
+    keep: Annotated[int, typer.Option(min=1, help="Number of backups that the folder keeps.")] = 1,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the backup even if it is damaged, or of other clients.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Copy and verify the whole store as of one moment. Damaged blobs are a failure."""
-    from service.store.open_store import StoreLocation, open_store
+    """Copy and verify the whole store as of one moment. Damaged blobs are a failure.
 
-    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("backing up …"):
-        done = opened.back_up(path)
+    Data that was deleted from the store stays in earlier backups, until they are no longer kept.
+    """
+    with _existing(data) as opened, notices().status("backing up …"):
+        done = opened.back_up(path, keep=keep, replace=replace)
     _print_backup("backed up", done, as_json=as_json)
 
 
@@ -71,14 +73,27 @@ def back_up(
 def restore(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the backup.", exists=True, file_okay=False)],
     data: Data = None,
+    generation: Annotated[
+        int, typer.Option(min=0, help="Which backup in the folder: 0 is the newest, 1 the one before.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Verify a backup completely, then restore it into an empty store."""
+    from service.store.backup import require_backup
     from service.store.open_store import StoreLocation, open_store
 
-    with open_store(StoreLocation.of(load_settings(data=data))) as opened, notices().status("restoring …"):
-        done = opened.restore(path)
+    require_backup(path, generation)  # before a store is created
+    location = StoreLocation.of(load_settings(data=data))
+    with open_store(location, missing="restore") as opened, notices().status("restoring …"):
+        done = opened.restore(path, generation=generation)
     _print_backup("restored", done, as_json=as_json)
+
+
+def _existing(data: Path | None) -> VersionStore:
+    """Open the store; one that does not exist is not created."""
+    from service.store.open_store import StoreLocation, open_store
+
+    return open_store(StoreLocation.of(load_settings(data=data)), missing="reject")
 
 
 def _print_backup(what: str, done: BackupReport, *, as_json: bool) -> None:

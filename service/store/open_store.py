@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import parse_qs, urlsplit
 
 from sqlalchemy import make_url
@@ -23,7 +23,7 @@ from service.settings import Settings
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.keys import SqlKeys
-from service.store.catalog.migrate import upgrade
+from service.store.catalog.migrate import is_new, upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.ports import Blobs, Database, SyncFailures
@@ -35,6 +35,10 @@ BLOBS_FOLDER: Final = "blobs"
 _CATALOG_ALLOWED: Final = "postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:////FOLDER/FILE"
 _BLOBS_ALLOWED: Final = "s3://BUCKET/PREFIX?endpoint=URL&region=NAME or file:///FOLDER"
 _BLOBS_OPTIONS: Final = frozenset({"endpoint", "region"})
+
+Missing = Literal["create", "reject", "restore"]
+"""What to do where there is no catalog: "create" makes one, unless there are blobs, because then a catalog was lost;
+"reject" makes none; "restore" makes one in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +68,50 @@ def open_embedded(folder: Path, *, sync: bool = True) -> VersionStore:
 
 
 def open_store(
-    location: StoreLocation, *, sync: bool = True, on_sync_failure: Callable[[str], None] = lambda _reason: None
+    location: StoreLocation,
+    *,
+    missing: Missing = "create",
+    sync: bool = True,
+    on_sync_failure: Callable[[str], None] = lambda _reason: None,
 ) -> VersionStore:
-    """Open a store; create it or upgrade its tables if needed. Several processes may have it open.
+    """Open a store, and upgrade its tables if needed. Several processes may have it open.
+
+    A store on a read-only disk opens too; writes raise StoreUnavailable until the disk is writable.
 
     Args:
         location: where it is.
+        missing: what to do if there is no catalog.
         sync: False trades durability for speed; for measurements and throw-away stores only.
         on_sync_failure: called when a write could not be made durable; the store then accepts no more writes.
 
     Raises:
         InvalidSettings: a URL is not supported, or its driver is not installed.
-        StoreUnavailable: the store cannot be reached or written, or the catalog is damaged.
+        StoreUnavailable: there is no store, its catalog was lost or is damaged, or it cannot be reached.
         StoreIncompatible: a newer release wrote the catalog, or it is not a catalog of this project.
     """
     failures = SyncFailures(on_sync_failure)
-    blobs = _open_blobs(location, failures, sync=sync)
-    return VersionStore(Catalog(_open_database(location, failures, sync=sync)), blobs)
-
-
-def open_keys(location: StoreLocation) -> SqlKeys:
-    """Open the API keys, which are in the catalog's database. Raises as `open_store` does."""
-    return SqlKeys(_open_database(location, SyncFailures(), sync=True))
-
-
-def _open_database(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Database:
-    database = _connect(location, failures, sync=sync)
+    database = _open_database(location, failures, missing, sync=sync)
     try:
+        return VersionStore(Catalog(database), _open_blobs(location, failures, sync=sync))
+    except BaseException:
+        database.close()
+        raise
+
+
+def open_keys(location: StoreLocation, *, missing: Missing = "create") -> SqlKeys:
+    """Open the API keys, which are in the catalog's database. Raises as `open_store` does."""
+    return SqlKeys(_open_database(location, SyncFailures(), missing, sync=True))
+
+
+def _open_database(location: StoreLocation, failures: SyncFailures, missing: Missing, *, sync: bool) -> Database:
+    database = _connect(location, failures, missing, sync=sync)
+    try:
+        if is_new(database):
+            if missing == "reject":
+                raise _no_store(location)
+            blobs = _open_blobs(location, failures, sync=sync)
+            if missing == "create":
+                _reject_lost_catalog(database, blobs, location)
         upgrade(database)
     except BaseException:
         database.close()
@@ -98,23 +119,47 @@ def _open_database(location: StoreLocation, failures: SyncFailures, *, sync: boo
     return database
 
 
-def _connect(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Database:
-    if location.catalog_url is None:
-        _make_writable(location.folder, sync=sync)
-        return SqliteDatabase(location.folder / CATALOG_FILE, sync=sync, sync_failures=failures)
-    try:
-        url = make_url(location.catalog_url)
-    except (ArgumentError, ValueError) as error:  # the URL may hold a password, so it is not shown
-        raise InvalidSettings(f"the URL of the catalog is not valid; allowed is {_CATALOG_ALLOWED}") from error
-    match url.get_backend_name():
-        case "postgresql" | "postgres":
+def _reject_lost_catalog(database: Database, blobs: Blobs, location: StoreLocation) -> None:
+    """Raises StoreUnavailable if there are blobs but no catalog."""
+    client = next((space for space in blobs.spaces() if next(blobs.entries(space), None) is not None), None)
+    if client is not None and is_new(database):  # still new: no other process has just created it and published
+        raise StoreUnavailable(
+            f"the catalog of the store in {_shown(location)} is missing or empty, but samples and weights are stored, "
+            f"such as those of client {client!r}; put the catalog back, or restore a backup with `anole store restore "
+            "PATH`; to start with an empty store, name another folder"
+        )
+
+
+def _no_store(location: StoreLocation) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"there is no store in {_shown(location)}: its catalog is missing or empty; name the folder of the store with "
+        "--data, or check that its disk is mounted"
+    )
+
+
+def _shown(location: StoreLocation) -> str:
+    """The location for messages, without a password."""
+    return str(location.folder.absolute()) if location.catalog_url is None else "the catalog that the settings name"
+
+
+def _connect(location: StoreLocation, failures: SyncFailures, missing: Missing, *, sync: bool) -> Database:
+    path = location.folder / CATALOG_FILE
+    if location.catalog_url is not None:
+        try:
+            url = make_url(location.catalog_url)
+        except (ArgumentError, ValueError) as error:  # the URL may hold a password, so it is not shown
+            raise InvalidSettings(f"the URL of the catalog is not valid; allowed is {_CATALOG_ALLOWED}") from error
+        if url.get_backend_name() in ("postgresql", "postgres"):
             return PostgresDatabase(url, sync=sync)
-        case "sqlite" if url.database and url.database != ":memory:":
-            path = Path(url.database)
-            _make_writable(path.parent, sync=sync)
-            return SqliteDatabase(path, sync=sync, sync_failures=failures)
-    shown = url.render_as_string(hide_password=True)
-    raise InvalidSettings(f"the URL of the catalog is {shown!r}; allowed is {_CATALOG_ALLOWED}")
+        if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+            shown = url.render_as_string(hide_password=True)
+            raise InvalidSettings(f"the URL of the catalog is {shown!r}; allowed is {_CATALOG_ALLOWED}")
+        path = Path(url.database)
+    if not (path.is_file() and path.stat().st_size):
+        if missing == "reject":
+            raise _no_store(location)
+        _make_writable(path.parent, sync=sync)
+    return SqliteDatabase(path, sync=sync, sync_failures=failures)
 
 
 def _open_blobs(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Blobs:
@@ -122,7 +167,8 @@ def _open_blobs(location: StoreLocation, failures: SyncFailures, *, sync: bool) 
     options = parse_qs(url.query)
     if location.blobs_url is None or (url.scheme == "file" and url.path and not url.netloc and not options):
         folder = Path(url.path) if location.blobs_url else location.folder / BLOBS_FOLDER
-        _make_writable(folder, sync=sync)
+        if not folder.is_dir():
+            _make_writable(folder, sync=sync)
         return LocalBlobs(folder, sync=sync, sync_failures=failures)
     if url.scheme != "s3" or not url.hostname or url.username or options.keys() - _BLOBS_OPTIONS:
         raise InvalidSettings(

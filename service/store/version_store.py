@@ -204,13 +204,13 @@ class VersionStore:
         """See `maintenance.check`."""
         return maintenance.check(self.catalog, self._blobs)
 
-    def back_up(self, folder: Path) -> BackupReport:
+    def back_up(self, folder: Path, *, keep: int = 1, replace: bool = False) -> BackupReport:
         """See `backup.back_up`."""
-        return backup.back_up(self.catalog, self._blobs, folder)
+        return backup.back_up(self.catalog, self._blobs, folder, keep=keep, replace=replace)
 
-    def restore(self, folder: Path) -> BackupReport:
+    def restore(self, folder: Path, *, generation: int = 0) -> BackupReport:
         """See `backup.restore`."""
-        return backup.restore(self.catalog, self._blobs, folder)
+        return backup.restore(self.catalog, self._blobs, folder, generation=generation)
 
     def ping(self) -> None:
         """Raises StoreUnavailable if catalog or blobs cannot be used."""

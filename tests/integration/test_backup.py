@@ -263,3 +263,73 @@ def test_a_folder_that_cannot_be_written_is_reported(store: VersionStore, tmp_pa
     (tmp_path / "file").touch()
     with pytest.raises(StoreUnavailable, match="cannot be written to"):
         store.back_up(tmp_path / "file" / "backup")
+
+
+@pytest.mark.parametrize("emptied", [False, True], ids=["another store", "an emptied store"])
+def test_a_backup_is_replaced_by_another_or_an_emptied_store_only_on_request(
+    store: VersionStore, folder: Path, tmp_path: Path, emptied: bool
+) -> None:
+    filled(store).back_up(folder)
+    before = (blobs_in(folder), (folder / "backup.json").read_bytes())
+    with open_embedded(tmp_path / "other") as other:
+        if not emptied:
+            publish(other, 1)
+        with pytest.raises(InvalidRequest, match="2 clients, and this store has none of them"):
+            other.back_up(folder)
+        assert (blobs_in(folder), (folder / "backup.json").read_bytes()) == before
+        assert other.back_up(folder, replace=True).clients == (0 if emptied else 1)
+
+
+def test_a_store_that_was_restored_goes_on_with_its_backup(store: VersionStore, folder: Path, tmp_path: Path) -> None:
+    filled(store).back_up(folder)
+    with open_embedded(tmp_path / "restored") as restored:
+        restored.restore(folder)
+        publish(restored, 17)
+        assert restored.back_up(folder).versions == 8
+
+
+def test_a_damaged_backup_is_replaced_only_on_request(store: VersionStore, folder: Path) -> None:
+    filled(store).back_up(folder)
+    next(folder.glob("catalog-*")).write_bytes(b"damaged")
+    with pytest.raises(InvalidRequest, match="it is not known whether it is of this store"):
+        store.back_up(folder)
+    assert store.back_up(folder, replace=True).clients == 2
+
+
+def test_a_folder_keeps_as_many_backups_as_asked_for(store: VersionStore, folder: Path, tmp_path: Path) -> None:
+    states = []
+    for i in range(4):
+        publish(store, 50 + 2 * i)
+        states.append(everything(store))
+        assert store.back_up(folder, keep=3).generations == min(i + 1, 3)
+    assert len(list(folder.glob("catalog-*"))) == 3
+    for generation, state in enumerate(reversed(states[1:])):
+        with open_embedded(tmp_path / f"restored-{generation}") as restored:
+            restored.restore(folder, generation=generation)
+            assert everything(restored) == state
+            assert restored.check().whole
+    store.delete_version(CLIENT, 1)
+    assert store.back_up(folder).generations == 1
+    assert len(list(folder.glob("catalog-*"))) == 1
+
+
+def test_the_newest_backup_without_damage_is_kept(store: VersionStore, folder: Path, tmp_path: Path) -> None:
+    filled(store).back_up(folder)
+    whole = everything(store)
+    publish(store, 17)
+    lost = store.catalog.version(CLIENT, 5).draft.weights_digest
+    (tmp_path / "data" / "blobs" / CLIENT / lost).unlink()
+    store.delete_client(OTHER)
+    report = store.back_up(folder)
+    assert (len(report.damages), report.generations) == (1, 2)
+    with open_embedded(tmp_path / "restored") as restored:
+        assert restored.restore(folder, generation=1).damages == ()
+        assert everything(restored) == whole
+    publish(store, 17)
+    assert store.back_up(folder).generations == 1
+
+
+def test_a_backup_into_the_folder_of_a_store_is_rejected(store: VersionStore, tmp_path: Path) -> None:
+    publish(store, 1)
+    with pytest.raises(InvalidRequest, match="is the folder of a store"):
+        store.back_up(tmp_path / "data")

@@ -15,12 +15,14 @@ from typing import Any
 import httpx
 import pytest
 
+from models.errors import AnoleError
 from service import bootstrap
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE
 from service.errors import StoreFull, StoreUnavailable
 from service.http.app import create_app
 from service.settings import Settings, load_settings
+from service.store.catalog import sqlite
 from service.store.open_store import open_embedded
 from tests.generated import striped
 from tests.in_process import Web, started
@@ -144,11 +146,45 @@ def test_on_a_read_only_disk_predictions_continue_and_writes_resume_with_the_dis
         assert store.check().whole
 
 
-def test_a_store_on_a_read_only_disk_cannot_be_opened(disk: Disk) -> None:
-    open_embedded(disk.path / "data").close()
+@pytest.mark.parametrize("journal", ["rollback journal", "write-ahead log"])
+def test_a_store_on_a_read_only_disk_opens_and_serves_what_is_there(
+    disk: Disk, journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "FIRST_VERSION_SAFE_WITH_WAL", (3,) if journal == "write-ahead log" else (99,))
+    with open_embedded(disk.path / "data") as store:
+        publish(store, 0)
+    disk.remount("ro")
+    with open_embedded(disk.path / "data") as store:
+        assert store.catalog.alias(CLIENT, LIVE).version == 1
+        (served,) = store.served([(CLIENT, LIVE)])
+        assert not isinstance(served, AnoleError)
+        assert "head.weight" in store.served_weights(served)
+        assert store.check().whole
+        with pytest.raises(StoreUnavailable):
+            publish(store, 1)
+        store.catalog.close()
+        disk.remount("rw")
+        assert publish(store, 1) == (2, 2)
+        assert store.catalog.alias(CLIENT, LIVE).version == 2
+
+
+def test_on_a_read_only_disk_a_missing_store_is_not_created(disk: Disk) -> None:
     disk.remount("ro")
     with pytest.raises(StoreUnavailable, match="Read-only file system"):
         open_embedded(disk.path / "data")
+
+
+def test_a_service_starts_on_a_read_only_disk_and_predicts(settings: Settings, disk: Disk) -> None:
+    services = bootstrap.build(settings)
+    with started(create_app(settings, lambda _: services), services) as web:
+        adapt(web)
+        before = predict(web, striped(2, 6, seed=9)).json()
+    disk.remount("ro")
+    services = bootstrap.build(settings)
+    with started(create_app(settings, lambda _: services), services) as web:
+        assert predict(web, striped(2, 6, seed=9)).json()["predictions"] == before["predictions"]
+        assert web("GET", "/clients/line/history").status_code == 200
+        assert status_and_code(adapt(web, image_seed=1)) == (503, "store_unavailable")
 
 
 def adapt_over(http: httpx.Client, seed: int) -> httpx.Response:

@@ -68,3 +68,36 @@ def test_a_collection_prints_what_it_deleted(anole: Anole, filled: Path) -> None
         0,
         "removed 0 versions, 0 blobs (0 bytes) and 0 unfinished files; 7 blobs remain\n",
     )
+
+
+@pytest.mark.parametrize("command", [("check",), ("collect",), ("backup", "backup")], ids=lambda words: words[0])
+def test_a_command_on_a_folder_without_a_store_fails_and_creates_nothing(
+    anole: Anole, filled: Path, command: tuple[str, ...]
+) -> None:
+    words = [word if word != "backup" or at == 0 else str(filled / "backup") for at, word in enumerate(command)]
+    assert anole("backup", str(filled / "backup"))[0] == 0
+    before = {path: path.read_bytes() for path in (filled / "backup").rglob("*") if path.is_file()}
+    code, printed, said = anole(*words, data="mistyped")
+    assert (code, printed) == (1, "")
+    assert "there is no store in" in said
+    assert not (filled / "mistyped").exists()
+    assert {path: path.read_bytes() for path in (filled / "backup").rglob("*") if path.is_file()} == before
+
+
+def test_a_restore_from_a_folder_without_a_backup_creates_no_store(anole: Anole, filled: Path) -> None:
+    (filled / "empty").mkdir()
+    code, _, said = anole("restore", str(filled / "empty"), data="again")
+    assert (code, "there is no backup in" in said) == (1, True)
+    assert not (filled / "again").exists()
+
+
+def test_an_earlier_backup_is_restored(anole: Anole, filled: Path) -> None:
+    backup = str(filled / "backup")
+    anole("backup", backup, "--keep", "2")
+    with open_embedded(filled / "data") as store:
+        publish(store, 7)
+    anole("backup", backup, "--keep", "2")
+    assert anole("restore", backup, "--generation", "1", data="before")[1].startswith("restored 3 versions")
+    assert anole("restore", backup, data="now")[1].startswith("restored 4 versions")
+    code, _, said = anole("restore", backup, "--generation", "2", data="older")
+    assert (code, "holds 2 backups" in said) == (1, True)

@@ -115,6 +115,12 @@ class Catalog:
         with self._reading() as connection:
             return queries.client_names(connection)
 
+    def identities(self) -> frozenset[tuple[str, datetime]]:
+        """Return the name and the creation time of each client, which together identify it for ever."""
+        with self._reading() as connection:
+            rows = connection.execute(select(CLIENTS.c.name, CLIENTS.c.created_at))
+            return frozenset((row.name, row.created_at) for row in rows)
+
     def client(self, client: str) -> ClientSummary:
         """Return a client. Raises UnknownClient."""
         with self._reading() as connection:

@@ -23,6 +23,12 @@ _SCRIPTS: Final = "service.store.catalog:migrations"
 _ALEMBIC_LOCK: Final = threading.Lock()  # Alembic keeps the running migration in a global of its module
 
 
+def is_new(database: Database) -> bool:
+    """Whether the database has no tables. Raises StoreUnavailable if it cannot be read."""
+    with database.reading() as connection:
+        return not inspect(connection).get_table_names()
+
+
 def upgrade(database: Database) -> None:
     """Create or change the tables for this release; do nothing if they are up to date.
 

@@ -34,6 +34,9 @@ POOL_SIZE: Final = 8
 MAX_CONNECTIONS: Final = 32
 
 _READ_ONLY: Final = "opened while the disk was read-only"
+_WAL_HEADER: Final = b"\2\2"
+"""Bytes 18 and 19 of a file in WAL mode; see https://sqlite.org/fileformat2.html, section 1.3."""
+
 _JOURNAL_LIMIT_BYTES: Final = 1 << 20
 _JOURNAL_ATTEMPTS: Final = 20
 _SYNC_ERRORS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
@@ -66,7 +69,7 @@ class SqliteDatabase(Database):
         self._revision_reader: sqlite3.Connection | None = None
         self._engine = create_engine(
             URL.create("sqlite+pysqlite", database=str(path)),
-            connect_args={"timeout": busy_timeout_s},
+            creator=self._connect,
             pool_size=POOL_SIZE,
             max_overflow=MAX_CONNECTIONS - POOL_SIZE,
             pool_timeout=busy_timeout_s,
@@ -107,11 +110,11 @@ class SqliteDatabase(Database):
 
     def revision(self) -> int | None:
         """See `Database.revision`. SQLite counts commits in the file; a connection sees those of all others."""
+        if not os.access(self._path, os.W_OK):  # a connection opened now would not see later commits
+            return None
         with self._translated(), self._revision_lock:
             if self._revision_reader is None:
-                self._revision_reader = sqlite3.connect(
-                    self._path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
-                )
+                self._revision_reader = self._connect()
             number: int = self._revision_reader.execute("PRAGMA data_version").fetchone()[0]
             return number
 
@@ -137,6 +140,17 @@ class SqliteDatabase(Database):
                 self._revision_reader.close()
                 self._revision_reader = None
 
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file. On a read-only disk SQLite reads a file in WAL mode only if told that nothing changes it."""
+        unchanging = not os.access(self._path, os.W_OK) and _is_checkpointed(self._path)
+        return sqlite3.connect(
+            self._path.absolute().as_uri() + ("?immutable=1" if unchanging else ""),
+            uri=True,
+            timeout=self._busy_timeout_s,
+            isolation_level=None,  # the driver must not begin transactions by itself; see _begin
+            check_same_thread=False,
+        )
+
     def _renew(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
         """Replace a connection that was opened while the disk was read-only, once the disk is writable again."""
         if record.info[_READ_ONLY] and os.access(self._path, os.W_OK):
@@ -146,8 +160,8 @@ class SqliteDatabase(Database):
         """Set up a new connection; pragmas apply to one connection."""
         record.info[_READ_ONLY] = not os.access(self._path, os.W_OK)
         connection.text_factory = _text
-        connection.isolation_level = None  # the driver must not begin transactions by itself; see _begin
-        self._set_journal(connection, journal_mode(sqlite3.sqlite_version_info))
+        if not record.info[_READ_ONLY]:
+            self._set_journal(connection, journal_mode(sqlite3.sqlite_version_info))
         connection.execute(f"PRAGMA synchronous={'EXTRA' if self._sync else 'OFF'}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA secure_delete=ON")
@@ -209,6 +223,15 @@ class SqliteDatabase(Database):
             f"the catalog {self._path} was locked by other writers for more than {self._busy_timeout_s:g} s; "
             "nothing was recorded; try again"
         )
+
+
+def _is_checkpointed(path: Path) -> bool:
+    """Whether the file exists, is in WAL mode, and its write-ahead log is empty."""
+    log = path.with_name(f"{path.name}-wal")
+    if not path.is_file() or (log.is_file() and log.stat().st_size):
+        return False
+    with path.open("rb") as file:
+        return file.read(20)[18:] == _WAL_HEADER
 
 
 def _text(content: bytes) -> str:
