@@ -19,6 +19,7 @@ from benchmarks.measuring import cpu_seconds, process_tree
 from models.errors import AnoleError
 from service.client import AdaptOptions, Client, LabelledFile
 from service.client import requests as client_requests
+from service.client.files import list_images
 
 CLIENT: Final = "bench"
 
@@ -83,7 +84,7 @@ def publish_version(url: str, support: Sequence[LabelledFile]) -> None:
 def predict_request(url: str, images: Sequence[bytes]) -> httpx.Request:
     """POST /predict with a form, as the Python client sends it."""
     with httpx.Client(base_url=url) as http:
-        request = client_requests.predict(CLIENT, images)
+        request = client_requests.predict(CLIENT, list_images(images))
         return http.build_request(request.method, request.path, **request.content)
 
 

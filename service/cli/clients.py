@@ -72,6 +72,9 @@ def adapt(
 ) -> None:
     """Create a new version of CLIENT from labelled images.
 
+    A folder with more images than one request may have is sent in several requests. Each makes a version that extends
+    the one before, and only the last may go live.
+
     Interrupt the command to cancel the adaptation. It then creates no version.
     """
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
@@ -102,7 +105,10 @@ def predict(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Classify images with CLIENT's live version."""
+    """Classify images with CLIENT's live version.
+
+    More images than one request may have are sent in several requests.
+    """
     with _connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
         predicted = anole.predict(client, images, version=version, alias=alias)
     print_json(predicted.model_dump(mode="json")) if as_json else output().print(_predicted_table(predicted))

@@ -34,7 +34,8 @@ def main() -> None:
             _add_torch_commands()
         cli()
     except AnoleError as error:
-        notices().print("error: ", plain(str(error)), sep="", style="red")
+        text = "; ".join([str(error), *getattr(error, "__notes__", ())])
+        notices().print("error: ", plain(text), sep="", style="red")
         sys.exit(FAILED)
 
 

@@ -23,8 +23,9 @@ import tenacity
 from httpx_sse import aconnect_sse, connect_sse
 
 from service.client import jobs, requests
+from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.errors import ClientError, InvalidInput, ServiceUnreachable
-from service.client.files import Samples
+from service.client.files import Samples, list_images, read_samples
 from service.client.jobs import OnProgress
 from service.client.requests import AdaptOptions, Request
 from service.http.schemas.reports import VersionDiff
@@ -35,6 +36,7 @@ from service.http.schemas.resources import (
     History,
     Job,
     PredictResponse,
+    RequestLimits,
     UpgradeResponse,
     VersionInfo,
 )
@@ -49,8 +51,8 @@ _DEFAULTS: Final = AdaptOptions()
 class Client:
     """A blocking client.
 
-    Every method raises `ServiceProblem` if the service answers with an error, `ServiceUnreachable` if it does not
-    answer, and `InvalidInput` if an argument cannot be sent. A request that is safe to repeat is sent up to four times
+    Every method raises `ServiceProblem` if the service responds with an error, `ServiceUnreachable` if it does not
+    respond, and `InvalidInput` if an argument cannot be sent. A request that is safe to repeat is sent up to four times
     to a service that is busy.
 
     Args:
@@ -87,6 +89,9 @@ class Client:
     ) -> AdaptResponse:
         """Create a new version of `client`.
 
+        More samples than one request may have are sent in several requests. Each makes a version that extends the one
+        before, and only the last may go live. If one fails, the exception has a note that says which versions exist.
+
         If `on_progress` raises, or an interrupt from the keyboard arrives, the adaptation is cancelled and the
         exception has a note that says whether that was in time.
 
@@ -98,11 +103,29 @@ class Client:
             idempotency_key: identifies this adaptation: sent twice with the same key, it creates one version.
                 Default: a new key.
         """
-        request = requests.adapt(client, samples, options, idempotency_key)
+        if isinstance(samples, Path) and samples.is_file():
+            return self._adapt(requests.adapt_archive(client, samples, options, idempotency_key), on_progress)
+        labelled = read_samples(samples)
+        groups = split_samples(labelled, DEFAULT_LIMITS)
+        if len(groups) > 1:
+            groups = split_samples(labelled, self._limits())
+        made: list[AdaptResponse] = []
+        for request in requests.adapt(client, groups, options, idempotency_key):
+            try:
+                made.append(self._adapt(request, on_progress))
+            except BaseException as error:
+                jobs.note_versions(error, made)
+                raise
+        return made[-1]
+
+    def _adapt(self, request: Request[AdaptResponse], on_progress: OnProgress | None) -> AdaptResponse:
         if on_progress is None:
             return self._send(request)
-        answer = self._send(requests.adapt_in_job(request))
-        return self._follow(answer, on_progress) if isinstance(answer, Job) else answer
+        response = self._send(requests.adapt_in_job(request))
+        return self._follow(response, on_progress) if isinstance(response, Job) else response
+
+    def _limits(self) -> RequestLimits:
+        return self._send(requests.service_info()).limits or DEFAULT_LIMITS
 
     def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
@@ -111,8 +134,17 @@ class Client:
 
         A prediction whose `unknown_score` is above the version's `unknown_threshold` has the verdict "unknown": the
         image probably shows none of the classes.
+
+        More images than one request may have are sent in several requests, all to the version that the first one used.
         """
-        return self._send(requests.predict(client, images, version, alias))
+        files = list_images(images)
+        groups = split_images(files, DEFAULT_LIMITS)
+        if len(groups) > 1:
+            groups = split_images(files, self._limits())
+        responses = [self._send(requests.predict(client, groups[0], version, alias))]
+        for group in groups[1:]:
+            responses.append(self._send(requests.predict(client, group, responses[0].version)))
+        return requests.joined(responses)
 
     def clients(self) -> list[ClientInfo]:
         """List all clients, by name."""
@@ -248,17 +280,42 @@ class AsyncClient:
         idempotency_key: str | None = None,
     ) -> AdaptResponse:
         """See `Client.adapt`. `on_progress` may be a coroutine function; cancellation cancels the adaptation too."""
-        request = requests.adapt(client, samples, options, idempotency_key)
+        if isinstance(samples, Path) and samples.is_file():
+            return await self._adapt(requests.adapt_archive(client, samples, options, idempotency_key), on_progress)
+        labelled = read_samples(samples)
+        groups = split_samples(labelled, DEFAULT_LIMITS)
+        if len(groups) > 1:
+            groups = split_samples(labelled, await self._limits())
+        made: list[AdaptResponse] = []
+        for request in requests.adapt(client, groups, options, idempotency_key):
+            try:
+                made.append(await self._adapt(request, on_progress))
+            except BaseException as error:
+                jobs.note_versions(error, made)
+                raise
+        return made[-1]
+
+    async def _adapt(self, request: Request[AdaptResponse], on_progress: OnProgress | None) -> AdaptResponse:
         if on_progress is None:
             return await self._send(request)
-        answer = await self._send(requests.adapt_in_job(request))
-        return await self._follow(answer, on_progress) if isinstance(answer, Job) else answer
+        response = await self._send(requests.adapt_in_job(request))
+        return await self._follow(response, on_progress) if isinstance(response, Job) else response
+
+    async def _limits(self) -> RequestLimits:
+        return (await self._send(requests.service_info())).limits or DEFAULT_LIMITS
 
     async def predict(
         self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
     ) -> PredictResponse:
         """See `Client.predict`."""
-        return await self._send(requests.predict(client, images, version, alias))
+        files = list_images(images)
+        groups = split_images(files, DEFAULT_LIMITS)
+        if len(groups) > 1:
+            groups = split_images(files, await self._limits())
+        responses = [await self._send(requests.predict(client, groups[0], version, alias))]
+        for group in groups[1:]:
+            responses.append(await self._send(requests.predict(client, group, responses[0].version)))
+        return requests.joined(responses)
 
     async def clients(self) -> list[ClientInfo]:
         """See `Client.clients`."""

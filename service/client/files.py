@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -77,14 +78,33 @@ def _part(sample: LabelledFile, pattern: re.Pattern[str]) -> str:
     return found[1]
 
 
-def read_images(images: Iterable[Path | bytes]) -> list[tuple[str, bytes]]:
-    """Return (name, content) of images given as paths or as bytes.
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """An image that is read when it is sent.
+
+    Attributes:
+        name: file name, as the response shows it.
+        source: path, or bytes of the image file.
+        size_bytes: size of the file.
+    """
+
+    name: str
+    source: Path | bytes
+    size_bytes: int
+
+    def read(self) -> bytes:
+        """Return the bytes of the file. Raises InvalidInput if it cannot be read."""
+        return self.source if isinstance(self.source, bytes) else read_file(self.source)
+
+
+def list_images(images: Iterable[Path | bytes]) -> list[ImageFile]:
+    """Return images given as paths or as bytes.
 
     Raises:
         InvalidInput: an image cannot be read, or there is none.
     """
     files = [
-        (f"image-{index}", item) if isinstance(item, bytes) else (item.name, read_file(item))
+        ImageFile(f"image-{index}", item, len(item)) if isinstance(item, bytes) else _image_file(item)
         for index, item in enumerate(images)
     ]
     if not files:
@@ -92,12 +112,24 @@ def read_images(images: Iterable[Path | bytes]) -> list[tuple[str, bytes]]:
     return files
 
 
+def _image_file(path: Path) -> ImageFile:
+    try:
+        with path.open("rb") as opened:
+            return ImageFile(path.name, path, opened.seek(0, io.SEEK_END))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def read_file(path: Path) -> bytes:
     """Raises InvalidInput if the file cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidInput:
+    return InvalidInput(f"cannot read {path}: {error.strerror or error}")
 
 
 def _read_class_folders(folder: Path) -> list[LabelledFile]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_fixed
@@ -67,6 +67,16 @@ def cancellation_note(job: Job) -> str:
         return f"job {job.job} had already failed"
     kept = "" if job.first is None else f"; version {job.first.version}, created first, is kept"
     return f"job {job.job} was cancelled and created no version{kept}"
+
+
+def note_versions(error: BaseException, made: Sequence[AdaptResponse]) -> None:
+    """Add a note to an error about the versions that the requests before it have made."""
+    if made:
+        numbers = " and ".join(str(response.version) for response in made)
+        error.add_note(
+            f"version {numbers} of {made[0].client}, not live, has the samples that were sent before; adapt again to "
+            "add the others (pictures that are sent twice count once)"
+        )
 
 
 def _cancelled(job: Job) -> ProblemDetails:

@@ -1,11 +1,11 @@
-"""Every request of the API as a value that both clients send, and how its answer is read. Nothing is sent here."""
+"""Every request of the API as a value that both clients send, and how its response is read. Nothing is sent here."""
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -17,7 +17,7 @@ from tenacity import RetryCallState, retry_if_result, stop_after_attempt
 
 from service.client import files
 from service.client.errors import InvalidInput, ServiceProblem, ServiceUnreachable
-from service.client.files import Samples
+from service.client.files import ImageFile, LabelledFile
 from service.http.schemas.base import ProblemDetails
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
@@ -28,6 +28,7 @@ from service.http.schemas.resources import (
     History,
     Job,
     PredictResponse,
+    ServiceInfo,
     UpgradeResponse,
     VersionList,
 )
@@ -40,6 +41,10 @@ Part = tuple[str, tuple[str | None, bytes]]
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 30
 _BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
+_IN_FLIGHT: Final = "idempotency_in_flight"
+_IN_FLIGHT_WAIT_S: Final = 1
+_LONGEST_IN_FLIGHT_S: Final = 60
+"""How long to wait for the result of a request with the same idempotency key that still runs."""
 _WHOLE_SECONDS: Final = re.compile("[0-9]{1,9}")
 
 
@@ -66,12 +71,12 @@ class AdaptOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[T]):
-    """A request and the reader of its answer.
+    """A request and the reader of its response.
 
     Attributes:
         method: HTTP method.
         path: path below the service's address.
-        read: makes the result from the body of a successful answer. Raises ValueError if the body is malformed.
+        read: makes the result from the body of a successful response. Raises ValueError if the body is malformed.
         content: httpx's arguments for the content: `params`, `headers`, `files` or `json`.
         repeatable: whether sending the request twice has the same effect as sending it once.
     """
@@ -86,18 +91,18 @@ class Request(Generic[T]):
     def retry(self) -> dict[str, Any]:
         """Arguments of `tenacity.Retrying`: wait as long as a busy service asks, then send the request again."""
         return {
-            "stop": stop_after_attempt(_ATTEMPTS if self.repeatable else 1),
+            "stop": _enough_attempts if self.repeatable else stop_after_attempt(1),
             "retry": retry_if_result(_is_busy),
             "wait": _delay_s,
             "retry_error_callback": _last_response,
         }
 
     def result(self, response: httpx.Response) -> T:
-        """Read the answer.
+        """Read the response.
 
         Raises:
-            ServiceProblem: the service answered with an error.
-            ServiceUnreachable: the answer is not from an Anole service.
+            ServiceProblem: the service responded with an error.
+            ServiceUnreachable: the response is not from an Anole service.
         """
         if not response.is_success:
             raise _error(response)
@@ -109,34 +114,74 @@ class Request(Generic[T]):
             ) from error
 
 
-def adapt(client: str, samples: Samples, options: AdaptOptions, idempotency_key: str | None) -> Request[AdaptResponse]:
-    """POST /adapt. Raises InvalidInput."""
-    form = _form({"client": client, **asdict(options)})
-    if isinstance(samples, Path) and samples.is_file():
-        form.append(_file("archive", samples.name, files.read_file(samples)))
-    else:
-        labelled = files.read_samples(samples)
-        form += [("labels", (None, _utf8(sample.label))) for sample in labelled]
-        form += [("parts", (None, _utf8(sample.part))) for sample in labelled if sample.part is not None]
-        form += [_file("samples", sample.name, sample.content) for sample in labelled]
-    headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
-    return Request("POST", "/adapt", AdaptResponse.model_validate_json, {"files": form, "headers": headers})
+def adapt_archive(
+    client: str, archive: Path, options: AdaptOptions, idempotency_key: str | None
+) -> Request[AdaptResponse]:
+    """POST /adapt with a zip file. Raises InvalidInput."""
+    return _adapt(client, [_file("archive", archive.name, files.read_file(archive))], options, idempotency_key)
+
+
+def adapt(
+    client: str, groups: Sequence[Sequence[LabelledFile]], options: AdaptOptions, idempotency_key: str | None
+) -> list[Request[AdaptResponse]]:
+    """POST /adapt for each group of samples, each extending the version before. Only the last version may go live.
+
+    Raises:
+        InvalidInput: a value cannot be sent, or the mode "replace" needs more than one request.
+    """
+    key = idempotency_key or str(uuid.uuid4())
+    *before, last = [_samples(group) for group in groups]
+    if before and options.mode == "replace":
+        raise InvalidInput(
+            f"these files need {len(groups)} requests, and mode=replace needs them all in one; raise ANOLE_MAX_FILES "
+            "and ANOLE_ADAPT_BODY_BYTES of the service, or leave out mode=replace and delete the client first"
+        )
+    unpublished = replace(options, steps=0, publish="never", first=None)
+    requests = [_adapt(client, form, unpublished, f"{key}.{index}") for index, form in enumerate(before, 1)]
+    return [*requests, _adapt(client, last, options, key)]
+
+
+def _samples(samples: Sequence[LabelledFile]) -> list[Part]:
+    form: list[Part] = [("labels", (None, _utf8(sample.label))) for sample in samples]
+    form += [("parts", (None, _utf8(sample.part))) for sample in samples if sample.part is not None]
+    return [*form, *(_file("samples", sample.name, sample.content) for sample in samples)]
+
+
+def _adapt(client: str, form: list[Part], options: AdaptOptions, key: str | None) -> Request[AdaptResponse]:
+    fields = _form({"client": client, **asdict(options)})
+    headers = header("Idempotency-Key", key or str(uuid.uuid4()))
+    content = {"files": [*fields, *form], "headers": headers}
+    return Request("POST", "/adapt", AdaptResponse.model_validate_json, content)
 
 
 def adapt_in_job(request: Request[AdaptResponse]) -> Request[AdaptResponse | Job]:
-    """The same adaptation as a job. A service of several workers has no jobs and answers with the version."""
+    """The same adaptation as a job. A service of several workers has no jobs and responds with the version."""
     headers = {**request.content["headers"], "Prefer": "respond-async"}
     read = RootModel[AdaptResponse | Job].model_validate_json
     return Request("POST", request.path, lambda body: read(body).root, {**request.content, "headers": headers})
 
 
 def predict(
-    client: str, images: Iterable[Path | bytes], version: int | None = None, alias: str | None = None
+    client: str, images: Iterable[ImageFile], version: int | None = None, alias: str | None = None
 ) -> Request[PredictResponse]:
     """POST /predict. Raises InvalidInput."""
     form = _form({"client": client, "version": version, "alias": alias})
-    form += [_file("images", name, content) for name, content in files.read_images(images)]
+    form += [_file("images", image.name, image.read()) for image in images]
     return Request("POST", "/predict", PredictResponse.model_validate_json, {"files": form})
+
+
+def joined(responses: Sequence[PredictResponse]) -> PredictResponse:
+    """Return the predictions of several requests as if they were those of one."""
+    update = {
+        "predictions": [prediction for response in responses for prediction in response.predictions],
+        "seconds": sum(response.seconds for response in responses),
+    }
+    return responses[0].model_copy(update=update)
+
+
+def service_info() -> Request[ServiceInfo]:
+    """GET /."""
+    return Request("GET", "/", ServiceInfo.model_validate_json)
 
 
 def clients() -> Request[ClientList]:
@@ -223,7 +268,7 @@ def header(name: str, value: str | None) -> dict[str, str]:
 
 
 def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceUnreachable:
-    """The error for a request without an answer."""
+    """The error for a request without a response."""
     if isinstance(error, httpx.TimeoutException):
         return ServiceUnreachable(f"{url} did not answer in time; try again, or check its /readyz")
     return ServiceUnreachable(f"cannot connect to {url} ({error}); is the service running there?")
@@ -268,7 +313,18 @@ def _retry_after_s(response: httpx.Response) -> int | None:
 
 
 def _is_busy(response: httpx.Response) -> bool:
-    return response.status_code in _BUSY and _retry_after_s(response) is not None
+    return _is_in_flight(response) or (response.status_code in _BUSY and _retry_after_s(response) is not None)
+
+
+def _is_in_flight(response: httpx.Response) -> bool:
+    """Whether the first of two equal requests still runs. Its result is the response to the second one too."""
+    return response.status_code == httpx.codes.CONFLICT and getattr(_error(response), "code", "") == _IN_FLIGHT
+
+
+def _enough_attempts(attempts: RetryCallState) -> bool:
+    if _is_in_flight(_last_response(attempts)):
+        return attempts.idle_for >= _LONGEST_IN_FLIGHT_S
+    return attempts.attempt_number >= _ATTEMPTS
 
 
 def _last_response(attempts: RetryCallState) -> httpx.Response:
@@ -278,4 +334,7 @@ def _last_response(attempts: RetryCallState) -> httpx.Response:
 
 
 def _delay_s(attempts: RetryCallState) -> float:
-    return min(_retry_after_s(_last_response(attempts)) or 0, _LONGEST_WAIT_S)
+    response = _last_response(attempts)
+    asked_s = _retry_after_s(response)
+    default_s = _IN_FLIGHT_WAIT_S if _is_in_flight(response) else 0
+    return min(default_s if asked_s is None else asked_s, _LONGEST_WAIT_S)

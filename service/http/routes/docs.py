@@ -12,7 +12,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from service.http.dependencies import ServicesDep
+from service.http.dependencies import ContextDep
 from service.http.schemas import resources as schemas
 
 router = APIRouter(include_in_schema=False)
@@ -56,15 +56,21 @@ _START: Final = """SwaggerUIBundle({
 
 
 @router.get("/")
-async def landing(request: Request, services: ServicesDep) -> schemas.ServiceInfo:
-    """Return links, and whether a key is required."""
+async def landing(request: Request, context: ContextDep) -> schemas.ServiceInfo:
+    """Return links and limits, and whether a key is required."""
+    settings = context.settings
     return schemas.ServiceInfo(
         service="anole",
         version=request.app.version,
-        access="open" if services.keys.open else "key",
+        access="open" if context.services.keys.open else "key",
         docs="/docs",
         openapi="/openapi.json",
         clients="/clients",
+        limits=schemas.RequestLimits(
+            files=settings.max_files,
+            adapt_body_bytes=settings.adapt_body_bytes,
+            predict_body_bytes=settings.predict_body_bytes,
+        ),
     )
 
 

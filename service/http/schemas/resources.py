@@ -304,8 +304,16 @@ class Readiness(Answer):
     checks: dict[str, str] = Field(examples=[{"store": "ok", "meta_model": "ok", "draining": "ok"}])
 
 
+class RequestLimits(Answer):
+    """What one request may have. Split larger ones."""
+
+    files: int = Field(description="files in a form, or in an archive", examples=[64])
+    adapt_body_bytes: int = Field(description="body of POST /adapt", examples=[33_554_432])
+    predict_body_bytes: int = Field(description="body of POST /predict", examples=[12_582_912])
+
+
 class ServiceInfo(Answer):
-    """Name, version and links of the service."""
+    """Name, version, links and limits of the service."""
 
     service: str
     version: str
@@ -313,3 +321,4 @@ class ServiceInfo(Answer):
     docs: str
     openapi: str
     clients: str
+    limits: RequestLimits | None = Field(None, description="null for services that do not report them")

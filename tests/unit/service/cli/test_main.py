@@ -21,7 +21,7 @@ from service.cli import main as cli
 from service.cli import serve
 from service.client import Client
 from service.domain.key import Grant, prefix_of
-from service.errors import SamplesNotKept
+from service.errors import SamplesNotKept, StoreFull
 from service.settings import Settings
 from service.usecases.keys import create
 from tests.in_process import Web
@@ -84,6 +84,20 @@ def test_adapt_without_a_terminal_prints_only_the_table(anole: Anole, service: W
     assert (code, error) == (0, "")
     assert printed.startswith("client ")
     assert service.services.adaptation.commands[0].first == "prototypes"
+
+
+def test_an_error_of_a_later_request_names_the_versions_that_exist(anole: Anole, service: Web, folder: Path) -> None:
+    def fail_second() -> None:
+        if len(service.services.adaptation.commands) == 2:
+            raise StoreFull("the disk is full")
+
+    service.services.adaptation.before = fail_second
+    for index in range(70):
+        (folder / "good" / f"{index}.png").write_bytes(PNG + bytes([index]))
+    (folder / "bad" / "1.png").write_bytes(PNG + b"bad")
+    code, _, error = anole("adapt", "line", str(folder))
+    assert code == 1
+    assert error.startswith("error: store_full: the disk is full; version 1 of line, not live, has the samples")
 
 
 def test_interrupting_adapt_cancels_the_job_with_exit_code_130(

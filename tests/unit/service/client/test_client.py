@@ -28,6 +28,7 @@ from service.client import (
     with_parts,
 )
 from tests.in_process import Web
+from tests.unit.service.scripted_job import adapted
 
 PNG = b"\x89PNG"
 
@@ -213,6 +214,56 @@ def test_an_adaptation_is_repeated_with_the_same_idempotency_key(folder: Path) -
     assert caught.value.retry_after_s == 3
     assert len(seen) == 4
     assert len({request.headers["idempotency-key"] for request in seen}) == 1
+
+
+def in_turn(*responses: tuple[int, str] | None) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """Return a service that responds with a status and code each, then with a version, and the received requests."""
+    seen: list[httpx.Request] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        current = responses[min(len(seen), len(responses)) - 1]
+        if current is None:
+            return httpx.Response(201, json=adapted())
+        status, code = current
+        body = {"type": "t", "title": "t", "status": status, "code": code, "detail": "d", "instance": "/"}
+        headers = {"Content-Type": "application/problem+json", **({"Retry-After": "2"} if status == 503 else {})}
+        return httpx.Response(status, json=body, headers=headers)
+
+    return httpx.MockTransport(respond), seen
+
+
+def test_after_a_time_limit_the_client_waits_for_the_first_request_that_still_runs(folder: Path) -> None:
+    late, running = (503, "deadline_passed"), (409, "idempotency_in_flight")
+    transport, seen = in_turn(late, *[running] * 9, None)
+    slept: list[float] = []
+    with Client(transport=transport, sleep=slept.append) as anole:
+        assert anole.adapt("line", folder).version == 1
+    assert slept == [2] + [1] * 9
+    assert len({request.headers["idempotency-key"] for request in seen}) == 1
+
+
+def test_the_client_stops_waiting_for_the_first_request_after_a_minute(folder: Path) -> None:
+    transport, _ = in_turn((409, "idempotency_in_flight"))
+    slept: list[float] = []
+    with Client(transport=transport, sleep=slept.append) as anole, pytest.raises(ServiceProblem) as caught:
+        anole.adapt("line", folder)
+    assert (caught.value.code, sum(slept)) == ("idempotency_in_flight", 60)
+
+
+def test_a_time_limit_that_is_exceeded_again_is_reported_as_such(folder: Path) -> None:
+    late, running = (503, "deadline_passed"), (409, "idempotency_in_flight")
+    transport, _ = in_turn(late, running, running, late)
+    with Client(transport=transport, sleep=lambda _: None) as anole, pytest.raises(ServiceProblem) as caught:
+        anole.adapt("line", folder)
+    assert caught.value.code == "deadline_passed"
+
+
+def test_another_conflict_is_reported_at_once(folder: Path) -> None:
+    transport, seen = in_turn((409, "parent_superseded"))
+    with Client(transport=transport) as anole, pytest.raises(ServiceProblem):
+        anole.adapt("line", folder)
+    assert len(seen) == 1
 
 
 def test_a_request_that_is_not_idempotent_is_not_repeated() -> None:
