@@ -1,10 +1,10 @@
 """Serves one version with LitServe, as its documentation recommends; used by `predict_vs_litserve.py`.
 
-    python benchmarks/litserve_side.py PORT WORKERS CHECKPOINT WEIGHTS TEMPERATURE LABEL...
+    python benchmarks/litserve_side.py PORT WORKERS BATCH_TIMEOUT CHECKPOINT WEIGHTS TEMPERATURE LABEL...
 
 Batching: waiting requests are batched up to 16 images, prepared together and predicted with the checkpoint's ONNX
-graph, by the same code as in our service. It decodes with our decoder and returns label and scores. It has no store,
-versions, keys or request logs.
+graph, by the same code as in our service. BATCH_TIMEOUT is how many seconds a batch waits to become full. It decodes
+with our decoder and returns label and scores. It has no store, versions, keys or request logs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ MAX_BATCH: Final = 16
 class Version(litserve.LitAPI):  # type: ignore[misc]
     """Predicts images with one version."""
 
-    def __init__(self, checkpoint: str, weights: Path, temperature: float, labels: Sequence[str]) -> None:
-        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=0.0, api_path="/predict")
+    def __init__(
+        self, batch_timeout_s: float, checkpoint: str, weights: Path, temperature: float, labels: Sequence[str]
+    ) -> None:
+        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=batch_timeout_s, api_path="/predict")
         self._checkpoint, self._weights = checkpoint, weights
         self._temperature, self._labels = temperature, tuple(labels)
 
@@ -65,7 +67,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    port, workers, checkpoint, weights, temperature, *labels = sys.argv[1:]
-    api = Version(checkpoint, Path(weights), float(temperature), labels)
+    port, workers, batch_timeout_s, checkpoint, weights, temperature, *labels = sys.argv[1:]
+    api = Version(float(batch_timeout_s), checkpoint, Path(weights), float(temperature), labels)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=int(workers))
     server.run(host="127.0.0.1", port=int(port), log_level="warning", generate_client_file=False, num_api_servers=1)

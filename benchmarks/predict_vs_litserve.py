@@ -4,9 +4,10 @@
 
 Both serve the same version to the same driver, wrk, with the same bytes: a form with one image, as our Python client
 sends it. LitServe (`litserve_side.py`) batches and decodes in its workers. So there are two rows
-for our service: decoding in separate processes, the default, and decoding in the worker. The services alternate. A
-service is only measured if its answer to the first image has the same label and scores. Processor time is the total of
-all processes of a service.
+for our service: decoding in separate processes, the default, and decoding in the worker. The services alternate, and
+LitServe is suspended while the others are measured, because its workers poll even if they are idle. A service is only
+measured if its answer to the first image has the same label and scores. Processor time is the total of all processes of
+a service.
 """
 
 from __future__ import annotations
@@ -85,11 +86,11 @@ def main() -> None:
             services[name] = stack.enter_context(serving(chosen))
             publish_version(services[name].url, task.support)
         version = download(services[ISOLATED].url, folder / "weights.safetensors")
-        services[LITSERVE] = stack.enter_context(litserve(arguments.model, version, arguments.workers))
+        services[LITSERVE] = stack.enter_context(litserve(version, arguments))
         check_same_answers(services, forms[0])
         rows = measure(services, requests, arguments)
     record = {"data": images.name, "machine": machine, "rounds": arguments.rounds, "seconds": arguments.seconds}
-    record["workers"] = arguments.workers
+    record |= {"workers": arguments.workers, "batch_timeout": arguments.batch_timeout}
     record |= {"body_bytes_p50": int(np.median([len(form.body) for form in forms])), "rows": rows}
     print(json.dumps(record, indent=2) if arguments.json else table(record))
 
@@ -101,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--concurrency", [16, 1], "requests in flight")
     parser.option("--rounds", 5, "rounds in which the services alternate")
     parser.option("--workers", 1, "workers of each service")
+    parser.option("--batch-timeout", 0.0, "seconds that LitServe waits for a full batch; 0 is its default")
     parser.option("--seconds", 8, "duration of one run of one service")
     parser.option("--seed", 0, "seed for the choice of images")
     parser.json()
@@ -125,7 +127,7 @@ def download(url: str, path: Path) -> ServedVersion:
 
 
 @contextmanager
-def litserve(checkpoint: str, version: ServedVersion, workers: int) -> Iterator[RunningService]:
+def litserve(version: ServedVersion, options: argparse.Namespace) -> Iterator[RunningService]:
     """LitServe with the version, for the duration of the block.
 
     Raises:
@@ -134,13 +136,14 @@ def litserve(checkpoint: str, version: ServedVersion, workers: int) -> Iterator[
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     program = str(Path(__file__).with_name("litserve_side.py"))
-    arguments = [str(port), str(workers), checkpoint, str(version.weights), str(version.temperature), *version.labels]
+    arguments = [str(port), str(options.workers), str(options.batch_timeout), options.model]
+    arguments += [str(version.weights), str(version.temperature), *version.labels]
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     log = version.weights.with_name("litserve.log")
     with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, program, *arguments], env=environment, stdout=output, stderr=output, start_new_session=True
+        process = subprocess.Popen(  # not in a session of its own, which Linux may schedule apart from the others
+            [sys.executable, program, *arguments], env=environment, stdout=output, stderr=output, process_group=0
         )
     try:
         url = f"http://127.0.0.1:{port}"
@@ -152,6 +155,17 @@ def litserve(checkpoint: str, version: ServedVersion, workers: int) -> Iterator[
     finally:
         os.killpg(process.pid, signal.SIGKILL)  # otherwise its worker outlives the first process
         process.wait()
+
+
+@contextmanager
+def suspended(group: int, condition: bool) -> Iterator[None]:
+    """Suspend the processes of a group for the duration of the block, on one condition."""
+    if condition:
+        os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(group, signal.SIGCONT)
 
 
 def healthy(url: str) -> bool:
@@ -185,12 +199,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Medians over the rounds, one row per service and concurrency."""
     results: dict[tuple[int, str], list[WrkResult]] = {}
-    for service in services.values():
-        run_wrk(service.url, requests, max(arguments.concurrency), WARM_UP_S, service.pid)
+    for name, service in services.items():
+        with suspended(services[LITSERVE].pid, name != LITSERVE):
+            run_wrk(service.url, requests, max(arguments.concurrency), WARM_UP_S, service.pid)
     for _ in range(arguments.rounds):
         for concurrency in arguments.concurrency:
             for name, service in services.items():
-                result = run_wrk(service.url, requests, concurrency, arguments.seconds, service.pid)
+                with suspended(services[LITSERVE].pid, name != LITSERVE):
+                    result = run_wrk(service.url, requests, concurrency, arguments.seconds, service.pid)
                 if result.refused:
                     raise NotComparable(f"{name} refused {result.refused} requests")
                 results.setdefault((concurrency, name), []).append(result)
@@ -221,7 +237,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join([
         f"{record['data']}; one image per form, median {record['body_bytes_p50']:,} bytes",
         machine_line(record["machine"]),
-        f"{record['workers']} worker(s) each, ratio to LitServe; driver: wrk",
+        f"{record['workers']} worker(s) each, ratio to LitServe with a batch timeout of {record['batch_timeout']:g} s",
         f"medians of {record['rounds']} alternating rounds of {record['seconds']} s",
         "",
         markdown(columns, rows),
