@@ -63,7 +63,7 @@ class CrossValidationResult:
         confusion: int64 (n_way, n_way), held-out samples by label (row) and predicted class (column).
         temperature: logits are divided by it before the softmax.
         unknown_threshold: in-distribution score below which an image is unknown.
-        label_issues: most likely first.
+        label_issues: most likely first, with the class and confidence of their held-out predictions.
         alike: indices of the classes whose images nearly repeat each other, see `similarity.alike_classes`.
         held_out: one per sample; None for samples that no fold held out.
         folds: number of folds.
@@ -340,12 +340,17 @@ def _summarise(
     columns = zip(predictions.rows.tolist(), predicted.tolist(), confidence.tolist(), scores.tolist(), strict=True)
     for row, *prediction in columns:
         held_out[row] = HeldOutPrediction(*prediction)
+    confirmed = [
+        LabelIssue(issue.sample, found.predicted, found.confidence)
+        for issue in label_issues
+        if (found := held_out[issue.sample]) is not None and found.predicted != labels[issue.sample]
+    ]
     return CrossValidationResult(
         estimate=estimate_accuracy(judged, predictions.train_share, n_way),
         confusion=confusion,
         temperature=temperature,
         unknown_threshold=unknown_threshold(scores, unknown_share),
-        label_issues=label_issues,
+        label_issues=tuple(confirmed),
         alike=alike,
         held_out=tuple(held_out),
         folds=folds.count,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from service.domain.client import ClientSettings
 from service.domain.diff import KeptSamples, compare_kept_samples, left_out
 from service.domain.report import class_estimates
-from service.domain.version import Lineage, Version, VersionDraft
+from service.domain.version import Lineage, SampleRef, Version, VersionDraft
 
 DEFAULT_TOLERANCE: Final = 0.25
 SIGNIFICANCE: Final = 0.05
 """Without a tolerance of the client, a loss counts if it is this improbable between equally good versions."""
 
 _ROUNDING: Final = 1e-9
+_MOST_NAMED: Final = 3
+"""Classes that a sentence names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ def decide(
     settings: ClientSettings,
     lineage: Lineage,
     no_estimate: str | None,
+    notes: Sequence[str] = (),
 ) -> GateDecision:
     """Decide whether a version that is about to be recorded goes live.
 
@@ -104,13 +108,14 @@ def decide(
         settings: those of its client.
         lineage: the versions that the client has so far.
         no_estimate: why there is no estimate, or None.
+        notes: what a person should know about the request; it does not decide.
     """
     limits = Limits.of(settings, len(draft.classes))
     earlier = lineage.compared
     kept = () if earlier is None else compare_kept_samples(earlier.draft, draft)
     dropped = tuple(each for each in kept if limits.exceeded_by(each))
     objections = [*_objections(draft, limits, no_estimate), *_losses(earlier, kept, limits)]
-    remarks = _remarks(draft, lineage)
+    remarks = [*notes, *_remarks(draft, lineage)]
     if publish == "never":
         return GateDecision("hold", ("the request has publish=never", *objections, *remarks), limits, dropped)
     if publish == "always":
@@ -140,14 +145,14 @@ def _objections(draft: VersionDraft, limits: Limits, no_estimate: str | None) ->
             f"the lower bound of {_percent(limits.lower_bound)}; more samples narrow the interval, first of all more "
             f"of class {fewest!r}"
         )
-    for label, found in estimates.items():
-        if not found.total:
-            reasons.append(
-                f"the estimate leaves out class {label!r}, whose samples show one part only; send a sample of another "
-                "part"
-            )
-        elif not found.correct:
-            reasons.append(f"class {label!r} was never recognised: {found.total} of its samples were held out")
+    unjudged = [label for label, found in estimates.items() if not found.total]
+    if unjudged:
+        reasons.append(f"the estimate leaves out {_classes(unjudged)}; send samples of two different parts of a class")
+    missed = [label for label, found in estimates.items() if found.total and not found.correct]
+    if missed:
+        held_out = sum(estimates[label].total for label in missed)
+        were, their = ("was", "its") if len(missed) == 1 else ("were", "their")
+        reasons.append(f"{_classes(missed)} {were} never recognised: {held_out} of {their} samples were held out")
     return reasons
 
 
@@ -156,13 +161,22 @@ def _losses(earlier: Version | None, kept: Sequence[KeptSamples], limits: Limits
     if earlier is None or not kept:
         return []
     everything = KeptSamples("all classes", tuple(outcome for each in kept for outcome in each.outcomes))
-    named = [(f"class {each.label!r}", each) for each in kept] if any(map(limits.exceeded_by, kept)) else []
-    return [
+    lost = _worst_first(each for each in kept if limits.exceeded_by(each))
+    named = [(f"class {each.label!r}", each) for each in lost[:_MOST_NAMED]]
+    if not lost and limits.exceeded_by(everything):
+        named = [("the version", everything)]
+    sentences = [
         f"{name} got worse: version {earlier.number} predicted {each.correct_before} of its {each.total} "
         f"kept samples correctly, this version predicts {each.correct_after}"
-        for name, each in named or [("the version", everything)]
-        if limits.exceeded_by(each)
+        for name, each in named
     ]
+    if len(lost) > _MOST_NAMED:
+        sentences.append(f"{len(lost) - _MOST_NAMED} more classes got worse, see `dropped`")
+    return sentences
+
+
+def _worst_first(kept: Iterable[KeptSamples]) -> list[KeptSamples]:
+    return sorted(kept, key=lambda each: each.lost, reverse=True)
 
 
 def _reasons_to_publish(
@@ -176,17 +190,32 @@ def _reasons_to_publish(
     reasons = [f"the estimated accuracy of {estimate} reaches the floor of {_percent(limits.floor)}"]
     if earlier is not None and kept:
         reasons.append(f"no class of version {earlier.number} lost more kept samples than the tolerance allows")
+        lost = _worst_first(each for each in kept if each.lost > 0)
+        changes = [
+            f"{each.correct_after} instead of {each.correct_before} of {each.total} in class {each.label!r}"
+            for each in lost[:_MOST_NAMED]
+        ]
+        if changes:
+            reasons.append(f"this version predicts fewer kept samples correctly: {_and_more(changes, len(lost))}")
     return reasons
 
 
 def _remarks(draft: VersionDraft, lineage: Lineage) -> list[str]:
     """What a person should know and what does not decide."""
     remarks = []
+    if draft.report["estimated_accuracy"] is None:
+        remarks.append("the version has no threshold for unknown images, so it gives every image the verdict known")
     alike = draft.report.get("alike")
     if alike:
         remarks.append(
-            f"images of {' and of '.join(map(repr, alike))} nearly repeat each other, so the estimate may be too high "
-            "for new parts; if a part was photographed more than once, send `parts`"
+            f"images of {_named(alike)} nearly repeat each other, so the estimate may be too high for new parts; if a "
+            "part was photographed more than once, send `parts`"
+        )
+    shared = _parts_of_several_classes(draft.samples)
+    if shared:
+        remarks.append(
+            f"samples of part {_named(shared)} are in more than one class; cross-validation keeps them together. If "
+            "that is a mistake, send them again with the right label or part"
         )
     missing = left_out(lineage, draft)
     if missing and lineage.newest is not None:
@@ -203,6 +232,27 @@ def _next_step(draft: VersionDraft, lineage: Lineage) -> str:
     else:
         base = f"until then the next extension builds on version {lineage.base.number}"
     return f"the version is stored but not live: send more samples, use publish=always, or set the alias to it; {base}"
+
+
+def _parts_of_several_classes(samples: Sequence[SampleRef]) -> list[str]:
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        if sample.part is not None:
+            labels[sample.part].add(sample.label)
+    return [part for part, found in labels.items() if len(found) > 1]
+
+
+def _classes(labels: Sequence[str]) -> str:
+    return f"class{'' if len(labels) == 1 else 'es'} {_named(labels)}"
+
+
+def _named(names: Sequence[str]) -> str:
+    return _and_more([repr(name) for name in names[:_MOST_NAMED]], len(names))
+
+
+def _and_more(shown: Sequence[str], total: int) -> str:
+    more = f" and {total - len(shown)} more" if total > len(shown) else ""
+    return ", ".join(shown) + more
 
 
 def _percent(share: float) -> str:

@@ -74,7 +74,8 @@ class AdaptCommand:
         steps: inner steps; None takes the checkpoint's value.
         learning_rate: of the inner loop; None takes the checkpoint's value.
         seed: of the random draws of the inner loop; None is 0.
-        first: "prototypes" makes a preliminary version without inner steps first, within a fraction of a second.
+        first: "prototypes" makes a preliminary version without inner steps first, within a fraction of a second; not
+            if there are no inner steps anyway.
         publish: "auto" leaves it to the gate, "always" makes the version live, "never" does not.
         idempotency: recorded with the version, so that a repeated request gets the same answer.
     """
@@ -222,7 +223,7 @@ class Adaptation:
         _reject_conflicting_labels(samples)
         request = _Request(command, checkpoint, recipe, samples, control)
         clock.lap("decode")
-        if command.first is not None:
+        if command.first is not None and recipe.steps > 0:
             first = replace(request, command=replace(command, idempotency=None), recipe=replace(recipe, steps=0))
             control.publish_first(self._make_version(first, clock))
             clock = _Stopwatch()
@@ -245,7 +246,8 @@ class Adaptation:
         extends = command.mode != "replace"
         lineage = self._lineage(request)
         parent = lineage.base if extends else None
-        samples = _joined(self._kept_samples(parent), request.samples)
+        kept = self._kept_samples(parent)
+        samples = _joined(kept, request.samples)
         classes = _classes(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
         labels = [classes.index(sample.ref.label) for sample in samples]
@@ -280,7 +282,8 @@ class Adaptation:
             report=build_report(validated, [sample.ref for sample in samples], classes),
             samples_kept=settings.retain_samples,
         )
-        decision = decide(command.publish, draft, settings, lineage, _why_not_estimated(validated))
+        notes = _notes(request, copies=len(kept) + len(request.samples) - len(samples))
+        decision = decide(command.publish, draft, settings, lineage, _why_not_estimated(validated), notes)
         draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted))
         clock.lap("store")
         draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.seconds()})
@@ -380,6 +383,24 @@ class Adaptation:
 def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
     found = validated.validation
     return found.reason if isinstance(found, CrossValidationSkipped) else None
+
+
+def _notes(request: _Request, copies: int) -> list[str]:
+    """What the sender may not expect. `copies` counts the files that add no sample."""
+    command, recipe, notes = request.command, request.recipe, []
+    if copies:
+        total = len(request.samples)
+        notes.append(f"files that repeat a picture: {copies} of {total}; a picture counts once, with its latest label")
+    if recipe.steps == 0 and command.first is not None:
+        notes.append("without inner steps, first=prototypes makes no version of its own")
+    if recipe.steps == 0 and command.learning_rate is not None:
+        notes.append("without inner steps, learning_rate has no effect")
+    if recipe.steps > 0 and recipe.head == "lda":
+        model = request.checkpoint.checkpoint.name
+        notes.append(
+            f"steps={recipe.steps} changes next to nothing: the model {model!r} computes its head in closed form"
+        )
+    return notes
 
 
 def _labels(command: AdaptCommand, limits: AdaptLimits) -> list[str]:

@@ -93,7 +93,13 @@ _FORM: Final[dict[str, Any]] = {
             "description": "extend: keep the samples that were sent before, except those of versions that were rolled "
             "back; replace: use only the new ones",
         },
-        "steps": {"type": "integer", "minimum": 0, **_EMPTY, "description": "inner steps; empty: the model's default"},
+        "steps": {
+            "type": "integer",
+            "minimum": 0,
+            **_EMPTY,
+            "description": "inner steps; empty: the model's default. A model whose default is 0 computes its head in "
+            "closed form, and steps change next to nothing",
+        },
         "learning_rate": {
             "type": "number",
             "exclusiveMinimum": 0,
@@ -107,7 +113,7 @@ _FORM: Final[dict[str, Any]] = {
             "enum": ["", "prototypes"],
             "default": "",
             "description": "with `Prefer: respond-async`: also make a version from prototypes, without inner steps, "
-            "which is ready sooner",
+            "which is ready sooner; not if there are no inner steps anyway",
         },
         "publish": {
             "type": "string",

@@ -10,7 +10,7 @@ from service.http.schemas.base import DIGEST, Answer
 
 
 class LabelIssue(Answer):
-    """A sample whose label is probably wrong."""
+    """A sample whose label is probably wrong: it looks like another class, and cross-validation predicts one."""
 
     sample: str = Field(examples=["part-0417.png"])
     label: str = Field(examples=["clean"])

@@ -71,7 +71,9 @@ class Job(Answer):
         description="what the job is doing, or was doing when it ended"
     )
     steps: JobSteps
-    first: AdaptResponse | None = Field(description="the version from prototypes, if one was requested and is ready")
+    first: AdaptResponse | None = Field(
+        description="the version from prototypes, if one was requested and is ready; always null without inner steps"
+    )
     result: AdaptResponse | None = Field(description="the version, once `state` is `done`")
     problem: ProblemDetails | None = Field(description="the error, once `state` is `failed`")
     created_at: datetime

@@ -129,14 +129,14 @@ def test_wrong_labels_are_found_with_the_class_they_look_like(net: Net) -> None:
 def test_flip_augmentation_adds_no_held_out_predictions(net: Net) -> None:
     support = clear_support()
     labels = support.labels.clone()
-    labels[2] = 1
+    labels[5] = 1
     candidate = replace(support, labels=labels)
     validated = CrossValidator(net, net.start()).adapt_and_score(
         candidate, replace(RECIPE, flip_augment=True), 0, ungrouped(support)
     )
     assert isinstance(validated.validation, CrossValidationResult)
     assert int(validated.validation.confusion.sum()) == 18
-    assert [issue.sample for issue in validated.validation.label_issues] == [2]
+    assert [issue.sample for issue in validated.validation.label_issues] == [5]
 
 
 def test_folds_have_seeds_of_their_own_and_fewer_steps_in_proportion(net: Net) -> None:
@@ -156,6 +156,22 @@ def test_the_estimate_counts_each_part_once(net: Net) -> None:
     judged = HeldOutLabels(predicted == support.labels, support.labels, groups)
     assert result.estimate == estimate_accuracy(judged, result.train_share, 3)
     assert result.estimate.low < estimate_accuracy(replace(judged, groups=torch.arange(18)), result.train_share, 3).low
+
+
+@pytest.mark.parametrize("flipped", [(2, 15), (0, 6, 13)])
+def test_a_suspect_has_the_class_and_the_confidence_of_its_held_out_prediction(
+    net: Net, flipped: tuple[int, ...]
+) -> None:
+    support = clear_support()
+    labels = support.labels.clone()
+    labels[list(flipped)] = (labels[list(flipped)] + 1) % 3
+    result = cross_validate(net, replace(support, labels=labels))
+    assert result.label_issues
+    for issue in result.label_issues:
+        held_out = result.held_out[issue.sample]
+        assert held_out is not None
+        assert (issue.predicted, issue.confidence) == (held_out.predicted, held_out.confidence)
+        assert issue.predicted != labels[issue.sample]
 
 
 def test_a_rare_class_counts_as_much_as_a_frequent_one(net: Net) -> None:

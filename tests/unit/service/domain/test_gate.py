@@ -126,6 +126,66 @@ def test_samples_that_became_right_count_against_those_that_became_wrong() -> No
     assert decided(mixed, before).decision == "publish"
 
 
+def test_a_small_loss_is_named_when_the_version_is_published() -> None:
+    before = record({"pit": ["pit"] * 3, "scratch": ["scratch"] * 4})
+    after = record({"pit": ["pit", "scratch", "pit"], "scratch": ["scratch"] * 4})
+    decision = decided(after, before)
+    assert decision.decision == "publish"
+    assert (
+        decision.reasons[-1] == "this version predicts fewer kept samples correctly: 2 instead of 3 of 3 in class 'pit'"
+    )
+    assert not any("fewer kept samples" in reason for reason in decided(before, after).reasons)
+
+
+def many(predicted: Mapping[int, Sequence[str | None]], classes: int = 40) -> VersionDraft:
+    """Make a draft of many classes with two or so samples each, all predicted correctly except for some classes."""
+    return record({f"c{index}": predicted.get(index, [f"c{index}"] * 10) for index in range(classes)})
+
+
+@pytest.mark.parametrize(
+    ("failed", "earlier", "named"),
+    [
+        (["c39"] * 10, None, "classes 'c0', 'c1', 'c2' and 27 more were never recognised: 300 of their samples were"),
+        ([None], None, "the estimate leaves out classes 'c0', 'c1', 'c2' and 27 more; send samples of two"),
+        (["c39"] * 6 + [None] * 4, many({}), "27 more classes got worse, see `dropped`"),
+    ],
+)
+def test_of_many_classes_a_few_are_named_and_the_others_counted(
+    failed: Sequence[str | None], earlier: VersionDraft | None, named: str
+) -> None:
+    decision = decided(many(dict.fromkeys(range(30), failed)), earlier)
+    assert any(reason.startswith(named) for reason in decision.reasons)
+    assert len(" ".join(decision.reasons)) < 1500
+
+
+def test_the_classes_that_lost_most_are_named_first() -> None:
+    lost = {index: ["c39"] * (5 + index) + [f"c{index}"] * (5 - index) for index in range(5)}
+    reasons = decided(many(lost), many({})).reasons
+    assert [reason[:16] for reason in reasons[:3]] == ["class 'c4' got w", "class 'c3' got w", "class 'c2' got w"]
+    assert reasons[3] == "2 more classes got worse, see `dropped`"
+
+
+def test_a_part_that_is_in_two_classes_is_named() -> None:
+    parts = ["p1", "p2", None, None, "p1", None, None, None]
+    samples = tuple(replace(sample, part=part) for sample, part in zip(GOOD.samples, parts, strict=True))
+    decision = decided(replace(GOOD, samples=samples))
+    assert decision.decision == "publish"
+    assert decision.reasons[-1].startswith("samples of part 'p1' are in more than one class")
+    assert not any("more than one class" in reason for reason in decided(GOOD).reasons)
+
+
+def test_without_an_estimate_the_reasons_say_that_no_image_is_called_unknown() -> None:
+    decision = decided(record({"pit": [None], "scratch": [None]}, estimate=None))
+    assert any("no threshold for unknown images" in reason for reason in decision.reasons)
+    assert not any("no threshold" in reason for reason in decided(GOOD).reasons)
+
+
+def test_notes_about_the_request_are_among_the_reasons() -> None:
+    for publish in ("auto", "always", "never"):
+        lineage = Lineage(None, None, None)
+        assert "a note" in decide(publish, GOOD, DEFAULTS, lineage, None, ["a note"]).reasons
+
+
 def test_a_loss_spread_over_all_classes_holds_a_version() -> None:
     labels = "abcde"
     before = record({label: [label] * 4 for label in labels})

@@ -85,6 +85,10 @@ def in_stage(stage: Stage, act: Callable[[], object]) -> JobControl:
     return control
 
 
+def reasons(outcome: AdaptOutcome) -> list[str]:
+    return list(outcome.version.draft.report["gate"]["reasons"])
+
+
 def names(outcome: AdaptOutcome) -> list[str]:
     return [sample.name for sample in outcome.version.draft.samples]
 
@@ -172,6 +176,39 @@ def test_the_key_of_a_request_belongs_to_its_last_version(store: VersionStore, a
     recalled = store.catalog.recall(CLIENT, KEY)
     assert recalled is not None
     assert recalled.version.number == 2
+
+
+def test_without_inner_steps_a_first_version_is_not_made_twice(store: VersionStore, adaptation: Adaptation) -> None:
+    control = JobControl()
+    outcome = adaptation.run(command(samples=2, steps=0, first="prototypes"), control)
+    assert (control.first, outcome.version.number, len(store.catalog.versions(CLIENT))) == (None, 1, 1)
+    assert any("first=prototypes makes no version of its own" in reason for reason in reasons(outcome))
+
+
+def test_a_learning_rate_without_inner_steps_is_noted(adaptation: Adaptation) -> None:
+    assert any(
+        "learning_rate has no effect" in reason
+        for reason in reasons(adaptation.run(command(learning_rate=0.5), JobControl()))
+    )
+    quiet = adaptation.run(command(seed=1, learning_rate=0.5, steps=1), JobControl())
+    assert not any("effect" in reason or "steps" in reason for reason in reasons(quiet))
+
+
+def test_inner_steps_after_a_closed_form_are_noted(store: VersionStore, tmp_path: Path) -> None:
+    start = load_checkpoint(tiny_checkpoint_in(tmp_path))
+    closed_form = LoadedCheckpoint(replace(start, recipe=replace(start.recipe, head="lda")), torch.device("cpu"))
+    adaptation = Adaptation(store, LoadedCheckpoints([closed_form]), InlineDecoder(DecodeLimits(min_side=8)))
+    noted = [reasons(adaptation.run(command(steps=steps), JobControl())) for steps in (0, 2)]
+    assert [any("changes next to nothing" in reason for reason in each) for each in noted] == [False, True]
+
+
+def test_files_that_repeat_a_picture_are_counted(adaptation: Adaptation) -> None:
+    once = command(samples=1)
+    twice = replace(once, uploads=once.uploads * 3, labels=once.labels * 3)
+    noted = [reasons(adaptation.run(each, JobControl())) for each in (twice, once, command(seed=1))]
+    assert "files that repeat a picture: 4 of 6; a picture counts once, with its latest label" in noted[0]
+    assert any(reason.startswith("files that repeat a picture: 2 of 2") for reason in noted[1])  # sent before
+    assert not any("repeat" in reason for reason in noted[2])
 
 
 def test_two_processes_that_adapt_with_the_same_key_make_one_version(
