@@ -25,13 +25,14 @@ from service.settings import Settings, child_environment, disable_onnxruntime_te
 from service.store import open_store as stores
 from service.store.catalog.keys import SqlKeys
 from service.store.version_store import VersionStore
-from service.usecases.adapt import Adaptation, AdaptLimits
+from service.usecases.adapt import Adaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness, readiness_checks
+from service.usecases.samples import AdaptLimits
 
 MIN_IMAGE_SIDE: Final = 16
 """Pixels of the shorter side of an image."""
@@ -96,7 +97,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
-        adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue),
+        adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue, store.catalog.created_at),
         prediction=prediction,
         clients=Clients(store, start_weights, checkpoints.named),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),

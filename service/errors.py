@@ -91,6 +91,18 @@ class UnknownClient(ServiceError, LookupError):
         super().__init__(f"there is no client {client!r}; it is created when it is adapted for the first time")
 
 
+class ClientDeleted(ServiceError):
+    """The client was deleted while an adaptation of it was running."""
+
+
+def client_deleted(client: str) -> ClientDeleted:
+    """Return the error for an adaptation of a client that was deleted in the meantime."""
+    return ClientDeleted(
+        f"client {client!r} was deleted while the request was waiting or running; nothing of it is stored; send it "
+        "again to create the client anew"
+    )
+
+
 class UnknownVersion(ServiceError, LookupError):
     """The client has no version with that number, or it was deleted."""
 

@@ -5,6 +5,7 @@ Also the rules for labels, parts and idempotency keys.
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -139,11 +140,14 @@ class Lineage:
             that were never live. So the samples of a version that the gate held back are not lost, and those of one
             that was rolled back are left out. Without a live version, it is the newest.
         newest: the newest that is not deleted.
+        client_created_at: when the client was created, UTC. With its name it tells the client from one that was deleted
+            and had the same name.
     """
 
     live: Version | None = None
     base: Version | None = None
     newest: Version | None = None
+    client_created_at: datetime | None = None
 
     @property
     def compared(self) -> Version | None:
@@ -164,6 +168,7 @@ class AliasMove:
         moved_at: UTC.
         reason: "adapt", "set" or "rollback".
         restores: for a rollback, the revision that it brought back; otherwise None.
+        client_created_at: when the client was created, UTC; see `Lineage`.
     """
 
     client: str
@@ -174,6 +179,15 @@ class AliasMove:
     moved_at: datetime
     reason: str
     restores: int | None = None
+    client_created_at: datetime | None = None
+
+    @property
+    def tag(self) -> str:
+        """Identifies this move among those of the alias, also of deleted clients of the same name."""
+        if self.client_created_at is None:
+            return str(self.revision)
+        created_at = self.client_created_at.isoformat().encode()
+        return f"{hashlib.blake2b(created_at, digest_size=4).hexdigest()}-{self.revision}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +223,10 @@ class Publication:
 def unknown_score(familiarity: float | None) -> float | None:
     """Return 1 - familiarity. Scores and thresholds are rounded alike, so a verdict follows from the two numbers."""
     return None if familiarity is None else round(1 - round(familiarity, SCORE_DIGITS), SCORE_DIGITS)
+
+
+ExpectedRevision = int | str | None
+"""The revision or the tag that the latest move of an alias must have. 0: there must be no move; None: anything."""
 
 
 def validate_label(text: str) -> str:

@@ -168,6 +168,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.VersionInUse: Problem(409, "version_in_use", "An alias points to the version"),
     serving.AliasConflict: Problem(412, "alias_conflict", "The alias has changed"),
     serving.IdempotencyInFlight: Problem(409, "idempotency_in_flight", "The same request is still running"),
+    serving.ClientDeleted: Problem(409, "client_deleted", "The client was deleted in the meantime"),
     serving.ParentSuperseded: Problem(409, "parent_superseded", "Another version was published in the meantime"),
     serving.IdempotencyMismatch: Problem(422, "idempotency_mismatch", "Idempotency key used for another request"),
     # The service

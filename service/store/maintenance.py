@@ -5,13 +5,13 @@ Rows are deleted first, durably; then the blobs that no row needs, while no publ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from service.domain.version import Version
-from service.errors import StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt, VersionInUse
+from service.errors import StoreFull, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt, VersionInUse
 from service.store.catalog.catalog import Catalog
 from service.store.ports import Blobs
 
@@ -100,11 +100,42 @@ def delete_version(catalog: Catalog, blobs: Blobs, client: str, number: int) -> 
         blobs.delete(client, version.draft.required_blobs - needed)
 
 
+def discard(catalog: Catalog, blobs: Blobs, client: str, digests: Collection[str]) -> None:
+    """Delete those of the blobs that no version needs: they were stored for a version that was not recorded."""
+    with catalog.holding(client) as needed:
+        blobs.delete(client, frozenset(digests) - needed)
+        if not needed:  # leave no folder with the name of a deleted client behind
+            blobs.sweep(client, older_than_s=0.0)
+
+
 def delete_client(catalog: Catalog, blobs: Blobs, client: str) -> Erasure:
-    """Delete a client's rows, then at once all its blobs, published or not. Raises UnknownClient."""
-    versions = catalog.delete_client(client)
+    """Delete a client's rows, then at once all its blobs, published or not.
+
+    A client without rows that still has blobs, left by a process that was killed, is deleted too. On a full disk the
+    blobs go first, because deleting rows takes room for the journal; if that is interrupted, repeat the deletion.
+
+    Raises:
+        UnknownClient: there is nothing of that client.
+    """
+    freed = CollectReport(0, 0, 0, 0)
+    try:
+        versions = catalog.delete_client(client)
+    except UnknownClient:
+        if next(blobs.entries(client), None) is None:
+            raise
+        versions = 0
+    except StoreFull:
+        freed = _delete_blobs(blobs, client)
+        versions = catalog.delete_client(client)
     removed = collect_space(catalog, blobs, client, grace_s=0.0)
-    return Erasure(client, versions, removed.removed, removed.removed_bytes)
+    return Erasure(client, versions, freed.removed + removed.removed, freed.removed_bytes + removed.removed_bytes)
+
+
+def _delete_blobs(blobs: Blobs, client: str) -> CollectReport:
+    """Delete every blob of a client, whatever its rows need."""
+    entries = list(blobs.entries(client))
+    blobs.delete(client, [entry.digest for entry in entries])
+    return CollectReport(len(entries), sum(entry.size_bytes for entry in entries), 0, 0)
 
 
 def collect(catalog: Catalog, blobs: Blobs, *, grace_s: float) -> CollectReport:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -131,11 +132,13 @@ class VersionStore:
         idempotency: Idempotency | None = None,
         *,
         extends: bool = False,
+        client_created_at: datetime | None = None,
     ) -> Publication:
         """Record a version whose blobs are stored, and move `aliases` to it; see `Catalog.publish`.
 
         Raises:
             ParentSuperseded: `extends`, and the draft's parent is no longer the base; nothing was recorded.
+            ClientDeleted: the client is not the one that was created at `client_created_at`; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             StoreUnavailable: nothing was recorded; also if a blob was deleted after it was stored.
         """
@@ -148,7 +151,14 @@ class VersionStore:
                     "being made; nothing was recorded; send the request again"
                 )
 
-        published = self.catalog.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
+        published = self.catalog.publish(
+            draft,
+            aliases,
+            guard=guard,
+            idempotency=idempotency,
+            extends=extends,
+            client_created_at=client_created_at,
+        )
         if draft.samples_kept and not published.version.draft.samples_kept:  # the client's setting has changed since
             with self.catalog.holding(draft.client) as needed:
                 self._blobs.delete(draft.client, draft.required_blobs - needed)
@@ -164,6 +174,10 @@ class VersionStore:
             StoreUnavailable: the catalog cannot be read.
         """
         return self._served.read(references)
+
+    def discard(self, client: str, digests: Collection[str]) -> None:
+        """See `maintenance.discard`."""
+        maintenance.discard(self.catalog, self._blobs, client, digests)
 
     def delete_version(self, client: str, number: int) -> None:
         """See `maintenance.delete_version`."""

@@ -6,10 +6,12 @@ Nothing is written before the adaptation has succeeded, so a request that fails 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Literal
 
 from torch import Tensor
@@ -25,32 +27,36 @@ from service.domain.version import (
     LIVE,
     Idempotency,
     Lineage,
+    Publication,
     SampleRef,
     Version,
     VersionDraft,
-    validate_label,
-    validate_part,
 )
 from service.errors import (
-    ConflictingLabels,
     InvalidRequest,
-    LabelCountMismatch,
-    NoSamples,
     NothingToUpgrade,
     ParentSuperseded,
-    PartCountMismatch,
     SamplesNotKept,
-    TooFewClasses,
-    TooManyClasses,
-    TooManySamples,
+    StoreUnavailable,
     UnknownCheckpoint,
     UnknownClient,
+    VersionCorrupt,
+    client_deleted,
 )
 from service.runtime.adapt_queue import JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
-from service.store.version_store import EncodedSample, VersionStore, encode_sample
+from service.store.version_store import VersionStore, encode_sample
+from service.usecases.samples import (
+    AdaptLimits,
+    Sample,
+    classes_of,
+    join_samples,
+    reject_conflicting_labels,
+    validate_labels,
+    validate_parts,
+)
 
 _MAX_SEED: Final = 2**63 - 1
 
@@ -78,6 +84,8 @@ class AdaptCommand:
             if there are no inner steps anyway.
         publish: "auto" leaves it to the gate, "always" makes the version live, "never" does not.
         idempotency: recorded with the version, so that a repeated request gets the same answer.
+        client_created_at: when the client was created, as of the arrival of the request; None if it did not exist. If
+            the client is deleted afterwards, the request makes no version.
     """
 
     client: str
@@ -91,6 +99,7 @@ class AdaptCommand:
     first: Literal["prototypes"] | None = None
     publish: Literal["auto", "always", "never"] = "auto"
     idempotency: Idempotency | None = None
+    client_created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,39 +118,11 @@ class AdaptOutcome:
     live: int | None
     earlier: Version | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class AdaptLimits:
-    """Largest number of classes and samples of a version, stored samples included, and of inner steps."""
-
-    max_classes: int = 64
-    max_samples: int = 2000
-    max_steps: int = 100
-
-    def check(self, classes: int, samples: int) -> None:
-        """Raises TooManyClasses or TooManySamples if a version would have more."""
-        if classes > self.max_classes:
-            raise TooManyClasses(f"the version would have {classes} classes; at most {self.max_classes} are allowed")
-        if samples > self.max_samples:
-            raise TooManySamples(
-                f"the version would have {samples} samples, stored ones included; at most {self.max_samples} are "
-                "allowed: send fewer, or start again with mode=replace"
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A labelled canonical image.
-
-    Attributes:
-        ref: its digest, label and name.
-        image: uint8 (channels, height, width).
-        to_store: the encoded image of a new sample; None for a sample that is stored already.
-    """
-
-    ref: SampleRef
-    image: Tensor
-    to_store: EncodedSample | None = None
+    @classmethod
+    def of(cls, earlier: Publication) -> AdaptOutcome:
+        """Return the outcome of a request that was made before."""
+        published = any(move.alias == LIVE for move in earlier.moves)
+        return cls(version=earlier.version, published=published, live=earlier.live)
 
 
 class _Stopwatch:
@@ -209,6 +190,7 @@ class Adaptation:
             UnknownClient, NothingToUpgrade: there is nothing to upgrade.
             ImageRejected: a file is not an acceptable image; the message starts with its name.
             AdaptationDiverged: the weights are not finite.
+            ClientDeleted: the client was deleted since the request arrived; nothing of the request is stored.
             StoreFull, StoreUnavailable: no version was made.
             And the error that `control` is stopped with; then no version was made either.
         """
@@ -217,38 +199,60 @@ class Adaptation:
         checkpoint = self._checkpoint(command.client)
         recipe = self._recipe(command, checkpoint.checkpoint.recipe)
         control.enter("decode")
-        labels = [] if command.mode == "upgrade" else _labels(command, self._limits)
-        parts = _parts(command)
+        labels = (
+            [] if command.mode == "upgrade" else validate_labels(command.labels, len(command.uploads), self._limits)
+        )
+        parts = validate_parts(command.parts, len(command.uploads))
         samples = [self._decode(*sample) for sample in zip(command.uploads, labels, parts, strict=True)]
-        _reject_conflicting_labels(samples)
+        reject_conflicting_labels(samples)
         request = _Request(command, checkpoint, recipe, samples, control)
         clock.lap("decode")
         if command.first is not None and recipe.steps > 0:
-            first = replace(request, command=replace(command, idempotency=None), recipe=replace(recipe, steps=0))
-            control.publish_first(self._make_version(first, clock))
+            first = replace(command, idempotency=_first_key(command.idempotency))
+            made = self._recalled(first)
+            if made is None:
+                made = self._make_version(replace(request, command=first, recipe=replace(recipe, steps=0)), clock)
+            control.publish_first(made)
             clock = _Stopwatch()
         return self._make_version(request, clock)
 
-    def _make_version(self, request: _Request, clock: _Stopwatch) -> AdaptOutcome:
-        for _ in range(_ATTEMPTS - 1):
-            with suppress(ParentSuperseded):
-                return self._attempt(request, clock)
-        return self._attempt(request, clock)
+    def _recalled(self, command: AdaptCommand) -> AdaptOutcome | None:
+        """Return the preliminary version that an earlier attempt at the same request has made, if any."""
+        if command.idempotency is None:
+            return None
+        earlier = self._store.catalog.recall(command.client, command.idempotency)
+        return None if earlier is None else AdaptOutcome.of(earlier)
 
-    def _attempt(self, request: _Request, clock: _Stopwatch) -> AdaptOutcome:
-        """Adapt on the samples that are stored now and those of the request.
+    def _make_version(self, request: _Request, clock: _Stopwatch) -> AdaptOutcome:
+        """Make a version. If that fails, what was stored for it is deleted again."""
+        written: set[str] = set()
+        try:
+            for _ in range(_ATTEMPTS - 1):
+                with suppress(ParentSuperseded):
+                    return self._attempt(request, clock, written)
+            return self._attempt(request, clock, written)
+        except BaseException:
+            if written:
+                with suppress(StoreUnavailable, VersionCorrupt):  # the first error is the one to report
+                    self._store.discard(request.command.client, written)
+            raise
+
+    def _attempt(self, request: _Request, clock: _Stopwatch, written: set[str]) -> AdaptOutcome:
+        """Adapt on the samples that are stored now and those of the request. `written` gets the digests of new blobs.
 
         Raises:
             ParentSuperseded: another extension was published in the meantime.
+            ClientDeleted: the client was deleted in the meantime.
         """
         command, control, checkpoint = request.command, request.control, request.checkpoint
         control.enter("adapt")
         extends = command.mode != "replace"
         lineage = self._lineage(request)
+        created_at = command.client_created_at or lineage.client_created_at
         parent = lineage.base if extends else None
         kept = self._kept_samples(parent)
-        samples = _joined(kept, request.samples)
-        classes = _classes(samples, self._limits)
+        samples = join_samples(kept, request.samples)
+        classes = classes_of(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
         labels = [classes.index(sample.ref.label) for sample in samples]
         settings = self._settings(command.client)
@@ -284,22 +288,27 @@ class Adaptation:
         )
         notes = _notes(request, copies=len(kept) + len(request.samples) - len(samples))
         decision = decide(command.publish, draft, settings, lineage, _why_not_estimated(validated), notes)
-        draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted))
+        draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted), written)
         clock.lap("store")
         draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.seconds()})
         aliases = () if decision.decision == "hold" else (LIVE,)
         with control.committing():
-            published = self._store.publish(draft, aliases, command.idempotency, extends=extends)
+            published = self._store.publish(
+                draft, aliases, command.idempotency, extends=extends, client_created_at=created_at
+            )
         return AdaptOutcome(published.version, LIVE in aliases, published.live, lineage.compared)
 
     def _lineage(self, request: _Request) -> Lineage:
         """Return the client's versions that matter to the new one.
 
         Raises:
+            ClientDeleted: the client is not the one that existed when the request arrived.
             UnknownClient, NothingToUpgrade: for an upgrade.
         """
         client = request.command.client
         lineage = self._store.catalog.lineage(client)
+        if request.command.client_created_at not in (None, lineage.client_created_at):
+            raise client_deleted(client)
         if request.command.mode != "upgrade":
             return lineage
         current = lineage.compared
@@ -365,11 +374,12 @@ class Adaptation:
             return ClientSettings()
 
     def _store_content(
-        self, draft: VersionDraft, samples: Sequence[Sample], delta: Mapping[str, Tensor]
+        self, draft: VersionDraft, samples: Sequence[Sample], delta: Mapping[str, Tensor], written: set[str]
     ) -> VersionDraft:
         """Store samples and weights, and return the draft with the digest and size of the weights."""
         if draft.samples_kept:
             new = [sample.to_store for sample in samples if sample.to_store is not None]
+            written.update(sample.digest for sample in new)
             self._store.put_samples(draft.client, new)
         metadata = {
             "meta_model": draft.meta_model,
@@ -377,7 +387,13 @@ class Adaptation:
             "temperature": repr(draft.report["temperature"]),  # so that the digest covers all a prediction depends on
         }
         digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
+        written.add(digest)
         return replace(draft, weights_digest=digest, weights_bytes=size_bytes)
+
+
+def _first_key(key: Idempotency | None) -> Idempotency | None:
+    """Return the key of the preliminary version. No sender can choose it, because it contains a blank."""
+    return None if key is None else replace(key, key=f"first {hashlib.sha256(key.key.encode()).hexdigest()}")
 
 
 def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
@@ -401,83 +417,3 @@ def _notes(request: _Request, copies: int) -> list[str]:
             f"steps={recipe.steps} changes next to nothing: the model {model!r} computes its head in closed form"
         )
     return notes
-
-
-def _labels(command: AdaptCommand, limits: AdaptLimits) -> list[str]:
-    """Return the normalised labels, after all checks that need no decoded image.
-
-    Raises:
-        NoSamples, LabelCountMismatch, InvalidName, TooManyClasses, TooManySamples.
-    """
-    uploads, given = command.uploads, command.labels
-    if not uploads:
-        raise NoSamples("the request has no samples; send at least one image with its label")
-    if len(given) != len(uploads):
-        raise LabelCountMismatch(
-            f"the request has {len(uploads)} samples and {len(given)} labels; send one label for each "
-            "sample, in the same order"
-        )
-    labels = [validate_label(text) for text in given]
-    limits.check(len(set(labels)), len(labels))
-    return labels
-
-
-def _parts(command: AdaptCommand) -> Sequence[str | None]:
-    """Return the normalised part of each sample; None for each if the request has no parts.
-
-    Raises:
-        PartCountMismatch, InvalidName.
-    """
-    uploads, given = command.uploads, command.parts
-    if not given:
-        return [None] * len(uploads)
-    if len(given) != len(uploads):
-        raise PartCountMismatch(
-            f"the request has {len(uploads)} samples and {len(given)} parts; send one part for each sample, in the "
-            "same order, or no parts"
-        )
-    return [validate_part(text) for text in given]
-
-
-def _reject_conflicting_labels(samples: Sequence[Sample]) -> None:
-    """Raises ConflictingLabels if two files are the same picture and have different labels."""
-    firsts: dict[str, SampleRef] = {}
-    for sample in samples:
-        ref = sample.ref
-        first = firsts.setdefault(ref.digest, ref)
-        if first.label != ref.label:
-            raise ConflictingLabels(
-                f"{first.name!r} with the label {first.label!r} and {ref.name!r} with the label {ref.label!r} are the "
-                "same picture; send it once, with the right label"
-            )
-
-
-def _joined(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:
-    """Return kept samples, then new ones.
-
-    An image that is sent again counts once, with its latest label, and with the latest part that was sent for it.
-    """
-    stored = {sample.ref.digest for sample in kept}
-    by_digest = {sample.ref.digest: sample for sample in kept}
-    for sample in new:
-        ref = sample.ref
-        if ref.part is None and ref.digest in by_digest:
-            ref = replace(ref, part=by_digest[ref.digest].ref.part)
-        to_store = None if ref.digest in stored else sample.to_store
-        by_digest[ref.digest] = replace(sample, ref=ref, to_store=to_store)
-    return list(by_digest.values())
-
-
-def _classes(samples: Sequence[Sample], limits: AdaptLimits) -> tuple[str, ...]:
-    """Return the classes of the samples, in the order of their first samples.
-
-    Raises:
-        TooFewClasses, TooManyClasses, TooManySamples.
-    """
-    classes = tuple(dict.fromkeys(sample.ref.label for sample in samples))
-    if len(classes) < 2:
-        raise TooFewClasses(
-            f"the version would have only the class {classes[0]!r}; send samples of at least two classes"
-        )
-    limits.check(len(classes), len(samples))
-    return classes

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.domain.client import ClientSettings, ClientSummary, validate_alias_name, validate_client_name
 from service.domain.diff import VersionDiff, compare
-from service.domain.version import LIVE, AliasMove, Version
+from service.domain.version import LIVE, AliasMove, ExpectedRevision, Version
 from service.errors import InvalidRequest, UnknownCheckpoint
 from service.store.maintenance import Erasure
 from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
@@ -71,13 +71,13 @@ class Clients:
         """Return the latest move of an alias. Raises UnknownClient, UnknownAlias."""
         return self._store.catalog.alias(validate_client_name(client), validate_alias_name(alias))
 
-    def move_alias(self, client: str, alias: str, version: int, expected_revision: int | None) -> AliasMove:
+    def move_alias(self, client: str, alias: str, version: int, expected_revision: ExpectedRevision) -> AliasMove:
         """Point the alias at a version; see `Catalog.move_alias`."""
         return self._store.catalog.move_alias(
             validate_client_name(client), validate_alias_name(alias), version, expected_revision=expected_revision
         )
 
-    def rollback(self, client: str, alias: str = LIVE, expected_revision: int | None = None) -> AliasMove:
+    def rollback(self, client: str, alias: str = LIVE, expected_revision: ExpectedRevision = None) -> AliasMove:
         """Point the alias at the version before the current one; see `Catalog.roll_back`."""
         return self._store.catalog.roll_back(
             validate_client_name(client), validate_alias_name(alias), expected_revision=expected_revision

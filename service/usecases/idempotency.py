@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
-from service.domain.version import LIVE, Idempotency, Publication
+from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.usecases.adapt import AdaptCommand, AdaptOutcome
@@ -25,12 +27,20 @@ class IdempotentAdaptation:
         recall: see `Catalog.recall`.
         adapt: see `Adaptation.run`.
         queue: runs the adaptations.
+        created_at: see `Catalog.created_at`.
     """
 
-    def __init__(self, recall: Recall, adapt: Adapt, queue: AdaptQueue) -> None:
+    def __init__(
+        self,
+        recall: Recall,
+        adapt: Adapt,
+        queue: AdaptQueue,
+        created_at: Callable[[str], datetime | None] = lambda _client: None,
+    ) -> None:
         self._recall = recall
         self._adapt = adapt
         self._queue = queue
+        self._created_at = created_at
         self._lock = threading.Lock()
         self._in_flight: set[tuple[str, str]] = set()
 
@@ -65,6 +75,7 @@ class IdempotentAdaptation:
         return future
 
     def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        command = replace(command, client_created_at=self._created_at(command.client))
         return self._queue.submit(command.client, partial(self._adapt, command, control), control)
 
     def _acquire(self, claim: tuple[str, str]) -> None:
@@ -82,7 +93,6 @@ class IdempotentAdaptation:
 
 
 def _replayed(earlier: Publication) -> Future[AdaptOutcome]:
-    published = any(move.alias == LIVE for move in earlier.moves)
     future: Future[AdaptOutcome] = Future()
-    future.set_result(AdaptOutcome(version=earlier.version, published=published, live=earlier.live))
+    future.set_result(AdaptOutcome.of(earlier))
     return future

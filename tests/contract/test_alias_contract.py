@@ -241,3 +241,17 @@ def _apply_to_both(catalog: Catalog, model: AliasModel, client: str, step: str, 
         "roll back": model.roll_back,
     }
     return done, expected[step](version)
+
+
+def test_the_tag_of_a_move_matches_only_the_client_that_it_was_read_from(catalog: Catalog) -> None:
+    (move,) = catalog.publish(a_draft(), [LIVE]).moves
+    assert move.tag == catalog.alias(CLIENT, LIVE).tag
+    moved = catalog.move_alias(CLIENT, LIVE, 1, expected_revision=move.tag)
+    for outdated in (move.tag, f"00000000-{moved.revision}"):
+        with pytest.raises(AliasConflict):
+            catalog.roll_back(CLIENT, LIVE, expected_revision=outdated)
+    catalog.delete_client(CLIENT)
+    catalog.publish(a_draft(), [LIVE])
+    with pytest.raises(AliasConflict):
+        catalog.move_alias(CLIENT, LIVE, 1, expected_revision=move.tag)
+    assert catalog.alias(CLIENT, LIVE).revision == move.revision

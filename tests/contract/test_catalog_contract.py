@@ -12,6 +12,7 @@ import pytest
 
 from service.domain.version import LIVE, Idempotency, Lineage
 from service.errors import (
+    ClientDeleted,
     IdempotencyMismatch,
     ParentSuperseded,
     StoreUnavailable,
@@ -345,3 +346,19 @@ def test_predictions_get_the_threshold_and_the_temperature_if_there_are_any(
     catalog.publish(a_draft(report=report), [LIVE])
     served = catalog.served(CLIENT, reference)
     assert (served.unknown_threshold, served.temperature) == expected
+
+
+def test_a_version_is_recorded_only_for_the_client_that_it_was_made_for(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    created_at = catalog.created_at(CLIENT)
+    assert created_at == catalog.lineage(CLIENT).client_created_at == catalog.client(CLIENT).created_at
+    catalog.publish(a_draft(), [LIVE], client_created_at=created_at)
+    catalog.delete_client(CLIENT)
+    assert catalog.created_at(CLIENT) is None
+    with pytest.raises(ClientDeleted):
+        catalog.publish(a_draft(), [LIVE], client_created_at=created_at)
+    assert catalog.names() == ()
+    catalog.publish(a_draft(), [LIVE])
+    with pytest.raises(ClientDeleted):
+        catalog.publish(a_draft(), [LIVE], client_created_at=created_at)
+    assert catalog.client(CLIENT).latest == 1

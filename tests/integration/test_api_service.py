@@ -125,6 +125,18 @@ def test_a_held_version_is_not_live(web: Web) -> None:
     assert predict(web, striped(1, 4), version="1").status_code == 200
 
 
+def test_the_etag_of_a_deleted_client_does_not_match_its_successor(web: Web) -> None:
+    adapt(web)
+    old = web("GET", "/clients/line/aliases/live").json()["etag"]
+    assert web("DELETE", "/clients/line").status_code == 200
+    adapt(web)
+    moved = web("PUT", "/clients/line/aliases/live", json={"version": 1}, headers={"If-Match": old})
+    assert (moved.status_code, moved.json()["code"]) == (412, "alias_conflict")
+    new = web("GET", "/clients/line/aliases/live").json()["etag"]
+    moved = web("PUT", "/clients/line/aliases/live", json={"version": 1}, headers={"If-Match": new})
+    assert moved.status_code == 200
+
+
 def test_an_alias_of_the_real_store_moves_only_with_a_current_etag(web: Web) -> None:
     adapt(web)
     adapt(web, image_seed=1)

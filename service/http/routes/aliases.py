@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
 from service.bootstrap import Services
 from service.domain.client import validate_alias_name
-from service.domain.version import LIVE, AliasMove
+from service.domain.version import LIVE, AliasMove, ExpectedRevision
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
 from service.http.dependencies import AliasPath, ServicesDep
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
@@ -19,7 +19,8 @@ from service.http.scopes import ANY_KEY, ClientPath, require_scope
 
 router = APIRouter(prefix="/clients/{client}", tags=["aliases"])
 
-_ETAG: Final = re.compile(r'"(\d{1,18})"')
+_ETAG: Final = re.compile(r'"((?:[0-9a-f]{8}-)?\d{1,18})"')
+"""The tag of a move in double quotes. Earlier releases sent the revision alone."""
 
 
 async def _expected_revision(
@@ -27,8 +28,8 @@ async def _expected_revision(
         str | None, Header(description="move the alias only if this is its ETag; `*`: only if it exists")
     ] = None,
     if_none_match: Annotated[str | None, Header(description="`*`: move the alias only if it does not exist")] = None,
-) -> int | Literal["*"] | None:
-    """Return the revision that the alias must have; 0: it must not exist; "*": it must exist; None: anything.
+) -> ExpectedRevision:
+    """Return what the alias must be at; "*" means that it must exist.
 
     Raises:
         InvalidPrecondition: both headers were sent, or one is malformed.
@@ -43,11 +44,13 @@ async def _expected_revision(
         return None if if_match is None else "*"
     matched = _ETAG.fullmatch(if_match.strip())
     if not matched:
-        raise InvalidPrecondition(f'If-Match is {if_match[:80]!r}; allowed: one ETag such as "3" with its quotes, or *')
-    return int(matched[1])
+        raise InvalidPrecondition(
+            f'If-Match is {if_match[:80]!r}; allowed: one ETag such as "4f2c81d0-3" with its quotes, or *'
+        )
+    return int(matched[1]) if matched[1].isdigit() else matched[1]
 
 
-ExpectedRevisionDep = Annotated[int | Literal["*"] | None, Depends(_expected_revision)]
+ExpectedRevisionDep = Annotated[ExpectedRevision, Depends(_expected_revision)]
 
 
 @router.get("/aliases/{alias}", summary="Get an alias", dependencies=[ANY_KEY], responses=problems(*READ, UnknownAlias))
@@ -94,20 +97,20 @@ def roll_back(
 
 
 def alias_response(move: AliasMove) -> schemas.Alias:
-    """Return an alias after its latest move. Its ETag is the revision in double quotes."""
+    """Return an alias after its latest move. Its ETag is the tag of that move in double quotes."""
     return schemas.Alias(
         client=move.client,
         alias=move.alias,
         version=move.version,
         previous=move.previous,
         revision=move.revision,
-        etag=f'"{move.revision}"',
+        etag=f'"{move.tag}"',
         moved_at=move.moved_at,
         reason=move.reason,
     )
 
 
-def _revision(services: Services, client: str, alias: str, expected: int | Literal["*"] | None) -> int | None:
+def _revision(services: Services, client: str, alias: str, expected: ExpectedRevision) -> ExpectedRevision:
     """Return the expected revision as the use cases take it, after a check that "*" matches an existing alias."""
     if expected != "*":
         return expected

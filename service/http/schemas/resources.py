@@ -127,7 +127,7 @@ class Alias(Answer):
     version: int = Field(examples=[2])
     previous: int | None = Field(description="the version that it pointed to before", examples=[1])
     revision: int = Field(description="1, 2, 3 …, one more with each move", examples=[3])
-    etag: str = Field(examples=['"3"'])
+    etag: str = Field(examples=['"4f2c81d0-3"'])
     moved_at: datetime
     reason: str = Field(description="adapt, set or rollback", examples=["adapt"])
 

@@ -17,7 +17,16 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings, ClientSummary
-from service.domain.version import AliasMove, Idempotency, Lineage, Publication, ServedVersion, Version, VersionDraft
+from service.domain.version import (
+    AliasMove,
+    ExpectedRevision,
+    Idempotency,
+    Lineage,
+    Publication,
+    ServedVersion,
+    Version,
+    VersionDraft,
+)
 from service.errors import UnknownClient, VersionCorrupt, VersionInUse
 from service.store.catalog import copy as catalog_copy
 from service.store.catalog import queries
@@ -51,6 +60,7 @@ class Catalog:
         guard: Callable[[], None] | None = None,
         idempotency: Idempotency | None = None,
         extends: bool = False,
+        client_created_at: datetime | None = None,
     ) -> Publication:
         """Record `draft` under the client's next number and move `aliases` to it, all or nothing.
 
@@ -64,19 +74,29 @@ class Catalog:
                 is recorded. It must not call the catalog.
             idempotency: if it is already recorded, nothing is written and its publication is returned.
             extends: whether the draft must extend the current base, see `Lineage`.
+            client_created_at: if given, the client must still be the one that was created then.
 
         Raises:
+            ClientDeleted: the client was deleted, and perhaps created again; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             ParentSuperseded: `extends`, and the draft's parent is not the current base; nothing was recorded.
             StoreFull, StoreUnavailable: nothing was recorded.
         """
         with self._publishing(draft.client) as transaction:
-            return transaction.publish(draft, aliases, guard=guard, idempotency=idempotency, extends=extends)
+            return transaction.publish(
+                draft,
+                aliases,
+                guard=guard,
+                idempotency=idempotency,
+                extends=extends,
+                client_created_at=client_created_at,
+            )
 
-    def move_alias(self, client: str, alias: str, version: int, *, expected_revision: int | None) -> AliasMove:
-        """Point the alias at an existing version; with `expected_revision` only if that is its latest revision.
+    def move_alias(self, client: str, alias: str, version: int, *, expected_revision: ExpectedRevision) -> AliasMove:
+        """Point the alias at an existing version; with `expected_revision` only if that is its latest one.
 
-        `expected_revision=0` means "only if the alias does not exist yet"; None means unconditionally.
+        `expected_revision` is a revision or the tag of a move. A tag never matches a later client of the same name.
+        0 means "only if the alias does not exist yet"; None means unconditionally.
 
         Raises:
             UnknownClient, UnknownVersion, AliasConflict.
@@ -84,7 +104,7 @@ class Catalog:
         with self._publishing(client) as transaction:
             return transaction.set_alias(client, alias, version, expected_revision=expected_revision)
 
-    def roll_back(self, client: str, alias: str, *, expected_revision: int | None = None) -> AliasMove:
+    def roll_back(self, client: str, alias: str, *, expected_revision: ExpectedRevision = None) -> AliasMove:
         """Point the alias at the version before the current one. Repeated calls go further back.
 
         Deleted versions, and moves that did not change the version, are skipped.
@@ -120,6 +140,12 @@ class Catalog:
         with self._reading() as connection:
             rows = connection.execute(select(CLIENTS.c.name, CLIENTS.c.created_at))
             return frozenset((row.name, row.created_at) for row in rows)
+
+    def created_at(self, client: str) -> datetime | None:
+        """Return when the client was created, or None if there is no such client."""
+        with self._reading() as connection:
+            found = queries.find_client(connection, client)
+            return None if found is None else found.created_at
 
     def client(self, client: str) -> ClientSummary:
         """Return a client. Raises UnknownClient."""

@@ -12,8 +12,8 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert, select, update
 
-from service.domain.version import AliasMove, Idempotency, Publication, Version, VersionDraft
-from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded
+from service.domain.version import AliasMove, ExpectedRevision, Idempotency, Publication, Version, VersionDraft
+from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, client_deleted
 from service.store.catalog import queries
 from service.store.catalog.queries import MOVE_COLUMNS, ClientRow, version_values
 from service.store.catalog.tables import (
@@ -47,8 +47,11 @@ class Publishing:
         guard: Callable[[], None] | None,
         idempotency: Idempotency | None,
         extends: bool,
+        client_created_at: datetime | None,
     ) -> Publication:
         """See `Catalog.publish`."""
+        if client_created_at is not None:
+            self._require_client(draft.client, client_created_at)
         client = self.get_or_create_client(draft.client)
         known = None if idempotency is None else queries.find_publication(self.connection, client, idempotency)
         if known is not None:
@@ -68,14 +71,20 @@ class Publishing:
             self.insert_idempotency(client, idempotency, number, live)
         return Publication(queries.get_recorded_version(self.connection, client, number), moves, live)
 
-    def set_alias(self, name: str, alias: str, version: int, *, expected_revision: int | None) -> AliasMove:
+    def _require_client(self, name: str, created_at: datetime) -> None:
+        """Raises ClientDeleted if the client that was created then does not exist any more."""
+        found = queries.find_client(self.connection, name)
+        if found is None or found.created_at != created_at:
+            raise client_deleted(name)
+
+    def set_alias(self, name: str, alias: str, version: int, *, expected_revision: ExpectedRevision) -> AliasMove:
         """See `Catalog.move_alias`."""
         client = queries.get_client(self.connection, name)
         queries.get_version(self.connection, client, version)
         _require_revision(queries.find_alias(self.connection, client, alias), alias, expected_revision)
         return self.move_alias(client, alias, version, reason="set")
 
-    def roll_back(self, name: str, alias: str, *, expected_revision: int | None) -> AliasMove:
+    def roll_back(self, name: str, alias: str, *, expected_revision: ExpectedRevision) -> AliasMove:
         """See `Catalog.roll_back`."""
         client = queries.get_client(self.connection, name)
         current = queries.get_alias(self.connection, client, alias)
@@ -128,6 +137,7 @@ class Publishing:
             moved_at=self.now,
             reason=reason,
             restores=restores,
+            client_created_at=client.created_at,
         )
         logged = with_checksum(ALIAS_MOVES, client.name, {name: getattr(move, name) for name in MOVE_COLUMNS})
         self.connection.execute(insert(ALIAS_MOVES).values(client_id=client.id, **logged))
@@ -151,8 +161,10 @@ class Publishing:
         self.connection.execute(insert(IDEMPOTENCY).values(client_id=client.id, **row))
 
 
-def _require_revision(current: AliasMove | None, alias: str, expected: int | None) -> None:
-    found = 0 if current is None else current.revision
+def _require_revision(current: AliasMove | None, alias: str, expected: ExpectedRevision) -> None:
+    found: int | str = 0
+    if current is not None:
+        found = current.tag if isinstance(expected, str) else current.revision
     if expected is not None and expected != found:
         raise AliasConflict(
             f"alias {alias!r} is at revision {found}, not {expected} as expected; it was moved in the meantime; read "

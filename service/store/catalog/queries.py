@@ -50,10 +50,11 @@ MOVE_COLUMNS: Final = ("alias", "revision", "version", "previous", "moved_at", "
 
 @dataclass(frozen=True, slots=True)
 class ClientRow:
-    """A client's name and its row id."""
+    """A client's name, when it was created, and its row id, which a later client may have again."""
 
     id: int
     name: str
+    created_at: datetime
 
 
 def find_client(connection: Connection, name: str) -> ClientRow | None:
@@ -62,7 +63,7 @@ def find_client(connection: Connection, name: str) -> ClientRow | None:
     if found is None:
         return None
     verify_row(CLIENTS, "", found, f"client {name!r}")
-    return ClientRow(found["id"], name)
+    return ClientRow(found["id"], name, found["created_at"])
 
 
 def get_client(connection: Connection, name: str) -> ClientRow:
@@ -151,7 +152,8 @@ def lineage(connection: Connection, client: ClientRow) -> Lineage:
     """Return the versions of a client that matter to a new one."""
     numbers = live_version(connection, client), base_number(connection, client), latest_number(connection, client)
     versions = {number: get_version(connection, client, number) for number in set(numbers) if number is not None}
-    return Lineage(*(None if number is None else versions[number] for number in numbers))
+    live, base, newest = (None if number is None else versions[number] for number in numbers)
+    return Lineage(live, base, newest, client.created_at)
 
 
 def base_number(connection: Connection, client: ClientRow) -> int | None:
@@ -316,7 +318,8 @@ def rollback_target(connection: Connection, client: ClientRow, current: AliasMov
 
 
 def _select_moves() -> Select[Any]:
-    return select(ALIAS_MOVES, CLIENTS.c.name.label("client")).join(CLIENTS, CLIENTS.c.id == ALIAS_MOVES.c.client_id)
+    owner = CLIENTS.c.name.label("client"), CLIENTS.c.created_at.label("client_created_at")
+    return select(ALIAS_MOVES, *owner).join(CLIENTS, CLIENTS.c.id == ALIAS_MOVES.c.client_id)
 
 
 def version_values(version: Version) -> dict[str, Any]:
@@ -385,7 +388,8 @@ def _served(row: RowValues, client: str) -> ServedVersion:
 def _move(row: RowValues) -> AliasMove:
     client, alias = row["client"], row["alias"]
     verify_row(ALIAS_MOVES, client, row, f"move {row['revision']} of alias {alias!r} of client {client!r}")
-    return AliasMove(client, *(row[name] for name in MOVE_COLUMNS))
+    values = {name: row[name] for name in MOVE_COLUMNS}
+    return AliasMove(client, **values, client_created_at=row["client_created_at"])
 
 
 def _verify_version(row: RowValues, client: str) -> None:

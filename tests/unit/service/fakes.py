@@ -14,7 +14,7 @@ from service.bootstrap import Services
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
-from service.domain.version import LIVE, AliasMove, SampleRef, Version, VersionDraft
+from service.domain.version import LIVE, AliasMove, ExpectedRevision, SampleRef, Version, VersionDraft
 from service.errors import (
     AliasConflict,
     NothingLive,
@@ -114,14 +114,14 @@ class FakeClients(Clients):
             raise UnknownAlias(f"client {client!r} has no alias {alias!r}")
         return moves[-1]
 
-    def move_alias(self, client: str, alias: str, version: int, expected_revision: int | None) -> AliasMove:
+    def move_alias(self, client: str, alias: str, version: int, expected_revision: ExpectedRevision) -> AliasMove:
         self.version(client, version)
         revision = sum(move.alias == alias for move in self.moves[client])
         if expected_revision not in {None, revision}:
             raise AliasConflict(f"alias {alias!r} is at revision {revision}, not {expected_revision}")
         return self._move(client, alias, version, "set")
 
-    def rollback(self, client: str, alias: str = LIVE, expected_revision: int | None = None) -> AliasMove:
+    def rollback(self, client: str, alias: str = LIVE, expected_revision: ExpectedRevision = None) -> AliasMove:
         current = self.alias(client, alias)
         if expected_revision not in {None, current.revision}:
             raise AliasConflict(f"alias {alias!r} is at revision {current.revision}, not {expected_revision}")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from service.domain.version import LIVE, Idempotency, SampleRef, ServedVersion, Version, VersionDraft
-from service.errors import StoreIncompatible, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
+from service.errors import StoreFull, StoreIncompatible, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.catalog import sqlite as database_sqlite
 from service.store.open_store import open_embedded
 from service.store.version_store import VersionStore, encode_sample
@@ -354,3 +354,30 @@ def test_weights_of_a_deleted_client_are_not_those_of_its_successor(store: Versi
     publish(store, [1], 2.0, [LIVE])
     with pytest.raises(UnknownVersion, match="deleted"):
         store.served_weights(served)
+
+
+def test_deleting_a_client_again_deletes_what_a_killed_process_left(store: VersionStore) -> None:
+    publish(store, [1])
+    store.delete_client(CLIENT)
+    store.put_weights(CLIENT, {"head.weight": torch.zeros(2)}, {})
+    erased = store.delete_client(CLIENT)
+    assert (erased.versions, erased.blobs) == (0, 1)
+    with pytest.raises(UnknownClient):
+        store.delete_client(CLIENT)
+
+
+def test_a_client_is_deleted_on_a_full_disk(store: VersionStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows can be deleted once the blobs have made room."""
+    publish(store, [1])
+    delete = store.catalog.delete_client
+    needed = store.catalog.version(CLIENT, 1).draft.required_blobs
+
+    def on_full_disk(client: str) -> int:
+        if any(store._blobs.entries(client)):
+            raise StoreFull("no space left for the catalog")
+        return delete(client)
+
+    monkeypatch.setattr(store.catalog, "delete_client", on_full_disk)
+    erased = store.delete_client(CLIENT)
+    assert (erased.versions, erased.blobs) == (1, len(needed))
+    assert store.catalog.clients() == ()

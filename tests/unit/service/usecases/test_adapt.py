@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ from models.checkpoint import load_checkpoint
 from models.images.preprocessing import DecodeLimits
 from models.task import Support
 from service.domain.client import ClientSettings
-from service.domain.version import LIVE, Idempotency, Publication, VersionDraft
+from service.domain.version import LIVE, Publication, VersionDraft
 from service.errors import (
     InvalidRequest,
     JobCancelled,
@@ -29,68 +29,12 @@ from service.errors import (
 )
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoder import InlineDecoder, Upload
+from service.runtime.decoder import InlineDecoder
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
-from service.store.open_store import open_embedded
 from service.store.version_store import VersionStore
-from service.usecases.adapt import Adaptation, AdaptCommand, AdaptLimits, AdaptOutcome
-from tests.generated import striped, tiny_checkpoint_in
-
-CLIENT: Final = "line"
-KEY: Final = Idempotency("key-1", "1" * 64)
-PERIODS: Final = {"fine": 4, "coarse": 13}
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> LoadedCheckpoints:
-    """Return two checkpoints, of which the first is the default."""
-    path = tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
-    cpu = torch.device("cpu")
-    return LoadedCheckpoints([LoadedCheckpoint(load_checkpoint(name), cpu) for name in (path, "omniglot")])
-
-
-@pytest.fixture(scope="module")
-def one_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersionStore]:
-    with open_embedded(tmp_path_factory.mktemp("store") / "data", sync=False) as opened:
-        yield opened
-
-
-@pytest.fixture
-def store(one_store: VersionStore) -> Iterator[VersionStore]:
-    """Return a store without clients. Opening one for each test would take most of the time."""
-    yield one_store
-    for client in one_store.catalog.clients():
-        one_store.delete_client(client.name)
-
-
-@pytest.fixture
-def adaptation(store: VersionStore, checkpoints: LoadedCheckpoints) -> Adaptation:
-    limits = AdaptLimits(max_classes=3, max_samples=24, max_steps=4)
-    return Adaptation(store, checkpoints, InlineDecoder(DecodeLimits(min_side=8)), limits)
-
-
-def command(samples: int = 1, seed: int = 0, **fields: Any) -> AdaptCommand:
-    """Return a request with that many samples of two classes. Another `seed` gives other images."""
-    labels = [label for label in PERIODS for _ in range(samples)]
-    contents = [content for period in PERIODS.values() for content in striped(samples, period, seed)]
-    uploads = tuple(Upload(f"{seed}-{index}.png", content) for index, content in enumerate(contents))
-    defaults = {"labels": tuple(labels), "publish": "always", "steps": 0}
-    return AdaptCommand(CLIENT, uploads, **{**defaults, **fields})
-
-
-def in_stage(stage: Stage, act: Callable[[], object]) -> JobControl:
-    """Return a control that calls `act` each time its adaptation enters the stage."""
-    control = JobControl()
-    control.on_change(lambda: act() if control.progress.stage == stage else None)
-    return control
-
-
-def reasons(outcome: AdaptOutcome) -> list[str]:
-    return list(outcome.version.draft.report["gate"]["reasons"])
-
-
-def names(outcome: AdaptOutcome) -> list[str]:
-    return [sample.name for sample in outcome.version.draft.samples]
+from service.usecases.adapt import Adaptation, AdaptCommand
+from tests.generated import tiny_checkpoint_in
+from tests.unit.service.usecases.adapting import CLIENT, KEY, command, in_stage, names, reasons
 
 
 def test_an_extension_builds_on_a_version_that_another_process_published_meanwhile(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
@@ -145,3 +146,22 @@ def test_a_failed_request_can_be_sent_again_with_its_key(store: FakeStore, once:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             failing.run(COMMAND)
+
+
+def test_a_request_is_bound_to_the_client_that_existed_when_it_arrived(store: FakeStore) -> None:
+    created, received = datetime(2026, 3, 1, 12, tzinfo=UTC), []
+
+    def run(command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+        received.append(command.client_created_at)
+        return store.run(command, control)
+
+    times = {"line": created}
+    bound = IdempotentAdaptation(store.recall, run, AdaptQueue(), times.get)
+    store.go_on.clear()
+    first = bound.submit(COMMAND, JobControl())
+    second = bound.submit(replace(COMMAND, idempotency=None), JobControl())
+    times.clear()  # deleted while the second one waits
+    store.go_on.set()
+    for future in (first, second):
+        future.result(30)
+    assert received == [created, created]

@@ -1,0 +1,40 @@
+"""Requests to adapt, and controls that act while an adaptation runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from service.domain.version import Idempotency
+from service.runtime.adapt_queue import JobControl, Stage
+from service.runtime.decoder import Upload
+from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from tests.generated import striped
+
+CLIENT: Final = "line"
+KEY: Final = Idempotency("key-1", "1" * 64)
+PERIODS: Final = {"fine": 4, "coarse": 13}
+
+
+def command(samples: int = 1, seed: int = 0, **fields: Any) -> AdaptCommand:
+    """Return a request with that many samples of two classes. Another `seed` gives other images."""
+    labels = [label for label in PERIODS for _ in range(samples)]
+    contents = [content for period in PERIODS.values() for content in striped(samples, period, seed)]
+    uploads = tuple(Upload(f"{seed}-{index}.png", content) for index, content in enumerate(contents))
+    defaults = {"labels": tuple(labels), "publish": "always", "steps": 0}
+    return AdaptCommand(CLIENT, uploads, **{**defaults, **fields})
+
+
+def in_stage(stage: Stage, act: Callable[[], object]) -> JobControl:
+    """Return a control that calls `act` each time its adaptation enters the stage."""
+    control = JobControl()
+    control.on_change(lambda: act() if control.progress.stage == stage else None)
+    return control
+
+
+def reasons(outcome: AdaptOutcome) -> list[str]:
+    return list(outcome.version.draft.report["gate"]["reasons"])
+
+
+def names(outcome: AdaptOutcome) -> list[str]:
+    return [sample.name for sample in outcome.version.draft.samples]
