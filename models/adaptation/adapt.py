@@ -20,6 +20,8 @@ from models.adaptation.inner_loop import (
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.nets import Net, heads
+from models.nets.backbone import standardised_length
+from models.nets.normalisation import fold
 from models.task import Support
 from models.weights import Weights, expand, task_slice
 
@@ -173,6 +175,10 @@ def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -
     losses = result.losses[task]
     if not _all_finite(losses, weights, collected.statistics):
         return AdaptationDiverged(_first_bad_step(losses), (task,))
+    if heads.LEVEL in weights and support.inputs.ndim == 2:  # features of a frozen backbone
+        folded = fold({}, collected.statistics)
+        lengths = standardised_length(support.inputs[None], folded["pooled.scale"], folded["pooled.shift"])
+        weights[heads.LENGTH] = lengths.median(-1).values  # (1,)
     predicted = heads.logits(weights, collected.features).argmax(-1)[0]
     return Adapted(
         weights=task_slice(weights, 0),

@@ -24,6 +24,7 @@ from torch import Tensor
 from models.config import NetConfig
 from models.errors import CheckpointInvalid
 from models.nets import Net, call_net, heads
+from models.nets.backbone import standardised_length
 from models.nets.normalisation import fold
 from models.validation.novelty import in_distribution_score, novelty_distance
 from models.weights import Weights
@@ -85,7 +86,7 @@ def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
         probabilities = scores[0].softmax(-1)
         if heads.MEANS not in single and heads.LEVEL not in single:
             return Predictions(probabilities, None)
-        distance = novelty_distance(single, features, scores)[0]
+        distance = novelty_distance(single, images[None], features, scores)[0]
         return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance))
 
 
@@ -103,17 +104,25 @@ class ClassMeans:
 
 
 @dataclass(frozen=True, slots=True)
+class Discriminants:
+    """``head.level`` and ``head.length``, or None for versions without."""
+
+    level: float
+    length: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ServingWeights:
     """One version's weights in the format of the `BatchPredictor` that made them.
 
     Attributes:
         values: weights by name.
-        novelty: for the in-distribution score: class means, or `heads.LEVEL` of an LDA head; None for weights without.
+        novelty: for the in-distribution score; None for weights without.
         size_bytes: memory held.
     """
 
     values: Mapping[str, Any]
-    novelty: ClassMeans | float | None
+    novelty: ClassMeans | Discriminants | None
     size_bytes: int
 
 
@@ -127,10 +136,17 @@ class PredictionRequest:
 
 @dataclass(frozen=True, slots=True)
 class NetOutput:
-    """The net's output for one request: logits (images, n_way) and features (images, feature_count)."""
+    """The net's output for one request.
+
+    Attributes:
+        logits: (images, n_way).
+        features: (images, feature_count).
+        lengths: (images,), see `standardised_length`; None for nets without a frozen backbone.
+    """
 
     logits: Floats
     features: Floats
+    lengths: Floats | None = None
 
 
 class BatchPredictor(ABC):
@@ -150,12 +166,13 @@ class BatchPredictor(ABC):
 
     def serving_weights(self, folded: Weights) -> ServingWeights:
         """Convert the weights of `fold_calibrated` to the format of this predictor."""
-        novelty: ClassMeans | float | None = None
+        novelty: ClassMeans | Discriminants | None = None
         if heads.LEVEL in folded:
-            novelty = float(folded[heads.LEVEL])
+            length = float(folded[heads.LENGTH]) if heads.LENGTH in folded else None
+            novelty = Discriminants(float(folded[heads.LEVEL]), length)
         elif heads.MEANS in folded:
             novelty = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
-        of_novelty = (heads.MEANS, heads.GAIN, heads.LEVEL)
+        of_novelty = (heads.MEANS, heads.GAIN, heads.LEVEL, heads.LENGTH)
         values, size_bytes = self._convert({name: own for name, own in folded.items() if name not in of_novelty})
         return ServingWeights(
             values, novelty, size_bytes + (novelty.means.nbytes if isinstance(novelty, ClassMeans) else 0)
@@ -228,7 +245,7 @@ class FeaturePredictor(BatchPredictor):
         length = np.sqrt(np.square(standardised).sum(-1, keepdims=True)) / np.float32(pooled.shape[-1] ** 0.5)
         features = standardised / np.maximum(length, _SHORTEST)
         logits = np.vecdot(features[:, None], weights[heads.WEIGHT]) + weights[heads.BIAS]  # (images, n_way)
-        return NetOutput(logits, features)
+        return NetOutput(logits, features, length[:, 0])
 
 
 class TorchPredictor(BatchPredictor):
@@ -270,10 +287,13 @@ class TorchPredictor(BatchPredictor):
             on_device = torch.from_numpy(images).to(self._device)  # (tasks, batch, channels, side, side)
             features = call_net(self._net, stacked, on_device)  # (tasks, batch, features)
             logits = heads.logits(stacked, features)  # (tasks, batch, ways)
-            arrays = features.cpu().numpy(), logits.cpu().numpy()
+            outputs = [logits, features]
+            if on_device.ndim == 3:  # features of a frozen backbone
+                outputs.append(standardised_length(on_device, stacked["pooled.scale"], stacked["pooled.shift"]))
+            arrays = [output.cpu().numpy() for output in outputs]
         return [
-            NetOutput(logits[: len(request.images), :n_way], features[: len(request.images)])
-            for request, n_way, features, logits in zip(requests, ways, *arrays, strict=True)
+            NetOutput(rows[0][: len(request.images), :n_way], *(row[: len(request.images)] for row in rows[1:]))
+            for request, n_way, *rows in zip(requests, ways, *arrays, strict=True)
         ]
 
 
@@ -287,19 +307,24 @@ def _concatenate(chunks: Sequence[NetOutput]) -> NetOutput:
     """Join the outputs for consecutive images of one request."""
     if len(chunks) == 1:
         return chunks[0]
+    lengths = [chunk.lengths for chunk in chunks if chunk.lengths is not None]
     return NetOutput(
-        np.concatenate([chunk.logits for chunk in chunks]), np.concatenate([chunk.features for chunk in chunks])
+        np.concatenate([chunk.logits for chunk in chunks]),
+        np.concatenate([chunk.features for chunk in chunks]),
+        np.concatenate(lengths) if lengths else None,
     )
 
 
-def _predictions(novelty: ClassMeans | float | None, output: NetOutput) -> Predictions:
+def _predictions(novelty: ClassMeans | Discriminants | None, output: NetOutput) -> Predictions:
     """As `predict_images`, in numpy: on arrays this small, the overhead of a torch call exceeds the arithmetic."""
     raised = np.exp(output.logits - output.logits.max(-1, keepdims=True))
     probabilities = raised / raised.sum(-1, keepdims=True)  # (images, n_way)
     if novelty is None:
         return Predictions(torch.from_numpy(probabilities), None)
-    if isinstance(novelty, float):
-        distance = np.exp(-output.logits.max(-1) / novelty)  # as `discriminant_distance`
+    if isinstance(novelty, Discriminants):
+        distance = np.exp(-output.logits.max(-1) / novelty.level)  # as `novelty_distance`
+        if novelty.length is not None and output.lengths is not None:
+            distance *= np.maximum(output.lengths / np.float32(novelty.length), np.float32(1))
     else:
         nearest = novelty.means[output.logits.argmax(-1)]  # (images, features)
         distance = np.square(output.features - nearest).sum(-1) * novelty.gain**2  # (images,)

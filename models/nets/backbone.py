@@ -124,6 +124,20 @@ class BackboneNet(Net):
         self.pooled.prior_variance = float32["variance"]
 
 
+def standardised_length(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Root mean square of each image's standardised features, which `BackboneNet.forward` scales to 1.
+
+    Args:
+        inputs: pooled maps, (..., batch, features).
+        scale: ``pooled.scale`` of folded weights, (..., features).
+        shift: ``pooled.shift`` of folded weights, (..., features).
+
+    Returns:
+        (..., batch).
+    """
+    return torch.addcmul(shift[..., None, :], inputs, scale[..., None, :]).square().mean(-1).sqrt()
+
+
 class StandardiseSupport(Standardise):
     """Standardises by a support that may be small.
 

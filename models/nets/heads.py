@@ -6,7 +6,8 @@ classes than the largest task of the batch are padded and masked.
 An adapted version also stores what tells whether an image shows any of its classes (`validation.novelty`). Versions
 with a prototype or linear head store ``head.means`` (tasks, ways, features), the mean features of each class, and use
 ``head.gain`` (tasks,), which makes distances to them independent of the scale of the features. Versions with an LDA
-head store ``head.level`` (tasks,), the score that an image at the mean of its class gets.
+head store ``head.level`` (tasks,), the score that an image at the mean of its class gets; with a frozen backbone also
+``head.length`` (tasks,), the typical length of the standardised features that the head was made for.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from models.weights import Weights
 
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, GAIN = "head.means", "head.gain"
-LEVEL = "head.level"
+LEVEL, LENGTH = "head.level", "head.length"
 
 _LEAST_SPREAD = 1e-6
 """Lower bound that keeps the gain of identical prototypes finite."""

@@ -16,6 +16,7 @@ from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, ad
 from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
+from models.inference.predict import fold_calibrated
 from models.nets import Net, call_net, heads
 from models.task import Support
 from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estimate_accuracy, fit_temperature
@@ -300,16 +301,12 @@ def _predict_held_out(
 
 
 def _predict(net: Net, adapted: Adapted, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, (inputs, n_way), and novelty distances, (inputs,)."""
-    weights = adapted.kept()
-    if adapted.means is not None:
-        weights[heads.GAIN] = heads.class_means_gain(adapted.means)
-    single = {name: tensor[None] for name, tensor in weights.items()}
-    statistics = {name: tensor[None] for name, tensor in adapted.statistics.items()}
+    """Logits, (inputs, n_way), and novelty distances, (inputs,), as a prediction computes them."""
+    single = {name: tensor[None] for name, tensor in fold_calibrated(adapted.kept(), adapted.statistics).items()}
     with torch.no_grad():
-        features = call_net(net, single, inputs[None], statistics)
+        features = call_net(net, single, inputs[None])
         logits = heads.logits(single, features)
-        return logits[0], novelty_distance(single, features, logits)[0]
+        return logits[0], novelty_distance(single, inputs[None], features, logits)[0]
 
 
 def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig) -> Tensor:

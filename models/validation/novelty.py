@@ -6,33 +6,41 @@ import torch
 from torch import Tensor
 
 from models.nets import heads
+from models.nets.backbone import standardised_length
 from models.weights import Weights
 
 UNKNOWN_SHARE = 0.05
 """Share of held-out samples, all of known classes, that the threshold may call unknown by default."""
 
 
-def novelty_distance(weights: Weights, features: Tensor, logits: Tensor) -> Tensor:
+def novelty_distance(weights: Weights, inputs: Tensor, features: Tensor, logits: Tensor) -> Tensor:
     """How far each image is from what the head has learned, 0 or more; what the distance is depends on the head.
 
     Args:
-        weights: with `heads.LEVEL`, (tasks,), or with `heads.MEANS` and `heads.GAIN`.
+        weights: folded, with `heads.LEVEL`, (tasks,), or with `heads.MEANS` and `heads.GAIN`.
+        inputs: of the net, (tasks, batch, ...).
         features: (tasks, batch, features).
         logits: (tasks, batch, n_way).
 
     Returns:
         (tasks, batch).
     """
-    if heads.LEVEL in weights:
-        return discriminant_distance(logits, weights[heads.LEVEL][:, None])
-    return distance_to_predicted_mean(weights, features, logits)
+    if heads.LEVEL not in weights:
+        return distance_to_predicted_mean(weights, features, logits)
+    distance = discriminant_distance(logits, weights[heads.LEVEL][:, None])
+    if heads.LENGTH not in weights:  # a version of an earlier release, or a net without a frozen backbone
+        return distance
+    length = standardised_length(inputs, weights["pooled.scale"], weights["pooled.shift"])
+    return distance * (length / weights[heads.LENGTH][:, None]).clamp(min=1)
 
 
 def discriminant_distance(logits: Tensor, level: Tensor) -> Tensor:
     """exp(-largest discriminant), relative to the discriminant at the mean of a class, for heads of LDA.
 
     An image that varies in no direction that tells the classes apart has discriminants near 0. The softmax would hide
-    this, because it keeps differences only.
+    this, because it keeps differences only. The discriminants see features of length 1, so that a black image may look
+    like the darkest class; multiplied by the length before that scaling, the distance still grows outside of what the
+    support shows.
 
     Args:
         logits: (..., n_way), the discriminants.

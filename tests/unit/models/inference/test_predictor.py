@@ -168,7 +168,8 @@ def test_an_lda_head_gives_the_same_predictions_and_scores_with_every_predictor(
     net, labels = net_of(BACKBONE), torch.arange(3).repeat_interleave(4)
     support = Support(images_of(net, 1, 12) + 0.3 * labels[:, None], labels, 3)
     adapted = adapt_one(net, net.start(), support, ALL_SHIPPED[BACKBONE].recipe, seed=0)
-    folded, queries = fold_calibrated(adapted.kept(), adapted.statistics, 1.5), images_of(net, 2, 5)
+    folded, queries = fold_calibrated(adapted.kept(), adapted.statistics, 1.5), images_of(net, 2, 40)
+    queries[::2] *= 3  # far outside of the support
     expected = predict_images(net, folded, queries)
     for predictor in (FeaturePredictor(), TorchPredictor(net, torch.device("cpu"))):
         request = PredictionRequest(predictor.serving_weights(folded), queries.numpy())

@@ -117,7 +117,7 @@ def test_adaptation_recognises_textures_and_keeps_only_head_and_statistics() -> 
     folded = fold_calibrated(adapted.kept(), adapted.statistics)
     predictions = predict_images(net, folded, queries.inputs)
     assert float((predictions.probabilities.argmax(-1) == queries.labels).float().mean()) > 0.9
-    assert set(adapted.kept()) == {"head.weight", "head.bias", "head.level"}
+    assert set(adapted.kept()) == {"head.weight", "head.bias", "head.level", "head.length"}
     assert set(adapted.statistics) == {"pooled.mean", "pooled.variance"}
 
 
