@@ -52,11 +52,13 @@ class Telemetry:
     def __init__(self) -> None:
         registry = CollectorRegistry()
         self._registry = registry
-        self.requests = Counter("anole_requests", "Requests answered", ("method", "route", "status"), registry=registry)
+        self.requests = Counter(
+            "anole_requests", "Requests that have ended", ("method", "route", "status"), registry=registry
+        )
         self.request_seconds = Histogram(
             "anole_request_seconds", "Seconds a request took", ("route",), registry=registry, buckets=_REQUEST_SECONDS
         )
-        self.in_flight = Gauge("anole_requests_in_flight", "Requests being answered", registry=registry)
+        self.in_flight = Gauge("anole_requests_in_flight", "Requests in progress", registry=registry)
         self.adapt_seconds = Histogram(
             "anole_adapt_seconds", "Seconds of an adaptation, by stage", ("part",), registry=registry,
             buckets=_REQUEST_SECONDS,

@@ -11,7 +11,7 @@ class ClientError(AnoleError):
 
 
 class ServiceUnreachable(ClientError):
-    """There is no connection, no answer in time, or an answer that is not from an Anole service."""
+    """There is no connection, no response in time, or a response that is not from an Anole service."""
 
 
 class InvalidInput(ClientError, ValueError):
@@ -19,7 +19,7 @@ class InvalidInput(ClientError, ValueError):
 
 
 class ServiceProblem(ClientError):
-    """The service answered with an error.
+    """The service responded with an error.
 
     Attributes:
         status: HTTP status.

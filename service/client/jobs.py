@@ -23,7 +23,7 @@ POLLING: Final[Mapping[str, Any]] = {
     "wait": wait_fixed(POLL_S),
     "reraise": True,
 }
-"""Arguments of `tenacity.Retrying` for a poll that is not answered."""
+"""Arguments of `tenacity.Retrying` for a poll that gets no response."""
 
 CANCEL_S: Final = 10.0
 """Seconds that a cancelled coroutine waits for its job to be cancelled."""

@@ -110,7 +110,7 @@ class Request(Generic[T]):
             return self.read(response.content)
         except ValueError as error:
             raise ServiceUnreachable(
-                f"the answer to {self.method} {self.path} is not from an Anole service; check the address"
+                f"the response to {self.method} {self.path} is not from an Anole service; check the address"
             ) from error
 
 
@@ -270,7 +270,7 @@ def header(name: str, value: str | None) -> dict[str, str]:
 def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceUnreachable:
     """The error for a request without a response."""
     if isinstance(error, httpx.TimeoutException):
-        return ServiceUnreachable(f"{url} did not answer in time; try again, or check its /readyz")
+        return ServiceUnreachable(f"{url} did not respond in time; try again, or check its /readyz")
     return ServiceUnreachable(f"cannot connect to {url} ({error}); is the service running there?")
 
 
@@ -299,8 +299,8 @@ def _error(response: httpx.Response) -> ServiceProblem | ServiceUnreachable:
         problem = ProblemDetails.model_validate_json(response.content)
     except ValidationError:
         return ServiceUnreachable(
-            f"the answer has status {response.status_code} and is not from an Anole service; check the address and any "
-            "proxy in between"
+            f"the response has status {response.status_code} and is not from an Anole service; check the address and "
+            "any proxy in between"
         )
     request_id = response.headers.get("x-request-id", "")
     return ServiceProblem(problem, retry_after_s=_retry_after_s(response), request_id=request_id)

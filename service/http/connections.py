@@ -19,7 +19,7 @@ from service.http.problems import BAD_REQUEST, HEAD_TOO_LONG, problem_response
 Awaited = Literal["head", "body", "leftover"]
 
 HEAD_BYTES: Final = 16 * 1024
-"""Largest request line and headers together; longer ones are answered with 400 and the connection is closed."""
+"""Largest request line and headers together; longer ones get a 400 and the connection is closed."""
 
 LEFTOVER_S: Final = 5.0
 """How long a body may continue after the response, which the client may need to read before it stops sending."""

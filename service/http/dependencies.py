@@ -23,7 +23,7 @@ T = TypeVar("T")
 MAX_VERSION: Final = 2**31 - 1
 
 _WATCH_AFTER_S: Final = 0.05
-"""Requests that are answered sooner are not watched for a disconnect, which would cost more than it saves."""
+"""Requests that end sooner are not watched for a disconnect, which would cost more than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +72,16 @@ async def wait_for(
         ClientDisconnect: the client has disconnected.
         DeadlinePassed: the time limit was exceeded.
     """
-    answer = asyncio.wrap_future(work)
+    result = asyncio.wrap_future(work)
     disconnect: asyncio.Task[None] | None = None
     try:
-        await asyncio.wait({answer}, timeout=min(watch_after_s, limit_s))
-        if not answer.done():
+        await asyncio.wait({result}, timeout=min(watch_after_s, limit_s))
+        if not result.done():
             disconnect = asyncio.create_task(_disconnected(request))
-            either: set[asyncio.Future[Any]] = {answer, disconnect}
+            either: set[asyncio.Future[Any]] = {result, disconnect}
             await asyncio.wait(either, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
+        if result.done():
+            return result.result()
         if disconnect is not None and disconnect.done():
             raise ClientDisconnect
         raise DeadlinePassed(
@@ -90,7 +90,7 @@ async def wait_for(
             RETRY_BUSY_S,
         )
     finally:
-        answer.cancel()
+        result.cancel()
         if disconnect is not None:
             disconnect.cancel()
 

@@ -1,4 +1,4 @@
-"""The OpenAPI description: which problems each route can answer with, and which key it requires."""
+"""The OpenAPI description: which problems each route can respond with, and which key it requires."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ DESCRIPTION: Final = """Few-shot image classification.
 
 Send a few labelled images to `/adapt` to make a version for a client. Send images to `/predict` to classify them.
 
-Errors are RFC 9457 problems with a stable `code`. Besides the codes that each route lists, every request can be
-answered with `bad_request`, `head_ambiguous` or `head_too_long` (400), `body_too_large` (413), `internal_error` (500)
+Errors are RFC 9457 problems with a stable `code`. Besides the codes that each route lists, every response can
+have the code `bad_request`, `head_ambiguous` or `head_too_long` (400), `body_too_large` (413), `internal_error` (500)
 or `overloaded` (503)."""
 
 READ: Final = (InvalidName, UnknownClient, StoreUnavailable, VersionCorrupt)

@@ -1,6 +1,6 @@
-"""Errors in HTTP: those that only HTTP has, the table of status and code for each error, and RFC 9457 answers.
+"""Errors in HTTP: those that only HTTP has, the table of status and code for each error, and RFC 9457 responses.
 
-An error that is not in the table is a bug: it is answered with 500 and without details.
+An error that is not in the table is a bug: the response is a 500 without details.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service import errors as serving
 
 MEDIA_TYPE: Final = "application/problem+json"
 CLIENT_CLOSED_REQUEST: Final = 499
-"""Status in metrics and logs of a request whose client disconnected before the answer."""
+"""Status in metrics and logs of a request whose client disconnected before the response."""
 
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _RESOURCES_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -206,7 +206,7 @@ def of_setting(variable: str) -> str:
 def problem_response(
     problem: Problem, detail: str, path: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return an RFC 9457 answer."""
+    """Return an RFC 9457 response."""
     content = {
         "type": f"urn:anole:problem:{problem.code}",
         "title": problem.title,
@@ -219,11 +219,11 @@ def problem_response(
 
 
 def error_response(error: Exception, path: str) -> JSONResponse:
-    """Return the answer for an error; errors that are not in the table get 500 without details."""
+    """Return the response for an error; errors that are not in the table get 500 without details."""
     error = _as_exhausted(error) or error
     problem = problem_of(error)
     if problem is None:
-        detail = "an internal error occurred; search the service's log for the X-Request-ID of this answer"
+        detail = "an internal error occurred; search the service's log for the X-Request-ID of this response"
         return problem_response(INTERNAL, detail, path)
     return problem_response(problem, str(error), path, _headers(error, problem))
 
@@ -243,7 +243,7 @@ def _as_exhausted(error: Exception) -> serving.ServiceError | None:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer all errors with problems."""
+    """Make `app` respond to all errors with problems."""
     app.add_exception_handler(AnoleError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)

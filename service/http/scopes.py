@@ -54,7 +54,7 @@ def caller_of(request: Request) -> Caller:
 def accessible_client(request: Request, client: str) -> str:
     """Return `client` if the caller's key can access it.
 
-    The answer for another key's client is the same as for a client that does not exist, because nothing is looked up.
+    The response for another key's client is the same as for a client that does not exist, because nothing is looked up.
 
     Raises:
         InvalidName: not a client name.

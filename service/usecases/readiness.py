@@ -54,7 +54,7 @@ class Readiness:
         self._draining = False
 
     def drain(self) -> None:
-        """Report not ready from now on. Requests are still answered.
+        """Report not ready from now on. Requests are still served.
 
         Signal handlers call this, and one may interrupt another, so it takes no lock.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -183,3 +184,10 @@ def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, 
                 rejections = rejections + 1 if web.get("/clients").status_code == 401 else 0
             assert time.monotonic() < revoked_at + 30
         assert not any(key[15:] in line for line in running.printed)
+
+
+def test_a_start_says_what_it_loads_and_where_it_will_listen(running: Process) -> None:
+    starting, *_ = [json.loads(line) for line in running.printed if line.startswith("{")]
+    assert starting["event"] == "starting"
+    assert starting["url"] == running.url
+    assert starting["model"].endswith("tiny.safetensors")

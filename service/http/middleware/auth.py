@@ -36,21 +36,24 @@ ADDRESS_RATE_PER_S: Final = 2000.0
 ADDRESS_IN_FLIGHT: Final = 256
 """Requests from one address at the same time, where no key is required."""
 
-PUBLIC_RATE_PER_S: Final = 500.0
+PUBLIC_RATE_PER_S: Final = 100.0
 """Requests per second from one address to public paths, or without a valid key."""
+
+PUBLIC_BURST_S: Final = 10.0
+"""An address that was idle may send the requests of this many seconds at once."""
 
 PUBLIC_IN_FLIGHT: Final = 64
 """Of these, requests at the same time."""
 
-DELAY_S: Final = 1.0
+DELAY_S: Final = 2.0
 """How long the rejection of such a request is held back. A sender that repeats at once is slowed down by it."""
 
-MAX_DELAYED: Final = 256
+MAX_DELAYED: Final = 2048
 """Rejections held back at the same time; further ones are sent at once."""
 
 ADAPTING: Final = "anole.adapting"
-"""Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request is
-answered, unless a job takes it over."""
+"""Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request
+ends, unless a job takes it over."""
 
 PUBLIC: Final = re.compile(r"/|/livez|/readyz|/openapi\.json|/docs|/docs/[^/]+")
 """Paths that need no key: health, and the description of the API."""
@@ -81,7 +84,7 @@ class AuthMiddleware:
         self._telemetry = telemetry
         self._sleep, self._delayed = sleep, 0
         self._origins = settings.cors_origins
-        self._strangers = RateLimiter(RateLimit(PUBLIC_IN_FLIGHT, PUBLIC_RATE_PER_S), clock)
+        self._strangers = RateLimiter(RateLimit(PUBLIC_IN_FLIGHT, PUBLIC_RATE_PER_S, burst_s=PUBLIC_BURST_S), clock)
         self._keys = RateLimiter(
             RateLimit(settings.key_in_flight, settings.key_rate_per_s, "ANOLE_KEY_IN_FLIGHT", "ANOLE_KEY_RATE_PER_S")
         )

@@ -36,7 +36,6 @@ _CLIENT: Final = re.compile("(?<=^/clients/)[^/]+")
 _REPORT_S: Final = 1.0
 
 _BURST_S: Final = 2.0
-"""A caller that was idle may send the requests of this many seconds at once."""
 
 _MAX_CALLERS: Final = 10_000
 
@@ -293,12 +292,14 @@ class RateLimit:
         rate_per_s: requests per second, on average.
         in_flight_setting: environment variable that sets `in_flight`; empty if none does.
         rate_setting: environment variable that sets `rate_per_s`; empty if none does.
+        burst_s: a caller that was idle may send the requests of this many seconds at once.
     """
 
     in_flight: int
     rate_per_s: float = math.inf
     in_flight_setting: str = ""
     rate_setting: str = ""
+    burst_s: float = _BURST_S
 
 
 @dataclass(slots=True)
@@ -323,7 +324,7 @@ class RateLimiter:
         self, limit: RateLimit, clock: Callable[[], float] = time.monotonic, max_callers: int = _MAX_CALLERS
     ) -> None:
         self._limit = limit
-        self._burst = max(1.0, limit.rate_per_s * _BURST_S)
+        self._burst = max(1.0, limit.rate_per_s * limit.burst_s)
         self._clock = clock
         self._max_callers = max_callers
         self._callers: OrderedDict[str, _Usage] = OrderedDict()

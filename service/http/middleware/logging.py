@@ -26,14 +26,14 @@ UNLOGGED: Final = "anole.unlogged"
 """Key in the ASGI scope that suppresses the request's log line."""
 
 ROUTE: Final = "anole.route"
-"""Key in the ASGI scope of the route, for requests that are answered before routing."""
+"""Key in the ASGI scope of the route, for requests that are rejected before routing."""
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class RequestMiddleware:
-    """The outermost middleware. It also answers unexpected errors with 500."""
+    """The outermost middleware. It also responds to unexpected errors with 500."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
@@ -65,7 +65,7 @@ class RequestMiddleware:
         except asyncio.CancelledError:  # the server stops, and the time for running requests is over
             if not response.started:
                 await error_response(_stopping(), scope["path"])(scope, receive, response)
-        except Exception as error:  # noqa: BLE001 - the outermost handler; the error is logged and answered
+        except Exception as error:  # noqa: BLE001 - the outermost handler; the error is logged and becomes a 500
             self._log.exception("request failed", request_id=scope[LOG_FIELDS]["request_id"])
             if not response.started:
                 await error_response(error, scope["path"])(scope, receive, response)

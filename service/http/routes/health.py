@@ -15,7 +15,7 @@ router = APIRouter(tags=["operations"])
 
 @router.get("/livez", summary="Liveness")
 async def livez() -> schemas.Liveness:
-    """Answer if the event loop runs. Nothing else is checked."""
+    """Respond if the event loop runs. Nothing else is checked."""
     return schemas.Liveness()
 
 

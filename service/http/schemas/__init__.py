@@ -1,1 +1,1 @@
-"""The JSON of requests and answers as pydantic models, shared by the server and the Python client."""
+"""The JSON of requests and responses as pydantic models, shared by the server and the Python client."""

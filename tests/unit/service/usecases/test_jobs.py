@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import Future
 
 import pytest
@@ -95,7 +96,7 @@ def test_a_job_whose_thread_was_interrupted_has_an_ordinary_error() -> None:
     assert (job.state, str(job.error)) == ("failed", "the job was interrupted")
 
 
-def test_a_cancelled_job_is_stopped_and_wakes_its_followers() -> None:
+def test_a_cancelled_job_is_stopped() -> None:
     control = JobControl()
     job = running(control)
     job.cancel()
@@ -104,6 +105,35 @@ def test_a_cancelled_job_is_stopped_and_wakes_its_followers() -> None:
         control.check()
     job.future.set_exception(JobCancelled("stopped"))
     assert (job.state, job.error) == ("cancelled", None)
+
+
+def test_followers_are_woken_by_progress_by_a_cancellation_and_by_the_end(jobs: Jobs) -> None:
+    async def follow() -> list[bool]:
+        woken: list[bool] = []
+        control = JobControl()
+        job = jobs.add("line", control, Future())
+        job.future.set_running_or_notify_cancel()
+        for change in (control.step, job.cancel, lambda: jobs.ended(job)):
+            with job.followed() as changed:
+                change()
+                await asyncio.sleep(0)
+                woken.append(changed.is_set())
+        return woken
+
+    assert asyncio.run(follow()) == [True, True, True]
+
+
+def test_a_follower_that_has_left_is_not_woken_any_more(jobs: Jobs) -> None:
+    async def follow() -> tuple[bool, bool]:
+        job = jobs.add("line", JobControl(), Future())
+        with job.followed() as stays:
+            with job.followed() as leaves:
+                pass
+            job.notify()
+            await asyncio.sleep(0)
+            return stays.is_set(), leaves.is_set()
+
+    assert asyncio.run(follow()) == (True, False)
 
 
 def test_a_job_that_waits_is_withdrawn_when_it_is_cancelled() -> None:

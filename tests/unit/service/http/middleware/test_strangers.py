@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 
 from service.domain.key import Grant
-from service.http.middleware.auth import DELAY_S, MAX_DELAYED, PUBLIC_IN_FLIGHT, PUBLIC_RATE_PER_S, AuthMiddleware
+from service.http.middleware.auth import (
+    DELAY_S,
+    MAX_DELAYED,
+    PUBLIC_BURST_S,
+    PUBLIC_IN_FLIGHT,
+    PUBLIC_RATE_PER_S,
+    AuthMiddleware,
+)
 from service.http.scopes import CALLER
 from service.settings import load_settings
 from service.telemetry import Telemetry
 from service.usecases.keys import KeyCache, create
 from tests.unit.service.fakes import FakeKeys
 
-BURST = int(2 * PUBLIC_RATE_PER_S)
+BURST = int(PUBLIC_BURST_S * PUBLIC_RATE_PER_S)
 
 
 class Site:
