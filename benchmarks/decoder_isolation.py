@@ -19,7 +19,8 @@ from PIL import Image
 from benchmarks.figures import Parser, markdown, percentile
 from benchmarks.measuring import Times, alternate
 from models.images.preprocessing import DEFAULT_LIMITS
-from service.runtime.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
+from service.runtime.decoder import Decoder, InlineDecoder
+from service.runtime.decoder_pool import DecoderPool, PoolConfig
 from service.settings import child_environment
 
 

@@ -17,7 +17,8 @@ from service.domain.version import Version
 from service.errors import InvalidSettings
 from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoder import Decoder, DecoderPool, InlineDecoder, PoolConfig
+from service.runtime.decoder import Decoder, InlineDecoder
+from service.runtime.decoder_pool import DecoderPool, PoolConfig
 from service.runtime.device import pick_device, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.weight_cache import WeightCache
@@ -97,7 +98,9 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
-        adaptation=IdempotentAdaptation(store.catalog.recall, adaptation.run, queue, store.catalog.created_at),
+        adaptation=IdempotentAdaptation(
+            store.catalog.recall, adaptation.run, queue, store.catalog.created_at, adaptation.decode
+        ),
         prediction=prediction,
         clients=Clients(store, start_weights, checkpoints.named),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),

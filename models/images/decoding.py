@@ -34,6 +34,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.errors import (
+    AnoleError,
     ImageCorrupt,
     ImageEmpty,
     ImageFormatUnsupported,
@@ -48,6 +49,9 @@ CANONICAL_PIXELS = 256 * 256
 long, narrow image stay visible."""
 CANONICAL_MAX_SIDE = 1024
 """Longest side of a canonical image."""
+
+SMALL_BYTES = 96 * 1024 * 1024
+"""Memory that most images need at most while they are decoded: those of 12 megapixels in colour, or 30 in grey."""
 
 _BACKGROUND_GREY = 128
 _ORIENTATION_TAG = 0x0112
@@ -100,8 +104,19 @@ class DecodeLimits:
 DEFAULT_LIMITS = DecodeLimits()
 
 
-def decode_pixels(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDArray[np.uint8]:
+class MemoryNeeded(AnoleError):
+    """Decoding the image needs more memory than the caller allows now."""
+
+
+def decode_pixels(
+    content: bytes, limits: DecodeLimits = DEFAULT_LIMITS, *, working_bytes: int | None = None
+) -> NDArray[np.uint8]:
     """Decode one image file to its canonical image.
+
+    Args:
+        content: the file.
+        limits: what is accepted.
+        working_bytes: memory that decoding may take, estimated from the header; None is any.
 
     Returns:
         uint8 (1 or 3, height, width), upright. It has at most ``CANONICAL_PIXELS`` pixels and no side is longer than
@@ -113,6 +128,7 @@ def decode_pixels(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDAr
         ImageTooLarge: the image exceeds a limit, or decoding exceeds the memory of the process.
         ImageTooSmall: a side is shorter than the limit.
         ImageCorrupt: the content is truncated or damaged.
+        MemoryNeeded: decoding takes more than `working_bytes`.
     """
     _check_size(content, limits)
     format_name = _format_of(content, limits)
@@ -120,8 +136,9 @@ def decode_pixels(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> NDAr
     try:
         with _FORMATS[format_name][1](io.BytesIO(content)) as image:
             _check_header(image, limits)
+            _check_memory(image, working_bytes)
             return _canonical(image)
-    except ImageRejected:
+    except (ImageRejected, MemoryNeeded):
         raise
     except MemoryError as error:
         raise ImageTooLarge("decoding the image takes more memory than allowed; send a smaller image") from error
@@ -185,6 +202,20 @@ def _check_tiles(image: TiffImageFile, limits: DecodeLimits) -> None:
         raise ImageTooLarge(f"the image has tiles of {sides} pixels; at most {limits.max_side} per side are allowed")
     if sides[0] * sides[1] > limits.max_pixels:
         raise ImageTooLarge(f"the image has tiles of {sides} pixels; at most {limits.max_pixels} in total are allowed")
+
+
+def _check_memory(image: ImageFile.ImageFile, working_bytes: int | None) -> None:
+    if working_bytes is not None and image.width * image.height * _bytes_per_pixel(image) > working_bytes:
+        raise MemoryNeeded("decoding the image takes much memory")
+
+
+def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
+    """Memory per pixel while an image is decoded and converted, as measured at 25 megapixels and rounded up."""
+    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
+        return 7 if "progressive" in image.info else 1  # others are scaled down while they are read
+    opaque = "transparency" not in image.info
+    measured = {"1": 3, "L": 3, "P": 6, "RGB": 9, "CMYK": 9, "I;16": 13}.get(image.mode, 18) if opaque else 18
+    return measured + 10 if isinstance(image, WebPImageFile) else measured
 
 
 def _canonical_size(width: int, height: int) -> tuple[int, int]:

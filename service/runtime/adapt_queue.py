@@ -4,7 +4,8 @@ A limited number of adaptations run at the same time, and clients take turns.
 
 The client whose last turn was longest ago is next, with its oldest request, so a client that sends many or slow
 requests does not delay the others by more than one. A client's requests run one after another, because each builds on
-the version before it. Admission limits apply before a request is queued here.
+the version before it. A request whose images are not decoded yet does not take part. Admission limits apply before a
+request is queued here.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class JobControl:
     """Reports the progress of one adaptation and stops it on request or at its deadline. Thread-safe.
 
     Attributes:
+        limit_s: the time limit in seconds.
         first: the preliminary result before the inner steps, if the request asked for one.
 
     Args:
@@ -62,7 +64,7 @@ class JobControl:
     def __init__(
         self, limit_s: float = math.inf, *, include_waiting: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._clock = clock
         self._deadline = clock() + limit_s if include_waiting else None
         self._lock = threading.Lock()
@@ -111,7 +113,7 @@ class JobControl:
     def start(self) -> None:
         """Start the clock if the time in the queue does not count. Raises as `check` does."""
         if self._deadline is None:
-            self._deadline = self._clock() + self._limit_s
+            self._deadline = self._clock() + self.limit_s
         self.check()
 
     def enter(self, stage: Stage) -> None:
@@ -155,7 +157,7 @@ class JobControl:
     def _check(self) -> None:
         if self._error is None and self._deadline is not None and self._clock() > self._deadline:
             self._error = DeadlinePassed(
-                f"the adaptation was stopped after {self._limit_s:g} s, and no version was made; try again in "
+                f"the adaptation was stopped after {self.limit_s:g} s, and no version was made; try again in "
                 f"{RETRY_BUSY_S} s, with fewer steps or samples (ANOLE_ADAPT_S sets the limit)",
                 RETRY_BUSY_S,
             )
@@ -187,24 +189,33 @@ class AdaptQueue:
     def __init__(self, limit: int = 1) -> None:
         self._limit = limit
         self._pool = ThreadPoolExecutor(limit, "adapt")
+        self._decoding: dict[_Job, Future[Any]] = {}
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()
         self._running: dict[str, _Job] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._ended = 0
 
-    def submit(self, client: str, work: Callable[[], T], control: JobControl) -> Future[T]:
+    def submit(
+        self, client: str, work: Callable[[], T], control: JobControl, after: Future[Any] | None = None
+    ) -> Future[T]:
         """Queue an adaptation of `client`. Cancelling the future removes it from the queue, until it starts.
+
+        Args:
+            client: client name.
+            work: makes the version.
+            control: of the adaptation.
+            after: what `work` needs; the adaptation waits for its turn when this has ended, in whichever way.
 
         Raises:
             Overloaded: the queue is closed.
         """
-        job = _Job(client, work, control)
+        job, ready = _Job(client, work, control), after or _ended()
         with self._changed:
             if self._closed:
                 raise _closed()
-            self._waiting.setdefault(client, deque()).append(job)
-            self._start_jobs()
+            self._decoding[job] = ready
+        ready.add_done_callback(lambda _: self._push(job))
         job.result.add_done_callback(lambda result: self._drop(job) if result.cancelled() else None)
         return job.result
 
@@ -212,7 +223,7 @@ class AdaptQueue:
         """Return how many adaptations wait, how many run, and how many have ended since the start."""
         with self._changed:
             return {
-                "adapt_waiting": sum(map(len, self._waiting.values())),
+                "adapt_waiting": len(self._decoding) + sum(map(len, self._waiting.values())),
                 "adapt_in_work": len(self._running),
                 "adapt_ended_total": self._ended,
             }
@@ -224,10 +235,13 @@ class AdaptQueue:
         """
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: not self._waiting and not self._running, within_s)
-            waiting = [job for jobs in self._waiting.values() for job in jobs]
-            running = list(self._running.values())
+            self._changed.wait_for(lambda: not (self._decoding or self._waiting or self._running), within_s)
+            waiting = [*self._decoding, *(job for jobs in self._waiting.values() for job in jobs)]
+            needed, running = list(self._decoding.values()), list(self._running.values())
+            self._decoding.clear()
             self._waiting.clear()
+        for after in needed:
+            after.cancel()
         for job in waiting:
             if job.result.set_running_or_notify_cancel():
                 job.result.set_exception(_closed())
@@ -237,14 +251,25 @@ class AdaptQueue:
             idle = self._changed.wait_for(lambda: not self._running, _LAST_STEP_S)
         self._pool.shutdown(wait=idle)
 
+    def _push(self, job: _Job) -> None:
+        """Let a job wait for its turn, unless it was cancelled or the queue was closed in the meantime."""
+        with self._changed:
+            if self._decoding.pop(job, None) is not None:
+                self._waiting.setdefault(job.client, deque()).append(job)
+                self._start_jobs()
+            self._changed.notify_all()
+
     def _drop(self, job: _Job) -> None:
         with self._changed:
+            after = self._decoding.pop(job, None)
             jobs = self._waiting.get(job.client, deque())
             if job in jobs:
                 jobs.remove(job)
                 if not jobs:
                     del self._waiting[job.client]
-                self._changed.notify_all()
+            self._changed.notify_all()
+        if after is not None:
+            after.cancel()
 
     def _start_jobs(self) -> None:
         """Start waiting jobs while there is room. The lock is held."""
@@ -282,6 +307,12 @@ def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
     except BaseException as error:  # noqa: BLE001 - it becomes the result of the job's future
         traceback.clear_frames(error.__traceback__)  # frames hold tensors, and memory may be what ran out
         return None, error
+
+
+def _ended() -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(None)
+    return future
 
 
 def _closed() -> Overloaded:

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.errors import ImageRejected
-from models.images.decoding import DecodeLimits, decode_pixels
+from models.images.decoding import SMALL_BYTES, DecodeLimits, MemoryNeeded, decode_pixels
 
-REQUEST: Final = struct.Struct("!I")
-"""Number of bytes of the image that follows."""
+REQUEST: Final = struct.Struct("!I?")
+"""Number of bytes of the image that follows, and whether decoding it may take more memory than `SMALL_BYTES`."""
 
 REPLY: Final = struct.Struct("!BIHHH")
 """Kind, number of bytes that follow, and for pixels (channels, height, width)."""
@@ -28,6 +28,8 @@ REPLY: Final = struct.Struct("!BIHHH")
 READY: Final = 0
 PIXELS: Final = 1
 REFUSED: Final = 2
+LARGE: Final = 3
+"""Decoding the image takes more memory than the request allowed."""
 
 _OPEN_FILES: Final = 16
 
@@ -65,9 +67,9 @@ def main() -> None:
     _confine(child_limits.memory_bytes)
     with socket.socket(fileno=sys.stdin.fileno()) as channel:
         channel.sendall(REPLY.pack(READY, 0, 0, 0, 0))
-        while (content := _receive(channel)) is not None:
+        while (request := _receive(channel)) is not None:
             _allow_processor_time(child_limits.cpu_s)
-            channel.sendall(_reply(content, child_limits.limits))
+            channel.sendall(_reply(*request, child_limits.limits))
 
 
 def _confine(memory_bytes: int) -> None:
@@ -90,24 +92,27 @@ def _allow_processor_time(cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
 
 
-def _receive(channel: socket.socket) -> bytearray | None:
-    """Read the next image, or return None when the socket is closed."""
+def _receive(channel: socket.socket) -> tuple[bytearray, bool] | None:
+    """Read the next image and whether it may take much memory, or return None when the socket is closed."""
     head = channel.recv(REQUEST.size, socket.MSG_WAITALL)
     if len(head) < REQUEST.size:
         return None
-    content = bytearray(REQUEST.unpack(head)[0])
+    size, large = REQUEST.unpack(head)
+    content = bytearray(size)
     view = memoryview(content)
     while view:
         count = channel.recv_into(view)
         if count == 0:
             return None
         view = view[count:]
-    return content
+    return content, large
 
 
-def _reply(content: bytearray, limits: DecodeLimits) -> bytes:
+def _reply(content: bytearray, large: bool, limits: DecodeLimits) -> bytes:
     try:
-        pixels = decode_pixels(bytes(content), limits)
+        pixels = decode_pixels(bytes(content), limits, working_bytes=None if large else SMALL_BYTES)
+    except MemoryNeeded:
+        return REPLY.pack(LARGE, 0, 0, 0, 0)
     except ImageRejected as error:
         message = json.dumps([type(error).__name__, str(error)]).encode()
         return REPLY.pack(REFUSED, len(message), 0, 0, 0) + message

@@ -1,20 +1,21 @@
 """Dynamic batching: a free thread takes the jobs that wait, up to a size, and works on them as one batch.
 
 By default no job is delayed to fill a batch: a job that arrives at an idle batcher is a batch by itself, and batches
-grow under load. Every job gets its own result or its own error. Admission limits apply before a job is queued here.
+grow under load. Callers share the batches equally. Every job gets its own result or its own error. Admission limits
+apply before a job is queued here.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from service.errors import RETRY_STOPPING_S, Overloaded
+from service.runtime.fair_queue import FairQueue
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -26,6 +27,7 @@ Work = Callable[[Sequence[Job]], Iterable[tuple[int, Result | BaseException | Fu
 class _Waiting(Generic[Job, Result]):
     job: Job
     size: int
+    caller: str
     future: Future[Result] = field(default_factory=Future)
 
 
@@ -45,7 +47,7 @@ class PredictBatcher(Generic[Job, Result]):
         self._work = work
         self._max_size = max_size
         self._gather_s = gather_s
-        self._waiting: deque[_Waiting[Job, Result]] = deque()
+        self._waiting: FairQueue[_Waiting[Job, Result]] = FairQueue()
         self._changed = threading.Condition()
         self._closed = False
         self._batches = self._jobs = 0
@@ -56,19 +58,26 @@ class PredictBatcher(Generic[Job, Result]):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job, size: int = 1) -> Future[Result]:
+    def submit(self, job: Job, size: int = 1, caller: str = "", after: Future[Any] | None = None) -> Future[Result]:
         """Queue a job. Cancelling the future removes the job from the queue, until it starts.
+
+        Args:
+            job: what `work` gets.
+            size: counts towards the size of a batch and the caller's share.
+            caller: who sent it.
+            after: what the job needs; it is queued when this has ended, in whichever way, and cancelled with the job.
 
         Raises:
             Overloaded: the batcher is closed.
         """
-        waiting: _Waiting[Job, Result] = _Waiting(job, size)
-        with self._changed:
-            if self._closed:
-                raise _closed()
-            self._waiting.append(waiting)
-            self._changed.notify()
-        waiting.future.add_done_callback(lambda future: self._drop(waiting) if future.cancelled() else None)
+        if self._closed:
+            raise _closed()
+        waiting: _Waiting[Job, Result] = _Waiting(job, size, caller)
+        if after is None:
+            self._push(waiting)
+        else:
+            after.add_done_callback(lambda _: self._push(waiting))
+        waiting.future.add_done_callback(lambda future: self._drop(waiting, after) if future.cancelled() else None)
         return waiting.future
 
     def metrics(self) -> dict[str, float]:
@@ -84,27 +93,34 @@ class PredictBatcher(Generic[Job, Result]):
         """Finish the running batches and stop the threads. Jobs that still wait end with Overloaded."""
         with self._changed:
             self._closed = True
-            waiting = list(self._waiting)
-            self._waiting.clear()
+            waiting = self._waiting.clear()
             self._changed.notify_all()
         for one in waiting:
-            if one.future.set_running_or_notify_cancel():
-                one.future.set_exception(_closed())
+            _reject(one)
         for thread in self._threads:
             thread.join()
 
-    def _drop(self, waiting: _Waiting[Job, Result]) -> None:
+    def _push(self, waiting: _Waiting[Job, Result]) -> None:
+        with self._changed:
+            if not self._closed and not waiting.future.cancelled():
+                self._waiting.push(waiting, waiting.caller, waiting.size)
+                self._changed.notify()
+                return
+        _reject(waiting)
+
+    def _drop(self, waiting: _Waiting[Job, Result], after: Future[Any] | None) -> None:
         """Release a cancelled job at once, even if no thread becomes free for a long time."""
         with self._changed:
-            if waiting in self._waiting:
-                self._waiting.remove(waiting)
+            self._waiting.discard(waiting)
+        if after is not None:
+            after.cancel()
 
     def _run_batches(self) -> None:
         while batch := self._next_batch():
             self._run([waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()])
 
     def _next_batch(self) -> list[_Waiting[Job, Result]]:
-        """Wait for the next batch, in order of arrival; empty once the batcher is closed."""
+        """Wait for the next batch; empty once the batcher is closed."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
@@ -112,9 +128,12 @@ class PredictBatcher(Generic[Job, Result]):
                     self._gather()
             batch: list[_Waiting[Job, Result]] = []
             size = 0
-            while self._waiting and (not batch or size + self._waiting[0].size <= self._max_size):
-                batch.append(self._waiting.popleft())
-                size += batch[-1].size
+            for waiting in self._waiting:
+                if batch and size + waiting.size > self._max_size:
+                    break
+                self._waiting.take(waiting)
+                batch.append(waiting)
+                size += waiting.size
             self._batches += bool(batch)
             self._jobs += len(batch)
             return batch
@@ -148,6 +167,11 @@ def _deliver(waiting: _Waiting[Job, Result], result: Result | BaseException | Fu
         waiting.future.set_exception(result)
     else:
         waiting.future.set_result(result)
+
+
+def _reject(waiting: _Waiting[Job, Result]) -> None:
+    if waiting.future.set_running_or_notify_cancel():
+        waiting.future.set_exception(_closed())
 
 
 def _closed() -> Overloaded:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 from torch import Tensor
 
@@ -66,6 +67,24 @@ _ATTEMPTS: Final = 5
 """How often an extension is tried when other extensions of the same client are published in the meantime."""
 
 
+class Decoding:
+    """Uploads that are being decoded.
+
+    Attributes:
+        images: uint8 (1 or 3, height, width) of each upload.
+        seconds: how long it took, once it has ended.
+    """
+
+    def __init__(self, images: Future[list[Tensor]]) -> None:
+        self.images = images
+        self.seconds = 0.0
+        self._started_s = time.monotonic()
+        images.add_done_callback(self._end)
+
+    def _end(self, _images: Future[list[Tensor]]) -> None:
+        self.seconds = time.monotonic() - self._started_s
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptCommand:
     """A request to adapt.
@@ -86,6 +105,8 @@ class AdaptCommand:
         idempotency: recorded with the version, so that a repeated request gets the same answer.
         client_created_at: when the client was created, as of the arrival of the request; None if it did not exist. If
             the client is deleted afterwards, the request makes no version.
+        caller: who sent the request. Callers share the decoders equally.
+        decoding: the decoded uploads, when they are ready; None before `Adaptation.decode`.
     """
 
     client: str
@@ -100,6 +121,8 @@ class AdaptCommand:
     publish: Literal["auto", "always", "never"] = "auto"
     idempotency: Idempotency | None = None
     client_created_at: datetime | None = None
+    caller: str = ""
+    decoding: Decoding | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +151,10 @@ class AdaptOutcome:
 class _Stopwatch:
     """Measures the seconds of each stage."""
 
-    def __init__(self) -> None:
-        self._started_s = self._last_s = time.monotonic()
-        self._laps = dict.fromkeys(_STAGES, 0.0)
+    def __init__(self, decode_s: float = 0.0) -> None:
+        self._last_s = time.monotonic()
+        self._started_s = self._last_s - decode_s
+        self._laps = {**dict.fromkeys(_STAGES, 0.0), "decode": decode_s}
 
     def lap(self, stage: str) -> None:
         """Add the time since the last lap to `stage`."""
@@ -180,6 +204,15 @@ class Adaptation:
         self._decoder = decoder
         self._limits = limits or AdaptLimits()
 
+    def decode(self, command: AdaptCommand, control: JobControl) -> AdaptCommand:
+        """Start to decode the images of a request, and return it with them. `run` does it if it was not done before.
+
+        Raises:
+            Overloaded: the decoder was closed.
+        """
+        images = self._decoder.submit(command.uploads, command.caller, control.limit_s)
+        return replace(command, decoding=Decoding(images))
+
     def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
         """Make a new version. Blocks; reports its progress to `control`, which may also stop it.
 
@@ -194,7 +227,9 @@ class Adaptation:
             StoreFull, StoreUnavailable: no version was made.
             And the error that `control` is stopped with; then no version was made either.
         """
-        clock = _Stopwatch()
+        command = command if command.decoding else self.decode(command, control)
+        decoding = cast(Decoding, command.decoding)
+        clock = _Stopwatch(decoding.seconds)
         validate_client_name(command.client)
         checkpoint = self._checkpoint(command.client)
         recipe = self._recipe(command, checkpoint.checkpoint.recipe)
@@ -203,7 +238,10 @@ class Adaptation:
             [] if command.mode == "upgrade" else validate_labels(command.labels, len(command.uploads), self._limits)
         )
         parts = validate_parts(command.parts, len(command.uploads))
-        samples = [self._decode(*sample) for sample in zip(command.uploads, labels, parts, strict=True)]
+        samples = [
+            _sample(image, SampleRef("", label, upload.name, part))
+            for image, label, upload, part in zip(decoding.images.result(), labels, command.uploads, parts, strict=True)
+        ]
         reject_conflicting_labels(samples)
         request = _Request(command, checkpoint, recipe, samples, control)
         clock.lap("decode")
@@ -344,12 +382,6 @@ class Adaptation:
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 
-    def _decode(self, upload: Upload, label: str, part: str | None) -> Sample:
-        """Decode a sample of the request. Raises ImageRejected, DecoderUnavailable."""
-        image = upload.decode(self._decoder)
-        encoded = encode_sample(image)
-        return Sample(SampleRef(encoded.digest, label, upload.name, part), image, encoded)
-
     def _kept_samples(self, parent: Version | None) -> list[Sample]:
         """Read the samples of the version that is extended.
 
@@ -394,6 +426,11 @@ class Adaptation:
 def _first_key(key: Idempotency | None) -> Idempotency | None:
     """Return the key of the preliminary version. No sender can choose it, because it contains a blank."""
     return None if key is None else replace(key, key=f"first {hashlib.sha256(key.key.encode()).hexdigest()}")
+
+
+def _sample(image: Tensor, ref: SampleRef) -> Sample:
+    encoded = encode_sample(image)
+    return Sample(replace(ref, digest=encoded.digest), image, encoded)
 
 
 def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:

@@ -16,6 +16,7 @@ from service.usecases.adapt import AdaptCommand, AdaptOutcome
 
 Recall = Callable[[str, Idempotency], Publication | None]
 Adapt = Callable[[AdaptCommand, JobControl], AdaptOutcome]
+Decode = Callable[[AdaptCommand, JobControl], AdaptCommand]
 
 
 class IdempotentAdaptation:
@@ -28,6 +29,7 @@ class IdempotentAdaptation:
         adapt: see `Adaptation.run`.
         queue: runs the adaptations.
         created_at: see `Catalog.created_at`.
+        decode: see `Adaptation.decode`; None leaves it to `adapt`, whose turn then includes the decoding.
     """
 
     def __init__(
@@ -36,7 +38,9 @@ class IdempotentAdaptation:
         adapt: Adapt,
         queue: AdaptQueue,
         created_at: Callable[[str], datetime | None] = lambda _client: None,
+        decode: Decode | None = None,
     ) -> None:
+        self._decode = decode
         self._recall = recall
         self._adapt = adapt
         self._queue = queue
@@ -76,7 +80,10 @@ class IdempotentAdaptation:
 
     def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
         command = replace(command, client_created_at=self._created_at(command.client))
-        return self._queue.submit(command.client, partial(self._adapt, command, control), control)
+        if self._decode is not None:
+            command = self._decode(command, control)
+        after = None if command.decoding is None else command.decoding.images
+        return self._queue.submit(command.client, partial(self._adapt, command, control), control, after)
 
     def _acquire(self, claim: tuple[str, str]) -> None:
         with self._lock:

@@ -82,11 +82,19 @@ class PredictOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PredictCommand:
-    """A request to predict; `reference` is an alias or a version number."""
+    """A request to predict.
+
+    Attributes:
+        client: client name.
+        uploads: image files.
+        reference: an alias or a version number.
+        images: the decoded files, when they are ready.
+    """
 
     client: str
     uploads: tuple[Upload, ...]
-    reference: str = LIVE
+    reference: str
+    images: Future[list[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +138,27 @@ class Prediction:
         """
         return self.submit(client, uploads, reference).result()
 
-    def submit(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> Future[PredictOutcome]:
-        """Queue what `run` does. Cancelling the future withdraws the request until its batch starts.
+    def submit(
+        self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
+    ) -> Future[PredictOutcome]:
+        """Queue what `run` does. Callers share the decoders and the batches equally.
+
+        Cancelling the future gives up the images that are not decoded yet, and withdraws the request until its batch
+        starts.
 
         Raises:
             NoSamples, Overloaded: at once; the future raises the other errors of `run`.
         """
+        command = self.command(client, uploads, reference, caller)
+        return self._batcher.submit(command, len(uploads), caller, after=command.images)
+
+    def command(
+        self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
+    ) -> PredictCommand:
+        """Start to decode the images of a request and return it. Raises NoSamples, Overloaded."""
         if not uploads:
             raise NoSamples("the request has no images; send at least one")
-        return self._batcher.submit(PredictCommand(client, tuple(uploads), reference), len(uploads))
+        return PredictCommand(client, tuple(uploads), reference, self._decoder.submit(uploads, caller))
 
     def metrics(self) -> Mapping[str, float]:
         """Counters and gauges by name."""
@@ -193,8 +213,7 @@ class Prediction:
         return outcome
 
     def _prepare(self, command: PredictCommand, version: ServedVersion, checkpoint: LoadedCheckpoint) -> _Prepared:
-        images = [upload.decode(self._decoder) for upload in command.uploads]
-        return _Prepared(command, version, checkpoint, images)
+        return _Prepared(command, version, checkpoint, command.images.result())
 
     def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:
         def load() -> ServingWeights:

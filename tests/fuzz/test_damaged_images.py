@@ -10,7 +10,7 @@ import pytest
 
 from models.errors import ImageRejected
 from models.images.decoding import CANONICAL_PIXELS, DecodeLimits
-from service.runtime.decoder import DecoderPool, PoolConfig
+from service.runtime.decoder_pool import DecoderPool, PoolConfig
 from service.settings import child_environment
 from tests.fuzz.conftest import cases, resident_mib, seed
 from tests.mutations import damaged_image, image_corpus

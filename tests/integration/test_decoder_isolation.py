@@ -9,7 +9,7 @@ import pytest
 
 from service import bootstrap
 from service.http.app import create_app
-from service.runtime.decoder import DecoderPool
+from service.runtime.decoder_pool import DecoderPool
 from service.settings import Settings
 from tests.generated import striped
 from tests.in_process import Web, started

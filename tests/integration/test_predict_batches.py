@@ -45,16 +45,17 @@ def test_each_request_of_a_mixed_batch_gets_the_outcome_that_it_gets_alone(servi
         services.adaptation.run(command(client, periods, seed))
     services.adaptation.run(command("ada", PERIODS[2:]))
     assert isinstance(services.prediction, Prediction)
+    command_of = services.prediction.command
     good = [
-        PredictCommand("ada", (upload(5), upload(9)), "live"),
-        PredictCommand("ada", (upload(15),), "1"),
-        PredictCommand("bo", (upload(25), upload(5), upload(9)), "live"),
-        PredictCommand("ada", (upload(25, 3),), "live"),
+        command_of("ada", (upload(5), upload(9)), "live"),
+        command_of("ada", (upload(15),), "1"),
+        command_of("bo", (upload(25), upload(5), upload(9)), "live"),
+        command_of("ada", (upload(25, 3),), "live"),
     ]
     bad = [
-        PredictCommand("missing", (upload(5),), "live"),
-        PredictCommand("bo", (upload(5), Upload("torn", upload(5).content[:200])), "live"),
-        PredictCommand("bo", (upload(5),), "7"),
+        command_of("missing", (upload(5),), "live"),
+        command_of("bo", (upload(5), Upload("torn", upload(5).content[:200])), "live"),
+        command_of("bo", (upload(5),), "7"),
     ]
     mixed = predict_in_one_batch(services.prediction, [good[0], bad[0], good[1], bad[1], good[2], bad[2], good[3]])
     for request, outcome in zip(good, mixed[::2], strict=True):

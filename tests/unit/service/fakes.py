@@ -237,7 +237,9 @@ class FakePrediction(Prediction):
         self.calls: list[tuple[str, tuple[Upload, ...], str]] = []
         self.raises: Exception | None = None
 
-    def submit(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> Future[PredictOutcome]:
+    def submit(
+        self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
+    ) -> Future[PredictOutcome]:
         return in_a_thread(lambda: self.run(client, uploads, reference))
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
