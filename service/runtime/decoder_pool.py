@@ -1,8 +1,8 @@
 """A pool of isolated decoder processes that callers share equally.
 
 Image decoders are C code. On hostile input they may hang, crash or exhaust memory. Here that costs one image: each
-process runs under system limits (see `decoder_child.py`), is ended when an image takes too long or nobody waits for it
-any longer, and is replaced. An image that ended two processes, the second of which was new, is remembered by its digest
+process runs under system limits (see `decoder_child.py`), is ended when an image takes too long or its request
+has ended, and is replaced. An image that ended two processes, the second of which was new, is remembered by its digest
 and rejected from then on. A process that was killed from outside, or paused, is no evidence against its image.
 """
 
@@ -40,8 +40,7 @@ _CHECK_IDLE_S: Final = 1.0
 """How often an idle process is checked. One that died is replaced before an image needs it."""
 
 _FINISH_S: Final = 1.0
-"""An image that nobody waits for any longer may take so long, because ending its process costs more than most images.
-"""
+"""An image of a request that has ended may take so long, because ending its process costs more than most images."""
 
 _SLOW_FOR_S: Final = 10.0
 """How long a caller with a slow image does not get the last free process."""

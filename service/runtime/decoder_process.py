@@ -53,7 +53,7 @@ class DecoderTooSlow(AnoleError):
 
 
 class NotWanted(AnoleError):
-    """Nobody waits for the image any longer."""
+    """The request of the image has ended."""
 
 
 class NeedsMemory(AnoleError):
@@ -188,7 +188,7 @@ class DecoderProcess:
                 return move(data)
             except TimeoutError:
                 if not wanted():
-                    raise NotWanted("nobody waits for the image") from None
+                    raise NotWanted("the request of the image has ended") from None
             except OSError as error:
                 raise self._lost(str(error)) from error
 

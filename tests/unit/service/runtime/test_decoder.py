@@ -311,7 +311,7 @@ def test_a_single_image_passes_the_batch_of_another_caller(started: Started, tmp
     assert order == ["single", "batch"]
 
 
-def test_images_that_nobody_waits_for_are_given_up(started: Started, tmp_path: Path) -> None:
+def test_images_of_a_request_that_has_ended_are_given_up(started: Started, tmp_path: Path) -> None:
     pool = started()
     work = pool.submit([Upload("a", b"wait " + bytes(tmp_path / "never"))] * 64)
     wait_until(lambda: any(tmp_path.iterdir()))
