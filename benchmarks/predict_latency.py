@@ -4,8 +4,9 @@
 
 The service runs in another process. The driver sends prepared requests over persistent connections and reads of the
 responses only the service's own time, so that it uses little of the machine. GET /livez, which the service answers at
-once, shows in the same rounds the time that driver and HTTP take. A form is what the Python client sends; a body is one
-raw image. Without a data root, the images are generated.
+once, shows in the same rounds the time that driver and HTTP take. So does the backbone alone, which the driver runs on
+the same images. A form is what the Python client sends; a body is one raw image. Without a data root, the images are
+generated.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 import httpx
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -28,7 +30,10 @@ from benchmarks.figures import Parser, machine_line, markdown, milliseconds, per
 from benchmarks.fixtures import N_SHOT, N_WAY, draw, steel_or_generated
 from benchmarks.http_load import Connection, as_body, as_form, connect, exchange, publish_version, wire_bytes
 from benchmarks.running_service import RunningService, add_options, chosen_options, serving
+from models.checkpoint import load_checkpoint
 from models.errors import AnoleError
+from models.images.preprocessing import decode, prepare
+from models.inference.embedding import embedder_for
 
 WARM_UP: Final = 32
 BUSY: Final = 0.9
@@ -82,15 +87,34 @@ def main() -> None:
         }
         cases = [Case(name, sent, many) for many in arguments.concurrency for name, sent in kinds.items()]
         count = max(1, arguments.requests // arguments.rounds)
+        backbone_s: list[float] = []
         for case in cases:
             asyncio.run(send(Case(case.name, case.requests, case.concurrency), service, WARM_UP))
         for _ in track(range(arguments.rounds), "rounds", console=Console(stderr=True)):
             for case in cases:
                 asyncio.run(send(case, service, count))
+            backbone_s += backbone_alone(options.checkpoint, queries, count)
     size_bytes = int(np.median([len(content) for content in queries]))
     record = {"data": images.name, "image_bytes_p50": size_bytes, "machine": machine, "rounds": arguments.rounds}
     record["cases"] = [case_record(case) for case in cases]
+    record["backbone_p50_s"] = percentile(backbone_s, 0.5) if backbone_s else None
     print(json.dumps(record, indent=2) if arguments.json else table(record))
+
+
+def backbone_alone(checkpoint: str, files: Sequence[bytes], count: int) -> list[float]:
+    """Seconds of a frozen backbone on one image at a time, on one thread of this process; empty for other nets."""
+    torch.set_num_threads(1)
+    loaded = load_checkpoint(checkpoint)
+    embedder = embedder_for(loaded, loaded.build_net(), torch.device("cpu"))
+    if embedder is None:
+        return []
+    images = [prepare([decode(content)], loaded.net_config.image) for content in files]
+    seconds = []
+    for image in itertools.islice(itertools.cycle(images), WARM_UP + count):
+        began = time.perf_counter()
+        embedder.embed(image)
+        seconds.append(time.perf_counter() - began)
+    return seconds[WARM_UP:]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -187,8 +211,17 @@ def table(record: dict[str, Any]) -> str:
         "",
         markdown(columns, rows),
         "",
+        *backbone_line(record),
         *(verdict([case for case in cases if case["concurrency"] == many]) for many in concurrencies),
     ])  # fmt: skip
+
+
+def backbone_line(record: dict[str, Any]) -> list[str]:
+    """How long the backbone takes, and a form with one request in flight in comparison."""
+    backbone_s = record["backbone_p50_s"]
+    forms_s = [case["p50_s"] for case in record["cases"] if case["concurrency"] == 1 and "form" in case["request"]]
+    ratios = "".join(f"; a form takes {form_s / backbone_s:.2f} times as long" for form_s in forms_s if backbone_s)
+    return [f"The backbone alone takes {milliseconds([backbone_s])} ms at p50{ratios}."] if backbone_s else []
 
 
 def verdict(cases: Sequence[dict[str, Any]]) -> str:
