@@ -120,7 +120,12 @@ def table(record: dict[str, Any]) -> str:
     reference = record["starts"][-1]
     rows = []
     for row in record["starts"]:
-        cells = [Path(row["start"]).stem, f"{1e3 * row['p50_s']:.1f}", f"{row['p50_s'] / reference['p50_s']:.2f}"]
+        path, at, side = row["start"].partition("@")
+        cells = [
+            f"{Path(path).name.removesuffix('.safetensors')}{at}{side}",
+            f"{1e3 * row['p50_s']:.1f}",
+            f"{row['p50_s'] / reference['p50_s']:.2f}",
+        ]
         for shots, values in row["accuracies"].items():
             cells.append(percent(Score(tuple(values))))
             cells.append("" if row is reference else points(differences(values, reference["accuracies"][shots])))
