@@ -87,14 +87,14 @@ def _with_weights(graph: bytes, net: BackboneNet) -> Any:
     import onnx  # of the extra
     from onnx import numpy_helper
 
-    model, weights = onnx.load_from_string(graph), graph_weights(net)
-    for tensor in model.graph.initializer:
+    proto, weights = onnx.load_from_string(graph), graph_weights(net)
+    for tensor in proto.graph.initializer:
         if tensor.data_location == tensor.EXTERNAL:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
-    return model
+    return proto
 
 
-def _in_integers(model: Any, calibration: _Calibration) -> bytes:
+def _in_integers(proto: Any, calibration: _Calibration) -> bytes:
     """The graph of a ModelProto with operators of 8-bit integers."""
     from onnxruntime.quantization import (  # type: ignore[import-untyped]  # takes a second, and needs the extra
         QuantFormat,
@@ -105,7 +105,7 @@ def _in_integers(model: Any, calibration: _Calibration) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "integers.onnx"
         quantize_static(
-            model,
+            proto,
             written,
             calibration,
             quant_format=QuantFormat.QOperator,
