@@ -22,7 +22,7 @@ def seed(services: Services, data: Path) -> None:
     Raises:
         StoreUnavailable: the client cannot be stored.
     """
-    if services.clients.list():
+    if services.clients.list(limit=1):
         return
     demo = demo_samples()
     _write(demo.support, data / FOLDER / "support")

@@ -148,7 +148,12 @@ class Client:
 
     def clients(self) -> list[ClientInfo]:
         """List all clients, by name."""
-        return self._send(requests.clients()).clients
+        found: list[ClientInfo] = []
+        while True:
+            page = requests.new_entries(self._send(requests.clients(found[-1].client if found else "")).clients, found)
+            found += page
+            if len(page) < requests.PAGE:
+                return found
 
     def client(self, client: str) -> ClientInfo:
         """Read one client."""
@@ -156,11 +161,24 @@ class Client:
 
     def versions(self, client: str) -> list[VersionInfo]:
         """List the client's versions, oldest first."""
-        return self._send(requests.versions(client)).versions
+        found: list[VersionInfo] = []
+        while True:
+            page = requests.new_entries(
+                self._send(requests.versions(client, found[-1].version if found else 0)).versions, found
+            )
+            found += page
+            if len(page) < requests.PAGE:
+                return found
 
     def history(self, client: str, at: datetime | None = None) -> History:
         """Read the log of alias moves up to a moment, and the version that was live then. Default: now."""
-        return self._send(requests.history(client, at))
+        found: list[Alias] = []
+        while True:
+            page = self._send(requests.history(client, at, len(found)))
+            new = requests.new_entries(page.moves, found)
+            found += new
+            if len(new) < requests.PAGE:
+                return page.model_copy(update={"moves": found})
 
     def alias(self, client: str, alias: str = "live") -> Alias:
         """Read which version an alias points at."""
@@ -319,7 +337,14 @@ class AsyncClient:
 
     async def clients(self) -> list[ClientInfo]:
         """See `Client.clients`."""
-        return (await self._send(requests.clients())).clients
+        found: list[ClientInfo] = []
+        while True:
+            page = requests.new_entries(
+                (await self._send(requests.clients(found[-1].client if found else ""))).clients, found
+            )
+            found += page
+            if len(page) < requests.PAGE:
+                return found
 
     async def client(self, client: str) -> ClientInfo:
         """See `Client.client`."""
@@ -327,11 +352,24 @@ class AsyncClient:
 
     async def versions(self, client: str) -> list[VersionInfo]:
         """See `Client.versions`."""
-        return (await self._send(requests.versions(client))).versions
+        found: list[VersionInfo] = []
+        while True:
+            page = requests.new_entries(
+                (await self._send(requests.versions(client, found[-1].version if found else 0))).versions, found
+            )
+            found += page
+            if len(page) < requests.PAGE:
+                return found
 
     async def history(self, client: str, at: datetime | None = None) -> History:
         """See `Client.history`."""
-        return await self._send(requests.history(client, at))
+        found: list[Alias] = []
+        while True:
+            page = await self._send(requests.history(client, at, len(found)))
+            new = requests.new_entries(page.moves, found)
+            found += new
+            if len(new) < requests.PAGE:
+                return page.model_copy(update={"moves": found})
 
     async def alias(self, client: str, alias: str = "live") -> Alias:
         """See `Client.alias`."""

@@ -38,6 +38,9 @@ T = TypeVar("T")
 Part = tuple[str, tuple[str | None, bytes]]
 """A part of a form as httpx takes it: the field, the file name if the part is a file, and the content."""
 
+PAGE: Final = 1000
+"""Entries of a page, the most that a service sends."""
+
 _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 30
 _BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
@@ -184,9 +187,9 @@ def service_info() -> Request[ServiceInfo]:
     return Request("GET", "/", ServiceInfo.model_validate_json)
 
 
-def clients() -> Request[ClientList]:
-    """GET /clients."""
-    return Request("GET", "/clients", ClientList.model_validate_json)
+def clients(after: str) -> Request[ClientList]:
+    """GET /clients, a page."""
+    return Request("GET", "/clients", ClientList.model_validate_json, _page(after))
 
 
 def client(name: str) -> Request[ClientInfo]:
@@ -194,16 +197,27 @@ def client(name: str) -> Request[ClientInfo]:
     return Request("GET", _path(name), ClientInfo.model_validate_json)
 
 
-def versions(name: str) -> Request[VersionList]:
-    """GET /clients/{client}/versions."""
-    return Request("GET", _path(name, "versions"), VersionList.model_validate_json)
+def versions(name: str, after: int) -> Request[VersionList]:
+    """GET /clients/{client}/versions, a page."""
+    return Request("GET", _path(name, "versions"), VersionList.model_validate_json, _page(after))
 
 
-def history(name: str, at: datetime | None) -> Request[History]:
-    """GET /clients/{client}/history."""
-    return Request(
-        "GET", _path(name, "history"), History.model_validate_json, {"params": {"at": at.isoformat()} if at else {}}
-    )
+def history(name: str, at: datetime | None, after: int) -> Request[History]:
+    """GET /clients/{client}/history, a page."""
+    content = _page(after)
+    if at is not None:
+        content["params"]["at"] = at.isoformat()
+    return Request("GET", _path(name, "history"), History.model_validate_json, content)
+
+
+def new_entries(page: list[T], before: Sequence[T]) -> list[T]:
+    """Return the entries of a page; none if it repeats what came before, because the service has no pages."""
+    return [] if page and page[0] in before else page
+
+
+def _page(after: str | int) -> dict[str, Any]:
+    """Return the parameters of a page; of the first one only its size."""
+    return {"params": {"limit": PAGE, **({"after": after} if after else {})}}
 
 
 def alias(name: str, alias_name: str) -> Request[Alias]:

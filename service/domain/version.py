@@ -131,6 +131,39 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionSummary:
+    """A version as an entry of a list: its samples are only counted. See `Version` and `VersionDraft`."""
+
+    client: str
+    number: int
+    created_at: datetime
+    parent: int | None
+    classes: tuple[str, ...]
+    samples: int
+    meta_model: str
+    weights_digest: str
+    weights_bytes: int
+    report: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, version: Version) -> VersionSummary:
+        """Summarise a version."""
+        draft = version.draft
+        return cls(
+            client=draft.client,
+            number=version.number,
+            created_at=version.created_at,
+            parent=draft.parent,
+            classes=draft.classes,
+            samples=len(draft.samples),
+            meta_model=draft.meta_model,
+            weights_digest=draft.weights_digest,
+            weights_bytes=draft.weights_bytes,
+            report=draft.report,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Lineage:
     """The versions of a client that matter to a new one; None where there is none.
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, cast
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.bootstrap import Services
@@ -16,6 +16,7 @@ from service.errors import RETRY_BUSY_S, DeadlinePassed
 from service.http.problems import of_setting
 from service.settings import Settings
 from service.telemetry import Telemetry
+from service.usecases.clients import MAX_PAGE
 from service.usecases.jobs import Jobs
 
 T = TypeVar("T")
@@ -54,6 +55,31 @@ ContextDep = Annotated[Context, Depends(_context)]
 ServicesDep = Annotated[Services, Depends(_services)]
 AliasPath = Annotated[str, Depends(_alias)]
 VersionPath = Annotated[int, Path(ge=1, le=MAX_VERSION, description="number of a version")]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a list: the number of entries at most, and the header `Link` (RFC 8288) that leads to the next one."""
+
+    limit: int
+    request: Request
+    response: Response
+
+    def link_next(self, after: str | int) -> None:
+        """Link to the entries that follow `after`."""
+        following = self.request.url.include_query_params(limit=self.limit, after=after)
+        self.response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
+
+
+async def _page(
+    request: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="number of entries at most")] = MAX_PAGE,
+) -> Page:
+    return Page(limit, request, response)
+
+
+PageDep = Annotated[Page, Depends(_page)]
 
 
 async def wait_for(

@@ -218,7 +218,8 @@ def _required_blobs(catalog: Catalog, path: Path) -> tuple[RequiredBlobs, int]:
         versions = 0
         for client in copy.names():
             required[client] = {}
-            for version in copy.versions(client):
+            for number in copy.version_numbers(client):
+                version = copy.version(client, number)
                 versions += 1
                 required[client].update(dict.fromkeys(sorted(version.draft.required_blobs), version.number))
         return required, versions

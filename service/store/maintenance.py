@@ -5,7 +5,7 @@ Rows are deleted first, durably; then the blobs that no row needs, while no publ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -95,16 +95,16 @@ def delete_version(catalog: Catalog, blobs: Blobs, client: str, number: int) -> 
     Raises:
         UnknownClient, UnknownVersion, VersionInUse.
     """
-    version = catalog.delete_version(client, number)
-    with catalog.holding(client) as needed:
-        blobs.delete(client, version.draft.required_blobs - needed)
+    stored = catalog.delete_version(client, number).draft.required_blobs
+    with catalog.holding(client, stored) as needed:
+        blobs.delete(client, stored - needed)
 
 
 def discard(catalog: Catalog, blobs: Blobs, client: str, digests: Collection[str]) -> None:
     """Delete those of the blobs that no version needs: they were stored for a version that was not recorded."""
-    with catalog.holding(client) as needed:
+    with catalog.holding(client, digests) as needed:
         blobs.delete(client, frozenset(digests) - needed)
-        if not needed:  # leave no folder with the name of a deleted client behind
+        if next(blobs.entries(client), None) is None:  # leave no folder with the name of a deleted client behind
             blobs.sweep(client, older_than_s=0.0)
 
 
@@ -165,19 +165,20 @@ def _delete_old_versions(catalog: Catalog, blobs: Blobs, client: str) -> int:
     deleted = 0
     with suppress(UnknownClient):  # deleted since it was listed
         keep_last = catalog.settings(client).keep_last
-        old = () if keep_last is None else catalog.versions(client)[:-keep_last]
-        for version in old:
+        old = () if keep_last is None else catalog.version_numbers(client)[:-keep_last]
+        for number in old:
             with suppress(VersionInUse, UnknownVersion):
-                delete_version(catalog, blobs, client, version.number)
+                delete_version(catalog, blobs, client, number)
                 deleted += 1
     return deleted
 
 
 def collect_space(catalog: Catalog, blobs: Blobs, space: str, *, grace_s: float) -> CollectReport:
     """Delete a client's unneeded blobs and the leftovers of interrupted writes that are older than `grace_s`."""
-    with catalog.holding(space) as needed:
+    listed = frozenset(entry.digest for entry in blobs.entries(space))
+    with catalog.holding(space, listed) as needed:
         entries = list(blobs.entries(space))
-        removed = [entry for entry in entries if entry.digest not in needed and entry.age_s >= grace_s]
+        removed = [each for each in entries if each.digest in listed - needed and each.age_s >= grace_s]
         blobs.delete(space, [entry.digest for entry in removed])
         leftovers = blobs.sweep(space, older_than_s=grace_s)
     size_bytes = sum(entry.size_bytes for entry in removed)
@@ -200,19 +201,10 @@ def check(catalog: Catalog, blobs: Blobs) -> CheckReport:
     return CheckReport(versions, len(checked), tuple(damages), catalog.problems())
 
 
-def _readable_versions(catalog: Catalog, client: str) -> Iterable[Version]:
-    """Return the client's versions whose rows are not damaged; none if the client was deleted since it was listed."""
-    try:
-        return catalog.versions(client)
-    except UnknownClient:
-        return ()
-    except VersionCorrupt:
-        return tuple(_read_one_by_one(catalog, client))
-
-
-def _read_one_by_one(catalog: Catalog, client: str) -> Iterator[Version]:
+def _readable_versions(catalog: Catalog, client: str) -> Iterator[Version]:
+    """Yield the client's versions whose rows are not damaged; none if the client was deleted since it was listed."""
     with suppress(UnknownClient, VersionCorrupt):
-        for number in range(1, catalog.client(client).latest + 1):
+        for number in catalog.version_numbers(client):  # one by one, so that no read is long
             with suppress(UnknownVersion, VersionCorrupt):
                 yield catalog.version(client, number)
 

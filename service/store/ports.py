@@ -16,7 +16,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol, TypeVar
@@ -181,6 +181,16 @@ class Database(Protocol):
             StoreUnavailable: as `reading`.
         """
         return None
+
+    def snapshot(self) -> AbstractContextManager[Database]:
+        """Open what is committed now, to be read for a long time without holding up writers.
+
+        This default is for databases whose readers never do.
+
+        Raises:
+            StoreUnavailable: as `reading`.
+        """
+        return nullcontext(self)
 
     def problems(self) -> tuple[str, ...]:
         """Return the damage that the database finds in its own files and references; empty if there is none."""

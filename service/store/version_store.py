@@ -160,8 +160,7 @@ class VersionStore:
             client_created_at=client_created_at,
         )
         if draft.samples_kept and not published.version.draft.samples_kept:  # the client's setting has changed since
-            with self.catalog.holding(draft.client) as needed:
-                self._blobs.delete(draft.client, draft.required_blobs - needed)
+            self.discard(draft.client, draft.required_blobs)
         return published
 
     def served(self, references: Sequence[Reference]) -> list[ServedVersion | AnoleError]:

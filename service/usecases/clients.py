@@ -5,19 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
 from service.domain.client import ClientSettings, ClientSummary, validate_alias_name, validate_client_name
 from service.domain.diff import VersionDiff, compare
-from service.domain.version import LIVE, AliasMove, ExpectedRevision, Version
+from service.domain.version import LIVE, AliasMove, ExpectedRevision, Version, VersionSummary
 from service.errors import InvalidRequest, UnknownCheckpoint
 from service.store.maintenance import Erasure
 from service.store.tensor_bytes import from_bytes, metadata_of, to_bytes
 from service.store.version_store import VersionStore
+
+MAX_PAGE: Final = 1000
+"""Entries of a page of a list at most."""
+
+VERSIONS_PER_READ: Final = 50
+"""Versions that are read in one transaction."""
 
 
 class Clients:
@@ -42,30 +48,54 @@ class Clients:
         self._start_weights = start_weights
         self._find_model = find_model
 
-    def list(self) -> tuple[ClientSummary, ...]:
-        """Return all clients, by name."""
-        return self._store.catalog.clients()
+    def list(
+        self, names: Collection[str] | None = None, after: str = "", limit: int | None = None
+    ) -> tuple[ClientSummary, ...]:
+        """Return clients by name; see `Catalog.clients`."""
+        return self._store.catalog.clients(names, after=after, limit=limit)
 
     def get(self, client: str) -> ClientSummary:
         """Return a client. Raises UnknownClient."""
         return self._store.catalog.client(validate_client_name(client))
 
-    def versions(self, client: str) -> tuple[Version, ...]:
-        """Return the versions of a client, oldest first, without deleted ones. Raises UnknownClient."""
-        return self._store.catalog.versions(validate_client_name(client))
+    def versions(self, client: str, after: int = 0, limit: int = MAX_PAGE) -> Sequence[VersionSummary]:
+        """Return at most `limit` versions that are not deleted, from the first number after `after`, oldest first.
+
+        They are read a few at a time, so that no writer waits long.
+
+        Raises:
+            UnknownClient: there is no such client.
+        """
+        name = validate_client_name(client)
+        found: list[VersionSummary] = []
+        while True:
+            wanted = min(VERSIONS_PER_READ, limit - len(found))
+            read = self._store.catalog.version_summaries(name, after=found[-1].number if found else after, limit=wanted)
+            found += read
+            if len(read) < wanted or len(found) == limit:
+                return found
 
     def version(self, client: str, number: int) -> Version:
         """Return a version. Raises UnknownClient, UnknownVersion (also for a deleted one)."""
         return self._store.catalog.version(validate_client_name(client), number)
 
-    def history(self, client: str, at: datetime | None = None) -> tuple[AliasMove, ...]:
-        """Return the alias log, oldest first; with `at`, as it was at that time.
+    def history(
+        self, client: str, at: datetime | None = None, after: int = 0, limit: int | None = None
+    ) -> tuple[AliasMove, ...]:
+        """Return the alias log, oldest first, without the first `after` moves; with `at`, as it was at that time.
 
         Raises:
             UnknownClient: there is no such client.
             InvalidRequest: `at` has no time zone.
         """
-        return self._store.catalog.history(validate_client_name(client), at=None if at is None else _with_zone(at))
+        moment = None if at is None else _with_zone(at)
+        return self._store.catalog.history(validate_client_name(client), at=moment, after=after, limit=limit)
+
+    def live(self, client: str, at: datetime | None = None) -> int | None:
+        """Return the live version, or the one that was live at that time; None if there was none."""
+        if at is None:
+            return self.get(client).live
+        return next((move.version for move in reversed(self.history(client, at)) if move.alias == LIVE), None)
 
     def alias(self, client: str, alias: str) -> AliasMove:
         """Return the latest move of an alias. Raises UnknownClient, UnknownAlias."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import LIVE
 from service.errors import InvalidRequest, StoreUnavailable, VersionCorrupt
-from service.http.dependencies import ServicesDep
+from service.http.dependencies import PageDep, ServicesDep
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.problems import InvalidField, UnsupportedMediaType
 from service.http.routes.aliases import alias_response
@@ -20,18 +20,26 @@ from service.http.scopes import ANY_KEY, ClientPath, caller_of, require_scope
 
 router = APIRouter(prefix="/clients", tags=["clients"])
 
+MAX_MOVES: Final = 2**31 - 1
+
 
 @router.get(
     "",
     summary="List clients",
     dependencies=[ANY_KEY],
-    responses=problems(StoreUnavailable, VersionCorrupt),
+    responses=problems(StoreUnavailable, VersionCorrupt, PARAMETERS),
 )
-def list_clients(request: Request, services: ServicesDep) -> schemas.ClientList:
-    """List the clients that the key can access, ordered by name."""
-    caller = caller_of(request)
-    summaries = services.clients.list()
-    return schemas.ClientList(clients=[_client(each) for each in summaries if caller.can_access(each.name)])
+def list_clients(
+    request: Request,
+    services: ServicesDep,
+    page: PageDep,
+    after: Annotated[str, Query(max_length=64, description="only clients whose names follow this one")] = "",
+) -> schemas.ClientList:
+    """List the clients that the key can access, ordered by name. The header `Link` leads to the next page."""
+    found = services.clients.list(caller_of(request).clients, after, page.limit + 1)
+    if len(found) > page.limit:
+        page.link_next(found[page.limit - 1].name)
+    return schemas.ClientList(clients=[_client(each) for each in found[: page.limit]])
 
 
 @router.get("/{client}", summary="Get a client", dependencies=[ANY_KEY], responses=problems(*READ))
@@ -99,21 +107,33 @@ def change_client_settings(
     "/{client}/history",
     summary="Get the history of aliases",
     dependencies=[ANY_KEY],
-    responses=problems(*READ, InvalidField),
+    responses=problems(*READ, InvalidField, PARAMETERS),
 )
 def get_client_history(
     client: ClientPath,
     services: ServicesDep,
+    page: PageDep,
+    after: Annotated[int, Query(ge=0, le=MAX_MOVES, description="number of moves to leave out from the start")] = 0,
     at: Annotated[
         str | None,
         Query(description="a moment in ISO 8601 with an offset from UTC", examples=["2026-01-31T14:31:00Z"]),
     ] = None,
 ) -> schemas.History:
-    """Get all moves of aliases, oldest first, and which version was live; with `at`, as of that moment."""
+    """Get the moves of aliases, oldest first, and which version was live; with `at`, as of that moment.
+
+    The header `Link` leads to the next page.
+    """
     moment = None if at is None else _moment(at)
-    moves = services.clients.history(client, moment)
-    live = next((move.version for move in reversed(moves) if move.alias == LIVE), None)
-    return schemas.History(client=client, at=moment, live=live, moves=[alias_response(move) for move in moves])
+    moves = services.clients.history(client, moment, after, page.limit + 1)
+    if after or len(moves) > page.limit:
+        live = services.clients.live(client, moment)
+    else:
+        live = next((move.version for move in reversed(moves) if move.alias == LIVE), None)
+    if len(moves) > page.limit:
+        page.link_next(after + page.limit)
+    return schemas.History(
+        client=client, at=moment, live=live, moves=[alias_response(move) for move in moves[: page.limit]]
+    )
 
 
 def _client(summary: ClientSummary) -> schemas.ClientInfo:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from service.domain.client import ClientSummary
 from service.domain.diff import VersionDiff
 from service.domain.report import ClassEstimate, HeldOutPrediction, held_out_predictions, report_fields
-from service.domain.version import Version
+from service.domain.version import Version, VersionSummary
 from service.errors import UnknownCheckpoint, UnknownVersion, VersionInUse
-from service.http.dependencies import ServicesDep, VersionPath
+from service.http.dependencies import MAX_VERSION, PageDep, ServicesDep, VersionPath
 from service.http.openapi import PARAMETERS, READ, WRITE, problems
 from service.http.schemas import reports
 from service.http.schemas import resources as schemas
@@ -24,11 +24,22 @@ router = APIRouter(prefix="/clients/{client}/versions", tags=["versions"])
 _WEIGHTS: Final = "application/octet-stream"
 
 
-@router.get("", summary="List versions", dependencies=[ANY_KEY], responses=problems(*READ))
-def list_versions(client: ClientPath, services: ServicesDep) -> schemas.VersionList:
-    """List the versions of a client, oldest first. Deleted versions are left out."""
+@router.get("", summary="List versions", dependencies=[ANY_KEY], responses=problems(*READ, PARAMETERS))
+def list_versions(
+    client: ClientPath,
+    services: ServicesDep,
+    page: PageDep,
+    after: Annotated[int, Query(ge=0, le=MAX_VERSION, description="only versions with a higher number")] = 0,
+) -> schemas.VersionList:
+    """List the versions of a client, oldest first. Deleted versions are left out.
+
+    The header `Link` leads to the next page.
+    """
     summary = services.clients.get(client)
-    infos = [_version_info(version, summary) for version in services.clients.versions(client)]
+    found = services.clients.versions(client, after, page.limit + 1)
+    if len(found) > page.limit:
+        page.link_next(found[page.limit - 1].number)
+    infos = [_version_info(version, summary) for version in found[: page.limit]]
     return schemas.VersionList(client=client, live=summary.live, versions=infos)
 
 
@@ -91,21 +102,19 @@ def download_weights(client: ClientPath, version: VersionPath, services: Service
     return Response(content, media_type=_WEIGHTS, headers=headers)
 
 
-def _version_info(version: Version, summary: ClientSummary) -> schemas.VersionInfo:
-    draft = version.draft
-    report = reports.Report.model_validate(report_fields(draft))
+def _version_info(version: VersionSummary, summary: ClientSummary) -> schemas.VersionInfo:
     return schemas.VersionInfo(
-        client=draft.client,
+        client=version.client,
         version=version.number,
-        parent=draft.parent,
-        classes=list(draft.classes),
-        samples=len(draft.samples),
+        parent=version.parent,
+        classes=list(version.classes),
+        samples=version.samples,
         aliases=sorted(name for name, move in summary.aliases.items() if move.version == version.number),
-        model=draft.meta_model,
-        weights=schemas.Weights(digest=draft.weights_digest, bytes=draft.weights_bytes),
-        support_accuracy=report.support_accuracy,
-        estimated_accuracy=report.estimated_accuracy,
-        gate=report.gate.decision,
+        model=version.meta_model,
+        weights=schemas.Weights(digest=version.weights_digest, bytes=version.weights_bytes),
+        support_accuracy=version.report["support_accuracy"],
+        estimated_accuracy=version.report["estimated_accuracy"],
+        gate=version.report["gate"]["decision"],
         created_at=version.created_at,
     )
 
@@ -114,7 +123,7 @@ def _version_details(version: Version, summary: ClientSummary) -> schemas.Versio
     draft = version.draft
     predictions = held_out_predictions(draft)
     return schemas.VersionDetails(
-        **dict(_version_info(version, summary)),
+        **dict(_version_info(VersionSummary.of(version), summary)),
         model_digest=draft.meta_model_digest,
         recipe=dict(draft.recipe),
         seed=draft.seed,

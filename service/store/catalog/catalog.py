@@ -6,7 +6,7 @@ live.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -26,6 +26,7 @@ from service.domain.version import (
     ServedVersion,
     Version,
     VersionDraft,
+    VersionSummary,
 )
 from service.errors import UnknownClient, VersionCorrupt, VersionInUse
 from service.store.catalog import copy as catalog_copy
@@ -33,7 +34,7 @@ from service.store.catalog import queries
 from service.store.catalog.integrity import row_problems
 from service.store.catalog.publishing import Publishing
 from service.store.catalog.queries import ClientRow, version_values
-from service.store.catalog.tables import ALIASES, CLIENT_SETTINGS, CLIENTS, SAMPLES, VERSIONS, with_checksum
+from service.store.catalog.tables import ALIASES, CLIENT_SETTINGS, CLIENTS, SAMPLES, VERSIONS, verify_row, with_checksum
 from service.store.ports import Database, utc_now
 
 
@@ -125,10 +126,18 @@ class Catalog:
             found = queries.find_client(connection, client)
             return None if found is None else queries.find_publication(connection, found, idempotency)
 
-    def clients(self) -> tuple[ClientSummary, ...]:
-        """Return all clients, by name."""
+    def clients(
+        self, names: Collection[str] | None = None, *, after: str = "", limit: int | None = None
+    ) -> tuple[ClientSummary, ...]:
+        """Return clients by name.
+
+        Args:
+            names: only clients of these names; None is all.
+            after: only clients whose names follow this one.
+            limit: number of clients at most; None is all.
+        """
         with self._reading() as connection:
-            return queries.client_summaries(connection)
+            return queries.client_summaries(connection, names, after=after, limit=limit)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all clients, including those with damaged rows."""
@@ -150,7 +159,7 @@ class Catalog:
     def client(self, client: str) -> ClientSummary:
         """Return a client. Raises UnknownClient."""
         with self._reading() as connection:
-            return queries.client_summaries(connection, queries.get_client(connection, client).name)[0]
+            return queries.client_summaries(connection, [queries.get_client(connection, client).name])[0]
 
     def version(self, client: str, number: int) -> Version:
         """Return a version. Raises UnknownClient, UnknownVersion (also if it was deleted)."""
@@ -181,6 +190,20 @@ class Catalog:
         with self._reading() as connection:
             return queries.read_versions(connection, queries.get_client(connection, client))
 
+    def version_summaries(self, client: str, *, after: int = 0, limit: int = 100) -> tuple[VersionSummary, ...]:
+        """Return at most `limit` versions that are not deleted, from the first number after `after`, oldest first.
+
+        Their samples are counted, and not read. Raises UnknownClient.
+        """
+        with self._reading() as connection:
+            found = queries.get_client(connection, client)
+            return queries.version_summaries(connection, found, after=after, limit=limit)
+
+    def version_numbers(self, client: str) -> tuple[int, ...]:
+        """Return the numbers of the versions that are not deleted, oldest first. Raises UnknownClient."""
+        with self._reading() as connection:
+            return queries.version_numbers(connection, queries.get_client(connection, client))
+
     def latest(self, client: str) -> Version | None:
         """Return the newest version that is not deleted, or None. None also for an unknown client."""
         with self._reading() as connection:
@@ -199,10 +222,20 @@ class Catalog:
         with self._reading() as connection:
             return queries.get_alias(connection, queries.get_client(connection, client), alias)
 
-    def history(self, client: str, *, at: datetime | None = None) -> tuple[AliasMove, ...]:
-        """Return all alias moves, oldest first; with `at` (UTC) only those made no later. Raises UnknownClient."""
+    def history(
+        self, client: str, *, at: datetime | None = None, after: int = 0, limit: int | None = None
+    ) -> tuple[AliasMove, ...]:
+        """Return the alias moves, oldest first; with `at` (UTC) only those made no later. Raises UnknownClient.
+
+        Args:
+            client: client name.
+            at: None is now.
+            after: number of moves to leave out from the start.
+            limit: number of moves at most; None is all.
+        """
         with self._reading() as connection:
-            return queries.alias_log(connection, queries.get_client(connection, client), at=at)
+            found = queries.get_client(connection, client)
+            return queries.alias_log(connection, found, at=at, after=after, limit=limit)
 
     def delete_version(self, client: str, number: int) -> Version:
         """Mark a version deleted; its samples and its need of blobs go, its number stays taken.
@@ -273,17 +306,23 @@ class Catalog:
             return settings
 
     @contextmanager
-    def holding(self, client: str) -> Iterator[frozenset[str]]:
+    def holding(self, client: str, digests: Collection[str] | None = None) -> Iterator[frozenset[str]]:
         """Block the client's publishes and deletions within the context, which gets the digests that its rows need.
 
-        The client need not exist. The context must be short and must not call the catalog.
+        With `digests` it gets those of them that are needed, which is much faster but verifies no row. The client need
+        not exist. The context must be short and must not call the catalog.
 
         Raises:
             StoreUnavailable: other writers held the client for too long.
         """
         with self._writing(client) as connection:
             found = queries.find_client(connection, client)
-            yield frozenset() if found is None else queries.required_blobs(connection, found)
+            if found is None:
+                yield frozenset()
+            elif digests is None:
+                yield queries.required_blobs(connection, found)
+            else:
+                yield queries.required_among(connection, found, digests)
 
     def export(self, path: Path) -> None:
         """Write everything, as of one moment, into a new file, without stopping the service.
@@ -310,9 +349,10 @@ class Catalog:
 
     def problems(self) -> tuple[str, ...]:
         """Return the damage in the database's files, in rows and between rows; empty if there is none."""
-        found = self._database.problems()
-        with self._database.reading() as connection:
-            return (*found, *row_problems(connection))
+        with self._database.snapshot() as database:
+            found = database.problems()
+            with database.reading() as connection:
+                return (*found, *row_problems(connection))
 
     def ping(self) -> None:
         """Raises StoreUnavailable if the catalog cannot be read."""
@@ -351,9 +391,11 @@ class Catalog:
 
 def _drop_samples(connection: Connection, client: ClientRow) -> None:
     """Record for every version that its samples are no longer kept."""
-    for version in queries.read_versions(connection, client, include_deleted=True):
-        without = replace(version, draft=replace(version.draft, samples_kept=False))
-        connection.execute(update(VERSIONS).where(_is_version(client, version)).values(version_values(without)))
+    kept = select(VERSIONS).where(VERSIONS.c.client_id == client.id, VERSIONS.c.samples_kept.is_(True))
+    for row in connection.execute(kept).mappings().all():
+        verify_row(VERSIONS, client.name, row, f"version {row['number']} of client {client.name!r}")
+        values = with_checksum(VERSIONS, client.name, {**row, "samples_kept": False})
+        connection.execute(update(VERSIONS).where(VERSIONS.c.id == row["id"]).values(values))
 
 
 def _is_version(client: ClientRow, version: Version) -> ColumnElement[bool]:

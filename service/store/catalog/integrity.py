@@ -61,9 +61,9 @@ def _checksum_problems(connection: Connection, table: Table) -> Iterator[str]:
 
 
 def _sample_problems(connection: Connection) -> Iterator[str]:
-    samples = read_samples(connection)
     query = select(VERSIONS.c.id, VERSIONS.c.number, VERSIONS.c.samples_seal, CLIENTS.c.name)
-    for row in connection.execute(query.outerjoin(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)):
+    for row in connection.execute(query.outerjoin(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)).all():
+        samples = read_samples(connection, select(VERSIONS.c.id).where(VERSIONS.c.id == row.id))
         if row.samples_seal != samples_checksum(samples.get(row.id, [])):
             yield f"table samples: those of version {row.number} of client {row.name!r} do not match their checksum"
 

@@ -6,12 +6,12 @@ The functions read on a connection that the caller has opened, and raise Version
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, select
+from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import (
@@ -24,6 +24,7 @@ from service.domain.version import (
     ServedVersion,
     Version,
     VersionDraft,
+    VersionSummary,
     unknown_score,
 )
 from service.errors import IdempotencyMismatch, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
@@ -44,6 +45,8 @@ from service.store.catalog.tables import (
 
 HIGHEST_NUMBER: Final = 2**31 - 1
 """The highest version number that the databases' integer columns hold."""
+
+_DIGESTS_PER_QUERY: Final = 500
 
 MOVE_COLUMNS: Final = ("alias", "revision", "version", "previous", "moved_at", "reason", "restores")
 
@@ -74,16 +77,20 @@ def get_client(connection: Connection, name: str) -> ClientRow:
     return client
 
 
-def client_summaries(connection: Connection, name: str | None = None) -> tuple[ClientSummary, ...]:
-    """Return all clients by name, or only the one of that name."""
+def client_summaries(
+    connection: Connection, names: Collection[str] | None = None, *, after: str = "", limit: int | None = None
+) -> tuple[ClientSummary, ...]:
+    """Return clients by name: all, or only those of the names; those that follow `after`, and at most `limit`."""
     not_deleted = and_(VERSIONS.c.client_id == CLIENTS.c.id, VERSIONS.c.deleted_at.is_(None))
     query = select(CLIENTS, func.count(VERSIONS.c.id).label("versions")).outerjoin(VERSIONS, not_deleted)
-    if name is not None:
-        query = query.where(CLIENTS.c.name == name)
-    rows = connection.execute(query.group_by(*CLIENTS.c).order_by(CLIENTS.c.name)).mappings().all()
+    if names is not None:
+        query = query.where(CLIENTS.c.name.in_(names))
+    query = query.where(CLIENTS.c.name > after).group_by(*CLIENTS.c).order_by(CLIENTS.c.name).limit(limit)
+    rows = connection.execute(query).mappings().all()
     for row in rows:
         verify_row(CLIENTS, "", row, f"client {row['name']!r}")
-    moves = current_moves(connection, None if name is None else [row["id"] for row in rows])
+    everything = names is None and not after and limit is None
+    moves = current_moves(connection, None if everything else [row["id"] for row in rows])
     return tuple(
         ClientSummary(row["name"], row["created_at"], row["versions"], row["latest"], moves.get(row["id"], {}))
         for row in rows
@@ -137,6 +144,27 @@ def read_versions(
     return versions if include_deleted else tuple(version for version in versions if version.deleted_at is None)
 
 
+def version_summaries(
+    connection: Connection, client: ClientRow, *, after: int, limit: int
+) -> tuple[VersionSummary, ...]:
+    """Return at most `limit` versions that are not deleted and have higher numbers than `after`, oldest first.
+
+    Their samples are counted, and not read.
+    """
+    count = select(func.count()).where(SAMPLES.c.version_id == VERSIONS.c.id).scalar_subquery()
+    query = select(VERSIONS, count.label("samples")).where(
+        VERSIONS.c.client_id == client.id, VERSIONS.c.number > after, VERSIONS.c.deleted_at.is_(None)
+    )
+    rows = connection.execute(query.order_by(VERSIONS.c.number).limit(limit)).mappings()
+    return tuple(_summary(row, client.name) for row in rows)
+
+
+def version_numbers(connection: Connection, client: ClientRow) -> tuple[int, ...]:
+    """Return the numbers of the versions that are not deleted, oldest first, without verifying their rows."""
+    query = select(VERSIONS.c.number).where(VERSIONS.c.client_id == client.id, VERSIONS.c.deleted_at.is_(None))
+    return tuple(connection.execute(query.order_by(VERSIONS.c.number)).scalars())
+
+
 def read_samples(connection: Connection, version_ids: Select[Any] | None = None) -> Mapping[int, list[SampleRef]]:
     """Return samples in order by the row id of their version, of all versions or of those selected."""
     query = select(SAMPLES)
@@ -187,6 +215,21 @@ def required_blobs(connection: Connection, client: ClientRow) -> frozenset[str]:
     """Return the digests of every blob that a version needs. Reads deleted versions too, to verify all rows."""
     versions = read_versions(connection, client, include_deleted=True)
     return frozenset().union(*(version.draft.required_blobs for version in versions if version.deleted_at is None))
+
+
+def required_among(connection: Connection, client: ClientRow, digests: Collection[str]) -> frozenset[str]:
+    """Return those of the digests that a version needs. Unlike `required_blobs`, it verifies no row and is fast."""
+    kept = select(VERSIONS.c.id).where(VERSIONS.c.client_id == client.id, VERSIONS.c.deleted_at.is_(None))
+    found: set[str] = set()
+    listed = sorted(digests)
+    for start in range(0, len(listed), _DIGESTS_PER_QUERY):
+        part = listed[start : start + _DIGESTS_PER_QUERY]
+        weights = kept.with_only_columns(VERSIONS.c.weights_digest).where(VERSIONS.c.weights_digest.in_(part))
+        with_samples = kept.where(VERSIONS.c.samples_kept.is_(True))
+        samples = select(SAMPLES.c.digest).where(SAMPLES.c.version_id.in_(with_samples), SAMPLES.c.digest.in_(part))
+        found.update(connection.execute(weights.distinct()).scalars())
+        found.update(connection.execute(samples.distinct()).scalars())
+    return frozenset(found)
 
 
 _SERVED: Final = (
@@ -288,14 +331,19 @@ def live_version(connection: Connection, client: ClientRow) -> int | None:
     return None if move is None else move.version
 
 
-def alias_log(connection: Connection, client: ClientRow, *, at: datetime | None = None) -> tuple[AliasMove, ...]:
-    """Return the client's alias moves, oldest first; with `at` only those made no later.
+def alias_log(
+    connection: Connection, client: ClientRow, *, at: datetime | None = None, after: int = 0, limit: int | None = None
+) -> tuple[AliasMove, ...]:
+    """Return the client's alias moves, oldest first, without the first `after`, and at most `limit`.
 
-    All rows are verified before any is filtered, so that a changed time cannot hide one.
+    With `at` only those made no later. All rows are then verified before any is filtered, so that a changed time cannot
+    hide one.
     """
     query = _select_moves().where(ALIAS_MOVES.c.client_id == client.id).order_by(ALIAS_MOVES.c.id)
-    moves = tuple(_move(row) for row in connection.execute(query).mappings())
-    return moves if at is None else tuple(move for move in moves if move.moved_at <= at)
+    if at is None:
+        return tuple(map(_move, connection.execute(query.offset(after).limit(limit)).mappings()))
+    moves = [move for move in map(_move, connection.execute(query).mappings()) if move.moved_at <= at]
+    return tuple(moves[after:] if limit is None else moves[after : after + limit])
 
 
 def rollback_target(connection: Connection, client: ClientRow, current: AliasMove) -> AliasMove | None:
@@ -303,18 +351,23 @@ def rollback_target(connection: Connection, client: ClientRow, current: AliasMov
 
     A rollback counts as the move that it restored, so that repeated rollbacks go further back.
     """
-    moves = {move.revision: move for move in alias_log(connection, client) if move.alias == current.alias}
-    if len(moves) < current.revision:
+    log = (ALIAS_MOVES.c.client_id == client.id, ALIAS_MOVES.c.alias == current.alias)
+    if connection.execute(select(func.count()).where(*log)).scalar_one() < current.revision:
         raise VersionCorrupt(f"the log of alias {current.alias!r} of {client.name!r} lacks rows; restore a backup")
     deleted = select(VERSIONS.c.number).where(VERSIONS.c.client_id == client.id, VERSIONS.c.deleted_at.is_not(None))
+    kept = and_(ALIAS_MOVES.c.version != current.version, ALIAS_MOVES.c.version.not_in(deleted))
+    moves = _select_moves().where(*log)
+    candidates = moves.where(or_(kept, ALIAS_MOVES.c.restores.is_not(None))).order_by(ALIAS_MOVES.c.revision.desc())
     skipped = {current.version, *connection.execute(deleted).scalars()}
     revision = current.restores or current.revision
-    while revision > 1:
-        before = moves[revision - 1]
-        if before.version not in skipped:
-            return moves[before.restores or before.revision]
+    while True:
+        below = candidates.where(ALIAS_MOVES.c.revision < revision).limit(1)
+        before = next(map(_move, connection.execute(below).mappings()), None)
+        if before is None:
+            return None
         revision = before.restores or before.revision
-    return None
+        if before.version not in skipped:
+            return _move(connection.execute(moves.where(ALIAS_MOVES.c.revision == revision)).mappings().one())
 
 
 def _select_moves() -> Select[Any]:
@@ -369,6 +422,22 @@ def _version(row: RowValues, client: str, samples: Sequence[SampleRef]) -> Versi
         samples_kept=row["samples_kept"],
     )
     return Version(row["number"], row["created_at"], draft, row["deleted_at"])
+
+
+def _summary(row: RowValues, client: str) -> VersionSummary:
+    _verify_version(row, client)
+    return VersionSummary(
+        client=client,
+        number=row["number"],
+        created_at=row["created_at"],
+        parent=row["parent"],
+        classes=tuple(row["classes"]),
+        samples=row["samples"],
+        meta_model=row["meta_model"],
+        weights_digest=row["weights_digest"],
+        weights_bytes=row["weights_bytes"],
+        report=row["report"],
+    )
 
 
 def _served(row: RowValues, client: str) -> ServedVersion:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -117,6 +118,15 @@ class SqliteDatabase(Database):
                 self._revision_reader = self._connect()
             number: int = self._revision_reader.execute("PRAGMA data_version").fetchone()[0]
             return number
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Database]:
+        """See `Database.snapshot`. With the rollback journal a reader holds up commits, so this copies the file."""
+        with tempfile.TemporaryDirectory(prefix="anole-snapshot-") as folder:
+            path = Path(folder) / self._path.name
+            self.copy_to(path)
+            with closing(SqliteDatabase(path, sync=False)) as copy:
+                yield copy
 
     def problems(self) -> tuple[str, ...]:
         with self.reading() as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from service.bootstrap import Services
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
-from service.domain.version import LIVE, AliasMove, ExpectedRevision, SampleRef, Version, VersionDraft
+from service.domain.version import LIVE, AliasMove, ExpectedRevision, SampleRef, Version, VersionDraft, VersionSummary
 from service.errors import (
     AliasConflict,
     NothingLive,
@@ -86,16 +86,20 @@ class FakeClients(Clients):
         self.moves[client].append(move)
         return move
 
-    def list(self) -> tuple[ClientSummary, ...]:
-        return tuple(self.get(name) for name in sorted(self.kept))
+    def list(
+        self, names: Collection[str] | None = None, after: str = "", limit: int | None = None
+    ) -> tuple[ClientSummary, ...]:
+        found = [name for name in sorted(self.kept) if name > after and (names is None or name in names)]
+        return tuple(self.get(name) for name in found[:limit])
 
     def get(self, client: str) -> ClientSummary:
         versions = self._of(client)
         aliases = {move.alias: move for move in self.moves.get(client, [])}
         return ClientSummary(client, NOON, len(versions), max(versions, default=0), aliases)
 
-    def versions(self, client: str) -> tuple[Version, ...]:
-        return tuple(self._of(client).values())
+    def versions(self, client: str, after: int = 0, limit: int = 1000) -> Sequence[VersionSummary]:
+        found = [version for number, version in self._of(client).items() if number > after]
+        return [VersionSummary.of(version) for version in found[:limit]]
 
     def version(self, client: str, number: int) -> Version:
         versions = self._of(client)
@@ -103,9 +107,12 @@ class FakeClients(Clients):
             raise UnknownVersion(f"client {client!r} has no version {number}")
         return versions[number]
 
-    def history(self, client: str, at: datetime | None = None) -> tuple[AliasMove, ...]:
+    def history(
+        self, client: str, at: datetime | None = None, after: int = 0, limit: int | None = None
+    ) -> tuple[AliasMove, ...]:
         self._of(client)
-        return tuple(move for move in self.moves[client] if at is None or move.moved_at <= at)
+        moves = [move for move in self.moves[client] if at is None or move.moved_at <= at]
+        return tuple(moves[after : None if limit is None else after + limit])
 
     def alias(self, client: str, alias: str) -> AliasMove:
         self._of(client)
@@ -205,7 +212,9 @@ class FakeAdaptation(IdempotentAdaptation):
 
     def _upgrade(self, command: AdaptCommand) -> AdaptOutcome:
         """Make a version of the model `larger` from the newest one."""
-        earlier = self.clients.versions(command.client)[-1]
+        earlier = list(self.clients.kept[command.client].values())[-1] if command.client in self.clients.kept else None
+        if earlier is None:
+            raise UnknownClient(command.client)
         if earlier.draft.meta_model == "larger":
             raise NothingToUpgrade(f"version {earlier.number} was adapted from 'larger' already")
         better = {**report(), "estimated_accuracy": 0.9, "interval": (0.8, 1.0)}

@@ -25,6 +25,7 @@ from service.client import (
     ServiceProblem,
     ServiceUnreachable,
     read_samples,
+    requests,
     with_parts,
 )
 from tests.in_process import Web
@@ -108,6 +109,23 @@ def test_predict_takes_paths_and_bytes(anole: Client, folder: Path) -> None:
     predicted = anole.predict("line", [folder / "good/1.png", PNG])
     assert [image.name for image in predicted.predictions] == ["1.png", "image-1"]
     assert (predicted.version, predicted.predictions[0].label) == (1, "bad")
+
+
+def test_every_page_of_a_list_is_read(anole: Client, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for client in ("line", "line", "line", "line-2", "line-3"):
+        anole.adapt(client, folder)
+    everything = (anole.clients(), anole.versions("line"), anole.history("line"))
+    monkeypatch.setattr(requests, "PAGE", 1)
+    assert (anole.clients(), anole.versions("line"), anole.history("line")) == everything
+    assert len(everything[2].moves) == 3
+
+
+def test_a_service_without_pages_is_asked_until_it_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "PAGE", 1)
+    info = {"client": "line", "created_at": "2026-03-01T12:00:00Z", "versions": 0, "latest": 0, "live": None}
+    answer = httpx.Response(200, json={"clients": [{**info, "aliases": []}]})
+    with Client(transport=httpx.MockTransport(lambda _: answer)) as client:
+        assert [each.client for each in client.clients()] == ["line"]
 
 
 def test_versions_aliases_history_and_weights(anole: Client, folder: Path) -> None:

@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load
+from sqlalchemy import Engine, event
 from torch import Tensor
 
 from service.domain.client import ClientSettings
-from service.domain.version import LIVE, Version
+from service.domain.version import LIVE, Version, VersionSummary
 from service.errors import (
     AliasConflict,
     InvalidName,
@@ -27,6 +29,7 @@ from service.errors import (
 from service.store.open_store import open_embedded
 from service.store.tensor_bytes import metadata_of
 from service.store.version_store import VersionStore, encode_sample
+from service.usecases import clients as usecase
 from service.usecases.clients import Clients
 from tests.contract.values import CLIENT, a_draft
 
@@ -55,11 +58,45 @@ def publish(store: VersionStore, value: float, client: str = CLIENT) -> Version:
 def test_versions_clients_and_aliases_are_found(store: VersionStore, clients: Clients) -> None:
     made = [publish(store, value) for value in (1.0, 2.0)]
     publish(store, 1.0, "line-2")
-    assert clients.versions(CLIENT) == tuple(made)
+    assert clients.versions(CLIENT) == [VersionSummary.of(version) for version in made]
     assert clients.version(CLIENT, 2) == made[1]
     assert [client.name for client in clients.list()] == [CLIENT, "line-2"]
     assert clients.get("line-2").versions == 1
     assert clients.alias(CLIENT, LIVE).version == 2
+
+
+def test_lists_are_read_in_pages(store: VersionStore, clients: Clients, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usecase, "VERSIONS_PER_READ", 2)
+    made = [VersionSummary.of(publish(store, value)) for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    for name in ("line-2", "line-3"):
+        publish(store, 1.0, name)
+    store.delete_version(CLIENT, 2)
+    kept = [made[0], *made[2:]]
+    pages = [clients.versions(CLIENT, after, limit) for after, limit in ((0, 3), (4, 3), (0, 4), (5, 9))]
+    assert pages == [kept[:3], kept[3:], kept, []]
+    assert [move.revision for move in clients.history(CLIENT, after=1, limit=3)] == [2, 3, 4]
+    late = datetime.now(UTC) + timedelta(days=1)
+    assert [move.revision for move in clients.history(CLIENT, late, 1, 3)] == [2, 3, 4]
+    assert clients.live(CLIENT) == clients.live(CLIENT, late) == 5
+    assert [client.name for client in clients.list(after=CLIENT, limit=1)] == ["line-2"]
+    assert [client.name for client in clients.list({"line-3", CLIENT, "unknown"})] == [CLIENT, "line-3"]
+    assert clients.list({CLIENT})[0].live == 5
+
+
+def test_a_list_of_versions_reads_no_sample(store: VersionStore, clients: Clients) -> None:
+    publish(store, 1.0)
+    read: list[str] = []
+
+    def record(*call: Any) -> None:
+        read.append(call[2])
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        assert clients.versions(CLIENT)[0].samples == 2
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+    assert read
+    assert not any("samples.digest" in statement for statement in read)
 
 
 def test_each_rollback_goes_one_version_further_back(store: VersionStore, clients: Clients) -> None:

@@ -140,6 +140,29 @@ def test_a_client_has_its_aliases_and_the_etag_of_live(two_versions: Web) -> Non
     assert two_versions("GET", "/clients").json() == {"clients": [body]}
 
 
+@pytest.mark.parametrize(
+    ("path", "entries", "following"),
+    [
+        ("/clients/line/versions", "versions", "/clients/line/versions?limit=1&after=1"),
+        ("/clients/line/history", "moves", "/clients/line/history?limit=1&after=1"),
+        ("/clients", "clients", "/clients?limit=1&after=line"),
+    ],
+)
+def test_every_list_has_pages(two_versions: Web, path: str, entries: str, following: str) -> None:
+    two_versions.adapt("line-2")
+    everything = two_versions("GET", path)
+    assert "link" not in everything.headers
+    first = two_versions("GET", f"{path}?limit=1")
+    assert first.headers["link"] == f'<{following}>; rel="next"'
+    second = two_versions("GET", following)
+    assert "link" not in second.headers
+    assert first.json()[entries] + second.json()[entries] == everything.json()[entries]
+    assert {**everything.json(), entries: []} == {**first.json(), entries: []} == {**second.json(), entries: []}
+    for wrong in ("limit=0", "limit=1001", "after=" + "9" * 70):
+        rejected = two_versions("GET", f"{path}?{wrong}")
+        assert (rejected.status_code, rejected.json()["code"]) == (422, "parameter_invalid")
+
+
 def test_versions_are_listed_and_read(two_versions: Web) -> None:
     listed = two_versions("GET", "/clients/line/versions").json()
     assert [(version["version"], version["aliases"]) for version in listed["versions"]] == [(1, []), (2, ["live"])]
