@@ -1,7 +1,7 @@
 """Makes a start with a quantised backbone: 8-bit integers in place of float32, for processors.
 
-onnxruntime then needs about two thirds of the time. Pass images like those that the start will see, a folder or .zip
-with one folder per class:
+A prediction then takes about three quarters of the time. Pass images like those that the start will see, a folder or
+.zip with one folder per class:
 
     python -m models.inference.quantise efficientnet-lite0 IMAGES OUT
 
