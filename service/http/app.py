@@ -25,9 +25,10 @@ from service import bootstrap
 from service.bootstrap import Services
 from service.http import problems
 from service.http.dependencies import Context
+from service.http.middleware.admission import AdmissionLimit, MemoryBudget
 from service.http.middleware.auth import AuthMiddleware
 from service.http.middleware.cors import cors
-from service.http.middleware.limits import ADAPT_ROUTES, AdmissionLimit, LimitsMiddleware, RouteLimits
+from service.http.middleware.limits import ADAPT_ROUTES, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, versions
@@ -44,6 +45,9 @@ _FORM: Final = "multipart/form-data"
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES
 """Images of predictions that wait or run at the same time."""
+
+MEMORY_BODIES: Final = 8
+"""Memory for the bodies of requests and what is unpacked from them, as a multiple of the largest body."""
 
 Build = Callable[[Settings], Services]
 
@@ -90,9 +94,17 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         build: opens and connects the use cases when the application starts.
     """
     telemetry = Telemetry()
-    adapting = AdmissionLimit("adapt", telemetry, settings.adapt_running + settings.adapt_waiting)
-    predicting = AdmissionLimit("predict", telemetry, MAX_IMAGES, MAX_IMAGES)
-    telemetry.add_metrics(lambda: {"adapt_taken": adapting.requests, "predict_taken": predicting.images})
+    memory = MemoryBudget(MEMORY_BODIES * max(settings.adapt_body_bytes, settings.predict_body_bytes))
+    places = settings.adapt_running + settings.adapt_waiting
+    adapting = AdmissionLimit("adapt", telemetry, places, memory=memory)
+    predicting = AdmissionLimit("predict", telemetry, MAX_IMAGES, MAX_IMAGES, memory)
+    telemetry.add_metrics(
+        lambda: {
+            "adapt_taken": adapting.requests,
+            "predict_taken": predicting.images,
+            "request_memory_bytes": memory.used_bytes,
+        }
+    )
     limits = {
         **dict.fromkeys(ADAPT_ROUTES, RouteLimits(admission=adapting)),
         ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting, "ANOLE_ADAPT_BODY_BYTES"),

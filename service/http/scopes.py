@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, cast
 
 from fastapi import Depends, Path, Request
+from starlette.types import Scope as ASGIScope
 
 from service.domain.client import validate_client_name
 from service.domain.key import Caller, Scope
@@ -49,6 +50,12 @@ ANY_KEY: Final[Any] = Depends(RequiredScope(None))
 def caller_of(request: Request) -> Caller:
     """Return who sent the request."""
     return cast(Caller, request.scope[CALLER])
+
+
+def caller_id(scope: ASGIScope) -> str:
+    """Return what tells callers apart: the prefix of the key, or the address where no key is needed."""
+    caller: Caller | None = scope.get(CALLER)
+    return (caller.prefix if caller else "") or str((scope.get("client") or ("",))[0])
 
 
 def accessible_client(request: Request, client: str) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import math
 import struct
+import sys
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -224,7 +225,12 @@ def check_size(upload: Upload, settings: Settings) -> Upload:
 
 
 class _BoundedParser(MultiPartParser):
-    """Starlette's parser, which also bounds each file while it arrives and requires the closing boundary."""
+    """Starlette's parser, which also bounds each file while it arrives and requires the closing boundary.
+
+    Files stay in memory, which `LimitsMiddleware` has taken for them, so that a full disk rejects no upload.
+    """
+
+    spool_max_size = sys.maxsize
 
     def __init__(self, request: Request, shape: FormShape, settings: Settings) -> None:
         super().__init__(
@@ -340,11 +346,18 @@ def reject_together(fields: Fields, names: Sequence[str]) -> None:
         raise ConflictingFields(f"fields {' and '.join(map(repr, given))} cannot be combined; give one of them")
 
 
-def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
+def unpack(
+    archive: Upload, settings: Settings, take_memory: Callable[[int], None] = lambda _size_bytes: None
+) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
     """Return the images of a zip archive with one folder per class, and as their labels the names of their folders.
 
     Sizes are limited and nothing is written. One folder around the class folders is allowed. Hidden files and files of
     operating systems are ignored.
+
+    Args:
+        archive: the zip file.
+        settings: the limits.
+        take_memory: is called with the size of all files before the first one is unpacked, and may raise.
 
     Raises:
         InvalidArchive: not a zip file, encrypted, damaged, without class folders, or with ".." in a path.
@@ -358,6 +371,7 @@ def unpack(archive: Upload, settings: Settings) -> tuple[tuple[Upload, ...], tup
         with zipfile.ZipFile(io.BytesIO(archive.content)) as opened:
             entries = _entries(opened, settings)
             labels = _folders_of([entry.filename for entry in entries])
+            take_memory(sum(entry.file_size for entry in entries))  # zipfile reads no more than that
             uploads = tuple(check_size(_read_entry(opened, entry, settings), settings) for entry in entries)
     except AnoleError:
         raise  # our own errors are more precise than those of zipfile

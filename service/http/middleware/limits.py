@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import RETRY_BUSY_S, Overloaded, RateExceeded
+from service.errors import Overloaded, RateExceeded
+from service.http.middleware.admission import AdmissionLimit, Slot
 from service.http.middleware.logging import ROUTE, UNLOGGED
 from service.http.problems import BodyTooLarge, UnsupportedMediaType, error_response, of_setting
-from service.telemetry import Telemetry
+from service.http.scopes import caller_id
 
 OTHER_BODY_BYTES: Final = 64 * 1024
 """Largest body of requests without `RouteLimits` of their own."""
@@ -43,94 +42,6 @@ _MAX_CALLERS: Final = 10_000
 def route_of(scope: Scope) -> tuple[str, str]:
     """Return the method and the path of a request, with "{client}" in place of a client's name."""
     return scope["method"], _CLIENT.sub("{client}", scope["path"])
-
-
-class AdmissionLimit:
-    """A limit of one kind of work. Thread-safe.
-
-    Args:
-        work: name of the work, for metrics and messages.
-        telemetry: counts rejected requests.
-        requests: how many requests may be read, wait or run at the same time.
-        images: how many images may wait or run at the same time. One request may bring more if it is the only one.
-    """
-
-    def __init__(self, work: str, telemetry: Telemetry, requests: int, images: float = math.inf) -> None:
-        self.work = work
-        self._telemetry = telemetry
-        self._max_requests = requests
-        self._max_images = images
-        self._requests = 0
-        self._images = 0
-        self._lock = threading.Lock()  # work ends in other threads
-
-    @property
-    def requests(self) -> int:
-        """Requests that are read, wait or run."""
-        return self._requests
-
-    @property
-    def images(self) -> int:
-        """Images that wait or run."""
-        return self._images
-
-    def admit(self) -> Slot:
-        """Admit a request.
-
-        Raises:
-            Overloaded: the limit is reached.
-        """
-        with self._lock:
-            if self._requests >= self._max_requests or self._images >= self._max_images:
-                raise self._overloaded()
-            self._requests += 1
-        return Slot(self)
-
-    def add_images(self, count: int) -> None:
-        """Count the images of an admitted request.
-
-        Raises:
-            Overloaded: there are too many images together with those of other requests.
-        """
-        with self._lock:
-            if self._images and self._images + count > self._max_images:
-                raise self._overloaded()
-            self._images += count
-
-    def release(self, images: int) -> None:
-        """Release a request and its images."""
-        with self._lock:
-            self._requests -= 1
-            self._images -= images
-
-    def _overloaded(self) -> Overloaded:
-        self._telemetry.refused.labels(self.work).inc()
-        return Overloaded(f"too many requests to {self.work} are waiting; try again in {RETRY_BUSY_S} s", RETRY_BUSY_S)
-
-
-class Slot:
-    """The place of one admitted request in its `AdmissionLimit`."""
-
-    def __init__(self, limit: AdmissionLimit) -> None:
-        self._limit = limit
-        self._images = 0
-        self._work: Future[Any] | None = None
-
-    def add_images(self, count: int) -> None:
-        """Count the images that the request brings. Raises Overloaded."""
-        self._limit.add_images(count)
-        self._images += count
-
-    def hold_until_done(self, work: Future[Any]) -> None:
-        """Keep the slot until `work` has ended or was cancelled, even if the request is answered before."""
-        self._work = work
-
-    def end_request(self) -> None:
-        """Release the slot now, or when its work has ended."""
-        if self._work is None:
-            self._limit.release(self._images)
-        else:
-            self._work.add_done_callback(lambda _: self._limit.release(self._images))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,11 +101,9 @@ class LimitsMiddleware:
             await self._limit_body(limits, scope, receive, send)
             return
         try:
-            slot = scope[SLOT] = limits.admission.admit()
+            slot = scope[SLOT] = limits.admission.admit(caller_id(scope))
         except Overloaded as error:
-            scope[ROUTE], scope[UNLOGGED] = route_of(scope)[1], True
-            await error_response(error, scope["path"])(scope, receive, send)
-            self._report(limits.admission)
+            await self._reject(error, limits.admission, scope, receive, send)
             return
         try:
             await self._limit_body(limits, scope, receive, send)
@@ -202,10 +111,18 @@ class LimitsMiddleware:
             slot.end_request()
 
     async def _limit_body(self, limits: RouteLimits, scope: Scope, receive: Receive, send: Send) -> None:
-        rejected = _check_headers(limits, Headers(scope=scope))
+        headers = Headers(scope=scope)
+        rejected = _check_headers(limits, headers)
         if rejected is not None:
             await error_response(rejected, scope["path"])(scope, receive, send)
             return
+        if limits.admission is not None:
+            slot: Slot = scope[SLOT]
+            try:
+                slot.take_memory(_body_bytes(limits, headers))
+            except Overloaded as error:
+                await self._reject(error, limits.admission, scope, receive, send)
+                return
         meter = _BodyMeter(receive, send, limits)
         try:
             await self._app(scope, meter.receive, meter.send)
@@ -215,7 +132,11 @@ class LimitsMiddleware:
         if meter.exceeded and not meter.started:
             await error_response(_too_large(limits), scope["path"])(scope, receive, send)
 
-    def _report(self, limit: AdmissionLimit) -> None:
+    async def _reject(
+        self, error: Overloaded, limit: AdmissionLimit, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        scope[ROUTE], scope[UNLOGGED] = route_of(scope)[1], True
+        await error_response(error, scope["path"])(scope, receive, send)
         self._unreported += 1
         now = self._clock()
         if now - self._reported_at >= _REPORT_S:
@@ -274,6 +195,14 @@ def _check_headers(limits: RouteLimits, headers: Headers) -> BodyTooLarge | Unsu
         sent = f"Content-Type {media_type!r}" if media_type else "no Content-Type"
         return UnsupportedMediaType(f"the body has {sent}; allowed: {' or '.join(limits.media_types)}")
     return None
+
+
+def _body_bytes(limits: RouteLimits, headers: Headers) -> int:
+    """The size of the body: as declared, else the largest that is allowed."""
+    declared = headers.get("content-length", "")
+    if declared.isdecimal():
+        return int(declared)
+    return limits.max_bytes if "transfer-encoding" in headers else 0
 
 
 def _too_large(limits: RouteLimits) -> BodyTooLarge:

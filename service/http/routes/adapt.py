@@ -22,8 +22,9 @@ from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
 from service.http.dependencies import Context, ContextDep, wait_for
+from service.http.middleware.admission import Slot
 from service.http.middleware.auth import ADAPTING
-from service.http.middleware.limits import SLOT, Slot
+from service.http.middleware.limits import SLOT
 from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import IMAGES, PARAMETERS, UPLOAD, WRITE, problems
 from service.http.problems import (
@@ -188,7 +189,7 @@ async def adapt(
     """
     form = await read_form(request, _SHAPE, context.settings)
     client = accessible_client(request, form.fields.required("client"))
-    make_command = partial(_command, form, client, key, context.settings)
+    make_command = partial(_command, form, client, key, request.scope[SLOT], context.settings)
     if context.settings.workers == 1 and "respond-async" in _preferences(prefer):
         return await _start_job(request, context, client, make_command)
     if form.fields.text("first") is not None:
@@ -299,9 +300,9 @@ def _preferences(header: str) -> set[str]:
     return {part.partition(";")[0].strip().lower() for part in header.split(",")}
 
 
-def _command(form: Form, client: str, key: str | None, settings: Settings) -> AdaptCommand:
+def _command(form: Form, client: str, key: str | None, slot: Slot, settings: Settings) -> AdaptCommand:
     fields = form.fields
-    uploads, labels = _samples(form, settings)
+    uploads, labels = _samples(form, slot, settings)
     return AdaptCommand(
         client=client,
         uploads=uploads,
@@ -313,11 +314,12 @@ def _command(form: Form, client: str, key: str | None, settings: Settings) -> Ad
         seed=fields.integer("seed", 0, _MAX_SEED),
         first=cast(Any, fields.choice("first", {"prototypes"}, "")) or None,
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
+        caller=slot.caller,
         idempotency=None if key is None else Idempotency(validate_idempotency_key(key), _digest(form)),
     )
 
 
-def _samples(form: Form, settings: Settings) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
+def _samples(form: Form, slot: Slot, settings: Settings) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
     """Return images and labels, from samples or from an archive."""
     samples, archives = form.files.get("samples", ()), form.files.get("archive", ())
     labels, parts = form.fields.all("labels"), form.fields.all("parts")
@@ -331,7 +333,7 @@ def _samples(form: Form, settings: Settings) -> tuple[tuple[Upload, ...], tuple[
         raise ConflictingFields(
             "'archive' contains the labels and no parts; send either 'archive' or 'samples' with 'labels' and 'parts'"
         )
-    return unpack(archives[0], settings)
+    return unpack(archives[0], settings, slot.take_memory)
 
 
 def _digest(form: Form) -> str:

@@ -10,7 +10,8 @@ from service.domain.client import validate_alias_name
 from service.domain.version import LIVE
 from service.errors import NothingLive, UnknownAlias, UnknownCheckpoint, UnknownVersion
 from service.http.dependencies import MAX_VERSION, ContextDep, wait_for
-from service.http.middleware.limits import SLOT, Slot
+from service.http.middleware.admission import Slot
+from service.http.middleware.limits import SLOT
 from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import IMAGES, READ, UPLOAD, problems
 from service.http.problems import MissingField
@@ -80,7 +81,7 @@ async def predict(request: Request, context: ContextDep) -> Response:
     client = accessible_client(request, fields.required("client"))
     slot: Slot = request.scope[SLOT]
     slot.add_images(len(images))
-    work = context.services.prediction.submit(client, images, _reference(fields))
+    work = context.services.prediction.submit(client, images, _reference(fields), slot.caller)
     slot.hold_until_done(work)
     outcome = await wait_for(request, work, context.settings.predict_s, setting="ANOLE_PREDICT_S")
     request.scope[LOG_FIELDS].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)

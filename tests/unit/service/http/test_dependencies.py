@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from service.errors import DeadlinePassed, Overloaded
 from service.http.dependencies import wait_for
-from service.http.middleware.limits import AdmissionLimit
+from service.http.middleware.admission import AdmissionLimit
 from service.runtime.predict_batcher import PredictBatcher
 from service.telemetry import Telemetry
 from tests.in_process import PNG, Web

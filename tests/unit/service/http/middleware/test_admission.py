@@ -13,7 +13,7 @@ import structlog
 
 from service.errors import Overloaded
 from service.http.app import MAX_IMAGES, create_app
-from service.http.middleware.limits import AdmissionLimit
+from service.http.middleware.admission import AdmissionLimit, MemoryBudget
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry
 from tests.in_process import PNG, Web, started
@@ -64,6 +64,62 @@ def test_images_are_counted_and_the_largest_request_is_admitted_alone() -> None:
     slots[2].end_request()
     slots[3].end_request()
     assert (limit.requests, limit.images) == (0, 0)
+
+
+def test_a_caller_is_admitted_up_to_an_equal_share_when_another_has_taken_all_places() -> None:
+    limit = AdmissionLimit("adapt", Telemetry(), requests=4)
+    for _ in range(4):
+        limit.admit("flood")
+    for _ in range(2):
+        limit.admit("other")
+    for caller in ("flood", "other"):
+        with pytest.raises(Overloaded):
+            limit.admit(caller)
+    limit.admit("third")
+
+
+def test_the_images_of_a_caller_are_admitted_beside_those_of_another_that_has_taken_all_places() -> None:
+    limit = AdmissionLimit("predict", Telemetry(), requests=64, images=64)
+    flood = [limit.admit("flood") for _ in range(4)]
+    flood[0].add_images(64)
+    with pytest.raises(Overloaded):
+        flood[1].add_images(64)
+    single, batch = limit.admit("single"), limit.admit("batch")
+    single.add_images(1)
+    batch.add_images(64)
+    with pytest.raises(Overloaded):
+        limit.admit("flood")
+    limit.admit("single").add_images(20)
+    for slot in (*flood, single, batch):
+        slot.end_request()
+    assert limit.images == 20
+
+
+def test_memory_is_shared_so_that_something_is_left_for_another_caller() -> None:
+    budget = MemoryBudget(100)
+    assert [budget.take("a", 20) for _ in range(4)] == [True, True, True, False]
+    assert budget.take("b", 30)
+    assert not budget.take("a", 1)
+    assert not budget.take("c", 31)
+    assert budget.take("c", 10)
+    for caller, count in [("a", 60), ("b", 30), ("c", 10)]:
+        budget.give_back(caller, count)
+    assert budget.take("a", 100)
+    assert budget.used_bytes == 100
+
+
+def test_a_request_takes_memory_for_its_body_and_gives_it_back() -> None:
+    memory = MemoryBudget(100)
+    limit = AdmissionLimit("adapt", Telemetry(), requests=9, memory=memory)
+    slot, work = limit.admit("a"), Future[int]()
+    slot.take_memory(30)
+    slot.take_memory(20)
+    slot.hold_until_done(work)
+    slot.end_request()
+    with pytest.raises(Overloaded):
+        limit.admit("b").take_memory(51)
+    work.set_result(0)
+    assert memory.used_bytes == 0
 
 
 @pytest.fixture
