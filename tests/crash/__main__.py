@@ -78,7 +78,8 @@ def traced(_arguments: argparse.Namespace) -> bool:
 def power(arguments: argparse.Namespace) -> bool:
     """Check every disk that a power loss during the same run could leave."""
     began = time.monotonic()
-    found = simulate_power_loss(record_run(EVERY_KIND), seed=arguments.seed)
+    kinds = [kind for kind in EVERY_KIND if kind != "backup"]  # SQLite writes a backup's catalog, which is not recorded
+    found = simulate_power_loss(record_run(kinds), seed=arguments.seed)
     print_result("disks that a power loss could leave", found, began)
     return bool(found.problems)
 

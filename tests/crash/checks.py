@@ -5,14 +5,17 @@
 * Every blob matches its digest.
 * A collection removes everything that no version needs.
 * The next publish continues the numbers.
+* The backup, once there is one, can be restored completely.
 
 The checks run in a process without seeded faults.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +23,11 @@ from typing import Final
 
 from models.errors import AnoleError
 from service.domain.version import LIVE
-from service.store.open_store import BLOBS_FOLDER, open_embedded
+from service.store.backup import MANIFEST
+from service.store.open_store import BLOBS_FOLDER, CATALOG_FILE, open_embedded
 from service.store.version_store import VersionStore
 from tests.crash.model import ClientState, Move, State, Step, states_during, wrong_result
-from tests.crash.steps import CLIENTS, perform, weights_digest
+from tests.crash.steps import BACKUP_FOLDER, CLIENTS, perform, weights_digest
 
 EXTRA: Final = 900_000
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -59,6 +63,7 @@ def check_store(folder: Path, state: State, events: Sequence[Event]) -> Checked:
             seen, _ = read_state(store, problems)
             problems += _unexpected_state(state, interrupted, seen)
             problems += _failed_check(store)
+            problems += _failed_restore(folder / BACKUP_FOLDER)
             problems += _publish_again(store, folder, seen, interrupted)
             store.collect(grace_s=0.0)
             seen, needed = read_state(store, problems)
@@ -122,6 +127,29 @@ def _failed_check(store: VersionStore) -> Iterator[str]:
     report = store.check()
     yield from (f"version {damage.version}: {damage.problem}" for damage in report.damages)
     yield from report.catalog_problems
+
+
+def _failed_restore(backup: Path) -> Iterator[str]:
+    """Yield what is wrong with the backup: it must be complete at every moment after the first one."""
+    if not (backup / MANIFEST).exists():
+        return
+    with tempfile.TemporaryDirectory(prefix="anole-crash-") as folder:
+        (Path(folder) / CATALOG_FILE).write_bytes(_empty_catalog())
+        with open_embedded(Path(folder), sync=False) as store:
+            try:
+                store.restore(backup)
+            except AnoleError as error:
+                yield f"the backup cannot be restored: {error}"
+            else:
+                yield from _failed_check(store)
+
+
+@functools.cache
+def _empty_catalog() -> bytes:
+    """Return the catalog of an empty store, since running every migration for each restore takes long."""
+    with tempfile.TemporaryDirectory(prefix="anole-crash-") as folder:
+        open_embedded(Path(folder), sync=False).close()
+        return (Path(folder) / CATALOG_FILE).read_bytes()
 
 
 def _incomplete_blobs(folder: Path, interrupted: Step | None) -> Iterator[str]:

@@ -10,11 +10,12 @@ import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from service.domain.version import Idempotency, Publication, Version, VersionDraft
 from service.errors import UnknownClient
-from service.store import maintenance
+from service.store import backup, maintenance
 from service.store.blobs import local as blobs_local
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog import publishing
@@ -212,6 +213,26 @@ def client_blobs_deleted_before_rows() -> None:
     _replace(maintenance, "delete_client", blobs_first)
 
 
+def published_for_deleted_client() -> None:
+    _replace(Publishing, "_require_client", lambda *_: None)
+
+
+def blobs_of_failed_version_kept() -> None:
+    _replace(maintenance, "discard", lambda *_: None)
+
+
+def backup_pruned_before_it_is_complete() -> None:
+    kept = backup._kept_generations
+
+    def prune_first(catalog: Catalog, folder: Path, generations: Any, keep: int) -> Any:
+        with backup._verified_catalog(folder, generations[0]) as path:
+            required, _ = backup._required_blobs(catalog, path)
+        backup._delete_unneeded(backup._Folder(folder, LocalBlobs(folder / backup.BLOBS)), [required])
+        return kept(catalog, folder, generations, keep)
+
+    _replace(backup, "_kept_generations", prune_first)
+
+
 def leftovers_not_removed() -> None:
     _replace(LocalBlobs, "sweep", lambda *_, **__: 0)
 
@@ -256,6 +277,21 @@ FAULTS: Final[dict[str, Fault]] = {
             "a client's blobs are erased before its rows",
             client_blobs_deleted_before_rows,
             ("publish", "delete_client"),
+        ),
+        Fault(
+            "a version is recorded for a client that was deleted meanwhile",
+            published_for_deleted_client,
+            ("publish", "deleted_between"),
+        ),
+        Fault(
+            "what was stored for a version that is not recorded stays",
+            blobs_of_failed_version_kept,
+            ("publish", "deleted_between"),
+        ),
+        Fault(
+            "a backup deletes old blobs before the new backup is complete",
+            backup_pruned_before_it_is_complete,
+            ("publish", "backup", "delete_client", "backup"),
         ),
         Fault(
             "leftovers of interrupted writes are never removed", leftovers_not_removed, ("abandoned_write", "collect")

@@ -86,7 +86,7 @@ def states_during(state: State, step: Step, result: int) -> list[State]:
     `result` is the result of the step; only a rollback needs it, for the version that it restored.
     """
     client_state = state.get(step.client, ClientState())
-    if step.kind == "delete_client":
+    if step.kind in ("delete_client", "deleted_between"):
         return [{name: other for name, other in state.items() if name != step.client}]
     if step.kind in COLLECTS:
         states = list(_collected(state))
@@ -118,6 +118,8 @@ def wrong_result(state: State, step: Step, result: int) -> str | None:
         right = {1 if before is None else before.revision + 1}
     elif step.kind == "roll_back":
         right = {0, *client_state.numbers()} - {0 if live is None else live.version} | {0}
+    elif step.kind == "backup":
+        right = {sum(len(other.versions) for other in state.values())}
     elif step.kind == "read":
         right = {0 if live is None else live.version}
     if result in right:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,14 @@ from torch import Tensor
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Idempotency, SampleRef, VersionDraft
-from service.errors import AliasConflict, NothingToRollBackTo, StoreUnavailable, UnknownAlias, VersionCorrupt
+from service.errors import (
+    AliasConflict,
+    ClientDeleted,
+    NothingToRollBackTo,
+    StoreUnavailable,
+    UnknownAlias,
+    VersionCorrupt,
+)
 from service.store.open_store import BLOBS_FOLDER
 from service.store.tensor_bytes import to_bytes
 from service.store.version_store import VersionStore, encode_sample
@@ -33,6 +41,8 @@ SHADES: Final = 5
 FIRST_UNIQUE: Final = 1_000_000
 """From this number on, each publish has samples and weights of its own."""
 UNFINISHED: Final = ".unfinished-"
+BACKUP_FOLDER: Final = "backup"
+"""Folder of the backup, in that of the store."""
 
 KINDS: Final = {
     "publish": 6,
@@ -50,13 +60,16 @@ KINDS: Final = {
     "collect_between": 1,
     "damaged_blob": 1,
     "delete_client": 1,
+    "deleted_between": 1,
+    "backup": 1,
 }
 """Every kind of step, and its relative frequency among random steps."""
 
 EVERY_KIND: Final = (
     "publish", "unsynced_rename", "keyed", "publish", "roll_back", "stale", "move", "abandoned_write", "collect",
     "keyed", "delete", "damaged_blob", "collect_between", "collected_blobs", "settings", "keyed", "collect",
-    "publish", "roll_back", "read", "delete_client", "publish", "collect",
+    "backup", "publish", "roll_back", "read", "delete_client", "publish", "collect", "backup", "deleted_between",
+    "publish", "backup",
 )  # fmt: skip
 """A short run with every kind of step."""
 
@@ -65,13 +78,15 @@ def choose(kind: str, state: State, i: int, client: str) -> Step | None:
     """Return a step of that kind, or None if it is not possible in this state."""
     client_state = state.get(client, ClientState())
     unaliased = [number for number in client_state.numbers() if number not in client_state.aliased()]
-    if kind in ("collect_between", "collected_blobs", "damaged_blob", "abandoned_write"):
+    if kind == "deleted_between" and not client_state.versions:
+        return None
+    if kind in ("collect_between", "collected_blobs", "damaged_blob", "abandoned_write", "deleted_between"):
         return Step(kind, client, FIRST_UNIQUE + i)
     if kind in ("publish", "keyed"):
         return Step(kind, client, i)
     if kind == "settings":
         return Step(kind, client, version=0 if client_state.keep_last else KEEP_LAST)
-    if kind == "collect":
+    if kind in ("collect", "backup"):
         return Step(kind, client)
     if kind == "delete":
         return Step(kind, client, version=unaliased[0]) if unaliased else None
@@ -126,7 +141,7 @@ def _store_blobs(store: VersionStore, step: Step) -> StoredBlobs:
     )
 
 
-def _publish(store: VersionStore, step: Step, stored: StoredBlobs) -> int:
+def _publish(store: VersionStore, step: Step, stored: StoredBlobs, client_created_at: datetime | None = None) -> int:
     samples, digest, size_bytes = stored
     draft = VersionDraft(
         client=step.client,
@@ -143,7 +158,9 @@ def _publish(store: VersionStore, step: Step, stored: StoredBlobs) -> int:
         batched_with=0,
     )
     key = Idempotency(f"request-{step.i}", digest) if step.kind == "keyed" else None
-    return store.publish(draft, (LIVE,), key).version.number
+    if client_created_at is None:
+        return store.publish(draft, (LIVE,), key).version.number
+    return store.publish(draft, (LIVE,), client_created_at=client_created_at).version.number
 
 
 def _publish_version(store: VersionStore, _folder: Path, step: Step) -> int:
@@ -165,6 +182,24 @@ def _publish_collected_blobs(store: VersionStore, _folder: Path, step: Step) -> 
         return _publish(store, step, stored)
     except StoreUnavailable:
         return 0
+
+
+def _publish_for_deleted_client(store: VersionStore, folder: Path, step: Step) -> int:
+    """Delete the client between blobs and row, as beside an adaptation. Return the number of blobs that remain."""
+    created_at = store.catalog.created_at(step.client)
+    stored = _store_blobs(store, step)
+    store.delete_client(step.client)
+    again = _store_blobs(store, step)  # the deletion came between the two halves of what the adaptation stores
+    try:
+        _publish(store, step, again, created_at)
+    except ClientDeleted:
+        store.discard(step.client, {*stored[0], stored[1]})
+    return sum(1 for _ in (folder / BLOBS_FOLDER).glob(f"{step.client}/*"))
+
+
+def _back_up(store: VersionStore, folder: Path, _step: Step) -> int:
+    """Return the number of versions in the backup."""
+    return store.back_up(folder / BACKUP_FOLDER, replace=True).versions
 
 
 def _abandon_write(store: VersionStore, folder: Path, step: Step) -> int:
@@ -276,4 +311,6 @@ _PERFORM: Final[dict[str, Callable[[VersionStore, Path, Step], int]]] = {
     "settings": _update_settings,
     "collect": _collect,
     "delete_client": _delete_client,
+    "deleted_between": _publish_for_deleted_client,
+    "backup": _back_up,
 }

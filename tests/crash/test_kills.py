@@ -37,7 +37,8 @@ def test_killed_before_any_write_of_a_first_publish_the_store_has_no_partial_ver
         ("publish", "publish", "roll_back"), ("publish", "publish", "delete"),
         ("publish", "abandoned_write", "collect"),
         ("publish",) * 4 + ("settings", "collect"), ("publish", "delete_client"),
-        ("damaged_blob",), ("collect_between",),
+        ("damaged_blob",), ("collect_between",), ("publish", "deleted_between"),
+        ("publish", "backup", "delete_client", "backup"),
     ],
     ids="-".join,
 )  # fmt: skip
