@@ -1,7 +1,8 @@
-"""A product under a fixed camera: pictures that differ in nothing but a small defect, sensor noise and exposure.
+"""A product under a fixed camera: pictures that differ in a small defect, position, exposure and sensor noise.
 
-All pictures of one `Fixture` show the same housing, holes, screws and print at the same place, up to a shift of a few
-pixels. Defective parts have one defect that changes 0.5 to 2 % of the picture's area.
+All pictures of one `Fixture` show the same housing, holes, screws and print at about the same place: each fixture has
+a play of its own, 1 to 3 % of the picture, by which parts are shifted. The exposure varies by 5 %. Defective parts have
+one defect that changes 0.5 to 2 % of the picture's area.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from models.errors import DatasetUnavailable
 SIDE: Final = 200
 """Height and width of the pictures in pixels."""
 
-MAX_SHIFT: Final = 3
-"""Maximum distance, in pixels and in each direction, of the product from its usual place."""
+MIN_PLAY, MAX_SHIFT = 2, 6
+"""Range of a fixture's play: the maximum distance of a part from its usual place in each direction, in pixels."""
 
 SMALLEST_DEFECT: Final = 0.005
 LARGEST_DEFECT: Final = 0.02
@@ -37,7 +38,7 @@ _SCALE: Final = 2  # the scene is drawn larger and averaged, for smooth edges an
 _SCENE: Final = (SIDE + 2 * MAX_SHIFT) * _SCALE
 _TEXT_HEIGHT: Final = 52  # of the font, in scene pixels
 _ATTEMPTS: Final = 200
-_CAMERA: Final = Camera(gradient=0.01, exposure=0.03, blur_units=0.15, noise=0.01, light_angle=0.8)
+_CAMERA: Final = Camera(gradient=0.01, exposure=0.05, blur_units=0.15, noise=0.01, light_angle=0.8)
 _CHARACTERS: Final = "ABCDEFGHKLMNPRSTUVXYZ23456789"
 _MATERIALS: Final = ((0.62, 0.63, 0.65), (0.2, 0.2, 0.21), (0.22, 0.36, 0.6), (0.7, 0.6, 0.35), (0.16, 0.42, 0.26))
 
@@ -87,10 +88,12 @@ class PhysicalPart:
     Attributes:
         defect: kind of its defect, or None for a good part.
         scene: float32 (side, side, 3), 0 to 1, as drawn: larger than a picture.
+        play: see `Fixture.play`.
     """
 
     defect: str | None
     scene: Field
+    play: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +115,17 @@ class Fixture:
     """A product under a fixed camera.
 
     Args:
-        generator: decides the layout, the surfaces and the print.
+        generator: decides the layout, the surfaces, the print and the play.
+
+    Attributes:
+        play: maximum distance of a part from its usual place in each direction, in pixels.
     """
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._layout = _new_layout(generator)
         self._surfaces = _surface(generator), _surface(generator)  # of the background and the housing
         self._sound = self._draw(self._layout)
+        self.play = int(generator.integers(MIN_PLAY, MAX_SHIFT, endpoint=True))
 
     def part(self, generator: np.random.Generator, defect: str | None = None) -> PhysicalPart:
         """Make a part.
@@ -131,13 +138,13 @@ class Fixture:
             DatasetUnavailable: there is no such kind of defect.
         """
         if defect is None:
-            return PhysicalPart(None, self._sound)
+            return PhysicalPart(None, self._sound, self.play)
         if defect not in DEFECT_KINDS:
             raise DatasetUnavailable(f"no defect {defect!r}; allowed: {', '.join(DEFECT_KINDS)}")
         for _ in range(_ATTEMPTS):
             scene = self._with_defect(generator, defect)
             if SMALLEST_DEFECT <= self.defect_area(scene) <= LARGEST_DEFECT:
-                return PhysicalPart(defect, scene)
+                return PhysicalPart(defect, scene, self.play)
         raise DatasetUnavailable(f"no {defect} of the allowed size after {_ATTEMPTS} attempts; use another generator")
 
     def defect_area(self, scene: Field) -> float:
@@ -148,8 +155,8 @@ class Fixture:
     def _with_defect(self, generator: np.random.Generator, defect: str) -> Field:
         if defect in _LAYOUT_CHANGES:
             return self._draw(_LAYOUT_CHANGES[defect](self._layout, generator))
-        if defect == "burr":
-            return _with_burr(self._sound, self._layout, generator)
+        if defect in _SCENE_CHANGES:
+            return _SCENE_CHANGES[defect](self._sound, self._layout, generator)
         return _with_mark(self._sound, _MARKS[defect], self._layout, generator)
 
     def _draw(self, layout: Layout) -> Field:
@@ -183,7 +190,8 @@ class Fixture:
 
 def photographs(part: PhysicalPart, generator: np.random.Generator, count: int) -> Bytes:
     """Photograph a part, each time with its own shift, exposure and noise: uint8 (count, 3, side, side)."""
-    offsets = generator.integers(0, 2 * MAX_SHIFT * _SCALE + 1, (count, 2))
+    middle, reach = MAX_SHIFT * _SCALE, part.play * _SCALE
+    offsets = generator.integers(middle - reach, middle + reach + 1, (count, 2))
     pictures = np.stack([_in_pixels(part.scene, int(x), int(y)) for x, y in offsets])  # (count, side, side, 3)
     brightness = np.asarray(pictures.mean(axis=3), dtype=np.float32)  # (count, side, side)
     tints = np.asarray((pictures / np.maximum(brightness, 1e-3)[..., None]).transpose(0, 3, 1, 2), dtype=np.float32)
@@ -284,6 +292,15 @@ def _without_hole(layout: Layout, generator: np.random.Generator) -> Layout:
     return replace(layout, holes=tuple(spot for index, spot in enumerate(layout.holes) if index != missing))
 
 
+def _with_moved_screw(layout: Layout, generator: np.random.Generator) -> Layout:
+    moved, angle = int(generator.integers(len(layout.screws))), generator.uniform(-np.pi, np.pi)
+    distance = generator.uniform(12, 24)
+    screw = layout.screws[moved]
+    place = replace(screw, x=screw.x + round(distance * np.cos(angle)), y=screw.y + round(distance * np.sin(angle)))
+    screws = (*layout.screws[:moved], place, *layout.screws[moved + 1 :])
+    return replace(layout, screws=screws)
+
+
 def _with_other_text(layout: Layout, generator: np.random.Generator) -> Layout:
     changed = list(layout.text)
     for place in generator.permutation(len(changed))[: int(generator.integers(2, 5))]:
@@ -310,6 +327,17 @@ def _with_burr(scene: Field, layout: Layout, generator: np.random.Generator) -> 
     return np.asarray(scene + cover * (np.minimum(colour, 1) - scene), dtype=np.float32)
 
 
+def _with_smear(scene: Field, layout: Layout, generator: np.random.Generator) -> Field:
+    """Wet print that was wiped along the line over one or two letters."""
+    width, reach = int(generator.integers(30, 70)), int(generator.integers(12, 30))
+    left, top = layout.text_at[0] + int(generator.integers(0, 150 - width)), layout.text_at[1] + 8
+    region = slice(top, top + _TEXT_HEIGHT), slice(left, left + width + reach)
+    shifted = [scene[region[0], left - step : left - step + width + reach] for step in range(reach)]
+    smeared = scene.copy()
+    smeared[region] = np.mean(shifted, axis=0, dtype=np.float32)
+    return smeared
+
+
 @dataclass(frozen=True, slots=True)
 class _Mark:
     """A mark on the surface: its family, and how it shows."""
@@ -331,9 +359,15 @@ _LAYOUT_CHANGES: Final[Mapping[str, Callable[[Layout, np.random.Generator], Layo
     "missing screw": _without_screw,
     "missing hole": _without_hole,
     "wrong print": _with_other_text,
+    "moved screw": _with_moved_screw,
 }
 
-DEFECT_KINDS: Final = (*_MARKS, *_LAYOUT_CHANGES, "burr")
+_SCENE_CHANGES: Final[Mapping[str, Callable[[Field, Layout, np.random.Generator], Field]]] = {
+    "burr": _with_burr,
+    "smeared print": _with_smear,
+}
+
+DEFECT_KINDS: Final = (*_MARKS, *_LAYOUT_CHANGES, *_SCENE_CHANGES)
 
 
 def _with_mark(scene: Field, mark: _Mark, layout: Layout, generator: np.random.Generator) -> Field:

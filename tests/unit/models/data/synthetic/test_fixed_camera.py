@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from models.data.synthetic.fixed_camera import (
     DEFECT_KINDS,
     LARGEST_DEFECT,
     MAX_SHIFT,
+    MIN_PLAY,
     SIDE,
     SMALLEST_DEFECT,
     Fixture,
@@ -27,9 +30,9 @@ def fixture() -> Fixture:
     return Fixture(generator(0))
 
 
-def best_aligned(picture: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def best_aligned(picture: np.ndarray, reference: np.ndarray, play: int) -> np.ndarray:
     """Mean difference per pixel, (side, side), at the whole shift where the pictures agree best."""
-    reach = 2 * MAX_SHIFT
+    reach = 2 * play
     inner = reference[:, reach:-reach, reach:-reach].astype(float)
     candidates = [
         np.abs(picture[:, y : y + inner.shape[1], x : x + inner.shape[2]].astype(float) - inner).mean(0)
@@ -66,7 +69,7 @@ def test_a_defect_changes_half_a_percent_to_two_percent_of_the_picture(fixture: 
 def test_good_parts_show_the_same_fixture_up_to_a_shift_noise_and_exposure(fixture: Fixture) -> None:
     pictures = photographs(fixture.part(generator(0)), generator(2), 4)
     assert fixture.defect_area(fixture.part(generator(3)).scene) == 0
-    differences = [best_aligned(picture, pictures[0]) for picture in pictures[1:]]
+    differences = [best_aligned(picture, pictures[0], fixture.play) for picture in pictures[1:]]
     assert all(0 < difference.mean() < 0.05 * 255 for difference in differences)
     assert any(not np.array_equal(picture, pictures[0]) for picture in pictures[1:])
 
@@ -74,14 +77,23 @@ def test_good_parts_show_the_same_fixture_up_to_a_shift_noise_and_exposure(fixtu
 def test_two_pictures_of_a_part_show_the_same_defect_and_differ_in_noise(fixture: Fixture) -> None:
     first, second, other = part_pictures(fixture, generator(4), "stain", parts=2, pictures_per_part=2)[:3]
     assert not np.array_equal(first.pixels, second.pixels)
-    same, different = (best_aligned(picture.pixels, first.pixels) for picture in (second, other))
+    same, different = (best_aligned(picture.pixels, first.pixels, fixture.play) for picture in (second, other))
     strong = 0.12 * 255
     assert (same > strong).mean() < 0.2 * (different > strong).mean()
 
 
+def test_parts_of_a_fixture_are_shifted_by_its_play_at_most() -> None:
+    assert {Fixture(generator(seed)).play for seed in range(40)} == set(range(MIN_PLAY, MAX_SHIFT + 1))
+    still = Fixture(generator(0)).part(generator(0))
+    firm, loose = (
+        photographs(replace(still, play=play), generator(1), 6).astype(float).mean(1) for play in (0, MAX_SHIFT)
+    )
+    assert np.abs(np.diff(loose, axis=0)).mean() > 2 * np.abs(np.diff(firm, axis=0)).mean()
+
+
 def test_fixtures_differ() -> None:
     first, second = (photographs(Fixture(generator(seed)).part(generator(0)), generator(0), 1)[0] for seed in (6, 7))
-    assert best_aligned(first, second).mean() > 0.05 * 255
+    assert best_aligned(first, second, MIN_PLAY).mean() > 0.05 * 255
 
 
 def test_an_unknown_kind_of_defect_is_named_with_the_allowed_ones(fixture: Fixture) -> None:
