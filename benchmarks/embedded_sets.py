@@ -187,10 +187,11 @@ def embed_for(files: LabelledSet, checkpoint: Checkpoint, cache: Path | None = N
         checkpoint: its net defines the input.
         cache: folder that keeps the features of a frozen backbone between runs.
     """
-    embed = input_function(checkpoint)
-    if cache is None or checkpoint.net_config.kind != "backbone":
+    embed, net = input_function(checkpoint), checkpoint.build_net()
+    if cache is None or not isinstance(net, BackboneNet):
         return embed_files(files, embed)
-    return embed_files(files, embed, cache / f"{files.name}-{files.digest[:12]}-{checkpoint.digest[:12]}.safetensors")
+    name = f"{files.name}-{files.digest[:12]}-{checkpoint.digest[:12]}-{net.embedding_count}.safetensors"
+    return embed_files(files, embed, cache / name)
 
 
 def input_function(checkpoint: Checkpoint) -> Embed:

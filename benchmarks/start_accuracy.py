@@ -25,7 +25,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -215,14 +215,15 @@ def parse_arguments() -> argparse.Namespace:
 def all_methods(files: LabelledSet, start: Checkpoint, small: Checkpoint, cache: Path | None) -> list[Method]:
     """The rows, the shipped start first."""
     features, images = embed_for(files, start, cache), embed_for(files, small)
+    pooled = replace(features, inputs=features.inputs[..., : start.build_net().feature_count])
     methods = [
         checkpoint_method("as shipped", start, features),
-        classifier("frozen, LDA", lda, features),
-        classifier("frozen, prototypes", prototypes, features),
+        classifier("frozen, LDA", lda, pooled),
+        classifier("frozen, prototypes", prototypes, pooled),
     ]
     weights = published_weights()
     if importlib.util.find_spec("sklearn") is not None and weights is not None:
-        methods.append(classifier("frozen, regression", regression_of_stages, features))
+        methods.append(classifier("frozen, regression", regression_of_stages, pooled))
         cached = cache and cache / f"{files.name}-{files.digest[:12]}-{start.digest[:12]}-last-layer.safetensors"
         last = embed_files(files, last_layer(start, weights), cached)
         methods.append(classifier("last layer, regression", regression_of_last_layer, last))

@@ -141,7 +141,9 @@ class InnerLoopConfig(_JsonRecord):
         shrinkage: of the "lda" head's covariance towards a multiple of the identity, above 0 to 1.
         feature_gains: of the "lda" head. "none"; "fisher", each feature is multiplied by the ratio of its variance
             between the classes to that within them, so that a few telling features are not drowned by thousands; or
-            "auto", cross-validation chooses between the two, and where there is none, it is "none".
+            "auto", cross-validation chooses between the two and `patch_memory`, and where there is none, it is "none".
+        patch_memory: of the "lda" head of a frozen backbone, without steps. It also compares images with stored support
+            images place by place (`models.nets.patch_memory`), for parts under a fixed camera.
         lr_multipliers: multipliers of the learning rate by weight name, including the head's; see `LrMultipliers`.
         clip_norm: largest global norm of a task's gradient; None does not clip.
         statistics: "frozen", normalise by the support's statistics, which the version stores, so that a prediction
@@ -156,7 +158,7 @@ class InnerLoopConfig(_JsonRecord):
     """
 
     silent_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"precision", "recompute", "flip_augment", "shrinkage", "feature_gains"}
+        {"precision", "recompute", "flip_augment", "shrinkage", "feature_gains", "patch_memory"}
     )
 
     steps: int
@@ -169,6 +171,7 @@ class InnerLoopConfig(_JsonRecord):
     head_scale: float = 5.0
     shrinkage: float = 0.5
     feature_gains: Literal["none", "fisher", "auto"] = "none"
+    patch_memory: bool = False
     lr_multipliers: LrMultipliers = ()
     clip_norm: float | None = None
     statistics: Literal["frozen", "batch"] = "frozen"
@@ -191,6 +194,12 @@ class InnerLoopConfig(_JsonRecord):
         _require(0 < self.shrinkage <= 1, "shrinkage", self.shrinkage, "a number above 0, at most 1")
         gains = ("none", "fisher", "auto")
         _require(self.feature_gains in gains, "feature_gains", self.feature_gains, ", ".join(gains))
+        _require(
+            not self.patch_memory or (self.head == "lda" and self.steps == 0),
+            "patch_memory",
+            self.patch_memory,
+            "only with the lda head, without steps",
+        )
         _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
         _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
         _require(self.precision in get_args(Precision), "precision", self.precision, ", ".join(get_args(Precision)))

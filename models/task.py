@@ -28,6 +28,7 @@ class Support:
         anchors: int64 indices of the rows that a prototype head starts from, at least one per class; None means all.
             Meta-training leaves samples out, so that features learn to bring unseen samples to their prototypes.
         views: rows per sample, such as an image and its mirror images.
+        groups: int64 (samples,), equal for samples that show the same object; None means that all show different ones.
 
     Raises:
         InvalidTask: a shape, type or label is not as described.
@@ -38,6 +39,7 @@ class Support:
     n_way: int
     anchors: Tensor | None = None
     views: int = 1
+    groups: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_inputs("support", self.inputs, self.labels)
@@ -66,6 +68,12 @@ class Support:
         """The samples as they are, without their further views: float32 (samples, ...)."""
         return self.inputs[: len(self) // self.views]
 
+    @property
+    def sample_groups(self) -> Tensor:
+        """Which samples show the same object: int64 (samples,)."""
+        samples = self.sample_labels
+        return torch.arange(len(samples), device=samples.device) if self.groups is None else self.groups.to(samples)
+
     def without(self, held_out: Tensor) -> Support:
         """The support without some samples and their views; all remaining rows are anchors.
 
@@ -73,12 +81,15 @@ class Support:
             held_out: bool (samples,).
         """
         kept = ~held_out.to(self.inputs.device).repeat(self.views)
-        return Support(self.inputs[kept], self.labels[kept], self.n_way, views=self.views)
+        groups = None if self.groups is None else self.groups[~held_out.to(self.groups.device)]
+        return Support(self.inputs[kept], self.labels[kept], self.n_way, views=self.views, groups=groups)
 
     def to(self, device: torch.device) -> Support:
         """Return the support with its tensors on `device`."""
         anchors = None if self.anchors is None else self.anchors.to(device)
-        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device), anchors=anchors)
+        groups = None if self.groups is None else self.groups.to(device)
+        inputs, labels = self.inputs.to(device), self.labels.to(device)
+        return replace(self, inputs=inputs, labels=labels, anchors=anchors, groups=groups)
 
     def with_flips(self) -> Support:
         """Return the support followed by its images flipped left-right, top-bottom, and both.

@@ -129,10 +129,14 @@ def adapt(
 
 
 def _batches(recipes: Sequence[InnerLoopConfig], batch_size: int) -> Iterator[range]:
-    """Split the tasks, in order, into batches of at most `batch_size` tasks with the same recipe."""
+    """Split the tasks, in order, into batches of at most `batch_size` tasks with the same recipe.
+
+    A task with a patch memory is a batch of its own: memories differ in shape.
+    """
     first = 0
     for task in range(1, len(recipes) + 1):
-        if task == len(recipes) or task - first == batch_size or recipes[task] != recipes[first]:
+        full = task - first == batch_size or recipes[first].patch_memory
+        if task == len(recipes) or full or recipes[task] != recipes[first]:
             yield range(first, task)
             first = task
 
@@ -165,7 +169,9 @@ def _adapt_batch(
     supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
     options = InnerLoopOptions(on_step=on_step)
     result = run_inner_loop(net, expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
-    collected = collect_statistics(net, result.weights, [support.inputs for support in result.supports])
+    collected: Sequence[SupportStatistics] | None = result.collected
+    if collected is None or loops[0].recipe.steps:  # the steps may have changed what statistics are measured with
+        collected = collect_statistics(net, result.weights, [support.inputs for support in result.supports])
     return [_adapted(result, task, collected[task]) for task in range(len(loops))]
 
 

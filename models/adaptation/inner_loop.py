@@ -22,7 +22,7 @@ from models.adaptation.gradients import GradientComputation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.nets import BackboneNet, Net, call_net, call_net_recording, heads
+from models.nets import BackboneNet, Net, call_net, call_net_recording, heads, patch_memory
 from models.task import Support
 from models.weights import Weights, join, trainable_copy
 
@@ -336,7 +336,10 @@ def _initial_head(
         return _InitialHead({name: starts[name][:, :ways] for name in (heads.WEIGHT, heads.BIAS)}, no_gain)
     if recipe.head == "lda":
         collected = collect_statistics(net, starts, [support.inputs for support in supports], memory_format)
-        return _lda_head(supports, _lda_options(net, recipe, padding_mask.device), ways, collected)
+        options = _lda_options(net, recipe, padding_mask.device)
+        if recipe.patch_memory:
+            return _memory_head(net, supports[0], options, collected[0])
+        return _lda_head(supports, options, ways, collected)
     anchors = [support.anchor_inputs() for support in supports]
     collected = collect_statistics(net, starts, [inputs for inputs, _ in anchors], memory_format)
     prototypes = torch.cat(
@@ -371,6 +374,30 @@ def _lda_head(
     level = torch.stack([head[heads.LEVEL] for head in made])  # (tasks,)
     gain = torch.ones(len(made), 1, 1, device=weight.device)
     return _InitialHead({heads.WEIGHT: weight, heads.BIAS: bias}, gain, {heads.LEVEL: level}, collected)
+
+
+def _memory_head(net: Net, support: Support, options: heads.LdaOptions, collected: SupportStatistics) -> _InitialHead:
+    """The LDA head of one task with a patch memory: the sum of one on the pooled features and one on the memory's.
+
+    All views of a sample have the memory's features of the sample itself: a flipped image shows the same differences.
+    """
+    if not isinstance(net, BackboneNet) or support.inputs.shape[-1] <= net.feature_count:
+        raise InvalidConfig("patch_memory needs the local features of a frozen backbone; use it without")
+    patches = support.samples[:, net.feature_count :]
+    memory, compared = patch_memory.build_memory(
+        patches, support.sample_labels, support.sample_groups, support.n_way
+    )  # compared: (samples, features)
+    pooled = _lda_head([support], options, support.n_way, [collected])
+    plain = heads.LdaOptions(options.shrinkage, options.scale)
+    own = heads.lda_head(compared, support.sample_labels, support.n_way, plain)
+    weights = {
+        heads.WEIGHT: torch.cat([pooled.weights[heads.WEIGHT], own[heads.WEIGHT][None]], dim=-1),
+        heads.BIAS: pooled.weights[heads.BIAS] + own[heads.BIAS],
+    }
+    extra = {heads.LEVEL: pooled.extra[heads.LEVEL] + own[heads.LEVEL]}
+    extra.update({name: tensor[None] for name, tensor in memory.items()})
+    features = torch.cat([collected.features, compared.repeat(support.views, 1)[None]], dim=-1)
+    return _InitialHead(weights, pooled.gain, extra, [SupportStatistics(collected.statistics, features)])
 
 
 def _batch(supports: Sequence[Support], rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

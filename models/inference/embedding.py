@@ -93,7 +93,7 @@ class OnnxEmbedder(Embedder):
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_external_initializers(list(weights), self._values)
-        image, self._extremes = net.config.image, net.extremes
+        image, self._net = net.config.image, net
         try:
             self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
             self._pooled = [output.name for output in self._session.get_outputs()] == [POOLED]
@@ -102,16 +102,20 @@ class OnnxEmbedder(Embedder):
             raise CheckpointInvalid(
                 f"the ONNX graph beside the checkpoint does not fit its backbone; export it again: {error}"
             ) from error
-        if features != net.feature_count:
+        expected = net.feature_count if self._pooled else net.embedding_count
+        if features != expected:
             raise CheckpointInvalid(
-                f"the ONNX graph beside the checkpoint gives {features} features, the net {net.feature_count}; export "
-                "it again or remove it"
+                f"the ONNX graph beside the checkpoint gives {features} features, the net {expected}; export it again "
+                "or remove it"
             )
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Embedder.embed`."""
         outputs: list[Floats] = self._session.run(None, {EMBED_IMAGES: images.numpy()})
-        return torch.from_numpy(outputs[0] if self._pooled else _pool(images.numpy(), outputs, self._extremes))
+        if self._pooled:
+            return torch.from_numpy(outputs[0])
+        pooled = torch.from_numpy(_pool(images.numpy(), outputs, self._net.extremes))
+        return torch.cat([pooled, self._net.patches([torch.from_numpy(maps) for maps in outputs])], dim=-1)
 
 
 def _pool(images: Floats, stages: Sequence[Floats], extremes: Sequence[int]) -> Floats:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models.config import NetConfig
 from models.errors import CheckpointInvalid
-from models.nets import Net, call_net, heads
+from models.nets import Net, call_net, heads, patch_memory
 from models.nets.backbone import standardised_length
 from models.nets.normalisation import fold
 from models.validation.novelty import in_distribution_score, novelty_distance
@@ -231,7 +231,7 @@ class FeaturePredictor(BatchPredictor):
     """Computes what follows a frozen backbone: `BackboneNet.forward` and the head.
 
     In numpy, because a torch call takes longer than this little arithmetic, and row by row, so that no bit depends on
-    the other images.
+    the other images. Only a `PatchMemory` is called in torch.
     """
 
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
@@ -240,10 +240,17 @@ class FeaturePredictor(BatchPredictor):
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
         return [self._run(request.weights.values, request.images) for request in requests]
 
-    def _run(self, weights: Mapping[str, Any], pooled: Floats) -> NetOutput:
+    def _run(self, weights: Mapping[str, Any], embedded: Floats) -> NetOutput:
+        pooled, patches = np.split(embedded, [len(weights["pooled.scale"])], axis=-1)
         standardised = pooled * weights["pooled.scale"] + weights["pooled.shift"]  # (images, features)
         length = np.sqrt(np.square(standardised).sum(-1, keepdims=True)) / np.float32(pooled.shape[-1] ** 0.5)
         features = standardised / np.maximum(length, _SHORTEST)
+        if patch_memory.PATCHES in weights:
+            compared = patch_memory.compare(
+                torch.from_numpy(patches),
+                *(torch.from_numpy(weights[name]) for name in patch_memory.NAMES),
+            )
+            features = np.concatenate([features, compared.numpy()], axis=-1)
         logits = np.vecdot(features[:, None], weights[heads.WEIGHT]) + weights[heads.BIAS]  # (images, n_way)
         return NetOutput(logits, features, length[:, 0])
 

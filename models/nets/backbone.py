@@ -22,6 +22,8 @@ from models.config import NetConfig
 from models.errors import InvalidConfig
 from models.nets.base import Net
 from models.nets.normalisation import Standardise
+from models.nets.patch_memory import PATCH_CHANNELS, PatchMemory, can_remember, projection
+from models.task import Support
 
 _EXTREME_SHARE = 0.02
 """Share of a map's pixels that count as its largest, and as its smallest."""
@@ -31,6 +33,9 @@ SPREAD_EPSILON = 1e-8
 
 _DEVIATION_FLOOR = 0.05
 """Smallest deviation of a feature, as a share of its mean absolute value. A few images may agree in it by chance."""
+
+_PLACES = range(100, 257)
+"""Numbers of places of a stage that gives local features: few enough to store, enough to find a small defect."""
 
 _PRIOR_COUNT = 30
 """Images that the prior of the features' variances counts for."""
@@ -65,6 +70,9 @@ class BackboneNet(Net):
     stage gives the mean, the standard deviation, and the means of the largest and the smallest 2 % of every channel.
     The image itself gives the mean and the standard deviation of every colour.
 
+    Behind these come local features: the maps of the last stage with about 12 x 12 places, projected to fewer channels.
+    They count only where the weights have a `PatchMemory`.
+
     Args:
         config: names the backbone and its stages.
 
@@ -72,6 +80,8 @@ class BackboneNet(Net):
         backbone: the pretrained module. Its parameters are frozen and belong to all tasks.
         extremes: of each stage, the number of pixels in 2 % of a map. It is the same for images of every shape, because
             shapes have about the same area.
+        patch_stage: index of the stage that gives local features, or None if no stage has a suitable size.
+        places: number of places of this stage, in square images.
     """
 
     def __init__(self, config: NetConfig, _generator: torch.Generator | None = None) -> None:
@@ -87,14 +97,38 @@ class BackboneNet(Net):
         groups = [channels for pixels in stages for channels in 4 * [pixels.shape[1]]]
         groups += 2 * [config.image.channels]
         self.feature_count = sum(groups)
+        suitable = [
+            index
+            for index, pixels in enumerate(stages)
+            if pixels.shape[-1] in _PLACES and pixels.shape[1] >= PATCH_CHANNELS
+        ]
+        self.patch_stage = suitable[-1] if suitable else None
+        self.places = stages[suitable[-1]].shape[-1] if suitable else 0
+        self.memory = PatchMemory()
         self.pooled = StandardiseSupport(groups)
         self.prior: CovariancePrior | None = None
 
     def embed(self, images: Tensor) -> Tensor:
-        """See `Net.embed`: the pooled maps of all stages, (batch, feature_count)."""
-        stages = zip(self.stage_maps(images), self.extremes, strict=True)
-        pooled = [_pool(pixels, extremes) for pixels, extremes in stages]
-        return torch.cat([*pooled, *_mean_and_deviation(images.flatten(2))], dim=-1)
+        """See `Net.embed`: the pooled maps of all stages, and local features: (batch, embedding_count)."""
+        stages = self.stage_maps(images)
+        pooled = [_pool(pixels, extremes) for pixels, extremes in zip(stages, self.extremes, strict=True)]
+        return torch.cat([*pooled, *_mean_and_deviation(images.flatten(2)), self.patches(stages)], dim=-1)
+
+    @property
+    def embedding_count(self) -> int:
+        """Numbers that `embed` returns for an image: `feature_count`, and those of the local features."""
+        return self.feature_count + PATCH_CHANNELS * self.places
+
+    def patches(self, stages: Sequence[Tensor]) -> Tensor:
+        """Local features, (batch, PATCH_CHANNELS * places), of the maps of all stages, (batch, channels, pixels) each.
+
+        Images of other shapes have a few places more or less; they are cut, or filled up with zeros.
+        """
+        if self.patch_stage is None:
+            return stages[0][:, :0, 0]
+        maps = stages[self.patch_stage]
+        projected = projection(maps.shape[1]).to(maps.device) @ maps
+        return F.pad(projected, (0, self.places - maps.shape[-1])).flatten(1)
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """Run the backbone: the maps of each stage, (batch, channels, pixels)."""
@@ -103,9 +137,20 @@ class BackboneNet(Net):
         return [_as_pixels(maps[index], self.config.stages[index]) for index in sorted(maps)]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Standardise pooled maps and scale each image's to a mean square of 1: (batch, feature_count), same shape."""
-        features: Tensor = F.normalize(self.pooled(inputs), dim=-1) * self.feature_count**0.5
-        return features
+        """Standardise pooled maps and scale each image's to a mean square of 1.
+
+        Returns:
+            (batch, feature_count); with a `PatchMemory`, its features behind them.
+        """
+        pooled = self.pooled(inputs[:, : self.feature_count])
+        features = F.normalize(pooled, dim=-1) * self.feature_count**0.5
+        return torch.cat([features, self.memory(inputs[:, self.feature_count :])], dim=-1)
+
+    def can_remember(self, support: Support) -> bool:
+        """Whether a `PatchMemory` of this support can be built."""
+        if support.inputs.shape[-1] <= self.feature_count:
+            return False
+        return can_remember(support.sample_labels, support.sample_groups, support.n_way)
 
     def adapted_part(self) -> BackboneNet:
         """See `Net.adapted_part`: the net without its backbone."""
@@ -128,14 +173,15 @@ def standardised_length(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """Root mean square of each image's standardised features, which `BackboneNet.forward` scales to 1.
 
     Args:
-        inputs: pooled maps, (..., batch, features).
+        inputs: embeddings, (..., batch, embedding_count), which begin with the pooled maps.
         scale: ``pooled.scale`` of folded weights, (..., features).
         shift: ``pooled.shift`` of folded weights, (..., features).
 
     Returns:
         (..., batch).
     """
-    return torch.addcmul(shift[..., None, :], inputs, scale[..., None, :]).square().mean(-1).sqrt()
+    pooled = inputs[..., : scale.shape[-1]]
+    return torch.addcmul(shift[..., None, :], pooled, scale[..., None, :]).square().mean(-1).sqrt()
 
 
 class StandardiseSupport(Standardise):

@@ -160,14 +160,14 @@ class Standardise(Normalisation):
 def fold(weights: Weights, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Multiply fixed statistics into the kernels, which then need no normalisation.
 
-    A convolution's scale and shift become its bias, a standardisation becomes one scale and one shift, and the head
-    stays as it is.
+    A convolution's scale and shift become its bias, a standardisation becomes one scale and one shift, and the head and
+    a patch memory stay as they are.
 
     Args:
         weights: of one task, or stacked, with kernels per task.
         statistics: name of a layer + ``.mean`` or ``.variance`` -> (channels,), or stacked.
     """
-    folded = {name: tensor for name, tensor in weights.items() if name.startswith("head.")}
+    folded = {name: tensor for name, tensor in weights.items() if name.startswith(("head.", "memory."))}
     for name in (key.removesuffix(".mean") for key in statistics if key.endswith(".mean")):
         mean, variance = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
         slope = torch.rsqrt(variance + EPSILON)

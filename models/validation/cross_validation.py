@@ -17,7 +17,7 @@ from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.inference.predict import fold_calibrated
-from models.nets import Net, call_net, heads
+from models.nets import BackboneNet, Net, call_net, heads
 from models.task import Support
 from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estimate_accuracy, fit_temperature
 from models.validation.folds import Folds, make_folds
@@ -195,11 +195,13 @@ class CrossValidator:
             groups: int64 (samples,), from `folds.group_samples`; a group is never divided.
         """
         labels = support.sample_labels.cpu()
+        support = replace(support, groups=groups)
         folds = make_folds(labels, groups, self.max_folds, torch.Generator().manual_seed(seed))
         parts = [support.without(folds.test_mask(fold)) for fold in range(folds.count)]
         seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
         inputs: list[InnerLoopInput] = []
-        for one in _recipes(recipe, folds):
+        remembered = isinstance(self.net, BackboneNet) and all(map(self.net.can_remember, [support, *parts]))
+        for one in _recipes(recipe, folds, remembered):
             recipes = [_fold_recipe(one, len(part) / len(support), part.inputs.device) for part in parts]
             inputs += [InnerLoopInput(support, one, seed), *map(InnerLoopInput, parts, recipes, seeds)]
         return CrossValidationPlan(tuple(inputs), folds)
@@ -260,12 +262,14 @@ class _HeldOutPredictions:
     train_share: float
 
 
-def _recipes(recipe: InnerLoopConfig, folds: Folds) -> list[InnerLoopConfig]:
+def _recipes(recipe: InnerLoopConfig, folds: Folds, can_remember: bool) -> list[InnerLoopConfig]:
     """The recipes to choose from: several only for `feature_gains` "auto", and only where there are folds."""
     if recipe.feature_gains != "auto":
         return [recipe]
-    plain = replace(recipe, feature_gains="none")
-    return [plain, replace(recipe, feature_gains="fisher")] if folds.count else [plain]
+    plain, gains = replace(recipe, feature_gains="none"), replace(recipe, feature_gains="fisher")
+    if not folds.count:
+        return [plain]
+    return [plain, gains, replace(gains, patch_memory=True)] if can_remember and not recipe.steps else [plain, gains]
 
 
 def _fold_recipe(recipe: InnerLoopConfig, share: float, device: torch.device) -> InnerLoopConfig:

@@ -36,7 +36,7 @@ _MOST_FLIPPED = 500
 """Of larger supports, a frozen backbone sees no flips: they would take four times as long and add little."""
 
 FEATURE_CACHE_BYTES = 64 * 2**20
-"""Of features kept between adaptations: 1,300 samples of the default start with their flips."""
+"""Of features kept between adaptations: 540 samples of the default start with their flips."""
 
 _STATISTICS = "statistics."
 """Prefix of the frozen statistics' names in a delta; every other name is a weight's."""
