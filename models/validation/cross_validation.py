@@ -37,6 +37,9 @@ MAX_FOLDS = 3
 CHOICE_MARGIN = 3
 """Held-out samples by which a recipe must be better to be chosen over the first one."""
 
+MEMORY_MARGIN = 2
+"""The same for a recipe with a patch memory, which is far worse where it does not fit, and so rarely wins by chance."""
+
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -207,15 +210,17 @@ class CrossValidator:
         return CrossValidationPlan(tuple(inputs), folds)
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
-        """Return the first candidate, unless another one predicts `CHOICE_MARGIN` more held-out samples correctly.
+        """Return the first candidate, unless another one predicts more held-out samples correctly, by a margin.
 
-        Its balanced accuracy must not be lower either, so that a large class does not decide alone.
+        The margin is `CHOICE_MARGIN`, or `MEMORY_MARGIN`. The balanced accuracy must not be lower either, so that a
+        large class does not decide alone.
         """
         if len(candidates) == 1:
             return candidates[0]
         scores = [self._held_out_scores(candidate) for candidate in candidates]
         best = max(range(len(candidates)), key=lambda index: scores[index])
-        wins = scores[best][0] >= scores[0][0] + CHOICE_MARGIN and scores[best][1] >= scores[0][1]
+        margin = MEMORY_MARGIN if candidates[best].recipe.patch_memory else CHOICE_MARGIN
+        wins = scores[best][0] >= scores[0][0] + margin and scores[best][1] >= scores[0][1]
         return candidates[best if wins else 0]
 
     def _held_out_scores(self, candidate: Candidate) -> tuple[int, float]:
