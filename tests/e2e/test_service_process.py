@@ -191,3 +191,4 @@ def test_a_start_says_what_it_loads_and_where_it_will_listen(running: Process) -
     assert starting["event"] == "starting"
     assert starting["url"] == running.url
     assert starting["model"].endswith("tiny.safetensors")
+    assert not any("\x1b" in line for line in running.printed)  # no colours without a terminal
