@@ -53,6 +53,7 @@ ENV PATH=/opt/anole/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     ANOLE_HOST=0.0.0.0 \
     ANOLE_PORT=8000 \
     ANOLE_DATA=/data \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,8 +25,14 @@ bootstrap.build(Settings(data=Path(sys.argv[1]), decoder_processes=0)).close()
 assert "onnxruntime" in sys.modules
 assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    home = tmp_path / "home"
+    home.mkdir()
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_", "ANOLE_"))}
+    environment = {**inherited, "HOME": str(home)}
+    command = [sys.executable, "-c", code, str(tmp_path / "data")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
+    assert list(home.iterdir()) == []  # its telemetry writes an id of the device there
 
 
 class CountingControl(JobControl):
