@@ -331,7 +331,7 @@ def _predictions(novelty: ClassMeans | Discriminants | None, output: NetOutput) 
     if isinstance(novelty, Discriminants):
         distance = np.exp(-output.logits.max(-1) / novelty.level)  # as `novelty_distance`
         if novelty.length is not None and output.lengths is not None:
-            distance *= np.maximum(output.lengths / np.float32(novelty.length), np.float32(1))
+            distance *= np.square(np.maximum(output.lengths / np.float32(novelty.length), np.float32(1)))
     else:
         nearest = novelty.means[output.logits.argmax(-1)]  # (images, features)
         distance = np.square(output.features - nearest).sum(-1) * novelty.gain**2  # (images,)

@@ -7,7 +7,7 @@ An adapted version also stores what tells whether an image shows any of its clas
 with a prototype or linear head store ``head.means`` (tasks, ways, features), the mean features of each class, and use
 ``head.gain`` (tasks,), which makes distances to them independent of the scale of the features. Versions with an LDA
 head store ``head.level`` (tasks,), the score that an image at the mean of its class gets; with a frozen backbone also
-``head.length`` (tasks,), the typical length of the standardised features that the head was made for.
+``head.length`` (tasks,), the length of the standardised features beyond which an image is far from the support.
 """
 
 from __future__ import annotations

@@ -31,16 +31,15 @@ def novelty_distance(weights: Weights, inputs: Tensor, features: Tensor, logits:
     if heads.LENGTH not in weights:  # a version of an earlier release, or a net without a frozen backbone
         return distance
     length = standardised_length(inputs, weights["pooled.scale"], weights["pooled.shift"])
-    return distance * (length / weights[heads.LENGTH][:, None]).clamp(min=1)
+    return distance * (length / weights[heads.LENGTH][:, None]).clamp(min=1).square()
 
 
 def discriminant_distance(logits: Tensor, level: Tensor) -> Tensor:
     """exp(-largest discriminant), relative to the discriminant at the mean of a class, for heads of LDA.
 
     An image that varies in no direction that tells the classes apart has discriminants near 0. The softmax would hide
-    this, because it keeps differences only. The discriminants see features of length 1, so that a black image may look
-    like the darkest class; multiplied by the length before that scaling, the distance still grows outside of what the
-    support shows.
+    this, because it keeps differences only. The discriminants see features of one length, so a black image may look
+    like the darkest class; `novelty_distance` therefore grows with an unusual length.
 
     Args:
         logits: (..., n_way), the discriminants.

@@ -148,6 +148,14 @@ def test_folds_have_seeds_of_their_own_and_fewer_steps_in_proportion(net: Net) -
     assert [(fold.recipe.steps, len(fold.support)) for fold in folds] == [(6, 12)] * 3
 
 
+def test_the_seed_of_the_version_decides_what_the_folds_hold_out(conv4: Net) -> None:
+    support, validator = clear_support(), CrossValidator(conv4, conv4.start())
+    first, again, other = (
+        validator.plan(support, RECIPE, seed, ungrouped(support)).folds.test_fold.tolist() for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
 def test_the_estimate_counts_each_part_once(net: Net) -> None:
     support = clear_support()
     groups = torch.arange(18) // 2
