@@ -22,7 +22,7 @@ from service.store.version_store import VersionStore
 MAX_PAGE: Final = 1000
 """Entries of a page of a list at most."""
 
-VERSIONS_PER_READ: Final = 50
+VERSIONS_PER_READ: Final = 10
 """Versions that are read in one transaction."""
 
 

@@ -394,8 +394,9 @@ def _drop_samples(connection: Connection, client: ClientRow) -> None:
     kept = select(VERSIONS).where(VERSIONS.c.client_id == client.id, VERSIONS.c.samples_kept.is_(True))
     for row in connection.execute(kept).mappings().all():
         verify_row(VERSIONS, client.name, row, f"version {row['number']} of client {client.name!r}")
-        values = with_checksum(VERSIONS, client.name, {**row, "samples_kept": False})
-        connection.execute(update(VERSIONS).where(VERSIONS.c.id == row["id"]).values(values))
+        seal = with_checksum(VERSIONS, client.name, {**row, "samples_kept": False})["seal"]
+        this = VERSIONS.c.id == row["id"]
+        connection.execute(update(VERSIONS).where(this).values(samples_kept=False, seal=seal))
 
 
 def _is_version(client: ClientRow, version: Version) -> ColumnElement[bool]:
