@@ -108,7 +108,13 @@ class Settings(BaseSettings):
     file_bytes: Bytes = Field(10 * _MIB, description="one image file")
     max_files: Count = Field(64, description="files in one request, or in one archive")
     max_steps: int = Field(100, ge=1, le=10_000, description="largest number of inner steps per request")
-    body_s: float = Field(30.0, gt=0, le=3600, description="time for the body of a request to arrive")
+    body_s: float = Field(
+        30.0, gt=0, le=3600, description="time for the body of a request to arrive, beside that for its bytes"
+    )
+    body_idle_s: float = Field(20.0, gt=0, le=3600, description="longest pause in the body of a request")
+    body_bytes_per_s: Bytes = Field(
+        32 * _KIB, description="a body gets one more second for each so many bytes that arrive"
+    )
 
     # Concurrency and time limits
     decoder_processes: int = Field(

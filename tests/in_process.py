@@ -19,7 +19,7 @@ from service.settings import load_settings
 PNG = b"\x89PNG fakes do not decode this"
 
 
-UNDESCRIBED = {"head_ambiguous", "body_too_large", "internal_error", "overloaded"}
+UNDESCRIBED = {"head_ambiguous", "body_too_large", "body_too_slow", "internal_error", "overloaded"}
 """Codes that every route can respond with. The description names them once."""
 
 

@@ -204,7 +204,7 @@ def _prepared(settings: Settings) -> bootstrap.Services:
 
 
 def _config(settings: Settings, app: Any) -> uvicorn.Config:
-    deadlines = Deadlines(head_s=min(Deadlines().head_s, settings.body_s), body_s=settings.body_s)
+    deadlines = Deadlines(head_s=min(Deadlines().head_s, settings.body_s))
     return DeadlinedConfig(
         app,
         deadlines,

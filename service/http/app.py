@@ -28,7 +28,7 @@ from service.http.dependencies import Context
 from service.http.middleware.admission import AdmissionLimit, MemoryBudget
 from service.http.middleware.auth import AuthMiddleware
 from service.http.middleware.cors import cors
-from service.http.middleware.limits import ADAPT_ROUTES, LimitsMiddleware, RouteLimits
+from service.http.middleware.limits import ADAPT_ROUTES, BodyPace, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, versions
@@ -112,6 +112,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
             settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"
         ),
     }
+    pace = BodyPace(settings.body_s, settings.body_idle_s, settings.body_bytes_per_s)
     app = Application(
         title="Anole",
         version=metadata.version("anole"),
@@ -126,7 +127,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
             Middleware(RequestMiddleware, telemetry=telemetry),
             *cors(settings.cors_origins),
             Middleware(AuthMiddleware, settings=settings, telemetry=telemetry),
-            Middleware(LimitsMiddleware, limits=limits),
+            Middleware(LimitsMiddleware, limits=limits, pace=pace),
         ],
     )
     app.routers = ROUTERS

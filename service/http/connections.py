@@ -1,7 +1,7 @@
 """Connections of the web server with time limits, and with a limit on the size of request headers.
 
 uvicorn only closes idle connections, and httptools accepts headers of any size. This adds time limits for the headers
-and body of a request, for what remains of a body after the response, and for reading a response.
+of a request, for what remains of a body after the response, and for reading a response.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.http.problems import BAD_REQUEST, HEAD_TOO_LONG, problem_response
 
-Awaited = Literal["head", "body", "leftover"]
+Awaited = Literal["head", "leftover"]
 
 HEAD_BYTES: Final = 16 * 1024
 """Largest request line and headers together; longer ones get a 400 and the connection is closed."""
@@ -108,20 +108,18 @@ class Deadlines:
 
     Attributes:
         head_s: from the first byte of a request, or the start of the connection, to the end of the headers.
-        body_s: from there to the end of the body.
         reader_s: for the client to read what it has been sent.
         connections: open at the same time. A further one takes the place of the connection that has been without a
             request for longest, for `MIN_IDLE_S` at least; if there is none, the further one is closed.
     """
 
     head_s: float = 10.0
-    body_s: float = 30.0
     reader_s: float = 30.0
     connections: int = 4096
 
     def of(self, awaited: Awaited) -> float:
         """Return the time limit for what is awaited."""
-        return {"head": self.head_s, "body": self.body_s, "leftover": LEFTOVER_S}[awaited]
+        return {"head": self.head_s, "leftover": LEFTOVER_S}[awaited]
 
 
 class DeadlinedConfig(uvicorn.Config):
@@ -213,7 +211,7 @@ class DeadlinedHttp(BoundedHttp):
         if cycle is None:
             return "head"
         if not cycle.response_complete:
-            return "body" if cycle.more_body else None
+            return None  # `LimitsMiddleware` limits the time of the body, and responds when it is over
         if cycle.more_body:
             return "leftover"
         return "head" if self.timeout_keep_alive_task is None else None

@@ -30,6 +30,7 @@ from service.http.problems import (
     MEDIA_TYPE,
     PROBLEMS,
     BodyTooLarge,
+    BodyTooSlow,
     ConflictingFields,
     DuplicateField,
     FileTooLarge,
@@ -49,8 +50,8 @@ DESCRIPTION: Final = """Few-shot image classification.
 Send a few labelled images to `/adapt` to make a version for a client. Send images to `/predict` to classify them.
 
 Errors are RFC 9457 problems with a stable `code`. Besides the codes that each route lists, every response can
-have the code `bad_request`, `head_ambiguous` or `head_too_long` (400), `body_too_large` (413), `internal_error` (500)
-or `overloaded` (503)."""
+have the code `bad_request`, `head_ambiguous` or `head_too_long` (400), `body_too_slow` (408), `body_too_large` (413),
+`internal_error` (500) or `overloaded` (503)."""
 
 READ: Final = (InvalidName, UnknownClient, StoreUnavailable, VersionCorrupt)
 """Errors of routes that read from a client."""
@@ -66,6 +67,7 @@ UPLOAD: Final = (
     DuplicateField,
     InvalidField,
     ConflictingFields,
+    BodyTooSlow,
     BodyTooLarge,
     FileTooLarge,
     UnsupportedMediaType,

@@ -40,6 +40,10 @@ class BodyTooLarge(RequestRejected):
     """The body has more bytes than the route allows."""
 
 
+class BodyTooSlow(RequestRejected):
+    """The body arrives too slowly, or not at all."""
+
+
 class FileTooLarge(RequestRejected):
     """An uploaded file has more bytes than allowed."""
 
@@ -121,6 +125,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     InvalidPrecondition: Problem(422, "precondition_invalid", "Malformed precondition"),
     InvalidArchive: Problem(422, "archive_invalid", "Invalid archive"),
     ArchiveTooLarge: Problem(413, "archive_too_large", "Archive too large"),
+    BodyTooSlow: Problem(408, "body_too_slow", "Request body too slow"),
     BodyTooLarge: Problem(413, "body_too_large", "Request body too large"),
     FileTooLarge: Problem(413, "file_too_large", "File too large"),
     UnsupportedMediaType: Problem(415, "media_type_unsupported", "Unsupported media type"),
@@ -303,7 +308,7 @@ def _headers(error: Exception, problem: Problem) -> dict[str, str]:
         return {"Retry-After": str(error.retry_after_s)}
     if problem.status == 401:
         return {"WWW-Authenticate": 'Bearer realm="anole"'}
-    if problem.code == "head_ambiguous":
+    if problem.code in {"head_ambiguous", "body_too_slow"}:
         return {"Connection": "close"}
     if problem.code == "store_unavailable":
         return {"Retry-After": str(serving.RETRY_UNAVAILABLE_S)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import time
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import Overloaded, RateExceeded
 from service.http.middleware.admission import AdmissionLimit, Slot
 from service.http.middleware.logging import ROUTE, UNLOGGED
-from service.http.problems import BodyTooLarge, UnsupportedMediaType, error_response, of_setting
+from service.http.problems import BodyTooLarge, BodyTooSlow, UnsupportedMediaType, error_response, of_setting
 from service.http.scopes import caller_id
 
 OTHER_BODY_BYTES: Final = 64 * 1024
@@ -42,6 +43,40 @@ _MAX_CALLERS: Final = 10_000
 def route_of(scope: Scope) -> tuple[str, str]:
     """Return the method and the path of a request, with "{client}" in place of a client's name."""
     return scope["method"], _CLIENT.sub("{client}", scope["path"])
+
+
+@dataclass(frozen=True, slots=True)
+class BodyPace:
+    """How slowly a body may arrive, as in Apache's mod_reqtimeout.
+
+    Attributes:
+        body_s: seconds for a body without bytes; it gets one more second for each `bytes_per_s` that arrive.
+        idle_s: longest pause in seconds.
+        bytes_per_s: lowest rate, on average, of a body that takes longer than `body_s`.
+    """
+
+    body_s: float = 30.0
+    idle_s: float = 20.0
+    bytes_per_s: int = 32 * 1024
+
+    def left_s(self, seconds: float, received: int) -> float:
+        """Return the seconds that are left after so many seconds and bytes."""
+        return max(0.0, self.body_s + received / self.bytes_per_s - seconds)
+
+    def stalled(self, received: int) -> BodyTooSlow:
+        """The error of a body that has paused for too long."""
+        return BodyTooSlow(
+            f"no byte of the body arrived for {self.idle_s:g} s, which is the limit (ANOLE_BODY_IDLE_S); {received} "
+            "bytes arrived before: send the request again"
+        )
+
+    def too_slow(self, seconds: float, received: int) -> BodyTooSlow:
+        """The error of a body that arrives too slowly."""
+        return BodyTooSlow(
+            f"{received} bytes of the body arrived in {seconds:.0f} s; allowed are {self.body_s:g} s (ANOLE_BODY_S), "
+            f"and one more for each {self.bytes_per_s} bytes that arrive (ANOLE_BODY_BYTES_PER_S): send fewer or "
+            "smaller files in one request"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +111,7 @@ class LimitsMiddleware:
         app: the wrapped application.
         limits: what `route_of` returns -> the limits of the route. Other routes for PUT and PATCH take JSON, and the
             rest any media type.
+        pace: how slowly a body may arrive.
         clock: monotonic seconds.
     """
 
@@ -83,10 +119,12 @@ class LimitsMiddleware:
         self,
         app: ASGIApp,
         limits: Mapping[tuple[str, str], RouteLimits],
+        pace: BodyPace = BodyPace(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._limits = limits
+        self._pace = pace
         self._clock = clock
         self._log = structlog.get_logger("anole.admission")
         self._unreported, self._reported_at = 0, -math.inf
@@ -123,14 +161,14 @@ class LimitsMiddleware:
             except Overloaded as error:
                 await self._reject(error, limits.admission, scope, receive, send)
                 return
-        meter = _BodyMeter(receive, send, limits)
+        meter = _BodyMeter(receive, send, limits, self._pace)
         try:
             await self._app(scope, meter.receive, meter.send)
-        except BodyTooLarge:
-            if not meter.exceeded:
+        except (BodyTooLarge, BodyTooSlow):
+            if meter.error is None:
                 raise
-        if meter.exceeded and not meter.started:
-            await error_response(_too_large(limits), scope["path"])(scope, receive, send)
+        if meter.error is not None and not meter.started:
+            await error_response(meter.error, scope["path"])(scope, receive, send)
 
     async def _reject(
         self, error: Overloaded, limit: AdmissionLimit, scope: Scope, receive: Receive, send: Send
@@ -145,30 +183,56 @@ class LimitsMiddleware:
 
 
 class _BodyMeter:
-    """Counts the bytes of a body. Beyond the limit it raises, and drops whatever the application answers."""
+    """Counts the bytes of a body and the time that it takes.
 
-    def __init__(self, receive: Receive, send: Send, limits: RouteLimits) -> None:
+    Beyond the limits it raises, and drops whatever the application responds.
+
+    Attributes:
+        error: what was raised.
+        started: whether the response has begun.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limits: RouteLimits, pace: BodyPace) -> None:
         self._receive = receive
         self._send = send
         self._limits = limits
+        self._pace = pace
+        self._clock = asyncio.get_running_loop().time
+        self._started_s = self._clock()
         self._received = 0
-        self.exceeded = False
+        self._complete = False
+        self.error: BodyTooLarge | BodyTooSlow | None = None
         self.started = False
 
     async def receive(self) -> Message:
-        message = await self._receive()
+        """Receive the next message of the request; after the body, wait without a time limit."""
+        message = await (self._receive() if self._complete else self._receive_in_time())
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
             if self._received > self._limits.max_bytes:
-                self.exceeded = True
-                raise _too_large(self._limits)
+                self.error = _too_large(self._limits)
+                raise self.error
         return message
 
     async def send(self, message: Message) -> None:
-        if self.exceeded and not self.started:
+        """Send a message of the response, unless the body was rejected before."""
+        if self.error is not None and not self.started:
             return
         self.started = True
         await self._send(message)
+
+    async def _receive_in_time(self) -> Message:
+        left_s = self._pace.left_s(self._clock() - self._started_s, self._received)
+        try:
+            async with asyncio.timeout(min(self._pace.idle_s, left_s)):
+                return await self._receive()
+        except TimeoutError:
+            if self._pace.idle_s < left_s:
+                self.error = self._pace.stalled(self._received)
+            else:
+                self.error = self._pace.too_slow(self._clock() - self._started_s, self._received)
+            raise self.error from None
 
 
 def _takes_json(scope: Scope) -> bool:

@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from service.http.connections import LEFTOVER_S, MIN_IDLE_S, DeadlinedConfig, DeadlinedHttp, Deadlines
 
-DEADLINES = Deadlines(head_s=10.0, body_s=30.0, reader_s=20.0, connections=3)
+DEADLINES = Deadlines(head_s=10.0, reader_s=20.0, connections=3)
 HEAD = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
 
 
@@ -145,22 +145,6 @@ def test_headers_that_are_sent_slowly_are_closed_at_the_time_limit(
         wire.protocol.data_received(bytes([letter]))
         loop.pass_s(1.1)
     assert wire.aborted
-
-
-def test_a_body_that_is_sent_slowly_is_closed_and_the_application_is_notified(
-    connect: Callable[[], Wire], loop: FakeClockLoop, app: Answering
-) -> None:
-    wire = connect()
-    loop.pass_s(9)
-    wire.protocol.data_received(HEAD)
-    for letter in b"hel":
-        loop.pass_s(9.9)
-        assert not wire.closed
-        wire.protocol.data_received(bytes([letter]))
-    loop.pass_s(0.4)
-    assert wire.aborted
-    loop.run_ready()
-    assert app.disconnected == 1
 
 
 def test_slow_work_does_not_close_the_connection(
