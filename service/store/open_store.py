@@ -159,7 +159,7 @@ def _connect(location: StoreLocation, failures: SyncFailures, missing: Missing, 
         if missing == "reject":
             raise _no_store(location)
         _make_writable(path.parent, sync=sync)
-    return SqliteDatabase(path, sync=sync, sync_failures=failures)
+    return SqliteDatabase(path, sync=sync, sync_failures=failures, reserve=True)
 
 
 def _open_blobs(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Blobs:

@@ -125,6 +125,27 @@ def test_wherever_the_disk_fills_up_a_version_is_complete_or_does_not_exist(disk
         assert store.check().whole
 
 
+@pytest.mark.parametrize("delete", ["version", "samples", "client"])
+def test_deleting_works_on_a_full_disk(disk: Disk, delete: str) -> None:
+    """The last deletion has emptied the journal, so that the next one needs room for it."""
+    with open_embedded(disk.path / "data") as store:
+        for client in (CLIENT, "line-2"):
+            for i in range(3):
+                publish(store, i, client=client)
+        store.delete_version("line-2", 1)
+        disk.fill(left_bytes=0)
+        if delete == "version":
+            store.delete_version(CLIENT, 1)
+        elif delete == "samples":
+            store.change_settings(CLIENT, {"retain_samples": False})
+        else:
+            store.delete_client(CLIENT)
+        assert store.check().whole
+        disk.empty()
+        publish(store, 9)
+        assert store.check().whole
+
+
 def test_on_a_read_only_disk_predictions_continue_and_writes_resume_with_the_disk(disk: Disk) -> None:
     with open_embedded(disk.path / "data") as store:
         publish(store, 0)

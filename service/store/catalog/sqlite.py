@@ -8,17 +8,20 @@
 * **Locks.** Writers begin IMMEDIATE, so a reader never becomes a writer and two writers cannot deadlock. Threads of one
   process wait for a lock in Python, processes for SQLite's lock; both waits end after `busy_timeout_s`.
 * **Failed syncs** end all writes; see `SyncFailures`.
+* **Full disks.** A deletion frees room, but needs some for the journal first. A file of `RESERVE_BYTES` beside the
+  catalog keeps it; it is deleted when a deletion finds less room than that, and made again later.
 * **Erasure.** ``secure_delete`` overwrites deleted rows, and a deletion empties the journal, which holds old pages.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +36,7 @@ from service.store.ports import Database, SyncFailures
 FIRST_VERSION_SAFE_WITH_WAL: Final = (3, 51, 3)
 POOL_SIZE: Final = 8
 MAX_CONNECTIONS: Final = 32
+RESERVE_BYTES: Final = 256 << 10
 
 _READ_ONLY: Final = "opened while the disk was read-only"
 _WAL_HEADER: Final = b"\2\2"
@@ -56,12 +60,21 @@ class SqliteDatabase(Database):
         sync: False trades durability for speed: a power loss may lose or damage the catalog. For measurements only.
         busy_timeout_s: how long to wait for other writers, in seconds.
         sync_failures: shared with the store's other parts; by default a new one.
+        reserve: keep room for deletions on a full disk.
     """
 
     def __init__(
-        self, path: Path, *, sync: bool = True, busy_timeout_s: float = 5.0, sync_failures: SyncFailures | None = None
+        self,
+        path: Path,
+        *,
+        sync: bool = True,
+        busy_timeout_s: float = 5.0,
+        sync_failures: SyncFailures | None = None,
+        reserve: bool = False,
     ) -> None:
         self._path = path
+        self._reserve = path.with_name(f"{path.name}-reserve") if reserve else None
+        self._renew_reserve()
         self._sync = sync
         self._busy_timeout_s = busy_timeout_s
         self._write_lock = threading.Lock()
@@ -94,6 +107,8 @@ class SqliteDatabase(Database):
         if not self._write_lock.acquire(timeout=self._busy_timeout_s):
             raise self._busy()
         try:
+            if erasing:
+                self._release_reserve()
             with self._translated():
                 with self._writer.begin() as connection:
                     limit_bytes = 0 if erasing else _JOURNAL_LIMIT_BYTES
@@ -101,8 +116,23 @@ class SqliteDatabase(Database):
                     yield connection
                 if erasing:
                     self._empty_wal()
+                    self._renew_reserve()
         finally:
             self._write_lock.release()
+
+    def _release_reserve(self) -> None:
+        """Delete the reserve if the disk is full."""
+        if self._reserve is not None and shutil.disk_usage(self._path.parent).free < RESERVE_BYTES:
+            with suppress(OSError):  # the disk is read-only
+                self._reserve.unlink(missing_ok=True)
+
+    def _renew_reserve(self) -> None:
+        """Make the reserve if it is missing and there is plenty of room."""
+        if self._reserve is None or (self._reserve.is_file() and self._reserve.stat().st_size == RESERVE_BYTES):
+            return
+        if shutil.disk_usage(self._path.parent).free >= 4 * RESERVE_BYTES:
+            with suppress(OSError):  # the disk is read-only
+                self._reserve.write_bytes(bytes(RESERVE_BYTES))
 
     def _empty_wal(self) -> None:
         """Move the write-ahead log, if there is one, into the database and empty it, as far as readers allow."""
