@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from models.checkpoint import load_checkpoint
@@ -29,11 +31,11 @@ from service.errors import (
 )
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoder import InlineDecoder
+from service.runtime.decoder import InlineDecoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation, AdaptCommand
-from tests.generated import tiny_checkpoint_in
+from tests.generated import encoded, tiny_checkpoint_in
 from tests.unit.service.usecases.adapting import CLIENT, KEY, command, in_stage, names, reasons
 
 
@@ -144,6 +146,23 @@ def test_inner_steps_after_a_closed_form_are_noted(store: VersionStore, tmp_path
     adaptation = Adaptation(store, LoadedCheckpoints([closed_form]), InlineDecoder(DecodeLimits(min_side=8)))
     noted = [reasons(adaptation.run(command(steps=steps), JobControl())) for steps in (0, 2)]
     assert [any("changes next to nothing" in reason for reason in each) for each in noted] == [False, True]
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_mirror_image_is_another_sample_only_for_models_that_do_not_learn_from_mirror_images(
+    store: VersionStore, tmp_path: Path, flips: bool
+) -> None:
+    start = load_checkpoint(tiny_checkpoint_in(tmp_path))
+    checkpoint = LoadedCheckpoint(replace(start, recipe=replace(start.recipe, flip_augment=flips)), torch.device("cpu"))
+    adaptation = Adaptation(store, LoadedCheckpoints([checkpoint]), InlineDecoder(DecodeLimits(min_side=8)))
+    once = command(samples=1)
+    mirrored = [
+        Upload("mirrored.png", encoded(ImageOps.mirror(Image.open(io.BytesIO(upload.content)))))
+        for upload in once.uploads
+    ]
+    both = replace(once, uploads=(*once.uploads, *mirrored), labels=once.labels * 2)
+    report = adaptation.run(both, JobControl()).version.draft.report
+    assert (report["estimated_accuracy"] is None) is flips
 
 
 def test_files_that_repeat_a_picture_are_counted(adaptation: Adaptation) -> None:
