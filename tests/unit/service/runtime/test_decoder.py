@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -346,6 +347,29 @@ def test_large_images_are_decoded_one_at_a_time(started: Started, tmp_path: Path
     small = pool.submit([Upload("b", GOOD)] * 9, "z")
     assert [len(work.result(LIMIT_S)) for work in works] == [3, 3]
     assert len(small.result(LIMIT_S)) == 9
+
+
+def test_the_processes_together_stay_within_a_bound_of_memory_when_both_get_images_of_25_megapixels() -> None:
+    content = encoded(Image.new("RGBA", (5000, 5000), (1, 2, 3, 100)), "WEBP", lossless=True, method=0)
+    pool = DecoderPool(DEFAULT_LIMITS, PoolConfig(image_s=60.0, image_wall_s=600.0), child_environment())
+    try:
+        works = [pool.submit([Upload("a", content)] * 2, caller) for caller in ("x", "y")]
+        peak_bytes = 0
+        while not all(work.done() for work in works):
+            peak_bytes = max(peak_bytes, sum(map(resident_bytes, pool.process_ids())))
+            threading.Event().wait(0.005)
+        assert all(image.shape == (3, 256, 256) for work in works for image in work.result(0))
+    finally:
+        pool.close()
+    assert peak_bytes < 800 * MEBIBYTE  # one of them alone takes 630 MiB
+
+
+def resident_bytes(process_id: int) -> int:
+    try:
+        pages = Path(f"/proc/{process_id}/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * resource.getpagesize()
 
 
 def test_a_process_that_cannot_be_replaced_fails_no_image_that_another_can_decode(
