@@ -12,6 +12,7 @@
         ├── ImageEmpty
         ├── ImageFormatUnsupported
         ├── ImageCorrupt
+        ├── ImageDepthMismatch
         ├── ImageUndecodable
         ├── ImageTooLarge
         └── ImageTooSmall
@@ -71,6 +72,10 @@ class ImageFormatUnsupported(ImageRejected):
 
 class ImageCorrupt(ImageRejected):
     """The content is truncated or damaged."""
+
+
+class ImageDepthMismatch(ImageRejected):
+    """The image uses more bits per sample than the other images of the client."""
 
 
 class ImageUndecodable(ImageRejected):

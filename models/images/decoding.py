@@ -4,10 +4,13 @@ The format is detected from the content, limits are checked from the header befo
 converted to 8 bits. This module does not import torch, so that decoder processes stay small. Its rules are part of
 ``models.images.preprocessing.PREPROCESSING_VERSION``:
 
-- Transparent pixels are composited over mid-grey (128), so that black and white drawings both stay visible.
-- 16-bit integers are scaled by 65535. 32-bit integers are too if they are within 0..65535; otherwise their own range is
-  scaled. Floats are scaled by 255 if they are within 0..1; otherwise their own range is scaled.
-- Files with several frames or pages are rejected. Of a multi-picture JPEG, the first picture is used.
+- Transparent pixels are composited over mid-grey (128), so that black and white drawings both stay visible. An alpha
+  channel that is zero everywhere is ignored: some programs write it so and mean an opaque image.
+- Integers of 16 bits, and those of 32 bits that are within 0..65535, are scaled by their bit depth; see
+  ``models.images.depth``. Of other integers of 32 bits, the image's own range is scaled. Floats are scaled by 255 if
+  they are within 0..1; otherwise their own range is scaled.
+- Files with several frames or pages are rejected. Thumbnails and masks that a TIFF file marks as such do not count. Of
+  a multi-picture JPEG, the first picture is used.
 - EXIF orientation is applied once. Unreadable orientation counts as upright.
 - Grey images have one channel, colour images three; ``ImageConfig`` converts them later.
 
@@ -23,6 +26,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +34,7 @@ from PIL import Image, ImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from models.errors import (
@@ -43,6 +47,10 @@ from models.errors import (
     ImageTooSmall,
     InvalidConfig,
 )
+from models.images import tiff
+from models.images.kinds import kind_of, unsupported_jpeg
+from models.images.pixels import Source, has_wide_colours, to_8_bit_image
+from models.images.png import without_side_data
 
 CANONICAL_PIXELS = 256 * 256
 """Largest area of a canonical image. The area is bounded rather than the longer side, so that the thin defects of a
@@ -53,18 +61,18 @@ CANONICAL_MAX_SIDE = 1024
 SMALL_BYTES = 96 * 1024 * 1024
 """Memory that most images need at most while they are decoded: those of 12 megapixels in colour, or 30 in grey."""
 
-_BACKGROUND_GREY = 128
 _ORIENTATION_TAG = 0x0112
-_TILE_WIDTH_TAG, _TILE_LENGTH_TAG = 0x0142, 0x0143
 _PILLOW_MUTED = ("ignore", None, Warning, re.compile(r"PIL\."), 0)  # in the format of warnings.filters
 
 _FORMATS: dict[str, tuple[tuple[bytes, ...], Callable[[io.BytesIO], ImageFile.ImageFile]]] = {
-    "JPEG": ((b"\xff\xd8\xff",), JpegImageFile),
-    "PNG": ((b"\x89PNG\r\n\x1a\n",), PngImageFile),
+    "JPEG": ((b"\xff\xd8",), JpegImageFile),
+    "PNG": ((b"\x89PNG",), PngImageFile),
     "BMP": ((b"BM",), BmpImageFile),
     "WEBP": ((b"RIFF",), WebPImageFile),
     "TIFF": ((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile),
 }
+
+_WAY_OUT = "export the image as PNG or JPEG"
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -104,23 +112,34 @@ class DecodeLimits:
 DEFAULT_LIMITS = DecodeLimits()
 
 
+@dataclass(frozen=True, slots=True)
+class DecodedPixels:
+    """A canonical image.
+
+    Attributes:
+        pixels: uint8 (1 or 3, height, width), upright. It has at most `CANONICAL_PIXELS` pixels and no side is longer
+            than `CANONICAL_MAX_SIDE`; larger images are scaled down, and smaller ones keep their size.
+        bit_depth: bits that it was scaled from, if its file has 16 bits per sample and does not declare how many of
+            them it uses; otherwise None.
+    """
+
+    pixels: NDArray[np.uint8]
+    bit_depth: int | None = None
+
+
 class MemoryNeeded(AnoleError):
     """Decoding the image needs more memory than the caller allows now."""
 
 
 def decode_pixels(
     content: bytes, limits: DecodeLimits = DEFAULT_LIMITS, *, working_bytes: int | None = None
-) -> NDArray[np.uint8]:
+) -> DecodedPixels:
     """Decode one image file to its canonical image.
 
     Args:
         content: the file.
         limits: what is accepted.
         working_bytes: memory that decoding may take, estimated from the header; None is any.
-
-    Returns:
-        uint8 (1 or 3, height, width), upright. It has at most ``CANONICAL_PIXELS`` pixels and no side is longer than
-        ``CANONICAL_MAX_SIDE``; larger images are scaled down, and smaller ones keep their size.
 
     Raises:
         ImageEmpty: there are no bytes.
@@ -134,19 +153,36 @@ def decode_pixels(
     format_name = _format_of(content, limits)
     _mute_pillow()
     try:
-        with _FORMATS[format_name][1](io.BytesIO(content)) as image:
-            _check_header(image, limits)
-            _check_memory(image, working_bytes)
-            return _canonical(image)
+        return _decoded(_source(content, format_name), _FORMATS[format_name][1], limits, working_bytes)
     except (ImageRejected, MemoryNeeded):
         raise
     except MemoryError as error:
         raise ImageTooLarge("decoding the image takes more memory than allowed; send a smaller image") from error
     except Exception as error:  # decoders raise arbitrary exceptions on damaged or hostile content
-        raise ImageCorrupt(
-            f"the content starts like {format_name} but cannot be decoded ({type(error).__name__}: {error}); "
-            "send the complete, undamaged file"
-        ) from error
+        raise _undecodable(content, format_name, str(error)) from error
+
+
+def _source(content: bytes, format_name: str) -> Source:
+    if format_name == "PNG":
+        return without_side_data(content)
+    if format_name == "TIFF":
+        return tiff.main_page(content)
+    unusual = unsupported_jpeg(content) if format_name == "JPEG" else None
+    if unusual is not None:
+        raise ImageFormatUnsupported(f"the image is {unusual}, which is not supported; {_WAY_OUT}")
+    return Source(content)
+
+
+def _undecodable(content: bytes, format_name: str, reason: str) -> ImageRejected:
+    """Return the error for what Pillow raised: a kind of image that it does not support, or damage."""
+    if format_name == "BMP" and reason.startswith("Unsupported BMP") and "header" not in reason:
+        return ImageFormatUnsupported(f"the image is a BMP of an unusual kind ({reason}); {_WAY_OUT}")
+    if format_name == "TIFF" and reason in ("unknown pixel mode", "Invalid value for samples per pixel"):
+        return tiff.unsupported_pixels(content)
+    return ImageCorrupt(
+        f"the content starts like {format_name} but cannot be decoded ({reason or 'it ends too early'}); send the "
+        "complete, undamaged file"
+    )
 
 
 def _mute_pillow() -> None:
@@ -173,9 +209,12 @@ def _format_of(content: bytes, limits: DecodeLimits) -> str:
     for name in limits.formats:
         if content.startswith(_FORMATS[name][0]) and (name != "WEBP" or content[8:12] == b"WEBP"):
             return name
+    found = next((name for name, (beginnings, _) in _FORMATS.items() if content.startswith(beginnings)), None)
+    kind = kind_of(content) or found
+    described = f"is {kind}" if kind else f"starts with {content[:8]!r}"
     raise ImageFormatUnsupported(
-        f"the content starts with {content[:8]!r}, which is none of {', '.join(limits.formats)}; "
-        "the format is detected from the content, not from the file name: convert the image to one of these"
+        f"the content {described}, which is none of {', '.join(limits.formats)}; the format is detected from the "
+        f"content, not from the file name: {_WAY_OUT}"
     )
 
 
@@ -190,6 +229,7 @@ def _check_header(image: ImageFile.ImageFile, limits: DecodeLimits) -> None:
         raise ImageTooSmall(f"the image is {width} x {height} pixels; each side must be at least {limits.min_side}")
     if isinstance(image, TiffImageFile):
         _check_tiles(image, limits)
+        return  # its pages were counted before
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise ImageFormatUnsupported(f"the file has {frames} frames or pages; send each as a separate image")
@@ -197,7 +237,7 @@ def _check_header(image: ImageFile.ImageFile, limits: DecodeLimits) -> None:
 
 def _check_tiles(image: TiffImageFile, limits: DecodeLimits) -> None:
     """Check the tile size: a small TIFF can declare huge tiles, which are decoded whole."""
-    sides = [image.tag_v2.get(tag, 1) for tag in (_TILE_WIDTH_TAG, _TILE_LENGTH_TAG)]
+    sides = [image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)]
     if not all(isinstance(side, int) and 0 < side <= limits.max_side for side in sides):
         raise ImageTooLarge(f"the image has tiles of {sides} pixels; at most {limits.max_side} per side are allowed")
     if sides[0] * sides[1] > limits.max_pixels:
@@ -213,6 +253,8 @@ def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
     """Memory per pixel while an image is decoded and converted, as measured at 25 megapixels and rounded up."""
     if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB"):
         return 7 if "progressive" in image.info else 1  # others are scaled down while they are read
+    if has_wide_colours(image):
+        return 28
     opaque = "transparency" not in image.info
     measured = {"1": 3, "L": 3, "P": 6, "RGB": 9, "CMYK": 9, "I;16": 13}.get(image.mode, 18) if opaque else 18
     return measured + 10 if isinstance(image, WebPImageFile) else measured
@@ -226,13 +268,34 @@ def _canonical_size(width: int, height: int) -> tuple[int, int]:
     return max(1, sides[0] * CANONICAL_MAX_SIDE // longest), max(1, sides[1] * CANONICAL_MAX_SIDE // longest)
 
 
-def _canonical(image: ImageFile.ImageFile) -> NDArray[np.uint8]:
-    width, height = _canonical_size(*image.size)
-    if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and (width, height) != image.size:
-        image.draft(image.mode, (2 * width, 2 * height))
-    image.load()
-    upright = _EIGHT_BIT.get(image.mode, _reject_mode)(image)
-    orientation = _orientation(image)
+def _decoded(
+    source: Source,
+    opened: Callable[[io.BytesIO], ImageFile.ImageFile],
+    limits: DecodeLimits,
+    working_bytes: int | None,
+) -> DecodedPixels:
+    def read_as(layout: str) -> ImageFile.ImageFile:
+        image = opened(io.BytesIO(source.content))
+        image.tile = [tile._replace(args=_with_layout(tile.args, layout)) for tile in image.tile]
+        return image
+
+    with opened(io.BytesIO(source.content)) as image:
+        _check_header(image, limits)
+        _check_memory(image, working_bytes)
+        width, height = _canonical_size(*image.size)
+        if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and (width, height) != image.size:
+            image.draft(image.mode, (2 * width, 2 * height))
+        converted = to_8_bit_image(image, source, read_as)
+        return DecodedPixels(_canonical(converted.image, _orientation(image)), converted.bit_depth)
+
+
+def _with_layout(arguments: Any, layout: str) -> Any:
+    """Replace the name of the pixel layout in the arguments of one of Pillow's decoders."""
+    return (layout, *arguments[1:]) if isinstance(arguments, tuple) else layout
+
+
+def _canonical(upright: Image.Image, orientation: int) -> NDArray[np.uint8]:
+    """Turn an image of 8 bits upright and scale it down: uint8 (1 or 3, height, width)."""
     if orientation in _TRANSPOSITIONS:
         upright = upright.transpose(_TRANSPOSITIONS[orientation])
     size = _canonical_size(*upright.size)
@@ -249,56 +312,3 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # noqa: BLE001 - damaged metadata must not reject a readable image
         orientation = 1
     return orientation if isinstance(orientation, int) else 1
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    return image.convert("L")
-
-
-def _colour(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
-def _over_grey(image: Image.Image) -> Image.Image:
-    """Composite a transparent image over mid-grey; grey with alpha stays grey."""
-    target = "L" if image.mode in ("LA", "La") else "RGB"
-    pixels = image.convert("LA" if target == "L" else "RGBA")
-    background = Image.new(target, image.size, _BACKGROUND_GREY if target == "L" else (_BACKGROUND_GREY,) * 3)
-    background.paste(pixels.convert(target), mask=pixels.getchannel("A"))
-    return background
-
-
-def _palette(image: Image.Image) -> Image.Image:
-    return _over_grey(image) if "transparency" in image.info else _colour(image)
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and float grey to 8 bits, as the module docstring describes."""
-    values: NDArray[np.float64] = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ImageCorrupt("the image has values that are not finite; export it as 8-bit or 16-bit grey")
-    low, high = float(values.min()), float(values.max())
-    full_scale = 1.0 if image.mode == "F" else 65535.0
-    if low >= 0 and high <= full_scale:
-        low, high = 0.0, full_scale
-    if high == low:
-        return Image.new("L", image.size, _BACKGROUND_GREY)
-    values -= low  # in place, because each copy takes eight bytes per pixel
-    values *= 255.0 / (high - low)
-    return Image.fromarray(np.rint(values, out=values).astype(np.uint8))
-
-
-def _reject_mode(image: Image.Image) -> Image.Image:
-    raise ImageFormatUnsupported(
-        f"the image has pixel format {image.mode}; allowed are grey, palette, RGB, CMYK and YCbCr, with or without "
-        "transparency: convert the image to RGB"
-    )
-
-
-_EIGHT_BIT: dict[str, Callable[[Image.Image], Image.Image]] = {
-    **dict.fromkeys(("1", "L"), _grey),
-    **dict.fromkeys(("RGB", "RGBX", "CMYK", "YCbCr", "HSV"), _colour),
-    **dict.fromkeys(("LA", "La", "PA", "RGBA", "RGBa"), _over_grey),
-    **dict.fromkeys(("I;16", "I;16L", "I;16B", "I;16N", "I", "F"), _scaled),
-    "P": _palette,
-}

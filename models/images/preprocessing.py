@@ -140,7 +140,7 @@ def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
     Raises:
         ImageRejected: one of its subclasses.
     """
-    return torch.from_numpy(decode_pixels(content, limits))
+    return torch.from_numpy(decode_pixels(content, limits).pixels)
 
 
 def fit_to_side(image: Tensor, config: ImageConfig) -> Tensor:

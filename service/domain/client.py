@@ -13,6 +13,7 @@ from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 MAX_KEEP_LAST: Final = 100_000
 MAX_UNKNOWN_RATE: Final = 0.5
+BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -31,6 +32,8 @@ class ClientSettings:
         tolerance: share of the kept samples of a class, 0 to 1, that a new version may lose and still go live; None is
             a quarter, and more if a paired test cannot tell the loss from chance.
         unknown_rate: share of images of known classes, 0 to 0.5, that the next versions may call unknown; None is 0.05.
+        bit_depth: bits that images of 16 bits per sample use if their files do not declare it; None is that of the
+            client's earlier images, or the smallest that holds the values.
         model: name of the checkpoint that the client's versions are adapted from; None is the service's default.
 
     Raises:
@@ -43,11 +46,14 @@ class ClientSettings:
     lower_bound: float | None = None
     tolerance: float | None = None
     unknown_rate: float | None = None
+    bit_depth: int | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
             raise InvalidRequest(f"keep_last is {self.keep_last}; use 1 to {MAX_KEEP_LAST}, or null to keep all")
+        if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
+            raise InvalidRequest(f"bit_depth is {self.bit_depth}; use 8, 10, 12, 14 or 16, or null for the default")
         for name, largest in (("floor", 1), ("lower_bound", 1), ("tolerance", 1), ("unknown_rate", MAX_UNKNOWN_RATE)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= largest:

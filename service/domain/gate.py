@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from service.domain.client import ClientSettings
 from service.domain.diff import KeptSamples, compare_kept_samples, left_out
 from service.domain.report import class_estimates
-from service.domain.version import Lineage, SampleRef, Version, VersionDraft
+from service.domain.version import Lineage, SampleRef, Version, VersionDraft, comparable_label
 
 DEFAULT_TOLERANCE: Final = 0.25
 SIGNIFICANCE: Final = 0.05
@@ -217,6 +217,11 @@ def _remarks(draft: VersionDraft, lineage: Lineage) -> list[str]:
             f"samples of part {_named(shared)} are in more than one class; cross-validation keeps them together. If "
             "that is a mistake, send them again with the right label or part"
         )
+    remarks.extend(
+        f"the classes {_named(names)} differ only in case, blanks or invisible characters; if they are one class, send "
+        "the samples again with one label"
+        for names in _easily_confused(draft.classes)
+    )
     missing = left_out(lineage, draft)
     if missing and lineage.newest is not None:
         remarks.append(
@@ -244,6 +249,13 @@ def _parts_of_several_classes(samples: Sequence[SampleRef]) -> list[str]:
 
 def _classes(labels: Sequence[str]) -> str:
     return f"class{'' if len(labels) == 1 else 'es'} {_named(labels)}"
+
+
+def _easily_confused(classes: Sequence[str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for label in classes:
+        groups.setdefault(comparable_label(label), []).append(label)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _named(names: Sequence[str]) -> str:

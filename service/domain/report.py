@@ -44,15 +44,22 @@ class ClassEstimate:
 
 
 def build_report(
-    validated: CrossValidatedAdaptation, samples: Sequence[SampleRef], classes: Sequence[str]
+    validated: CrossValidatedAdaptation,
+    samples: Sequence[SampleRef],
+    classes: Sequence[str],
+    bit_depth: int | None = None,
 ) -> dict[str, Any]:
-    """Return what cross-validation found as report fields; they are null if there was none."""
+    """Return what cross-validation found as report fields; they are null if there was none.
+
+    `bit_depth` is that of images of 16 bits per sample that do not declare it, or None.
+    """
     report: dict[str, Any] = {
         "support_accuracy": validated.adapted.support_accuracy,
         "estimated_accuracy": None,
         "interval": None,
         "temperature": None,
         "unknown_threshold": None,
+        "bit_depth": bit_depth,
         "loss_curve": list(validated.adapted.losses),
         "suspects": None,
         "alike": None,

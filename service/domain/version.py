@@ -6,6 +6,7 @@ Also the rules for labels, parts and idempotency keys.
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,17 @@ MAX_IDEMPOTENCY_KEY_CHARACTERS: Final = 255
 
 SCORE_DIGITS: Final = 6
 """Scores are rounded: precise enough to compare, too coarse to recover weights from."""
+
+MAX_FILE_NAME_BYTES: Final = 255
+
+_UNSAFE_IN_FILE_NAMES: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+"""Control characters, line separators, characters that change the direction of text, and half characters."""
+
+_JOINERS: Final = "\u200c\u200d"
+"""Zero-width non-joiner and joiner: Persian and Indian words, and joined emoji, need them."""
+_NEVER_JOINED: Final = ("LATIN", "GREEK", "CYRILLIC", "DIGIT")
+_EMOJI: Final = range(0x1F000, 0x1FB00)
+"""Blocks to which new emoji are added; the Unicode version of Python does not know all."""
 
 _FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -101,6 +113,7 @@ class ServedVersion:
         weights_digest: SHA-256 (hex) and address of the stored weights.
         unknown_threshold: `unknown_score` above which an image is unknown; None if no image can be.
         temperature: divisor of the logits; None is 1.
+        bit_depth: of images of 16 bits per sample that do not declare it; None if the version has no such samples.
     """
 
     client: str
@@ -111,6 +124,7 @@ class ServedVersion:
     weights_digest: str
     unknown_threshold: float | None
     temperature: float | None = None
+    bit_depth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,9 +300,36 @@ def _validate_text(kind: str, text: str, if_empty: str) -> str:
         raise InvalidName(f"a {kind} is empty; {if_empty}")
     if len(name) > MAX_LABEL_CODE_POINTS:
         raise InvalidName(f"a {kind} has {len(name)} characters; at most {MAX_LABEL_CODE_POINTS} are allowed")
-    if any(unicodedata.category(character) in _FORBIDDEN_CATEGORIES for character in name):
+    if not all(_is_allowed(name, position) for position in range(len(name))):
         raise InvalidName(f"the {kind} {name!r} contains a control, formatting or unassigned character; use plain text")
     return name
+
+
+def _is_allowed(name: str, position: int) -> bool:
+    character = name[position]
+    if character in _JOINERS:
+        return all(
+            _can_join(neighbour) for neighbour in (name[position - 1 : position], name[position + 1 : position + 2])
+        )
+    return unicodedata.category(character) not in _FORBIDDEN_CATEGORIES or ord(character) in _EMOJI
+
+
+def _can_join(neighbour: str) -> bool:
+    """Whether a joiner beside this character can have an effect, so that it is not there to mislead."""
+    without_effect = neighbour.isascii() or neighbour in _JOINERS
+    return not (without_effect or unicodedata.name(neighbour, "").startswith(_NEVER_JOINED))
+
+
+def comparable_label(label: str) -> str:
+    """Return a label without what is easily overlooked: case, width, blanks and invisible characters."""
+    visible = "".join(character for character in label if unicodedata.category(character) not in ("Cf", "Zs"))
+    return unicodedata.normalize("NFKC", visible.replace("\ufe0f", "")).casefold()
+
+
+def clean_file_name(text: str) -> str:
+    """Return a file name as it is kept to be shown: without control characters, and its last 255 bytes of UTF-8."""
+    cleaned = _UNSAFE_IN_FILE_NAMES.sub("\ufffd", text).encode("utf-8")
+    return cleaned[-MAX_FILE_NAME_BYTES:].decode("utf-8", "ignore")
 
 
 def validate_idempotency_key(text: str) -> str:

@@ -80,6 +80,7 @@ IMAGES: Final = (
     learning.ImageEmpty,
     learning.ImageCorrupt,
     learning.ImageUndecodable,
+    learning.ImageDepthMismatch,
     learning.ImageFormatUnsupported,
     learning.ImageTooLarge,
     learning.ImageTooSmall,

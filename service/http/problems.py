@@ -151,6 +151,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     learning.ImageCorrupt: Problem(422, "image_corrupt", "Truncated or damaged image"),
     learning.ImageUndecodable: Problem(422, "image_undecodable", "Image cannot be decoded within the limits"),
     learning.ImageFormatUnsupported: Problem(415, "image_format_unsupported", "Unsupported image format"),
+    learning.ImageDepthMismatch: Problem(422, "image_depth_mismatch", "Image of another bit depth"),
     learning.ImageTooLarge: Problem(413, "image_too_large", "Image too large"),
     learning.ImageTooSmall: Problem(422, "image_too_small", "Image too small"),
     learning.ImageRejected: Problem(422, "image_rejected", "Image cannot be used"),

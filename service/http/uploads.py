@@ -1,18 +1,15 @@
-"""Reads uploads: multipart forms, streamed and bounded while they arrive, their fields, and zip archives in them.
+"""Reads uploads: multipart forms, streamed and bounded while they arrive, and their fields.
 
-Names of files and archive entries are kept to show them in messages. They are never used as paths. Files are not
-checked to be images; the decoder rejects them if they are not.
+Names of files are kept to show them in messages. They are never used as paths. Files are not checked to be images; the
+decoder rejects them if they are not.
 """
 
 from __future__ import annotations
 
-import io
+import codecs
 import math
-import struct
 import sys
-import zipfile
-import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,14 +18,11 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from models.errors import AnoleError
-from service.errors import NoSamples
+from service.domain.version import clean_file_name
 from service.http.problems import (
-    ArchiveTooLarge,
     ConflictingFields,
     DuplicateField,
     FileTooLarge,
-    InvalidArchive,
     InvalidField,
     MalformedForm,
     MissingField,
@@ -45,21 +39,17 @@ FIELD_BYTES: Final = 4 * 1024
 MAX_NUMBER: Final = 1e6
 """Largest number in a field: far above any useful learning rate, and far below the overflow of float32."""
 
-ARCHIVE_GROWTH: Final = 2
-"""How many times as many bytes as the body of a request the files of an archive may have after decompression."""
-
 _EXTRA_FIELDS: Final = 16
 
-_LAYOUT: Final = "an archive has one folder per class, with the images of the class in it"
-_IGNORED: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-_COMPRESSIONS: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-_ENCRYPTED: Final = 0x1
-_UNREADABLE: Final = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, ValueError)
-"""What zipfile raises for invalid offsets, sizes and names."""
-_CENTRAL_DIRECTORY_ENTRIES: Final = 4096
-"""Maximum number of entries, including ignored ones."""
-_ENTRY_SIGNATURE: Final = b"PK\x01\x02"
-"""Begins each entry of the central directory."""
+_CHARSETS: Final = frozenset(
+    [
+        *("utf-8", "ascii", "gb2312", "gbk", "gb18030", "big5", "big5hkscs", "shift_jis", "cp932", "euc_jp"),
+        *("euc_kr", "cp949", "koi8-r", "koi8-u", "cp437", "cp850", "cp852", "cp866", "cp874", "tis-620", "mac-roman"),
+        *(f"cp{number}" for number in range(1250, 1259)),
+        *(f"iso8859-{number}" for number in range(1, 17)),
+    ]
+)
+"""Charsets that a text field may name, as Python names them. Some other codecs of Python fail on any text."""
 
 _TOO_LONG: Final = ("Part exceeded", "Field exceeded")
 """How Starlette's messages about a text field that is too long begin."""
@@ -129,7 +119,7 @@ class Fields:
         digits = text.removeprefix("-")
         if not (digits.isascii() and digits.isdigit() and len(digits) <= 20 and lowest <= int(text) <= highest):
             raise InvalidField(
-                f"field {name!r} is {_shown(text)}; allowed: an integer from {lowest} to {highest}{of_setting(setting)}"
+                f"field {name!r} is {shown(text)}; allowed: an integer from {lowest} to {highest}{of_setting(setting)}"
             )
         return int(text)
 
@@ -147,9 +137,7 @@ class Fields:
         except ValueError:
             number = math.nan
         if not 0 < number <= MAX_NUMBER:
-            raise InvalidField(
-                f"field {name!r} is {_shown(text)}; allowed: a number above 0 and at most {MAX_NUMBER:g}"
-            )
+            raise InvalidField(f"field {name!r} is {shown(text)}; allowed: a number above 0 and at most {MAX_NUMBER:g}")
         return number
 
     def choice(self, name: str, allowed: Collection[str], default: str) -> str:
@@ -160,7 +148,7 @@ class Fields:
         """
         text = self.text(name)
         if text is not None and text not in allowed:
-            raise InvalidField(f"field {name!r} is {_shown(text)}; allowed: {' or '.join(sorted(allowed))}")
+            raise InvalidField(f"field {name!r} is {shown(text)}; allowed: {' or '.join(sorted(allowed))}")
         return default if text is None else text
 
 
@@ -204,7 +192,7 @@ def read_query(request: Request, allowed: Collection[str]) -> Fields:
     texts: dict[str, tuple[str, ...]] = {}
     for name, value in request.query_params.multi_items():
         if name not in allowed:
-            raise UnknownField(f"the query has {_shown(name)}; allowed: {', '.join(sorted(allowed))}")
+            raise UnknownField(f"the query has {shown(name)}; allowed: {', '.join(sorted(allowed))}")
         if value:
             texts[name] = (*texts.get(name, ()), value)
     return Fields(texts)
@@ -218,7 +206,7 @@ def check_size(upload: Upload, settings: Settings) -> Upload:
     """
     if len(upload.content) > settings.file_bytes:
         raise FileTooLarge(
-            f"file {_shown(upload.name)} has {len(upload.content)} bytes; allowed: at most {settings.file_bytes} "
+            f"file {shown(upload.name)} has {len(upload.content)} bytes; allowed: at most {settings.file_bytes} "
             "(ANOLE_FILE_BYTES)"
         )
     return upload
@@ -251,6 +239,25 @@ class _BoundedParser(MultiPartParser):
         super().on_part_begin()
         self._part_bytes = 0
 
+    def on_headers_finished(self) -> None:
+        """Starlette reads names that are not in UTF-8 as Latin-1."""
+        options = parse_options_header(self._current_part.content_disposition)[1]
+        for option, what in ((b"name", "field"), (b"filename", "file")):
+            _decoded(options.get(option, b""), "utf-8", f"the name of a {what}")
+        super().on_headers_finished()
+
+    def on_part_end(self) -> None:
+        """Starlette reads texts that are not in UTF-8 as Latin-1, and ignores the charset of a part."""
+        part = self._current_part
+        if part.file is None:
+            if part.data and part.field_name in self._file_fields:
+                raise _sent_as_text(part.field_name)
+            charset = parse_options_header(dict(part.item_headers).get(b"content-type"))[1].get(b"charset", b"utf-8")
+            text = _decoded(bytes(part.data), charset.decode("latin-1"), f"field {part.field_name!r}")
+            self.items.append((part.field_name, text))
+        else:
+            super().on_part_end()
+
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         self._part_bytes += end - start
         file = self._current_part.file
@@ -258,7 +265,7 @@ class _BoundedParser(MultiPartParser):
             raise _sent_as_text(self._current_part.field_name)
         if file is not None and self._part_bytes > self._max_file_bytes:
             raise FileTooLarge(
-                f"file {_shown(file.filename or '')} has more than {self._max_file_bytes} bytes, which is the limit "
+                f"file {shown(file.filename or '')} has more than {self._max_file_bytes} bytes, which is the limit "
                 f"({self._file_setting})"
             )
         super().on_part_data(data, start, end)
@@ -281,16 +288,15 @@ async def _checked(form: FormData, shape: FormShape, settings: Settings) -> Form
     files: dict[str, tuple[Upload, ...]] = {}
     for name, value in form.multi_items():
         if name not in shape.names:
-            raise UnknownField(f"the form has a field {_shown(name)}; allowed: {', '.join(shape.names)}")
+            raise UnknownField(f"the form has a field {shown(name)}; allowed: {', '.join(shape.names)}")
         if isinstance(value, UploadFile):
             if name not in shape.files:
                 raise InvalidField(f"field {name!r} was sent as a file; send it as text")
             content = await value.read()
             if content or value.filename:
-                upload = Upload(value.filename or f"{name}[{len(files.get(name, ()))}]", content)
+                file_name = clean_file_name(value.filename or "") or f"{name}[{len(files.get(name, ()))}]"
+                upload = Upload(file_name, content)
                 files[name] = (*files.get(name, ()), upload if name == "archive" else check_size(upload, settings))
-        elif value and name in shape.files:
-            raise _sent_as_text(name)
         elif value or name in shape.repeated:
             texts[name] = (*texts.get(name, ()), value)
     fields = Fields(texts)
@@ -303,6 +309,17 @@ def _sent_as_text(name: str) -> InvalidField:
     return InvalidField(f"field {name!r} was sent as text; send it as a file (with curl: -F {name}=@part.png)")
 
 
+def _decoded(content: bytes, charset: str, what: str) -> str:
+    """Decode a text of a form. Raises InvalidField if it is not in its charset."""
+    try:
+        if codecs.lookup(charset).name in _CHARSETS:
+            return content.decode(charset)
+        reason = f"has the charset {shown(charset)}, which is not supported"
+    except (LookupError, UnicodeDecodeError):
+        reason = f"is not in the charset {shown(charset)}"
+    raise InvalidField(f"{what} {reason}; send text in UTF-8, or name its charset in the Content-Type of the part")
+
+
 def _require_utf8(content_type: str) -> None:
     """Check the charset of a form. Starlette decodes with any codec of Python, and some of them fail on any text.
 
@@ -311,7 +328,7 @@ def _require_utf8(content_type: str) -> None:
     """
     charset = parse_options_header(content_type)[1].get(b"charset", b"utf-8").decode("latin-1")
     if charset.lower() not in {"utf-8", "utf8"}:
-        raise MalformedForm(f"the form has the charset {_shown(charset)}; allowed: utf-8, or no charset")
+        raise MalformedForm(f"the form has the charset {shown(charset)}; allowed: utf-8, or no charset")
 
 
 def _rejected(message: str, max_files: int, max_fields: int | float) -> MalformedForm:
@@ -331,7 +348,8 @@ def _rejected(message: str, max_files: int, max_fields: int | float) -> Malforme
     return MalformedForm(f"the form cannot be parsed: {message}; send multipart/form-data with a boundary")
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """Return a text that a sender chose as it appears in a message: quoted and shortened."""
     return repr(text if len(text) <= 80 else text[:80] + "…")
 
 
@@ -344,90 +362,3 @@ def reject_together(fields: Fields, names: Sequence[str]) -> None:
     given = [name for name in names if fields.all(name)]
     if len(given) > 1:
         raise ConflictingFields(f"fields {' and '.join(map(repr, given))} cannot be combined; give one of them")
-
-
-def unpack(
-    archive: Upload, settings: Settings, take_memory: Callable[[int], None] = lambda _size_bytes: None
-) -> tuple[tuple[Upload, ...], tuple[str, ...]]:
-    """Return the images of a zip archive with one folder per class, and as their labels the names of their folders.
-
-    Sizes are limited and nothing is written. One folder around the class folders is allowed. Hidden files and files of
-    operating systems are ignored.
-
-    Args:
-        archive: the zip file.
-        settings: the limits.
-        take_memory: is called with the size of all files before the first one is unpacked, and may raise.
-
-    Raises:
-        InvalidArchive: not a zip file, encrypted, damaged, without class folders, or with ".." in a path.
-        ArchiveTooLarge: too many entries, or too many bytes after decompression.
-        FileTooLarge: an entry is too large.
-        NoSamples: it has no files.
-    """
-    if archive.content.count(_ENTRY_SIGNATURE) > _CENTRAL_DIRECTORY_ENTRIES:  # zipfile would read all entries first
-        raise ArchiveTooLarge(f"the archive has more than {_CENTRAL_DIRECTORY_ENTRIES} entries, which is the limit")
-    try:
-        with zipfile.ZipFile(io.BytesIO(archive.content)) as opened:
-            entries = _entries(opened, settings)
-            labels = _folders_of([entry.filename for entry in entries])
-            take_memory(sum(entry.file_size for entry in entries))  # zipfile reads no more than that
-            uploads = tuple(check_size(_read_entry(opened, entry, settings), settings) for entry in entries)
-    except AnoleError:
-        raise  # our own errors are more precise than those of zipfile
-    except _UNREADABLE as error:
-        raise InvalidArchive(f"archive {archive.name!r} is not a readable zip file: {error}") from error
-    return uploads, labels
-
-
-def _entries(opened: zipfile.ZipFile, settings: Settings) -> list[zipfile.ZipInfo]:
-    listed = opened.infolist()
-    if not all(entry.filename for entry in listed):  # zipfile cuts names at a NUL
-        raise InvalidArchive(f"an entry of the archive has no name; {_LAYOUT}")
-    entries = [entry for entry in listed if not entry.is_dir() and not _ignored(entry.filename)]
-    if len(entries) > settings.max_files:
-        raise ArchiveTooLarge(
-            f"the archive has {len(entries)} files; allowed: at most {settings.max_files} (ANOLE_MAX_FILES); send the "
-            "other files in further requests, which extend the version"
-        )
-    if not entries:
-        raise NoSamples(f"the archive has no files; {_LAYOUT}")
-    unpacked_bytes = sum(entry.file_size for entry in entries)
-    max_bytes = ARCHIVE_GROWTH * settings.adapt_body_bytes
-    if unpacked_bytes > max_bytes:
-        raise ArchiveTooLarge(
-            f"the archive has {unpacked_bytes} bytes after decompression; allowed: at most {max_bytes}, which is "
-            f"{ARCHIVE_GROWTH} times ANOLE_ADAPT_BODY_BYTES"
-        )
-    for entry in entries:
-        if entry.flag_bits & _ENCRYPTED or entry.compress_type not in _COMPRESSIONS:
-            raise InvalidArchive(f"entry {entry.filename!r} is encrypted, or compressed by another method than deflate")
-    return entries
-
-
-def _read_entry(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, settings: Settings) -> Upload:
-    """Read an entry, but only one byte more than allowed, because the size in its header may be wrong."""
-    with opened.open(entry) as stream:
-        return Upload(entry.filename, stream.read(settings.file_bytes + 1))
-
-
-def _folders_of(names: list[str]) -> tuple[str, ...]:
-    """Return the folder of each entry. All must have the same depth, with at most one folder around them."""
-    parts = [_steps(name) for name in names]
-    depths = {len(steps) for steps in parts}
-    if len(depths) != 1 or not depths <= {2, 3} or (depths == {3} and len({steps[0] for steps in parts}) > 1):
-        odd = next((name for name, steps in zip(names, parts, strict=True) if len(steps) not in {2, 3}), names[-1])
-        raise InvalidArchive(f"entry {odd!r} does not fit: {_LAYOUT}, and at most one folder around them")
-    return tuple(steps[-2] for steps in parts)
-
-
-def _ignored(name: str) -> bool:
-    steps = _steps(name)
-    if ".." in steps:
-        raise InvalidArchive(f"entry {_shown(name)} has '..' in its path; {_LAYOUT}")
-    return any(step.startswith(".") or step in _IGNORED for step in steps)
-
-
-def _steps(name: str) -> list[str]:
-    """Return the folders and the file of a path, without "." steps."""
-    return [step for step in name.split("/") if step != "."]

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from models.errors import ImageRejected
-from models.images.decoding import DecodeLimits
-from models.images.preprocessing import decode
+from models.errors import ImageDepthMismatch, ImageRejected
+from models.images.decoding import DecodeLimits, decode_pixels
+from models.images.depth import FILE_BITS
 from service.errors import RETRY_STOPPING_S, Overloaded
 
 
@@ -26,16 +27,55 @@ class Upload:
     name: str
     content: bytes
 
+    def at_depth(self, image: DecodedImage, bit_depth: int | None) -> Tensor:
+        """Return the pixels of this file at a bit depth; see `DecodedImage.at_depth`."""
+        try:
+            return image.at_depth(bit_depth)
+        except ImageRejected as error:
+            raise self.rejected(error) from error
+
     def rejected(self, error: ImageRejected) -> ImageRejected:
         """Return the error with the file's name in front of its message."""
         return type(error)(f"{self.name}: {error}") if self.name else error
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """A canonical image.
+
+    Attributes:
+        pixels: uint8 (1 or 3, height, width).
+        bit_depth: see `models.images.decoding.DecodedPixels`.
+    """
+
+    pixels: Tensor
+    bit_depth: int | None = None
+
+    def at_depth(self, bit_depth: int | None) -> Tensor:
+        """Return the pixels as if an undeclared bit depth were the given one, which other images of the client have.
+
+        Raises:
+            ImageDepthMismatch: the image needs more bits.
+        """
+        if self.bit_depth is None or bit_depth is None or self.bit_depth == bit_depth:
+            return self.pixels
+        if self.bit_depth > bit_depth:
+            raise ImageDepthMismatch(
+                f"the image needs {self.bit_depth} bits per sample, but the client's images of {FILE_BITS} bits use "
+                f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, or declare "
+                "the bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue)"
+            )
+        factor = (2**self.bit_depth - 1) / (2**bit_depth - 1)
+        return torch.mul(self.pixels, factor).round().to(torch.uint8)
 
 
 class Decoder(abc.ABC):
     """Decodes untrusted bytes into canonical images. Thread-safe."""
 
     @abc.abstractmethod
-    def submit(self, uploads: Sequence[Upload], caller: str = "", limit_s: float = math.inf) -> Future[list[Tensor]]:
+    def submit(
+        self, uploads: Sequence[Upload], caller: str = "", limit_s: float = math.inf
+    ) -> Future[list[DecodedImage]]:
         """Decode the files of one request. Cancelling the future gives up what is not decoded yet.
 
         Args:
@@ -44,7 +84,7 @@ class Decoder(abc.ABC):
             limit_s: time for all files together, including the time in the queue.
 
         Returns:
-            A future of one uint8 image (1 or 3, height, width) for each file. It may raise:
+            A future of one image for each file. It may raise:
                 ImageRejected: a file cannot be used; the subclass says why. It is the first such file.
                 DeadlinePassed: the time limit has passed.
                 DecoderUnavailable: no decoder could be reached; retry the request.
@@ -52,8 +92,8 @@ class Decoder(abc.ABC):
         """
 
     def decode(self, content: bytes) -> Tensor:
-        """Decode one file. Blocks; raises what the future of `submit` raises."""
-        return self.submit([Upload("", content)]).result()[0]
+        """Decode one file to uint8 (1 or 3, height, width). Blocks; raises what the future of `submit` raises."""
+        return self.submit([Upload("", content)]).result()[0].pixels
 
     def metrics(self) -> Mapping[str, float]:
         """Return counters and gauges by name."""
@@ -72,9 +112,11 @@ class InlineDecoder(Decoder):
         self._thread = ThreadPoolExecutor(1, "decode")
         self._closed = False
 
-    def submit(self, uploads: Sequence[Upload], caller: str = "", limit_s: float = math.inf) -> Future[list[Tensor]]:
+    def submit(
+        self, uploads: Sequence[Upload], caller: str = "", limit_s: float = math.inf
+    ) -> Future[list[DecodedImage]]:
         """See `Decoder.submit`. The time limit does not apply."""
-        future: Future[list[Tensor]] = Future()
+        future: Future[list[DecodedImage]] = Future()
         if self._closed:
             raise closed()
         self._thread.submit(settle, future, lambda: self._decode_all(uploads, future))
@@ -85,19 +127,20 @@ class InlineDecoder(Decoder):
         self._closed = True
         self._thread.shutdown(cancel_futures=True)
 
-    def _decode_all(self, uploads: Sequence[Upload], future: Future[list[Tensor]]) -> list[Tensor]:
-        images: list[Tensor] = []
+    def _decode_all(self, uploads: Sequence[Upload], future: Future[list[DecodedImage]]) -> list[DecodedImage]:
+        images: list[DecodedImage] = []
         for upload in uploads:
             if self._closed or future.cancelled():
                 raise closed()
             try:
-                images.append(decode(upload.content, self._limits))
+                decoded = decode_pixels(upload.content, self._limits)
+                images.append(DecodedImage(torch.from_numpy(decoded.pixels), decoded.bit_depth))
             except ImageRejected as error:
                 raise upload.rejected(error) from error
         return images
 
 
-def settle(future: Future[list[Tensor]], call: Callable[[], list[Tensor]]) -> None:
+def settle(future: Future[list[DecodedImage]], call: Callable[[], list[DecodedImage]]) -> None:
     """Make the result or the error of `call` that of `future`, unless it was cancelled."""
     try:
         images = call()

@@ -22,8 +22,8 @@ from models.images.decoding import SMALL_BYTES, DecodeLimits, MemoryNeeded, deco
 REQUEST: Final = struct.Struct("!I?")
 """Number of bytes of the image that follows, and whether decoding it may take more memory than `SMALL_BYTES`."""
 
-REPLY: Final = struct.Struct("!BIHHH")
-"""Kind, number of bytes that follow, and for pixels (channels, height, width)."""
+REPLY: Final = struct.Struct("!BIHHHB")
+"""Kind, number of bytes that follow, and for pixels (channels, height, width) and the undeclared bit depth or 0."""
 
 READY: Final = 0
 PIXELS: Final = 1
@@ -66,7 +66,7 @@ def main() -> None:
     child_limits = ChildLimits.from_text(sys.argv[1])
     _confine(child_limits.memory_bytes)
     with socket.socket(fileno=sys.stdin.fileno()) as channel:
-        channel.sendall(REPLY.pack(READY, 0, 0, 0, 0))
+        channel.sendall(REPLY.pack(READY, 0, 0, 0, 0, 0))
         while (request := _receive(channel)) is not None:
             _allow_processor_time(child_limits.cpu_s)
             channel.sendall(_reply(*request, child_limits.limits))
@@ -110,14 +110,14 @@ def _receive(channel: socket.socket) -> tuple[bytearray, bool] | None:
 
 def _reply(content: bytearray, large: bool, limits: DecodeLimits) -> bytes:
     try:
-        pixels = decode_pixels(bytes(content), limits, working_bytes=None if large else SMALL_BYTES)
+        decoded = decode_pixels(bytes(content), limits, working_bytes=None if large else SMALL_BYTES)
     except MemoryNeeded:
-        return REPLY.pack(LARGE, 0, 0, 0, 0)
+        return REPLY.pack(LARGE, 0, 0, 0, 0, 0)
     except ImageRejected as error:
         message = json.dumps([type(error).__name__, str(error)]).encode()
-        return REPLY.pack(REFUSED, len(message), 0, 0, 0) + message
-    channels, height, width = pixels.shape
-    return REPLY.pack(PIXELS, pixels.nbytes, channels, height, width) + pixels.tobytes()
+        return REPLY.pack(REFUSED, len(message), 0, 0, 0, 0) + message
+    pixels = decoded.pixels
+    return REPLY.pack(PIXELS, pixels.nbytes, *pixels.shape, decoded.bit_depth or 0) + pixels.tobytes()
 
 
 if __name__ == "__main__":

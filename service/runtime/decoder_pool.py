@@ -18,12 +18,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final
 
-from torch import Tensor
-
 from models.errors import AnoleError, ImageRejected, ImageUndecodable
 from models.images.decoding import DecodeLimits
 from service.errors import RETRY_BUSY_S, RETRY_UNAVAILABLE_S, DeadlinePassed, DecoderUnavailable
-from service.runtime.decoder import Decoder, Upload, closed
+from service.runtime.decoder import DecodedImage, Decoder, Upload, closed
 from service.runtime.decoder_child import ChildLimits
 from service.runtime.decoder_process import (
     PROGRAM,
@@ -78,11 +76,11 @@ class _Task:
 
     def __init__(self, uploads: Sequence[Upload], caller: str, limit_s: float) -> None:
         self.caller = caller
-        self.future: Future[list[Tensor]] = Future()
+        self.future: Future[list[DecodedImage]] = Future()
         self.uploads = list(uploads)
         self.waiting = list(range(len(uploads)))
         self.in_work = 0
-        self._images: dict[int, Tensor] = {}
+        self._images: dict[int, DecodedImage] = {}
         self._errors: dict[int, Exception] = {}
         self._complete = False
         self._limit_s = limit_s
@@ -97,7 +95,7 @@ class _Task:
         """Whether the outcome of a file still matters: someone waits, and no file before it failed."""
         return self.wanted and all(index < failed for failed in self._errors)
 
-    def record(self, index: int, outcome: Tensor | Exception) -> None:
+    def record(self, index: int, outcome: DecodedImage | Exception) -> None:
         """Record the outcome of a file."""
         self.in_work -= 1
         if isinstance(outcome, Exception):
@@ -193,7 +191,9 @@ class DecoderPool(Decoder):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, uploads: Sequence[Upload], caller: str = "", limit_s: float = math.inf) -> Future[list[Tensor]]:
+    def submit(
+        self, uploads: Sequence[Upload], caller: str = "", limit_s: float = math.inf
+    ) -> Future[list[DecodedImage]]:
         """See `Decoder.submit`."""
         task = _Task(uploads, caller, limit_s)
         with self._changed:
@@ -282,7 +282,7 @@ class DecoderPool(Decoder):
             task.waiting.clear()
             self._tasks.discard(task)
 
-    def _finish(self, image: _Image, outcome: Tensor | Exception, seconds: float) -> None:
+    def _finish(self, image: _Image, outcome: DecodedImage | Exception, seconds: float) -> None:
         """Record the outcome of an image, or queue it as one that needs much memory."""
         task = image.task
         with self._changed:
@@ -321,7 +321,7 @@ class DecoderPool(Decoder):
 
     # Decoding
 
-    def _outcome(self, image: _Image, number: int, process: DecoderProcess) -> Tensor | Exception:
+    def _outcome(self, image: _Image, number: int, process: DecoderProcess) -> DecodedImage | Exception:
         """Decode an image and return its pixels or its error. If its process is lost, it is tried once more."""
         if not image.task.needs(image.index):
             return image.task.too_late()
@@ -343,7 +343,7 @@ class DecoderPool(Decoder):
         except (DecoderUnavailable, _TakenBack) as error:
             return error
 
-    def _tried(self, image: _Image, process: DecoderProcess) -> Tensor:
+    def _tried(self, image: _Image, process: DecoderProcess) -> DecodedImage:
         finish_by = time.monotonic() + _FINISH_S
 
         def wanted() -> bool:
@@ -351,7 +351,7 @@ class DecoderPool(Decoder):
 
         return process.decode(image.content, self._config.image_wall_s, wanted, large=image.large)
 
-    def _tried_again(self, image: _Image, number: int, first: ProcessLost | DecoderTooSlow) -> Tensor:
+    def _tried_again(self, image: _Image, number: int, first: ProcessLost | DecoderTooSlow) -> DecodedImage:
         """Decode an image whose process was lost in a new process, which no other image can have damaged."""
         try:
             process = self._live_process(number)

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
 
 from models.errors import AnoleError, ImageRejected
 from models.images.decoding import CANONICAL_MAX_SIDE, CANONICAL_PIXELS
+from models.images.depth import DEPTHS
 from service.errors import RETRY_UNAVAILABLE_S, DecoderUnavailable
+from service.runtime.decoder import DecodedImage
 from service.runtime.decoder_child import LARGE, PIXELS, READY, REFUSED, REPLY, REQUEST, ChildLimits
 
 PROGRAM: Final = "service.runtime.decoder_child"
@@ -110,7 +111,7 @@ class DecoderProcess:
             NotWanted: `wanted` returned False.
         """
         try:
-            kind, _, _ = self._reply(time.monotonic() + _START_LIMIT_S, wanted)
+            kind, *_ = self._reply(time.monotonic() + _START_LIMIT_S, wanted)
         except (ProcessLost, DecoderTooSlow) as error:
             raise _not_started(str(error)) from error
         if kind != READY:
@@ -118,8 +119,8 @@ class DecoderProcess:
 
     def decode(
         self, content: bytes, limit_s: float, wanted: Callable[[], bool] = lambda: True, *, large: bool = True
-    ) -> Tensor:
-        """Decode one image to uint8 (1 or 3, height, width).
+    ) -> DecodedImage:
+        """Decode one image.
 
         Args:
             content: the image file.
@@ -137,9 +138,9 @@ class DecoderProcess:
         unsent = memoryview(REQUEST.pack(len(content), large) + content)
         while unsent:
             unsent = unsent[self._moved(self._channel.send, unsent, deadline, wanted) :]
-        kind, shape, payload = self._reply(deadline, wanted)
+        kind, shape, bit_depth, payload = self._reply(deadline, wanted)
         if kind == PIXELS:
-            return torch.frombuffer(payload, dtype=torch.uint8).reshape(shape)
+            return DecodedImage(torch.frombuffer(payload, dtype=torch.uint8).reshape(shape), bit_depth or None)
         if kind == LARGE and not large:
             raise NeedsMemory("the image takes much memory to decode")
         raise _refusal(payload)
@@ -151,19 +152,21 @@ class DecoderProcess:
             self._process.kill()
         self._process.wait()
 
-    def _reply(self, deadline: float, wanted: Callable[[], bool]) -> tuple[int, tuple[int, int, int], bytearray]:
-        """Receive a reply: kind, shape and payload, with the size of the payload checked against the shape."""
-        kind, size, *sides = REPLY.unpack(self._receive(REPLY.size, deadline, wanted))
-        channels, height, width = sides
+    def _reply(self, deadline: float, wanted: Callable[[], bool]) -> tuple[int, tuple[int, int, int], int, bytearray]:
+        """Receive a reply: kind, shape, bit depth and payload, whose size is checked against the shape."""
+        head = REPLY.unpack(self._receive(REPLY.size, deadline, wanted))
+        kind, size, channels, height, width, bit_depth = head
         shape = (channels, height, width)
         bounded = height * width <= CANONICAL_PIXELS and max(height, width) <= CANONICAL_MAX_SIDE
         if kind == PIXELS:
-            fits = channels in (1, 3) and bounded and size == channels * height * width > 0
+            fits = (
+                channels in (1, 3) and bounded and bit_depth in (0, *DEPTHS) and size == channels * height * width > 0
+            )
         else:
             fits = kind in (READY, REFUSED, LARGE) and size <= _MESSAGE_BYTES
         if not fits:
             raise ProcessLost(f"the decoder sent kind {kind} with {size} bytes and shape {shape}")
-        return kind, shape, self._receive(size, deadline, wanted)
+        return kind, shape, bit_depth, self._receive(size, deadline, wanted)
 
     def _receive(self, size: int, deadline: float, wanted: Callable[[], bool]) -> bytearray:
         received = bytearray(size)

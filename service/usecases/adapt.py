@@ -13,12 +13,13 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from torch import Tensor
 
 from models.config import InnerLoopConfig
-from models.errors import InvalidConfig
+from models.errors import ImageDepthMismatch, InvalidConfig
+from models.images.depth import common_depth
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationSkipped
 from models.validation.folds import group_samples
 from service.domain.client import ClientSettings, validate_client_name
@@ -46,7 +47,7 @@ from service.errors import (
 )
 from service.runtime.adapt_queue import JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoder import Decoder, Upload
+from service.runtime.decoder import DecodedImage, Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import VersionStore, encode_sample
 from service.usecases.samples import (
@@ -71,17 +72,17 @@ class Decoding:
     """Uploads that are being decoded.
 
     Attributes:
-        images: uint8 (1 or 3, height, width) of each upload.
+        images: the image of each upload.
         seconds: how long it took, once it has ended.
     """
 
-    def __init__(self, images: Future[list[Tensor]]) -> None:
+    def __init__(self, images: Future[list[DecodedImage]]) -> None:
         self.images = images
         self.seconds = 0.0
         self._started_s = time.monotonic()
         images.add_done_callback(self._end)
 
-    def _end(self, _images: Future[list[Tensor]]) -> None:
+    def _end(self, _images: Future[list[DecodedImage]]) -> None:
         self.seconds = time.monotonic() - self._started_s
 
 
@@ -169,12 +170,17 @@ class _Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A command that has been checked, with its images decoded."""
+    """A command that has been checked, with its images decoded.
+
+    Attributes:
+        bit_depth: that images of 16 bits per sample were scaled from, if they did not declare it; otherwise None.
+    """
 
     command: AdaptCommand
     checkpoint: LoadedCheckpoint
     recipe: InnerLoopConfig
     samples: Sequence[Sample]
+    bit_depth: int | None
     control: JobControl
 
     @property
@@ -238,12 +244,14 @@ class Adaptation:
             [] if command.mode == "upgrade" else validate_labels(command.labels, len(command.uploads), self._limits)
         )
         parts = validate_parts(command.parts, len(command.uploads))
+        decoded = decoding.images.result()
+        bit_depth = self._common_depth(command, decoded)
         samples = [
-            _sample(image, SampleRef("", label, upload.name, part))
-            for image, label, upload, part in zip(decoding.images.result(), labels, command.uploads, parts, strict=True)
+            _sample(upload.at_depth(image, bit_depth), SampleRef("", label, upload.name, part))
+            for image, label, upload, part in zip(decoded, labels, command.uploads, parts, strict=True)
         ]
         reject_conflicting_labels(samples)
-        request = _Request(command, checkpoint, recipe, samples, control)
+        request = _Request(command, checkpoint, recipe, samples, bit_depth, control)
         clock.lap("decode")
         if command.first is not None and recipe.steps > 0:
             first = replace(command, idempotency=_first_key(command.idempotency))
@@ -321,7 +329,7 @@ class Adaptation:
             weights_bytes=0,
             device=checkpoint.device.type,
             batched_with=batched_with,
-            report=build_report(validated, [sample.ref for sample in samples], classes),
+            report=_report(validated, samples, classes, _joined_depth(parent, request.bit_depth)),
             samples_kept=settings.retain_samples,
         )
         notes = _notes(request, copies=len(kept) + len(request.samples) - len(samples))
@@ -382,6 +390,18 @@ class Adaptation:
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 
+    def _common_depth(self, command: AdaptCommand, images: Sequence[DecodedImage]) -> int | None:
+        """Return the bit depth for the images that do not declare theirs; None if all do and the client has none.
+
+        It is that of the client's settings, or of the version that is extended, or the smallest that holds all of them.
+        """
+        chosen = self._settings(command.client).bit_depth
+        smallest = common_depth(image.bit_depth for image in images)
+        if chosen is not None or smallest is None:
+            return chosen
+        base = None if command.mode == "replace" else self._store.catalog.lineage(command.client).base
+        return _bit_depth(base) or smallest
+
     def _kept_samples(self, parent: Version | None) -> list[Sample]:
         """Read the samples of the version that is extended.
 
@@ -418,6 +438,8 @@ class Adaptation:
             "meta_model_digest": draft.meta_model_digest,
             "temperature": repr(draft.report["temperature"]),  # so that the digest covers all a prediction depends on
         }
+        if draft.report["bit_depth"] is not None:
+            metadata["bit_depth"] = str(draft.report["bit_depth"])
         digest, size_bytes = self._store.put_weights(draft.client, delta, metadata)
         written.add(digest)
         return replace(draft, weights_digest=digest, weights_bytes=size_bytes)
@@ -431,6 +453,27 @@ def _first_key(key: Idempotency | None) -> Idempotency | None:
 def _sample(image: Tensor, ref: SampleRef) -> Sample:
     encoded = encode_sample(image)
     return Sample(replace(ref, digest=encoded.digest), image, encoded)
+
+
+def _report(
+    validated: CrossValidatedAdaptation, samples: Sequence[Sample], classes: Sequence[str], bit_depth: int | None
+) -> dict[str, Any]:
+    return build_report(validated, [sample.ref for sample in samples], classes, bit_depth)
+
+
+def _bit_depth(version: Version | None) -> int | None:
+    return None if version is None else version.draft.report.get("bit_depth")
+
+
+def _joined_depth(parent: Version | None, bit_depth: int | None) -> int | None:
+    """Return the bit depth of an extension. Raises ImageDepthMismatch if its samples differ in it."""
+    earlier = _bit_depth(parent)
+    if earlier is None or bit_depth in (None, earlier):
+        return earlier if bit_depth is None else bit_depth
+    raise ImageDepthMismatch(
+        f"the stored images of the client were scaled from {earlier} bits, and those of the request from {bit_depth}; "
+        "send all samples again, with mode=replace"
+    )
 
 
 def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:

@@ -19,7 +19,7 @@ from models.inference.predict import PredictionRequest, Predictions, ServingWeig
 from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion, unknown_score
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoder import Decoder, Upload
+from service.runtime.decoder import DecodedImage, Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.predict_batcher import PredictBatcher
 from service.runtime.weight_cache import WeightCache
@@ -94,7 +94,7 @@ class PredictCommand:
     client: str
     uploads: tuple[Upload, ...]
     reference: str
-    images: Future[list[Tensor]]
+    images: Future[list[DecodedImage]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,9 @@ class Prediction:
         return outcome
 
     def _prepare(self, command: PredictCommand, version: ServedVersion, checkpoint: LoadedCheckpoint) -> _Prepared:
-        return _Prepared(command, version, checkpoint, command.images.result())
+        decoded = zip(command.uploads, command.images.result(), strict=True)
+        images = [upload.at_depth(image, version.bit_depth) for upload, image in decoded]
+        return _Prepared(command, version, checkpoint, images)
 
     def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:
         def load() -> ServingWeights:

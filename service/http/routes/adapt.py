@@ -21,6 +21,7 @@ from service import errors
 from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
+from service.http.archives import unpack
 from service.http.dependencies import Context, ContextDep, wait_for
 from service.http.middleware.admission import Slot
 from service.http.middleware.auth import ADAPTING
@@ -39,7 +40,7 @@ from service.http.schemas import resources as schemas
 from service.http.schemas.base import ProblemDetails
 from service.http.schemas.reports import Report
 from service.http.scopes import ClientPath, accessible_client, require_scope
-from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form, unpack
+from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.settings import Settings

@@ -66,6 +66,11 @@ class Report(Answer):
         "and then every prediction is `known`",
         examples=[0.58],
     )
+    bit_depth: int | None = Field(
+        None,
+        description="bits that images of 16 bits per sample were scaled from, if they do not declare how many they use",
+        examples=[12],
+    )
     loss_curve: list[float] = Field(description="loss after each inner step", examples=[[1.61, 0.72, 0.35]])
     suspects: list[LabelIssue] | None = Field(description="probable label errors, the most probable first")
     alike: list[str] | None = Field(

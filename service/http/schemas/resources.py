@@ -210,6 +210,11 @@ class ClientSettings(RequestBody):
         description="share of images of the classes that may get the verdict `unknown`; the `unknown_threshold` of the "
         "next versions is set from it; null: 0.05",
     )
+    bit_depth: Literal[8, 10, 12, 14, 16] | None = Field(
+        None,
+        description="how many of their 16 bits per sample images use, if their files do not declare it; null: as many "
+        "as the client's earlier images, or the fewest that hold the values",
+    )
     model: str | None = Field(
         None,
         strict=True,

@@ -451,6 +451,7 @@ def _served(row: RowValues, client: str) -> ServedVersion:
         row["weights_digest"],
         unknown_score(row["report"].get("unknown_threshold")),  # a familiarity is recorded
         row["report"].get("temperature"),
+        row["report"].get("bit_depth"),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from service.domain.client import MAX_KEEP_LAST, ClientSettings, validate_alias_name, validate_client_name
+from models.images.depth import DEPTHS
+from service.domain.client import BIT_DEPTHS, MAX_KEEP_LAST, ClientSettings, validate_alias_name, validate_client_name
 from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 
 def test_settings_are_read_back_as_they_were_stored() -> None:
     settings = ClientSettings(
-        retain_samples=False, keep_last=3, floor=0.0, tolerance=0.5, unknown_rate=0.1, model="paper"
+        retain_samples=False, keep_last=3, floor=0.0, tolerance=0.5, unknown_rate=0.1, bit_depth=12, model="paper"
     )
     assert ClientSettings.from_json(settings.to_json()) == settings
 
@@ -39,6 +40,13 @@ def test_a_keep_last_outside_its_range_is_rejected(keep_last: int) -> None:
 def test_an_unknown_rate_outside_its_range_is_rejected(unknown_rate: float) -> None:
     with pytest.raises(InvalidRequest, match=r"from 0 to 0\.5"):
         ClientSettings(unknown_rate=unknown_rate)
+
+
+def test_a_bit_depth_is_one_that_the_decoder_knows() -> None:
+    assert BIT_DEPTHS == DEPTHS
+    for bit_depth in (0, 9, 32):
+        with pytest.raises(InvalidRequest, match="use 8, 10, 12, 14 or 16"):
+            ClientSettings(bit_depth=bit_depth)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "line-1", "cam.front_left", "x" * 64, "1..2"])

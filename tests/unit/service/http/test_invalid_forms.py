@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from service.http.archives import unpack
 from service.http.problems import ArchiveTooLarge
-from service.http.uploads import unpack
 from service.runtime.decoder import Upload
 from service.settings import load_settings
 from tests.in_process import Web

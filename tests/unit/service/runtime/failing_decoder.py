@@ -14,27 +14,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.errors import ImageCorrupt
-from models.images.decoding import DecodeLimits, MemoryNeeded, decode_pixels
+from models.images.decoding import DecodedPixels, DecodeLimits, MemoryNeeded, decode_pixels
 from service.runtime import decoder_child
 from service.runtime.decoder_child import PIXELS, REFUSED, REPLY
 
 _decode = decode_pixels
 _POLL_S = 0.005
 _LIES = {
-    b"lie: too large": REPLY.pack(PIXELS, 3 * 300 * 300, 3, 300, 300),
-    b"lie: too long": REPLY.pack(PIXELS, 8 * 1100, 1, 8, 1100),
-    b"lie: too many bytes": REPLY.pack(PIXELS, 2**31, 1, 8, 8),
-    b"lie: no shape": REPLY.pack(PIXELS, 0, 1, 0, 0),
-    b"lie: unknown kind": REPLY.pack(9, 0, 0, 0, 0),
-    b"lie: unknown refusal": REPLY.pack(REFUSED, 14, 0, 0, 0) + b'["exit", "no"]',
-    b"lie: no json": REPLY.pack(REFUSED, 4, 0, 0, 0) + b"nope",
+    b"lie: too large": REPLY.pack(PIXELS, 3 * 300 * 300, 3, 300, 300, 0),
+    b"lie: too long": REPLY.pack(PIXELS, 8 * 1100, 1, 8, 1100, 0),
+    b"lie: too many bytes": REPLY.pack(PIXELS, 2**31, 1, 8, 8, 0),
+    b"lie: no shape": REPLY.pack(PIXELS, 0, 1, 0, 0, 0),
+    b"lie: bit depth": REPLY.pack(PIXELS, 8 * 8, 1, 8, 8, 200),
+    b"lie: unknown kind": REPLY.pack(9, 0, 0, 0, 0, 0),
+    b"lie: unknown refusal": REPLY.pack(REFUSED, 14, 0, 0, 0, 0) + b'["exit", "no"]',
+    b"lie: no json": REPLY.pack(REFUSED, 4, 0, 0, 0, 0) + b"nope",
 }
 
 
-def misbehave(content: bytes, limits: DecodeLimits, *, working_bytes: int | None) -> NDArray[np.uint8]:
+def misbehave(content: bytes, limits: DecodeLimits, *, working_bytes: int | None) -> DecodedPixels:
     """Obey the command in `content`, or decode it."""
     command, _, argument = content.partition(b" ")
     if content in _LIES:
@@ -46,7 +46,7 @@ def misbehave(content: bytes, limits: DecodeLimits, *, working_bytes: int | None
         _COMMANDS[command](argument)
     else:
         return _decode(content, limits)
-    return np.zeros((1, 16, 16), np.uint8)
+    return DecodedPixels(np.zeros((1, 16, 16), np.uint8))
 
 
 def _spin(_argument: bytes) -> None:

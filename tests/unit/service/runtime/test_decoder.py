@@ -179,7 +179,8 @@ def test_a_process_is_replaced_after_a_number_of_images(started: Started) -> Non
 
 
 @pytest.mark.parametrize(
-    "lie", ["too large", "too long", "too many bytes", "no shape", "unknown kind", "unknown refusal", "no json"]
+    "lie",
+    ["too large", "too long", "too many bytes", "no shape", "bit depth", "unknown kind", "unknown refusal", "no json"],
 )
 def test_an_invalid_reply_of_a_process_is_rejected(started: Started, lie: str) -> None:
     pool = started()
@@ -289,7 +290,7 @@ def test_a_pool_that_is_closed_while_its_processes_start_leaves_none(started: St
 def test_images_of_a_request_are_returned_in_order(started: Started) -> None:
     pool, contents = started(processes=2), striped(12, 9)
     images = pool.submit([Upload(str(index), content) for index, content in enumerate(contents)]).result(LIMIT_S)
-    assert all(torch.equal(image, decode(content)) for image, content in zip(images, contents, strict=True))
+    assert all(torch.equal(image.pixels, decode(content)) for image, content in zip(images, contents, strict=True))
 
 
 def test_the_first_bad_image_of_a_request_is_reported_with_its_name(started: Started) -> None:
@@ -358,7 +359,7 @@ def test_the_processes_together_stay_within_a_bound_of_memory_when_both_get_imag
         while not all(work.done() for work in works):
             peak_bytes = max(peak_bytes, sum(map(resident_bytes, pool.process_ids())))
             threading.Event().wait(0.005)
-        assert all(image.shape == (3, 256, 256) for work in works for image in work.result(0))
+        assert all(image.pixels.shape == (3, 256, 256) for work in works for image in work.result(0))
     finally:
         pool.close()
     assert peak_bytes < 800 * MEBIBYTE  # one of them alone takes 630 MiB
