@@ -128,7 +128,7 @@ class SqliteDatabase(Database):
 
     def _renew_reserve(self) -> None:
         """Make the reserve if it is missing and there is plenty of room."""
-        if self._reserve is None or (self._reserve.is_file() and self._reserve.stat().st_size == RESERVE_BYTES):
+        if self._reserve is None or (self._reserve.exists() and self._reserve.stat().st_size == RESERVE_BYTES):
             return
         if shutil.disk_usage(self._path.parent).free >= 4 * RESERVE_BYTES:
             with suppress(OSError):  # the disk is read-only
