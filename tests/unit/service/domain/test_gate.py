@@ -201,6 +201,14 @@ def test_a_corrected_label_is_not_compared() -> None:
     assert decided(after, TEN).decision == "publish"
 
 
+def test_a_sample_whose_new_label_the_earlier_version_predicted_is_not_compared() -> None:
+    before = record({"pit": ["pit"] * 4, "scratch": ["scratch"] * 4 + ["pit"] * 6})
+    after = record({"pit": ["pit"] * 4, "scratch": ["scratch"] * 10})
+    relabelled = tuple(replace(sample, label="pit") for sample in after.samples[8:])
+    decision = decided(replace(after, samples=(*after.samples[:8], *relabelled)), before)
+    assert (decision.decision, decision.dropped) == ("publish", ())
+
+
 def test_one_lost_sample_is_within_the_default_tolerance_but_not_within_zero() -> None:
     one_lost = record({"pit": ["pit", "scratch"], "scratch": ["scratch"] * 2})
     before = record({"pit": ["pit"] * 2, "scratch": ["scratch"] * 2})
