@@ -32,6 +32,12 @@ def test_pictures_that_are_known_to_show_one_part_do_not_count() -> None:
     assert alike_classes(pictures(parts=4, spread=0.2), LABELS, parts) == ()
 
 
+def test_one_picture_of_another_part_does_not_hide_that_the_others_repeat_each_other() -> None:
+    features = pictures(parts=4, spread=0.2)
+    features[0], features[12] = 3.0, -3.0
+    assert alike_classes(features, LABELS, EACH) == (0, 1)
+
+
 def test_only_the_class_that_repeats_itself_is_named() -> None:
     features = pictures(parts=12, spread=0.2)
     features[12:] = pictures(parts=3, spread=0.1)[12:]
