@@ -246,6 +246,13 @@ def test_classes_whose_images_nearly_repeat_each_other_are_named_and_do_not_deci
     assert not any("repeat" in reason for reason in decided(GOOD).reasons)
 
 
+def test_classes_that_differ_only_in_case_are_named_and_do_not_decide() -> None:
+    decision = decided(record({"Pit": ["Pit"] * 6, "pit": ["pit"] * 6, "stain": ["stain"] * 6}))
+    assert any("classes 'Pit', 'pit' differ only in case" in reason for reason in decision.reasons)
+    assert decision.decision == "publish"
+    assert not any("differ only" in reason for reason in decided(GOOD).reasons)
+
+
 def test_a_class_that_is_not_part_of_the_estimate_is_named_and_holds() -> None:
     decision = decided(record({"pit": ["pit"] * 4, "stain": [None]}))
     assert decision.decision == "hold"
