@@ -26,7 +26,7 @@ def test_adapt_responds_with_all_fields_of_the_contract(web: Web) -> None:
     assert body["weights"] == {"digest": "b" * 64, "bytes": 1234}
     assert set(body["report"]) == {
         "support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold", "loss_curve",
-        "suspects", "alike", "confusion", "folds", "gate", "seconds",
+        "suspects", "alike", "bit_depth", "confusion", "folds", "gate", "seconds",
     }  # fmt: skip
     assert set(body["report"]["seconds"]) == {"decode", "adapt", "examine", "store", "total"}
 
