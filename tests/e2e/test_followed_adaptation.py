@@ -72,6 +72,15 @@ def test_cancelling_the_awaiting_task_cancels_the_job(service: Process) -> None:
         anole.versions("awaited")
 
 
+@pytest.fixture
+def sigint_is_not_ignored() -> Iterator[None]:
+    """Child processes inherit that a signal is ignored, as SIGINT is in the background jobs of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint_is_not_ignored")
 def test_an_interrupted_command_on_a_terminal_cancels_the_job(service: Process, tmp_path: Path) -> None:
     for sample in SAMPLES:
         (tmp_path / sample.label).mkdir(exist_ok=True)
@@ -93,6 +102,6 @@ def test_an_interrupted_command_on_a_terminal_cancels_the_job(service: Process, 
         with contextlib.suppress(OSError):  # the terminal has closed
             while piece := terminal.read(4096):
                 shown += piece
-        assert process.wait(STOP_LIMIT_S) == 130
+        assert process.wait(STOP_LIMIT_S) == 130, shown.decode(errors="replace")
         ending.cancel()
     assert b"was cancelled and created no version" in shown
