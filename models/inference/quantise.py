@@ -13,7 +13,7 @@ because a version that was adapted on features in float32 loses up to 3 points o
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ from torch import Tensor
 from models.atomic_files import write_atomically
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.data.folders import open_folder
-from models.errors import CheckpointInvalid
+from models.errors import AnoleError, CheckpointInvalid
 from models.images.preprocessing import prepare_by_shape
 from models.inference.embedding import EMBED_IMAGES, graph_weights
 from models.nets import BackboneNet
@@ -117,16 +117,29 @@ def _in_integers(proto: Any, calibration: _Calibration) -> bytes:
         return written.read_bytes()
 
 
-def main(name: str, images: str, out: str) -> None:
+def _write(name: str, images: Path, out: Path) -> None:
     """Quantise the named start with about `_CALIBRATION_IMAGES` images, evenly from all classes."""
     checkpoint = load_checkpoint(name)
-    dataset = open_folder(Path(images), replace(checkpoint.net_config.image, fit="stretch"))
+    dataset = open_folder(images, replace(checkpoint.net_config.image, fit="stretch"))
     each = -(-_CALIBRATION_IMAGES // len(dataset))
     made = quantised(checkpoint, [image for index in range(len(dataset)) for image in dataset.images(index)[:each]])
-    path = Path(out) / f"{made.name}.safetensors"
+    path = out / f"{made.name}.safetensors"
     save_checkpoint(made, path)
     write_atomically(path.with_suffix(".onnx"), made.onnx_graph or b"")
 
 
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description="Make a start with a quantised backbone.")
+    parser.add_argument("name", metavar="NAME", help="start with a frozen backbone: a shipped name, or a path")
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder or .zip with one folder per class")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder for the new start")
+    arguments = parser.parse_args()
+    try:
+        _write(arguments.name, arguments.images, arguments.out)
+    except AnoleError as error:
+        parser.error(str(error))
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -125,10 +125,11 @@ class AdmissionLimit:
             self._images[caller] -= images
             self._requests, self._images = +self._requests, +self._images  # without callers that hold nothing
 
-    def overloaded(self) -> Overloaded:
+    def overloaded(self, reason: str | None = None) -> Overloaded:
         """Count a rejected request and return its error."""
         self._telemetry.refused.labels(self.work).inc()
-        return Overloaded(f"too many requests to {self.work} are waiting; try again in {RETRY_BUSY_S} s", RETRY_BUSY_S)
+        reason = reason or f"too many requests to {self.work} are waiting"
+        return Overloaded(f"{reason}; try again in {RETRY_BUSY_S} s", RETRY_BUSY_S)
 
     def _may_add(self, held: Counter[str], caller: str, count: int, limit: float) -> bool:
         """Whether there is room, or the caller stays within an equal share of the limit."""
@@ -161,7 +162,10 @@ class Slot:
         if memory is None:
             return
         if not memory.take(self.caller, size_bytes):
-            raise self._limit.overloaded()
+            raise self._limit.overloaded(
+                f"the request needs {size_bytes:,} bytes; requests that wait or run take {memory.used_bytes:,} of "
+                f"{memory.size_bytes:,} bytes of memory"
+            )
         self._bytes += size_bytes
 
     def hold_until_done(self, work: Future[Any]) -> None:

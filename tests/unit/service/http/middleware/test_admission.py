@@ -116,7 +116,7 @@ def test_a_request_takes_memory_for_its_body_and_gives_it_back() -> None:
     slot.take_memory(20)
     slot.hold_until_done(work)
     slot.end_request()
-    with pytest.raises(Overloaded):
+    with pytest.raises(Overloaded, match=r"51 bytes.*take 50 of 100 bytes of memory"):
         limit.admit("b").take_memory(51)
     work.set_result(0)
     assert memory.used_bytes == 0
