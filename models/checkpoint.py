@@ -158,7 +158,12 @@ def load_checkpoint(name_or_path: str | Path, allow_factories: Collection[str] =
     try:
         tensors = load_tensors(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        metadata = header["__metadata__"]
+        metadata = header.get("__metadata__", {})
+        if "settings" not in metadata:
+            raise CheckpointInvalid(
+                f"{path} holds tensors without the settings of a checkpoint; if they are weights of a backbone, make a "
+                "checkpoint with `anole import-backbone`"
+            )
         settings = json.loads(metadata["settings"])
         checkpoint = _assemble(path.stem, settings, tensors, json.loads(metadata["training"]))
     except (SafetensorError, KeyError, ValueError, TypeError, InvalidConfig) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from models.errors import AnoleError
@@ -113,6 +114,14 @@ class UnknownAlias(ServiceError, LookupError):
 
 class UnknownCheckpoint(ServiceError, LookupError):
     """There is no checkpoint with that name or path."""
+
+
+def unknown_checkpoint(name: str, offered: Iterable[str]) -> UnknownCheckpoint:
+    """Return the error about a model that the service does not offer."""
+    return UnknownCheckpoint(
+        f"there is no model {name!r}; the available models are {', '.join(offered)}; `anole serve --model NAME`, given "
+        "several times, offers others"
+    )
 
 
 class UnknownJob(ServiceError, LookupError):

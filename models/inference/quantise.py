@@ -14,6 +14,7 @@ because a version that was adapted on features in float32 loses up to 3 points o
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -126,6 +127,7 @@ def _write(name: str, images: Path, out: Path) -> None:
     path = out / f"{made.name}.safetensors"
     save_checkpoint(made, path)
     write_atomically(path.with_suffix(".onnx"), made.onnx_graph or b"")
+    sys.stdout.write(f"wrote {path}; to serve it: anole serve --model {path}\n")
 
 
 def main() -> None:

@@ -45,8 +45,8 @@ def collect(data: Data = None, as_json: AsJson = False) -> None:
         print_json(asdict(done))
         return
     output().print(
-        f"removed {done.retired} versions, {done.removed} blobs ({done.removed_bytes} bytes) and {done.leftovers} "
-        f"unfinished files; {done.kept} blobs remain"
+        f"removed {done.retired} versions with the blobs that only they needed, {done.removed} other blobs "
+        f"({done.removed_bytes} bytes) and {done.leftovers} unfinished files; {done.kept} blobs remain"
     )
 
 

@@ -129,7 +129,8 @@ def read_file(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: OSError) -> InvalidInput:
-    return InvalidInput(f"cannot read {path}: {error.strerror or error}")
+    hint = f"; pass its files, such as {path}/*" if isinstance(error, IsADirectoryError) else ""
+    return InvalidInput(f"cannot read {path}: {error.strerror or error}{hint}")
 
 
 def _read_class_folders(folder: Path) -> list[LabelledFile]:

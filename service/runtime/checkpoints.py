@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from models.checkpoint import SHIPPED_ALIASES
-from service.errors import UnknownCheckpoint
+from service.errors import UnknownCheckpoint, unknown_checkpoint
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
 
@@ -41,8 +41,7 @@ class LoadedCheckpoints:
         for checkpoint in self.offered:
             if checkpoint.checkpoint.name == SHIPPED_ALIASES.get(name, name):
                 return checkpoint
-        names = ", ".join(checkpoint.checkpoint.name for checkpoint in self.offered)
-        raise UnknownCheckpoint(f"there is no model {name!r}; the available models are {names}")
+        raise unknown_checkpoint(name, [checkpoint.checkpoint.name for checkpoint in self.offered])
 
     def find(self, digest: str, name: str) -> LoadedCheckpoint | None:
         """Return the checkpoint with that digest, or None if `get` would have to load it first.

@@ -62,8 +62,9 @@ class DecodedImage:
         if self.bit_depth > bit_depth:
             raise ImageDepthMismatch(
                 f"the image needs {self.bit_depth} bits per sample, but the client's images of {FILE_BITS} bits use "
-                f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, or declare "
-                "the bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue)"
+                f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, declare the "
+                "bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue), or adapt the client again "
+                "with its setting bit_depth"
             )
         factor = (2**self.bit_depth - 1) / (2**bit_depth - 1)
         return torch.mul(self.pixels, factor).round().to(torch.uint8)

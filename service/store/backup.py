@@ -335,8 +335,8 @@ def _find_generation(folder: Path, generation: int) -> _Generation:
     generations = _read_generations(folder)
     if not 0 <= generation < len(generations):
         raise InvalidRequest(
-            f"the folder {folder} holds {len(generations)} backups, and there is no generation {generation}; use 0 for "
-            f"the newest, to {len(generations) - 1} for the oldest"
+            f"there is no generation {generation} in {folder}; backups there: {len(generations)}, from 0, the newest, "
+            f"to {len(generations) - 1}, the oldest"
         )
     return generations[generation]
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.checkpoint import SHIPPED_ALIASES, Checkpoint
-from service.errors import UnknownCheckpoint
+from service.errors import unknown_checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,5 +62,4 @@ class CheckpointList:
         for summary in self._checkpoints:
             if summary.name == SHIPPED_ALIASES.get(name, name):
                 return summary
-        names = ", ".join(summary.name for summary in self._checkpoints)
-        raise UnknownCheckpoint(f"there is no model {name!r}; the available models are {names}")
+        raise unknown_checkpoint(name, [summary.name for summary in self._checkpoints])
