@@ -161,7 +161,7 @@ def load_checkpoint(name_or_path: str | Path, allow_factories: Collection[str] =
         metadata = header.get("__metadata__", {})
         if "settings" not in metadata:
             raise CheckpointInvalid(
-                f"{path} holds tensors without the settings of a checkpoint; if they are weights of a backbone, make a "
+                f"{path} is not a checkpoint: it has no settings; if it holds the weights of a backbone, make a "
                 "checkpoint with `anole import-backbone`"
             )
         settings = json.loads(metadata["settings"])

@@ -6,6 +6,7 @@ import struct
 from typing import Final
 
 from models.errors import ImageFormatUnsupported
+from models.images.depth import FILE_BITS
 from models.images.pixels import Source
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -22,7 +23,8 @@ def without_side_data(content: bytes) -> Source:
 
     Returns:
         The smaller file. The rest of a file that ends early is kept, so that the decoder reports the damage. The
-        declared bit depth is the largest number of significant bits of a colour channel, from the chunk sBIT.
+        declared bit depth is the largest number of significant bits of a colour channel, from the chunk sBIT; a number
+        that no sample can have is ignored, as libpng does.
 
     Raises:
         ImageFormatUnsupported: it is in Apple's variant of PNG, which decoders read wrongly.
@@ -35,7 +37,7 @@ def without_side_data(content: bytes) -> Source:
             raise ImageFormatUnsupported("the image is in Apple's variant of PNG (CgBI); export it as plain PNG")
         if kind == b"sBIT" and 1 <= size <= 4 and len(chunk) == size + 12:
             colours = chunk[8 : 8 + (size if size % 2 else size - 1)]  # the last of two or four is the alpha channel
-            significant_bits = max(colours)
+            significant_bits = max(colours) if 1 <= max(colours) <= FILE_BITS else None
         if kind in _NEEDED or (kind in _TEXTS and chunk[8:].startswith(_ORIENTATION_KEYS)):
             kept.append(chunk)
         position += size + 12

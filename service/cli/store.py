@@ -10,6 +10,7 @@ import typer
 
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, output, plain, print_json
 from service.cli.keys import Data
+from service.errors import InvalidRequest
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ def restore(
     from service.store.open_store import StoreLocation, open_store
 
     require_backup(path, generation)  # before a store is created
-    location = StoreLocation.of(load_settings(data=data))
+    settings = load_settings(data=data)
+    if settings.data.resolve().is_relative_to(path.resolve()):
+        raise InvalidRequest(f"{settings.data} is in the folder of the backup; restore into another folder with --data")
+    location = StoreLocation.of(settings)
     with open_store(location, missing="restore") as opened, notices().status("restoring …"):
         done = opened.restore(path, generation=generation)
     _print_backup("restored", done, as_json=as_json)

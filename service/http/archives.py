@@ -51,8 +51,12 @@ class _Entry:
     steps: tuple[str, ...]
 
     @property
+    def is_folder(self) -> bool:
+        return (entry_name(self.info) or "").endswith("/")  # `ZipInfo.is_dir` does not know backslashes
+
+    @property
     def folders(self) -> tuple[str, ...]:
-        return self.steps if self.info.is_dir() else self.steps[:-1]
+        return self.steps if self.is_folder else self.steps[:-1]
 
     @property
     def path(self) -> str:
@@ -103,7 +107,7 @@ def _steps(info: zipfile.ZipInfo) -> tuple[str, ...]:
             "make the archive with names in UTF-8 (7-Zip: -mcu=on), or name the folders in English letters"
         )
     steps = tuple(step for step in name.split("/") if step not in ("", "."))
-    if "\0" in name or not (steps or info.is_dir()):
+    if "\0" in name or not (steps or name.endswith("/")):
         raise InvalidArchive(f"an entry of the archive has no name, or a NUL in it; {_LAYOUT}")
     if ".." in steps:
         raise InvalidArchive(f"entry {shown(name)} has '..' in its path; {_LAYOUT}")
@@ -117,7 +121,7 @@ def _images(entries: Sequence[_Entry]) -> list[_Entry]:
         NoSamples: there are no files.
         InvalidArchive: the folders do not fit the layout.
     """
-    files = [entry for entry in entries if not entry.info.is_dir() and not is_junk(entry.steps)]
+    files = [entry for entry in entries if not entry.is_folder and not is_junk(entry.steps)]
     if not files:
         raise NoSamples(f"the archive has no files; {_LAYOUT}")
     depth = max(len(entry.steps) for entry in files) - 1

@@ -397,10 +397,10 @@ class Adaptation:
         """
         chosen = self._settings(command.client).bit_depth
         smallest = common_depth(image.bit_depth for image in images)
-        if chosen is not None or smallest is None:
-            return chosen
         base = None if command.mode == "replace" else self._store.catalog.lineage(command.client).base
-        return _bit_depth(base) or smallest
+        if smallest is None:  # no image of the request needs one
+            return _bit_depth(base) or chosen
+        return chosen or _bit_depth(base) or smallest
 
     def _kept_samples(self, parent: Version | None) -> list[Sample]:
         """Read the samples of the version that is extended.

@@ -89,6 +89,16 @@ def test_the_setting_of_a_client_decides_and_holds_for_the_versions_made_under_i
     assert "mode=replace" in response.json()["detail"]
 
 
+def test_a_changed_setting_does_not_matter_for_images_of_8_bits(web: Web) -> None:
+    web("PUT", "/clients/line/settings", json={"bit_depth": 12})
+    samples = {label: striped(4, period) for label, period in PERIODS.items()}
+    adapt(web, {label: images[:3] for label, images in samples.items()}, publish="always")
+    web("PUT", "/clients/line/settings", json={"bit_depth": 14})
+    extended = adapt(web, {label: images[3:] for label, images in samples.items()})
+    assert extended.status_code == 201
+    assert extended.json()["report"]["bit_depth"] == 12
+
+
 def test_a_version_without_such_images_has_no_bit_depth(web: Web) -> None:
     adapted = adapt(web, {label: striped(3, period) for label, period in PERIODS.items()})
     assert adapted.json()["report"]["bit_depth"] is None

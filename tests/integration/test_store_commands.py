@@ -66,7 +66,10 @@ def test_damage_is_reported_with_exit_code_1(anole: Anole, filled: Path) -> None
 def test_a_collection_prints_what_it_deleted(anole: Anole, filled: Path) -> None:
     assert anole("collect")[:2] == (
         0,
-        "removed 0 versions, 0 blobs (0 bytes) and 0 unfinished files; 7 blobs remain\n",
+        (
+            "removed 0 versions with the blobs that only they needed, 0 other blobs (0 bytes) and 0 unfinished files; "
+            "7 blobs remain\n"
+        ),
     )
 
 
@@ -91,6 +94,15 @@ def test_a_restore_from_a_folder_without_a_backup_creates_no_store(anole: Anole,
     assert not (filled / "again").exists()
 
 
+@pytest.mark.parametrize("data", ["backup", "backup/data"])
+def test_a_backup_is_not_restored_into_its_own_folder(anole: Anole, filled: Path, data: str) -> None:
+    anole("backup", str(filled / "backup"))
+    before = sorted(filled.rglob("*"))
+    code, _, said = anole("restore", str(filled / "backup"), data=data)
+    assert (code, "is in the folder of the backup" in said) == (1, True)
+    assert sorted(filled.rglob("*")) == before
+
+
 def test_an_earlier_backup_is_restored(anole: Anole, filled: Path) -> None:
     backup = str(filled / "backup")
     anole("backup", backup, "--keep", "2")
@@ -100,4 +112,4 @@ def test_an_earlier_backup_is_restored(anole: Anole, filled: Path) -> None:
     assert anole("restore", backup, "--generation", "1", data="before")[1].startswith("restored 3 versions")
     assert anole("restore", backup, data="now")[1].startswith("restored 4 versions")
     code, _, said = anole("restore", backup, "--generation", "2", data="older")
-    assert (code, "holds 2 backups" in said) == (1, True)
+    assert (code, "backups there: 2" in said) == (1, True)

@@ -51,6 +51,14 @@ def test_an_undeclared_depth_is_the_smallest_that_holds_the_values(bits: int) ->
         assert decode_pixels(content).bit_depth == bits
 
 
+@pytest.mark.parametrize("impossible", [0, 17, 25, 64, 255])
+def test_a_declared_depth_that_no_sample_can_have_is_ignored(impossible: int) -> None:
+    grey = REFERENCE[..., 0]
+    content = png_of(of_depth(12, grey), significant_bits(impossible))
+    assert distance(content, grey) <= 1
+    assert decode_pixels(content).bit_depth == 12
+
+
 @pytest.mark.parametrize("bits", [10, 12, 14])
 @pytest.mark.parametrize("tag", [MAX_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE])
 def test_a_dark_image_is_scaled_by_the_depth_that_its_file_declares(bits: int, tag: int) -> None:
