@@ -9,7 +9,7 @@ from typing import Final
 from models.data.synthetic.demo import LabelledImage, demo_samples
 from service.bootstrap import Services
 from service.runtime.decoder import Upload
-from service.usecases.adapt import AdaptCommand
+from service.usecases.adapt_command import AdaptCommand
 
 CLIENT: Final = "demo"
 FOLDER: Final = "demo"

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Final, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
 
 from torch import Tensor
 
@@ -29,7 +27,6 @@ from service.domain.version import (
     LIVE,
     Idempotency,
     Lineage,
-    Publication,
     SampleRef,
     Version,
     VersionDraft,
@@ -47,9 +44,10 @@ from service.errors import (
 )
 from service.runtime.adapt_queue import JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
-from service.runtime.decoder import DecodedImage, Decoder, Upload
+from service.runtime.decoder import DecodedImage, Decoder
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import VersionStore, encode_sample
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome, Decoding
 from service.usecases.samples import (
     AdaptLimits,
     Sample,
@@ -66,87 +64,6 @@ _STAGES: Final = ("decode", "adapt", "examine", "store")
 
 _ATTEMPTS: Final = 5
 """How often an extension is tried when other extensions of the same client are published in the meantime."""
-
-
-class Decoding:
-    """Uploads that are being decoded.
-
-    Attributes:
-        images: the image of each upload.
-        seconds: how long it took, once it has ended.
-    """
-
-    def __init__(self, images: Future[list[DecodedImage]]) -> None:
-        self.images = images
-        self.seconds = 0.0
-        self._started_s = time.monotonic()
-        images.add_done_callback(self._end)
-
-    def _end(self, _images: Future[list[DecodedImage]]) -> None:
-        self.seconds = time.monotonic() - self._started_s
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptCommand:
-    """A request to adapt.
-
-    Attributes:
-        client: client name.
-        uploads: image files.
-        labels: class names, one for each upload, in the same order.
-        parts: names of the physical parts that the uploads show, one for each, in the same order; or none.
-        mode: "extend" adds the samples to those of `Lineage.base`; "replace" starts from these samples alone; "upgrade"
-            adapts the stored samples anew, from the client's current model.
-        steps: inner steps; None takes the checkpoint's value.
-        learning_rate: of the inner loop; None takes the checkpoint's value.
-        seed: of the random draws of the inner loop; None is 0.
-        first: "prototypes" makes a preliminary version without inner steps first, within a fraction of a second; not
-            if there are no inner steps anyway.
-        publish: "auto" leaves it to the gate, "always" makes the version live, "never" does not.
-        idempotency: recorded with the version, so that a repeated request gets the same answer.
-        client_created_at: when the client was created, as of the arrival of the request; None if it did not exist. If
-            the client is deleted afterwards, the request makes no version.
-        caller: who sent the request. Callers share the decoders equally.
-        decoding: the decoded uploads, when they are ready; None before `Adaptation.decode`.
-    """
-
-    client: str
-    uploads: tuple[Upload, ...]
-    labels: tuple[str, ...]
-    parts: tuple[str, ...] = ()
-    mode: Literal["extend", "replace", "upgrade"] = "extend"
-    steps: int | None = None
-    learning_rate: float | None = None
-    seed: int | None = None
-    first: Literal["prototypes"] | None = None
-    publish: Literal["auto", "always", "never"] = "auto"
-    idempotency: Idempotency | None = None
-    client_created_at: datetime | None = None
-    caller: str = ""
-    decoding: Decoding | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptOutcome:
-    """Result of an adaptation.
-
-    Attributes:
-        version: the new version, with its report.
-        published: whether it went live.
-        live: the version that is live now, or None.
-        earlier: the version that the gate compared it with; None if there was none, or for a repeated request.
-    """
-
-    version: Version
-    published: bool
-    live: int | None
-    earlier: Version | None = None
-
-    @classmethod
-    def of(cls, earlier: Publication) -> AdaptOutcome:
-        """Return the outcome of a request that was made before."""
-        published = any(move.alias == LIVE for move in earlier.moves)
-        return cls(version=earlier.version, published=published, live=earlier.live)
 
 
 class _Stopwatch:

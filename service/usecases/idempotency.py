@@ -12,7 +12,7 @@ from functools import partial
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight
 from service.runtime.adapt_queue import AdaptQueue, JobControl
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 
 Recall = Callable[[str, Idempotency], Publication | None]
 Adapt = Callable[[AdaptCommand, JobControl], AdaptOutcome]

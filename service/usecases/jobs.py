@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from service.errors import JobCancelled, UnknownJob
 from service.runtime.adapt_queue import JobControl
-from service.usecases.adapt import AdaptOutcome
+from service.usecases.adapt_command import AdaptOutcome
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 

@@ -16,7 +16,7 @@ from service.bootstrap import Services
 from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases import predict
-from service.usecases.adapt import AdaptCommand
+from service.usecases.adapt_command import AdaptCommand
 from tests.generated import striped
 
 PERIODS = (5, 9, 15, 25)

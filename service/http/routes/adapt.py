@@ -44,7 +44,7 @@ from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.settings import Settings
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import Job
 
 router = APIRouter(tags=["adapt"])

@@ -28,7 +28,7 @@ from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.store.maintenance import Erasure
 from service.store.ports import Keys
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
 from service.usecases.idempotency import IdempotentAdaptation

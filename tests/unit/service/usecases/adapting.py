@@ -8,7 +8,7 @@ from typing import Any, Final
 from service.domain.version import Idempotency
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.decoder import Upload
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from tests.generated import striped
 
 CLIENT: Final = "line"

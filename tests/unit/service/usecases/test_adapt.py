@@ -34,7 +34,8 @@ from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import InlineDecoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import VersionStore
-from service.usecases.adapt import Adaptation, AdaptCommand
+from service.usecases.adapt import Adaptation
+from service.usecases.adapt_command import AdaptCommand
 from tests.generated import encoded, tiny_checkpoint_in
 from tests.unit.service.usecases.adapting import CLIENT, KEY, command, in_stage, names, reasons
 

@@ -14,7 +14,7 @@ from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.runtime.decoder import Upload
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from service.usecases.idempotency import IdempotentAdaptation
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 

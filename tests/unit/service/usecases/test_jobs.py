@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import JobCancelled, UnknownJob
 from service.runtime.adapt_queue import JobControl
-from service.usecases.adapt import AdaptOutcome
+from service.usecases.adapt_command import AdaptOutcome
 from service.usecases.jobs import KEPT_S, MAX_KEPT, Job, Jobs
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 from tests.unit.service.usecases.test_idempotency import COMMAND

@@ -15,7 +15,7 @@ from starlette.types import Message
 from service.http.app import create_app
 from service.runtime.adapt_queue import JobControl
 from service.settings import load_settings
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from tests.in_process import PNG, Web, started
 from tests.unit.service.fakes import FakeAdaptation, FakeServices
 

@@ -16,7 +16,7 @@ from service.http.app import create_app
 from service.http.middleware import auth
 from service.runtime.adapt_queue import JobControl
 from service.settings import load_settings
-from service.usecases.adapt import AdaptCommand, AdaptOutcome
+from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from service.usecases.jobs import KEPT_S, Jobs
 from tests.in_process import PNG, Web, started
 from tests.unit.service.fakes import FakeAdaptation, FakeServices
