@@ -98,9 +98,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
-        adaptation=IdempotentAdaptation(
-            store.catalog.recall, adaptation.run, queue, store.catalog.created_at, adaptation.decode
-        ),
+        adaptation=IdempotentAdaptation(adaptation, store.catalog.recall, queue),
         prediction=prediction,
         clients=Clients(store, start_weights, checkpoints.named),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),

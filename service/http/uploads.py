@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import math
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +38,9 @@ FIELD_BYTES: Final = 4 * 1024
 
 MAX_NUMBER: Final = 1e6
 """Largest number in a field: far above any useful learning rate, and far below the overflow of float32."""
+
+OnClient = Callable[[str], Awaitable[object]]
+"""Is called with the name of a client."""
 
 _EXTRA_FIELDS: Final = 16
 
@@ -160,19 +163,26 @@ class Form:
     files: Mapping[str, tuple[Upload, ...]]
 
 
-async def read_form(request: Request, shape: FormShape, settings: Settings) -> Form:
+async def read_form(request: Request, shape: FormShape, settings: Settings, on_client: OnClient | None = None) -> Form:
     """Read a multipart form. `LimitsMiddleware` bounds the size of the body.
 
     Empty text in a single field and a file field without a file count as missing, because browsers send them so.
 
+    Args:
+        request: its body has not been read.
+        shape: the fields that the form may have.
+        settings: the limits.
+        on_client: is called with the field `client` as soon as it has been read, while the rest is still on its way.
+
     Raises:
+        The errors of `on_client`.
         MalformedForm, TooManyParts, UnknownField, DuplicateField, InvalidField, FileTooLarge: each names the part.
     """
     in_query = [name for name, value in request.query_params.multi_items() if value]
     if in_query:
         raise UnknownField(f"the query has {', '.join(in_query)}; put all fields into the form")
     _require_utf8(request.headers["content-type"])
-    parser = _BoundedParser(request, shape, settings)
+    parser = _BoundedParser(request, shape, settings, on_client)
     try:
         form = await parser.parse()
     except MultiPartException as error:
@@ -220,10 +230,12 @@ class _BoundedParser(MultiPartParser):
 
     spool_max_size = sys.maxsize
 
-    def __init__(self, request: Request, shape: FormShape, settings: Settings) -> None:
+    def __init__(
+        self, request: Request, shape: FormShape, settings: Settings, on_client: OnClient | None = None
+    ) -> None:
         super().__init__(
             request.headers,
-            request.stream(),
+            self._chunks(request.stream()),
             max_files=settings.max_files,
             max_fields=settings.max_files * max(1, len(shape.repeated)) + _EXTRA_FIELDS,
             max_part_size=FIELD_BYTES,
@@ -234,6 +246,16 @@ class _BoundedParser(MultiPartParser):
         self._file_setting = "ANOLE_ADAPT_BODY_BYTES" if archives else "ANOLE_FILE_BYTES"
         self._part_bytes = 0
         self._complete = False
+        self._client = ""
+        self._on_client = on_client
+
+    async def _chunks(self, stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Pass the chunks of the body on. The parser has parsed one when it asks for the next."""
+        async for chunk in stream:
+            yield chunk
+            if self._client and self._on_client is not None:
+                await self._on_client(self._client)
+                self._client = ""
 
     def on_part_begin(self) -> None:
         super().on_part_begin()
@@ -255,6 +277,8 @@ class _BoundedParser(MultiPartParser):
             charset = parse_options_header(dict(part.item_headers).get(b"content-type"))[1].get(b"charset", b"utf-8")
             text = _decoded(bytes(part.data), charset.decode("latin-1"), f"field {part.field_name!r}")
             self.items.append((part.field_name, text))
+            if part.field_name == "client":
+                self._client = text
         else:
             super().on_part_end()
 

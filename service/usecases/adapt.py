@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -47,7 +47,7 @@ from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import DecodedImage, Decoder
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import VersionStore, encode_sample
-from service.usecases.adapt_command import AdaptCommand, AdaptOutcome, Decoding
+from service.usecases.adapt_command import AcceptedRequest, AdaptCommand, AdaptOutcome, Decoding
 from service.usecases.samples import (
     AdaptLimits,
     Sample,
@@ -127,45 +127,46 @@ class Adaptation:
         self._decoder = decoder
         self._limits = limits or AdaptLimits()
 
-    def decode(self, command: AdaptCommand, control: JobControl) -> AdaptCommand:
-        """Start to decode the images of a request, and return it with them. `run` does it if it was not done before.
+    def accept(self, command: AdaptCommand, control: JobControl) -> AcceptedRequest:
+        """Check a request as far as that needs neither images nor the store, and start to decode its images.
 
         Raises:
+            InvalidName, NoSamples, LabelCountMismatch, PartCountMismatch, TooManyClasses, TooManySamples: the request
+                is not valid by itself.
             Overloaded: the decoder was closed.
         """
+        validate_client_name(command.client)
+        count = len(command.uploads)
+        labels = [] if command.mode == "upgrade" else validate_labels(command.labels, count, self._limits)
+        parts = validate_parts(command.parts, count)
         images = self._decoder.submit(command.uploads, command.caller, control.limit_s)
-        return replace(command, decoding=Decoding(images))
+        return AcceptedRequest(command, labels, parts, Decoding(images))
 
-    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+    def run(self, accepted: AcceptedRequest, control: JobControl) -> AdaptOutcome:
         """Make a new version. Blocks; reports its progress to `control`, which may also stop it.
 
         Raises:
-            InvalidName, InvalidRequest (and its subclasses): the request is not valid, by itself or together with the
-                stored samples.
+            InvalidRequest (and its subclasses): the request is not valid, by itself or together with the stored
+                samples.
             UnknownCheckpoint: the service does not offer the model that the client's settings name.
             UnknownClient, NothingToUpgrade: there is nothing to upgrade.
             ImageRejected: a file is not an acceptable image; the message starts with its name.
             AdaptationDiverged: the weights are not finite.
-            ClientDeleted: the client was deleted since the request arrived; nothing of the request is stored.
+            ClientDeleted: the client was deleted since the request named it; nothing of the request is stored.
             StoreFull, StoreUnavailable: no version was made.
             And the error that `control` is stopped with; then no version was made either.
         """
-        command = command if command.decoding else self.decode(command, control)
-        decoding = cast(Decoding, command.decoding)
-        clock = _Stopwatch(decoding.seconds)
-        validate_client_name(command.client)
+        command, clock = accepted.command, _Stopwatch(accepted.decoding.seconds)
         checkpoint = self._checkpoint(command.client)
         recipe = self._recipe(command, checkpoint.checkpoint.recipe)
         control.enter("decode")
-        labels = (
-            [] if command.mode == "upgrade" else validate_labels(command.labels, len(command.uploads), self._limits)
-        )
-        parts = validate_parts(command.parts, len(command.uploads))
-        decoded = decoding.images.result()
+        decoded = accepted.decoding.images.result()
         bit_depth = self._common_depth(command, decoded)
         samples = [
             _sample(upload.at_depth(image, bit_depth), SampleRef("", label, upload.name, part))
-            for image, label, upload, part in zip(decoded, labels, command.uploads, parts, strict=True)
+            for image, label, upload, part in zip(
+                decoded, accepted.labels, command.uploads, accepted.parts, strict=True
+            )
         ]
         reject_conflicting_labels(samples)
         request = _Request(command, checkpoint, recipe, samples, bit_depth, control)
@@ -265,7 +266,7 @@ class Adaptation:
         """Return the client's versions that matter to the new one.
 
         Raises:
-            ClientDeleted: the client is not the one that existed when the request arrived.
+            ClientDeleted: the client is not the one that existed when the request named it.
             UnknownClient, NothingToUpgrade: for an upgrade.
         """
         client = request.command.client

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
@@ -48,10 +49,9 @@ class AdaptCommand:
             if there are no inner steps anyway.
         publish: "auto" leaves it to the gate, "always" makes the version live, "never" does not.
         idempotency: recorded with the version, so that a repeated request gets the same answer.
-        client_created_at: when the client was created, as of the arrival of the request; None if it did not exist. If
-            the client is deleted afterwards, the request makes no version.
+        client_created_at: when the client was created, as of the moment when the request named it; None if it did not
+            exist. If the client is deleted afterwards, the request makes no version.
         caller: who sent the request. Callers share the decoders equally.
-        decoding: the decoded uploads, when they are ready; None before `Adaptation.decode`.
     """
 
     client: str
@@ -67,7 +67,23 @@ class AdaptCommand:
     idempotency: Idempotency | None = None
     client_created_at: datetime | None = None
     caller: str = ""
-    decoding: Decoding | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedRequest:
+    """A request whose labels and parts have been checked, and whose images are being decoded.
+
+    Attributes:
+        command: the request.
+        labels: the normalised label of each upload; none for an upgrade.
+        parts: the normalised part of each upload, or None.
+        decoding: the images of the uploads, when they are ready.
+    """
+
+    command: AdaptCommand
+    labels: Sequence[str]
+    parts: Sequence[str | None]
+    decoding: Decoding
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,10 @@ class Clients:
         """Return a client. Raises UnknownClient."""
         return self._store.catalog.client(validate_client_name(client))
 
+    def created_at(self, client: str) -> datetime | None:
+        """Return when a client was created, or None if there is no such client."""
+        return self._store.catalog.created_at(validate_client_name(client))
+
     def versions(self, client: str, after: int = 0, limit: int = MAX_PAGE) -> Sequence[VersionSummary]:
         """Return at most `limit` versions that are not deleted, from the first number after `after`, oldest first.
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
-from datetime import datetime
 from functools import partial
 
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight
 from service.runtime.adapt_queue import AdaptQueue, JobControl
+from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 
 Recall = Callable[[str, Idempotency], Publication | None]
-Adapt = Callable[[AdaptCommand, JobControl], AdaptOutcome]
-Decode = Callable[[AdaptCommand, JobControl], AdaptCommand]
 
 
 class IdempotentAdaptation:
@@ -25,26 +22,15 @@ class IdempotentAdaptation:
     Two equal requests that reach two processes at the same time may both adapt; the store publishes only the first.
 
     Args:
+        adaptation: makes the versions.
         recall: see `Catalog.recall`.
-        adapt: see `Adaptation.run`.
         queue: runs the adaptations.
-        created_at: see `Catalog.created_at`.
-        decode: see `Adaptation.decode`; None leaves it to `adapt`, whose turn then includes the decoding.
     """
 
-    def __init__(
-        self,
-        recall: Recall,
-        adapt: Adapt,
-        queue: AdaptQueue,
-        created_at: Callable[[str], datetime | None] = lambda _client: None,
-        decode: Decode | None = None,
-    ) -> None:
-        self._decode = decode
+    def __init__(self, adaptation: Adaptation, recall: Recall, queue: AdaptQueue) -> None:
+        self._adaptation = adaptation
         self._recall = recall
-        self._adapt = adapt
         self._queue = queue
-        self._created_at = created_at
         self._lock = threading.Lock()
         self._in_flight: set[tuple[str, str]] = set()
 
@@ -62,6 +48,7 @@ class IdempotentAdaptation:
 
         Raises:
             Overloaded: the service is stopping.
+            Those of `Adaptation.accept`.
             IdempotencyInFlight: an earlier request with the same key is still running.
             IdempotencyMismatch: an earlier request with the same key had another body.
         """
@@ -79,11 +66,9 @@ class IdempotentAdaptation:
         return future
 
     def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
-        command = replace(command, client_created_at=self._created_at(command.client))
-        if self._decode is not None:
-            command = self._decode(command, control)
-        after = None if command.decoding is None else command.decoding.images
-        return self._queue.submit(command.client, partial(self._adapt, command, control), control, after)
+        accepted = self._adaptation.accept(command, control)
+        work = partial(self._adaptation.run, accepted, control)
+        return self._queue.submit(command.client, work, control, accepted.decoding.images)
 
     def _acquire(self, claim: tuple[str, str]) -> None:
         with self._lock:

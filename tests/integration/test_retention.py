@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
+from anyio import to_thread
 
 from service.bootstrap import open_store
 from service.domain.client import ClientSettings
@@ -17,7 +20,7 @@ from service.store.version_store import VersionStore
 from tests.generated import striped
 from tests.in_process import Web
 from tests.integration.store_child import CLIENT, publish
-from tests.integration.test_api_service import adapt, predict
+from tests.integration.test_api_service import adapt, predict, samples
 
 KEEP_NONE = {"retain_samples": False}
 
@@ -49,6 +52,29 @@ def test_without_samples_an_extension_is_rejected_and_a_replacement_works(web: W
     assert "mode=replace" in rejected.json()["detail"]
     replaced = adapt(web, classes={"fine": 6, "coarse": 20, "broad": 30}, mode="replace").json()
     assert (replaced["version"], len(replaced["classes"])) == (2, 3)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["deleted", "deleted and created again"])
+def test_a_client_that_is_deleted_during_an_upload_gets_no_version_and_no_image_on_the_disk(
+    web: Web, settings: Settings, again: bool
+) -> None:
+    web("PUT", "/clients/line/settings", json=KEEP_NONE)
+    named, labels = samples({"fine": 6, "coarse": 20})
+    fields = {"client": "line", "mode": "replace", "labels": labels}
+    form = httpx.Request("POST", "http://line", data=fields, files=[("samples", item) for item in named])
+    body = form.read()
+
+    async def upload() -> AsyncIterator[bytes]:
+        yield body[:1000]
+        await to_thread.run_sync(web.services.clients.delete, "line")
+        if again:
+            await to_thread.run_sync(web.services.clients.update_settings, "line", ClientSettings())
+        yield body[1000:]
+
+    response = web("POST", "/adapt", content=upload(), headers={"Content-Type": form.headers["Content-Type"]})
+    assert (response.status_code, response.json()["code"]) == (409, "client_deleted")
+    assert images_on_disk(settings) == []
+    assert [client["client"] for client in web("GET", "/clients").json()["clients"]] == ["line"] * again
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])

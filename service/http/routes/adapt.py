@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
@@ -188,9 +189,15 @@ async def adapt(
     For a non-blocking call, request a job with `Prefer: respond-async` and follow it at its `Location`. A service with
     several workers ignores the preference, because only one of them knows the job.
     """
-    form = await read_form(request, _SHAPE, context.settings)
+    created_at: datetime | None = None
+
+    async def identify(name: str) -> None:
+        nonlocal created_at
+        created_at = await to_thread.run_sync(context.services.clients.created_at, accessible_client(request, name))
+
+    form = await read_form(request, _SHAPE, context.settings, identify)
     client = accessible_client(request, form.fields.required("client"))
-    make_command = partial(_command, form, client, key, request.scope[SLOT], context.settings)
+    make_command = partial(_command, form, client, created_at, key, request.scope[SLOT], context.settings)
     if context.settings.workers == 1 and "respond-async" in _preferences(prefer):
         return await _start_job(request, context, client, make_command)
     if form.fields.text("first") is not None:
@@ -234,8 +241,12 @@ async def upgrade_client(
 
     The gate compares the new version with the live one. If it is held, the live version stays.
     """
-    command = AdaptCommand(client, (), (), mode="upgrade", publish=publish)
-    outcome = await _adapt(request, context, lambda: command)
+
+    def make_command() -> AdaptCommand:
+        created_at = context.services.clients.created_at(client)
+        return AdaptCommand(client, (), (), mode="upgrade", publish=publish, client_created_at=created_at)
+
+    outcome = await _adapt(request, context, make_command)
     before = None if outcome.earlier is None else _earlier_version(outcome.earlier)
     answer = schemas.UpgradeResponse(**dict(adapt_response(outcome)), before=before)
     return _answered(request, response, context, answer)
@@ -301,7 +312,9 @@ def _preferences(header: str) -> set[str]:
     return {part.partition(";")[0].strip().lower() for part in header.split(",")}
 
 
-def _command(form: Form, client: str, key: str | None, slot: Slot, settings: Settings) -> AdaptCommand:
+def _command(
+    form: Form, client: str, created_at: datetime | None, key: str | None, slot: Slot, settings: Settings
+) -> AdaptCommand:
     fields = form.fields
     uploads, labels = _samples(form, slot, settings)
     return AdaptCommand(
@@ -315,6 +328,7 @@ def _command(form: Form, client: str, key: str | None, slot: Slot, settings: Set
         seed=fields.integer("seed", 0, _MAX_SEED),
         first=cast(Any, fields.choice("first", {"prototypes"}, "")) or None,
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
+        client_created_at=created_at,
         caller=slot.caller,
         idempotency=None if key is None else Idempotency(validate_idempotency_key(key), _digest(form)),
     )

@@ -97,6 +97,9 @@ class FakeClients(Clients):
         aliases = {move.alias: move for move in self.moves.get(client, [])}
         return ClientSummary(client, NOON, len(versions), max(versions, default=0), aliases)
 
+    def created_at(self, client: str) -> datetime | None:
+        return NOON if client in self.kept else None
+
     def versions(self, client: str, after: int = 0, limit: int = 1000) -> Sequence[VersionSummary]:
         found = [version for number, version in self._of(client).items() if number > after]
         return [VersionSummary.of(version) for version in found[:limit]]

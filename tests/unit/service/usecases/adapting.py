@@ -8,6 +8,7 @@ from typing import Any, Final
 from service.domain.version import Idempotency
 from service.runtime.adapt_queue import JobControl, Stage
 from service.runtime.decoder import Upload
+from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from tests.generated import striped
 
@@ -23,6 +24,12 @@ def command(samples: int = 1, seed: int = 0, **fields: Any) -> AdaptCommand:
     uploads = tuple(Upload(f"{seed}-{index}.png", content) for index, content in enumerate(contents))
     defaults = {"labels": tuple(labels), "publish": "always", "steps": 0}
     return AdaptCommand(CLIENT, uploads, **{**defaults, **fields})
+
+
+def adapt(adaptation: Adaptation, request: AdaptCommand, control: JobControl | None = None) -> AdaptOutcome:
+    """Accept a request and run it at once."""
+    control = control or JobControl()
+    return adaptation.run(adaptation.accept(request, control), control)
 
 
 def in_stage(stage: Stage, act: Callable[[], object]) -> JobControl:

@@ -12,7 +12,7 @@ from service.errors import ClientDeleted, JobCancelled, StoreFull, UnknownClient
 from service.runtime.adapt_queue import JobControl
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
-from tests.unit.service.usecases.adapting import CLIENT, KEY, command, in_stage
+from tests.unit.service.usecases.adapting import CLIENT, KEY, adapt, command, in_stage
 
 
 @pytest.mark.parametrize("mode", ["extend", "replace"])
@@ -20,7 +20,7 @@ from tests.unit.service.usecases.adapting import CLIENT, KEY, command, in_stage
 def test_an_adaptation_of_a_client_that_is_deleted_meanwhile_stores_nothing(
     store: VersionStore, adaptation: Adaptation, mode: Any, again: bool
 ) -> None:
-    adaptation.run(command(samples=2), JobControl())
+    adapt(adaptation, command(samples=2))
     deletions = iter([True])
 
     def delete() -> None:
@@ -30,7 +30,7 @@ def test_an_adaptation_of_a_client_that_is_deleted_meanwhile_stores_nothing(
                 store.update_settings(CLIENT, ClientSettings())
 
     with pytest.raises(ClientDeleted, match="was deleted while the request was waiting or running"):
-        adaptation.run(command(samples=2, seed=1, mode=mode), in_stage("store", delete))
+        adapt(adaptation, command(samples=2, seed=1, mode=mode), in_stage("store", delete))
     if not again:
         with pytest.raises(UnknownClient):  # there is no row and no blob left
             store.delete_client(CLIENT)
@@ -52,7 +52,7 @@ def test_a_client_that_keeps_no_samples_has_none_on_the_disk_when_it_is_deleted_
 
     monkeypatch.setattr(store, "publish", publish)
     with pytest.raises(ClientDeleted):
-        adaptation.run(command(mode="replace"), JobControl())
+        adapt(adaptation, command(mode="replace"))
     with pytest.raises(UnknownClient):
         store.delete_client(CLIENT)
 
@@ -60,11 +60,11 @@ def test_a_client_that_keeps_no_samples_has_none_on_the_disk_when_it_is_deleted_
 def test_a_request_that_arrived_before_its_client_was_deleted_makes_no_version(
     store: VersionStore, adaptation: Adaptation
 ) -> None:
-    adaptation.run(command(), JobControl())
+    adapt(adaptation, command())
     arrived = command(seed=1, mode="replace", client_created_at=store.catalog.created_at(CLIENT))
     store.delete_client(CLIENT)
     with pytest.raises(ClientDeleted):
-        adaptation.run(arrived, JobControl())
+        adapt(adaptation, arrived)
     assert store.catalog.clients() == ()
 
 
@@ -80,7 +80,7 @@ def test_an_adaptation_that_is_stopped_before_its_version_is_recorded_leaves_no_
 
     monkeypatch.setattr(store, "put_weights", put_and_stop)
     with pytest.raises(JobCancelled):
-        adaptation.run(command(), control)
+        adapt(adaptation, command(), control)
     with pytest.raises(UnknownClient):
         store.delete_client(CLIENT)
 
@@ -88,10 +88,10 @@ def test_an_adaptation_that_is_stopped_before_its_version_is_recorded_leaves_no_
 def test_a_failed_extension_deletes_only_what_no_version_needs(
     store: VersionStore, adaptation: Adaptation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adaptation.run(command(), JobControl())
+    adapt(adaptation, command())
     monkeypatch.setattr(store, "put_weights", lambda *_: (_ for _ in ()).throw(StoreFull("full")))
     with pytest.raises(StoreFull):
-        adaptation.run(command(seed=1), JobControl())
+        adapt(adaptation, command(seed=1))
     assert store.check().whole
     assert store.collect(grace_s=0.0).removed == 0
 
@@ -103,9 +103,9 @@ def test_a_retry_after_the_second_stage_failed_does_not_publish_the_first_stage_
     first = JobControl()
     first.on_change(lambda: first.first and first.stop(JobCancelled("the process ends")))
     with pytest.raises(JobCancelled):
-        adaptation.run(request, first)
+        adapt(adaptation, request, first)
     again = JobControl()
-    outcome = adaptation.run(request, again)
+    outcome = adapt(adaptation, request, again)
     assert [made.version.number for made in (first.first, again.first, outcome)] == [1, 1, 2]
     assert (again.first.published, again.first.live) == (first.first.published, first.first.live)
     assert len(store.catalog.versions(CLIENT)) == 2

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Literal
 
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
-from service.runtime.decoder import Upload
-from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
+from service.runtime.decoder import DecodedImage, Upload
+from service.usecases.adapt import Adaptation
+from service.usecases.adapt_command import AcceptedRequest, AdaptCommand, AdaptOutcome, Decoding
 from service.usecases.idempotency import IdempotentAdaptation
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 
@@ -22,7 +22,7 @@ KEY = Idempotency("k", "1" * 64)
 COMMAND = AdaptCommand("line", (Upload("a", b"a"), Upload("b", b"b")), ("x", "y"), idempotency=KEY)
 
 
-class FakeStore:
+class FakeStore(Adaptation):
     """Records which key made which version, as the store does in the transaction that publishes."""
 
     def __init__(self) -> None:
@@ -39,7 +39,13 @@ class FakeStore:
             raise IdempotencyMismatch("the key was used with another body")
         return made
 
-    def run(self, command: AdaptCommand, control: JobControl) -> AdaptOutcome:
+    def accept(self, command: AdaptCommand, control: JobControl) -> AcceptedRequest:
+        images: Future[list[DecodedImage]] = Future()
+        images.set_result([])
+        return AcceptedRequest(command, command.labels, (), Decoding(images))
+
+    def run(self, accepted: AcceptedRequest, control: JobControl) -> AdaptOutcome:
+        command = accepted.command
         self.runs += 1
         self.during.set()
         assert self.go_on.wait(30)
@@ -58,7 +64,7 @@ def store() -> FakeStore:
 
 @pytest.fixture
 def once(store: FakeStore) -> IdempotentAdaptation:
-    return IdempotentAdaptation(store.recall, store.run, AdaptQueue(2))
+    return IdempotentAdaptation(store, store.recall, AdaptQueue(2))
 
 
 @pytest.mark.parametrize("publish", ["always", "never"])
@@ -132,36 +138,18 @@ def test_a_key_that_was_rejected_can_be_sent_again(store: FakeStore, once: Idemp
 def test_a_key_can_be_sent_again_after_the_queue_rejected_it(store: FakeStore) -> None:
     closed = AdaptQueue()
     closed.close()
-    rejecting = IdempotentAdaptation(store.recall, store.run, closed)
+    rejecting = IdempotentAdaptation(store, store.recall, closed)
     for _ in range(2):
         with pytest.raises(Overloaded):
             rejecting.run(COMMAND)
 
 
 def test_a_failed_request_can_be_sent_again_with_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:
-    def fail(command: AdaptCommand, control: JobControl) -> AdaptOutcome:
-        raise ZeroDivisionError
+    class Failing(FakeStore):
+        def run(self, accepted: AcceptedRequest, control: JobControl) -> AdaptOutcome:
+            raise ZeroDivisionError
 
-    failing = IdempotentAdaptation(store.recall, fail, AdaptQueue())
+    failing = IdempotentAdaptation(Failing(), store.recall, AdaptQueue())
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             failing.run(COMMAND)
-
-
-def test_a_request_is_bound_to_the_client_that_existed_when_it_arrived(store: FakeStore) -> None:
-    created, received = datetime(2026, 3, 1, 12, tzinfo=UTC), []
-
-    def run(command: AdaptCommand, control: JobControl) -> AdaptOutcome:
-        received.append(command.client_created_at)
-        return store.run(command, control)
-
-    times = {"line": created}
-    bound = IdempotentAdaptation(store.recall, run, AdaptQueue(), times.get)
-    store.go_on.clear()
-    first = bound.submit(COMMAND, JobControl())
-    second = bound.submit(replace(COMMAND, idempotency=None), JobControl())
-    times.clear()  # deleted while the second one waits
-    store.go_on.set()
-    for future in (first, second):
-        future.result(30)
-    assert received == [created, created]
