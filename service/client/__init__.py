@@ -1,6 +1,7 @@
 """The Python client of an Anole service, blocking and async. It needs neither torch nor the server's packages."""
 
-from service.client.client import AsyncClient, Client
+from service.client.async_client import AsyncClient
+from service.client.client import Client
 from service.client.errors import ClientError, InvalidInput, ServiceProblem, ServiceUnreachable
 from service.client.files import LabelledFile, read_samples, with_parts
 from service.client.requests import AdaptOptions
@@ -9,10 +10,16 @@ from service.http.schemas.resources import (
     AdaptResponse,
     Alias,
     ClientInfo,
+    ClientSettings,
     History,
     Job,
+    Liveness,
+    MetaModel,
     PredictResponse,
+    Readiness,
+    ServiceInfo,
     UpgradeResponse,
+    VersionDetails,
     VersionInfo,
 )
 
@@ -24,14 +31,20 @@ __all__ = [
     "Client",
     "ClientError",
     "ClientInfo",
+    "ClientSettings",
     "History",
     "InvalidInput",
     "Job",
     "LabelledFile",
+    "Liveness",
+    "MetaModel",
     "PredictResponse",
+    "Readiness",
+    "ServiceInfo",
     "ServiceProblem",
     "ServiceUnreachable",
     "UpgradeResponse",
+    "VersionDetails",
     "VersionDiff",
     "VersionInfo",
     "read_samples",

@@ -25,11 +25,17 @@ from service.http.schemas.resources import (
     Alias,
     ClientInfo,
     ClientList,
+    ClientSettings,
     History,
     Job,
+    Liveness,
+    MetaModel,
+    MetaModelList,
     PredictResponse,
+    Readiness,
     ServiceInfo,
     UpgradeResponse,
+    VersionDetails,
     VersionList,
 )
 
@@ -82,6 +88,7 @@ class Request(Generic[T]):
         read: makes the result from the body of a successful response. Raises ValueError if the body is malformed.
         content: httpx's arguments for the content: `params`, `headers`, `files` or `json`.
         repeatable: whether sending the request twice has the same effect as sending it once.
+        statuses: statuses of responses to read, beside those of success.
     """
 
     method: str
@@ -89,6 +96,7 @@ class Request(Generic[T]):
     read: Callable[[bytes], T]
     content: Mapping[str, Any] = field(default_factory=dict)
     repeatable: bool = True
+    statuses: frozenset[int] = frozenset()
 
     @property
     def retry(self) -> dict[str, Any]:
@@ -107,7 +115,7 @@ class Request(Generic[T]):
             ServiceProblem: the service responded with an error.
             ServiceUnreachable: the response is not from an Anole service.
         """
-        if not response.is_success:
+        if not response.is_success and response.status_code not in self.statuses:
             raise _error(response)
         try:
             return self.read(response.content)
@@ -184,7 +192,33 @@ def joined(responses: Sequence[PredictResponse]) -> PredictResponse:
 
 def service_info() -> Request[ServiceInfo]:
     """GET /."""
-    return Request("GET", "/", ServiceInfo.model_validate_json)
+    return Request("GET", "/", ServiceInfo.model_validate_json, {"headers": {"Accept": "application/json"}})
+
+
+def liveness() -> Request[Liveness]:
+    """GET /livez."""
+    return Request("GET", "/livez", Liveness.model_validate_json)
+
+
+def readiness() -> Request[Readiness]:
+    """GET /readyz, whose response has a body of the same form if the service is not ready."""
+    unready = frozenset({int(httpx.codes.SERVICE_UNAVAILABLE)})
+    return Request("GET", "/readyz", Readiness.model_validate_json, statuses=unready)
+
+
+def metrics() -> Request[str]:
+    """GET /metrics."""
+    return Request("GET", "/metrics", bytes.decode)
+
+
+def models() -> Request[MetaModelList]:
+    """GET /models."""
+    return Request("GET", "/models", MetaModelList.model_validate_json)
+
+
+def model(name: str) -> Request[MetaModel]:
+    """GET /models/{name}."""
+    return Request("GET", f"/models/{_quoted(name)}", MetaModel.model_validate_json)
 
 
 def clients(after: str) -> Request[ClientList]:
@@ -200,6 +234,27 @@ def client(name: str) -> Request[ClientInfo]:
 def versions(name: str, after: int) -> Request[VersionList]:
     """GET /clients/{client}/versions, a page."""
     return Request("GET", _path(name, "versions"), VersionList.model_validate_json, _page(after))
+
+
+def version(name: str, number: int) -> Request[VersionDetails]:
+    """GET /clients/{client}/versions/{version}."""
+    return Request("GET", _path(name, "versions", str(number)), VersionDetails.model_validate_json)
+
+
+def settings(name: str) -> Request[ClientSettings]:
+    """GET /clients/{client}/settings."""
+    return Request("GET", _path(name, "settings"), ClientSettings.model_validate_json)
+
+
+def set_settings(name: str, chosen: ClientSettings) -> Request[ClientSettings]:
+    """PUT /clients/{client}/settings."""
+    content = {"json": chosen.model_dump(mode="json")}
+    return Request("PUT", _path(name, "settings"), ClientSettings.model_validate_json, content)
+
+
+def change_settings(name: str, changes: Mapping[str, Any]) -> Request[ClientSettings]:
+    """PATCH /clients/{client}/settings."""
+    return Request("PATCH", _path(name, "settings"), ClientSettings.model_validate_json, {"json": dict(changes)})
 
 
 def history(name: str, at: datetime | None, after: int) -> Request[History]:
@@ -264,12 +319,17 @@ def diff(name: str, before: int, after: int) -> Request[VersionDiff]:
 
 def job(number: str) -> Request[Job]:
     """GET /jobs/{job}."""
-    return Request("GET", f"/jobs/{number}", Job.model_validate_json)
+    return Request("GET", _job_path(number), Job.model_validate_json)
 
 
 def cancel_job(number: str) -> Request[Job]:
     """DELETE /jobs/{job}."""
-    return Request("DELETE", f"/jobs/{number}", Job.model_validate_json, repeatable=False)
+    return Request("DELETE", _job_path(number), Job.model_validate_json, repeatable=False)
+
+
+def job_events(number: str) -> str:
+    """Return the path of the stream of a job's events."""
+    return f"{_job_path(number)}/events"
 
 
 def header(name: str, value: str | None) -> dict[str, str]:
@@ -305,7 +365,15 @@ def _utf8(text: str) -> bytes:
 
 
 def _path(name: str, *steps: str) -> str:
-    return "/".join(["/clients", *(quote(_utf8(step), safe="") for step in (name, *steps))])
+    return "/".join(["/clients", *(_quoted(step) for step in (name, *steps))])
+
+
+def _job_path(number: str) -> str:
+    return f"/jobs/{_quoted(number)}"
+
+
+def _quoted(step: str) -> str:
+    return quote(_utf8(step), safe="")
 
 
 def _error(response: httpx.Response) -> ServiceProblem | ServiceUnreachable:

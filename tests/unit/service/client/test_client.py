@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import subprocess
 import sys
 import zipfile
@@ -20,6 +21,7 @@ from service.client import (
     AdaptOptions,
     AsyncClient,
     Client,
+    ClientSettings,
     InvalidInput,
     LabelledFile,
     ServiceProblem,
@@ -416,3 +418,46 @@ def test_importing_the_client_loads_its_schemas_and_nothing_of_the_server() -> N
     allowed = ("service.client", "service.http.schemas")
     assert {name for name in first_party if not name.startswith(allowed)} == {"service.http", "models.errors"}
     assert not {"torch", "numpy", "fastapi", "starlette", "uvicorn", "sqlalchemy", "pydantic_settings"} & set(loaded)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://[::1]:9", "http://localhost:9"])
+def test_requests_to_this_machine_ignore_the_proxy_of_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0)
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with Client(url) as anole, pytest.raises(ServiceUnreachable, match="cannot connect"):
+            anole.clients()
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
+
+
+def test_a_proxy_that_cannot_be_used_is_an_error_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks9://127.0.0.1:1")
+    with pytest.raises(InvalidInput, match="proxy"):
+        Client("http://anole.example")
+    Client("http://127.0.0.1").close()
+
+
+def test_settings_are_read_replaced_and_changed(anole: Client) -> None:
+    assert anole.set_settings("line", ClientSettings(floor=0.7)).floor == 0.7
+    assert anole.change_settings("line", {"keep_last": 3}).floor == 0.7
+    assert anole.settings("line") == ClientSettings(floor=0.7, keep_last=3)
+
+
+def test_a_service_that_is_not_ready_says_which_check_failed() -> None:
+    body = {"status": "not ready", "checks": {"store": "failed"}}
+    with Client(transport=httpx.MockTransport(lambda _: httpx.Response(503, json=body))) as anole:
+        assert anole.readiness().checks == {"store": "failed"}
+
+
+def test_models_versions_and_the_service_are_described(anole: Client, folder: Path) -> None:
+    anole.adapt("line", folder)
+    assert [sample.label for sample in anole.version("line", 1).sample_list] == ["bad", "good", "good"]
+    names = [model.name for model in anole.models()]
+    assert [anole.model(name).name for name in names] == names
+    assert anole.service().access == "open"
+    assert (anole.liveness().status, anole.readiness().status) == ("alive", "ready")
+    assert "# HELP" in anole.metrics()

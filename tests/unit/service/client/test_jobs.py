@@ -193,3 +193,10 @@ def test_a_service_of_several_workers_returns_the_version_without_progress() -> 
             assert anole.adapt("line", SAMPLES, on_progress=seen.append).version == 1
         assert web.portal.call(talk, web.transport).version == 2
     assert seen == []
+
+
+def test_a_job_is_followed_by_its_number_until_it_is_over() -> None:
+    service = Scripted(event("progress", job()), event("done", DONE))
+    with Client(transport=service.transport) as anole:
+        assert [state.state for state in anole.follow_job("5f1c")] == ["running", "done"]
+        assert anole.cancel_job("5f1c").state == "cancelled"
