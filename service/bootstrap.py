@@ -34,6 +34,7 @@ from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness, readiness_checks
 from service.usecases.samples import AdaptLimits
+from service.usecases.stored_samples import StoredSamples
 
 MIN_IMAGE_SIDE: Final = 16
 """Pixels of the shorter side of an image."""
@@ -47,6 +48,7 @@ class Services:
         adaptation: makes versions.
         prediction: predicts the classes of images.
         clients: reads and changes clients, versions and aliases.
+        samples: reads stored samples.
         checkpoints: the available checkpoints.
         keys: finds the caller that a key stands for.
         readiness: whether this process should get requests.
@@ -58,6 +60,7 @@ class Services:
     adaptation: IdempotentAdaptation
     prediction: Prediction
     clients: Clients
+    samples: StoredSamples
     checkpoints: CheckpointList
     keys: KeyCache
     readiness: Readiness
@@ -101,6 +104,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         adaptation=IdempotentAdaptation(adaptation, store.catalog.recall, queue),
         prediction=prediction,
         clients=Clients(store, start_weights, checkpoints.named),
+        samples=StoredSamples(store),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),

@@ -108,6 +108,10 @@ class UnknownVersion(ServiceError, LookupError):
     """The client has no version with that number, or it was deleted."""
 
 
+class UnknownSample(ServiceError, LookupError):
+    """The client has no stored sample with that digest."""
+
+
 class UnknownAlias(ServiceError, LookupError):
     """The client has no alias of that name."""
 

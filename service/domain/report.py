@@ -120,6 +120,21 @@ def held_out_predictions(draft: VersionDraft) -> Mapping[str, HeldOutPrediction]
     }
 
 
+def suspects(draft: VersionDraft) -> frozenset[str]:
+    """Return the digests of the samples whose labels are probably wrong. Reports name them by name and prediction."""
+    held_out = held_out_predictions(draft)
+    reported = {
+        (issue["sample"], issue["label"], issue["predicted"], issue["confidence"])
+        for issue in draft.report.get("suspects") or []
+    }
+    return frozenset(
+        sample.digest
+        for sample in draft.samples
+        if (found := held_out.get(sample.digest)) is not None
+        and (sample.name, sample.label, found.label, found.confidence) in reported
+    )
+
+
 def class_estimates(draft: VersionDraft) -> Mapping[str, ClassEstimate]:
     """Return class name -> estimate, for every class of the version."""
     confusion = draft.report.get("confusion")

@@ -31,16 +31,16 @@ from service.http.middleware.cors import cors
 from service.http.middleware.limits import ADAPT_ROUTES, BodyPace, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
-from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, versions
+from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, samples, versions
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry, configure_logging
 from service.usecases.jobs import Jobs
 from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 
 ROUTERS: Final = tuple(
-    resource.router for resource in (predict, adapt, jobs, clients, versions, aliases, models, health, docs)
+    resource.router for resource in (predict, adapt, jobs, clients, versions, samples, aliases, models, health, docs)
 )
-_TAGS: Final = ["adapt", "predict", "clients", "versions", "aliases", "models", "operations"]
+_TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "operations"]
 _FORM: Final = "multipart/form-data"
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES

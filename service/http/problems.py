@@ -164,6 +164,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     # Resources
     serving.UnknownClient: Problem(404, "unknown_client", "Unknown client"),
     serving.UnknownVersion: Problem(404, "unknown_version", "Unknown version"),
+    serving.UnknownSample: Problem(404, "unknown_sample", "Unknown sample"),
     serving.UnknownAlias: Problem(404, "unknown_alias", "Unknown alias"),
     serving.UnknownCheckpoint: Problem(404, "unknown_meta_model", "Unknown model"),
     serving.UnknownJob: Problem(404, "unknown_job", "Unknown job"),

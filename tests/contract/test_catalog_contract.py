@@ -50,6 +50,21 @@ def test_samples_keep_the_part_that_they_show(catalog: Catalog) -> None:
     assert catalog.problems() == ()
 
 
+def test_each_stored_sample_has_the_first_version_that_keeps_it(catalog: Catalog) -> None:
+    with pytest.raises(UnknownClient):
+        catalog.first_versions(CLIENT)
+    catalog.publish(replace(a_draft(samples=["dent-0", "dent-1"]), samples_kept=False), [])
+    catalog.publish(a_draft(samples=["dent-1", "dent-2"]), [])
+    catalog.publish(a_draft(samples=["dent-2", "dent-3"]), [])
+    catalog.publish(a_draft("other", samples=["dent-4"]), [])
+    expected = {digest_of("dent-1"): 2, digest_of("dent-2"): 2, digest_of("dent-3"): 3}
+    assert catalog.first_versions(CLIENT) == expected
+    assert catalog.first_versions(CLIENT, digest_of("dent-2")) == {digest_of("dent-2"): 2}
+    assert catalog.first_versions(CLIENT, digest_of("dent-4")) == {}
+    catalog.delete_version(CLIENT, 2)
+    assert catalog.first_versions(CLIENT) == {digest_of("dent-2"): 3, digest_of("dent-3"): 3}
+
+
 def test_names_and_labels_are_never_run_as_sql(catalog: Catalog) -> None:
     nasty = "'; DROP TABLE versions; --"
     draft = a_draft()

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from models.images.preprocessing import decode
 from service import bootstrap
 from service.domain.key import Grant
 from service.http.app import create_app
 from service.settings import Settings, load_settings
+from service.store.version_store import encode_sample
 from service.usecases.keys import KeyCache, create
 from tests.generated import striped, tiny_checkpoint_in
 from tests.in_process import Web, started
@@ -27,6 +29,7 @@ IDS = {
     "before": ("1", "2"),
     "after": ("1", "2"),
     "alias": ("live", "absent"),
+    "digest": (encode_sample(decode(PICTURES[0])).digest, "0" * 64),
     "name": ("tiny",),
     "job": ("0" * 32,),
 }

@@ -121,7 +121,7 @@ def _version_info(version: VersionSummary, summary: ClientSummary) -> schemas.Ve
 
 def _version_details(version: Version, summary: ClientSummary) -> schemas.VersionDetails:
     draft = version.draft
-    predictions = held_out_predictions(draft)
+    predictions, confusion = held_out_predictions(draft), draft.report.get("confusion")
     return schemas.VersionDetails(
         **dict(_version_info(VersionSummary.of(version), summary)),
         model_digest=draft.meta_model_digest,
@@ -140,6 +140,7 @@ def _version_details(version: Version, summary: ClientSummary) -> schemas.Versio
             for sample in draft.samples
         ],
         report=reports.Report.model_validate(report_fields(draft)),
+        confusion=None if confusion is None else schemas.Confusion(classes=list(draft.classes), counts=confusion),
     )
 
 

@@ -267,6 +267,13 @@ class VersionList(Answer):
     versions: list[VersionInfo]
 
 
+class Confusion(Answer):
+    """The confusion matrix of a version's held-out samples."""
+
+    classes: list[str] = Field(description="of the rows and columns", examples=[["clean", "scratch"]])
+    counts: list[list[int]] = Field(description="rows are labels, columns are predictions", examples=[[[5, 0], [1, 4]]])
+
+
 class VersionDetails(VersionInfo):
     """A version with everything that is needed to make it again."""
 
@@ -279,6 +286,7 @@ class VersionDetails(VersionInfo):
     )
     sample_list: list[Sample] = Field(description="in the order in which they were used")
     report: Report
+    confusion: Confusion | None = Field(None, description="null if no sample was held out")
 
 
 class MetaModel(Answer):

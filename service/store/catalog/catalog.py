@@ -217,6 +217,18 @@ class Catalog:
             found = queries.find_client(connection, client)
             return Lineage() if found is None else queries.lineage(connection, found)
 
+    def first_versions(self, client: str, digest: str | None = None) -> Mapping[str, int]:
+        """Return the digest of each stored sample -> the first version that has it. Raises UnknownClient.
+
+        Samples of deleted versions, and of versions that keep none, are left out.
+
+        Args:
+            client: client name.
+            digest: only this sample; None is all.
+        """
+        with self._reading() as connection:
+            return queries.first_versions(connection, queries.get_client(connection, client), digest)
+
     def alias(self, client: str, alias: str) -> AliasMove:
         """Return the latest move of an alias. Raises UnknownClient, UnknownAlias."""
         with self._reading() as connection:

@@ -232,6 +232,17 @@ def required_among(connection: Connection, client: ClientRow, digests: Collectio
     return frozenset(found)
 
 
+def first_versions(connection: Connection, client: ClientRow, digest: str | None = None) -> Mapping[str, int]:
+    """Return stored sample -> the first version that has it; with `digest` only that one. It verifies no row."""
+    joined = select(SAMPLES.c.digest, func.min(VERSIONS.c.number)).join(VERSIONS, VERSIONS.c.id == SAMPLES.c.version_id)
+    query = joined.where(
+        VERSIONS.c.client_id == client.id, VERSIONS.c.deleted_at.is_(None), VERSIONS.c.samples_kept.is_(True)
+    )
+    if digest is not None:
+        query = query.where(SAMPLES.c.digest == digest)
+    return {row[0]: row[1] for row in connection.execute(query.group_by(SAMPLES.c.digest))}
+
+
 _SERVED: Final = (
     select(VERSIONS)
     .join(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)

@@ -22,6 +22,7 @@ from service.errors import (
     NothingToUpgrade,
     UnknownAlias,
     UnknownClient,
+    UnknownSample,
     UnknownVersion,
 )
 from service.runtime.adapt_queue import JobControl
@@ -35,6 +36,7 @@ from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
+from service.usecases.stored_samples import SamplePage, StoredSamples
 
 T = TypeVar("T")
 
@@ -166,6 +168,26 @@ class FakeClients(Clients):
     def weights(self, client: str, number: int) -> bytes:
         self.version(client, number)
         return b"safetensors"
+
+
+class FakeSamples(StoredSamples):
+    """The samples of each client's newest version. A picture is the digest and the side."""
+
+    def __init__(self, clients: FakeClients) -> None:
+        self.clients = clients
+        self.calls: list[dict[str, Any]] = []
+        self.page_of: SamplePage | None = None
+
+    def page(self, client: str, **query: Any) -> SamplePage:
+        self.clients.get(client)
+        self.calls.append(query)
+        return SamplePage(None, ()) if self.page_of is None else self.page_of
+
+    def picture(self, client: str, digest: str, max_side: int | None = None) -> bytes:
+        self.clients.get(client)
+        if set(digest) != {"d"}:
+            raise UnknownSample(f"client {client!r} has no stored sample {digest!r}")
+        return f"{digest} {max_side}".encode()
 
 
 class FakeAdaptation(IdempotentAdaptation):
@@ -306,11 +328,13 @@ class FakeServices(Services):
     """Combines the fakes. Tests can read whether the services were finished and closed."""
 
     clients: FakeClients
+    samples: FakeSamples
     adaptation: FakeAdaptation
     prediction: FakePrediction
 
     def __init__(self) -> None:
         self.clients = FakeClients()
+        self.samples = FakeSamples(self.clients)
         self.kept_keys = FakeKeys()
         self.readiness = Readiness({"catalog": lambda: None})
         self.closed = False

@@ -24,7 +24,16 @@ from tests.unit.service.http.guarded import key_for
 
 LIMIT_S = 30
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
-IDS = {"client": "line", "version": "1", "before": "1", "after": "1", "alias": "live", "name": "tiny", "job": "0" * 32}
+IDS = {
+    "client": "line",
+    "version": "1",
+    "before": "1",
+    "after": "1",
+    "alias": "live",
+    "name": "tiny",
+    "job": "0" * 32,
+    "digest": "d" * 64,
+}
 PUBLIC_ROUTES = {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
 
 ROUTES = {
@@ -148,6 +157,8 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("PUT", "/clients/{client}/settings"): "admin",
     ("PATCH", "/clients/{client}/settings"): "admin",
     ("GET", "/clients/{client}/aliases/{alias}"): None,
+    ("GET", "/clients/{client}/samples"): None,
+    ("GET", "/clients/{client}/samples/{digest}"): "adapt",
     ("GET", "/models"): None,
     ("GET", "/models/{name}"): None,
     ("GET", "/metrics"): None,
