@@ -22,6 +22,7 @@ from service.http.schemas.resources import (
     VersionDetails,
     VersionInfo,
 )
+from service.http.schemas.samples import StoredSample
 
 __all__ = [
     "AdaptOptions",
@@ -43,6 +44,7 @@ __all__ = [
     "ServiceInfo",
     "ServiceProblem",
     "ServiceUnreachable",
+    "StoredSample",
     "UpgradeResponse",
     "VersionDetails",
     "VersionDiff",

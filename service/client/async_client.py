@@ -40,6 +40,7 @@ from service.http.schemas.resources import (
     VersionDetails,
     VersionInfo,
 )
+from service.http.schemas.samples import StoredSample
 
 T = TypeVar("T")
 
@@ -195,6 +196,22 @@ class AsyncClient:
     async def diff(self, client: str, before: int, after: int) -> VersionDiff:
         """See `Client.diff`."""
         return await self._send(requests.diff(client, before, after))
+
+    async def samples(self, client: str, *, label: str | None = None, version: int | None = None) -> list[StoredSample]:
+        """See `Client.samples`."""
+        found: list[StoredSample] = []
+        while True:
+            after = found[-1].digest if found else ""
+            page = requests.new_entries(
+                (await self._send(requests.samples(client, label, version, after))).samples, found
+            )
+            found += page
+            if len(page) < requests.PAGE:
+                return found
+
+    async def sample_png(self, client: str, digest: str, *, side: int | None = None) -> bytes:
+        """See `Client.sample_png`."""
+        return await self._send(requests.sample_png(client, digest, side))
 
     async def job(self, job: str) -> Job:
         """See `Client.job`."""

@@ -45,6 +45,7 @@ from service.http.schemas.resources import (
     VersionDetails,
     VersionInfo,
 )
+from service.http.schemas.samples import StoredSample
 
 T = TypeVar("T")
 
@@ -238,6 +239,26 @@ class Client:
     def diff(self, client: str, before: int, after: int) -> VersionDiff:
         """Compare two versions."""
         return self._send(requests.diff(client, before, after))
+
+    def samples(self, client: str, *, label: str | None = None, version: int | None = None) -> list[StoredSample]:
+        """List the samples that the next extension builds on, and how the folds of a version judged each.
+
+        Args:
+            client: name of the client.
+            label: only samples with this label.
+            version: the version that judges. Default: the live one, or else the newest.
+        """
+        found: list[StoredSample] = []
+        while True:
+            after = found[-1].digest if found else ""
+            page = requests.new_entries(self._send(requests.samples(client, label, version, after)).samples, found)
+            found += page
+            if len(page) < requests.PAGE:
+                return found
+
+    def sample_png(self, client: str, digest: str, *, side: int | None = None) -> bytes:
+        """Download a stored sample as a PNG; with `side`, shrunk to this longer side in pixels."""
+        return self._send(requests.sample_png(client, digest, side))
 
     def job(self, job: str) -> Job:
         """Read the progress and the result of a job."""

@@ -38,6 +38,7 @@ from service.http.schemas.resources import (
     VersionDetails,
     VersionList,
 )
+from service.http.schemas.samples import SampleList
 
 T = TypeVar("T")
 
@@ -315,6 +316,20 @@ def weights(name: str, version: int) -> Request[bytes]:
 def diff(name: str, before: int, after: int) -> Request[VersionDiff]:
     """GET /clients/{client}/versions/{before}/diff/{after}."""
     return Request("GET", _path(name, "versions", str(before), "diff", str(after)), VersionDiff.model_validate_json)
+
+
+def samples(name: str, label: str | None, version: int | None, after: str) -> Request[SampleList]:
+    """GET /clients/{client}/samples, a page."""
+    content = _page(after)
+    content["params"].update({"label": label} if label is not None else {})
+    content["params"].update({"version": version} if version is not None else {})
+    return Request("GET", _path(name, "samples"), SampleList.model_validate_json, content)
+
+
+def sample_png(name: str, digest: str, side: int | None) -> Request[bytes]:
+    """GET /clients/{client}/samples/{digest}."""
+    params = {} if side is None else {"side": side}
+    return Request("GET", _path(name, "samples", digest), bytes, {"params": params})
 
 
 def job(number: str) -> Request[Job]:

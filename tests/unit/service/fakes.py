@@ -171,7 +171,7 @@ class FakeClients(Clients):
 
 
 class FakeSamples(StoredSamples):
-    """The samples of each client's newest version. A picture is the digest and the side."""
+    """The samples that a test sets, for every client. A picture is the digest and the side."""
 
     def __init__(self, clients: FakeClients) -> None:
         self.clients = clients
@@ -181,7 +181,10 @@ class FakeSamples(StoredSamples):
     def page(self, client: str, **query: Any) -> SamplePage:
         self.clients.get(client)
         self.calls.append(query)
-        return SamplePage(None, ()) if self.page_of is None else self.page_of
+        if self.page_of is None:
+            return SamplePage(None, ())
+        found = [each for each in self.page_of.samples if each.sample.digest > query["after"]]
+        return replace(self.page_of, samples=found[: query["limit"]])
 
     def picture(self, client: str, digest: str, max_side: int | None = None) -> bytes:
         self.clients.get(client)

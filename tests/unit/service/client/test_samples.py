@@ -1,0 +1,40 @@
+"""Both clients read stored samples of the real application in this process."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.client import AsyncClient, Client, requests
+from tests.in_process import InProcess, Web
+from tests.unit.service.http.routes.test_samples import page
+
+DIGESTS = ["a" * 64, "b" * 64, "c" * 64]
+
+
+def test_every_page_of_the_samples_is_read(
+    two_versions: Web, in_process: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests, "PAGE", 1)
+    two_versions.services.samples.page_of = page(*DIGESTS)
+    with Client(transport=in_process) as anole:
+        samples = anole.samples("line", label="good", version=1)
+    assert [sample.digest for sample in samples] == DIGESTS
+    assert [(call["label"], call["version"]) for call in two_versions.services.samples.calls] == [("good", 1)] * 4
+
+
+def test_a_picture_is_downloaded_whole_or_as_a_thumbnail(two_versions: Web, in_process: InProcess) -> None:
+    digest = "d" * 64
+    with Client(transport=in_process) as anole:
+        assert anole.sample_png("line", digest) == f"{digest} None".encode()
+        assert anole.sample_png("line", digest, side=32) == f"{digest} 32".encode()
+
+
+def test_the_async_client_reads_samples_too(two_versions: Web) -> None:
+    two_versions.services.samples.page_of = page(*DIGESTS)
+
+    async def use() -> None:
+        async with AsyncClient(transport=two_versions.transport) as anole:
+            assert [sample.digest for sample in await anole.samples("line")] == DIGESTS
+            assert await anole.sample_png("line", "d" * 64, side=16) == f"{'d' * 64} 16".encode()
+
+    two_versions.portal.call(use)
