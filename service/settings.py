@@ -18,6 +18,7 @@ from service.errors import InvalidSettings
 
 ENVIRONMENT_PREFIX: Final = "ANOLE_"
 _CHILD_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")
+_MAKE_PORT: Final = "PORT"
 _SECRETS: Final = ("bootstrap_key", "api_key")
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
@@ -135,9 +136,16 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON")
 
     # Command line
-    url: str = Field("http://127.0.0.1:8000", description="where the command line finds the service")
+    url: str | None = Field(
+        None, description="where the command line finds the service; default: at port `PORT`, or 8000, of 127.0.0.1"
+    )
     api_key: SecretStr | None = Field(None, description="the key that the command line sends")
     data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
+
+    @property
+    def service_url(self) -> str:
+        """Where the command line finds the service. `make run` takes its port from the variable PORT too."""
+        return self.url or f"http://127.0.0.1:{os.environ.get(_MAKE_PORT) or 8000}"
 
     @property
     def loopback(self) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
+from service.cli import connection, console
+from service.cli.connection import ClientName, Key, Url
 from service.cli.console import (
     FAILED,
+    HELD,
     INTERRUPTED,
     NO_VALUE,
     AsJson,
+    facts,
     job_progress,
     notices,
     output,
@@ -24,27 +29,21 @@ from service.cli.console import (
 from service.client import (
     AdaptOptions,
     AdaptResponse,
-    Client,
     PredictResponse,
+    Samples,
     ServiceProblem,
+    SkippedFile,
     UpgradeResponse,
     VersionInfo,
-    read_samples,
+    read_class_folders,
     with_parts,
 )
 from service.http.schemas.reports import Report
-from service.settings import load_settings
 
 _SHOWN_SUSPECTS: Final = 5
 _UNKNOWN: Final = "unknown score"
 _CURRENT: Final = "nothing_to_upgrade"
 """The problem of an upgrade whose version was adapted from the client's model already."""
-
-Url = Annotated[
-    str | None, typer.Option(help="Address of the service.", show_default="ANOLE_URL, or http://127.0.0.1:8000")
-]
-Key = Annotated[str | None, typer.Option(help="API key.", show_default="ANOLE_API_KEY")]
-ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="Name of the client.")]
 
 
 def adapt(
@@ -79,21 +78,15 @@ def adapt(
     """
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
     try:
-        with _connect(url, key) as anole, job_progress(client) as on_progress:
-            samples = folder if parts is None else with_parts(read_samples(folder), parts)
+        with connection.connect(url, key) as anole, job_progress(client) as on_progress:
+            samples, skipped = _samples(folder, parts)
             adapted = anole.adapt(client, samples, options, on_progress=on_progress)
     except KeyboardInterrupt as interrupt:
         unknown = f"the service has not answered; to see whether it created a version: anole versions {client}"
         notices().print(plain(f"interrupted: {'; '.join(getattr(interrupt, '__notes__', [unknown]))}"))
         raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        print_json(adapted.model_dump(mode="json"))
-        return
-    output().print(_adapted_table(adapted))
-    if adapted.published:
-        output().print(f"next: anole predict {client} IMAGE")
-    else:
-        output().print(f"version {adapted.version} is stored but not live")
+    print_adapted(adapted, skipped, as_json=as_json)
+    exit_if_held(publish, adapted)
 
 
 def predict(
@@ -109,19 +102,25 @@ def predict(
 
     More images than one request may have are sent in several requests.
     """
-    with _connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
+    with connection.connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
         predicted = anole.predict(client, images, version=version, alias=alias)
-    print_json(predicted.model_dump(mode="json")) if as_json else output().print(_predicted_table(predicted))
+    if as_json:
+        print_json(predicted.model_dump(mode="json"))
+        return
+    output().print(plain(f"{predicted.client}, version {predicted.version}"))
+    output().print(_predicted_table(predicted))
+    output().print(_threshold(predicted))
 
 
 def versions(client: ClientName, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
     """List the versions of CLIENT."""
-    with _connect(url, key) as anole:
+    with connection.connect(url, key) as anole:
         listed = anole.versions(client)
     if as_json:
         print_json({"client": client, "versions": [version.model_dump(mode="json") for version in listed]})
     else:
-        output().print(_versions_table(client, listed))
+        output().print(plain(f"versions of {client}"))
+        output().print(_versions_table(listed))
 
 
 def rollback(
@@ -135,7 +134,7 @@ def rollback(
 
     Repeat the command to go back further.
     """
-    with _connect(url, key) as anole:
+    with connection.connect(url, key) as anole:
         moved = anole.rollback(client, alias)
     if as_json:
         print_json(moved.model_dump(mode="json"))
@@ -159,7 +158,7 @@ def upgrade(
     if (client is None) != every:
         raise typer.BadParameter("give the name of a client, or --all")
     results: list[tuple[str, UpgradeResponse | ServiceProblem]] = []
-    with _connect(url, key) as anole:
+    with connection.connect(url, key) as anole:
         names = [each.client for each in anole.clients()] if client is None else [client]
         for index, name in enumerate(names, 1):
             with notices().status(f"upgrading {name} ({index} of {len(names)}) …"):
@@ -179,32 +178,61 @@ def upgrade(
             output().print(plain(f"{name}: {found}"))
     if any(isinstance(result, ServiceProblem) and result.code != _CURRENT for _, result in results):
         raise typer.Exit(FAILED)
+    exit_if_held(publish, *(result for _, result in results if isinstance(result, UpgradeResponse)))
 
 
-def _connect(url: str | None, key: str | None) -> Client:
-    settings = load_settings(url=url, api_key=key)
-    return Client(settings.url, key=None if settings.api_key is None else settings.api_key.get_secret_value())
+def _samples(folder: Path, parts: str | None) -> tuple[Samples, tuple[SkippedFile, ...]]:
+    """Return what to send, and what was left out of a folder; the service reads a zip itself."""
+    if folder.is_file() and parts is None:
+        return folder, ()
+    found = read_class_folders(folder)
+    print_skipped(found.skipped)
+    return found.samples if parts is None else with_parts(found.samples, parts), found.skipped
+
+
+def print_skipped(skipped: Sequence[SkippedFile]) -> None:
+    """Print on standard error which files are not sent."""
+    for each in skipped:
+        notices().print(plain(f"skipped {each.path}: {each.reason}"))
+
+
+def print_adapted(adapted: AdaptResponse, skipped: Sequence[SkippedFile], *, as_json: bool) -> None:
+    """Print a new version and its report."""
+    if as_json:
+        print_json({**adapted.model_dump(mode="json"), "skipped": [asdict(each) for each in skipped]})
+        return
+    output().print(_adapted_table(adapted))
+    if adapted.published:
+        output().print(f"next: anole predict {adapted.client} IMAGE")
+    else:
+        output().print(f"version {adapted.version} is stored but not live")
+
+
+def exit_if_held(publish: str | None, *made: AdaptResponse) -> None:
+    """Exit with a code of its own if the gate kept a version from going live. `publish=never` asked for that."""
+    held = [each for each in made if each.report.gate.decision == "hold" and not each.published]
+    if held and publish != "never":
+        raise typer.Exit(HELD)
 
 
 def _adapted_table(adapted: AdaptResponse) -> Table:
     report = adapted.report
     interval = "" if report.interval is None else f"  ({_interval(report.interval)})"
     parts = ", ".join(f"{part} {taken:.2f}" for part, taken in report.seconds if part != "total")
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
-        ("client", adapted.client),
-        ("version", f"{adapted.version}{', live' if adapted.published else ', not live'}"),
-        ("extends", NO_VALUE if adapted.parent is None else f"version {adapted.parent}"),
-        ("classes", ", ".join(adapted.classes)),
-        ("own samples", percent(report.support_accuracy)),
-        ("estimate", f"{percent(report.estimated_accuracy)}{interval}"),
-        ("suspects", _suspects(report)),
-        ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
-        ("weights", f"{adapted.weights.bytes} bytes, {adapted.weights.digest[:12]}"),
-        ("seconds", f"{report.seconds.total:.2f} ({parts})"),
-    ):
-        table.add_row(name, plain(value))
-    return table
+    return facts(
+        (
+            ("client", adapted.client),
+            ("version", f"{adapted.version}{', live' if adapted.published else ', not live'}"),
+            ("extends", NO_VALUE if adapted.parent is None else f"version {adapted.parent}"),
+            ("classes", ", ".join(adapted.classes)),
+            ("own samples", percent(report.support_accuracy)),
+            ("estimate", f"{percent(report.estimated_accuracy)}{interval}"),
+            ("suspects", _suspects(report)),
+            ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
+            ("weights", f"{adapted.weights.bytes} bytes, {adapted.weights.digest[:12]}"),
+            ("seconds", f"{report.seconds.total:.2f} ({parts})"),
+        )
+    )
 
 
 def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[str, Any]:
@@ -215,9 +243,8 @@ def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[s
 
 def _upgrades_table(results: Sequence[tuple[str, UpgradeResponse | ServiceProblem]]) -> Table:
     """Two rows for each client that was upgraded: the version before, and the new one."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("client", "version", "model", "estimate", "95 % interval", "gate"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in {"version", "estimate"} else "left")
+    headings = ("client", "version", "model", "estimate", "95 % interval", "gate")
+    table = console.table(*headings, numbers=("version", "estimate"))
     for name, result in results:
         if isinstance(result, UpgradeResponse):
             before, report = result.before, result.report
@@ -252,29 +279,27 @@ def _suspects(report: Report) -> str:
 
 
 def _predicted_table(predicted: PredictResponse) -> Table:
-    table = Table(
-        title=f"{predicted.client}, version {predicted.version}", title_justify="left", caption_justify="left"
-    )
-    for heading in ("image", "label", "confidence", "verdict", _UNKNOWN, "next likely"):
-        table.add_column(heading, justify="right" if heading in {"confidence", _UNKNOWN} else "left")
+    headings = ("image", "label", "confidence", "verdict", _UNKNOWN, "next likely")
+    table = console.table(*headings, numbers=("confidence", _UNKNOWN))
     for image in predicted.predictions:
         others = sorted(((p, name) for name, p in image.scores.items() if name != image.label), reverse=True)
         second = f"{others[0][1]} {percent(others[0][0])}" if others else NO_VALUE
         score = NO_VALUE if image.unknown_score is None else f"{image.unknown_score:.3f}"
         confidence = percent(image.confidence)
         table.add_row(plain(image.name), plain(image.label), confidence, image.verdict, score, plain(second))
-        if image.unknown_threshold is not None:
-            table.caption = f"{_UNKNOWN}: above {image.unknown_threshold:.3f}, the verdict is unknown"
-        else:
-            table.caption = f"{_UNKNOWN}: this version has no threshold, so every verdict is known"
     return table
 
 
-def _versions_table(client: str, listed: Sequence[VersionInfo]) -> Table:
-    table = Table(title=f"versions of {client}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("version", "extends", "alias", "classes", "samples", "estimate", "gate", "created, UTC"):
-        numbers = heading in {"version", "extends", "classes", "samples", "estimate"}
-        table.add_column(heading, no_wrap=True, justify="right" if numbers else "left")
+def _threshold(predicted: PredictResponse) -> str:
+    threshold = predicted.predictions[0].unknown_threshold
+    if threshold is None:
+        return f"{_UNKNOWN}: this version has no threshold, so every verdict is known"
+    return f"{_UNKNOWN}: above {threshold:.3f}, the verdict is unknown"
+
+
+def _versions_table(listed: Sequence[VersionInfo]) -> Table:
+    headings = ("version", "extends", "alias", "classes", "samples", "estimate", "gate", "created, UTC")
+    table = console.table(*headings, numbers=("version", "extends", "classes", "samples", "estimate"))
     for version in listed:
         table.add_row(
             str(version.version),
@@ -284,6 +309,6 @@ def _versions_table(client: str, listed: Sequence[VersionInfo]) -> Table:
             str(version.samples),
             percent(version.estimated_accuracy),
             version.gate,
-            version.created_at.strftime("%m-%d %H:%M"),
+            version.created_at.strftime("%Y-%m-%d %H:%M"),
         )
     return table

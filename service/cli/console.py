@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Final
 
@@ -19,6 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from service.client import Job
@@ -26,11 +28,14 @@ from service.client.jobs import OnProgress
 
 NO_VALUE: Final = "-"
 FAILED: Final = 1
+HELD: Final = 3
 INTERRUPTED: Final = 130
 EXIT_CODES: Final = (
-    "Exit codes: 0 success; 1 failure, with a message on standard error; 2 wrong usage; 130 interrupted."
+    "Exit codes: 0 success; 1 failure, with a message on standard error; 2 wrong usage; 3 the gate kept a new version "
+    "from going live; 130 interrupted."
 )
 LINE_EVERY_S: Final = 30.0
+_PIPE_WIDTH: Final = 100_000
 
 _STAGES: Final[Mapping[str, str]] = {
     "waiting": "waiting for its turn",
@@ -44,8 +49,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 def output() -> Console:
-    """Return the console for results."""
-    return Console(highlight=False, soft_wrap=True)
+    """Return the console for results. In a pipe, a line is as long as its content, so that names stay whole."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def notices() -> Console:
@@ -61,6 +66,29 @@ def print_json(data: Any) -> None:
 def plain(text: str) -> Text:
     """Return text from outside so that it is never read as markup, with control characters escaped."""
     return Text("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
+
+
+def table(*headings: str, numbers: Collection[str] = ()) -> Table:
+    """Return an empty table whose cells are wrapped where a terminal is too narrow, never cut.
+
+    Args:
+        headings: headings of the columns.
+        numbers: those of them whose cells are aligned to the right.
+    """
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, overflow="fold", justify="right" if heading in numbers else "left")
+    return made
+
+
+def facts(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return a table of names and values. Values may come from outside."""
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, plain(value))
+    return made
 
 
 def percent(share: float | None) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from service.cli.console import EXIT_CODES, AsJson, notices, output, plain, print_json
+from service.cli.console import EXIT_CODES, AsJson, notices, output, plain, print_json, table
 from service.domain.key import SCOPES, Grant, KeyRecord, as_scopes
 from service.settings import load_settings
 
@@ -56,11 +55,9 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"keys": [_shown(record) for record in records]})
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("key", "for", "scopes", "clients", "created, UTC", "state"):
-        table.add_column(heading, no_wrap=heading != "clients")
+    listed = table("key", "for", "scopes", "clients", "created, UTC", "state")
     for record in records:
-        table.add_row(
+        listed.add_row(
             record.prefix,
             plain(record.name),
             ", ".join(record.scopes),
@@ -68,7 +65,7 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
             f"{record.created_at:%Y-%m-%d %H:%M}",
             "valid" if record.revoked_at is None else f"revoked {record.revoked_at:%Y-%m-%d %H:%M}",
         )
-    output().print(table)
+    output().print(listed)
 
 
 @keys.command(epilog=EXIT_CODES)

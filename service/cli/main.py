@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import sys
+from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
@@ -14,15 +14,13 @@ from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.keys import keys
 from service.cli.store import store
+from service.cli.torch_commands import AnoleGroup
 from service.settings import load_settings
 
-_WITHOUT_TORCH: Final = frozenset({"serve", "adapt", "predict", "versions", "rollback", "upgrade", "store", "keys"})
-
 cli = typer.Typer(
+    cls=AnoleGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Anole learns a recognition task from a few labelled images and serves it within seconds.",
     epilog=EXIT_CODES,
 )
 
@@ -30,13 +28,26 @@ cli = typer.Typer(
 def main() -> None:
     """Run the command line. An `AnoleError` is printed as one line, with exit code 1."""
     try:
-        if not _WITHOUT_TORCH.intersection(sys.argv[1:2]):
-            _add_torch_commands()
         cli()
     except AnoleError as error:
         text = "; ".join([str(error), *getattr(error, "__notes__", ())])
         notices().print("error: ", plain(text), sep="", style="red")
         sys.exit(FAILED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"anole {metadata.version('anole')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Anole learns a recognition task from a few labelled images and serves it within seconds."""
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -82,16 +93,6 @@ def serve(
         allow_factory=allow_factory or None,
     )
     run(settings, as_json=as_json)
-
-
-@functools.cache
-def _add_torch_commands() -> None:
-    """Add the commands that import torch, which takes seconds that the other commands should not spend."""
-    from service.cli.import_backbone import import_backbone
-    from service.cli.train import evaluate, train
-
-    for command in (train, evaluate, import_backbone):
-        cli.command(epilog=EXIT_CODES)(command)
 
 
 for command in (adapt, predict, versions, rollback, upgrade):

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from rich.table import Table
 
 from models.adaptation.allocator import keep_freed_memory
 from models.checkpoint import Checkpoint, load_checkpoint
@@ -23,7 +22,7 @@ from models.meta.curve import can_plot
 from models.meta.evaluation import EmbeddedEpisodes, EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
-from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress
+from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress, table
 from service.cli.train_covariance import train_covariance
 from service.runtime.device import pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
@@ -289,7 +288,6 @@ def _accuracies(
 
 def _print_score(row: dict[str, Any]) -> None:
     title = f"{row['checkpoint']} ({row['digest'][:12]}) on {row['data']}"
-    table = Table(title=plain(title), title_justify="left", box=None, padding=(0, 2, 0, 0))
     cells = {
         "task": f"{row['ways']}-way {row['shots']}-shot",
         "queries": str(row["queries"]),
@@ -299,7 +297,7 @@ def _print_score(row: dict[str, Any]) -> None:
         "normalisation": row["normalisation"],
         "accuracy, 95 %": f"{100 * row['accuracy']:.2f} ± {100 * row['half_width_95']:.2f} %",
     }
-    for heading in cells:
-        table.add_column(heading, no_wrap=True, justify="left" if heading in ("task", "normalisation") else "right")
-    table.add_row(*cells.values())
-    output().print(table)
+    score = table(*cells, numbers=cells.keys() - {"task", "normalisation"})
+    score.add_row(*cells.values())
+    output().print(plain(title))
+    output().print(score)

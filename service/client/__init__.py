@@ -3,8 +3,10 @@
 from service.client.async_client import AsyncClient
 from service.client.client import Client
 from service.client.errors import ClientError, InvalidInput, ServiceProblem, ServiceUnreachable
-from service.client.files import LabelledFile, read_samples, with_parts
+from service.client.files import Images, ImageSource, LabelledFile, with_parts
+from service.client.folders import ClassFolders, SkippedFile, read_class_folders
 from service.client.requests import AdaptOptions
+from service.client.samples import Samples, read_samples
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -29,11 +31,14 @@ __all__ = [
     "AdaptResponse",
     "Alias",
     "AsyncClient",
+    "ClassFolders",
     "Client",
     "ClientError",
     "ClientInfo",
     "ClientSettings",
     "History",
+    "ImageSource",
+    "Images",
     "InvalidInput",
     "Job",
     "LabelledFile",
@@ -41,14 +46,17 @@ __all__ = [
     "MetaModel",
     "PredictResponse",
     "Readiness",
+    "Samples",
     "ServiceInfo",
     "ServiceProblem",
     "ServiceUnreachable",
+    "SkippedFile",
     "StoredSample",
     "UpgradeResponse",
     "VersionDetails",
     "VersionDiff",
     "VersionInfo",
+    "read_class_folders",
     "read_samples",
     "with_parts",
 ]

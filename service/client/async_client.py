@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -19,9 +18,10 @@ from service.client import jobs, requests
 from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_address
 from service.client.errors import ClientError, ServiceUnreachable
-from service.client.files import Samples, list_images, read_samples
+from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
 from service.client.requests import AdaptOptions, Request
+from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -80,8 +80,8 @@ class AsyncClient:
         idempotency_key: str | None = None,
     ) -> AdaptResponse:
         """See `Client.adapt`. `on_progress` may be a coroutine function; cancellation cancels the adaptation too."""
-        if isinstance(samples, Path) and samples.is_file():
-            return await self._adapt(requests.adapt_archive(client, samples, options, idempotency_key), on_progress)
+        if (archive := archive_of(samples)) is not None:
+            return await self._adapt(requests.adapt_archive(client, archive, options, idempotency_key), on_progress)
         labelled = read_samples(samples)
         groups = split_samples(labelled, DEFAULT_LIMITS)
         if len(groups) > 1:
@@ -105,7 +105,7 @@ class AsyncClient:
         return (await self._send(requests.service_info())).limits or DEFAULT_LIMITS
 
     async def predict(
-        self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
+        self, client: str, images: Images, *, version: int | None = None, alias: str | None = None
     ) -> PredictResponse:
         """See `Client.predict`."""
         files = list_images(images)

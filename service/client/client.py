@@ -3,16 +3,15 @@
 ::
 
     with Client("http://127.0.0.1:8000") as anole:
-        adapted = anole.adapt("line-4", Path("parts"))
-        predictions = anole.predict("line-4", [Path("new.png")]).predictions
+        adapted = anole.adapt("line-4", "parts")
+        predictions = anole.predict("line-4", ["new.png"]).predictions
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -24,9 +23,10 @@ from service.client import jobs, requests
 from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_address
 from service.client.errors import ClientError, ServiceUnreachable
-from service.client.files import Samples, list_images, read_samples
+from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
 from service.client.requests import AdaptOptions, Request
+from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -112,8 +112,8 @@ class Client:
             idempotency_key: identifies this adaptation: sent twice with the same key, it creates one version.
                 Default: a new key.
         """
-        if isinstance(samples, Path) and samples.is_file():
-            return self._adapt(requests.adapt_archive(client, samples, options, idempotency_key), on_progress)
+        if (archive := archive_of(samples)) is not None:
+            return self._adapt(requests.adapt_archive(client, archive, options, idempotency_key), on_progress)
         labelled = read_samples(samples)
         groups = split_samples(labelled, DEFAULT_LIMITS)
         if len(groups) > 1:
@@ -137,7 +137,7 @@ class Client:
         return self._send(requests.service_info()).limits or DEFAULT_LIMITS
 
     def predict(
-        self, client: str, images: Iterable[Path | bytes], *, version: int | None = None, alias: str | None = None
+        self, client: str, images: Images, *, version: int | None = None, alias: str | None = None
     ) -> PredictResponse:
         """Classify images with the live version, or with the given version or alias.
 

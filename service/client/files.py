@@ -1,17 +1,20 @@
-"""Reads the files that a caller wants to send: class folders, zip archives and images."""
+"""Reads the files that a caller wants to send: labelled images and images to classify."""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from service.client.errors import InvalidInput
 
-_IGNORED: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+ImageSource = str | Path | bytes
+"""Path of an image file, or its bytes."""
+
+Images = ImageSource | Iterable[ImageSource]
+"""One image or several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +32,6 @@ class LabelledFile:
     name: str
     content: bytes
     part: str | None = None
-
-
-Samples = Path | Sequence[LabelledFile | tuple[Path, str]]
-"""A folder with one sub-folder per class, a zip of such a folder, or images with their labels."""
-
-
-def read_samples(samples: Path | Iterable[LabelledFile | tuple[Path, str]]) -> list[LabelledFile]:
-    """Read a folder with one sub-folder per class, or files given as (path, label).
-
-    Hidden files and files that operating systems add to folders are ignored.
-
-    Raises:
-        InvalidInput: a file cannot be read, the folder has fewer than two classes, or a class has no image.
-    """
-    if isinstance(samples, Path):
-        return _read_class_folders(samples)
-    return [
-        item if isinstance(item, LabelledFile) else LabelledFile(item[1], item[0].name, read_file(item[0]))
-        for item in samples
-    ]
 
 
 def with_parts(samples: Iterable[LabelledFile], pattern: str) -> list[LabelledFile]:
@@ -97,15 +80,15 @@ class ImageFile:
         return self.source if isinstance(self.source, bytes) else read_file(self.source)
 
 
-def list_images(images: Iterable[Path | bytes]) -> list[ImageFile]:
+def list_images(images: Images) -> list[ImageFile]:
     """Return images given as paths or as bytes.
 
     Raises:
         InvalidInput: an image cannot be read, or there is none.
     """
     files = [
-        ImageFile(f"image-{index}", item, len(item)) if isinstance(item, bytes) else _image_file(item)
-        for index, item in enumerate(images)
+        ImageFile(f"image-{index}", item, len(item)) if isinstance(item, bytes) else _image_file(Path(item))
+        for index, item in enumerate([images] if isinstance(images, str | Path | bytes) else images)
     ]
     if not files:
         raise InvalidInput("no image was given; give at least one")
@@ -117,7 +100,7 @@ def _image_file(path: Path) -> ImageFile:
         with path.open("rb") as opened:
             return ImageFile(path.name, path, opened.seek(0, io.SEEK_END))
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_file(path: Path) -> bytes:
@@ -125,28 +108,10 @@ def read_file(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> InvalidInput:
+def unreadable(path: Path, error: OSError) -> InvalidInput:
+    """Return the error for a file or folder that cannot be read."""
     hint = f"; pass its files, such as {path}/*" if isinstance(error, IsADirectoryError) else ""
     return InvalidInput(f"cannot read {path}: {error.strerror or error}{hint}")
-
-
-def _read_class_folders(folder: Path) -> list[LabelledFile]:
-    if not folder.is_dir():
-        raise InvalidInput(f"{folder} is not a folder; give a folder with one sub-folder per class")
-    classes = [path for path in _visible(folder) if path.is_dir()]
-    if len(classes) < 2:
-        raise InvalidInput(f"{folder} has {len(classes)} sub-folders; at least 2 are needed, one per class")
-    samples: list[LabelledFile] = []
-    for class_folder in classes:
-        files = [path for path in _visible(class_folder) if path.is_file()]
-        if not files:
-            raise InvalidInput(f"{class_folder} has no images; add some or remove the folder")
-        samples += [LabelledFile(class_folder.name, path.name, read_file(path)) for path in files]
-    return samples
-
-
-def _visible(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name not in _IGNORED]

@@ -201,6 +201,7 @@ class FakeAdaptation(IdempotentAdaptation):
         self.commands: list[AdaptCommand] = []
         self.controls: list[JobControl] = []
         self.raises: Exception | None = None
+        self.decision = "publish"
         self.before: Callable[[], None] = lambda: None
 
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
@@ -231,12 +232,15 @@ class FakeAdaptation(IdempotentAdaptation):
             weights_bytes=1234,
             device="cpu",
             batched_with=0,
-            report=report(),
+            report=report(self.decision),
         )
-        publishes = command.publish != "never"
+        publishes = self._publishes(command)
         version = self.clients.add(draft, [LIVE] if publishes else [])
         live = self.clients.get(command.client).aliases.get(LIVE)
         return AdaptOutcome(version=version, published=publishes, live=None if live is None else live.version)
+
+    def _publishes(self, command: AdaptCommand) -> bool:
+        return command.publish == "always" or (command.publish != "never" and self.decision == "publish")
 
     def _upgrade(self, command: AdaptCommand) -> AdaptOutcome:
         """Make a version of the model `larger` from the newest one."""
@@ -245,10 +249,11 @@ class FakeAdaptation(IdempotentAdaptation):
             raise UnknownClient(command.client)
         if earlier.draft.meta_model == "larger":
             raise NothingToUpgrade(f"version {earlier.number} was adapted from 'larger' already")
-        better = {**report(), "estimated_accuracy": 0.9, "interval": (0.8, 1.0)}
+        better = {**report(self.decision), "estimated_accuracy": 0.9, "interval": (0.8, 1.0)}
         draft = replace(earlier.draft, parent=earlier.number, meta_model="larger", report=better)
-        version = self.clients.add(draft, [] if command.publish == "never" else [LIVE])
-        return AdaptOutcome(version, command.publish != "never", self.clients.get(command.client).live, earlier)
+        publishes = self._publishes(command)
+        version = self.clients.add(draft, [LIVE] if publishes else [])
+        return AdaptOutcome(version, publishes, self.clients.get(command.client).live, earlier)
 
 
 def in_a_thread(call: Callable[[], T]) -> Future[T]:

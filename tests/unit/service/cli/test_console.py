@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from service.cli.console import job_progress, progress
+from service.cli.console import facts, job_progress, progress, table
 from service.client import Job
 from tests.unit.service.scripted_job import adapted, job
 
@@ -120,3 +120,19 @@ def test_a_job_prints_nothing_without_a_terminal() -> None:
     with job_progress("line", Console(file=printed)) as report:
         report(a_job("adapt", 3, 45, 0.125, first=1))
     assert printed.getvalue() == ""
+
+
+def test_a_narrow_terminal_wraps_cells_and_cuts_none() -> None:
+    label, name = "solder bridge between two pads of the same net", "2026-03-01T12-00-00-camera-7-part-0417-top.png"
+    listed = table("image", "label", "confidence", numbers=("confidence",))
+    listed.add_row(name, label, "93.0 %")
+    listed.add_row("1.png", "", "100.0 %")
+    screen = io.StringIO()
+    Console(file=screen, width=60, force_terminal=True, color_system=None).print(listed, facts([("classes", label)]))
+    shown = screen.getvalue()
+    assert "\u2026" not in shown
+    for word in (*label.split(), "93.0 %", "100.0 %"):
+        assert word in shown
+    columns = listed.columns[0], listed.columns[1]
+    assert all(column.overflow == "fold" for column in columns)
+    assert max(map(len, shown.splitlines())) <= 60

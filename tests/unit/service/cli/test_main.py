@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,8 @@ import httpx
 import pytest
 import typer
 
-from service.cli import clients as client_commands
+from service.cli import connection, serve
 from service.cli import main as cli
-from service.cli import serve
 from service.client import Client
 from service.domain.key import Grant, prefix_of
 from service.errors import SamplesNotKept, StoreFull
@@ -51,7 +52,7 @@ def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
     monkeypatch.setattr(
-        client_commands, "_connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process)
+        connection, "connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process)
     )
     return web
 
@@ -104,7 +105,7 @@ def test_interrupting_adapt_cancels_the_job_with_exit_code_130(
     anole: Anole, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     service = Scripted(event("progress", job()), KeyboardInterrupt())
-    monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=service.transport))
+    monkeypatch.setattr(connection, "connect", lambda url, key: Client(transport=service.transport))
     code, printed, error = anole("adapt", "line", str(folder))
     assert (code, printed) == (130, "")
     assert error == "interrupted: job 5f1c was cancelled and created no version\n"
@@ -118,7 +119,7 @@ def test_interrupting_adapt_before_a_response_says_how_to_find_the_version(
         raise KeyboardInterrupt
 
     transport = httpx.MockTransport(interrupted)
-    monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=transport))
+    monkeypatch.setattr(connection, "connect", lambda url, key: Client(transport=transport))
     code, _, error = anole("adapt", "line", str(folder))
     assert code == 130
     assert (
@@ -314,7 +315,7 @@ def test_the_key_comes_from_the_option_or_the_environment(
 ) -> None:
     key, _ = create(web.services.kept_keys, Grant("cli", ("predict",), ("line",)))
     web.services.keys.read()
-    monkeypatch.setattr(client_commands, "Client", functools.partial(Client, transport=in_process))
+    monkeypatch.setattr(connection, "Client", functools.partial(Client, transport=in_process))
     assert "key_missing" in anole("versions", "line")[2]
     assert "unknown_client" in anole("versions", "line", "--key", key)[2]
     monkeypatch.setenv("ANOLE_API_KEY", key)
@@ -335,13 +336,86 @@ def commands() -> list[list[str]]:
     return sorted(found)
 
 
+LOCAL = ("serve", "train", "evaluate", "import-backbone", "store", "keys")
+"""Commands and groups that work on files and do not call a service."""
+
+
 def test_every_command_has_json_output_and_documents_its_exit_codes(anole: Anole) -> None:
-    anole("train", "--help")  # registers the commands that need torch
     assert len(commands()) >= 14
     for command in commands():
         _, printed, _ = anole(*command, "--help")
         assert "--json" in printed, command
         assert "Exit codes: 0 success" in printed, command
+        assert "3 the gate kept a new version" in printed, command
+        assert ("--url" in printed and "--key" in printed) == (command[0] not in LOCAL), command
+
+
+def test_every_command_has_a_summary_in_the_list_of_commands(anole: Anole) -> None:
+    for command in commands():
+        listed = " ".join(anole(*command[:-1], "--help")[1].split())
+        summary = anole(*command, "--help")[1].splitlines()[3].strip()
+        assert summary[:40] in listed, command
+
+
+def test_the_version_is_printed(anole: Anole) -> None:
+    assert anole("--version")[:2] == (0, f"anole {metadata.version('anole')}")
+
+
+@pytest.mark.parametrize(("words", "completed"), [("anole roll", "rollback"), ("anole import-", "import-backbone")])
+def test_shells_complete_commands_without_torch(words: str, completed: str) -> None:
+    program = """
+import sys
+from service.cli.main import cli
+try:
+    cli(prog_name="anole")
+finally:
+    assert "torch" not in sys.modules
+"""
+    environment = {**os.environ, "_ANOLE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.stdout, done.stderr) == (f"{completed}\n", "")
+
+
+def test_the_port_of_make_run_is_the_default_address(anole: Anole, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("PORT", str(port))
+        assert f"cannot connect to http://127.0.0.1:{port}" in anole("versions", "line")[2]
+        monkeypatch.setenv("ANOLE_URL", "http://[::1")
+        assert "http://[::1" in anole("versions", "line")[2]
+
+
+def test_names_are_whole_in_a_pipe(anole: Anole, service: Web, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    name, label = f"{'long-' * 20}.png", "a long label " * 8 + "x"
+    (folder / label).mkdir()
+    (folder / label / name).write_bytes(PNG)
+    assert label in anole("adapt", "line", str(folder))[1]
+    printed = anole("predict", "line", str(folder / label / name))[1]
+    assert name in printed
+    assert label in printed
+
+
+def test_a_version_that_the_gate_holds_is_exit_code_3(anole: Anole, service: Web, folder: Path) -> None:
+    service.services.adaptation.decision = "hold"
+    code, printed, _ = anole("adapt", "line", str(folder))
+    assert (code, "is stored but not live" in printed) == (3, True)
+    assert anole("adapt", "line", str(folder), "--json")[0] == 3
+    assert anole("adapt", "line", str(folder), "--publish", "never")[0] == 0
+    assert anole("upgrade", "line")[0] == 3
+
+
+def test_adapt_says_what_it_skips(anole: Anole, service: Web, folder: Path) -> None:
+    for name in ("good/Thumbs.db", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    reasons = {"good/Thumbs.db": "made by an operating system", "notes.txt": "not in a class folder; move it into one"}
+    code, _, error = anole("adapt", "line", str(folder))
+    assert (code, error.splitlines()) == (0, [f"skipped {path}: {reasons[path]}" for path in sorted(reasons)])
+    skipped = json.loads(anole("adapt", "line", str(folder), "--json")[1])["skipped"]
+    assert {each["path"]: each["reason"] for each in skipped} == reasons
 
 
 def test_commands_print_the_responses_of_the_service_as_json(anole: Anole, service: Web, folder: Path) -> None:
@@ -382,7 +456,7 @@ def test_an_interrupt_is_exit_code_130(anole: Anole, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     transport = httpx.MockTransport(interrupt)
-    monkeypatch.setattr(client_commands, "_connect", lambda url, key: Client(transport=transport))
+    monkeypatch.setattr(connection, "connect", lambda url, key: Client(transport=transport))
     assert anole("versions", "line")[0] == 130
 
 

@@ -61,6 +61,14 @@ def test_adapt_sends_a_folder_of_class_folders(anole: Client, web: Web, folder: 
     assert [upload.name for upload in command.uploads] == ["1.png", "1.png", "2.png"]
 
 
+def test_a_folder_with_one_class_extends_a_client(anole: Client, web: Web, folder: Path, tmp_path: Path) -> None:
+    anole.adapt("line", folder)
+    (tmp_path / "more" / "dent").mkdir(parents=True)
+    (tmp_path / "more" / "dent" / "1.png").write_bytes(PNG)
+    anole.adapt("line", str(tmp_path / "more"))
+    assert web.services.adaptation.commands[-1].labels == ("dent",)
+
+
 def test_adapt_sends_a_zip_and_labelled_images(anole: Client, web: Web, folder: Path, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -68,8 +76,8 @@ def test_adapt_sends_a_zip_and_labelled_images(anole: Client, web: Web, folder: 
             archive.writestr(name, PNG)
     packed = tmp_path / "parts.zip"
     packed.write_bytes(buffer.getvalue())
-    anole.adapt("line", packed)
-    anole.adapt("line", [(folder / "bad/1.png", "bad"), LabelledFile("good", "1.png", PNG)])
+    anole.adapt("line", str(packed))
+    anole.adapt("line", [(str(folder / "bad/1.png"), "bad"), LabelledFile("good", "1.png", PNG)])
     assert [command.labels for command in web.services.adaptation.commands] == [("bad", "good")] * 2
 
 
@@ -110,6 +118,9 @@ def test_predict_takes_paths_and_bytes(anole: Client, folder: Path) -> None:
     anole.adapt("line", folder)
     predicted = anole.predict("line", [folder / "good/1.png", PNG])
     assert [image.name for image in predicted.predictions] == ["1.png", "image-1"]
+    assert anole.predict("line", [str(folder / "good/1.png")]).predictions == predicted.predictions[:1]
+    for one in (folder / "good/1.png", str(folder / "good/1.png")):
+        assert anole.predict("line", one).predictions == predicted.predictions[:1]
     assert (predicted.version, predicted.predictions[0].label) == (1, "bad")
 
 
@@ -178,9 +189,13 @@ def test_client_names_are_quoted_in_paths(anole: Client) -> None:
     ("made", "message"),
     [
         ([], "is not a folder"),
-        (["good/1.png"], "has 1 sub-folders"),
-        (["1.png", "2.png"], "has 0 sub-folders"),
-        (["good/1.png", "bad/"], "bad has no images"),
+        (["1.png", "2.png"], "has no sub-folders with images"),
+        ([".git/config", "@eaDir/1.png"], "has no sub-folders with images"),
+        (["good/1.png", "bad/"], "bad has no images; add some"),
+        (
+            ["good/1.png", "bad/monday/2.png"],
+            "bad has no images; bad/monday was skipped: a folder inside a class folder",
+        ),
     ],
 )
 def test_an_unusable_folder_is_rejected_before_sending(
