@@ -121,10 +121,13 @@ class DecodedPixels:
             than `CANONICAL_MAX_SIDE`; larger images are scaled down, and smaller ones keep their size.
         bit_depth: bits that it was scaled from, if its file has 16 bits per sample and does not declare how many of
             them it uses; otherwise None.
+        zero: uint8 (1, height, width), what each channel would be if all samples were zero; None if that is black, or
+            if `bit_depth` is None. It is not black where the image is transparent, or if the lowest value is white.
     """
 
     pixels: NDArray[np.uint8]
     bit_depth: int | None = None
+    zero: NDArray[np.uint8] | None = None
 
 
 class MemoryNeeded(AnoleError):
@@ -286,7 +289,9 @@ def _decoded(
         if isinstance(image, JpegImageFile) and image.mode in ("L", "RGB") and (width, height) != image.size:
             image.draft(image.mode, (2 * width, 2 * height))
         converted = to_8_bit_image(image, source, read_as)
-        return DecodedPixels(_canonical(converted.image, _orientation(image)), converted.bit_depth)
+        orientation = _orientation(image)
+        zero = None if converted.zero is None else _canonical(converted.zero, orientation)
+        return DecodedPixels(_canonical(converted.image, orientation), converted.bit_depth, zero)
 
 
 def _with_layout(arguments: Any, layout: str) -> Any:

@@ -4,14 +4,14 @@ Cameras deliver 10, 12 or 14 bits, and most programs save them unscaled in files
 then 1023, 4095 or 16383 instead of 65535. A single image cannot always tell: values below 4096 are a 12-bit image or a
 dark 16-bit image. So the depth is taken from the first of these that applies:
 
-1. The file declares it. If its values exceed that depth, they are scaled to 16 bits, as the PNG specification asks.
+1. The file declares it; see `DeclaredDepth`.
 2. The caller knows it from the other images of the same client; see ``service.runtime.decoder.DecodedImage``.
 3. It is the smallest of 8, 10, 12, 14 and 16 bits that holds the values of the image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +29,24 @@ DEPTHS: Final = (8, 10, 12, 14, FILE_BITS)
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredDepth:
+    """The bit depth that a file with 16 bits per sample declares.
+
+    Attributes:
+        bits: the bit depth.
+        may_be_scaled: whether samples may have been scaled to 16 bits. The PNG specification asks for it, and many
+            programs leave it out. Values beyond the bit depth were scaled, and so were those whose low bits are all
+            zero, as the scaled ones of a dark image are.
+        may_be_statistic: whether `bits` comes from a largest value that may be that of this image. Then it declares
+            nothing if it is exactly that, or if the image exceeds it.
+    """
+
+    bits: int
+    may_be_scaled: bool = False
+    may_be_statistic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Depth:
     """How many bits the samples of an image use, and whether its file says so."""
 
@@ -36,11 +54,16 @@ class Depth:
     declared: bool
 
 
-def choose_depth(largest: int, declared: int | None) -> Depth:
-    """Choose the bit depth of an image from its largest value, at most 65535, and the depth that its file declares."""
-    if declared is not None:
-        return Depth(declared if largest < 2**declared else FILE_BITS, declared=True)
-    return Depth(next(bits for bits in DEPTHS if largest < 2**bits), declared=False)
+def choose_depth(bands: Sequence[NDArray[Any]], declared: DeclaredDepth | None = None) -> Depth:
+    """Choose the bit depth of an image from its values, integers from 0 to 65535, and from what its file declares."""
+    largest = max(int(band.max()) for band in bands)
+    if declared is None or (declared.may_be_statistic and largest >= 2**declared.bits - 1):
+        return Depth(next(bits for bits in DEPTHS if largest < 2**bits), declared=False)
+    low_bits = 2 ** (FILE_BITS - declared.bits) - 1
+    scaled = largest >= 2**declared.bits or (
+        declared.may_be_scaled and not any(np.bitwise_or.reduce(band, axis=None) & low_bits for band in bands)
+    )
+    return Depth(FILE_BITS if scaled else declared.bits, declared=True)
 
 
 def common_depth(depths: Iterable[int | None]) -> int | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from models.errors import ImageCorrupt, ImageFormatUnsupported
-from models.images.depth import FILE_BITS, Depth, choose_depth, to_8_bits
+from models.images.depth import FILE_BITS, DeclaredDepth, Depth, choose_depth, to_8_bits
 
 _BACKGROUND_GREY: Final = 128
 
@@ -32,13 +32,13 @@ class Source:
 
     Attributes:
         content: the file, as Pillow should read it.
-        declared_bits: bit depth that it declares for samples of 16 bits, or None.
+        declared: bit depth that it declares for samples of 16 bits, or None.
         white_is_zero: whether the lowest value is white. Pillow inverts such images of up to 8 bits only.
         unsigned: whether the samples are unsigned. Pillow reads all those of 32 bits as signed.
     """
 
     content: bytes
-    declared_bits: int | None = None
+    declared: DeclaredDepth | None = None
     white_is_zero: bool = False
     unsigned: bool = False
 
@@ -51,10 +51,13 @@ class EightBitImage:
         image: its pixels.
         bit_depth: bits that its samples were scaled from, if its file has 16 bits per sample and does not declare how
             many of them it uses; otherwise None.
+        zero: what the image would be if all its samples were zero, in mode L; None if that is black, or if `bit_depth`
+            is None. It is not black where it is transparent, or if the lowest value is white.
     """
 
     image: Image.Image
     bit_depth: int | None = None
+    zero: Image.Image | None = None
 
 
 def to_8_bit_image(
@@ -116,11 +119,12 @@ def _scaled_bands(bands: list[NDArray[np.uint16]], source: Source) -> EightBitIm
     """Scale bands of 16 bits: grey or RGB, with or without alpha. Programs scale alpha in another way than colours."""
     mode = ("LA", "RGB", "RGBA")[len(bands) - 2]
     colours, alpha = (bands[:1], bands[1:]) if mode == "LA" else (bands[:3], bands[3:])
-    depth = choose_depth(max(int(band.max()) for band in colours), source.declared_bits)
+    depth = choose_depth(colours, source.declared)
     scaled = [to_8_bits(band, depth.bits) for band in colours]
-    scaled += [to_8_bits(band, choose_depth(int(band.max()), None).bits) for band in alpha]
+    scaled += [to_8_bits(band, choose_depth([band]).bits) for band in alpha]
     merged = Image.merge(mode, [Image.fromarray(band) for band in scaled])
-    return EightBitImage(_EIGHT_BIT[mode](merged), _undeclared(depth))
+    zero = _over_grey(Image.merge("LA", [Image.new("L", merged.size), merged.getchannel("A")])) if alpha else None
+    return EightBitImage(_EIGHT_BIT[mode](merged), *_undeclared(depth, zero))
 
 
 def _scaled_grey(image: Image.Image, source: Source) -> EightBitImage:
@@ -130,10 +134,9 @@ def _scaled_grey(image: Image.Image, source: Source) -> EightBitImage:
         values = values.view(np.uint32)
     low, high = values.min(), values.max()
     if image.mode != "F" and 0 <= low and high < 2**FILE_BITS:
-        depth = choose_depth(int(high), source.declared_bits)
-        return EightBitImage(
-            _grey_image(to_8_bits(values, depth.bits), source), None if source.white_is_zero else _undeclared(depth)
-        )
+        depth = choose_depth([values], source.declared)
+        zero = Image.new("L", image.size, 255) if source.white_is_zero else None
+        return EightBitImage(_grey_image(to_8_bits(values, depth.bits), source), *_undeclared(depth, zero))
     if not np.isfinite(values).all():
         raise ImageCorrupt("the image has values that are not finite; export it as 8-bit or 16-bit grey")
     if image.mode == "F" and 0 <= low and high <= 1:
@@ -150,8 +153,8 @@ def _grey_image(pixels: NDArray[np.uint8], source: Source) -> Image.Image:
     return Image.fromarray(255 - pixels if source.white_is_zero else pixels)
 
 
-def _undeclared(depth: Depth) -> int | None:
-    return None if depth.declared else depth.bits
+def _undeclared(depth: Depth, zero: Image.Image | None) -> tuple[int | None, Image.Image | None]:
+    return (None, None) if depth.declared else (depth.bits, zero if zero is not None and zero.getbbox() else None)
 
 
 def _grey(image: Image.Image) -> Image.Image:

@@ -6,7 +6,7 @@ import struct
 from typing import Final
 
 from models.errors import ImageFormatUnsupported
-from models.images.depth import FILE_BITS
+from models.images.depth import FILE_BITS, DeclaredDepth
 from models.images.pixels import Source
 
 _SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -45,4 +45,5 @@ def without_side_data(content: bytes) -> Source:
             break
     else:
         kept.append(content[position:])
-    return Source(b"".join(kept), significant_bits)
+    declared = None if significant_bits is None else DeclaredDepth(significant_bits, may_be_scaled=True)
+    return Source(b"".join(kept), declared)

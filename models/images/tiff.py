@@ -11,6 +11,7 @@ from typing import Any, Final
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from models.errors import ImageFormatUnsupported, ImageTooLarge
+from models.images.depth import DeclaredDepth
 from models.images.pixels import Source
 
 _KIND_OF_PAGE, _OLD_KIND_OF_PAGE = 254, 255
@@ -69,7 +70,7 @@ def main_page(content: bytes) -> Source:
     _check_supported(tags)
     return Source(
         content=_starting_at(content, main[0]),
-        declared_bits=_declared_bits(tags),
+        declared=_declared_depth(tags),
         white_is_zero=tags.get(_PHOTOMETRIC, 0) == 0,
         unsigned=_sample_format(tags) == _UNSIGNED,
     )
@@ -187,18 +188,19 @@ def _unsupported(kind: str) -> ImageFormatUnsupported:
     )
 
 
-def _declared_bits(tags: ImageFileDirectory_v2) -> int | None:
+def _declared_depth(tags: ImageFileDirectory_v2) -> DeclaredDepth | None:
     """Return the bit depth from the tags.
 
-    The largest value is often a statistic of the image. It declares a depth only if it is full scale, such as 4095.
+    The largest value is often a statistic of the image or of several. It declares a depth only if it is full scale of
+    more than 8 bits, such as 4095.
     """
     bits = max(_numbers(tags.get(_BITS, 1)))
     if 8 < bits < 16:
-        return bits
+        return DeclaredDepth(bits)
     given = [_numbers(tags[tag]) for tag in (_MAX_VALUE, _OTHER_MAX_VALUE) if tag in tags]
     largest = int(max((max(numbers) for numbers in given), default=0))
-    declared = largest.bit_length()
-    return declared if 8 <= declared <= 16 and largest == 2**declared - 1 else None
+    bits = largest.bit_length()
+    return DeclaredDepth(bits, may_be_statistic=True) if 8 < bits <= 16 and largest == 2**bits - 1 else None
 
 
 def _sample_format(tags: ImageFileDirectory_v2) -> int:

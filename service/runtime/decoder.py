@@ -46,10 +46,12 @@ class DecodedImage:
     Attributes:
         pixels: uint8 (1 or 3, height, width).
         bit_depth: see `models.images.decoding.DecodedPixels`.
+        zero: the same; uint8 (1, height, width) or None.
     """
 
     pixels: Tensor
     bit_depth: int | None = None
+    zero: Tensor | None = None
 
     def at_depth(self, bit_depth: int | None) -> Tensor:
         """Return the pixels as if an undeclared bit depth were the given one, which other images of the client have.
@@ -63,11 +65,15 @@ class DecodedImage:
             raise ImageDepthMismatch(
                 f"the image needs {self.bit_depth} bits per sample, but the client's images of {FILE_BITS} bits use "
                 f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, declare the "
-                "bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue), or adapt the client again "
-                "with its setting bit_depth"
+                "bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue), or set the client's "
+                f"bit_depth to {self.bit_depth} (PATCH /clients/CLIENT/settings) and send all samples again, with "
+                "mode=replace"
             )
         factor = (2**self.bit_depth - 1) / (2**bit_depth - 1)
-        return torch.mul(self.pixels, factor).round().to(torch.uint8)
+        scaled = torch.mul(self.pixels, factor)
+        if self.zero is not None:
+            scaled += torch.mul(self.zero, 1 - factor)
+        return scaled.round().clamp(0, 255).to(torch.uint8)
 
 
 class Decoder(abc.ABC):
@@ -135,7 +141,8 @@ class InlineDecoder(Decoder):
                 raise closed()
             try:
                 decoded = decode_pixels(upload.content, self._limits)
-                images.append(DecodedImage(torch.from_numpy(decoded.pixels), decoded.bit_depth))
+                zero = None if decoded.zero is None else torch.from_numpy(decoded.zero)
+                images.append(DecodedImage(torch.from_numpy(decoded.pixels), decoded.bit_depth, zero))
             except ImageRejected as error:
                 raise upload.rejected(error) from error
         return images

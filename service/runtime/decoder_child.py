@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+
 from models.errors import ImageRejected
 from models.images.decoding import SMALL_BYTES, DecodeLimits, MemoryNeeded, decode_pixels
 
@@ -23,7 +25,10 @@ REQUEST: Final = struct.Struct("!I?")
 """Number of bytes of the image that follows, and whether decoding it may take more memory than `SMALL_BYTES`."""
 
 REPLY: Final = struct.Struct("!BIHHHB")
-"""Kind, number of bytes that follow, and for pixels (channels, height, width) and the undeclared bit depth or 0."""
+"""Kind, number of bytes that follow, and for pixels (channels, height, width) and the undeclared bit depth or 0.
+
+Two and four channels are one and three, and what these would be if all samples were zero.
+"""
 
 READY: Final = 0
 PIXELS: Final = 1
@@ -116,7 +121,7 @@ def _reply(content: bytearray, large: bool, limits: DecodeLimits) -> bytes:
     except ImageRejected as error:
         message = json.dumps([type(error).__name__, str(error)]).encode()
         return REPLY.pack(REFUSED, len(message), 0, 0, 0, 0) + message
-    pixels = decoded.pixels
+    pixels = decoded.pixels if decoded.zero is None else np.concatenate([decoded.pixels, decoded.zero])
     return REPLY.pack(PIXELS, pixels.nbytes, *pixels.shape, decoded.bit_depth or 0) + pixels.tobytes()
 
 

@@ -140,7 +140,9 @@ class DecoderProcess:
             unsent = unsent[self._moved(self._channel.send, unsent, deadline, wanted) :]
         kind, shape, bit_depth, payload = self._reply(deadline, wanted)
         if kind == PIXELS:
-            return DecodedImage(torch.frombuffer(payload, dtype=torch.uint8).reshape(shape), bit_depth or None)
+            planes = torch.frombuffer(payload, dtype=torch.uint8).reshape(shape)
+            pixels, zero = (planes, None) if shape[0] % 2 else (planes[:-1], planes[-1:])
+            return DecodedImage(pixels, bit_depth or None, zero)
         if kind == LARGE and not large:
             raise NeedsMemory("the image takes much memory to decode")
         raise _refusal(payload)
@@ -160,7 +162,10 @@ class DecoderProcess:
         bounded = height * width <= CANONICAL_PIXELS and max(height, width) <= CANONICAL_MAX_SIDE
         if kind == PIXELS:
             fits = (
-                channels in (1, 3) and bounded and bit_depth in (0, *DEPTHS) and size == channels * height * width > 0
+                channels in (1, 2, 3, 4)
+                and bounded
+                and bit_depth in (0, *DEPTHS)
+                and size == channels * height * width > 0
             )
         else:
             fits = kind in (READY, REFUSED, LARGE) and size <= _MESSAGE_BYTES

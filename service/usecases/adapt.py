@@ -390,7 +390,7 @@ def _joined_depth(parent: Version | None, bit_depth: int | None) -> int | None:
         return earlier if bit_depth is None else bit_depth
     raise ImageDepthMismatch(
         f"the stored images of the client were scaled from {earlier} bits, and those of the request from {bit_depth}; "
-        "send all samples again, with mode=replace, or correct the client's setting bit_depth"
+        f"send all samples again, with mode=replace, or set the client's bit_depth to {earlier} again"
     )
 
 

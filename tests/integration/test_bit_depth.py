@@ -77,6 +77,21 @@ def test_images_of_more_bits_than_those_of_the_version_are_rejected_by_name(web:
     assert replaced.json()["report"]["bit_depth"] == 14
 
 
+def test_a_rejected_depth_says_what_to_do_and_that_helps(web: Web) -> None:
+    """As with a folder in several requests whose brightest image is not in the first one."""
+    dark = {label: [wide(image, 12) for image in levels(3, low, low + 4)] for label, low in (("a", 2), ("b", 9))}
+    bright = {"a": [wide(levels(1, 100, 200)[0], 12)]}
+    adapt(web, dark, publish="never")
+    detail = adapt(web, bright).json()["detail"]
+    assert "set the client's bit_depth to 12 (PATCH /clients/CLIENT/settings)" in detail
+    assert "mode=replace" in detail
+    web("PATCH", "/clients/line/settings", json={"bit_depth": 12})
+    assert "mode=replace" in adapt(web, bright).json()["detail"]
+    replaced = adapt(web, dark, mode="replace", publish="never").json()
+    assert (replaced["version"], replaced["report"]["bit_depth"]) == (2, 12)
+    assert adapt(web, bright).status_code == 201
+
+
 def test_the_setting_of_a_client_decides_and_holds_for_the_versions_made_under_it(web: Web) -> None:
     web("PUT", "/clients/line/settings", json={"bit_depth": 12})
     dark, darker = ([wide(image, 12) for image in levels(6, low, low + 30)] for low in (30, 0))

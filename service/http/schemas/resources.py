@@ -212,8 +212,8 @@ class ClientSettings(RequestBody):
     )
     bit_depth: Literal[8, 10, 12, 14, 16] | None = Field(
         None,
-        description="how many of their 16 bits per sample images use, if their files do not declare it; null: as many "
-        "as the client's earlier images, or the fewest that hold the values",
+        description="how many of their 16 bits per sample images use in the next versions, if their files do not "
+        "declare it; null: as many as the client's earlier images, or the fewest that hold the values",
     )
     model: str | None = Field(
         None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,8 +13,10 @@ from PIL import Image
 
 from models.errors import ImageDepthMismatch
 from models.images.decoding import DEFAULT_LIMITS, decode_pixels
-from models.images.depth import common_depth
+from models.images.depth import FILE_BITS, common_depth
 from service.runtime.decoder import DecodedImage, InlineDecoder, Upload
+from service.runtime.decoder_child import ChildLimits
+from service.runtime.decoder_process import DecoderProcess
 from tests.unit.models.pictures import chunk, encoded, png_of, scene, tiff_of, tiff_page
 
 MAX_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE = 281, 341
@@ -87,11 +90,30 @@ def test_values_above_the_declared_depth_are_scaled_to_16_bits_as_png_asks() -> 
     assert decode_pixels(content).bit_depth is None
 
 
-def test_a_largest_value_that_is_a_statistic_declares_no_depth() -> None:
+@pytest.mark.parametrize("bits", [9, 10, 12, 14, 15])
+def test_a_dark_png_that_was_scaled_to_16_bits_stays_dark(bits: int) -> None:
+    """Its largest value is within the declared depth, and only the low bits say that it was scaled."""
+    shift = FILE_BITS - bits
+    steps = np.arange(40 * 24).reshape(24, 40) % 2 ** (bits - shift)
+    for dark in (steps, np.stack([steps, steps // 2, 0 * steps], axis=-1)):
+        content = png_of((dark << shift).astype(np.uint16), significant_bits(*[bits] * (3 if dark.ndim == 3 else 1)))
+        assert distance(content, np.rint((dark << shift) / 257).astype(np.uint8)) <= 1
+
+
+@pytest.mark.parametrize("largest", [255, 1023, 4000, 4095])
+def test_a_largest_value_that_may_be_a_statistic_declares_no_depth(largest: int) -> None:
+    values = np.linspace(0, min(largest, 1023), 40 * 24).reshape(24, 40).astype(np.uint16)
+    values[0, 0] = largest
+    content = tiff_of(tiff_page(values, {MAX_SAMPLE_VALUE: (largest,)}))
+    assert decode_pixels(content).bit_depth == largest.bit_length()
+
+
+def test_a_largest_value_that_the_image_exceeds_is_ignored() -> None:
     grey = REFERENCE[..., 0]
-    content = tiff_of(tiff_page(of_depth(12, grey), {MAX_SAMPLE_VALUE: (4000,)}))
-    assert distance(content, grey) <= 1
-    assert decode_pixels(content).bit_depth == 12
+    for largest in (255, 1023):
+        content = tiff_of(tiff_page(of_depth(12, grey), {MAX_SAMPLE_VALUE: (largest,)}))
+        assert distance(content, grey) <= 1
+        assert decode_pixels(content).bit_depth == 12
 
 
 @pytest.mark.parametrize("channels", [2, 4])
@@ -150,6 +172,39 @@ def test_a_known_depth_replaces_the_smallest(decoder: InlineDecoder) -> None:
         expected = torch.from_numpy(np.atleast_3d(pixels)).permute(2, 0, 1).int()
         assert (image.pixels.int() - expected).abs().max() > 100
         assert (image.at_depth(12).int() - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("isolated", [False, True], ids=["inline", "process"])
+def test_transparent_areas_stay_grey_at_a_known_depth(channels: int, isolated: bool) -> None:
+    dark = (REFERENCE // 20)[..., :1].repeat(channels, axis=2)
+    values = of_depth(12, dark)
+    values[..., -1] = np.linspace(0, 65535, 40).astype(np.uint16)  # from transparent to opaque
+    alpha = np.linspace(0, 1, 40)[None, :, None]
+    expected = np.rint(dark[..., :-1] * alpha + 128 * (1 - alpha)).transpose(2, 0, 1)
+    content = png_of(values)
+    if isolated:
+        process = DecoderProcess(ChildLimits(DEFAULT_LIMITS, 2**31, 60), dict(os.environ))
+        try:
+            process.wait_until_ready()
+            image = process.decode(content, 60)
+        finally:
+            process.end()
+    else:
+        pixels = decode_pixels(content)
+        assert pixels.zero is not None
+        image = DecodedImage(torch.from_numpy(pixels.pixels), pixels.bit_depth, torch.from_numpy(pixels.zero))
+    assert image.bit_depth == 8
+    assert np.abs(image.at_depth(12).numpy() - expected).max() <= 2
+
+
+def test_an_image_whose_lowest_value_is_white_is_scaled_from_a_known_depth(decoder: InlineDecoder) -> None:
+    light = 255 - REFERENCE[..., 0] // 20
+    image = decoded(decoder, tiff_of(tiff_page(of_depth(12, 255 - light), {262: (0,)})))
+    assert image.bit_depth == 8
+    assert np.abs(image.at_depth(12)[0].numpy().astype(int) - light).max() <= 1
+    with pytest.raises(ImageDepthMismatch):
+        decoded(decoder, tiff_of(tiff_page(of_depth(14, REFERENCE[..., 0]), {262: (0,)}))).at_depth(12)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
