@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,6 +29,7 @@ from service.cli.console import (
 from service.client import (
     AdaptOptions,
     AdaptResponse,
+    Client,
     PredictResponse,
     Samples,
     ServiceProblem,
@@ -77,16 +78,23 @@ def adapt(
     Interrupt the command to cancel the adaptation. It then creates no version.
     """
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
+    samples, skipped = _samples(folder, parts)
+    adapted = send_samples(client, samples, options, lambda: connection.connect(url, key))
+    print_adapted(adapted, skipped, as_json=as_json)
+    exit_if_held(publish, adapted)
+
+
+def send_samples(
+    client: str, samples: Samples, options: AdaptOptions, connected: Callable[[], Client]
+) -> AdaptResponse:
+    """Adapt and show progress. An interrupt from the keyboard cancels the adaptation and ends the command."""
     try:
-        with connection.connect(url, key) as anole, job_progress(client) as on_progress:
-            samples, skipped = _samples(folder, parts)
-            adapted = anole.adapt(client, samples, options, on_progress=on_progress)
+        with connected() as anole, job_progress(client) as on_progress:
+            return anole.adapt(client, samples, options, on_progress=on_progress)
     except KeyboardInterrupt as interrupt:
         unknown = f"the service has not answered; to see whether it created a version: anole versions {client}"
         notices().print(plain(f"interrupted: {'; '.join(getattr(interrupt, '__notes__', [unknown]))}"))
         raise typer.Exit(INTERRUPTED) from None
-    print_adapted(adapted, skipped, as_json=as_json)
-    exit_if_held(publish, adapted)
 
 
 def predict(

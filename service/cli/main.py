@@ -12,6 +12,7 @@ import typer
 from models.errors import AnoleError
 from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
+from service.cli.import_dataset import import_dataset
 from service.cli.keys import keys
 from service.cli.store import store
 from service.cli.torch_commands import AnoleGroup
@@ -95,7 +96,7 @@ def serve(
     run(settings, as_json=as_json)
 
 
-for command in (adapt, predict, versions, rollback, upgrade):
+for command in (adapt, import_dataset, predict, versions, rollback, upgrade):
     cli.command(epilog=EXIT_CODES)(command)
 cli.add_typer(store, name="store")
 cli.add_typer(keys, name="keys")

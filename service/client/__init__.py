@@ -2,9 +2,10 @@
 
 from service.client.async_client import AsyncClient
 from service.client.client import Client
+from service.client.datasets import DatasetKind, read_dataset
 from service.client.errors import ClientError, InvalidInput, ServiceProblem, ServiceUnreachable
 from service.client.files import Images, ImageSource, LabelledFile, with_parts
-from service.client.folders import ClassFolders, SkippedFile, read_class_folders
+from service.client.folders import SampleSet, SkippedFile, read_class_folders
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, read_samples
 from service.http.schemas.reports import VersionDiff
@@ -31,11 +32,11 @@ __all__ = [
     "AdaptResponse",
     "Alias",
     "AsyncClient",
-    "ClassFolders",
     "Client",
     "ClientError",
     "ClientInfo",
     "ClientSettings",
+    "DatasetKind",
     "History",
     "ImageSource",
     "Images",
@@ -46,6 +47,7 @@ __all__ = [
     "MetaModel",
     "PredictResponse",
     "Readiness",
+    "SampleSet",
     "Samples",
     "ServiceInfo",
     "ServiceProblem",
@@ -57,6 +59,7 @@ __all__ = [
     "VersionDiff",
     "VersionInfo",
     "read_class_folders",
+    "read_dataset",
     "read_samples",
     "with_parts",
 ]

@@ -38,7 +38,7 @@ class SkippedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassFolders:
+class SampleSet:
     """The content of a folder with one sub-folder per class.
 
     Attributes:
@@ -50,7 +50,7 @@ class ClassFolders:
     skipped: tuple[SkippedFile, ...]
 
 
-def read_class_folders(folder: str | Path) -> ClassFolders:
+def read_class_folders(folder: str | Path) -> SampleSet:
     """Read the images of each class. The name of a sub-folder is the label of the images in it.
 
     Hidden files, files of operating systems, links to nothing, folders inside class folders and names that are not
@@ -77,7 +77,7 @@ def read_class_folders(folder: str | Path) -> ClassFolders:
             f"{shown(folder)} has no sub-folders with images; give a folder with one sub-folder per class, named by "
             "its label"
         )
-    return ClassFolders(tuple(samples), tuple(skipped))
+    return SampleSet(tuple(samples), tuple(skipped))
 
 
 def shown(path: str | Path) -> str:

@@ -361,7 +361,7 @@ def test_the_version_is_printed(anole: Anole) -> None:
     assert anole("--version")[:2] == (0, f"anole {metadata.version('anole')}")
 
 
-@pytest.mark.parametrize(("words", "completed"), [("anole roll", "rollback"), ("anole import-", "import-backbone")])
+@pytest.mark.parametrize(("words", "completed"), [("anole roll", "rollback"), ("anole import-b", "import-backbone")])
 def test_shells_complete_commands_without_torch(words: str, completed: str) -> None:
     program = """
 import sys
@@ -463,3 +463,25 @@ def test_an_interrupt_is_exit_code_130(anole: Anole, monkeypatch: pytest.MonkeyP
 def test_a_malformed_address_is_printed_as_one_line(anole: Anole) -> None:
     code, _, error = anole("versions", "line", "--url", "http://[::1")
     assert (code, error.count("\n")) == (1, 1)
+
+
+def test_a_dataset_of_another_product_becomes_a_client(anole: Anole, service: Web, folder: Path) -> None:
+    table = folder / "parts.csv"
+    table.write_text("file,label,part\ngood/1.png,good,7\nbad/1.png,bad,8\nnone.png,bad,9\n", encoding="utf-8")
+    command = ("import-dataset", "csv", str(table), "--client", "line")
+    code, printed, error = anole(*command, "--dry-run")
+    assert (code, service.services.adaptation.commands) == (0, [])
+    assert [line.split() for line in printed.splitlines()[1:3]] == [["bad", "1"], ["good", "1"]]
+    assert error.startswith("skipped none.png: its image is not in")
+    assert json.loads(anole(*command, "--dry-run", "--json")[1])["classes"] == {"bad": 1, "good": 1}
+    code, printed, _ = anole(*command, "--json", "--publish", "never")
+    assert (code, json.loads(printed)["version"], len(json.loads(printed)["skipped"])) == (0, 1, 1)
+    (sent,) = service.services.adaptation.commands
+    assert (sent.labels, sent.parts, sent.publish) == (("good", "bad"), ("7", "8"), "never")
+    service.services.adaptation.decision = "hold"
+    assert anole(*command)[0] == 3
+
+
+def test_a_dataset_of_an_unknown_product_is_wrong_usage(anole: Anole, folder: Path) -> None:
+    code, _, error = anole("import-dataset", "excel", str(folder), "--client", "line")
+    assert (code, "azure-custom-vision" in error) == (2, True)
