@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from service.store.maintenance import Damage
     from service.store.version_store import VersionStore
 
+
+def _backup_folder(text: str) -> Path:
+    """Parse a path. An empty one is rejected: `Path("")` is the current folder, and a variable may be unset."""
+    if not text.strip():
+        raise typer.BadParameter("the path is empty; name the folder of the backup")
+    return Path(text)
+
+
 store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and restore the store.")
 
 
@@ -53,7 +61,12 @@ def collect(data: Data = None, as_json: AsJson = False) -> None:
 
 @store.command("backup", epilog=EXIT_CODES)
 def back_up(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the backup. An existing backup is updated.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH", help="Folder of the backup. An existing backup is updated.", parser=_backup_folder
+        ),
+    ],
     data: Data = None,
     keep: Annotated[int, typer.Option(min=1, help="Number of backups that the folder keeps.")] = 1,
     replace: Annotated[
@@ -65,6 +78,7 @@ def back_up(
 
     Data that was deleted from the store stays in earlier backups, until they are no longer kept.
     """
+    _reject_overlap(path, data)
     with _existing(data) as opened, notices().status("backing up …"):
         done = opened.back_up(path, keep=keep, replace=replace)
     _print_backup("backed up", done, as_json=as_json)
@@ -91,6 +105,24 @@ def restore(
     with open_store(location, missing="restore") as opened, notices().status("restoring …"):
         done = opened.restore(path, generation=generation)
     _print_backup("restored", done, as_json=as_json)
+
+
+def _reject_overlap(path: Path, data: Path | None) -> None:
+    """Raises InvalidRequest if the folder of a backup is in that of the store, or the other way round."""
+    from service.store.open_store import StoreLocation
+
+    for folder in StoreLocation.of(load_settings(data=data)).local_folders:
+        backup, own = path.resolve(), folder.resolve()
+        if backup.is_relative_to(own):
+            raise InvalidRequest(
+                f"{path} is in the folder of the store, {folder}, and would be lost and cleaned up with it; name a "
+                "folder elsewhere for the backup, best on another disk"
+            )
+        if own.is_relative_to(backup):
+            raise InvalidRequest(
+                f"{path} contains the folder of the store, {folder}; name a folder of its own for the backup, best on "
+                "another disk"
+            )
 
 
 def _existing(data: Path | None) -> VersionStore:

@@ -61,6 +61,13 @@ class StoreLocation:
         url = settings.catalog_url
         return cls(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
+    @property
+    def local_folders(self) -> list[Path]:
+        """The folders of this machine that hold the store, or a part of it."""
+        blobs = urlsplit(self.blobs_url or "")
+        own = [] if self.catalog_url and self.blobs_url else [self.folder]
+        return [*own, Path(blobs.path)] if blobs.scheme == "file" else own
+
 
 def open_embedded(folder: Path, *, sync: bool = True) -> VersionStore:
     """Open the store in `folder`; see `open_store`."""

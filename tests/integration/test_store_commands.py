@@ -103,6 +103,25 @@ def test_a_backup_is_not_restored_into_its_own_folder(anole: Anole, filled: Path
     assert sorted(filled.rglob("*")) == before
 
 
+@pytest.mark.parametrize("folder", ["data/blobs/copy", "data/backup", "data", "link/copy", ".", "/"])
+def test_a_backup_and_its_store_do_not_lie_one_in_the_other(
+    anole: Anole, filled: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(filled)
+    (filled / "link").symlink_to(filled / "data" / "blobs")
+    before = sorted(filled.rglob("*"))
+    code, _, said = anole("backup", folder)
+    assert code == 1
+    assert "of the store" in said
+    assert "for the backup" in said
+    assert sorted(filled.rglob("*")) == before
+
+
+def test_a_backup_into_an_empty_path_is_rejected(anole: Anole, filled: Path) -> None:
+    code, _, said = anole("backup", "")
+    assert (code, "the path is empty" in said) == (2, True)
+
+
 def test_an_earlier_backup_is_restored(anole: Anole, filled: Path) -> None:
     backup = str(filled / "backup")
     anole("backup", backup, "--keep", "2")
