@@ -96,7 +96,12 @@ def entry_name(entry: zipfile.ZipInfo) -> str | None:
     code page of the machine, which is not known here. Some programs for Windows separate folders by backslashes.
     """
     name = _declared_name(entry)
-    return name if name is None or "/" in name else name.replace("\\", "/")
+    return None if name is None else with_slashes(name)
+
+
+def with_slashes(path: str) -> str:
+    """Return a path with forward slashes. One that has some may have backslashes in its names."""
+    return path if "/" in path else path.replace("\\", "/")
 
 
 def _declared_name(entry: zipfile.ZipInfo) -> str | None:
@@ -144,7 +149,7 @@ def _open_zip(location: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(location) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, UnicodeError) as error:
         raise DatasetUnavailable(f"{location} cannot be read as a .zip ({error}); pass an undamaged one") from error
 
 

@@ -9,12 +9,13 @@ import io
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from models.data.archives import entry_name, is_junk
+from models.data.archives import entry_name, is_junk, with_slashes
 from models.errors import AnoleError
 from service.domain.version import clean_file_name
 from service.errors import NoSamples
@@ -44,15 +45,37 @@ class _Entry:
 
     Attributes:
         info: where it lies.
-        steps: its folders, and its name if it is a file.
+        name: its path, with forward slashes.
+        named: whether the character set of the name is known. If not, only its ASCII characters are right.
     """
 
     info: zipfile.ZipInfo
-    steps: tuple[str, ...]
+    name: str
+    named: bool
+
+    @classmethod
+    def of(cls, info: zipfile.ZipInfo) -> _Entry:
+        """Read the name. Raises InvalidArchive if it is no path below the archive."""
+        name = entry_name(info)
+        entry = cls(info, with_slashes(info.orig_filename) if name is None else name, name is not None)
+        if "\0" in entry.name or not (entry.steps or entry.is_folder):
+            raise InvalidArchive(f"an entry of the archive has no name, or a NUL in it; {_LAYOUT}")
+        if ".." in entry.steps:
+            raise InvalidArchive(f"entry {shown(entry.name)} has '..' in its path; {_LAYOUT}")
+        return entry
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """Its folders, and its name if it is a file, without "." steps."""
+        return tuple(step for step in self.name.split("/") if step not in ("", "."))
 
     @property
     def is_folder(self) -> bool:
-        return (entry_name(self.info) or "").endswith("/")  # `ZipInfo.is_dir` does not know backslashes
+        return self.name.endswith("/")  # `ZipInfo.is_dir` does not know backslashes
+
+    @property
+    def is_image(self) -> bool:
+        return PurePosixPath(self.name).suffix.lower() in _IMAGE_SUFFIXES
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -87,31 +110,24 @@ def unpack(
         raise ArchiveTooLarge(f"the archive has more than {_CENTRAL_DIRECTORY_ENTRIES} entries, which is the limit")
     try:
         with zipfile.ZipFile(io.BytesIO(archive.content)) as opened:
-            images = _images([_Entry(info, _steps(info)) for info in opened.infolist()])
+            images = _images([_Entry.of(info) for info in opened.infolist()])
             _check(images, settings)
             take_memory(sum(image.info.file_size for image in images))  # zipfile reads no more than that
             uploads = tuple(check_size(_read(opened, image, settings), settings) for image in images)
     except AnoleError:
         raise  # our own errors are more precise than those of zipfile
+    except UnicodeDecodeError as error:
+        raise _unknown_charset(error.object.decode("ascii", "backslashreplace")) from error
     except _UNREADABLE as error:
         raise InvalidArchive(f"archive {archive.name!r} is not a readable zip file: {error}") from error
     return uploads, tuple(image.folders[-1] for image in images)
 
 
-def _steps(info: zipfile.ZipInfo) -> tuple[str, ...]:
-    """Return the folders and the file of an entry, without "." steps."""
-    name = entry_name(info)
-    if name is None:
-        raise InvalidArchive(
-            f"the name of entry {shown(info.orig_filename)} is in a character set that the archive does not declare; "
-            "make the archive with names in UTF-8 (7-Zip: -mcu=on), or name the folders in English letters"
-        )
-    steps = tuple(step for step in name.split("/") if step not in ("", "."))
-    if "\0" in name or not (steps or name.endswith("/")):
-        raise InvalidArchive(f"an entry of the archive has no name, or a NUL in it; {_LAYOUT}")
-    if ".." in steps:
-        raise InvalidArchive(f"entry {shown(name)} has '..' in its path; {_LAYOUT}")
-    return steps
+def _unknown_charset(name: str) -> InvalidArchive:
+    return InvalidArchive(
+        f"the name of entry {shown(name)} is in a character set that the archive does not declare; make the archive "
+        "with names in UTF-8 (7-Zip: -mcu=on), or name the folders in English letters"
+    )
 
 
 def _images(entries: Sequence[_Entry]) -> list[_Entry]:
@@ -124,18 +140,32 @@ def _images(entries: Sequence[_Entry]) -> list[_Entry]:
     files = [entry for entry in entries if not entry.is_folder and not is_junk(entry.steps)]
     if not files:
         raise NoSamples(f"the archive has no files; {_LAYOUT}")
-    depth = max(len(entry.steps) for entry in files) - 1
+    depth, wrapper = _layout_of([entry for entry in files if entry.is_image] or files)
     images = [entry for entry in files if len(entry.folders) == depth]
-    wrapper = images[0].steps[: depth - 1]
-    beside = [entry for entry in files if len(entry.folders) < depth]
-    odd = [entry for entry in files if entry.folders[: depth - 1] != wrapper[: len(entry.folders)]]
-    odd += [entry for entry in beside if PurePosixPath(entry.steps[-1]).suffix.lower() in _IMAGE_SUFFIXES]
+    odd = [
+        entry
+        for entry in files
+        if entry.folders[: depth - 1] != wrapper[: len(entry.folders)]
+        or len(entry.folders) > depth
+        or (len(entry.folders) < depth and entry.is_image)
+    ]
     if depth not in (1, 2) or odd:
         raise InvalidArchive(
             f"entry {shown((odd or images)[0].path)} does not fit: {_LAYOUT}, and at most one folder around them"
         )
+    for entry in images:
+        if not entry.named:
+            raise _unknown_charset(entry.name)
     _reject_empty_classes(entries, {entry.folders for entry in images})
     return images
+
+
+def _layout_of(images: Sequence[_Entry]) -> tuple[int, tuple[str, ...]]:
+    """Return how deep most of the images lie, and the folder around the class folders of most of these, if any."""
+    depths = Counter(len(entry.folders) for entry in images)
+    depth = min(depths, key=lambda each: (-depths[each], each))
+    wrappers = Counter(entry.folders[: depth - 1] for entry in images if len(entry.folders) == depth > 0)
+    return depth, wrappers.most_common(1)[0][0] if wrappers else ()
 
 
 def _reject_empty_classes(entries: Sequence[_Entry], classes: set[tuple[str, ...]]) -> None:

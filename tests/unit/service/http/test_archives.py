@@ -82,6 +82,19 @@ def test_names_in_an_undeclared_charset_are_rejected(names: tuple[str, ...], cha
         labels(zip_of(*names, charset=charset, system=WINDOWS))
 
 
+@pytest.mark.parametrize("name", ["Lies mich, Prüfer.txt", "$RECYCLE.BIN/für.png", "ok/.für mich"])
+def test_the_charset_of_names_that_are_ignored_does_not_matter(name: str) -> None:
+    content = zip_of("ok/0.png", name, "scratch/0.png", charset="cp850", system=WINDOWS)
+    assert set(labels(content)) == {"ok", "scratch"}
+
+
+def test_names_that_are_marked_as_utf_8_and_are_not_are_rejected_with_the_way_out() -> None:
+    content = zip_of("für gut/0.png", "Öl/0.png", charset="cp850", system=WINDOWS, flags=UTF_8_FLAG)
+    with pytest.raises(InvalidArchive, match=r"'f\\\\x81r gut/0.png'.*does not declare.*UTF-8") as raised:
+        labels(content)
+    assert "codec" not in str(raised.value)
+
+
 @pytest.mark.parametrize("names", [CHINESE, JAPANESE, RUSSIAN, GERMAN])
 def test_names_in_utf_8_are_read(names: tuple[str, ...]) -> None:
     expected = tuple(name.split("/")[0] for name in names)
@@ -129,7 +142,12 @@ def test_classes_are_found_in_archives_of_other_programs(names: tuple[str, ...])
     [
         (("overview.png", "ok/0.png", "scratch/0.png"), "overview.png"),
         (("parts/overview.JPG", "parts/ok/0.png", "parts/scratch/0.png"), "parts/overview.JPG"),
-        (("ok/lot2/0.png", "ok/1.png", "scratch/0.png"), "scratch/0.png"),
+        (("ok/lot2/0.png", "ok/1.png", "scratch/0.png"), "ok/lot2/0.png"),
+        (("ok/0.png", "ok/1.png", "scratch/lot/a/0.png", "scratch/1.png"), "scratch/lot/a/0.png"),
+        (("ok/notes/x.txt", "ok/0.png", "scratch/0.png"), "ok/notes/x.txt"),
+        (("a/ok/0.png", "parts/ok/0.png", "parts/scratch/0.png"), "a/ok/0.png"),
+        (("0.png", "1.png"), "0.png"),
+        (("a/b/ok/0.png", "a/b/scratch/0.png"), "a/b/ok/0.png"),
         (("other/README.txt", "parts/ok/0.png", "parts/scratch/0.png"), "other/README.txt"),
         (("ok\\..\\..\\0.png", "scratch\\0.png"), "ok/../../0.png"),
     ],
