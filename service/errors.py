@@ -148,6 +148,10 @@ class NothingToUpgrade(ServiceError):
     """The client has no version, or its version was adapted from the client's current model already."""
 
 
+class NothingToCorrect(InvalidRequest):
+    """The corrections change nothing."""
+
+
 class AliasConflict(ServiceError):
     """The alias was moved since the caller read it."""
 

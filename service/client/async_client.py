@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from datetime import datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import anyio
@@ -212,6 +212,20 @@ class AsyncClient:
     async def sample_png(self, client: str, digest: str, *, side: int | None = None) -> bytes:
         """See `Client.sample_png`."""
         return await self._send(requests.sample_png(client, digest, side))
+
+    async def correct(
+        self,
+        client: str,
+        *,
+        relabel: Mapping[str, str] = MappingProxyType({}),
+        remove: Collection[str] = (),
+        publish: str | None = None,
+        on_progress: OnProgress | None = None,
+        idempotency_key: str | None = None,
+    ) -> AdaptResponse:
+        """See `Client.correct`."""
+        request = requests.correct(client, relabel, remove, publish, idempotency_key)
+        return await self._adapt(request, on_progress)
 
     async def job(self, job: str) -> Job:
         """See `Client.job`."""

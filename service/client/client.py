@@ -10,9 +10,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from datetime import datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import httpx
@@ -259,6 +259,29 @@ class Client:
     def sample_png(self, client: str, digest: str, *, side: int | None = None) -> bytes:
         """Download a stored sample as a PNG; with `side`, shrunk to this longer side in pixels."""
         return self._send(requests.sample_png(client, digest, side))
+
+    def correct(
+        self,
+        client: str,
+        *,
+        relabel: Mapping[str, str] = MappingProxyType({}),
+        remove: Collection[str] = (),
+        publish: str | None = None,
+        on_progress: OnProgress | None = None,
+        idempotency_key: str | None = None,
+    ) -> AdaptResponse:
+        """Create a new version of `client` from its stored samples, with other labels or without some of them.
+
+        Args:
+            client: name of the client.
+            relabel: digest of a sample, from `samples`, -> its right label.
+            remove: digests of samples to leave out.
+            publish: "auto" leaves it to the gate whether the new version goes live; "always" or "never".
+            on_progress: see `adapt`.
+            idempotency_key: see `adapt`.
+        """
+        request = requests.correct(client, relabel, remove, publish, idempotency_key)
+        return self._adapt(request, on_progress)
 
     def job(self, job: str) -> Job:
         """Read the progress and the result of a job."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -330,6 +330,20 @@ def sample_png(name: str, digest: str, side: int | None) -> Request[bytes]:
     """GET /clients/{client}/samples/{digest}."""
     params = {} if side is None else {"side": side}
     return Request("GET", _path(name, "samples", digest), bytes, {"params": params})
+
+
+def correct(
+    name: str,
+    relabel: Mapping[str, str],
+    remove: Collection[str],
+    publish: str | None,
+    idempotency_key: str | None,
+) -> Request[AdaptResponse]:
+    """POST /clients/{client}/corrections."""
+    body = {"relabel": dict(relabel), "remove": sorted(remove), **({} if publish is None else {"publish": publish})}
+    headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
+    path = _path(name, "corrections")
+    return Request("POST", path, AdaptResponse.model_validate_json, {"json": body, "headers": headers})
 
 
 def job(number: str) -> Request[Job]:

@@ -28,23 +28,43 @@ from service.http.dependencies import Context
 from service.http.middleware.admission import AdmissionLimit, MemoryBudget
 from service.http.middleware.auth import AuthMiddleware
 from service.http.middleware.cors import cors
-from service.http.middleware.limits import ADAPT_ROUTES, BodyPace, LimitsMiddleware, RouteLimits
+from service.http.middleware.limits import ADAPT_ROUTES, CORRECTIONS, BodyPace, LimitsMiddleware, RouteLimits
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
-from service.http.routes import adapt, aliases, clients, docs, health, jobs, models, predict, samples, versions
+from service.http.routes import (
+    adapt,
+    aliases,
+    clients,
+    corrections,
+    docs,
+    health,
+    jobs,
+    models,
+    predict,
+    samples,
+    versions,
+)
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry, configure_logging
 from service.usecases.jobs import Jobs
 from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 
 ROUTERS: Final = tuple(
-    resource.router for resource in (predict, adapt, jobs, clients, versions, samples, aliases, models, health, docs)
+    resource.router
+    for resource in (
+        *(predict, adapt, jobs),
+        *(clients, versions, samples, corrections, aliases),
+        *(models, health, docs),
+    )
 )
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "operations"]
 _FORM: Final = "multipart/form-data"
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES
 """Images of predictions that wait or run at the same time."""
+
+CORRECTIONS_BODY_BYTES: Final = 1024 * 1024
+"""Enough for a new label for every sample of the largest version."""
 
 MEMORY_BODIES: Final = 8
 """Memory for the bodies of requests and what is unpacked from them, as a multiple of the largest body."""
@@ -108,6 +128,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     limits = {
         **dict.fromkeys(ADAPT_ROUTES, RouteLimits(admission=adapting)),
         ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting, "ANOLE_ADAPT_BODY_BYTES"),
+        CORRECTIONS: RouteLimits(CORRECTIONS_BODY_BYTES, ("application/json",), adapting),
         ("POST", "/predict"): RouteLimits(
             settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"
         ),

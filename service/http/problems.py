@@ -141,6 +141,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.ConflictingLabels: Problem(422, "conflicting_labels", "One picture with two labels"),
     serving.TooFewClasses: Problem(422, "too_few_classes", "Fewer than two classes"),
     serving.TooManyClasses: Problem(422, "too_many_classes", "Too many classes"),
+    serving.NothingToCorrect: Problem(422, "nothing_to_correct", "Nothing to correct"),
     serving.SamplesNotKept: Problem(409, "samples_not_kept", "The samples of the client are not stored"),
     serving.InvalidRequest: Problem(422, "invalid_request", "Invalid request"),
     learning.InvalidTask: Problem(422, "invalid_task", "Invalid samples"),

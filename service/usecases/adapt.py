@@ -137,7 +137,8 @@ class Adaptation:
         """
         validate_client_name(command.client)
         count = len(command.uploads)
-        labels = [] if command.mode == "upgrade" else validate_labels(command.labels, count, self._limits)
+        stored_only = command.mode in ("upgrade", "correct")
+        labels = [] if stored_only else validate_labels(command.labels, count, self._limits)
         parts = validate_parts(command.parts, count)
         images = self._decoder.submit(command.uploads, command.caller, control.limit_s)
         return AcceptedRequest(command, labels, parts, Decoding(images))
@@ -150,6 +151,7 @@ class Adaptation:
                 samples.
             UnknownCheckpoint: the service does not offer the model that the client's settings name.
             UnknownClient, NothingToUpgrade: there is nothing to upgrade.
+            UnknownClient, UnknownSample: there is nothing to correct.
             ImageRejected: a file is not an acceptable image; the message starts with its name.
             AdaptationDiverged: the weights are not finite.
             ClientDeleted: the client was deleted since the request named it; nothing of the request is stored.
@@ -214,7 +216,7 @@ class Adaptation:
         lineage = self._lineage(request)
         created_at = command.client_created_at or lineage.client_created_at
         parent = lineage.base if extends else None
-        kept = self._kept_samples(parent)
+        kept = self._kept_samples(command, parent)
         samples = join_samples(kept, request.samples)
         classes = classes_of(samples, self._limits)
         images, recipe = [sample.image for sample in samples], request.recipe
@@ -250,7 +252,7 @@ class Adaptation:
             report=_report(validated, samples, classes, _joined_depth(parent, request.bit_depth)),
             samples_kept=settings.retain_samples,
         )
-        notes = _notes(request, copies=len(kept) + len(request.samples) - len(samples))
+        notes = _notes(request, parent, classes, copies=len(kept) + len(request.samples) - len(samples))
         decision = decide(command.publish, draft, settings, lineage, _why_not_estimated(validated), notes)
         draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted), written)
         clock.lap("store")
@@ -273,6 +275,8 @@ class Adaptation:
         lineage = self._store.catalog.lineage(client)
         if request.command.client_created_at not in (None, lineage.client_created_at):
             raise client_deleted(client)
+        if request.command.mode == "correct" and lineage.base is None:
+            self._store.catalog.client(client)  # raises UnknownClient
         if request.command.mode != "upgrade":
             return lineage
         current = lineage.compared
@@ -320,22 +324,23 @@ class Adaptation:
             return _bit_depth(base) or chosen
         return chosen or _bit_depth(base) or smallest
 
-    def _kept_samples(self, parent: Version | None) -> list[Sample]:
-        """Read the samples of the version that is extended.
+    def _kept_samples(self, command: AdaptCommand, parent: Version | None) -> list[Sample]:
+        """Read the samples of the version that is extended, as corrected.
 
         Raises:
             SamplesNotKept: the client's settings retain no samples.
+            UnknownSample, NothingToCorrect, TooFewClasses: see `Corrections.apply`.
             VersionCorrupt, StoreUnavailable: a sample cannot be read.
         """
-        if parent is None:
-            return []
-        client = parent.draft.client
-        if not parent.draft.samples_kept:
+        client, kept = command.client, () if parent is None else parent.draft.samples
+        if parent is not None and not parent.draft.samples_kept:
             raise SamplesNotKept(
                 f"client {client!r} keeps no samples (its setting retain_samples), so its version {parent.number} "
                 "cannot be extended or upgraded; send the samples of every class together, with mode=replace"
             )
-        return [Sample(ref, self._store.sample(client, ref.digest)) for ref in parent.draft.samples]
+        if command.corrections is not None:
+            kept = command.corrections.apply(client, kept)
+        return [Sample(ref, self._store.sample(client, ref.digest)) for ref in kept]
 
     def _settings(self, client: str) -> ClientSettings:
         try:
@@ -399,9 +404,11 @@ def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
     return found.reason if isinstance(found, CrossValidationSkipped) else None
 
 
-def _notes(request: _Request, copies: int) -> list[str]:
+def _notes(request: _Request, parent: Version | None, classes: Sequence[str], copies: int) -> list[str]:
     """What the sender may not expect. `copies` counts the files that add no sample."""
     command, recipe, notes = request.command, request.recipe, []
+    if command.corrections is not None and parent is not None:
+        notes += command.corrections.notes(parent.draft.classes, classes)
     if copies:
         total = len(request.samples)
         notes.append(f"files that repeat a picture: {copies} of {total}; a picture counts once, with its latest label")

@@ -11,6 +11,7 @@ from typing import Literal
 
 from service.domain.version import LIVE, Idempotency, Publication, Version
 from service.runtime.decoder import DecodedImage, Upload
+from service.usecases.corrections import Corrections
 
 
 class Decoding:
@@ -41,7 +42,7 @@ class AdaptCommand:
         labels: class names, one for each upload, in the same order.
         parts: names of the physical parts that the uploads show, one for each, in the same order; or none.
         mode: "extend" adds the samples to those of `Lineage.base`; "replace" starts from these samples alone; "upgrade"
-            adapts the stored samples anew, from the client's current model.
+            adapts the stored samples anew, from the client's current model; "correct" adapts them as corrected.
         steps: inner steps; None takes the checkpoint's value.
         learning_rate: of the inner loop; None takes the checkpoint's value.
         seed: of the random draws of the inner loop; None is 0.
@@ -52,13 +53,14 @@ class AdaptCommand:
         client_created_at: when the client was created, as of the moment when the request named it; None if it did not
             exist. If the client is deleted afterwards, the request makes no version.
         caller: who sent the request. Callers share the decoders equally.
+        corrections: of the stored samples, in the mode "correct"; otherwise None.
     """
 
     client: str
     uploads: tuple[Upload, ...]
     labels: tuple[str, ...]
     parts: tuple[str, ...] = ()
-    mode: Literal["extend", "replace", "upgrade"] = "extend"
+    mode: Literal["extend", "replace", "upgrade", "correct"] = "extend"
     steps: int | None = None
     learning_rate: float | None = None
     seed: int | None = None
@@ -67,6 +69,7 @@ class AdaptCommand:
     idempotency: Idempotency | None = None
     client_created_at: datetime | None = None
     caller: str = ""
+    corrections: Corrections | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class AcceptedRequest:
 
     Attributes:
         command: the request.
-        labels: the normalised label of each upload; none for an upgrade.
+        labels: the normalised label of each upload; none for an upgrade or a correction.
         parts: the normalised part of each upload, or None.
         decoding: the images of the uploads, when they are ready.
     """

@@ -89,6 +89,8 @@ def paths(template: str, client: str) -> list[str]:
 
 def bodies(method: str, path: str) -> list[dict[str, Any]]:
     """Return what to send: valid bodies, and invalid JSON where JSON is expected."""
+    if path.endswith("/corrections"):
+        return [{"json": {"remove": [digest]}} for digest in IDS["digest"]] + [{"json": {}}, {"json": [1]}]
     if method not in {"PUT", "PATCH"}:
         return [{}]
     sound = {"version": 1} if "/aliases/" in path else {"keep_last": 3}

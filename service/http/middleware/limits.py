@@ -29,7 +29,9 @@ OTHER_BODY_BYTES: Final = 64 * 1024
 SLOT: Final = "anole.slot"
 """Key of the request's `Slot` in the ASGI scope."""
 
-ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade")})
+CORRECTIONS: Final = ("POST", "/clients/{client}/corrections")
+
+ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade"), CORRECTIONS})
 """The routes that adapt, as `route_of` returns them."""
 
 _CLIENT: Final = re.compile("(?<=^/clients/)[^/]+")

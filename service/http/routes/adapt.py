@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
 import structlog
 from anyio import to_thread
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from models import errors as learning
@@ -128,6 +129,41 @@ _FORM: Final[dict[str, Any]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class AdaptHeaders:
+    """The headers of a request to adapt that may be repeated, or run as a job.
+
+    Attributes:
+        key: value of `Idempotency-Key`.
+        prefer: value of `Prefer` (RFC 7240).
+    """
+
+    key: str | None
+    prefer: str
+
+    def idempotency(self, body_digest: str) -> Idempotency | None:
+        """Return what identifies repetitions of the request, or None without a key. Raises InvalidRequest."""
+        return None if self.key is None else Idempotency(validate_idempotency_key(self.key), body_digest)
+
+    def run_as_job(self, settings: Settings) -> bool:
+        """Whether to answer with a job. Not with several workers, because only one of them would know the job."""
+        preferences = {part.partition(";")[0].strip().lower() for part in self.prefer.split(",")}
+        return settings.workers == 1 and "respond-async" in preferences
+
+
+async def _adapt_headers(
+    key: Annotated[
+        str | None,
+        Header(alias="Idempotency-Key", description="repetitions with the same key and body get the first answer"),
+    ] = None,
+    prefer: Annotated[str, Header(description="respond-async: run as a job and answer 202")] = "",
+) -> AdaptHeaders:
+    return AdaptHeaders(key, prefer)
+
+
+AdaptHeadersDep = Annotated[AdaptHeaders, Depends(_adapt_headers)]
+
+
 @router.post(
     "/adapt",
     status_code=201,
@@ -175,11 +211,7 @@ async def adapt(
     request: Request,
     response: Response,
     context: ContextDep,
-    key: Annotated[
-        str | None,
-        Header(alias="Idempotency-Key", description="repetitions with the same key and body get the first answer"),
-    ] = None,
-    prefer: Annotated[str, Header(description="respond-async: run as a job and answer 202")] = "",
+    headers: AdaptHeadersDep,
 ) -> schemas.AdaptResponse | Response:
     """Make a new version of a client from labelled images. The gate decides whether it goes live.
 
@@ -197,15 +229,12 @@ async def adapt(
 
     form = await read_form(request, _SHAPE, context.settings, identify)
     client = accessible_client(request, form.fields.required("client"))
-    make_command = partial(_command, form, client, created_at, key, request.scope[SLOT], context.settings)
-    if context.settings.workers == 1 and "respond-async" in _preferences(prefer):
-        return await _start_job(request, context, client, make_command)
-    if form.fields.text("first") is not None:
+    make_command = partial(_command, form, client, created_at, headers, request.scope[SLOT], context.settings)
+    if form.fields.text("first") is not None and not headers.run_as_job(context.settings):
         raise ConflictingFields(
             "field 'first' requires 'Prefer: respond-async' and a service with one worker; leave the field out"
         )
-    outcome = await _adapt(request, context, make_command)
-    return _answered(request, response, context, adapt_response(outcome))
+    return await adapt_or_start_job(request, response, context, headers, client, make_command)
 
 
 @router.post(
@@ -250,6 +279,21 @@ async def upgrade_client(
     before = None if outcome.earlier is None else _earlier_version(outcome.earlier)
     answer = schemas.UpgradeResponse(**dict(adapt_response(outcome)), before=before)
     return _answered(request, response, context, answer)
+
+
+async def adapt_or_start_job(
+    request: Request,
+    response: Response,
+    context: Context,
+    headers: AdaptHeaders,
+    client: str,
+    make_command: Callable[[], AdaptCommand],
+) -> schemas.AdaptResponse | Response:
+    """Adapt as `make_command` says, which is called in a thread, and answer with the version or with a job."""
+    if headers.run_as_job(context.settings):
+        return await _start_job(request, context, client, make_command)
+    outcome = await _adapt(request, context, make_command)
+    return _answered(request, response, context, adapt_response(outcome))
 
 
 async def _adapt(request: Request, context: Context, make_command: Callable[[], AdaptCommand]) -> AdaptOutcome:
@@ -307,13 +351,8 @@ def _submit(
     return work
 
 
-def _preferences(header: str) -> set[str]:
-    """Return the preferences in an RFC 7240 header without their parameters."""
-    return {part.partition(";")[0].strip().lower() for part in header.split(",")}
-
-
 def _command(
-    form: Form, client: str, created_at: datetime | None, key: str | None, slot: Slot, settings: Settings
+    form: Form, client: str, created_at: datetime | None, headers: AdaptHeaders, slot: Slot, settings: Settings
 ) -> AdaptCommand:
     fields = form.fields
     uploads, labels = _samples(form, slot, settings)
@@ -330,7 +369,7 @@ def _command(
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
         client_created_at=created_at,
         caller=slot.caller,
-        idempotency=None if key is None else Idempotency(validate_idempotency_key(key), _digest(form)),
+        idempotency=headers.idempotency(_digest(form)),
     )
 
 

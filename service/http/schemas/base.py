@@ -7,7 +7,9 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
-DIGEST: Final[JsonDict] = {"examples": ["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]}
+DIGEST_EXAMPLE: Final = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+DIGEST: Final[JsonDict] = {"examples": [DIGEST_EXAMPLE]}
 """An example digest for the API description."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from service.http.schemas.base import DIGEST, Answer
+from service.http.schemas.base import DIGEST, DIGEST_EXAMPLE, Answer, RequestBody
 
 
 class HeldOutSample(Answer):
@@ -40,3 +40,15 @@ class SampleList(Answer):
         True, description="always true: a client that keeps no samples gets the problem `samples_not_kept`"
     )
     samples: list[StoredSample]
+
+
+class Corrections(RequestBody):
+    """Other labels for stored samples, and samples to leave out."""
+
+    relabel: dict[str, str] = Field(
+        {}, description="digest of a sample -> its right label", examples=[{DIGEST_EXAMPLE: "scratch"}]
+    )
+    remove: list[str] = Field([], description="digests of samples to leave out", examples=[[]])
+    publish: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto: the gate decides whether the version goes live"
+    )

@@ -215,6 +215,8 @@ class FakeAdaptation(IdempotentAdaptation):
             raise self.raises
         if command.mode == "upgrade":
             return self._upgrade(command)
+        if command.mode == "correct":
+            return self._correct(command)
         samples = tuple(
             SampleRef("d" * 64, label, upload.name)
             for upload, label in zip(command.uploads, command.labels, strict=True)
@@ -241,6 +243,13 @@ class FakeAdaptation(IdempotentAdaptation):
 
     def _publishes(self, command: AdaptCommand) -> bool:
         return command.publish == "always" or (command.publish != "never" and self.decision == "publish")
+
+    def _correct(self, command: AdaptCommand) -> AdaptOutcome:
+        """Make a version like the newest one, without any correction."""
+        self.clients.get(command.client)
+        earlier = list(self.clients.kept[command.client].values())[-1]
+        version = self.clients.add(replace(earlier.draft, parent=earlier.number), [LIVE])
+        return AdaptOutcome(version, True, version.number, earlier)
 
     def _upgrade(self, command: AdaptCommand) -> AdaptOutcome:
         """Make a version of the model `larger` from the newest one."""

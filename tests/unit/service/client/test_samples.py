@@ -38,3 +38,24 @@ def test_the_async_client_reads_samples_too(two_versions: Web) -> None:
             assert await anole.sample_png("line", "d" * 64, side=16) == f"{'d' * 64} 16".encode()
 
     two_versions.portal.call(use)
+
+
+def test_corrections_are_sent_and_may_be_followed(two_versions: Web, in_process: InProcess) -> None:
+    states: list[str] = []
+    with Client(transport=in_process) as anole:
+        corrected = anole.correct("line", relabel={"a" * 64: "good"}, remove={"b" * 64}, publish="always")
+        followed = anole.correct("line", remove=["b" * 64], on_progress=lambda job: states.append(job.state))
+    assert (corrected.version, followed.version, states[-1]) == (3, 4, "done")
+    commands = two_versions.services.adaptation.commands[2:]
+    assert [command.publish for command in commands] == ["always", "auto"]
+    assert all(command.idempotency is not None for command in commands)
+    assert commands[0].corrections is not None
+    assert (commands[0].corrections.relabel, commands[0].corrections.remove) == ({"a" * 64: "good"}, {"b" * 64})
+
+
+def test_the_async_client_sends_corrections_too(two_versions: Web) -> None:
+    async def use() -> None:
+        async with AsyncClient(transport=two_versions.transport) as anole:
+            assert (await anole.correct("line", remove=["b" * 64])).version == 3
+
+    two_versions.portal.call(use)

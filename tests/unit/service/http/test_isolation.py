@@ -43,6 +43,8 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "samples": ("GET", "/clients/{client}/samples", {}),
     "sample": ("GET", "/clients/{client}/samples/" + "d" * 64, {}),
     "absent sample": ("GET", "/clients/{client}/samples/0", {}),
+    "correct": ("POST", "/clients/{client}/corrections", {"json": {"remove": ["d" * 64]}}),
+    "correct nonsense": ("POST", "/clients/{client}/corrections", {"json": {"relabel": []}}),
     "delete version": ("DELETE", "/clients/{client}/versions/1", {}),
     "delete": ("DELETE", "/clients/{client}", {}),
     "predict": ("POST", "/predict", {"data": {"client": "{client}"}, "files": [("images", ("a.png", PNG))]}),

@@ -138,6 +138,9 @@ def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: We
     assert {(path, method) for path, methods in described.items() for method in methods} == {
         ("/adapt", "post"),
         ("/clients/{client}/upgrade", "post"),
+        ("/clients/{client}/corrections", "post"),
+        ("/clients/{client}/samples", "get"),
+        ("/clients/{client}/samples/{digest}", "get"),
         ("/jobs/{job}", "get"),
         ("/jobs/{job}", "delete"),
         ("/jobs/{job}/events", "get"),

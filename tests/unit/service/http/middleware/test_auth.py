@@ -139,6 +139,7 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("POST", "/predict"): "predict",
     ("POST", "/adapt"): "adapt",
     ("POST", "/clients/{client}/upgrade"): "adapt",
+    ("POST", "/clients/{client}/corrections"): "adapt",
     ("GET", "/jobs/{job}"): "adapt",
     ("DELETE", "/jobs/{job}"): "adapt",
     ("GET", "/jobs/{job}/events"): "adapt",
@@ -175,8 +176,9 @@ def test_a_key_without_the_required_scope_is_rejected(
 ) -> None:
     method, path = route
     for held in ("predict", "adapt", "admin"):
-        headers = {**key_for(guarded, held), **(FORM if method == "POST" else {})}
-        response = guarded(method, filled(path), headers=headers, json={} if method in {"PUT", "PATCH"} else None)
+        as_json = method in {"PUT", "PATCH"} or path.endswith("/corrections")
+        headers = {**key_for(guarded, held), **(FORM if method == "POST" and not as_json else {})}
+        response = guarded(method, filled(path), headers=headers, json={} if as_json else None)
         if scope is None or held == scope:
             assert response.status_code not in {401, 403}
         else:

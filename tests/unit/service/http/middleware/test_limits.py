@@ -138,14 +138,14 @@ def test_a_key_with_too_many_adaptations_gets_429_and_others_are_served(narrow: 
     with ThreadPoolExecutor(2) as threads:
         responses = [threads.submit(adapt, narrow, first)]
         held.wait_for(1)
-        for path in ("/adapt", "/clients/line/upgrade"):
+        for path in ("/adapt", "/clients/line/upgrade", "/clients/line/corrections"):
             response = narrow("POST", path, headers={"X-API-Key": first})
             assert (response.status_code, response.json()["code"]) == (429, "rate_exceeded")
             assert int(response.headers["retry-after"]) > 0
         assert narrow("GET", "/clients", headers={"X-API-Key": first}).status_code == 200
         responses.append(threads.submit(adapt, narrow, second))
         held.wait_for(1)
-        assert 'anole_refused_total{work="rate"} 2.0' in narrow("GET", "/metrics", headers={"X-API-Key": first}).text
+        assert 'anole_refused_total{work="rate"} 3.0' in narrow("GET", "/metrics", headers={"X-API-Key": first}).text
         held.let_go()
         assert [done.result() for done in responses] == [201, 201]
 
