@@ -26,6 +26,7 @@ from service.http.schemas.resources import (
     VersionInfo,
 )
 from service.http.schemas.samples import StoredSample
+from service.http.schemas.session import SessionInfo
 
 __all__ = [
     "AdaptOptions",
@@ -52,6 +53,7 @@ __all__ = [
     "ServiceInfo",
     "ServiceProblem",
     "ServiceUnreachable",
+    "SessionInfo",
     "SkippedFile",
     "StoredSample",
     "UpgradeResponse",

@@ -41,6 +41,7 @@ from service.http.schemas.resources import (
     VersionInfo,
 )
 from service.http.schemas.samples import StoredSample
+from service.http.schemas.session import SessionInfo
 
 T = TypeVar("T")
 
@@ -254,6 +255,10 @@ class AsyncClient:
     async def service(self) -> ServiceInfo:
         """See `Client.service`."""
         return await self._send(requests.service_info())
+
+    async def session(self) -> SessionInfo:
+        """See `Client.session`."""
+        return await self._send(requests.session())
 
     async def liveness(self) -> Liveness:
         """See `Client.liveness`."""

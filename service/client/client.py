@@ -46,6 +46,7 @@ from service.http.schemas.resources import (
     VersionInfo,
 )
 from service.http.schemas.samples import StoredSample
+from service.http.schemas.session import SessionInfo
 
 T = TypeVar("T")
 
@@ -310,6 +311,10 @@ class Client:
     def service(self) -> ServiceInfo:
         """Read the release of the service and its limits, and whether it requires a key."""
         return self._send(requests.service_info())
+
+    def session(self) -> SessionInfo:
+        """Read whether the service requires a key, and what the key of this client may do."""
+        return self._send(requests.session())
 
     def liveness(self) -> Liveness:
         """Return if the service responds at all."""

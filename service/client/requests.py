@@ -39,6 +39,7 @@ from service.http.schemas.resources import (
     VersionList,
 )
 from service.http.schemas.samples import SampleList
+from service.http.schemas.session import SessionInfo
 
 T = TypeVar("T")
 
@@ -194,6 +195,11 @@ def joined(responses: Sequence[PredictResponse]) -> PredictResponse:
 def service_info() -> Request[ServiceInfo]:
     """GET /."""
     return Request("GET", "/", ServiceInfo.model_validate_json, {"headers": {"Accept": "application/json"}})
+
+
+def session() -> Request[SessionInfo]:
+    """GET /session."""
+    return Request("GET", "/session", SessionInfo.model_validate_json)
 
 
 def liveness() -> Request[Liveness]:

@@ -61,11 +61,13 @@ class Caller:
         prefix: prefix of its key; empty if the service needs no key.
         scopes: what the caller may do.
         clients: clients that it can access; None is all.
+        name: purpose of its key, for people; empty if the service needs no key.
     """
 
     prefix: str
     scopes: frozenset[Scope]
     clients: frozenset[str] | None
+    name: str = ""
 
     def can_access(self, client: str) -> bool:
         """Return whether the caller can access the client."""
@@ -132,7 +134,7 @@ def prefix_of(key: bytes) -> str | None:
 def caller_of(record: KeyRecord) -> Caller:
     """Return the caller that a key stands for."""
     clients = None if EVERY_CLIENT in record.clients else frozenset(record.clients)
-    return Caller(record.prefix, frozenset(record.scopes), clients)
+    return Caller(record.prefix, frozenset(record.scopes), clients, record.name)
 
 
 def as_scopes(texts: Iterable[str]) -> tuple[Scope, ...]:

@@ -42,6 +42,7 @@ from service.http.routes import (
     models,
     predict,
     samples,
+    session,
     versions,
 )
 from service.settings import Settings, load_settings
@@ -54,14 +55,16 @@ ROUTERS: Final = tuple(
     for resource in (
         *(predict, adapt, jobs),
         *(clients, versions, samples, corrections, aliases),
-        *(models, health, docs),
+        *(models, session, health, docs),
     )
 )
-_TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "operations"]
+_TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "session", "operations"]
 _FORM: Final = "multipart/form-data"
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES
 """Images of predictions that wait or run at the same time."""
+
+LOGIN_BODY_BYTES: Final = 1024
 
 CORRECTIONS_BODY_BYTES: Final = 1024 * 1024
 """Enough for a new label for every sample of the largest version."""
@@ -128,6 +131,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     limits = {
         **dict.fromkeys(ADAPT_ROUTES, RouteLimits(admission=adapting)),
         ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting, "ANOLE_ADAPT_BODY_BYTES"),
+        ("POST", "/session"): RouteLimits(LOGIN_BODY_BYTES, ("application/json",)),
         CORRECTIONS: RouteLimits(CORRECTIONS_BODY_BYTES, ("application/json",), adapting),
         ("POST", "/predict"): RouteLimits(
             settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"

@@ -32,6 +32,7 @@ from service.http.problems import (
     BodyTooLarge,
     BodyTooSlow,
     ConflictingFields,
+    CsrfRejected,
     DuplicateField,
     FileTooLarge,
     InvalidField,
@@ -44,6 +45,7 @@ from service.http.problems import (
 )
 from service.http.schemas.base import ProblemDetails
 from service.http.scopes import RequiredScope
+from service.http.session import COOKIE
 
 DESCRIPTION: Final = """Few-shot image classification.
 
@@ -95,6 +97,7 @@ _GUARDED: Final = (KeyMissing, KeyRefused, OriginRejected, RateExceeded, StoreUn
 _SCHEMES: Final[dict[str, Any]] = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "bearer": {"type": "http", "scheme": "bearer", "description": "the same key as a bearer token"},
+    "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "the key of a browser, POST /session"},
 }
 _SCHEMA: Final = {"$ref": "#/components/schemas/ProblemDetails"}
 
@@ -157,7 +160,7 @@ class Application(FastAPI):
                 for method, operation in operations.items():
                     _drop_default_validation_error(operation["responses"])
                     if (path, method) in scopes:
-                        _describe_key(operation, scopes[path, method])
+                        _describe_key(operation, scopes[path, method], changes=method != "get")
             for unused in ("HTTPValidationError", "ValidationError"):
                 components["schemas"].pop(unused, None)
         return self.openapi_schema or {}
@@ -178,8 +181,9 @@ def _drop_default_validation_error(responses: dict[str, Any]) -> None:
         del responses["422"]
 
 
-def _describe_key(operation: dict[str, Any], scope: str | None) -> None:
+def _describe_key(operation: dict[str, Any], scope: str | None, *, changes: bool) -> None:
     needs = "any API key" if scope is None else f"an API key with the scope `{scope}`"
-    operation["security"] = [{"key": []}, {"bearer": []}, {}]
+    operation["security"] = [{"key": []}, {"bearer": []}, {"session": []}, {}]
     operation["description"] = f"{operation.get('description', '')}\n\nRequires {needs}, unless the service is open."
-    _add(operation["responses"], _GUARDED if scope is None else (*_GUARDED, ScopeMissing), as_text=True)
+    errors = [*_GUARDED, *([] if scope is None else [ScopeMissing]), *([CsrfRejected] if changes else [])]
+    _add(operation["responses"], errors, as_text=True)

@@ -56,6 +56,10 @@ class OriginRejected(RequestRejected):
     """A browser sent the request for a page of another site."""
 
 
+class CsrfRejected(RequestRejected):
+    """The session cookie came with a request that the page of this service may not have sent."""
+
+
 class UnsupportedMediaType(RequestRejected):
     """The route does not accept this media type or content encoding."""
 
@@ -161,6 +165,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.KeyRefused: Problem(401, "key_refused", "Invalid API key"),
     serving.ScopeMissing: Problem(403, "scope_missing", "The API key does not have the required scope"),
     OriginRejected: Problem(403, "origin_refused", "Request from another site"),
+    CsrfRejected: Problem(403, "csrf_refused", "Request of a session from another page"),
     serving.RateExceeded: Problem(429, "rate_exceeded", "Too many requests"),
     # Resources
     serving.UnknownClient: Problem(404, "unknown_client", "Unknown client"),

@@ -90,12 +90,17 @@ class KeyCache:
         self._records = {record.prefix: record for record in records}
         self._read_at = started_s
 
+    def refresh(self) -> None:
+        """Read the keys again unless they are fresh. Blocks; raises as `read`."""
+        if not self.fresh:
+            self.read()
+
     def caller(self, key: bytes | None) -> Caller:
         """Return the caller that the key stands for; call `read` first unless `fresh`.
 
         Raises:
             KeyMissing: there is no key, and one is needed.
-            KeyRefused: the key is unknown, wrong or revoked; the message does not say which.
+            KeyRefused: see `holder`.
         """
         if self.open:
             return ANONYMOUS
@@ -104,6 +109,14 @@ class KeyCache:
                 "this service needs a key; send it as 'X-API-Key: KEY' or 'Authorization: Bearer KEY' "
                 "(anole: --key or ANOLE_API_KEY)"
             )
+        return self.holder(key)
+
+    def holder(self, key: bytes) -> Caller:
+        """Return the caller that holds the key, also while everyone may call.
+
+        Raises:
+            KeyRefused: the key is unknown, wrong or revoked; the message does not say which.
+        """
         record = self._records.get(prefix_of(key) or "")
         expected = _NO_DIGEST if record is None else bytes.fromhex(record.digest)
         matches = hmac.compare_digest(hashlib.sha256(key).digest(), expected)

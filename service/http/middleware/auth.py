@@ -23,6 +23,7 @@ from service.errors import KeyMissing, KeyRefused, RateExceeded
 from service.http.middleware.limits import ADAPT_ROUTES, RateLimit, RateLimiter, route_of
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
+from service.http.session import check_session_request, session_key
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.keys import KeyCache
@@ -55,8 +56,8 @@ ADAPTING: Final = "anole.adapting"
 """Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request
 ends, unless a job takes it over."""
 
-PUBLIC: Final = re.compile(r"/|/livez|/readyz|/openapi\.json|/docs|/docs/[^/]+")
-"""Paths that need no key: health, and the description of the API."""
+PUBLIC: Final = re.compile(r"/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+")
+"""Paths that need no key: health, the description of the API, and where a browser logs in."""
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 
@@ -107,8 +108,10 @@ class AuthMiddleware:
                     await self._admit_stranger(scope, counted)
                     caller = ANONYMOUS
                 else:
-                    caller = await self._authenticate(scope, counted)
+                    caller, by_cookie = await self._authenticate(scope, counted)
                     self._count(scope, caller, counted)
+                    if by_cookie:
+                        check_session_request(scope)
             except AnoleError as error:
                 if isinstance(error, RateExceeded):
                     self._telemetry.refused.labels("rate").inc()
@@ -135,17 +138,19 @@ class AuthMiddleware:
                     self._delayed -= 1
             raise
 
-    async def _authenticate(self, scope: Scope, counted: ExitStack) -> Caller:
+    async def _authenticate(self, scope: Scope, counted: ExitStack) -> tuple[Caller, bool]:
+        """Return the caller, and whether the cookie of a session says so."""
         keys: KeyCache = scope["app"].state.context.services.keys
         await self._refresh(keys)
         try:
-            caller = keys.caller(presented_key(scope))
+            key, by_cookie = credentials(scope)
+            caller = keys.caller(key)
         except (KeyMissing, KeyRefused):
             await self._admit_stranger(scope, counted)
             raise
         if caller is ANONYMOUS:
             check_origin(scope, self._origins)
-        return caller
+        return caller, by_cookie and caller is not ANONYMOUS
 
     async def _refresh(self, keys: KeyCache) -> None:
         """Read the keys again if they are too old: once for all requests that wait, in a thread of its own."""
@@ -168,6 +173,16 @@ class AuthMiddleware:
 def _address(scope: Scope) -> str:
     """Return the address that the request came from."""
     return str((scope.get("client") or ("",))[0])
+
+
+def credentials(scope: Scope) -> tuple[bytes | None, bool]:
+    """Return the key of a request, or None, and whether it comes from the cookie. A key in a header is preferred.
+
+    Raises:
+        KeyRefused: see `presented_key`.
+    """
+    key = presented_key(scope)
+    return (session_key(scope), True) if key is None else (key, False)
 
 
 def presented_key(scope: Scope) -> bytes | None:

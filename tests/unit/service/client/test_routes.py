@@ -67,4 +67,4 @@ def test_every_operation_can_be_reached_by_a_method() -> None:
     methods = {name for name in vars(Client) if not name.startswith("_")} - {"close"}
     reached = {operation_of(request) for method in sorted(methods) for request in requests_of(method)}
     operations = {operation["operationId"] for path in description()["paths"].values() for operation in path.values()}
-    assert operations - reached == set()
+    assert operations - reached == {"log_in", "log_out"}  # for browsers; this client sends its key with each request

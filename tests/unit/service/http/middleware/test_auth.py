@@ -34,7 +34,7 @@ IDS = {
     "job": "0" * 32,
     "digest": "d" * 64,
 }
-PUBLIC_ROUTES = {"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
+PUBLIC_ROUTES = {"/", "/livez", "/readyz", "/session", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
 
 ROUTES = {
     (method, route.path): route
@@ -240,12 +240,13 @@ def test_a_body_with_two_lengths_is_rejected(web: Web) -> None:
 
 def test_the_description_says_which_key_each_route_requires(web: Web) -> None:
     described = web("GET", "/openapi.json").json()
-    assert set(described["components"]["securitySchemes"]) == {"key", "bearer"}
+    assert set(described["components"]["securitySchemes"]) == {"key", "bearer", "session"}
     for path, operations in described["paths"].items():
         for method, operation in operations.items():
             guarded = (method.upper(), path) in SCOPES
             assert ("security" in operation) == guarded, path
-            assert ({"401", "403", "429"} <= set(operation["responses"])) == guarded
+            checks_key = guarded or (method, path) == ("post", "/session")
+            assert ({"401", "403", "429"} <= set(operation["responses"])) == checks_key
             assert not guarded or (SCOPES[method.upper(), path] or "any API key") in operation["description"]
 
 

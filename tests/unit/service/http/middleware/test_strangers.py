@@ -47,10 +47,10 @@ class Site:
         self.served += 1
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    async def get(self, path: str, address: str = "192.0.2.7", key: str | None = None) -> int:
+    async def get(self, path: str, address: str = "192.0.2.7", key: str | None = None, method: str = "GET") -> int:
         """Return the status of a request."""
         headers = [(b"host", b"127.0.0.1"), *([(b"x-api-key", key.encode())] if key else [])]
-        scope = {"type": "http", "method": "GET", "path": path, "client": (address, 1), "headers": headers}
+        scope = {"type": "http", "method": method, "path": path, "client": (address, 1), "headers": headers}
         statuses: list[int] = []
 
         async def send(message: Any) -> None:
@@ -73,6 +73,16 @@ def test_one_address_gets_so_many_responses_a_second_without_a_key(path: str, ke
         assert await site.get(path, key=key) == 429
         assert await site.get("/readyz") == 429
         assert await site.get("/readyz", address="192.0.2.8") == 200
+
+    asyncio.run(talk())
+
+
+def test_logins_count_like_other_requests_without_a_key() -> None:
+    async def talk() -> None:
+        site = Site()
+        assert {await site.get("/session", method="POST") for _ in range(BURST)} == {200}
+        assert await site.get("/session", method="POST") == 429
+        assert site.slept == [DELAY_S]
 
     asyncio.run(talk())
 
