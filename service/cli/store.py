@@ -108,21 +108,22 @@ def restore(
 
 
 def _reject_overlap(path: Path, data: Path | None) -> None:
-    """Raises InvalidRequest if the folder of a backup is in that of the store, or the other way round."""
+    """Raises InvalidRequest if the folder of a backup is among the blobs of the store, or contains them."""
     from service.store.open_store import StoreLocation
 
-    for folder in StoreLocation.of(load_settings(data=data)).local_folders:
-        backup, own = path.resolve(), folder.resolve()
-        if backup.is_relative_to(own):
-            raise InvalidRequest(
-                f"{path} is in the folder of the store, {folder}, and would be lost and cleaned up with it; name a "
-                "folder elsewhere for the backup, best on another disk"
-            )
-        if own.is_relative_to(backup):
-            raise InvalidRequest(
-                f"{path} contains the folder of the store, {folder}; name a folder of its own for the backup, best on "
-                "another disk"
-            )
+    blobs = StoreLocation.of(load_settings(data=data)).local_blobs
+    if blobs is None:
+        return
+    if path.resolve().is_relative_to(blobs.resolve()):
+        raise InvalidRequest(
+            f"{path} is in the folder of the store's blobs, {blobs}, and would be taken for some of them; name another "
+            "folder for the backup, best on another disk"
+        )
+    if blobs.resolve().is_relative_to(path.resolve()):
+        raise InvalidRequest(
+            f"{path} contains the blobs of the store, {blobs}; name a folder of its own for the backup, best on "
+            "another disk"
+        )
 
 
 def _existing(data: Path | None) -> VersionStore:

@@ -14,6 +14,7 @@ from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.errors import RETRY_BUSY_S, DeadlinePassed
 from service.http.problems import of_setting
+from service.http.uploads import read_query
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.clients import MAX_PAGE
@@ -71,15 +72,29 @@ class Page:
         self.response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
 
 
-async def _page(
-    request: Request,
-    response: Response,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="number of entries at most")] = MAX_PAGE,
-) -> Page:
-    return Page(limit, request, response)
+class Paging:
+    """The dependency that returns the `Page` of a list. It rejects parameters that the list does not have, because a
+    mistyped `after` would repeat a page for ever.
+
+    Args:
+        parameters: the parameters of the list besides `limit` and `after`.
+    """
+
+    def __init__(self, *parameters: str) -> None:
+        self._allowed = {"limit", "after", *parameters}
+
+    async def __call__(
+        self,
+        request: Request,
+        response: Response,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="number of entries at most")] = MAX_PAGE,
+    ) -> Page:
+        """Return the page. Raises UnknownField."""
+        read_query(request, self._allowed)
+        return Page(limit, request, response)
 
 
-PageDep = Annotated[Page, Depends(_page)]
+PageDep = Annotated[Page, Depends(Paging())]
 
 
 async def wait_for(

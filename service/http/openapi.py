@@ -93,6 +93,9 @@ IMAGES: Final = (
 PARAMETERS: Final = RequestValidationError
 """The error of an invalid parameter or JSON body."""
 
+PAGES: Final = (PARAMETERS, UnknownField)
+"""Errors of routes that return a page of a list."""
+
 _GUARDED: Final = (KeyMissing, KeyRefused, OriginRejected, RateExceeded, StoreUnavailable)
 _SCHEMES: Final[dict[str, Any]] = {
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -275,14 +275,18 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 async def _on_validation(request: Request, error: Exception) -> JSONResponse:
     errors = error.errors() if isinstance(error, RequestValidationError) else []
-    return problem_response(PROBLEMS[RequestValidationError], _describe(errors), request.url.path)
+    body = getattr(request.scope.get("route"), "body_field", None)
+    allowed = sorted(getattr(body.field_info.annotation, "model_fields", ())) if body else []
+    return problem_response(PROBLEMS[RequestValidationError], _describe(errors, allowed), request.url.path)
 
 
-async def _on_http(request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else INTERNAL.status
     if status == 400 and isinstance(error.__cause__, ValueError | RecursionError):  # raised by the JSON parser
         detail = "the body cannot be parsed; send a JSON object in UTF-8 without deep nesting or very long numbers"
         return problem_response(PROBLEMS[RequestValidationError], detail, request.url.path)
+    if request.method == "OPTIONS" and request.scope["path"] == "*":  # about the service as a whole
+        return Response(status_code=204, headers={"Allow": ", ".join(sorted([*_METHODS, "HEAD"]))})
     headers = error.headers if isinstance(error, HTTPException) else None
     if status == 405:
         headers = {"Allow": ", ".join(_allowed_methods(request))}
@@ -306,9 +310,21 @@ def _allowed_methods(request: Request) -> list[str]:
     return sorted([*allowed, "HEAD"]) if "GET" in allowed else allowed
 
 
-def _describe(errors: Sequence[Mapping[str, Any]]) -> str:
-    """Name each invalid parameter and the reason. The value is left out because it may be long."""
-    return "; ".join(f"{' '.join(str(step) for step in item['loc'])}: {item['msg']}" for item in errors)
+def _describe(errors: Sequence[Mapping[str, Any]], allowed: Sequence[str]) -> str:
+    """Name each invalid parameter and the reason. The value is left out because it may be long.
+
+    Args:
+        errors: as pydantic lists them.
+        allowed: the fields that the body may have.
+    """
+    unknown = [repr(str(item["loc"][-1])[:80]) for item in errors if item["type"] == "extra_forbidden"]
+    reasons = [f"the body has {', '.join(unknown[:8])}; allowed: {', '.join(allowed)}"] if unknown else []
+    reasons += [
+        f"{' '.join(str(step) for step in item['loc'])}: {item['msg']}"
+        for item in errors
+        if item["type"] != "extra_forbidden"
+    ]
+    return "; ".join(reasons)
 
 
 def _headers(error: Exception, problem: Problem) -> dict[str, str]:

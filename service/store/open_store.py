@@ -62,11 +62,12 @@ class StoreLocation:
         return cls(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
     @property
-    def local_folders(self) -> list[Path]:
-        """The folders of this machine that hold the store, or a part of it."""
-        blobs = urlsplit(self.blobs_url or "")
-        own = [] if self.catalog_url and self.blobs_url else [self.folder]
-        return [*own, Path(blobs.path)] if blobs.scheme == "file" else own
+    def local_blobs(self) -> Path | None:
+        """The folder of the blobs; None if they are not on a local disk, or if the URL is not valid."""
+        url = urlsplit(self.blobs_url or "")
+        if self.blobs_url is None:
+            return self.folder / BLOBS_FOLDER
+        return Path(url.path) if url.scheme == "file" and url.path and not url.netloc and not url.query else None
 
 
 def open_embedded(folder: Path, *, sync: bool = True) -> VersionStore:
@@ -172,8 +173,8 @@ def _connect(location: StoreLocation, failures: SyncFailures, missing: Missing, 
 def _open_blobs(location: StoreLocation, failures: SyncFailures, *, sync: bool) -> Blobs:
     url = urlsplit(location.blobs_url or "")
     options = parse_qs(url.query)
-    if location.blobs_url is None or (url.scheme == "file" and url.path and not url.netloc and not options):
-        folder = Path(url.path) if location.blobs_url else location.folder / BLOBS_FOLDER
+    folder = location.local_blobs
+    if folder is not None:
         if not folder.is_dir():
             _make_writable(folder, sync=sync)
         return LocalBlobs(folder, sync=sync, sync_failures=failures)

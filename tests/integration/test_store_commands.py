@@ -103,7 +103,7 @@ def test_a_backup_is_not_restored_into_its_own_folder(anole: Anole, filled: Path
     assert sorted(filled.rglob("*")) == before
 
 
-@pytest.mark.parametrize("folder", ["data/blobs/copy", "data/backup", "data", "link/copy", ".", "/"])
+@pytest.mark.parametrize("folder", ["data/blobs", "data/blobs/copy", "data", "link/copy", ".", "/"])
 def test_a_backup_and_its_store_do_not_lie_one_in_the_other(
     anole: Anole, filled: Path, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_backup_and_its_store_do_not_lie_one_in_the_other(
     before = sorted(filled.rglob("*"))
     code, _, said = anole("backup", folder)
     assert code == 1
-    assert "of the store" in said
+    assert "the store" in said
     assert "for the backup" in said
     assert sorted(filled.rglob("*")) == before
 

@@ -56,7 +56,7 @@ ADAPTING: Final = "anole.adapting"
 """Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request
 ends, unless a job takes it over."""
 
-PUBLIC: Final = re.compile(r"/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+")
+PUBLIC: Final = re.compile(r"\*|/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+")
 """Paths that need no key: health, the description of the API, and where a browser logs in."""
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")

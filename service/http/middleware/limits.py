@@ -100,6 +100,7 @@ class RouteLimits:
 
 
 _JSON: Final = RouteLimits(media_types=("application/json",))
+_MERGE_PATCH: Final = RouteLimits(media_types=("application/json", "application/merge-patch+json"))
 _DEFAULT: Final = RouteLimits()
 
 
@@ -136,7 +137,7 @@ class LimitsMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limits = self._limits.get(route_of(scope)) or (_JSON if _takes_json(scope) else _DEFAULT)
+        limits = self._limits.get(route_of(scope)) or _other_limits(scope)
         if limits.admission is None:
             await self._limit_body(limits, scope, receive, send)
             return
@@ -237,11 +238,13 @@ class _BodyMeter:
             raise self.error from None
 
 
-def _takes_json(scope: Scope) -> bool:
-    """Return whether a route handles this PUT or PATCH request. Others are answered with 404 or 405."""
+def _other_limits(scope: Scope) -> RouteLimits:
+    """Return the limits of a route that has none of its own. PUT and PATCH take JSON, if there is such a route."""
     if scope["method"] not in {"PUT", "PATCH"}:
-        return False
-    return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
+        return _DEFAULT
+    if not any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes):
+        return _DEFAULT  # it is answered with 404 or 405
+    return _MERGE_PATCH if scope["method"] == "PATCH" else _JSON
 
 
 def _check_headers(limits: RouteLimits, headers: Headers) -> BodyTooLarge | UnsupportedMediaType | None:

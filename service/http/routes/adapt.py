@@ -42,7 +42,7 @@ from service.http.schemas import resources as schemas
 from service.http.schemas.base import ProblemDetails
 from service.http.schemas.reports import Report
 from service.http.scopes import ClientPath, accessible_client, require_scope
-from service.http.uploads import MAX_NUMBER, Form, FormShape, read_form
+from service.http.uploads import MAX_NUMBER, Fields, Form, FormShape, read_form
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.settings import Settings
@@ -230,7 +230,7 @@ async def adapt(
     form = await read_form(request, _SHAPE, context.settings, identify)
     client = accessible_client(request, form.fields.required("client"))
     make_command = partial(_command, form, client, created_at, headers, request.scope[SLOT], context.settings)
-    if form.fields.text("first") is not None and not headers.run_as_job(context.settings):
+    if _first(form.fields) and not headers.run_as_job(context.settings):
         raise ConflictingFields(
             "field 'first' requires 'Prefer: respond-async' and a service with one worker; leave the field out"
         )
@@ -365,12 +365,16 @@ def _command(
         steps=fields.integer("steps", 0, settings.max_steps, "ANOLE_MAX_STEPS"),
         learning_rate=fields.positive("learning_rate"),
         seed=fields.integer("seed", 0, _MAX_SEED),
-        first=cast(Any, fields.choice("first", {"prototypes"}, "")) or None,
+        first=cast(Any, _first(fields)) or None,
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
         client_created_at=created_at,
         caller=slot.caller,
         idempotency=headers.idempotency(_digest(form)),
     )
+
+
+def _first(fields: Fields) -> str:
+    return fields.choice("first", {"prototypes"}, "")
 
 
 def _samples(form: Form, slot: Slot, settings: Settings) -> tuple[tuple[Upload, ...], tuple[str, ...]]:

@@ -22,6 +22,8 @@ router = APIRouter(prefix="/clients/{client}", tags=["aliases"])
 _ETAG: Final = re.compile(r'"((?:[0-9a-f]{8}-)?\d{1,18})"')
 """The tag of a move in double quotes. Earlier releases sent the revision alone."""
 
+_WEAK: Final = re.compile(r'W/"[^"]*"')
+
 
 async def _expected_revision(
     if_match: Annotated[
@@ -33,6 +35,7 @@ async def _expected_revision(
 
     Raises:
         InvalidPrecondition: both headers were sent, or one is malformed.
+        AliasConflict: If-Match has a weak ETag, which by RFC 9110 never matches.
     """
     if if_match is not None and if_none_match is not None:
         raise InvalidPrecondition("If-Match and If-None-Match were both sent; send one of them")
@@ -42,6 +45,11 @@ async def _expected_revision(
         return 0
     if if_match is None or if_match.strip() == "*":
         return None if if_match is None else "*"
+    if _WEAK.fullmatch(if_match.strip()):
+        raise AliasConflict(
+            f"If-Match is the weak ETag {if_match[:80]!r}, which never matches (RFC 9110, section 13.1.1); send the "
+            "ETag as the service answered it; a proxy that compresses answers may have made it weak"
+        )
     matched = _ETAG.fullmatch(if_match.strip())
     if not matched:
         raise InvalidPrecondition(

@@ -6,13 +6,13 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import LIVE
 from service.errors import InvalidRequest, StoreUnavailable, VersionCorrupt
-from service.http.dependencies import PageDep, ServicesDep
-from service.http.openapi import PARAMETERS, READ, WRITE, problems
+from service.http.dependencies import Page, PageDep, Paging, ServicesDep
+from service.http.openapi import PAGES, PARAMETERS, READ, WRITE, problems
 from service.http.problems import InvalidField, UnsupportedMediaType
 from service.http.routes.aliases import alias_response
 from service.http.schemas import resources as schemas
@@ -22,12 +22,14 @@ router = APIRouter(prefix="/clients", tags=["clients"])
 
 MAX_MOVES: Final = 2**31 - 1
 
+_SETTINGS: Final = {"$ref": "#/components/schemas/ClientSettings"}
+
 
 @router.get(
     "",
     summary="List clients",
     dependencies=[ANY_KEY],
-    responses=problems(StoreUnavailable, VersionCorrupt, PARAMETERS),
+    responses=problems(StoreUnavailable, VersionCorrupt, *PAGES),
 )
 def list_clients(
     request: Request,
@@ -94,11 +96,15 @@ def set_client_settings(
     summary="Change settings",
     dependencies=[require_scope("admin")],
     responses=problems(*WRITE, PARAMETERS, UnsupportedMediaType, InvalidRequest),
+    openapi_extra={"requestBody": {"content": {"application/merge-patch+json": {"schema": _SETTINGS}}}},
 )
 def change_client_settings(
     client: ClientPath, settings: schemas.ClientSettings, services: ServicesDep
 ) -> schemas.ClientSettings:
-    """Change the settings that are sent, and answer with all of them. Those that are left out stay as they are."""
+    """Change the settings that are sent, and answer with all of them. Those that are left out stay as they are.
+
+    The body is a JSON merge patch (RFC 7396), as `application/json` or `application/merge-patch+json`.
+    """
     stored = services.clients.change_settings(client, settings.model_dump(exclude_unset=True))
     return schemas.ClientSettings.model_validate(stored)
 
@@ -107,12 +113,12 @@ def change_client_settings(
     "/{client}/history",
     summary="Get the history of aliases",
     dependencies=[ANY_KEY],
-    responses=problems(*READ, InvalidField, PARAMETERS),
+    responses=problems(*READ, InvalidField, *PAGES),
 )
 def get_client_history(
     client: ClientPath,
     services: ServicesDep,
-    page: PageDep,
+    page: Annotated[Page, Depends(Paging("at"))],
     after: Annotated[int, Query(ge=0, le=MAX_MOVES, description="number of moves to leave out from the start")] = 0,
     at: Annotated[
         str | None,

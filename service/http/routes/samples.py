@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from service.domain.version import validate_label
 from service.errors import SamplesNotKept, UnknownSample, UnknownVersion
-from service.http.dependencies import MAX_VERSION, PageDep, ServicesDep
-from service.http.openapi import PARAMETERS, READ, problems
+from service.http.dependencies import MAX_VERSION, Page, Paging, ServicesDep
+from service.http.openapi import PAGES, PARAMETERS, READ, problems
 from service.http.schemas import samples as schemas
 from service.http.schemas.base import DIGEST
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
@@ -32,12 +32,12 @@ _NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
     "",
     summary="List samples",
     dependencies=[ANY_KEY],
-    responses=problems(*READ, UnknownVersion, SamplesNotKept, PARAMETERS),
+    responses=problems(*READ, UnknownVersion, SamplesNotKept, *PAGES),
 )
 def list_samples(
     client: ClientPath,
     services: ServicesDep,
-    page: PageDep,
+    page: Annotated[Page, Depends(Paging("label", "version"))],
     after: Annotated[str, Query(max_length=64, description="only samples whose digests follow this one")] = "",
     label: Annotated[str | None, Query(description="only samples with this label", examples=["scratch"])] = None,
     version: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Message
 
 from tests.in_process import Web
 
@@ -66,6 +67,25 @@ def test_a_method_that_is_not_allowed_gets_the_list_of_all_that_are(
     response = web(method, path)
     assert (response.status_code, response.headers["allow"]) == (405, allowed)
     assert method == "HEAD" or response.json()["detail"].endswith(f"is not allowed; allowed: {allowed}")
+
+
+def test_options_of_the_whole_service_needs_no_key(guarded: Web) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "OPTIONS", "path": "*", "headers": [(b"host", b"127.0.0.1")], "query_string": b"",
+        "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "scheme": "http", "http_version": "1.1",
+        "asgi": {"version": "3.0"},
+    }  # fmt: skip
+    guarded.portal.call(guarded.transport.app, scope, receive, send)
+    assert sent[0]["status"] == 204
+    assert dict(sent[0]["headers"])[b"allow"] == b"DELETE, GET, HEAD, PATCH, POST, PUT"
 
 
 @pytest.mark.parametrize(

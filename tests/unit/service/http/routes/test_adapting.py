@@ -71,6 +71,12 @@ def test_an_adaptation_that_hangs_gets_503_at_its_time_limit_and_makes_no_versio
     assert versions(patient) == 0
 
 
+def test_a_value_of_first_that_does_not_exist_is_named_with_those_that_do(patient: Web) -> None:
+    response = patient.adapt(first="x")
+    assert (response.status_code, response.json()["code"]) == (422, "field_invalid")
+    assert "'first' is 'x'; allowed: prototypes" in response.json()["detail"]
+
+
 def test_a_version_that_is_being_stored_at_the_time_limit_is_returned(patient: Web) -> None:
     adaptation = patient.services.adaptation
     adaptation.recording = True

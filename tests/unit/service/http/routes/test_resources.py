@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 
 import pytest
 
@@ -161,6 +162,9 @@ def test_every_list_has_pages(two_versions: Web, path: str, entries: str, follow
     for wrong in ("limit=0", "limit=1001", "after=" + "9" * 70):
         rejected = two_versions("GET", f"{path}?{wrong}")
         assert (rejected.status_code, rejected.json()["code"]) == (422, "parameter_invalid")
+    mistyped = two_versions("GET", f"{path}?limit=1&afetr=1")
+    assert (mistyped.status_code, mistyped.json()["code"]) == (422, "field_unknown")
+    assert re.search("'afetr'; allowed: after,.* limit", mistyped.json()["detail"])
 
 
 def test_versions_are_listed_and_read(two_versions: Web) -> None:

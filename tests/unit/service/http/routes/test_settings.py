@@ -44,6 +44,21 @@ def test_patch_changes_only_the_settings_that_are_sent(two_versions: Web) -> Non
     assert two_versions("PATCH", PATH, json={}).json() == two_versions("GET", PATH).json() == changed.json()
 
 
+def test_patch_takes_a_json_merge_patch_and_put_does_not(two_versions: Web) -> None:
+    headers = {"Content-Type": "application/merge-patch+json"}
+    changed = two_versions("PATCH", PATH, content=b'{"keep_last": 4}', headers=headers)
+    assert (changed.status_code, changed.json()) == (200, {**DEFAULTS, "keep_last": 4})
+    assert two_versions("PUT", PATH, content=b'{"keep_last": 5}', headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_an_unknown_setting_is_named_with_those_that_there_are(two_versions: Web, method: str) -> None:
+    detail = two_versions(method, PATH, json={"flor": 0.9, "keep": 1, "tolerance": 2}).json()["detail"]
+    unknown, invalid = detail.split("; body ")
+    assert unknown == f"the body has 'flor', 'keep'; allowed: {', '.join(sorted(DEFAULTS))}"
+    assert invalid.startswith("tolerance: ")
+
+
 def test_patch_does_not_create_a_client(web: Web) -> None:
     response = web("PATCH", PATH, json={"keep_last": 4})
     assert (response.status_code, response.json()["code"]) == (404, "unknown_client")
