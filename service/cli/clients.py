@@ -35,6 +35,7 @@ from service.client import (
     ServiceProblem,
     SkippedFile,
     UpgradeResponse,
+    VersionDetails,
     VersionInfo,
     read_class_folders,
     with_parts,
@@ -120,9 +121,20 @@ def predict(
     output().print(_threshold(predicted))
 
 
-def versions(client: ClientName, url: Url = None, key: Key = None, as_json: AsJson = False) -> None:
-    """List the versions of CLIENT."""
+def versions(
+    client: ClientName,
+    version: Annotated[
+        int | None, typer.Argument(metavar="VERSION", help="Show only this version, with its report.")
+    ] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the versions of CLIENT, or show one."""
     with connection.connect(url, key) as anole:
+        if version is not None:
+            _print_version(anole.version(client, version), as_json=as_json)
+            return
         listed = anole.versions(client)
     if as_json:
         print_json({"client": client, "versions": [version.model_dump(mode="json") for version in listed]})
@@ -223,24 +235,26 @@ def exit_if_held(publish: str | None, *made: AdaptResponse) -> None:
         raise typer.Exit(HELD)
 
 
-def _adapted_table(adapted: AdaptResponse) -> Table:
-    report = adapted.report
+def _report_facts(version: AdaptResponse | VersionInfo, report: Report) -> list[tuple[str, str]]:
+    """Return what is known about a version, for a table."""
     interval = "" if report.interval is None else f"  ({_interval(report.interval)})"
     parts = ", ".join(f"{part} {taken:.2f}" for part, taken in report.seconds if part != "total")
-    return facts(
-        (
-            ("client", adapted.client),
-            ("version", f"{adapted.version}{', live' if adapted.published else ', not live'}"),
-            ("extends", NO_VALUE if adapted.parent is None else f"version {adapted.parent}"),
-            ("classes", ", ".join(adapted.classes)),
-            ("own samples", percent(report.support_accuracy)),
-            ("estimate", f"{percent(report.estimated_accuracy)}{interval}"),
-            ("suspects", _suspects(report)),
-            ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
-            ("weights", f"{adapted.weights.bytes} bytes, {adapted.weights.digest[:12]}"),
-            ("seconds", f"{report.seconds.total:.2f} ({parts})"),
-        )
-    )
+    return [
+        ("extends", NO_VALUE if version.parent is None else f"version {version.parent}"),
+        ("classes", ", ".join(version.classes)),
+        ("own samples", percent(report.support_accuracy)),
+        ("estimate", f"{percent(report.estimated_accuracy)}{interval}"),
+        ("suspects", _suspects(report)),
+        ("gate", f"{report.gate.decision}: {'; '.join(report.gate.reasons)}"),
+        ("weights", f"{version.weights.bytes} bytes, {version.weights.digest[:12]}"),
+        ("seconds", f"{report.seconds.total:.2f} ({parts})"),
+    ]
+
+
+def _adapted_table(adapted: AdaptResponse) -> Table:
+    live = "live" if adapted.published else "not live"
+    rows = [("client", adapted.client), ("version", f"{adapted.version}, {live}")]
+    return facts(rows + _report_facts(adapted, adapted.report))
 
 
 def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[str, Any]:
@@ -303,6 +317,17 @@ def _threshold(predicted: PredictResponse) -> str:
     if threshold is None:
         return f"{_UNKNOWN}: this version has no threshold, so every verdict is known"
     return f"{_UNKNOWN}: above {threshold:.3f}, the verdict is unknown"
+
+
+def _print_version(version: VersionDetails, *, as_json: bool) -> None:
+    if as_json:
+        print_json(version.model_dump(mode="json"))
+        return
+    rows = [("client", version.client), ("version", str(version.version))]
+    rows += _report_facts(version, version.report)
+    rows += [("aliases", ", ".join(version.aliases) or NO_VALUE), ("model", version.model)]
+    rows += [("samples", str(version.samples)), ("created, UTC", f"{version.created_at:%Y-%m-%d %H:%M}")]
+    output().print(facts(rows))
 
 
 def _versions_table(listed: Sequence[VersionInfo]) -> Table:

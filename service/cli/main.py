@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,9 +14,32 @@ from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.import_dataset import import_dataset
 from service.cli.keys import keys
+from service.cli.resources import alias, clients, delete, diff, history, job, models, settings, status, weights
+from service.cli.samples import samples
 from service.cli.store import store
 from service.cli.torch_commands import AnoleGroup
 from service.settings import load_settings
+
+_COMMANDS: Final = (
+    adapt,
+    import_dataset,
+    predict,
+    clients,
+    versions,
+    diff,
+    samples,
+    rollback,
+    alias,
+    history,
+    settings,
+    upgrade,
+    weights,
+    delete,
+    job,
+    models,
+    status,
+)
+"""The commands that send requests to a service, in the order of the help."""
 
 cli = typer.Typer(
     cls=AnoleGroup,
@@ -84,7 +107,7 @@ def serve(
     """Serve adaptation and prediction over HTTP."""
     from service.cli.serve import run
 
-    settings = load_settings(
+    chosen = load_settings(
         host=host,
         port=port,
         data=data,
@@ -93,10 +116,10 @@ def serve(
         model=model or None,
         allow_factory=allow_factory or None,
     )
-    run(settings, as_json=as_json)
+    run(chosen, as_json=as_json)
 
 
-for command in (adapt, import_dataset, predict, versions, rollback, upgrade):
+for command in _COMMANDS:
     cli.command(epilog=EXIT_CODES)(command)
 cli.add_typer(store, name="store")
 cli.add_typer(keys, name="keys")

@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,43 +25,8 @@ from service.errors import SamplesNotKept, StoreFull
 from service.settings import Settings
 from service.usecases.keys import create
 from tests.in_process import Web
+from tests.unit.service.cli.conftest import PNG, Anole
 from tests.unit.service.scripted_job import PATH, Scripted, event, job
-
-PNG = b"\x89PNG"
-Anole = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Anole:
-    """Return a function that runs a command line and returns exit code, standard output and standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["anole", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as exited:
-            cli.main()
-        captured = capsys.readouterr()
-        lines = [line for line in captured.out.splitlines() if "[info" not in line]
-        return int(exited.value.code or 0), "\n".join(lines), captured.err
-
-    return run
-
-
-@pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch, web: Web, in_process: httpx.BaseTransport) -> Web:
-    monkeypatch.setattr(
-        connection, "connect", lambda url, key: Client("http://127.0.0.1", key=key, transport=in_process)
-    )
-    return web
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("good/1.png", "bad/1.png"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / name).write_bytes(PNG)
-    return tmp_path
 
 
 def test_adapt_prints_the_version_its_estimate_and_the_gate_decision(anole: Anole, service: Web, folder: Path) -> None:

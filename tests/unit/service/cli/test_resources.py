@@ -1,0 +1,205 @@
+"""Commands that read and change what the service keeps, and that every operation has a command."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.cli import connection
+from service.client import Client
+from service.domain.report import HeldOutPrediction
+from service.domain.version import SampleRef
+from service.usecases.stored_samples import SamplePage, StoredSample
+from tests.in_process import PNG, InProcess, Web, description
+from tests.unit.service.cli.conftest import Anole
+from tests.unit.service.scripted_job import DONE, PROBLEM, Scripted, event
+from tests.unit.service.scripted_job import job as a_job
+
+DIGEST = "d" * 64
+
+
+class Recording(InProcess):
+    """Records which operations are requested."""
+
+    def __init__(self, web: Web) -> None:
+        super().__init__(web)
+        self.operations: set[str] = set()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        for template, operations in description()["paths"].items():
+            pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+            if re.fullmatch(pattern, request.url.path) and request.method.lower() in operations:
+                self.operations.add(operations[request.method.lower()]["operationId"])
+        return super().handle_request(request)
+
+
+def stored(label: str = "good", name: str = "1.png") -> SamplePage:
+    judged = HeldOutPrediction("bad", 0.75, known=True)
+    return SamplePage(2, [StoredSample(SampleRef(DIGEST, label, name, "17"), 1, judged, suspect=True)])
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, web: Web) -> Recording:
+    transport = Recording(web)
+    monkeypatch.setattr(connection, "connect", lambda url, key: Client("http://127.0.0.1", transport=transport))
+    return transport
+
+
+def start_job(web: Web) -> str:
+    files = [("samples", (f"{label}.png", PNG)) for label in ("good", "bad")]
+    data = {"client": "line", "labels": ["good", "bad"]}
+    response = web("POST", "/adapt", data=data, files=files, headers={"Prefer": "respond-async"})
+    return str(response.json()["job"])
+
+
+def test_every_operation_has_a_command(anole: Anole, recorded: Recording, folder: Path, web: Web) -> None:
+    image = str(folder / "good" / "1.png")
+    web.services.samples.page_of = stored()
+    for arguments in (
+        ["adapt", "line", str(folder)],
+        ["adapt", "line", str(folder)],
+        ["predict", "line", image],
+        ["clients"],
+        ["clients", "line"],
+        ["versions", "line"],
+        ["versions", "line", "1"],
+        ["diff", "line", "1", "2"],
+        ["samples", "line", "--out", str(folder / "out")],
+        ["rollback", "line"],
+        ["alias", "line"],
+        ["alias", "line", "stable", "--set", "1"],
+        ["history", "line"],
+        ["settings", "line"],
+        ["settings", "line", "floor=0.7"],
+        ["settings", "line", "floor=0.7", "--replace"],
+        ["upgrade", "line"],
+        ["weights", "line", "1", "--out", str(folder / "weights")],
+        ["models"],
+        ["models", web.services.checkpoints.list()[0].name],
+        ["status"],
+        ["status", "--metrics"],
+        ["delete", "line", "--version", "1", "--yes"],
+        ["delete", "line", "--yes"],
+    ):
+        code, _, error = anole(*arguments)
+        assert (code, error) == (0, ""), arguments
+    number = start_job(web)
+    for arguments in (["job", number, "--follow"], ["job", number, "--cancel"]):
+        assert anole(*arguments)[0] == 0
+    operations = {each["operationId"] for path in description()["paths"].values() for each in path.values()}
+    assert operations - recorded.operations == set()
+
+
+def test_clients_and_one_client_are_printed(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    _, printed, _ = anole("clients")
+    assert printed.splitlines()[1].split() == ["line", "1", "1", "live", "1", "2026-03-01", "12:00"]
+    assert json.loads(anole("clients", "--json")[1])["clients"][0]["client"] == "line"
+    assert json.loads(anole("clients", "line", "--json")[1])["live"] == 1
+
+
+def test_one_version_is_printed_with_its_report(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    _, printed, _ = anole("versions", "line", "1")
+    for words in ("bad, good", "publish: every sample is named right", "live", "tiny"):
+        assert words in printed
+    assert len(json.loads(anole("versions", "line", "1", "--json")[1])["sample_list"]) == 2
+
+
+def test_an_alias_is_moved_and_its_history_printed(anole: Anole, service: Web, folder: Path) -> None:
+    for _ in range(2):
+        anole("adapt", "line", str(folder))
+    etag = json.loads(anole("alias", "line", "--json")[1])["etag"]
+    assert anole("alias", "line", "live", "--set", "1", "--etag", etag)[0] == 0
+    code, _, error = anole("alias", "line", "live", "--set", "2", "--etag", etag)
+    assert (code, "alias_conflict" in error) == (1, True)
+    _, printed, _ = anole("history", "line")
+    assert [line.split()[:2] for line in printed.splitlines()[1:4]] == [["live", "1"], ["live", "2"], ["live", "1"]]
+    assert printed.splitlines()[-1] == "live: version 1"
+    assert json.loads(anole("history", "line", "--at", "2026-03-01T12:01:30Z", "--json")[1])["live"] == 2
+    assert anole("history", "line", "--at", "noon")[0] == 2
+
+
+def test_settings_are_changed_by_name(anole: Anole, service: Web) -> None:
+    name = service.services.checkpoints.list()[0].name
+    assert anole("settings", "line", "floor=0.75", "keep_last=3", f"model={name}")[0] == 0
+    changed = json.loads(anole("settings", "line", "keep_last=null", "--json")[1])
+    assert (changed["floor"], changed["keep_last"], changed["model"]) == (0.75, None, name)
+    assert json.loads(anole("settings", "line", "keep_last=5", "--replace", "--json")[1])["floor"] is None
+    assert "keep_last" in anole("settings", "line")[1]
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["floor"], 2), (["floor=9"], 1), (["floor=9", "--replace"], 1)])
+def test_a_wrong_setting_is_an_error_and_no_traceback(
+    anole: Anole, service: Web, arguments: list[str], code: int
+) -> None:
+    result = anole("settings", "line", *arguments)
+    assert result[0] == code
+    assert "floor" in result[2]
+
+
+def test_a_client_is_not_deleted_without_a_confirmation(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    code, _, error = anole("delete", "line")
+    assert (code, "--yes" in error) == (2, True)
+    assert anole("clients", "line")[0] == 0
+    assert anole("delete", "line", "--yes")[1] == "deleted client line, all its versions and samples"
+    assert anole("clients", "line")[0] == 1
+
+
+def test_weights_are_written_to_a_file(
+    anole: Anole, service: Web, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anole("adapt", "line", str(folder))
+    monkeypatch.chdir(folder)
+    assert anole("weights", "line", "1")[1] == "line-1.safetensors: 11 bytes"
+    assert (folder / "line-1.safetensors").read_bytes() == b"safetensors"
+    code, _, error = anole("weights", "line", "1", "--out", str(folder))
+    assert (code, error.startswith(f"error: cannot write {folder}")) == (1, True)
+
+
+def test_samples_are_listed_and_downloaded(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    service.services.samples.page_of = stored()
+    _, printed, _ = anole("samples", "line", "--label", "good")
+    assert printed.splitlines()[1].split() == ["d" * 12, "good", "1.png", "17", "1", "bad", "75.0", "%", "yes"]
+    out = folder / "out"
+    (listed,) = json.loads(anole("samples", "line", "--out", str(out), "--json")[1])["samples"]
+    assert listed["path"] == str(out / "good" / f"1-{'d' * 12}.png")
+    assert Path(listed["path"]).read_bytes() == f"{DIGEST} None".encode()
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "", "a/b", "C:\\x", "x\n"])
+def test_no_label_and_no_name_lead_out_of_the_folder(anole: Anole, service: Web, folder: Path, name: str) -> None:
+    anole("adapt", "line", str(folder))
+    service.services.samples.page_of = stored(name, name)
+    out = folder / "out"
+    (listed,) = json.loads(anole("samples", "line", "--out", str(out), "--json")[1])["samples"]
+    assert [path.parent.parent for path in out.rglob("*.png")] == [out]
+    assert Path(listed["path"]).is_file()
+
+
+def test_a_job_is_followed_until_it_is_over(anole: Anole, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = Scripted(event("progress", a_job()), event("done", DONE), polls=[a_job()])
+    monkeypatch.setattr(connection, "connect", lambda url, key: Client(transport=scripted.transport))
+    code, printed, _ = anole("job", "5f1c", "--follow")
+    assert (code, "done" in printed, "1, live" in printed) == (0, True, True)
+
+
+def test_a_failed_job_is_exit_code_1(anole: Anole, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted = Scripted(polls=[a_job("failed", problem=PROBLEM)])
+    monkeypatch.setattr(connection, "connect", lambda url, key: Client(transport=scripted.transport))
+    code, printed, _ = anole("job", "5f1c")
+    assert (code, "overloaded: d" in printed) == (1, True)
+
+
+def test_a_service_that_is_not_ready_is_exit_code_1(anole: Anole, service: Web) -> None:
+    code, printed, _ = anole("status")
+    assert (code, "ready" in printed, "adapt_body_bytes" in printed) == (0, True, True)
+    service.services.readiness.drain()
+    assert anole("status", "--json")[0] == 1
+    assert anole("status", "--metrics")[1].startswith("# HELP")
