@@ -203,7 +203,7 @@ class Client:
         return self._send(requests.set_settings(client, settings))
 
     def change_settings(self, client: str, changes: Mapping[str, Any]) -> ClientSettings:
-        """Change some settings of a client, by name, and return all of them. The client is created if necessary."""
+        """Change some settings of a client, by name, and return all of them."""
         return self._send(requests.change_settings(client, changes))
 
     def alias(self, client: str, alias: str = "live") -> Alias:

@@ -407,7 +407,8 @@ def test_commands_for_keys_and_the_store_start_without_torch(tmp_path: Path) -> 
 import sys
 from service.cli.main import cli
 data = ["--data", sys.argv[1]]
-for command in (["keys", "list"], ["store", "check"], ["store", "collect"], ["store", "backup", sys.argv[1] + "/b"]):
+backup = sys.argv[1] + "-backup"
+for command in (["keys", "list"], ["store", "check"], ["store", "collect"], ["store", "backup", backup]):
     cli([*command, *data], standalone_mode=False)
 assert "torch" not in sys.modules
 """

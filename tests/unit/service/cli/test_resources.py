@@ -124,7 +124,8 @@ def test_an_alias_is_moved_and_its_history_printed(anole: Anole, service: Web, f
     assert anole("history", "line", "--at", "noon")[0] == 2
 
 
-def test_settings_are_changed_by_name(anole: Anole, service: Web) -> None:
+def test_settings_are_changed_by_name(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
     name = service.services.checkpoints.list()[0].name
     assert anole("settings", "line", "floor=0.75", "keep_last=3", f"model={name}")[0] == 0
     changed = json.loads(anole("settings", "line", "keep_last=null", "--json")[1])
