@@ -29,6 +29,25 @@ def description() -> dict[str, Any]:
     return create_app(load_settings()).openapi()
 
 
+def operations() -> dict[str, tuple[str, str]]:
+    """Return method and path of each operation by its id, without those of a browser's login."""
+    return {
+        operation["operationId"]: (method, path)
+        for path, methods in description()["paths"].items()
+        for method, operation in methods.items()
+        if operation["operationId"] not in {"log_in", "log_out"}
+    }
+
+
+def operation_of(method: str, path: str) -> str | None:
+    """Return the id of the operation that a request is for, or None if it is not described."""
+    for name, (described, template) in operations().items():
+        pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
+        if method.lower() == described and re.fullmatch(pattern, path):
+            return name
+    return None
+
+
 @functools.cache
 def described_codes(method: str, path: str) -> frozenset[str] | None:
     """Return the codes that the description lists for a request, or None if it has no such operation."""

@@ -40,6 +40,7 @@ from service.client import (
     read_class_folders,
     with_parts,
 )
+from service.client.jobs import OnProgress
 from service.http.schemas.reports import Report
 
 _SHOWN_SUSPECTS: Final = 5
@@ -80,18 +81,28 @@ def adapt(
     """
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
     samples, skipped = _samples(folder, parts)
-    adapted = send_samples(client, samples, options, lambda: connection.connect(url, key))
+    adapted = adapt_with_progress(
+        client,
+        lambda: connection.connect(url, key),
+        lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress),
+    )
     print_adapted(adapted, skipped, as_json=as_json)
     exit_if_held(publish, adapted)
 
 
-def send_samples(
-    client: str, samples: Samples, options: AdaptOptions, connected: Callable[[], Client]
+def adapt_with_progress(
+    client: str, connected: Callable[[], Client], call: Callable[[Client, OnProgress], AdaptResponse]
 ) -> AdaptResponse:
-    """Adapt and show progress. An interrupt from the keyboard cancels the adaptation and ends the command."""
+    """Adapt and show progress. An interrupt from the keyboard cancels the adaptation and ends the command.
+
+    Args:
+        client: name of the client.
+        connected: returns a client of the service.
+        call: adapts, with the function that shows the progress.
+    """
     try:
         with connected() as anole, job_progress(client) as on_progress:
-            return anole.adapt(client, samples, options, on_progress=on_progress)
+            return call(anole, on_progress)
     except KeyboardInterrupt as interrupt:
         unknown = f"the service has not answered; to see whether it created a version: anole versions {client}"
         notices().print(plain(f"interrupted: {'; '.join(getattr(interrupt, '__notes__', [unknown]))}"))
@@ -216,10 +227,11 @@ def print_skipped(skipped: Sequence[SkippedFile]) -> None:
         notices().print(plain(f"skipped {each.path}: {each.reason}"))
 
 
-def print_adapted(adapted: AdaptResponse, skipped: Sequence[SkippedFile], *, as_json: bool) -> None:
-    """Print a new version and its report."""
+def print_adapted(adapted: AdaptResponse, skipped: Sequence[SkippedFile] | None = None, *, as_json: bool) -> None:
+    """Print a new version and its report, and as JSON what was skipped."""
     if as_json:
-        print_json({**adapted.model_dump(mode="json"), "skipped": [asdict(each) for each in skipped]})
+        left_out = {} if skipped is None else {"skipped": [asdict(each) for each in skipped]}
+        print_json({**adapted.model_dump(mode="json"), **left_out})
         return
     output().print(_adapted_table(adapted))
     if adapted.published:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from service.cli import connection
-from service.cli.clients import exit_if_held, print_adapted, print_skipped, send_samples
+from service.cli.clients import adapt_with_progress, exit_if_held, print_adapted, print_skipped
 from service.cli.connection import Key, Url
 from service.cli.console import AsJson, output, plain, print_json, table
 from service.client import AdaptOptions, DatasetKind, SampleSet, read_dataset, with_parts
@@ -51,7 +51,12 @@ def import_dataset(
     if dry_run:
         _print_counts(found, as_json=as_json)
         return
-    adapted = send_samples(client, samples, AdaptOptions(mode, publish=publish), lambda: connection.connect(url, key))
+    options = AdaptOptions(mode, publish=publish)
+    adapted = adapt_with_progress(
+        client,
+        lambda: connection.connect(url, key),
+        lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress),
+    )
     print_adapted(adapted, found.skipped, as_json=as_json)
     exit_if_held(publish, adapted)
 

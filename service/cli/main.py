@@ -15,7 +15,7 @@ from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.import_dataset import import_dataset
 from service.cli.keys import keys
 from service.cli.resources import alias, clients, delete, diff, history, job, models, settings, status, weights
-from service.cli.samples import samples
+from service.cli.samples import correct, samples
 from service.cli.store import store
 from service.cli.torch_commands import AnoleGroup
 from service.settings import load_settings
@@ -28,6 +28,7 @@ _COMMANDS: Final = (
     versions,
     diff,
     samples,
+    correct,
     rollback,
     alias,
     history,

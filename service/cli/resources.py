@@ -277,21 +277,25 @@ def status(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show whether the service is ready, its release and its limits. A service that is not ready is exit code 1."""
+    """Show whether the service is ready, its limits and what the key may do. If it is not ready: exit code 1."""
     with connection.connect(url, key) as anole:
         if metrics:
             text = anole.metrics()
             print_json({"metrics": text}) if as_json else typer.echo(text, nl=False)
             return
         parts: dict[str, BaseModel] = {
-            "service": anole.service(), "liveness": anole.liveness(), "readiness": anole.readiness()
-        }  # fmt: skip
+            "service": anole.service(),
+            "liveness": anole.liveness(),
+            "readiness": anole.readiness(),
+            "session": anole.session(),
+        }
     shown = {name: part.model_dump(mode="json") for name, part in parts.items()}
     if as_json:
         print_json(shown)
     else:
-        service, readiness = shown["service"], shown["readiness"]
+        service, readiness, session = shown["service"], shown["readiness"], shown["session"]
         rows = [("release", service["version"]), ("access", service["access"]), ("status", readiness["status"])]
+        rows += [("key", session["name"] or NO_VALUE), ("scopes", ", ".join(session["scopes"]) or NO_VALUE)]
         rows += [(name, str(value)) for name, value in {**readiness["checks"], **(service["limits"] or {})}.items()]
         output().print(facts(rows))
     if shown["readiness"]["status"] != "ready":

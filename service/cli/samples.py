@@ -1,20 +1,24 @@
-"""`anole samples`: list or download the images that a client keeps."""
+"""`anole samples` and `anole correct`: list, download and correct the images that a client keeps."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from service.cli import connection
+from service.cli.clients import adapt_with_progress, exit_if_held, print_adapted
 from service.cli.connection import ClientName, Key, Url
 from service.cli.console import NO_VALUE, AsJson, output, percent, plain, print_json, table
 from service.cli.resources import save
-from service.client import StoredSample
+from service.client import AdaptResponse, Client, InvalidInput, StoredSample
+from service.client.jobs import OnProgress
 
-_SHORT = 12
-"""Characters of a digest in tables."""
+_SHORT: Final = 12
+_WHOLE: Final = 64
+"""Characters of a digest in tables, and of a whole one."""
 
 
 def samples(
@@ -48,6 +52,60 @@ def samples(
         listed.add_row(*map(plain, _row(sample)))
     output().print(listed)
     output().print(f"{len(found)} samples" if out is None else plain(f"{len(paths)} images in {out}"))
+
+
+def correct(
+    client: ClientName,
+    relabel: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIGEST=LABEL", help="A sample and its right label; repeat for more."),
+    ] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option(metavar="DIGEST", help="A sample to leave out; repeat for more.")
+    ] = None,
+    publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a new version of CLIENT from its samples with other labels, or without some of them.
+
+    A digest may be cut to the beginning that `anole samples` shows.
+    """
+    pairs = [_correction(each) for each in relabel or ()]
+
+    def call(anole: Client, on_progress: OnProgress) -> AdaptResponse:
+        whole = _whole_digests(anole, client, [*(digest for digest, _ in pairs), *(remove or ())])
+        labels = {whole[digest]: label for digest, label in pairs}
+        left_out = [whole[digest] for digest in remove or ()]
+        return anole.correct(client, relabel=labels, remove=left_out, publish=publish, on_progress=on_progress)
+
+    corrected = adapt_with_progress(client, lambda: connection.connect(url, key), call)
+    print_adapted(corrected, as_json=as_json)
+    exit_if_held(publish, corrected)
+
+
+def _correction(text: str) -> tuple[str, str]:
+    digest, separator, label = text.partition("=")
+    if not separator:
+        raise typer.BadParameter(f"{text!r} is not DIGEST=LABEL")
+    return digest, label
+
+
+def _whole_digests(anole: Client, client: str, given: Sequence[str]) -> Mapping[str, str]:
+    """Return the whole digest for each given one.
+
+    Raises:
+        InvalidInput: several samples have the same beginning.
+    """
+    if all(len(digest) == _WHOLE for digest in given):
+        return {digest: digest for digest in given}
+    kept = [sample.digest for sample in anole.samples(client)]
+    found = {digest: [each for each in kept if digest and each.startswith(digest)] for digest in given}
+    for digest, digests in found.items():
+        if len(digests) > 1:
+            raise InvalidInput(f"{len(digests)} samples of {client} begin with {digest!r}; give more of the digest")
+    return {digest: digests[0] if digests else digest for digest, digests in found.items()}
 
 
 def _row(sample: StoredSample) -> tuple[str, ...]:

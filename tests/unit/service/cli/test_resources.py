@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,7 +14,7 @@ from service.client import Client
 from service.domain.report import HeldOutPrediction
 from service.domain.version import SampleRef
 from service.usecases.stored_samples import SamplePage, StoredSample
-from tests.in_process import PNG, InProcess, Web, description
+from tests.in_process import PNG, InProcess, Web, operation_of, operations
 from tests.unit.service.cli.conftest import Anole
 from tests.unit.service.scripted_job import DONE, PROBLEM, Scripted, event
 from tests.unit.service.scripted_job import job as a_job
@@ -27,13 +27,10 @@ class Recording(InProcess):
 
     def __init__(self, web: Web) -> None:
         super().__init__(web)
-        self.operations: set[str] = set()
+        self.operations: set[str | None] = set()
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        for template, operations in description()["paths"].items():
-            pattern = re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template))
-            if re.fullmatch(pattern, request.url.path) and request.method.lower() in operations:
-                self.operations.add(operations[request.method.lower()]["operationId"])
+        self.operations.add(operation_of(request.method, request.url.path))
         return super().handle_request(request)
 
 
@@ -69,6 +66,7 @@ def test_every_operation_has_a_command(anole: Anole, recorded: Recording, folder
         ["versions", "line", "1"],
         ["diff", "line", "1", "2"],
         ["samples", "line", "--out", str(folder / "out")],
+        ["correct", "line", "--remove", DIGEST[:8]],
         ["rollback", "line"],
         ["alias", "line"],
         ["alias", "line", "stable", "--set", "1"],
@@ -90,8 +88,7 @@ def test_every_operation_has_a_command(anole: Anole, recorded: Recording, folder
     number = start_job(web)
     for arguments in (["job", number, "--follow"], ["job", number, "--cancel"]):
         assert anole(*arguments)[0] == 0
-    operations = {each["operationId"] for path in description()["paths"].values() for each in path.values()}
-    assert operations - recorded.operations == set()
+    assert operations().keys() - recorded.operations == set()
 
 
 def test_clients_and_one_client_are_printed(anole: Anole, service: Web, folder: Path) -> None:
@@ -204,3 +201,25 @@ def test_a_service_that_is_not_ready_is_exit_code_1(anole: Anole, service: Web) 
     service.services.readiness.drain()
     assert anole("status", "--json")[0] == 1
     assert anole("status", "--metrics")[1].startswith("# HELP")
+
+
+def test_samples_are_corrected_by_the_beginning_of_their_digests(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    service.services.samples.page_of = stored()
+    code, printed, _ = anole("correct", "line", "--relabel", f"{DIGEST[:12]}=bad=worse", "--remove", "e" * 64, "--json")
+    assert (code, json.loads(printed)["version"]) == (0, 2)
+    corrections = service.services.adaptation.commands[-1].corrections
+    assert corrections is not None
+    assert (corrections.relabel, corrections.remove) == ({DIGEST: "bad=worse"}, {"e" * 64})
+
+
+def test_a_beginning_of_several_digests_is_an_error(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    (sample,) = stored().samples
+    other = replace(sample, sample=replace(sample.sample, digest="d" * 63 + "e"))
+    service.services.samples.page_of = SamplePage(1, [sample, other])
+    code, _, error = anole("correct", "line", "--remove", "ddd")
+    assert (code, "2 samples of line begin with 'ddd'" in error) == (1, True)
+    assert anole("correct", "line", "--relabel", "ddd")[0] == 2
+    code, _, error = anole("correct", "line")
+    assert (code, "nothing" in error) == (1, True)
