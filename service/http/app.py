@@ -35,6 +35,7 @@ from service.http.routes import (
     adapt,
     aliases,
     clients,
+    console,
     corrections,
     docs,
     health,
@@ -55,7 +56,7 @@ ROUTERS: Final = tuple(
     for resource in (
         *(predict, adapt, jobs),
         *(clients, versions, samples, corrections, aliases),
-        *(models, session, health, docs),
+        *(models, session, health, docs, console),
     )
 )
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "session", "operations"]

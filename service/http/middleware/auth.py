@@ -56,8 +56,8 @@ ADAPTING: Final = "anole.adapting"
 """Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request
 ends, unless a job takes it over."""
 
-PUBLIC: Final = re.compile(r"\*|/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+")
-"""Paths that need no key: health, the description of the API, and where a browser logs in."""
+PUBLIC: Final = re.compile(r"\*|/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+|/console/[^/]+(?:/[^/]+)?")
+"""Paths that need no key: health, the web page and its login, and the description of the API."""
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from service.http.dependencies import ContextDep
+from service.http.routes import console
 from service.http.schemas import resources as schemas
 
 router = APIRouter(include_in_schema=False)
@@ -55,9 +56,12 @@ _START: Final = """SwaggerUIBundle({
 """
 
 
-@router.get("/")
-async def landing(request: Request, context: ContextDep) -> schemas.ServiceInfo:
-    """Return links and limits, and whether a key is required."""
+@router.get("/", response_model=schemas.ServiceInfo)
+async def landing(request: Request, response: Response, context: ContextDep) -> schemas.ServiceInfo | Response:
+    """Return links and limits, and whether a key is required. A browser gets the web page instead."""
+    if console.wants_page(request):
+        return console.page(request)
+    response.headers["Vary"] = "Accept"
     settings = context.settings
     return schemas.ServiceInfo(
         service="anole",

@@ -33,8 +33,14 @@ IDS = {
     "name": "tiny",
     "job": "0" * 32,
     "digest": "d" * 64,
+    "file": "app.js",
+    "folder": "core",
+    "script": "ui.js",
 }
-PUBLIC_ROUTES = {"/", "/livez", "/readyz", "/session", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"}
+PUBLIC_ROUTES = {
+    *("/", "/livez", "/readyz", "/session", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"),
+    *("/console/{file}", "/console/{folder}/{script}"),
+}
 
 ROUTES = {
     (method, route.path): route
@@ -86,7 +92,7 @@ def test_every_other_path_requires_a_key(guarded: Web, path: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(PUBLIC_ROUTES))
 def test_public_routes_require_no_key(guarded: Web, path: str) -> None:
-    assert guarded("GET", path.format(name="swagger-ui.css")).status_code == 200
+    assert guarded("GET", filled(path, name="swagger-ui.css")).status_code == 200
 
 
 def test_a_request_without_a_key_is_rejected_before_its_body_is_read(guarded: Web) -> None:

@@ -1,0 +1,87 @@
+/** Parts that several views are made of. */
+
+import { classes, Component, html } from "./ui.js";
+import { icon } from "./icons.js";
+import { ofHundred, percent, t } from "./i18n.js";
+
+/** An error beside what caused it: what happened, what to do, and how to try again. */
+export function ProblemBox({ problem, retry, children }) {
+  if (!problem) return null;
+  return html`<div class="problem" role="alert">
+    ${icon("warn")}
+    <div>
+      <strong>${problem.words}</strong>
+      ${problem.detail && problem.detail !== problem.words && html`<p>${sentence(problem.detail)}</p>`}
+      ${retry && html`<button type="button" class="quiet" onClick=${retry}>${t("again")}</button>`}
+      ${children}
+    </div>
+  </div>`;
+}
+
+/** A text of the service as a sentence: with a capital and a full stop. */
+export function sentence(text) {
+  const trimmed = text.trim();
+  const ended = /[.!?。]$/.test(trimmed) ? trimmed : `${trimmed}.`;
+  return ended.charAt(0).toUpperCase() + ended.slice(1);
+}
+
+/** What a view shows while it has nothing: why, and the next step. */
+export const Empty = ({ title, text, children }) =>
+  html`<div class="empty"><h2>${title}</h2><p>${text}</p>${children && html`<div class="row center">${children}</div>`}</div>`;
+
+/** A modal dialog. Escape and a tap beside it close it. */
+export class Dialog extends Component {
+  componentDidMount() {
+    this.base.showModal();
+  }
+
+  componentWillUnmount() {
+    if (this.base?.open) this.base.close();
+  }
+
+  render({ title, onClose, children, wide }) {
+    const outside = (event) => event.target === this.base && onClose();
+    const cancelled = (event) => {
+      event.preventDefault();
+      onClose();
+    };
+    return html`<dialog class=${classes(wide && "wide")} aria-label=${title} onCancel=${cancelled} onClick=${outside}>
+      <div class="sheet">
+        <header class="sheet-head">
+          <h2>${title}</h2>
+          <button type="button" class="bare" aria-label=${t("close")} onClick=${onClose}>${icon("close")}</button>
+        </header>
+        ${children}
+      </div>
+    </dialog>`;
+  }
+}
+
+/** A share as a bar from 0 to 100 %, with an optional interval around it. */
+export function Estimate({ share, interval }) {
+  if (share === null || share === undefined) return html`<p class="muted">${t("estimate.none")}</p>`;
+  const [low, high] = interval ?? [share, share];
+  const label = interval ? t("estimate.bar", { n: ofHundred(share), low: ofHundred(low), high: ofHundred(high) }) : percent(share);
+  return html`<div class="estimate" role="img" aria-label=${label}>
+    <div class="estimate-range" style=${{ left: `${low * 100}%`, width: `${Math.max(0.5, (high - low) * 100)}%` }}></div>
+    <div class="estimate-mark" style=${{ left: `${share * 100}%` }}></div>
+  </div>`;
+}
+
+/** The estimate in words: "Recognises about 92 of 100 parts; between 83 and 97." */
+export function inWords(share, interval) {
+  if (share === null || share === undefined) return t("verdict.none");
+  const n = ofHundred(share);
+  if (!interval) return t(share === 1 ? "verdict.all" : "verdict.about", { n });
+  const [low, high] = interval.map(ofHundred);
+  return t(share === 1 ? "verdict.atleast" : "verdict.between", { n, low, high });
+}
+
+/** A number with its name under it. */
+export const Figure = ({ value, name, hint }) =>
+  html`<div class="figure"><span class="figure-value">${value}</span><span class="figure-name">${name}</span>${
+    hint && html`<span class="figure-hint">${hint}</span>`
+  }</div>`;
+
+/** What a button does while it waits. */
+export const Spinner = ({ text }) => html`<span class="spinner" role="status"><span class="spin" aria-hidden="true"></span>${text}</span>`;

@@ -1,0 +1,79 @@
+/** What all views share: the address, the session, the service's limits and the clients. */
+
+import { batch, computed, signal } from "./ui.js";
+import { call, keyWanted, list, problemOf } from "./api.js";
+
+export const VIEWS = ["teach", "judge", "versions", "overview"];
+
+/** @type {{value: {view: string, client: string}}} the view and the client of the address `#/view/client` */
+export const route = signal(readRoute());
+
+function readRoute() {
+  const [view, client] = location.hash.replace(/^#\/?/, "").split("/");
+  return { view: VIEWS.includes(view) ? view : "", client: client ? decodeURIComponent(client) : "" };
+}
+
+addEventListener("hashchange", () => {
+  route.value = readRoute();
+});
+
+export const address = (view, client = route.value.client) => `#/${view}${client ? `/${encodeURIComponent(client)}` : ""}`;
+
+export function go(view, client) {
+  location.hash = address(view, client);
+}
+
+/** Leave out the client, so that a new one can be named. */
+export function goNew() {
+  location.hash = "#/teach";
+}
+
+export const service = signal(null);
+export const session = signal(null);
+export const clients = signal(null);
+export const clientsProblem = signal(null);
+
+export const current = computed(() => clients.value?.find((each) => each.client === route.value.client) ?? null);
+
+export const limits = () =>
+  service.value?.limits ?? { files: 64, adapt_body_bytes: 33554432, predict_body_bytes: 12582912 };
+
+/** Whether the caller may do what this scope allows. */
+export const may = (scope) => {
+  const now = session.value;
+  return !now?.keys_required || Boolean(now?.scopes?.includes(scope));
+};
+
+/** Read who is signed in, and whether anyone has to be. */
+export async function readSession() {
+  service.value = await call("./");
+  const found = await call("session").catch((error) => {
+    if (error.status === 404) return { keys_required: service.value.access === "key", authenticated: false };
+    throw error;
+  });
+  batch(() => {
+    session.value = found;
+    keyWanted.value = found.keys_required && !found.authenticated;
+  });
+}
+
+export async function readClients() {
+  try {
+    clients.value = (await list("clients", "clients")).clients;
+    clientsProblem.value = null;
+  } catch (error) {
+    clientsProblem.value = problemOf(error);
+  }
+}
+
+/** A sentence at the foot of the page for some seconds, with at most one action. */
+export const notice = signal(null);
+let noticeEnds = 0;
+
+export function say(text, action = null) {
+  notice.value = { text, action };
+  clearTimeout(noticeEnds);
+  noticeEnds = setTimeout(() => {
+    notice.value = null;
+  }, 7000);
+}

@@ -1,0 +1,39 @@
+/**
+ * What every view uses to draw: Preact, htm and signals, as one module.
+ *
+ * The page is a function of its signals. `mount` draws it, and draws it again in the next frame after any signal that
+ * it read has changed.
+ */
+
+import { Component, Fragment, h, render } from "../vendor/preact.mjs";
+import htm from "../vendor/htm.mjs";
+import { batch, computed, effect, signal } from "../vendor/signals-core.mjs";
+
+export { batch, Component, computed, effect, Fragment, signal };
+
+export const html = htm.bind(h);
+
+/**
+ * Draw a view into an element, now and after each change.
+ * @param {() => unknown} view
+ * @param {Element} root
+ */
+export function mount(view, root) {
+  let stop = () => {};
+  const paint = () => {
+    stop();
+    let fresh = true;
+    stop = effect(() => {
+      if (!fresh) {
+        requestAnimationFrame(paint);
+        return;
+      }
+      fresh = false;
+      render(view(), root);
+    });
+  };
+  paint();
+}
+
+/** Names joined for `class`, without the false ones. */
+export const classes = (...names) => names.filter(Boolean).join(" ");

@@ -1,0 +1,99 @@
+/** Pictures that are judged: sent one small request after the other, newest first. */
+
+import { batch, signal } from "../core/ui.js";
+import { call, patiently, Problem, problemOf } from "../core/api.js";
+import { t } from "../core/i18n.js";
+import { inTurn, prepare } from "../pictures/prepare.js";
+
+/**
+ * @typedef {object} Judged
+ * @property {number} id
+ * @property {string} client
+ * @property {string} name
+ * @property {Blob} file
+ * @property {string} url
+ * @property {object | null} prediction
+ * @property {number} version
+ * @property {import("../core/api.js").Problem | null} problem
+ */
+
+export const judged = signal(/** @type {Judged[]} */ ([]));
+export const skipped = signal(0);
+
+/** Clients whose start cannot explain, with the reason. */
+export const unexplained = signal(new Map());
+
+let lastId = 0;
+let sending = Promise.resolve();
+
+/** Judge pictures with the live version of a client. */
+export function judge(client, { entries, skipped: left }) {
+  const added = entries.map(({ file }) => {
+    lastId += 1;
+    return { id: lastId, client, name: file.name, file, url: "", prediction: null, version: 0, problem: null };
+  });
+  batch(() => {
+    skipped.value = left.length;
+    judged.value = [...added, ...judged.value];
+  });
+  for (const each of added) enqueue(each);
+}
+
+function enqueue(each) {
+  sending = sending.then(() => inTurn(() => judgeOne(each)));
+}
+
+export function again(each) {
+  change(each.id, { problem: null });
+  enqueue(each);
+}
+
+export function forget(id) {
+  const gone = judged.value.find((each) => each.id === id);
+  if (gone?.url) URL.revokeObjectURL(gone.url);
+  judged.value = judged.value.filter((each) => each.id !== id);
+}
+
+export function forgetAll() {
+  for (const { id } of judged.value) forget(id);
+}
+
+const change = (id, values) => {
+  judged.value = judged.value.map((each) => (each.id === id ? { ...each, ...values } : each));
+};
+
+async function judgeOne(each) {
+  try {
+    const prepared = await prepare(each.file);
+    const url = prepared.look ? URL.createObjectURL(prepared.file) : "";
+    if (prepared.url) URL.revokeObjectURL(prepared.url);
+    change(each.id, { url, file: prepared.file });
+    const answer = await predict(each.client, prepared.file, each.name, true);
+    change(each.id, { prediction: answer.predictions[0], version: answer.version });
+  } catch (error) {
+    change(each.id, { problem: problemOf(error) });
+  }
+}
+
+/**
+ * Classify one picture, with an explanation where the client's start can give one.
+ * @param {string} client
+ * @param {Blob} file
+ * @param {string} name
+ * @param {boolean} explain
+ */
+export async function predict(client, file, name, explain) {
+  const wanted = explain && !unexplained.value.has(client);
+  const form = new FormData();
+  form.set("client", client);
+  form.set("images", file, name);
+  if (wanted) form.set("explain", "true");
+  try {
+    return await patiently(() => call("predict", { method: "POST", body: form }));
+  } catch (error) {
+    if (!wanted || !(error instanceof Problem) || error.status !== 422) throw error;
+    const answer = await predict(client, file, name, false); // fails again if the picture is at fault
+    unexplained.value = new Map([...unexplained.value, [client, error.code === "field_unknown" ? t("explain.none") : error.detail]]);
+    return answer;
+  }
+}

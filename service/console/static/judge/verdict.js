@@ -1,0 +1,33 @@
+/** A verdict in words, and the classes as bars. */
+
+import { classes, html } from "../core/ui.js";
+import { icon } from "../core/icons.js";
+import { percent, t } from "../core/i18n.js";
+
+/** The label, or that the picture looks like none of the classes. */
+export function Verdict({ prediction }) {
+  const unknown = prediction.verdict === "unknown";
+  return html`<div class=${classes("call", unknown && "unknown")} role="status">
+    ${
+      unknown
+        ? html`<p class="call-label">${icon("unknown")} ${t("unknown")}</p><p class="muted">${t("unknown.why", { label: prediction.label })}</p>`
+        : html`<p class="call-label">${prediction.label}</p><p class="muted">${t("sure", { share: percent(prediction.confidence) })}</p>`
+    }
+  </div>`;
+}
+
+const MOST_BARS = 5;
+
+/** The most probable classes as bars. */
+export function Bars({ scores }) {
+  const sorted = Object.entries(scores).sort(([, one], [, other]) => other - one);
+  return html`<ul class="bars" aria-label=${t("bars")}>
+    ${sorted.slice(0, MOST_BARS).map(
+      ([label, share], index) => html`<li key=${label} class=${classes("bar", index === 0 && "first")}>
+        <span class="bar-label">${label}</span>
+        <span class="bar-track"><span class="bar-fill" style=${{ width: `${share * 100}%` }}></span></span>
+        <span class="bar-value">${percent(share)}</span>
+      </li>`,
+    )}
+  </ul>`;
+}

@@ -1,0 +1,80 @@
+/** Judge: verdicts for pictures and for the live camera. */
+
+import { classes, html, signal } from "../core/ui.js";
+import { dragged, FileButton } from "../core/intake.js";
+import { icon } from "../core/icons.js";
+import { t } from "../core/i18n.js";
+import { Empty, ProblemBox, Spinner } from "../core/parts.js";
+import { address, current, may, route } from "../core/state.js";
+import { again, forget, forgetAll, judge, judged, unexplained } from "./state.js";
+import { Heat } from "./heat.js";
+import { Live, live } from "./live.js";
+import { TeachIt } from "./teach.js";
+import { Bars, Verdict } from "./verdict.js";
+
+const heat = signal(true);
+
+export function Judge() {
+  const client = current.value;
+  if (!client) return html`<div class="page"><${Empty} title=${t("judge.noclient")} text=${t("judge.noclient.hint")}><a class="button primary" href="#/teach">${t("teach")}</a><//></div>`;
+  if (!client.live) {
+    return html`<div class="page"><${Empty} title=${t("judge.nolive", { client: client.client })} text=${t("judge.nolive.hint")}>
+      <a class="button primary" href=${address("teach")}>${t("teach")}</a><a class="button" href=${address("versions")}>${t("versions")}</a>
+    <//></div>`;
+  }
+  const take = (intake) => judge(client.client, intake);
+  const mine = judged.value.filter((each) => each.client === client.client);
+  const over = dragged.value === "page";
+  return html`<div class="page">
+    <header class="page-head">
+      <div>
+        <h1>${t("judge.title", { client: client.client })}</h1>
+        <p class="lead">${t("judge.lead", { version: client.live })}</p>
+      </div>
+    </header>
+    <div class=${classes("dropzone", over && "over", (mine.length || live.value) && "small")}>
+      <p>${icon("image")} <span>${t("judge.drop")}</span></p>
+      <div class="row center">
+        <${FileButton} kind="primary" take=${take} name=${t("choose")}>${icon("image")} ${t("choose")}<//>
+        <button type="button" aria-pressed=${String(live.value)} onClick=${() => (live.value = !live.value)}>${icon("camera")} ${t(live.value ? "live.stop" : "live.start")}</button>
+      </div>
+    </div>
+    ${live.value && html`<${Live} key=${client.client} client=${client.client} />`}
+    ${mine.length > 0 && html`<${Tools} client=${client.client} count=${mine.length} />`}
+    <ul class=${classes("judged", mine.length === 1 && "single")}>
+      ${mine.map((each) => html`<${Card} key=${each.id} each=${each} />`)}
+    </ul>
+  </div>`;
+}
+
+function Tools({ client, count }) {
+  const reason = unexplained.value.get(client);
+  return html`<div class="row tools">
+    <label class="switch"><input type="checkbox" checked=${heat.value && !reason} disabled=${Boolean(reason)} onChange=${(event) => (heat.value = event.target.checked)} /> ${t("heat.show")}</label>
+    ${reason && html`<span class="muted">${reason}</span>`}
+    <button type="button" class="quiet end" onClick=${forgetAll}>${t("judge.clear", { n: count })}</button>
+  </div>`;
+}
+
+function Card({ each }) {
+  const { prediction, problem } = each;
+  return html`<li class="card judged-card">
+    <div class="stage">
+      ${each.url ? html`<img src=${each.url} alt=${each.name} />` : html`<span class="tile-blank">${each.name}</span>`}
+      ${heat.value && prediction?.explanation && html`<${Heat} map=${prediction.explanation} label=${prediction.label} />`}
+    </div>
+    <div class="judged-body">
+      <div class="row"><span class="picture-name" title=${each.name}>${each.name}</span>
+        <button type="button" class="bare end" aria-label=${t("remove.one", { name: each.name })} onClick=${() => forget(each.id)}>${icon("close")}</button></div>
+      ${!prediction && !problem && html`<${Spinner} text=${t("judge.running")} />`}
+      <${ProblemBox} problem=${problem} retry=${() => again(each)} />
+      ${prediction && html`<${Verdict} prediction=${prediction} />`}
+      ${prediction && html`<${Bars} scores=${prediction.scores} />`}
+      ${prediction && may("adapt") && html`<${TeachIt} each=${each} />`}
+    </div>
+  </li>`;
+}
+
+export const takeForJudge = (intake) => {
+  if (current.value?.live) judge(route.value.client, intake);
+};

@@ -1,0 +1,100 @@
+/** The camera: a live video, and frames of it as pictures. */
+
+import { Component, html, signal } from "../core/ui.js";
+import { t } from "../core/i18n.js";
+import { ProblemBox } from "../core/parts.js";
+import { Problem } from "../core/api.js";
+
+const cameras = signal([]);
+const chosen = signal("");
+
+/** Whether the browser lets this page use a camera: over HTTPS, or from this machine itself. */
+export const cameraAllowed = () => Boolean(navigator.mediaDevices?.getUserMedia);
+
+async function open(device) {
+  if (!cameraAllowed()) throw new Problem("camera_insecure", t("camera.insecure"), "");
+  const wanted = device ? { deviceId: { exact: device } } : { facingMode: { ideal: "environment" } };
+  try {
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { ...wanted, width: { ideal: 1280 } } });
+    cameras.value = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind }) => kind === "videoinput");
+    return stream;
+  } catch (error) {
+    const code = error.name === "NotAllowedError" ? "camera_refused" : "camera_missing";
+    throw new Problem(code, t(`problem.${code}`), "");
+  }
+}
+
+/** A live video. It calls `onVideo` with the element once it plays, and stops the camera when it leaves the page. */
+export class Camera extends Component {
+  problem = signal(null);
+  keep = (element) => {
+    this.video = element;
+  };
+
+  componentDidMount() {
+    this.start();
+  }
+
+  componentWillUnmount() {
+    this.left = true;
+    this.stop();
+  }
+
+  stop() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+  }
+
+  start = async () => {
+    this.stop();
+    try {
+      this.stream = await open(chosen.value);
+      if (this.left) return this.stop();
+      this.video.srcObject = this.stream;
+      await this.video.play();
+      this.problem.value = null;
+      this.props.onVideo(this.video);
+    } catch (error) {
+      if (!this.left) this.problem.value = error;
+    }
+    return undefined;
+  };
+
+  choose = (event) => {
+    chosen.value = event.target.value;
+    this.start();
+  };
+
+  render({ children }) {
+    const several = cameras.value.length > 1;
+    return html`<div class="camera">
+      <div class="camera-stage">
+        <video ref=${this.keep} class="camera-video" playsinline muted aria-label=${t("camera.video")}></video>
+        ${children}
+      </div>
+      <${ProblemBox} problem=${this.problem.value} retry=${this.start} />
+      ${
+        several &&
+        html`<label class="field">${t("camera.which")}
+          <select value=${chosen.value} onChange=${this.choose}>
+            ${cameras.value.map((each, index) => html`<option value=${each.deviceId}>${each.label || t("camera.number", { n: index + 1 })}</option>`)}
+          </select></label>`
+      }
+    </div>`;
+  }
+}
+
+/**
+ * The current frame of a video as a JPEG file.
+ * @param {HTMLVideoElement} video
+ * @param {number} [longest] longest side
+ */
+export async function frameOf(video, longest = 1280) {
+  const scale = Math.min(1, longest / Math.max(video.videoWidth, video.videoHeight));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.round(video.videoWidth * scale);
+  canvas.height = Math.round(video.videoHeight * scale);
+  canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
+  const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+  const stamp = new Date().toISOString().slice(11, 23).replaceAll(":", "-").replace(".", "-");
+  return new File([blob], `camera-${stamp}.jpg`, { type: "image/jpeg" });
+}

@@ -1,0 +1,212 @@
+/** What is being taught: the classes and new pictures of each client, kept in memory until they are sent. */
+
+import { batch, computed, signal } from "../core/ui.js";
+import { call, list, part, problemOf } from "../core/api.js";
+import { t } from "../core/i18n.js";
+import { clients, route } from "../core/state.js";
+import { examine } from "../pictures/doctor.js";
+import { inTurn, prepare } from "../pictures/prepare.js";
+
+/**
+ * @typedef {{id: number, name: string}} Group a class as it is being edited
+ * @typedef {object} Picture
+ * @property {number} id
+ * @property {number} group id of its class
+ * @property {string} name
+ * @property {Blob} file what will be sent
+ * @property {string} url of its thumbnail
+ * @property {boolean} ready
+ * @property {boolean} shrunk
+ * @property {string} digest
+ * @property {import("../pictures/doctor.js").Look | null} look
+ */
+
+let lastId = 0;
+const newId = () => {
+  lastId += 1;
+  return lastId;
+};
+
+export class Draft {
+  /** @param {string} client empty for a client that has no name yet */
+  constructor(client) {
+    this.client = client;
+    this.name = signal(client || freeName());
+    this.groups = signal(client ? [] : [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name })));
+    /** @type {{value: Picture[]}} */
+    this.pictures = signal([]);
+    this.kept = signal(/** @type {object[] | null} */ (null));
+    this.retained = signal(true);
+    this.mode = signal("extend");
+    this.publish = signal("auto");
+    this.skipped = signal([]);
+    this.progress = signal(null);
+    this.problem = signal(null);
+    this.result = signal(null);
+    this.marks = computed(() => examine(this.pictures.value.filter((picture) => picture.ready)));
+    this.read = false;
+  }
+
+  /** Read the classes and pictures that the client has. */
+  async readKept() {
+    if (!this.client) return;
+    this.read = true;
+    try {
+      this.setKept(await keptSamples(this.client));
+    } catch (error) {
+      if (error.code === "samples_not_kept") this.retained.value = false;
+      else if (error.status !== 404) this.problem.value = problemOf(error);
+      this.setKept([]);
+    }
+  }
+
+  setKept(samples) {
+    batch(() => {
+      this.kept.value = samples;
+      for (const label of new Set(samples.map((sample) => sample.label))) this.groupNamed(label);
+      if (!this.groups.value.length) this.groups.value = [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name }));
+    });
+  }
+
+  /** The class of this name; a new one if there is none. */
+  groupNamed(name) {
+    const found = this.groups.value.find((group) => group.name.trim() === name.trim());
+    if (found) return found.id;
+    const group = { id: newId(), name: name.trim() };
+    this.groups.value = [...this.groups.value, group];
+    return group.id;
+  }
+
+  addGroup() {
+    return this.groupNamed(freeClass(this.groups.value.map((group) => group.name)));
+  }
+
+  rename(id, name) {
+    this.groups.value = this.groups.value.map((group) => (group.id === id ? { ...group, name } : group));
+  }
+
+  removeGroup(id) {
+    batch(() => {
+      this.groups.value = this.groups.value.filter((group) => group.id !== id);
+      this.remove(this.in(id).map((picture) => picture.id));
+    });
+  }
+
+  in = (id) => this.pictures.value.filter((picture) => picture.group === id);
+  keptIn = (name) => (this.kept.value ?? []).filter((sample) => sample.label === name);
+
+  /**
+   * Add pictures, each to the class of its folder, else to `group`, else to the first class without pictures.
+   * @param {import("../pictures/read.js").Intake} intake
+   * @param {number} [group]
+   */
+  add({ entries, skipped }, group) {
+    batch(() => {
+      this.skipped.value = skipped;
+      if (group === undefined && entries.some((entry) => entry.label)) this.dropEmptyGroups();
+      const loose = group ?? (entries.some((entry) => !entry.label) ? this.looseGroup() : 0);
+      const added = entries.map(({ file, label }) => ({
+        id: newId(),
+        group: group === undefined && label ? this.groupNamed(label) : loose,
+        name: file.name,
+        file,
+        url: "",
+        ready: false,
+        shrunk: false,
+        digest: "",
+        look: null,
+      }));
+      this.pictures.value = [...this.pictures.value, ...added];
+      for (const picture of added) inTurn(() => this.prepare(picture));
+    });
+  }
+
+  async prepare(picture) {
+    if (!this.pictures.value.some(({ id }) => id === picture.id)) return;
+    const prepared = await prepare(picture.file);
+    this.change(picture.id, { ...prepared, ready: true });
+  }
+
+  looseGroup() {
+    const empty = this.groups.value.find((group) => !this.in(group.id).length);
+    return empty ? empty.id : this.addGroup();
+  }
+
+  /** Folders bring their own names, so classes that nobody has used make room for them. */
+  dropEmptyGroups() {
+    this.groups.value = this.groups.value.filter((group) => this.in(group.id).length || this.keptIn(group.name).length);
+  }
+
+  change(id, values) {
+    this.pictures.value = this.pictures.value.map((picture) => (picture.id === id ? { ...picture, ...values } : picture));
+  }
+
+  remove(ids) {
+    const gone = new Set(ids);
+    for (const picture of this.pictures.value) if (gone.has(picture.id) && picture.url) URL.revokeObjectURL(picture.url);
+    this.pictures.value = this.pictures.value.filter((picture) => !gone.has(picture.id));
+  }
+
+  /** What stands in the way of sending, as a text, or null. */
+  get obstacle() {
+    if (!NAME.test(this.name.value)) return t("obstacle.name");
+    if (!this.pictures.value.length) return t("obstacle.pictures");
+    if (this.pictures.value.some((picture) => !picture.ready)) return t("obstacle.reading");
+    if (this.groups.value.some((group) => !group.name.trim() && this.in(group.id).length)) return t("obstacle.class");
+    const names = this.groups.value
+      .filter((group) => this.in(group.id).length || (this.mode.value === "extend" && this.keptIn(group.name).length))
+      .map((group) => group.name.trim());
+    return new Set(names).size < 2 ? t("obstacle.two") : null;
+  }
+}
+
+export const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+
+/** A client's name as close as possible to what was typed. */
+export const asName = (text) =>
+  text
+    .toLowerCase()
+    .replace(/\s+/g, "-")
+    .replace(/[^a-z0-9._-]/g, "")
+    .replace(/^[._-]+/, "")
+    .slice(0, 64);
+
+function freeName() {
+  const taken = new Set((clients.value ?? []).map((each) => each.client));
+  for (let number = 1; ; number += 1) {
+    const name = number === 1 ? "my-line" : `my-line-${number}`;
+    if (!taken.has(name)) return name;
+  }
+}
+
+function freeClass(taken) {
+  for (let number = taken.length + 1; ; number += 1) {
+    const name = t("class.numbered", { n: number });
+    if (!taken.includes(name)) return name;
+  }
+}
+
+/** The samples that an extension builds on. */
+async function keptSamples(client) {
+  const found = await list(`clients/${part(client)}/samples`, "samples");
+  return found.samples;
+}
+
+/** @type {Map<string, Draft>} */
+const drafts = new Map();
+
+/** The draft of the client in the address. */
+export function draftOf(client = route.value.client) {
+  if (!drafts.has(client)) drafts.set(client, new Draft(client));
+  return drafts.get(client);
+}
+
+/** A client was created from the draft without a name: it becomes that client's. */
+export function adopt(draft) {
+  drafts.delete("");
+  draft.client = draft.name.value;
+  drafts.set(draft.client, draft);
+}
+
+/** Read a version with everything that is recorded about it. */
+export const readVersion = (client, version) => call(`clients/${part(client)}/versions/${version}`);

@@ -1,0 +1,66 @@
+/** The result of an adaptation: the verdict in words, why it is live or held, and what to do next. */
+
+import { html, signal } from "../core/ui.js";
+import { problemOf } from "../core/api.js";
+import { icon } from "../core/icons.js";
+import { t } from "../core/i18n.js";
+import { Estimate, inWords, ProblemBox, sentence } from "../core/parts.js";
+import { address, may, say } from "../core/state.js";
+import { Confusion, Suspects } from "./report.js";
+import { liveTag, publish } from "./send.js";
+
+const publishing = signal(null); // null, "asked", "running" or a problem
+
+export function Result({ draft, made }) {
+  const { report, details, client, version } = made;
+  const isLive = made.live === version;
+  const dismiss = () => {
+    draft.result.value = null;
+    publishing.value = null;
+  };
+  return html`<section class="card result" aria-label=${t("result.title", { version })} tabindex="-1">
+    <header class="row">
+      <span class=${`pill ${isLive ? "good" : "held"}`}>${icon(isLive ? "check" : "warn")} ${t(isLive ? "result.live" : "result.held", { version })}</span>
+      <button type="button" class="bare end" aria-label=${t("close")} onClick=${dismiss}>${icon("close")}</button>
+    </header>
+    <p class="verdict" role="status">${inWords(report.estimated_accuracy, report.interval)}</p>
+    <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
+    <${Reasons} gate=${report.gate} open=${!isLive} />
+    <div class="row">
+      ${isLive && html`<a class="button primary" href=${address("judge", client)}>${t("result.judge")} ${icon("right")}</a>`}
+      ${!isLive && may("adapt") && html`<${PublishAnyway} draft=${draft} made=${made} />`}
+    </div>
+    <${Suspects} draft=${draft} client=${client} details=${details} />
+    <${Confusion} client=${client} details=${details} />
+  </section>`;
+}
+
+/** Why the gate decided as it did: open where it held the version, folded where all is well. */
+export function Reasons({ gate, open }) {
+  return html`<details class="reasons" open=${open}>
+    <summary>${t(gate.decision === "hold" ? "gate.why.held" : "gate.why.live")}</summary>
+    <ul lang="en">${gate.reasons.map((reason) => html`<li>${sentence(reason)}</li>`)}</ul>
+  </details>`;
+}
+
+function PublishAnyway({ draft, made }) {
+  const state = publishing.value;
+  const run = async () => {
+    publishing.value = "running";
+    try {
+      await publish(made.client, made.version, await liveTag(made.client));
+      draft.result.value = { ...made, live: made.version };
+      publishing.value = null;
+      say(t("published", { version: made.version }));
+    } catch (error) {
+      publishing.value = problemOf(error);
+    }
+  };
+  if (state === "asked" || state === "running") {
+    return html`<span>${t("publish.sure")}</span>
+      <button type="button" class="primary" disabled=${state === "running"} onClick=${run}>${t("publish.yes", { version: made.version })}</button>
+      <button type="button" onClick=${() => (publishing.value = null)}>${t("cancel")}</button>`;
+  }
+  return html`<button type="button" onClick=${() => (publishing.value = "asked")}>${t("publish.anyway")}</button>
+    ${state && html`<${ProblemBox} problem=${state} retry=${run} />`}`;
+}

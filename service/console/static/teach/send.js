@@ -1,0 +1,185 @@
+/** Sends pictures as adaptations, follows their jobs, and publishes. */
+
+import { batch } from "../core/ui.js";
+import { call, part, patiently, Problem, problemOf, send, wait } from "../core/api.js";
+import { t } from "../core/i18n.js";
+import { go, limits, readClients } from "../core/state.js";
+import { adopt, readVersion } from "./draft.js";
+
+const FORM_BYTES = 16 * 1024;
+const PART_BYTES = 2 * 1024;
+const POLL_S = 1;
+
+/**
+ * Split pictures into requests that the service accepts, with all classes in the first one if possible.
+ * @template {{file: Blob, label: string}} T
+ * @param {T[]} samples
+ * @param {{files: number, adapt_body_bytes: number}} limit
+ * @returns {T[][]}
+ */
+export function inRequests(samples, limit) {
+  const groups = [[]];
+  let used = FORM_BYTES;
+  for (const sample of oneOfEachInTurn(samples)) {
+    const size = sample.file.size + PART_BYTES;
+    const group = groups.at(-1);
+    if (group.length && (group.length === limit.files || used + size > limit.adapt_body_bytes)) {
+      groups.push([]);
+      used = FORM_BYTES;
+    }
+    groups.at(-1).push(sample);
+    used += size;
+  }
+  return groups;
+}
+
+function oneOfEachInTurn(samples) {
+  const byLabel = new Map();
+  for (const sample of samples) byLabel.set(sample.label, [...(byLabel.get(sample.label) ?? []), sample]);
+  const lists = [...byLabel.values()];
+  const longest = Math.max(...lists.map((each) => each.length));
+  return Array.from({ length: longest }, (_, turn) => lists.map((each) => each[turn]).filter(Boolean)).flat();
+}
+
+/** Send all new pictures of a draft and show the version that they made. Nothing is lost if it fails. */
+export async function adapt(draft) {
+  const stop = begin(draft);
+  const name = draft.name.value;
+  const labels = new Map(draft.groups.value.map((group) => [group.id, group.name.trim()]));
+  const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group) }));
+  const requests = inRequests(sent, limits());
+  try {
+    let made = null;
+    for (const [index, samples] of requests.entries()) {
+      const last = index === requests.length - 1;
+      const form = new FormData();
+      form.set("client", name);
+      form.set("mode", index ? "extend" : draft.mode.value);
+      form.set("publish", last ? draft.publish.value : "never");
+      for (const { file, name: fileName, label } of samples) {
+        form.append("samples", file, fileName);
+        form.append("labels", label);
+      }
+      made = await run(draft, "adapt", { method: "POST", body: form }, stop, { part: index + 1, parts: requests.length });
+    }
+    const details = await readVersion(name, made.version);
+    batch(() => {
+      draft.remove(sent.map((picture) => picture.id));
+      draft.result.value = { ...made, details };
+      draft.mode.value = "extend";
+    });
+    await settle(draft);
+  } catch (error) {
+    fail(draft, error);
+  } finally {
+    draft.progress.value = null;
+  }
+}
+
+/**
+ * Adapt again on the kept samples with other labels, or without some of them.
+ * @param {import("./draft.js").Draft} draft
+ * @param {string} client
+ * @param {{relabel: Record<string, string>, remove: string[]}} corrections
+ */
+export async function correct(draft, client, corrections) {
+  const stop = begin(draft);
+  try {
+    const json = { ...corrections, publish: "auto" };
+    const made = await run(draft, `clients/${part(client)}/corrections`, { method: "POST", json }, stop, { part: 1, parts: 1 });
+    draft.result.value = { ...made, details: await readVersion(client, made.version) };
+    await settle(draft);
+    return true;
+  } catch (error) {
+    fail(draft, error);
+    return false;
+  } finally {
+    draft.progress.value = null;
+  }
+}
+
+function begin(draft) {
+  const stop = new AbortController();
+  batch(() => {
+    draft.problem.value = null;
+    draft.progress.value = { stage: "send", part: 1, parts: 1, cancel: () => stop.abort() };
+  });
+  return stop;
+}
+
+function fail(draft, error) {
+  if (error.name !== "AbortError" && error.code !== "job_cancelled") draft.problem.value = problemOf(error);
+}
+
+async function settle(draft) {
+  await readClients();
+  if (!draft.client) {
+    adopt(draft);
+    go("teach", draft.client);
+  }
+  await draft.readKept();
+}
+
+/** Send one adaptation as a job and follow it to its end. A service with several workers answers at once instead. */
+async function run(draft, path, options, stop, counts) {
+  const show = (values) => {
+    draft.progress.value = { ...draft.progress.value, ...counts, ...values };
+  };
+  show({ stage: "send" });
+  const headers = { Prefer: "respond-async", "Idempotency-Key": randomKey() };
+  const request = () => call(path, { ...options, headers, signal: stop.signal });
+  const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }));
+  return answer.job ? follow(answer, show, stop.signal) : answer;
+}
+
+/** A key that makes a repetition harmless. `crypto.randomUUID` is missing on pages over plain HTTP. */
+const randomKey = () => [...crypto.getRandomValues(new Uint32Array(4))].map((word) => word.toString(16)).join("-");
+
+async function follow(job, show, stopped) {
+  const cancel = () => send(`jobs/${job.job}`, { method: "DELETE" }).catch(() => null);
+  stopped.addEventListener("abort", cancel, { once: true });
+  const shown = (each) => show({ stage: each.stage, share: each.steps.of ? each.steps.done / each.steps.of : null });
+  const ended = (await byEvents(job, shown, stopped)) ?? (await byPolling(job, shown));
+  if (ended.state === "done") return ended.result;
+  const { code, title, detail, status } = ended.problem ?? { code: "job_cancelled", title: t("cancelled"), detail: "" };
+  throw new Problem(code, title, detail, status);
+}
+
+/** Follow by server-sent events. Returns the job once it has ended, or null if the stream broke. */
+function byEvents(job, shown, stopped) {
+  return new Promise((done) => {
+    const events = new EventSource(`jobs/${job.job}/events`);
+    const close = (value) => {
+      events.close();
+      done(value);
+    };
+    events.addEventListener("progress", (event) => shown(JSON.parse(event.data)));
+    for (const name of ["done", "failed", "cancelled"]) {
+      events.addEventListener(name, (event) => close(JSON.parse(event.data)));
+    }
+    events.addEventListener("error", () => close(null));
+    stopped.addEventListener("abort", () => close({ state: "cancelled" }), { once: true });
+  });
+}
+
+async function byPolling(job, shown) {
+  for (;;) {
+    const now = await patiently(() => call(`jobs/${job.job}`));
+    if (["done", "failed", "cancelled"].includes(now.state)) return now;
+    shown(now);
+    await wait(POLL_S);
+  }
+}
+
+/** Let a version go live, if the alias is still where it was when the clients were read. */
+export async function publish(client, version, etag) {
+  const headers = etag ? { "If-Match": etag } : { "If-None-Match": "*" };
+  await call(`clients/${part(client)}/aliases/live`, { method: "PUT", json: { version }, headers });
+  await readClients();
+}
+
+/** The ETag of a client's live alias, or null if nothing is live. */
+export async function liveTag(client) {
+  const found = await call(`clients/${part(client)}`);
+  return found.aliases.find((alias) => alias.alias === "live")?.etag ?? null;
+}

@@ -1,0 +1,208 @@
+/** Teach: classes with pictures, and Adapt. */
+
+import { classes, html, signal } from "../core/ui.js";
+import { dragged, dropTarget, FileButton } from "../core/intake.js";
+import { icon } from "../core/icons.js";
+import { t } from "../core/i18n.js";
+import { Dialog } from "../core/parts.js";
+import { may } from "../core/state.js";
+import { pictureOf } from "../core/api.js";
+import { Camera, cameraAllowed, frameOf } from "../pictures/camera.js";
+import { asName, draftOf } from "./draft.js";
+import { Result } from "./result.js";
+import { SendPanel } from "./panel.js";
+
+const SHOWN = 60;
+const BURST = 10;
+const BURST_S = 0.3;
+
+const opened = signal(null); // the picture whose sheet is open
+const filming = signal(null); // the class that the camera takes pictures for
+const everything = signal(new Set()); // classes whose pictures are all shown
+
+export function Teach() {
+  const draft = draftOf();
+  if (draft.client && !draft.read) draft.readKept();
+  const reading = draft.client && draft.kept.value === null;
+  return html`<div class="page">
+    <header class="page-head">
+      <div>
+        <h1>${draft.client ? t("teach.title", { client: draft.client }) : t("teach.new")}</h1>
+        <p class="lead">${t(draft.client ? "teach.lead" : "teach.lead.new")}</p>
+      </div>
+      ${!draft.client && html`<${NameField} draft=${draft} />`}
+    </header>
+    ${draft.result.value && html`<${Result} draft=${draft} made=${draft.result.value} />`}
+    ${!draft.retained.value && html`<p class="note">${t("teach.notkept")}</p>`}
+    <div class="teach">
+      <div class="groups">
+        ${reading ? html`<p class="muted">${t("reading")}</p>` : draft.groups.value.map((group) => html`<${GroupCard} key=${group.id} draft=${draft} group=${group} />`)}
+        <div class="group-add">
+          <button type="button" class="add" onClick=${() => draft.addGroup()}>${icon("add")} ${t("class.add")}</button>
+          <p class="muted hint">${t("teach.drop")}</p>
+          <${FileButton} kind="quiet" folder take=${(intake) => draft.add(intake)} name=${t("choose.folder")}>${icon("folder")} ${t("choose.folder")}<//>
+        </div>
+      </div>
+      <${SendPanel} draft=${draft} />
+    </div>
+    ${opened.value && html`<${PictureSheet} draft=${draft} />`}
+    ${filming.value && html`<${CameraSheet} draft=${draft} />`}
+  </div>`;
+}
+
+function NameField({ draft }) {
+  const typed = (event) => {
+    draft.name.value = asName(event.target.value);
+    event.target.value = draft.name.value;
+  };
+  return html`<label class="field name-field">${t("client.name")}
+    <input value=${draft.name.value} onInput=${typed} maxlength="64" autocomplete="off" spellcheck=${false} />
+    <span class="muted">${t("client.hint")}</span>
+  </label>`;
+}
+
+function GroupCard({ draft, group }) {
+  const pictures = draft.in(group.id);
+  const kept = draft.keptIn(group.name);
+  const take = (intake) => draft.add(intake, group.id);
+  const over = dragged.value === group.id;
+  const name = group.name.trim() || t("class.unnamed");
+  return html`<section class=${classes("card group", over && "over")} aria-label=${t("class.section", { name })} ...${dropTarget(group.id, take)}>
+    <header class="group-head">
+      ${
+        kept.length
+          ? html`<h2 class="group-title">${group.name}</h2>`
+          : html`<input class="group-name" aria-label=${t("class.name")} value=${group.name} onInput=${(event) => draft.rename(group.id, event.target.value)} maxlength="64" />`
+      }
+      <span class="muted count">${counts(pictures.length, kept.length)}</span>
+      ${
+        !kept.length &&
+        html`<button type="button" class="bare" aria-label=${t("class.remove", { name })} onClick=${() => draft.removeGroup(group.id)}>${icon("trash")}</button>`
+      }
+    </header>
+    ${!pictures.length && !kept.length && html`<p class="drop-hint">${icon("image")}<span>${t("class.empty")}</span></p>`}
+    ${pictures.length > 0 && html`<${Tiles} draft=${draft} pictures=${pictures} group=${group} />`}
+    ${kept.length > 0 && html`<${Kept} draft=${draft} samples=${kept} />`}
+    <footer class="row">
+      <${FileButton} take=${take} name=${t("choose.for", { name })}>${icon("image")} ${t("choose")}<//>
+      ${
+        cameraAllowed()
+          ? html`<button type="button" onClick=${() => (filming.value = group.id)} aria-label=${t("camera.for", { name })}>${icon("camera")} ${t("camera")}</button>`
+          : html`<${FileButton} take=${take} capture="environment" multiple=${false} name=${t("camera.for", { name })}>${icon("camera")} ${t("camera")}<//>`
+      }
+    </footer>
+  </section>`;
+}
+
+function counts(fresh, kept) {
+  if (fresh && kept) return t("count.both", { fresh, kept });
+  return kept ? t("count.kept", { n: kept }) : t("count.new", { n: fresh });
+}
+
+function Tiles({ draft, pictures, group }) {
+  const all = everything.value.has(group.id);
+  const shown = all ? pictures : pictures.slice(0, SHOWN);
+  return html`<ul class="tiles">
+    ${shown.map((picture) => html`<${Tile} key=${picture.id} draft=${draft} picture=${picture} />`)}
+    ${
+      shown.length < pictures.length &&
+      html`<li><button type="button" class="more" onClick=${() => (everything.value = new Set([...everything.value, group.id]))}>${t("show.all", { n: pictures.length })}</button></li>`
+    }
+  </ul>`;
+}
+
+function Tile({ draft, picture }) {
+  const marks = draft.marks.value.get(picture.id) ?? [];
+  const words = marks.map((mark) => t(`mark.${mark}`)).join(", ");
+  const refused = draft.problem.value?.detail.includes(picture.name) && draft.problem.value.status;
+  return html`<li class=${classes("tile", marks.length && "marked", refused && "refused")}>
+    <button type="button" class="tile-open" title=${picture.name} aria-label=${words ? `${picture.name}: ${words}` : picture.name} onClick=${() => (opened.value = picture.id)}>
+      ${
+        picture.url
+          ? html`<img src=${picture.url} alt="" decoding="async" />`
+          : html`<span class="tile-blank">${picture.ready ? picture.name : html`<span class="spin" aria-hidden="true"></span>`}</span>`
+      }
+      ${words && html`<span class="tile-mark">${words}</span>`}
+    </button>
+    <button type="button" class="tile-remove" aria-label=${t("remove.one", { name: picture.name })} onClick=${() => draft.remove([picture.id])}>${icon("close")}</button>
+  </li>`;
+}
+
+function Kept({ draft, samples }) {
+  const shown = samples.slice(0, SHOWN);
+  return html`<details class="kept">
+    <summary>${t("kept.show", { n: samples.length })}</summary>
+    <ul class="tiles">
+      ${shown.map(
+        (sample) => html`<li class="tile" key=${sample.digest}>
+          <img src=${pictureOf(draft.client, sample.digest, 96)} alt=${sample.name} title=${sample.name} loading="lazy" />
+        </li>`,
+      )}
+    </ul>
+  </details>`;
+}
+
+/** One picture, large, with what the sample doctor says and what can be done. */
+function PictureSheet({ draft }) {
+  const picture = draft.pictures.value.find(({ id }) => id === opened.value);
+  const close = () => {
+    opened.value = null;
+  };
+  if (!picture) return null;
+  const marks = draft.marks.value.get(picture.id) ?? [];
+  const remove = () => {
+    draft.remove([picture.id]);
+    close();
+  };
+  return html`<${Dialog} title=${picture.name} onClose=${close}>
+    ${picture.url ? html`<img class="sheet-picture" src=${picture.url} alt=${picture.name} />` : html`<p class="muted">${t("nopreview")}</p>`}
+    ${marks.map((mark) => html`<p class="note warn">${icon("warn")} <span><strong>${t(`mark.${mark}`)}</strong> ${t(`mark.${mark}.why`)}</span></p>`)}
+    ${picture.shrunk && html`<p class="muted">${t("shrunk")}</p>`}
+    <div class="row">
+      <label class="field">${t("move.to")}
+        <select value=${picture.group} onChange=${(event) => draft.change(picture.id, { group: Number(event.target.value) })}>
+          ${draft.groups.value.map((group) => html`<option value=${group.id}>${group.name}</option>`)}
+        </select>
+      </label>
+      <button type="button" class="danger end" onClick=${remove}>${icon("trash")} ${t("remove")}</button>
+    </div>
+  <//>`;
+}
+
+const taking = signal(0); // pictures left of a burst
+let lens = null; // the video of the open camera
+
+/** The camera for one class: single pictures, or a burst of ten while the part is moved. */
+function CameraSheet({ draft }) {
+  const group = draft.groups.value.find(({ id }) => id === filming.value);
+  const close = () => {
+    filming.value = null;
+  };
+  const take = async () => {
+    if (!lens?.videoWidth) return;
+    const file = await frameOf(lens);
+    draft.add({ entries: [{ file, label: null }], skipped: [] }, group.id);
+  };
+  const burst = async () => {
+    for (taking.value = BURST; taking.value > 0 && filming.value; taking.value -= 1) {
+      await take();
+      await new Promise((done) => setTimeout(done, BURST_S * 1000));
+    }
+    taking.value = 0;
+  };
+  if (!group) return null;
+  return html`<${Dialog} wide title=${t("camera.for", { name: group.name })} onClose=${close}>
+    <${Camera} onVideo=${(element) => (lens = element)} />
+    <div class="row">
+      <button type="button" class="primary" disabled=${taking.value > 0} onClick=${take}>${icon("camera")} ${t("camera.one")}</button>
+      <button type="button" disabled=${taking.value > 0} onClick=${burst}>${taking.value ? t("camera.left", { n: taking.value }) : t("camera.burst", { n: BURST })}</button>
+      <span class="muted end" aria-live="polite">${t("count.new", { n: draft.in(group.id).length })}</span>
+    </div>
+    <p class="muted">${t("camera.tip")}</p>
+  <//>`;
+}
+
+/** The draft that receives what is dropped beside a class or pasted. */
+export const takeForTeach = (intake) => {
+  if (may("adapt")) draftOf().add(intake);
+};

@@ -1,0 +1,98 @@
+/** The versions and alias moves of a client, as one time line. */
+
+import { batch, signal } from "../core/ui.js";
+import { call, list, part, problemOf } from "../core/api.js";
+import { t } from "../core/i18n.js";
+import { readClients, say } from "../core/state.js";
+import { liveTag, publish } from "../teach/send.js";
+
+export const history = signal(null); // {client, live, versions, moves}
+export const problem = signal(null);
+export const busy = signal(false);
+export const details = signal(new Map()); // "client/version" -> details
+export const compared = signal(null); // {before, after, diff, problem}
+
+let reading = "";
+
+export async function readHistory(client, again = false) {
+  if (reading === client && !again) return;
+  reading = client;
+  if (history.value?.client !== client) {
+    batch(() => {
+      history.value = null;
+      compared.value = null;
+    });
+  }
+  try {
+    const path = `clients/${part(client)}`;
+    const [versions, moves] = await Promise.all([list(`${path}/versions`, "versions"), list(`${path}/history`, "moves")]);
+    if (reading !== client) return;
+    batch(() => {
+      history.value = { client, live: versions.live, versions: versions.versions, moves: moves.moves };
+      problem.value = null;
+    });
+  } catch (error) {
+    problem.value = problemOf(error);
+  }
+}
+
+/** Forget what was read, so that the next visit reads it again. */
+export function leaveHistory() {
+  reading = "";
+}
+
+/** Versions and moves together, newest first. A move that came with its version is told by the version. */
+export function timeline({ versions, moves }) {
+  const entries = versions.map((version) => ({ at: version.created_at, version }));
+  for (const move of moves) {
+    const own = move.reason === "adapt" && versions.some((version) => version.version === move.version);
+    if (!own) entries.push({ at: move.moved_at, move });
+  }
+  const order = (entry) => (entry.version ? 0 : 1);
+  return entries.sort((one, other) => other.at.localeCompare(one.at) || order(other) - order(one));
+}
+
+async function change(client, work, done) {
+  busy.value = true;
+  try {
+    const answer = await work();
+    problem.value = null;
+    say(done(answer));
+  } catch (error) {
+    problem.value = problemOf(error);
+  }
+  await readClients();
+  await readHistory(client, true);
+  busy.value = false;
+}
+
+export const goLive = (client, version) =>
+  change(client, async () => publish(client, version, await liveTag(client)), () => t("published", { version }));
+
+export const rollBack = (client) =>
+  change(
+    client,
+    async () => {
+      const tag = await liveTag(client);
+      return call(`clients/${part(client)}/rollback`, { method: "POST", headers: tag ? { "If-Match": tag } : {} });
+    },
+    (alias) => t("rolledback", { version: alias.version }),
+  );
+
+export async function readDetails(client, version) {
+  const key = `${client}/${version}`;
+  if (details.value.has(key)) return;
+  details.value = new Map([...details.value, [key, null]]);
+  const found = await call(`clients/${part(client)}/versions/${version}`).catch((error) => ({ problem: problemOf(error) }));
+  details.value = new Map([...details.value, [key, found]]);
+}
+
+export async function compare(client, before, after) {
+  compared.value = { client, before, after, diff: null, problem: null };
+  try {
+    const diff = await call(`clients/${part(client)}/versions/${before}/diff/${after}`);
+    compared.value = { client, before, after, diff, problem: null };
+  } catch (error) {
+    compared.value = { client, before, after, diff: null, problem: problemOf(error) };
+  }
+}

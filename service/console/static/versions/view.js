@@ -1,0 +1,148 @@
+/** Versions: what was live when, and the way back. */
+
+import { classes, html, signal } from "../core/ui.js";
+import { part } from "../core/api.js";
+import { icon } from "../core/icons.js";
+import { ago, bytes, moment, percent, t } from "../core/i18n.js";
+import { Dialog, Empty, Estimate, inWords, ProblemBox, Spinner } from "../core/parts.js";
+import { current, may } from "../core/state.js";
+import { Reasons } from "../teach/result.js";
+import { Confusion } from "../teach/report.js";
+import { Compare } from "./compare.js";
+import { busy, compare, compared, details, goLive, history, problem, readDetails, readHistory, rollBack, timeline } from "./state.js";
+
+const confirming = signal(null); // {text, yes, run}
+const opened = signal(""); // "client/version" of the open report
+
+export function Versions() {
+  const client = current.value;
+  if (!client) return html`<div class="page"><${Empty} title=${t("versions.none")} text=${t("versions.none.hint")}><a class="button primary" href="#/teach">${t("teach")}</a><//></div>`;
+  readHistory(client.client);
+  const shown = history.value?.client === client.client ? history.value : null;
+  return html`<div class="page">
+    <header class="page-head">
+      <div>
+        <h1>${t("versions.title", { client: client.client })}</h1>
+        <p class="lead">${client.live ? t("versions.live", { version: client.live }) : t("versions.notlive")}</p>
+      </div>
+      ${shown && html`<${RollBack} shown=${shown} client=${client.client} />`}
+    </header>
+    <${ProblemBox} problem=${problem.value} retry=${() => readHistory(client.client, true)} />
+    ${!shown && !problem.value && html`<${Spinner} text=${t("reading")} />`}
+    ${shown?.versions.length > 1 && html`<${CompareBar} shown=${shown} client=${client.client} />`}
+    ${compared.value?.client === client.client && html`<${Compare} ...${compared.value} />`}
+    ${shown && html`<ol class="timeline">${timeline(shown).map((entry) => html`<${Entry} key=${entry.version ? `v${entry.version.version}` : `m${entry.move.alias}${entry.move.revision}`} entry=${entry} shown=${shown} />`)}</ol>`}
+    ${
+      confirming.value &&
+      html`<${Dialog} title=${t("confirm")} onClose=${() => (confirming.value = null)}>
+        <p>${confirming.value.text}</p>
+        <div class="row">
+          <button type="button" class="primary" disabled=${busy.value} onClick=${confirm}>${confirming.value.yes}</button>
+          <button type="button" onClick=${() => (confirming.value = null)}>${t("cancel")}</button>
+        </div>
+      <//>`
+    }
+  </div>`;
+}
+
+async function confirm() {
+  const { run } = confirming.value;
+  await run();
+  confirming.value = null;
+}
+
+function RollBack({ shown, client }) {
+  const last = shown.moves.filter((move) => move.alias === "live").at(-1);
+  if (!last || !may("adapt")) return null;
+  const ask = () => {
+    confirming.value = { text: t("rollback.sure", { version: shown.live }), yes: t("rollback.yes"), run: () => rollBack(client) };
+  };
+  return html`<button type="button" disabled=${!last.previous || busy.value} onClick=${ask}>${icon("back")} ${t("rollback")}</button>`;
+}
+
+function CompareBar({ shown, client }) {
+  const numbers = shown.versions.map((version) => version.version);
+  const before = compared.value?.before ?? numbers.at(-2);
+  const after = compared.value?.after ?? numbers.at(-1);
+  const choose = (which, value) => compare(client, which === "before" ? value : before, which === "after" ? value : after);
+  const select = (which, value) =>
+    html`<label class="field inline">${t(`compare.${which}`)}
+      <select value=${value} onChange=${(event) => choose(which, Number(event.target.value))}>
+        ${numbers.map((each) => html`<option value=${each}>${t("version", { version: each })}</option>`)}
+      </select></label>`;
+  return html`<div class="row compare-bar">
+    ${select("before", before)} ${select("after", after)}
+    <button type="button" onClick=${() => compare(client, before, after)}>${t("compare")}</button>
+  </div>`;
+}
+
+function Entry({ entry, shown }) {
+  if (entry.move) return html`<${Move} move=${entry.move} />`;
+  const { version } = entry;
+  const isLive = version.version === shown.live;
+  const key = `${version.client}/${version.version}`;
+  const open = opened.value === key;
+  const toggle = () => {
+    opened.value = open ? "" : key;
+    readDetails(version.client, version.version);
+  };
+  const ask = () => {
+    confirming.value = {
+      text: t(version.gate === "hold" ? "publish.sure" : "golive.sure", { version: version.version, live: shown.live ?? "–" }),
+      yes: t("publish.yes", { version: version.version }),
+      run: () => goLive(version.client, version.version),
+    };
+  };
+  const others = version.aliases.filter((alias) => alias !== "live");
+  return html`<li class=${classes("entry", isLive && "is-live")}>
+    <article class="card version">
+      <header class="row">
+        <h2>${t("version", { version: version.version })}</h2>
+        ${isLive && html`<span class="pill good">${icon("check")} ${t("live")}</span>`}
+        ${!isLive && version.gate === "hold" && html`<span class="pill held">${t("held")}</span>`}
+        ${others.map((alias) => html`<span class="pill">${alias}</span>`)}
+        <time class="muted end" datetime=${version.created_at} title=${moment(version.created_at)}>${ago(version.created_at)}</time>
+      </header>
+      <p>${version.estimated_accuracy === null ? t("verdict.none") : inWords(version.estimated_accuracy)}</p>
+      <p class="muted">${version.classes.join(", ")} · ${t("samples", { n: version.samples })} · ${version.parent ? t("extends", { version: version.parent }) : t("fresh")}</p>
+      <div class="row">
+        ${!isLive && may("adapt") && html`<button type="button" disabled=${busy.value} onClick=${ask}>${t("golive")}</button>`}
+        <button type="button" aria-expanded=${String(open)} onClick=${toggle}>${t("report")}</button>
+        ${
+          may("admin") &&
+          html`<a class="button quiet" download href=${`clients/${part(version.client)}/versions/${version.version}/weights`}>${icon("download")} ${t("weights", { size: bytes(version.weights.bytes) })}</a>`
+        }
+      </div>
+      ${open && html`<${ReportOf} found=${details.value.get(key)} />`}
+    </article>
+  </li>`;
+}
+
+function ReportOf({ found }) {
+  if (!found) return html`<${Spinner} text=${t("reading")} />`;
+  if (found.problem) return html`<${ProblemBox} problem=${found.problem} />`;
+  const { report } = found;
+  return html`<div class="report">
+    <p><strong>${inWords(report.estimated_accuracy, report.interval)}</strong></p>
+    <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
+    <${Reasons} gate=${report.gate} open />
+    <${Confusion} client=${found.client} details=${found} />
+    <dl class="facts">
+      <dt>${t("fact.model")}</dt><dd>${found.model}</dd>
+      <dt>${t("fact.device")}</dt><dd>${found.device}</dd>
+      <dt>${t("fact.unknown")}</dt><dd>${report.unknown_threshold === null ? "–" : percent(report.unknown_threshold)}</dd>
+      <dt>${t("fact.when")}</dt><dd>${moment(found.created_at)}</dd>
+      <dt>${t("fact.digest")}</dt><dd class="digest">${found.weights.digest}</dd>
+    </dl>
+  </div>`;
+}
+
+/** An alias move that no version tells: published by hand, or rolled back. */
+function Move({ move }) {
+  const values = { alias: move.alias, version: move.version, previous: move.previous ?? "–" };
+  return html`<li class="entry move">
+    <p>${icon(move.reason === "rollback" ? "back" : "right")} <span>${t(`move.${move.reason === "rollback" ? "rollback" : "set"}`, values)}${move.moved_by && ` ${t("move.by", { name: move.moved_by })}`}</span>
+      <time class="muted" datetime=${move.moved_at} title=${moment(move.moved_at)}>${ago(move.moved_at)}</time></p>
+  </li>`;
+}
+
