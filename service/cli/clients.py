@@ -205,8 +205,7 @@ def upgrade(
         if any(isinstance(result, UpgradeResponse) for _, result in results):
             output().print(_upgrades_table(results))
         for name, result in results:
-            found = result if isinstance(result, ServiceProblem) else "; ".join(result.report.gate.reasons)
-            output().print(plain(f"{name}: {found}"))
+            output().print(plain(f"{name}: {_upgrade_text(result)}"))
     if any(isinstance(result, ServiceProblem) and result.code != _CURRENT for _, result in results):
         raise typer.Exit(FAILED)
     exit_if_held(publish, *(result for _, result in results if isinstance(result, UpgradeResponse)))
@@ -267,6 +266,12 @@ def _adapted_table(adapted: AdaptResponse) -> Table:
     live = "live" if adapted.published else "not live"
     rows = [("client", adapted.client), ("version", f"{adapted.version}, {live}")]
     return facts(rows + _report_facts(adapted, adapted.report))
+
+
+def _upgrade_text(result: UpgradeResponse | ServiceProblem) -> str:
+    if isinstance(result, UpgradeResponse):
+        return "; ".join(result.report.gate.reasons)
+    return f"{result.code}: {result.detail.partition(';')[0]}" if result.code == _CURRENT else str(result)
 
 
 def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class AsyncClient:
             except BaseException as error:
                 jobs.note_versions(error, made)
                 raise
-        return made[-1]
+        return requests.last_of(made)
 
     async def _adapt(self, request: Request[AdaptResponse], on_progress: OnProgress | None) -> AdaptResponse:
         if on_progress is None:

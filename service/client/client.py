@@ -100,7 +100,8 @@ class Client:
         """Create a new version of `client`.
 
         More samples than one request may have are sent in several requests. Each makes a version that extends the one
-        before, and only the last may go live. If one fails, the exception has a note that says which versions exist.
+        before, and only the last may go live; its report has the notes about all. If one fails, the exception has a
+        note that says which versions exist.
 
         If `on_progress` raises, or an interrupt from the keyboard arrives, the adaptation is cancelled and the
         exception has a note that says whether that was in time.
@@ -126,7 +127,7 @@ class Client:
             except BaseException as error:
                 jobs.note_versions(error, made)
                 raise
-        return made[-1]
+        return requests.last_of(made)
 
     def _adapt(self, request: Request[AdaptResponse], on_progress: OnProgress | None) -> AdaptResponse:
         if on_progress is None:

@@ -154,6 +154,15 @@ def adapt(
     return [*requests, _adapt(client, last, options, key)]
 
 
+def last_of(made: Sequence[AdaptResponse]) -> AdaptResponse:
+    """Return the last of several versions that extend each other, with the notes about what each request sent."""
+    *before, last = made
+    earlier = [f"version {each.version}: {note}" for each in before for note in each.report.gate.notes]
+    gate = last.report.gate
+    gate = gate.model_copy(update={"reasons": [*gate.reasons, *earlier], "notes": [*gate.notes, *earlier]})
+    return last.model_copy(update={"report": last.report.model_copy(update={"gate": gate})})
+
+
 def _samples(samples: Sequence[LabelledFile]) -> list[Part]:
     form: list[Part] = [("labels", (None, _utf8(sample.label))) for sample in samples]
     form += [("parts", (None, _utf8(sample.part))) for sample in samples if sample.part is not None]

@@ -30,18 +30,21 @@ class GateDecision:
         reasons: sentences for people, at least one.
         limits: what the version had to reach.
         dropped: earlier classes that lost more of their kept samples than the tolerance allows.
+        notes: those of the reasons that are about what was sent; they do not decide.
     """
 
     decision: Literal["publish", "hold"]
     reasons: tuple[str, ...]
     limits: Limits
     dropped: tuple[KeptSamples, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as the report has it."""
         return {
             "decision": self.decision,
             "reasons": list(self.reasons),
+            "notes": list(self.notes),
             "floor": self.limits.floor,
             "lower_bound": self.limits.lower_bound,
             "dropped": [
@@ -115,16 +118,17 @@ def decide(
     kept = () if earlier is None else compare_kept_samples(earlier.draft, draft)
     dropped = tuple(each for each in kept if limits.exceeded_by(each))
     objections = [*_objections(draft, limits, no_estimate), *_losses(earlier, kept, limits)]
-    remarks = [*notes, *_remarks(draft, lineage)]
-    if publish == "never":
-        return GateDecision("hold", ("the request has publish=never", *objections, *remarks), limits, dropped)
-    if publish == "always":
-        return GateDecision("publish", ("the request has publish=always", *objections, *remarks), limits, dropped)
-    if objections:
-        reasons = (*objections, *remarks, _next_step(draft, lineage))
-        return GateDecision("hold", reasons, limits, dropped)
-    reasons = (*_reasons_to_publish(draft, limits, earlier, kept), *remarks)
-    return GateDecision("publish", reasons, limits, dropped)
+    missing = _left_out(draft, lineage)
+    remarks = [*notes, *_remarks(draft), *missing]
+    holds = publish == "never" or (publish == "auto" and bool(objections))
+    if publish != "auto":
+        reasons = [f"the request has publish={publish}", *objections, *remarks]
+    elif holds:
+        reasons = [*objections, *remarks, _next_step(draft, lineage)]
+    else:
+        reasons = [*_reasons_to_publish(draft, limits, earlier, kept), *remarks]
+    decision: Literal["publish", "hold"] = "hold" if holds else "publish"
+    return GateDecision(decision, tuple(reasons), limits, dropped, (*notes, *missing))
 
 
 def _objections(draft: VersionDraft, limits: Limits, no_estimate: str | None) -> list[str]:
@@ -200,7 +204,7 @@ def _reasons_to_publish(
     return reasons
 
 
-def _remarks(draft: VersionDraft, lineage: Lineage) -> list[str]:
+def _remarks(draft: VersionDraft) -> list[str]:
     """What a person should know and what does not decide."""
     remarks = []
     if draft.report["estimated_accuracy"] is None:
@@ -222,13 +226,19 @@ def _remarks(draft: VersionDraft, lineage: Lineage) -> list[str]:
         "the samples again with one label"
         for names in _easily_confused(draft.classes)
     )
-    missing = left_out(lineage, draft)
-    if missing and lineage.newest is not None:
-        remarks.append(
-            f"this version extends version {draft.parent}, not the newer version {lineage.newest.number}: "
-            f"{len(missing)} samples of that one are not part of it; send them again to include them"
-        )
     return remarks
+
+
+def _left_out(draft: VersionDraft, lineage: Lineage) -> list[str]:
+    """What an extension of an older version does not have, such as the samples of one that was rolled back."""
+    missing = left_out(lineage, draft)
+    if not missing or lineage.newest is None:
+        return []
+    note = (
+        f"this version extends version {draft.parent}, not the newer version {lineage.newest.number}: "
+        f"{len(missing)} samples of that one are not part of it; send them again to include them"
+    )
+    return [note]
 
 
 def _next_step(draft: VersionDraft, lineage: Lineage) -> str:

@@ -67,7 +67,7 @@ class DecodedImage:
                 f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, declare the "
                 "bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue), or set the client's "
                 f"bit_depth to {self.bit_depth} (PATCH /clients/CLIENT/settings) and send all samples again, with "
-                "mode=replace"
+                "mode=replace; if they need several requests, delete the client first and set bit_depth with PUT"
             )
         factor = (2**self.bit_depth - 1) / (2**bit_depth - 1)
         scaled = torch.mul(self.pixels, factor)

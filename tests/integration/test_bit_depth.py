@@ -90,6 +90,10 @@ def test_a_rejected_depth_says_what_to_do_and_that_helps(web: Web) -> None:
     replaced = adapt(web, dark, mode="replace", publish="never").json()
     assert (replaced["version"], replaced["report"]["bit_depth"]) == (2, 12)
     assert adapt(web, bright).status_code == 201
+    assert "delete the client first and set bit_depth with PUT" in detail
+    web("DELETE", "/clients/line")
+    web("PUT", "/clients/line/settings", json={"bit_depth": 12})
+    assert [adapt(web, images).status_code for images in (dark, bright)] == [201, 201]
 
 
 def test_the_setting_of_a_client_decides_and_holds_for_the_versions_made_under_it(web: Web) -> None:

@@ -35,6 +35,9 @@ class Gate(Answer):
         description="sentences for people",
         examples=[["the estimated accuracy of 94.0 % (95 % interval 81.0 % to 99.0 %) reaches the floor of 75.0 %"]],
     )
+    notes: list[str] = Field(
+        [], description="those of the reasons that are about what was sent, such as repeated files; they do not decide"
+    )
     floor: float | None = Field(None, description="minimum estimated accuracy that was applied", examples=[0.75])
     lower_bound: float | None = Field(
         None, description="minimum of the interval's lower end that was applied", examples=[0.5]

@@ -44,7 +44,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PNG = b"\x89PNG not looked at by fakes"
 
 
-def report(decision: str = "publish") -> dict[str, Any]:
+def report(decision: str = "publish", notes: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "support_accuracy": 1.0,
         "estimated_accuracy": None,
@@ -53,7 +53,7 @@ def report(decision: str = "publish") -> dict[str, Any]:
         "unknown_threshold": None,
         "loss_curve": [1.5, 0.5],
         "suspects": None,
-        "gate": {"decision": decision, "reasons": ["every sample is named right"]},
+        "gate": {"decision": decision, "reasons": ["every sample is named right", *notes], "notes": list(notes)},
         "seconds": {"decode": 0.01, "adapt": 0.2, "examine": 0.0, "store": 0.01, "total": 0.22},
     }
 
@@ -203,6 +203,7 @@ class FakeAdaptation(IdempotentAdaptation):
         self.raises: Exception | None = None
         self.decision = "publish"
         self.before: Callable[[], None] = lambda: None
+        self.notes: list[str] = []
 
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
         self.controls.append(control)
@@ -234,7 +235,7 @@ class FakeAdaptation(IdempotentAdaptation):
             weights_bytes=1234,
             device="cpu",
             batched_with=0,
-            report=report(self.decision),
+            report=report(self.decision, self.notes),
         )
         publishes = self._publishes(command)
         version = self.clients.add(draft, [LIVE] if publishes else [])
@@ -257,7 +258,7 @@ class FakeAdaptation(IdempotentAdaptation):
         if earlier is None:
             raise UnknownClient(command.client)
         if earlier.draft.meta_model == "larger":
-            raise NothingToUpgrade(f"version {earlier.number} was adapted from 'larger' already")
+            raise NothingToUpgrade(f"version {earlier.number} was adapted from 'larger' already; set another model")
         better = {**report(self.decision), "estimated_accuracy": 0.9, "interval": (0.8, 1.0)}
         draft = replace(earlier.draft, parent=earlier.number, meta_model="larger", report=better)
         publishes = self._publishes(command)

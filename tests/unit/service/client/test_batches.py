@@ -75,6 +75,18 @@ def test_many_samples_make_versions_that_extend_each_other_and_only_the_last_may
     assert [command.idempotency.key for command in commands] == [f"once.{index}" for index in range(1, 9)] + ["once"]
 
 
+def test_the_report_of_the_last_version_has_the_notes_about_all_requests(anole: Client, web: Web) -> None:
+    numbers = itertools.count(1)
+
+    def note() -> None:
+        web.services.adaptation.notes = [f"note {next(numbers)}"]
+
+    web.services.adaptation.before = note
+    gate = anole.adapt("line", samples(60, 5)).report.gate
+    assert gate.notes == ["note 9", *(f"version {number}: note {number}" for number in range(1, 9))]
+    assert gate.reasons == ["every sample is named right", *gate.notes]
+
+
 def test_the_limits_are_those_of_the_service(anole: Client, web: Web) -> None:
     anole.adapt("line", samples(33, 32))
     assert {len(command.labels) for command in web.services.adaptation.commands} == {MAX_FILES, 1}

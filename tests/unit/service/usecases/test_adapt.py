@@ -243,6 +243,7 @@ def test_after_a_rollback_an_extension_names_what_it_leaves_out(store: VersionSt
         "this version extends version 1, not the newer version 2: 3 samples of that one are not part of it; send them "
         "again to include them"
     )
+    assert outcome.version.draft.report["gate"]["notes"] == reasons(outcome)[-1:]
     later = adapt(adaptation, command(seed=3)).version.draft
     assert not any("not part of it" in reason for reason in later.report["gate"]["reasons"])
 
