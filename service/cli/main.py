@@ -18,12 +18,14 @@ from service.cli.resources import alias, clients, delete, diff, history, job, mo
 from service.cli.samples import correct, samples
 from service.cli.store import store
 from service.cli.torch_commands import AnoleGroup
+from service.cli.watch import watch
 from service.settings import load_settings
 
 _COMMANDS: Final = (
     adapt,
     import_dataset,
     predict,
+    watch,
     clients,
     versions,
     diff,

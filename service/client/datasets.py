@@ -29,7 +29,7 @@ DatasetKind = Literal["azure-custom-vision", "coco", "csv", "label-studio", "loo
 KINDS: Final[tuple[str, ...]] = get_args(DatasetKind)
 
 _SPLITS: Final = ("train", "val", "valid", "test")
-_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _UPLOAD_PREFIX: Final = re.compile(r"^[0-9a-f]{8}-")
 _CLASSIFICATION: Final = "groundtruth/image-classification"
 
@@ -206,7 +206,7 @@ def _azure_custom_vision(path: Path) -> _Records:
         raise InvalidInput(f"{shown(path)} has no images; save the response of Custom Vision's GetImages there")
     for image in images:
         addresses = filter(None, (image.original_image_uri, image.image_uri))
-        sources = (*(f"{image.id}{suffix}" for suffix in _IMAGE_SUFFIXES), *addresses)
+        sources = (*(f"{image.id}{suffix}" for suffix in IMAGE_SUFFIXES), *addresses)
         labels = tuple(tag.tag_name or names.get(tag.tag_id, tag.tag_id) for tag in image.tags or ())
         yield _Record(image.id, sources, labels)
 

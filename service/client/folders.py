@@ -91,12 +91,12 @@ def _entries(folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise unreadable(folder, error) from error
-    reasons = {path: _why_not(path) for path in entries}
+    reasons = {path: why_not(path) for path in entries}
     skipped += [_skipped(root, path, reason) for path, reason in reasons.items() if reason]
     return [path for path, reason in reasons.items() if not reason]
 
 
-def _why_not(path: Path) -> str:
+def why_not(path: Path) -> str:
     """Return why an entry does not count, wherever it is; empty if it may."""
     if path.name.casefold() in _JUNK:
         return "made by an operating system"
