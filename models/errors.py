@@ -54,6 +54,10 @@ class CheckpointInvalid(AnoleError):
     """The checkpoint is missing, damaged or of an unknown format, or does not match its digest."""
 
 
+class ExplanationUnsupported(AnoleError, ValueError):
+    """The predictions of this net cannot be traced to places in the image."""
+
+
 class DatasetUnavailable(AnoleError):
     """The dataset cannot be found, downloaded or read."""
 

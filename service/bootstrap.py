@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import torch
 
@@ -29,6 +29,7 @@ from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
+from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction
@@ -47,6 +48,7 @@ class Services:
     Attributes:
         adaptation: makes versions.
         prediction: predicts the classes of images.
+        explained: predicts them and explains the predictions.
         clients: reads and changes clients, versions and aliases.
         samples: reads stored samples.
         checkpoints: the available checkpoints.
@@ -59,6 +61,7 @@ class Services:
 
     adaptation: IdempotentAdaptation
     prediction: Prediction
+    explained: ExplainedPrediction
     clients: Clients
     samples: StoredSamples
     checkpoints: CheckpointList
@@ -95,6 +98,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     limits = AdaptLimits(max_steps=settings.max_steps)
     queue = AdaptQueue(settings.adapt_running)
     prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
+    explained = ExplainedPrediction(prediction, store, checkpoints)
     adaptation = Adaptation(store, checkpoints, decoder, limits)
 
     def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
@@ -103,6 +107,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     return Services(
         adaptation=IdempotentAdaptation(adaptation, store.catalog.recall, queue),
         prediction=prediction,
+        explained=explained,
         clients=Clients(store, start_weights, checkpoints.named),
         samples=StoredSamples(store),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
@@ -110,7 +115,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),
         metrics=functools.partial(_metrics, prediction, queue, decoder),
         finish=queue.close,
-        close=functools.partial(_close, queue, prediction, checkpoints, decoder, keys, store),
+        close=functools.partial(_close, queue, explained, prediction, checkpoints, decoder, keys, store),
     )
 
 
@@ -118,7 +123,11 @@ def _metrics(*sources: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
     return {name: value for source in sources for name, value in source.metrics().items()}
 
 
-def _close(*resources: AdaptQueue | Prediction | LoadedCheckpoints | Decoder | SqlKeys | VersionStore) -> None:
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+def _close(*resources: _Closable) -> None:
     for resource in resources:
         resource.close()
 

@@ -110,7 +110,11 @@ class BackboneNet(Net):
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Net.embed`: the pooled maps of all stages, and local features: (batch, embedding_count)."""
-        stages = self.stage_maps(images)
+        return self.embed_stages(images, self.stage_outputs(images))
+
+    def embed_stages(self, images: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+        """Pool what the stages returned for images; see `embed`."""
+        stages = [_as_pixels(*each) for each in zip(outputs, self.config.stages, strict=True)]
         pooled = [_pool(pixels, extremes) for pixels, extremes in zip(stages, self.extremes, strict=True)]
         return torch.cat([*pooled, *_mean_and_deviation(images.flatten(2)), self.patches(stages)], dim=-1)
 
@@ -132,9 +136,13 @@ class BackboneNet(Net):
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """Run the backbone: the maps of each stage, (batch, channels, pixels)."""
+        return [_as_pixels(*each) for each in zip(self.stage_outputs(images), self.config.stages, strict=True)]
+
+    def stage_outputs(self, images: Tensor) -> list[Tensor]:
+        """Run the backbone: what each stage returns, (batch, channels, height, width) or (batch, tokens, channels)."""
         self.backbone(images)
         maps, _collected.maps = _collected.maps, {}
-        return [_as_pixels(maps[index], self.config.stages[index]) for index in sorted(maps)]
+        return [maps[index] for index in sorted(maps)]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Standardise pooled maps and scale each image's to a mean square of 1.

@@ -106,16 +106,23 @@ class AsyncClient:
         return (await self._send(requests.service_info())).limits or DEFAULT_LIMITS
 
     async def predict(
-        self, client: str, images: Images, *, version: int | None = None, alias: str | None = None
+        self,
+        client: str,
+        images: Images,
+        *,
+        version: int | None = None,
+        alias: str | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """See `Client.predict`."""
         files = list_images(images)
-        groups = split_images(files, DEFAULT_LIMITS)
+        groups = split_images(files, DEFAULT_LIMITS, explain=explain)
         if len(groups) > 1:
-            groups = split_images(files, await self._limits())
-        responses = [await self._send(requests.predict(client, groups[0], version, alias))]
+            groups = split_images(files, await self._limits(), explain=explain)
+        responses = [await self._send(requests.predict(client, groups[0], version, alias, explain=explain))]
         for group in groups[1:]:
-            responses.append(await self._send(requests.predict(client, group, responses[0].version)))
+            request = requests.predict(client, group, responses[0].version, explain=explain)
+            responses.append(await self._send(request))
         return requests.joined(responses)
 
     async def clients(self) -> list[ClientInfo]:

@@ -13,6 +13,8 @@ from service.http.schemas.resources import RequestLimits
 DEFAULT_LIMITS = RequestLimits(files=64, adapt_body_bytes=32 * 1024 * 1024, predict_body_bytes=12 * 1024 * 1024)
 """The limits of a service with default settings."""
 
+_MAX_EXPLAINED = 8
+
 _FORM_BYTES = 16 * 1024
 _PART_BYTES = 2 * 1024
 """Bytes of a form around its files, and around each file: fields, names and boundaries."""
@@ -37,10 +39,13 @@ def split(sizes_bytes: Sequence[int], max_files: int, max_bytes: int) -> list[sl
     return [*groups, slice(start, len(sizes_bytes))]
 
 
-def split_images(images: Sequence[ImageFile], limits: RequestLimits) -> list[Sequence[ImageFile]]:
-    """Split images into groups that fit into one request each."""
+def split_images(
+    images: Sequence[ImageFile], limits: RequestLimits, *, explain: bool = False
+) -> list[Sequence[ImageFile]]:
+    """Split images into groups that fit into one request each, which may have fewer images if it explains them."""
     sizes = [image.size_bytes for image in images]
-    return [images[group] for group in split(sizes, limits.files, limits.predict_body_bytes)]
+    most = min(limits.files, _MAX_EXPLAINED) if explain else limits.files
+    return [images[group] for group in split(sizes, most, limits.predict_body_bytes)]
 
 
 def split_samples(samples: Sequence[LabelledFile], limits: RequestLimits) -> list[list[LabelledFile]]:

@@ -139,22 +139,32 @@ class Client:
         return self._send(requests.service_info()).limits or DEFAULT_LIMITS
 
     def predict(
-        self, client: str, images: Images, *, version: int | None = None, alias: str | None = None
+        self,
+        client: str,
+        images: Images,
+        *,
+        version: int | None = None,
+        alias: str | None = None,
+        explain: bool = False,
     ) -> PredictResponse:
         """Classify images with the live version, or with the given version or alias.
 
         A prediction whose `unknown_score` is above the version's `unknown_threshold` has the verdict "unknown": the
         image probably shows none of the classes.
 
+        With `explain`, each prediction has an `explanation`, a small map of where the image has what speaks for its
+        class.
+
         More images than one request may have are sent in several requests, all to the version that the first one used.
         """
         files = list_images(images)
-        groups = split_images(files, DEFAULT_LIMITS)
+        groups = split_images(files, DEFAULT_LIMITS, explain=explain)
         if len(groups) > 1:
-            groups = split_images(files, self._limits())
-        responses = [self._send(requests.predict(client, groups[0], version, alias))]
+            groups = split_images(files, self._limits(), explain=explain)
+        responses = [self._send(requests.predict(client, groups[0], version, alias, explain=explain))]
         for group in groups[1:]:
-            responses.append(self._send(requests.predict(client, group, responses[0].version)))
+            request = requests.predict(client, group, responses[0].version, explain=explain)
+            responses.append(self._send(request))
         return requests.joined(responses)
 
     def clients(self) -> list[ClientInfo]:

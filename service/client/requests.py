@@ -184,10 +184,15 @@ def adapt_in_job(request: Request[AdaptResponse]) -> Request[AdaptResponse | Job
 
 
 def predict(
-    client: str, images: Iterable[ImageFile], version: int | None = None, alias: str | None = None
+    client: str,
+    images: Iterable[ImageFile],
+    version: int | None = None,
+    alias: str | None = None,
+    *,
+    explain: bool = False,
 ) -> Request[PredictResponse]:
     """POST /predict. Raises InvalidInput."""
-    form = _form({"client": client, "version": version, "alias": alias})
+    form = _form({"client": client, "version": version, "alias": alias, "explain": "true" if explain else None})
     form += [_file("images", image.name, image.read()) for image in images]
     return Request("POST", "/predict", PredictResponse.model_validate_json, {"files": form})
 

@@ -160,6 +160,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     learning.ImageTooLarge: Problem(413, "image_too_large", "Image too large"),
     learning.ImageTooSmall: Problem(422, "image_too_small", "Image too small"),
     learning.ImageRejected: Problem(422, "image_rejected", "Image cannot be used"),
+    learning.ExplanationUnsupported: Problem(422, "explanation_unsupported", "The model cannot be explained"),
     # The caller
     serving.KeyMissing: Problem(401, "key_missing", "API key required"),
     serving.KeyRefused: Problem(401, "key_refused", "Invalid API key"),

@@ -16,6 +16,7 @@ from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
 from models.images.preprocessing import prepare, prepare_batch
 from models.inference.embedding import embed_images, embedder_for
+from models.inference.explain import Explainer, explainer_for
 from models.inference.predict import (
     BatchPredictor,
     FeaturePredictor,
@@ -191,6 +192,18 @@ class LoadedCheckpoint:
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:
         """Turn a stored delta into `predictor` weights."""
         return self.predictor.serving_weights(self.fold(delta, temperature))
+
+    def explain(self, folded: Mapping[str, Tensor], image: Tensor, label: int) -> Tensor:
+        """Show where a canonical image has what speaks for a class; see `Explainer.explain`.
+
+        Raises:
+            ExplanationUnsupported: the net cannot be explained.
+        """
+        return self._explainer.explain(folded, image, label)
+
+    @functools.cached_property
+    def _explainer(self) -> Explainer:
+        return explainer_for(self._net, self.device)
 
     def close(self) -> None:
         """Stop the executors' threads."""

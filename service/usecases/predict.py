@@ -36,6 +36,21 @@ WAITING_IMAGES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where an image has what speaks for the predicted class against the next one.
+
+    Attributes:
+        rows: cells from top to bottom.
+        columns: cells from left to right.
+        values: of each cell, row by row, from 0 to 1.
+    """
+
+    rows: int
+    columns: int
+    values: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePrediction:
     """Prediction for one image.
 
@@ -47,6 +62,7 @@ class ImagePrediction:
         familiarity: similarity to the nearest class, 0 to 1; None for versions without class means.
         unknown_threshold: `unknown_score` above which an image is unknown to the version; None if the version has
             none, and then every verdict is "known".
+        explanation: None unless the request wants one.
     """
 
     name: str
@@ -55,6 +71,7 @@ class ImagePrediction:
     scores: Mapping[str, float]
     familiarity: float | None
     unknown_threshold: float | None
+    explanation: Explanation | None = None
 
     @property
     def unknown_score(self) -> float | None:

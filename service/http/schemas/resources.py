@@ -79,6 +79,17 @@ class Job(Answer):
     created_at: datetime
 
 
+class Explanation(Answer):
+    """Where an image has what speaks for the predicted class against the next one, on a grid over the whole image."""
+
+    rows: int = Field(description="cells from top to bottom; at most 24", examples=[2])
+    columns: int = Field(description="cells from left to right; at most 24", examples=[3])
+    values: list[list[float]] = Field(
+        description="of each cell, row by row: from 0 to 1, which is the most; all 0 if nothing speaks for the class",
+        examples=[[[0, 0.1, 0], [0, 1, 0.2]]],
+    )
+
+
 class ImagePrediction(Answer):
     """Prediction for one image."""
 
@@ -107,6 +118,7 @@ class ImagePrediction(Answer):
         description="`unknown`: the image probably belongs to none of the classes; `known`: it may belong to one, or "
         "the version has no `unknown_threshold` and cannot tell"
     )
+    explanation: Explanation | None = Field(None, description="null unless the request has explain=true")
 
 
 class PredictResponse(Answer):

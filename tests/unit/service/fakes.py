@@ -32,9 +32,10 @@ from service.store.ports import Keys
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
+from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
-from service.usecases.predict import ImagePrediction, Prediction, PredictOutcome
+from service.usecases.predict import Explanation, ImagePrediction, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
 from service.usecases.stored_samples import SamplePage, StoredSamples
 
@@ -316,6 +317,23 @@ class FakePrediction(Prediction):
         return PredictOutcome(client, number, draft.weights_digest, predictions, 0.001)
 
 
+class FakeExplained(ExplainedPrediction):
+    """Explains every prediction of `FakePrediction` by a map of two cells."""
+
+    def __init__(self, prediction: FakePrediction) -> None:
+        self.prediction = prediction
+
+    def submit(
+        self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
+    ) -> Future[PredictOutcome]:
+        return in_a_thread(lambda: self._run(client, uploads, reference))
+
+    def _run(self, client: str, uploads: Sequence[Upload], reference: str) -> PredictOutcome:
+        outcome = self.prediction.run(client, uploads, reference)
+        places = Explanation(1, 2, [[0.25, 1.0]])
+        return replace(outcome, predictions=tuple(replace(each, explanation=places) for each in outcome.predictions))
+
+
 class FakeKeys(Keys):
     """Keeps records in a list. Reading raises the error that a test sets."""
 
@@ -349,6 +367,7 @@ class FakeServices(Services):
     samples: FakeSamples
     adaptation: FakeAdaptation
     prediction: FakePrediction
+    explained: FakeExplained
 
     def __init__(self) -> None:
         self.clients = FakeClients()
@@ -359,6 +378,7 @@ class FakeServices(Services):
         self.finished_within_s = 0.0
         self.adaptation = FakeAdaptation(self.clients)
         self.prediction = FakePrediction(self.clients)
+        self.explained = FakeExplained(self.prediction)
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
         self.checkpoints = CheckpointList(
