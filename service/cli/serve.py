@@ -80,14 +80,23 @@ class RestartBackoff:
 
 
 class Supervisor(Multiprocess):
-    """Uvicorn's supervisor, which replaces dead and hung workers; here with pauses that grow while they keep dying."""
+    """Uvicorn's supervisor, which replaces dead and hung workers; here with pauses that grow while they keep dying.
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    Args:
+        config: of the workers.
+        sockets: where they accept connections.
+        announce: is called once, when all workers accept requests.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, sockets: list[socket.socket], announce: Callable[[], None] = lambda: None
+    ) -> None:
         survives_terminal = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # as `nohup` starts it
         super().__init__(config, sockets)
         if survives_terminal:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._backoff = RestartBackoff()
+        self._announce, self._announced = announce, False
 
     def handle_hup(self) -> None:
         """Stop, because the workers get the signal of a closing terminal too. Uvicorn would restart them."""
@@ -101,6 +110,9 @@ class Supervisor(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """Replace dead workers, unless the pause after the last replacement is not over."""
+        if not self._announced and all(process.is_ready() for process in self.processes):
+            self._announced = True
+            self._announce()
         if not self._backoff.is_due():
             return
         before = list(self.processes)
@@ -134,8 +146,8 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
             else:
                 services.close()
                 export_to_workers(settings)
-                announce()
-                Supervisor(_config(settings, "service.http.app:application"), sockets=[listener]).run()
+                config = _config(settings, "service.http.app:application")
+                Supervisor(config, [listener], announce).run()
 
 
 def _raise_file_limit(count: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from uvicorn.supervisors.multiprocess import Process
 
 from service.bootstrap import Services
 from service.cli import demo as demonstration
@@ -219,6 +220,26 @@ def test_a_stopping_supervisor_closes_its_port_so_that_no_connection_waits_in_va
     supervisor.terminate_all()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, timeout=30).close()
+
+
+def test_a_supervisor_announces_its_address_once_when_all_workers_are_ready(quiet_signals: None) -> None:
+    class Worker(Process):
+        ready = False
+
+        def is_ready(self, timeout: float = 5) -> bool:
+            return self.ready
+
+        def is_alive(self, timeout: float = 5) -> bool:
+            return True
+
+    announced: list[bool] = []
+    config = serve._config(load_settings(workers=2), "service.http.app:application")
+    supervisor = serve.Supervisor(config, [], lambda: announced.append(True))
+    first, second = workers = [Worker(config, []), Worker(config, [])]
+    supervisor.processes = list(workers)
+    for first.ready, second.ready, expected in ((False, False, 0), (True, False, 0), (True, True, 1), (True, True, 1)):
+        supervisor.keep_subprocess_alive()
+        assert len(announced) == expected
 
 
 def test_sighup_stops_a_supervisor_unless_it_is_ignored_as_by_nohup(quiet_signals: None) -> None:
