@@ -32,6 +32,7 @@ from benchmarks.embedded_sets import (
     draw_episode,
     embed_dataset,
     embed_for,
+    flips_of,
     queries_of,
     read_set,
     support_of,
@@ -140,7 +141,8 @@ def episode_results(
         weights = fold_calibrated(
             validated.adapted.kept(), validated.adapted.statistics, validation_of(validated).temperature
         )
-        predictions = predict_images(net, weights, queries_of(data, torch.cat([episode.queries, episode.others])))
+        images = torch.cat([episode.queries, episode.others])
+        predictions = predict_images(net, weights, queries_of(data, images), flips_of(data, images))
         known, unknown = _scores(predictions).tensor_split([len(episode.queries)])
         confidence, predicted = predictions.probabilities[: len(known)].max(-1)
         yield EpisodeResult(

@@ -207,7 +207,7 @@ def input_function(checkpoint: Checkpoint) -> Embed:
     embedder = TorchEmbedder(net, torch.device("cpu")) if graph is None else OnnxEmbedder(graph, net)
 
     def embed(images: Sequence[Tensor]) -> Tensor:
-        rows = embed_images(embedder, images, image, flips=True)
+        rows = embed_images(embedder, images, image, views=FLIPS)
         return rows.view(len(FLIPS), len(images), -1).transpose(0, 1).half()
 
     return embed
@@ -295,3 +295,9 @@ def support_of(data: EmbeddedSet, episode: Episode, labels: Tensor | None = None
 def queries_of(data: EmbeddedSet, rows: Tensor) -> Tensor:
     """Inputs of images as they are, without mirror views: float32 (rows, ...)."""
     return data.inputs[rows, 0].float()
+
+
+def flips_of(data: EmbeddedSet, rows: Tensor) -> Tensor | None:
+    """Inputs of the mirror views: float32 (views, rows, ...); None where the set holds none."""
+    views = data.inputs[rows, 1:].float().transpose(0, 1)
+    return views if len(views) else None

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.images.preprocessing import decode
-from models.inference.predict import PredictionRequest
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.tensor_bytes import from_bytes
 
@@ -53,8 +52,7 @@ class Version(litserve.LitAPI):  # type: ignore[misc]
 
     def predict(self, images: list[Tensor]) -> Tensor:
         """Probabilities, float32 (batch, n_way)."""
-        request = PredictionRequest(self._serving, self._learner.preprocess(images))
-        return self._learner.predictor.predict([request])[0].probabilities
+        return self._learner.predict([(self._serving, images)])[0].probabilities
 
     def unbatch(self, output: Tensor) -> list[Tensor]:
         """One row per image."""

@@ -44,6 +44,7 @@ from benchmarks.embedded_sets import (
     draw_episode,
     embed_files,
     embed_for,
+    flips_of,
     queries_of,
     read_set,
     support_of,
@@ -245,7 +246,8 @@ def checkpoint_method(name: str, start: Checkpoint, data: EmbeddedSet) -> Method
         else:
             adapted = adapt_one(net, start.weights, support, start.recipe, seed)
         weights = fold_calibrated(adapted.kept(), adapted.statistics)
-        return predict_images(net, weights, queries_of(data, episode.queries)).probabilities.argmax(-1)
+        queries, flips = queries_of(data, episode.queries), flips_of(data, episode.queries)
+        return predict_images(net, weights, queries, flips).probabilities.argmax(-1)
 
     return Method(name, data, predict)
 

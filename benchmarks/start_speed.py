@@ -24,7 +24,6 @@ from benchmarks.measuring import CPU, alternate
 from benchmarks.start_accuracy import WAYS, checkpoint_method
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.images.preprocessing import decode
-from models.inference.predict import PredictionRequest
 from models.meta.evaluation import Score
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
@@ -92,7 +91,7 @@ def timed(starts: dict[str, Checkpoint], files: LabelledSet, rounds: int) -> dic
 
         def run(_: int) -> None:
             for image in images:
-                loaded.predictor.predict([PredictionRequest(weights, loaded.preprocess([image]))])
+                loaded.predict([(weights, [image])])
 
         return run
 

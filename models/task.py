@@ -69,6 +69,11 @@ class Support:
         return self.inputs[: len(self) // self.views]
 
     @property
+    def by_view(self) -> Tensor:
+        """The samples in every view: float32 (views, samples, ...)."""
+        return self.inputs.view(self.views, -1, *self.inputs.shape[1:])
+
+    @property
     def sample_groups(self) -> Tensor:
         """Which samples show the same object: int64 (samples,)."""
         samples = self.sample_labels

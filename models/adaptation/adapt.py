@@ -19,7 +19,7 @@ from models.adaptation.inner_loop import (
 )
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
-from models.nets import Net, heads
+from models.nets import Net, heads, patch_memory
 from models.nets.backbone import standardised_length
 from models.nets.normalisation import fold
 from models.task import Support
@@ -27,6 +27,9 @@ from models.weights import Weights, expand, task_slice
 
 _FAR = 2.0
 """Times the median length of the support from which an image is far. With less, AUROC on X-SDD falls."""
+
+_IN_DOUBT = 0.3
+"""Lead of the best class, as a share of `heads.LEVEL`, below which the flips of an image count as well."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,8 @@ def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -
         folded = fold({}, collected.statistics)
         lengths = standardised_length(support.inputs[None], folded["pooled.scale"], folded["pooled.shift"])
         weights[heads.LENGTH] = _FAR * lengths.median(-1).values  # (1,)
+        if support.views > 1 and patch_memory.PATCHES not in weights:  # a memory compares places, which flips move
+            weights[heads.SECOND_LOOK] = _IN_DOUBT * weights[heads.LEVEL]  # (1,)
     predicted = heads.logits(weights, collected.features).argmax(-1)[0]
     return Adapted(
         weights=task_slice(weights, 0),

@@ -174,7 +174,7 @@ def embed_images(
     images: Sequence[Tensor],
     config: ImageConfig,
     *,
-    flips: bool = False,
+    views: Sequence[tuple[int, ...]] = FLIPS[:1],
     executor: FairExecutor | None = None,
     on_batch: Callable[[], None] | None = None,
 ) -> Tensor:
@@ -184,7 +184,7 @@ def embed_images(
         embedder: the backbone.
         images: canonical images, uint8 (1 or 3, height, width) each, of any sizes.
         config: preprocessing.
-        flips: also embed every image flipped left-right, top-bottom, and both.
+        views: axes of (batch, channels, height, width) that each view of the images is flipped along.
         executor: runs several batches at the same time.
         on_batch: called before every batch; an error that it raises ends the call.
 
@@ -192,7 +192,6 @@ def embed_images(
         float32 (views * images, feature_count), view by view, as `Support` orders them. Each row depends on its own
         image alone, up to the rounding of sums.
     """
-    views = FLIPS if flips else FLIPS[:1]
     batches = list(prepare_by_shape(images, config))
 
     def run(indices: list[int], prepared: Tensor, axes: tuple[int, ...]) -> tuple[list[int], Tensor]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -64,25 +64,46 @@ def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperat
     """Fold the statistics into the weights, divide the head by `temperature` and add the gain of the class means."""
     folded = fold(weights, statistics)
     if temperature != 1.0:
-        scaled = [name for name in (heads.WEIGHT, heads.BIAS, heads.LEVEL) if name in folded]
+        logits_and_scales = (heads.WEIGHT, heads.BIAS, heads.LEVEL, heads.SECOND_LOOK)
+        scaled = [name for name in logits_and_scales if name in folded]
         folded.update({name: folded[name] / temperature for name in scaled})
     if heads.MEANS in folded:
         folded[heads.GAIN] = heads.class_means_gain(folded[heads.MEANS])
     return folded
 
 
-def predict_images(net: Net, folded: Weights, images: Tensor) -> Predictions:
+def logits_and_features(
+    net: Net, stacked: Weights, images: Tensor, flips: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Class scores (tasks, batch, n_way) and features (tasks, batch, features).
+
+    Args:
+        net: the architecture.
+        stacked: folded weights, (tasks, ...) each.
+        images: inputs of the net, (tasks, batch, ...).
+        flips: the images in every other view of `models.task.FLIPS`, (3, tasks, batch, ...); None scores without a
+            `heads.second_look`.
+    """
+    features = call_net(net, stacked, images)
+    scores = heads.logits(stacked, features)
+    if flips is not None and heads.SECOND_LOOK in stacked:
+        of_flips = torch.stack([heads.logits(stacked, call_net(net, stacked, view)) for view in flips])
+        scores = heads.second_look(scores, of_flips, stacked[heads.SECOND_LOOK][:, None])
+    return scores, features
+
+
+def predict_images(net: Net, folded: Weights, images: Tensor, flips: Tensor | None = None) -> Predictions:
     """Predict with one version's folded weights. Each prediction depends on its own image alone.
 
     Args:
         net: the architecture.
         folded: from `fold_calibrated`, or from `fold`.
         images: float32 (batch, ...), inputs of the net.
+        flips: the same in every other view, (3, batch, ...), see `logits_and_features`.
     """
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
-        features = call_net(net, single, images[None])
-        scores = heads.logits(single, features)  # (1, batch, n_way)
+        scores, features = logits_and_features(net, single, images[None], None if flips is None else flips[:, None])
         probabilities = scores[0].softmax(-1)
         if heads.MEANS not in single and heads.LEVEL not in single:
             return Predictions(probabilities, None)
@@ -119,19 +140,29 @@ class ServingWeights:
         values: weights by name.
         novelty: for the in-distribution score; None for weights without.
         size_bytes: memory held.
+        second_look: margin of `heads.second_look`; None for weights without.
     """
 
     values: Mapping[str, Any]
     novelty: ClassMeans | Discriminants | None
     size_bytes: int
+    second_look: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequest:
-    """Inputs of the net for one version: float32 (images, channels, side, side) or (images, features)."""
+    """Images to predict with one version.
+
+    Attributes:
+        weights: of the version.
+        images: inputs of the net: float32 (images, channels, side, side) or (images, features).
+        flips: computes the inputs for the images at some indices in every other view of `models.task.FLIPS`: float32
+            (views * indices, ...), view by view. None predicts without a `heads.second_look`.
+    """
 
     weights: ServingWeights
     images: Floats
+    flips: Callable[[Sequence[int]], Floats] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +191,9 @@ class BatchPredictor(ABC):
         """Predict the images of each request, in order. Requests may differ in their numbers of images and classes."""
         outputs = self._forward(requests)
         return [
-            _predictions(request.weights.novelty, output)
+            _predictions(request.weights.novelty, self._look_again(request, output))
             for request, output in zip(requests, outputs, strict=True)
-        ]  # fmt: skip
+        ]
 
     def serving_weights(self, folded: Weights) -> ServingWeights:
         """Convert the weights of `fold_calibrated` to the format of this predictor."""
@@ -172,11 +203,25 @@ class BatchPredictor(ABC):
             novelty = Discriminants(float(folded[heads.LEVEL]), length)
         elif heads.MEANS in folded:
             novelty = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
-        of_novelty = (heads.MEANS, heads.GAIN, heads.LEVEL, heads.LENGTH)
-        values, size_bytes = self._convert({name: own for name, own in folded.items() if name not in of_novelty})
-        return ServingWeights(
-            values, novelty, size_bytes + (novelty.means.nbytes if isinstance(novelty, ClassMeans) else 0)
-        )
+        margin = float(folded[heads.SECOND_LOOK]) if heads.SECOND_LOOK in folded else None
+        after_the_head = (heads.MEANS, heads.GAIN, heads.LEVEL, heads.LENGTH, heads.SECOND_LOOK)
+        values, size_bytes = self._convert({name: own for name, own in folded.items() if name not in after_the_head})
+        size_bytes += novelty.means.nbytes if isinstance(novelty, ClassMeans) else 0
+        return ServingWeights(values, novelty, size_bytes, margin)
+
+    def _look_again(self, request: PredictionRequest, output: NetOutput) -> NetOutput:
+        """Let the flips of images count as well whose class is in doubt, see `heads.second_look`."""
+        margin = request.weights.second_look
+        if margin is None or request.flips is None:
+            return output
+        logits = torch.from_numpy(output.logits)
+        doubtful = (heads.lead(logits) < margin).nonzero().flatten()
+        if not len(doubtful):
+            return output
+        (seen,) = self._forward([PredictionRequest(request.weights, request.flips(doubtful.tolist()))])
+        of_flips = torch.from_numpy(seen.logits).view(-1, len(doubtful), logits.shape[-1])
+        combined = logits.index_copy(0, doubtful, heads.second_look(logits[doubtful], of_flips, torch.tensor(margin)))
+        return replace(output, logits=combined.numpy())
 
     @abstractmethod
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
@@ -343,7 +388,7 @@ def _chunks(requests: Sequence[PredictionRequest]) -> Iterator[tuple[int, Predic
     """Split each request into chunks of at most `_TORCH_IMAGES_PER_RUN` images; yield them with the request's index."""
     for index, request in enumerate(requests):
         for start in range(0, len(request.images), _TORCH_IMAGES_PER_RUN):
-            yield index, PredictionRequest(request.weights, request.images[start : start + _TORCH_IMAGES_PER_RUN])
+            yield index, replace(request, images=request.images[start : start + _TORCH_IMAGES_PER_RUN])
 
 
 def _stack(name: str, requests: Sequence[PredictionRequest], ways: int) -> Tensor:

@@ -8,6 +8,9 @@ with a prototype or linear head store ``head.means`` (tasks, ways, features), th
 ``head.gain`` (tasks,), which makes distances to them independent of the scale of the features. Versions with an LDA
 head store ``head.level`` (tasks,), the score that an image at the mean of its class gets; with a frozen backbone also
 ``head.length`` (tasks,), the length of the standardised features beyond which an image is far from the support.
+
+Versions that learned from flipped images too store ``head.second_look`` (tasks,): a lead of the best class below which
+the flips of an image count as well (`second_look`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from models.weights import Weights
 WEIGHT, BIAS = "head.weight", "head.bias"
 MEANS, GAIN = "head.means", "head.gain"
 LEVEL, LENGTH = "head.level", "head.length"
+SECOND_LOOK = "head.second_look"
 
 _LEAST_SPREAD = 1e-6
 """Lower bound that keeps the gain of identical prototypes finite."""
@@ -176,3 +180,29 @@ def logits(weights: Weights, features: Tensor, padding_mask: Tensor | None = Non
     """
     scores = torch.baddbmm(weights[BIAS][:, None], features, weights[WEIGHT].transpose(1, 2))
     return scores if padding_mask is None else scores.masked_fill(padding_mask[:, None], float("-inf"))
+
+
+def second_look(logits: Tensor, of_flips: Tensor, margin: Tensor) -> Tensor:
+    """Average the scores of an image and its flips where the image alone leaves the class in doubt.
+
+    A net with padding and strides does not see a flipped image as it sees the image, so the average is more accurate.
+    It counts in full where the best class leads by less than half the margin, and not at all from the margin on. In
+    between its weight changes evenly: scores that rounding moves a little never jump.
+
+    Args:
+        logits: (..., batch, ways).
+        of_flips: the scores of each flip, (flips, ..., batch, ways).
+        margin: `SECOND_LOOK`, of a shape that broadcasts to (..., batch).
+
+    Returns:
+        (..., batch, ways).
+    """
+    share = (2 - 2 * lead(logits) / margin).clamp(0, 1)[..., None]
+    average = (logits + of_flips.sum(0)) / (len(of_flips) + 1)
+    return torch.lerp(logits, average, share)
+
+
+def lead(logits: Tensor) -> Tensor:
+    """By how much the best class scores above the second: (..., ways) -> (...)."""
+    best = logits.topk(2, dim=-1).values
+    return best[..., 0] - best[..., 1]

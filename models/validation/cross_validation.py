@@ -16,8 +16,8 @@ from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, ad
 from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
-from models.inference.predict import fold_calibrated
-from models.nets import BackboneNet, Net, call_net, heads
+from models.inference.predict import fold_calibrated, logits_and_features
+from models.nets import BackboneNet, Net
 from models.task import Support
 from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estimate_accuracy, fit_temperature
 from models.validation.folds import Folds, make_folds
@@ -292,7 +292,7 @@ def _predict_held_out(
         held_out = folds.test_mask(fold).nonzero().flatten()
         if isinstance(adapted, AdaptationDiverged) or not len(held_out):
             continue
-        fold_logits, fold_distances = _predict(net, adapted, support.samples[held_out.to(support.inputs.device)])
+        fold_logits, fold_distances = _predict(net, adapted, support.by_view[:, held_out.to(support.inputs.device)])
         rows.append(held_out)
         logits.append(fold_logits.cpu())
         distances.append(fold_distances.cpu())
@@ -309,13 +309,19 @@ def _predict_held_out(
     )
 
 
-def _predict(net: Net, adapted: Adapted, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, (inputs, n_way), and novelty distances, (inputs,), as a prediction computes them."""
+def _predict(net: Net, adapted: Adapted, views: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, (inputs, n_way), and novelty distances, (inputs,), as a prediction computes them.
+
+    Args:
+        net: the architecture.
+        adapted: a fold.
+        views: the inputs in every view, (views, inputs, ...).
+    """
     single = {name: tensor[None] for name, tensor in fold_calibrated(adapted.kept(), adapted.statistics).items()}
+    images = views[:1]  # (1, inputs, ...)
     with torch.no_grad():
-        features = call_net(net, single, inputs[None])
-        logits = heads.logits(single, features)
-        return logits[0], novelty_distance(single, inputs[None], features, logits)[0]
+        logits, features = logits_and_features(net, single, images, views[1:, None] if len(views) > 1 else None)
+        return logits[0], novelty_distance(single, images, features, logits)[0]
 
 
 def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig) -> Tensor:

@@ -20,6 +20,7 @@ from models.images.preprocessing import ImageConfig
 from models.inference.embedding import Embedder, embed_images, embedder_for
 from models.meta.covariance_prior import CovarianceTraining, EmbeddedDataset, learn_covariance_prior
 from models.nets import BackboneNet
+from models.task import FLIPS
 from service.cli.console import notices, output, plain, print_json, progress
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
@@ -100,5 +101,5 @@ def _embedded(
 
 def _views(images: Tensor, embedder: Embedder, config: ImageConfig, executor: FairExecutor) -> Tensor:
     """Features of every image and its mirror images: (views, images, features)."""
-    rows = embed_images(embedder, list(images), config, flips=True, executor=executor)
+    rows = embed_images(embedder, list(images), config, views=FLIPS, executor=executor)
     return rows.view(-1, len(images), rows.shape[-1])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,11 +23,13 @@ from models.inference.predict import (
     FeaturePredictor,
     Floats,
     OnnxPredictor,
+    PredictionRequest,
+    Predictions,
     ServingWeights,
     TorchPredictor,
     fold_calibrated,
 )
-from models.task import Support
+from models.task import FLIPS, Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.novelty import UNKNOWN_SHARE
 from service.runtime.adapt_queue import JobControl
@@ -98,7 +101,7 @@ class LoadedCheckpoint:
             embed_images,
             self._embedder,
             config=config,
-            flips=flips,
+            views=FLIPS if flips else FLIPS[:1],
             executor=self._embedding,
             on_batch=None if control is None else control.check,
         )
@@ -182,12 +185,35 @@ class LoadedCheckpoint:
         self.preprocess([torch.zeros(image.channels, image.side, image.side, dtype=torch.uint8)])
         self.predictor.predict([])
 
+    def predict(self, requests: Sequence[tuple[ServingWeights, Sequence[Tensor]]]) -> list[Predictions]:
+        """Predict canonical images of many versions. A frozen backbone runs once for all of them.
+
+        It runs again for the flips of the images whose class is in doubt, see `heads.second_look`.
+        """
+        inputs = self.preprocess([image for _, images in requests for image in images])
+        ends = accumulate(len(images) for _, images in requests)
+        return self.predictor.predict(
+            [
+                PredictionRequest(weights, inputs[end - len(images) : end], self._flips_of(images))
+                for (weights, images), end in zip(requests, ends, strict=True)
+            ]
+        )
+
     def preprocess(self, images: Sequence[Tensor]) -> Floats:
         """Turn canonical images into `predictor` input: float32 (images, ...). A frozen backbone runs here."""
         config = self.checkpoint.net_config.image
         if self._embedder is None:
             return prepare_batch(images, config).numpy()
         return embed_images(self._embedder, images, config).numpy()
+
+    def _flips_of(self, images: Sequence[Tensor]) -> Callable[[Sequence[int]], Floats] | None:
+        """See `PredictionRequest.flips`; None for nets without a frozen backbone."""
+        embedder, config = self._embedder, self.checkpoint.net_config.image
+        if embedder is None:
+            return None
+        return lambda indices: embed_images(
+            embedder, [images[index] for index in indices], config, views=FLIPS[1:]
+        ).numpy()
 
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:
         """Turn a stored delta into `predictor` weights."""

@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Final, Literal
 
 from torch import Tensor
 
 from models.errors import AnoleError
-from models.inference.predict import PredictionRequest, Predictions, ServingWeights
+from models.inference.predict import Predictions, ServingWeights
 from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion, unknown_score
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
@@ -268,14 +267,11 @@ def _predict(
     for index, entry in weights.items():
         groups.setdefault(prepared[index].checkpoint, {}).setdefault(id(entry), []).append(index)
     for checkpoint, by_weights in groups.items():
-        images = [[image for index in group for image in prepared[index].images] for group in by_weights.values()]
-        floats = checkpoint.preprocess([image for group in images for image in group])
-        ends = accumulate(len(group) for group in images)
         requests = [
-            PredictionRequest(weights[indices[0]], floats[end - len(group) : end])
-            for indices, group, end in zip(by_weights.values(), images, ends, strict=True)
+            (weights[indices[0]], [image for index in indices for image in prepared[index].images])
+            for indices in by_weights.values()
         ]
-        for indices, predictions in zip(by_weights.values(), checkpoint.predictor.predict(requests), strict=True):
+        for indices, predictions in zip(by_weights.values(), checkpoint.predict(requests), strict=True):
             yield from _outcomes({index: prepared[index] for index in indices}, predictions, started_s)
 
 

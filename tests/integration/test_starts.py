@@ -84,7 +84,10 @@ def test_a_client_can_only_choose_a_model_that_is_offered(several: Web) -> None:
     for method in ("PUT", "PATCH"):
         response = several(method, "/clients/chooser/settings", json={"model": "huge"})
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
-        assert response.json()["detail"] == "there is no model 'huge'; the available models are omniglot, surfaces"
+        assert response.json()["detail"] == (
+            "there is no model 'huge'; the available models are omniglot, surfaces; "
+            "`anole serve --model NAME`, given several times, offers others"
+        )
     assert several("GET", "/clients/chooser").status_code == 404
 
 

@@ -14,7 +14,7 @@ from models.errors import CheckpointInvalid
 from models.images.preprocessing import prepare_by_shape
 from models.inference.embedding import OnnxEmbedder, TorchEmbedder, embed_images
 from models.nets import BackboneNet
-from models.task import flipped
+from models.task import FLIPS, flipped
 
 CHECKPOINT = load_checkpoint("efficientnet-lite0")
 CONFIG = CHECKPOINT.net_config.image
@@ -45,8 +45,8 @@ PICTURES = [picture(200, 200), picture(60, 240, 1), picture(256, 40, 2), picture
 
 
 def test_onnx_and_torch_agree_on_images_of_every_shape(net: BackboneNet, embedder: OnnxEmbedder) -> None:
-    ours = embed_images(embedder, PICTURES, CONFIG, flips=True)
-    reference = embed_images(TorchEmbedder(net, CPU), PICTURES, CONFIG, flips=True)
+    ours = embed_images(embedder, PICTURES, CONFIG, views=FLIPS)
+    reference = embed_images(TorchEmbedder(net, CPU), PICTURES, CONFIG, views=FLIPS)
     assert ours.shape == (16, net.embedding_count)
     assert torch.allclose(ours, reference, atol=1e-3, rtol=1e-3)
 
@@ -86,7 +86,7 @@ PUBLISHED = [
 
 def test_rows_are_ordered_view_by_view(embedder: OnnxEmbedder) -> None:
     pictures = PICTURES[:2]
-    rows = embed_images(embedder, pictures, CONFIG, flips=True)
+    rows = embed_images(embedder, pictures, CONFIG, views=FLIPS)
     for index, one in enumerate(pictures):
         ((_, prepared),) = prepare_by_shape([one], CONFIG)
         alone = embedder.embed(flipped(prepared))

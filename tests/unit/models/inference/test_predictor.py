@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from models.inference.export import export_onnx
 from models.inference.predict import (
     BatchPredictor,
     FeaturePredictor,
+    Floats,
     OnnxPredictor,
     PredictionRequest,
     Predictions,
@@ -25,7 +27,7 @@ from models.inference.predict import (
     fold_calibrated,
     predict_images,
 )
-from models.nets import BackboneNet, Net, build
+from models.nets import BackboneNet, Net, build, heads
 from models.nets.heads import GAIN, MEANS
 from models.task import Support
 
@@ -213,3 +215,36 @@ def test_a_graph_contains_no_stack_traces_and_no_paths() -> None:
     for name in (*EXPORTED, *SHIPPED):
         assert b".py" not in graph_of(name)
         assert b"/models/" not in graph_of(name)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_the_flips_of_images_in_doubt_count_as_well(kind: str) -> None:
+    net = net_of(BACKBONE)
+    predictor = FeaturePredictor() if kind == "numpy" else TorchPredictor(net, torch.device("cpu"))
+    folded = folded_of(net, 1, 3)
+    images, flips = images_of(net, 60, 8), torch.stack([images_of(net, seed, 8) for seed in (61, 62, 63)])
+    leads = heads.lead(predict_images(net, folded, images).probabilities.log())
+    folded[heads.SECOND_LOOK] = leads.median()  # half of the images are in doubt
+    asked: list[list[int]] = []
+
+    def flips_of(indices: Sequence[int]) -> Floats:
+        asked.append(list(indices))
+        return flips[:, list(indices)].flatten(0, 1).numpy()
+
+    request = PredictionRequest(predictor.serving_weights(folded), images.numpy(), flips_of)
+    (predictions,) = predictor.predict([request])
+    assert asked == [(leads < leads.median()).nonzero().flatten().tolist()]
+    assert_same(predictions, predict_images(net, folded, images, flips))
+    alone = predict_images(net, folded, images)
+    assert not torch.allclose(predictions.probabilities, alone.probabilities, atol=1e-3)
+
+
+def test_a_version_without_a_margin_asks_for_no_flips() -> None:
+    def never(_: Sequence[int]) -> Floats:
+        raise AssertionError("the flips were asked for")
+
+    net = net_of(BACKBONE)
+    predictor, images = FeaturePredictor(), images_of(net, 60, 8)
+    weights = predictor.serving_weights(folded_of(net, 1, 3))
+    (predictions,) = predictor.predict([PredictionRequest(weights, images.numpy(), never)])
+    assert_same(predictions, predict_images(net, folded_of(net, 1, 3), images))

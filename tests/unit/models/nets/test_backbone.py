@@ -121,6 +121,15 @@ def test_adaptation_recognises_textures_and_keeps_only_head_and_statistics() -> 
     assert set(adapted.statistics) == {"pooled.mean", "pooled.variance"}
 
 
+def test_versions_that_learned_from_flips_look_at_flips_where_in_doubt() -> None:
+    net = net_of(convolutional, "0", "1")
+    one_view = task(net)
+    views = Support(one_view.inputs.repeat(4, 1), one_view.labels.repeat(4), one_view.n_way, views=4)
+    adapted = adapt_one(net, net.start(), views, BACKBONE_RECIPE, seed=0)
+    assert 0 < float(adapted.weights["head.second_look"]) < float(adapted.weights["head.level"])
+    assert "head.second_look" not in adapt_one(net, net.start(), one_view, BACKBONE_RECIPE, seed=0).weights
+
+
 def test_tasks_of_different_sizes_adapt_together_as_alone() -> None:
     net = net_of(convolutional, "0", "1")
     supports = [task(net, 3), task(net, 5, seed=9)]

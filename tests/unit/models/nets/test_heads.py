@@ -98,3 +98,30 @@ def test_fisher_gains_use_no_prior() -> None:
     with_prior = heads.lda_head(features, labels, 3, heads.LdaOptions(0.3, 5.0, True, directions, 0.7))
     without = heads.lda_head(features, labels, 3, heads.LdaOptions(0.3, 5.0, True))
     assert torch.equal(with_prior[heads.WEIGHT], without[heads.WEIGHT])
+
+
+LEADS = torch.tensor([[0.0, 2.0, 1.5], [0.0, 2.0, 1.95], [3.0, 0.0, 1.0], [1.0, 1.625, 0.0]])
+"""Scores whose best class leads by 0.5, 0.05, 2 and 0.625."""
+
+
+def test_flips_count_in_full_where_the_lead_is_below_half_the_margin() -> None:
+    of_flips = torch.stack([LEADS + 1, LEADS.flip(-1), LEADS - 2])
+    combined = heads.second_look(LEADS, of_flips, torch.tensor(1.0))
+    average = torch.cat([LEADS[None], of_flips]).mean(0)
+    assert torch.allclose(combined[:2], average[:2])
+
+
+def test_flips_count_partly_up_to_the_margin_and_not_beyond() -> None:
+    of_flips = LEADS.flip(-1)[None]
+    combined = heads.second_look(LEADS, of_flips, torch.tensor(1.0))
+    average = (LEADS + of_flips[0]) / 2
+    assert torch.equal(combined[2], LEADS[2])
+    assert torch.allclose(combined[3], 0.25 * LEADS[3] + 0.75 * average[3])  # 0.625: a quarter of the way to 1
+
+
+@pytest.mark.parametrize("lead", [0.5, 1.0])
+def test_a_second_look_never_makes_scores_jump(lead: float) -> None:
+    below, above = (torch.tensor([[0.0, lead + nudge]]) for nudge in (-1e-5, 1e-5))
+    of_flips = torch.tensor([[[4.0, 0.0]]])
+    one, other = (heads.second_look(scores, of_flips, torch.tensor(1.0)) for scores in (below, above))
+    assert torch.allclose(one, other, atol=1e-4)

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
+from torch import Tensor
 
 from models.checkpoint import load_checkpoint
+from models.inference.predict import predict_images
+from models.nets import heads
+from models.task import FLIPS
 from service.runtime.adapt_queue import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
@@ -59,3 +65,45 @@ def test_a_frozen_backbone_runs_once_for_an_image_with_the_same_key() -> None:
     assert torch.equal(extended.labels, fresh.labels)
     assert torch.equal(kept.inputs, fresh.inputs.view(4, 3, -1)[:, :2].flatten(0, 1))
     checkpoint.close()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Iterator[LoadedCheckpoint]:
+    loaded = LoadedCheckpoint(load_checkpoint("efficientnet-lite0"), torch.device("cpu"))
+    yield loaded
+    loaded.close()
+
+
+def noise(seed: int, count: int, contrast: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randint(128 - contrast, 128 + contrast, (3, 64, 64), dtype=torch.uint8, generator=generator)
+        for _ in range(count)
+    ]
+
+
+def test_a_prediction_in_doubt_counts_the_flips_of_the_image(backbone: LoadedCheckpoint) -> None:
+    recipe = backbone.checkpoint.recipe
+    support = backbone.support([*noise(0, 3, 40), *noise(1, 3, 60)], [0, 0, 0, 1, 1, 1], 2)
+    delta = backbone.delta(backbone.adapt(support, recipe, 0))
+    assert heads.SECOND_LOOK in delta
+    delta[heads.SECOND_LOOK] = torch.tensor(100.0)  # every image is in doubt
+    between = noise(2, 6, 49)
+    views = [backbone.preprocess([image.flip([axis - 1 for axis in axes]) for image in between]) for axes in FLIPS]
+    net, folded = backbone.checkpoint.build_net(), backbone.fold(delta)
+    images, *flips = map(torch.from_numpy, views)
+    expected = predict_images(net, folded, images, torch.stack(flips))
+    (found,) = backbone.predict([(backbone.serving_weights(delta), between)])
+    assert torch.allclose(found.probabilities, expected.probabilities, atol=5e-3)
+    assert not torch.allclose(expected.probabilities, predict_images(net, folded, images).probabilities, atol=5e-2)
+    without = {name: tensor for name, tensor in delta.items() if name != heads.SECOND_LOOK}  # of an earlier release
+    (as_before,) = backbone.predict([(backbone.serving_weights(without), between)])
+    assert torch.allclose(as_before.probabilities, predict_images(net, folded, images).probabilities, atol=5e-3)
+
+
+def test_every_request_gets_the_predictions_of_its_own_images(backbone: LoadedCheckpoint) -> None:
+    support = backbone.support([*noise(0, 3, 20), *noise(1, 3, 90)], [0, 0, 0, 1, 1, 1], 2)
+    weights = backbone.serving_weights(backbone.delta(backbone.adapt(support, backbone.checkpoint.recipe, 0)))
+    requests = [(weights, noise(5, 1, 20)), (weights, [*noise(6, 2, 90), *noise(7, 1, 20)])]
+    predicted = [found.probabilities.argmax(-1).tolist() for found in backbone.predict(requests)]
+    assert predicted == [[0], [1, 1, 0]]
