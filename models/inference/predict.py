@@ -288,8 +288,10 @@ class FeaturePredictor(BatchPredictor):
     def _run(self, weights: Mapping[str, Any], embedded: Floats) -> NetOutput:
         pooled, patches = np.split(embedded, [len(weights["pooled.scale"])], axis=-1)
         standardised = pooled * weights["pooled.scale"] + weights["pooled.shift"]  # (images, features)
-        length = np.sqrt(np.square(standardised).sum(-1, keepdims=True)) / np.float32(pooled.shape[-1] ** 0.5)
-        features = standardised / np.maximum(length, _SHORTEST)
+        length = _length(standardised)
+        limit = weights.get("pooled.limit")
+        limited = standardised if limit is None else np.clip(standardised, -limit, limit)
+        features = limited / np.maximum(_length(limited), _SHORTEST)
         if patch_memory.PATCHES in weights:
             compared = patch_memory.compare(
                 torch.from_numpy(patches),
@@ -303,7 +305,8 @@ class FeaturePredictor(BatchPredictor):
 class TorchPredictor(BatchPredictor):
     """Runs on accelerators, and for nets without an ONNX graph and without a frozen backbone.
 
-    Requests with similar numbers of images run together, each padded to the next power of two.
+    Requests with similar numbers of images and the same kinds of weights run together, each padded to the next power of
+    two.
 
     Args:
         net: the architecture.
@@ -319,11 +322,12 @@ class TorchPredictor(BatchPredictor):
         return values, sum(tensor.nbytes for tensor in values.values())
 
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
-        by_size: defaultdict[int, list[tuple[int, PredictionRequest]]] = defaultdict(list)
+        alike: defaultdict[tuple[int, frozenset[str]], list[tuple[int, PredictionRequest]]] = defaultdict(list)
         for index, chunk in _chunks(requests):
-            by_size[1 << (len(chunk.images) - 1).bit_length()].append((index, chunk))
+            padded_size = 1 << (len(chunk.images) - 1).bit_length()
+            alike[padded_size, frozenset(chunk.weights.values)].append((index, chunk))
         outputs: defaultdict[int, list[NetOutput]] = defaultdict(list)
-        for padded_size, chunks in by_size.items():
+        for (padded_size, _), chunks in alike.items():
             batch = self._run([chunk for _, chunk in chunks], padded_size)
             for (index, _), output in zip(chunks, batch, strict=True):
                 outputs[index].append(output)
@@ -347,6 +351,13 @@ class TorchPredictor(BatchPredictor):
             NetOutput(rows[0][: len(request.images), :n_way], *(row[: len(request.images)] for row in rows[1:]))
             for request, n_way, *rows in zip(requests, ways, *arrays, strict=True)
         ]
+
+
+def _length(standardised: Floats) -> Floats:
+    """Root mean square of each row: (images, features) -> (images, 1)."""
+    length: Floats = np.sqrt(np.square(standardised).sum(-1, keepdims=True))
+    length /= np.float32(standardised.shape[-1] ** 0.5)
+    return length
 
 
 def _as_arrays(folded: Weights) -> tuple[Mapping[str, Floats], int]:

@@ -40,6 +40,9 @@ _PLACES = range(100, 257)
 _PRIOR_COUNT = 30
 """Images that the prior of the features' variances counts for."""
 
+_LEAST_LIMIT, _LIMIT_ROWS = 1.7, 60
+"""Standardised features are limited to 1.7 + 60 / rows of the support, flips included: 4.7 at 5 images, 2 at 50."""
+
 
 @dataclass(frozen=True)
 class CovariancePrior:
@@ -193,20 +196,41 @@ def standardised_length(inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class StandardiseSupport(Standardise):
-    """Standardises by a support that may be small.
+    """Standardises by a support that may be small, and limits what comes out, so that no feature decides alone.
+
+    The more images the deviations are measured on, the closer the limit, from `_LEAST_LIMIT` up.
 
     Args:
         groups: numbers of features that belong together: those of one stage and one way of pooling.
 
     Attributes:
         prior_variance: (features,), typical variance over a support, or None.
+        limit: (tasks,) or (tasks, 1), the largest absolute value; None if there is none, as in earlier versions.
     """
+
+    limit: Tensor | None
 
     def __init__(self, groups: Sequence[int]) -> None:
         super().__init__()
+        self.register_buffer("limit", None)
         # No buffer: calls with given weights run in copies without memory for parameters and buffers.
         self.prior_variance: Tensor | None = None
         self._groups = list(groups)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """See `Standardise.forward`; limited."""
+        standardised = super().forward(features)
+        limit = self.limit
+        if limit is None and self.mean is None and self.scale is None:  # by the batch at hand
+            limit = torch.full((self.tasks, 1), _LEAST_LIMIT + _LIMIT_ROWS * self.tasks / len(features))
+            limit = limit.to(features.device)
+            if self.recording:
+                self.recorded["limit"] = limit
+        if limit is None:
+            return standardised
+        by_task = standardised.view(self.tasks, -1, features.shape[-1])  # (tasks, batch, features)
+        limit = limit.view(-1, 1, 1)
+        return torch.minimum(torch.maximum(by_task, -limit), limit).flatten(0, 1)
 
     def regularise(self, variance: Tensor, by_task: Tensor) -> Tensor:
         """Shrink the variances towards their typical ratios within each group, or else keep them from vanishing."""

@@ -134,7 +134,7 @@ def call_net_recording(
 
     Returns:
         Features (tasks, batch, feature_count), and name of a layer + ``.mean`` or ``.variance`` -> (tasks, channels),
-        detached.
+        detached; or whatever else the layer records.
     """
     thread_net, tasks = _thread_copies.of(net), images.shape[0]
     layers = thread_net.normalisations
@@ -142,14 +142,15 @@ def call_net_recording(
         layer.recording = True
     try:
         features = call_net(net, weights, images, memory_format=memory_format)
-        recorded = {name: layer.recorded for name, layer in layers.items() if layer.recorded is not None}
+        recorded = {name: layer.recorded for name, layer in layers.items()}
     finally:
         for layer in layers.values():
-            layer.recording, layer.recorded = False, None
-    statistics = {}
-    for name, (mean, variance) in recorded.items():
-        statistics[f"{name}.mean"] = mean.reshape(tasks, -1)
-        statistics[f"{name}.variance"] = variance.reshape(tasks, -1)
+            layer.recording, layer.recorded = False, {}
+    statistics = {
+        f"{name}.{statistic}": tensor.reshape(tasks, -1)
+        for name, of_layer in recorded.items()
+        for statistic, tensor in of_layer.items()
+    }
     return features, statistics
 
 

@@ -34,7 +34,7 @@ class Normalisation(nn.Module):
         mean: (channels,) or (tasks, channels); None normalises by the batch at hand.
         variance: biased variance, of the same shape.
         recording: whether to keep the batch's statistics in `recorded`.
-        recorded: mean and variance of the last batch, (tasks * channels,) each.
+        recorded: statistics of the last batch by name: mean and variance, (tasks * channels,) each.
     """
 
     mean: Tensor | None
@@ -45,7 +45,7 @@ class Normalisation(nn.Module):
         self.register_buffer("mean", None)
         self.register_buffer("variance", None)
         self.recording = False
-        self.recorded: tuple[Tensor, Tensor] | None = None
+        self.recorded: dict[str, Tensor] = {}
 
 
 class ConvNorm(Normalisation):
@@ -94,7 +94,7 @@ class ConvNorm(Normalisation):
         if self.recording:
             pixels = maps.detach().permute(0, 2, 3, 1).flatten(0, 2)  # (batch * pixels, tasks * channels)
             mean = pixels.mean(0)
-            self.recorded = mean, (pixels - mean).square().mean(0)
+            self.recorded = {"mean": mean, "variance": (pixels - mean).square().mean(0)}
         scale, shift = self.scale.flatten(), self.shift.flatten()
         if self.mean is None or self.variance is None:
             return F.batch_norm(maps, None, None, scale, shift, training=True, eps=EPSILON)
@@ -107,7 +107,7 @@ class ConvNorm(Normalisation):
         if mean is None or variance is None:
             variance, mean = torch.var_mean(by_task, (1, 3, 4), correction=0)  # (tasks, channels)
             if self.recording:
-                self.recorded = mean.detach().flatten(), variance.detach().flatten()
+                self.recorded = {"mean": mean.detach().flatten(), "variance": variance.detach().flatten()}
         slope = self.scale * torch.rsqrt(variance + EPSILON)
         offset = self.shift - mean * slope
         slope, offset = (own[:, None, :, None, None] for own in (slope, offset))
@@ -142,7 +142,7 @@ class Standardise(Normalisation):
             variance, mean = torch.var_mean(by_task, 1, keepdim=True, correction=0)
             variance = self.regularise(variance, by_task)
             if self.recording:
-                self.recorded = mean.detach().flatten(), variance.detach().flatten()
+                self.recorded = {"mean": mean.detach().flatten(), "variance": variance.detach().flatten()}
         else:
             mean, variance = (own.reshape(-1, 1, by_task.shape[-1]) for own in (self.mean, self.variance))
         return ((by_task - mean) * torch.rsqrt(variance + EPSILON)).flatten(0, 1)
@@ -165,7 +165,8 @@ def fold(weights: Weights, statistics: Mapping[str, Tensor]) -> dict[str, Tensor
 
     Args:
         weights: of one task, or stacked, with kernels per task.
-        statistics: name of a layer + ``.mean`` or ``.variance`` -> (channels,), or stacked.
+        statistics: name of a layer + ``.mean`` or ``.variance`` -> (channels,), or stacked; and ``.limit``, see
+            `models.nets.backbone.StandardiseSupport`.
     """
     folded = {name: tensor for name, tensor in weights.items() if name.startswith(("head.", "memory."))}
     for name in (key.removesuffix(".mean") for key in statistics if key.endswith(".mean")):
@@ -178,4 +179,6 @@ def fold(weights: Weights, statistics: Mapping[str, Tensor]) -> dict[str, Tensor
         else:
             folded[f"{name}.scale"] = slope
             folded[f"{name}.shift"] = -mean * slope
+            if f"{name}.limit" in statistics:
+                folded[f"{name}.limit"] = statistics[f"{name}.limit"]
     return folded

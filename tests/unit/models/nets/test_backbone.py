@@ -16,8 +16,9 @@ from models.config import BACKBONE_RECIPE, NetConfig
 from models.errors import AdaptationDiverged, InvalidConfig
 from models.images.preprocessing import ImageConfig
 from models.inference.predict import fold_calibrated, predict_images
-from models.nets import BackboneNet
+from models.nets import BackboneNet, call_net
 from models.nets.backbone import fold_batch_norms
+from models.nets.normalisation import fold
 from models.task import Support
 
 IMAGE = ImageConfig(3, 32, "imagenet")
@@ -118,7 +119,26 @@ def test_adaptation_recognises_textures_and_keeps_only_head_and_statistics() -> 
     predictions = predict_images(net, folded, queries.inputs)
     assert float((predictions.probabilities.argmax(-1) == queries.labels).float().mean()) > 0.9
     assert set(adapted.kept()) == {"head.weight", "head.bias", "head.level", "head.length"}
-    assert set(adapted.statistics) == {"pooled.mean", "pooled.variance"}
+    assert set(adapted.statistics) == {"pooled.mean", "pooled.variance", "pooled.limit"}
+
+
+def test_no_feature_of_an_image_counts_more_than_the_limit() -> None:
+    net = net_of(convolutional, "0", "1")
+    support = task(net, per_class=20)
+    statistics = adapt_one(net, net.start(), support, BACKBONE_RECIPE, seed=0).statistics
+    limit = float(statistics["pooled.limit"])
+    assert limit == pytest.approx(1.7 + 60 / len(support))
+    image = support.inputs[:1].clone()
+    image[:, 3] += 1e4
+    images = torch.cat([support.inputs[:1], image])
+    weights = {name: tensor[None] for name, tensor in fold({}, statistics).items()}
+    usual, strange = call_net(net, weights, images[None])[0]
+    others = torch.arange(net.feature_count) != 3
+    factor = strange[others].norm() / usual[others].norm()
+    assert torch.allclose(strange[others], factor * usual[others], atol=1e-4)
+    assert 0.8 < float(factor) < 1  # all rows have one length
+    of_earlier_versions = {name: tensor for name, tensor in weights.items() if name != "pooled.limit"}
+    assert float(call_net(net, of_earlier_versions, images[None])[0, 1, others].abs().max()) < 0.1
 
 
 def test_versions_that_learned_from_flips_look_at_flips_where_in_doubt() -> None:
