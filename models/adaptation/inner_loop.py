@@ -29,6 +29,9 @@ from models.weights import Weights, join, trainable_copy
 STATISTICS_SAMPLES = 256
 """Statistics are measured on at most this many support images; of a larger support, on an even subset."""
 
+_RIDGE_SHARE = 0.5
+"""Share of the prior's ridge that counts: limited features vary less than those that the prior was learned from."""
+
 OnStep = Callable[[int, Tensor], None]
 """Called after each inner step with the number of steps done and the losses before the step, (tasks,)."""
 
@@ -357,7 +360,7 @@ def _lda_options(net: Net, recipe: InnerLoopConfig, device: torch.device) -> hea
     options = heads.LdaOptions(recipe.shrinkage, recipe.head_scale, fisher_gains=recipe.feature_gains == "fisher")
     if prior is None:
         return options
-    return replace(options, prior_directions=prior.directions.to(device), prior_ridge=float(prior.ridge))
+    return replace(options, prior_directions=prior.directions.to(device), prior_ridge=_RIDGE_SHARE * float(prior.ridge))
 
 
 def _lda_head(
