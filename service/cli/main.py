@@ -58,14 +58,28 @@ def main() -> None:
         cli()
     except AnoleError as error:
         text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        notices().print("error: ", plain(text), sep="", style="red")
-        sys.exit(FAILED)
+        _fail(text)
+    except ModuleNotFoundError as error:
+        _fail(f"{error}; the client is installed without the packages of the server: pip install anole has them all")
+
+
+def _fail(text: str) -> None:
+    notices().print("error: ", plain(text), sep="", style="red")
+    sys.exit(FAILED)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"anole {metadata.version('anole')}")
+        typer.echo(f"anole {_release()}")
         raise typer.Exit
+
+
+def _release() -> str:
+    """Return the release of the installed distribution: the whole one, or the client's."""
+    try:
+        return metadata.version("anole")
+    except metadata.PackageNotFoundError:
+        return metadata.version("anole-client")
 
 
 @cli.callback()

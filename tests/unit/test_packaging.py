@@ -23,7 +23,7 @@ DISTRIBUTION_OF = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
 }
-FIRST_PARTY = {"models", "service", "tests", "benchmarks"}
+FIRST_PARTY = {"anole", "models", "service", "tests", "benchmarks"}
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
@@ -118,4 +118,4 @@ def test_the_wheel_contains_dataset_code_but_no_data(wheel_names: list[str]) -> 
 
 def test_the_wheel_contains_no_tests(wheel_names: list[str]) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
-    assert tops == {"models", "service", f"anole-{PROJECT['version']}.dist-info"}
+    assert tops == {"anole", "models", "service", f"anole-{PROJECT['version']}.dist-info"}

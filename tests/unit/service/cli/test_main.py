@@ -19,6 +19,7 @@ import typer
 
 from service.cli import connection, serve
 from service.cli import main as cli
+from service.cli.console import EXIT_CODES
 from service.client import Client
 from service.domain.key import Grant, prefix_of
 from service.errors import SamplesNotKept, StoreFull
@@ -319,6 +320,17 @@ def test_every_command_has_a_summary_in_the_list_of_commands(anole: Anole) -> No
         listed = " ".join(anole(*command[:-1], "--help")[1].split())
         summary = anole(*command, "--help")[1].splitlines()[3].strip()
         assert summary[:40] in listed, command
+
+
+def test_the_page_lists_every_command_and_exit_code() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "cli.md").read_text(encoding="utf-8")
+    rows = " ".join(line.split(" | ")[0] for line in page.splitlines() if line.startswith("| `anole"))
+    for command in commands():
+        assert re.search(rf"`(anole )?{' '.join(command)}\b" if len(command) == 1 else rf"\b{command[-1]}\b", rows), (
+            command
+        )
+    listed = [line.split(" | ")[0].strip("| ") for line in page.splitlines() if re.match(r"\| \d", line)]
+    assert listed == re.findall(r"(\d+) ", EXIT_CODES)
 
 
 def test_the_version_is_printed(anole: Anole) -> None:
