@@ -26,6 +26,7 @@ from service.cli.console import (
     plain,
     print_json,
 )
+from service.cli.heat_maps import write_heat_maps
 from service.client import (
     AdaptOptions,
     AdaptResponse,
@@ -114,6 +115,10 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     version: Annotated[int | None, typer.Option(help="Use this version instead of the live one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Use the version that this alias points at.")] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write each picture with a map of what spoke for its class to FOLDER."),
+    ] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
@@ -123,13 +128,17 @@ def predict(
     More images than one request may have are sent in several requests.
     """
     with connection.connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
-        predicted = anole.predict(client, images, version=version, alias=alias)
+        predicted = anole.predict(client, images, version=version, alias=alias, explain=explain is not None)
+    written = [] if explain is None else write_heat_maps(explain, images, predicted)
     if as_json:
-        print_json(predicted.model_dump(mode="json"))
+        maps = {} if explain is None else {"heat_maps": [str(path) for path in written]}
+        print_json({**predicted.model_dump(mode="json"), **maps})
         return
     output().print(plain(f"{predicted.client}, version {predicted.version}"))
     output().print(_predicted_table(predicted))
     output().print(_threshold(predicted))
+    if explain is not None:
+        output().print(plain(f"{len(written)} heat maps in {explain}"))
 
 
 def versions(

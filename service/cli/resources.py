@@ -26,6 +26,7 @@ from service.cli.console import (
     print_json,
     table,
 )
+from service.cli.files import save
 from service.client import Alias, ClientInfo, ClientSettings, InvalidInput, Job, VersionDiff
 
 _MINUTES = "%Y-%m-%d %H:%M"
@@ -202,15 +203,6 @@ def weights(
         print_json({"client": client, "version": version, "path": str(path), "bytes": len(content)})
     else:
         output().print(plain(f"{path}: {len(content)} bytes"))
-
-
-def save(path: Path, content: bytes) -> None:
-    """Write a file. Raises InvalidInput if that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    except OSError as error:
-        raise InvalidInput(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def job(

@@ -12,7 +12,7 @@ from service.cli import connection
 from service.cli.clients import adapt_with_progress, exit_if_held, print_adapted
 from service.cli.connection import ClientName, Key, Url
 from service.cli.console import NO_VALUE, AsJson, output, percent, plain, print_json, table
-from service.cli.resources import save
+from service.cli.files import file_name, save
 from service.client import AdaptResponse, Client, InvalidInput, StoredSample
 from service.client.jobs import OnProgress
 
@@ -118,9 +118,4 @@ def _row(sample: StoredSample) -> tuple[str, ...]:
 
 def _path_of(folder: Path, sample: StoredSample) -> Path:
     """Return where to write a sample: always inside the folder, whatever its label and name are."""
-    return folder / _file_name(sample.label) / f"{_file_name(Path(sample.name).stem)}-{sample.digest[:_SHORT]}.png"
-
-
-def _file_name(text: str) -> str:
-    name = "".join("_" if letter in '/\\:*?"<>|' or not letter.isprintable() else letter for letter in text)
-    return f"_{name}" if name.startswith(".") or not name else name
+    return folder / file_name(sample.label) / f"{file_name(Path(sample.name).stem)}-{sample.digest[:_SHORT]}.png"
