@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,8 @@ from models.errors import ImageCorrupt, ImageFormatUnsupported
 from models.images.depth import FILE_BITS, DeclaredDepth, Depth, choose_depth, to_8_bits
 
 _BACKGROUND_GREY: Final = 128
+_STRIP_ROWS: Final = 64
+"""Rows of a transparent image that are converted at once."""
 
 _OPPOSITE: Final = "B" if sys.byteorder == "little" else "L"
 _LAYOUT_OF_LOW_BYTES: Final = {
@@ -166,18 +168,28 @@ def _colour(image: Image.Image) -> Image.Image:
 
 
 def _over_grey(image: Image.Image) -> Image.Image:
-    """Composite a transparent image over mid-grey; grey with alpha stays grey.
+    """Composite a transparent image over mid-grey, strip by strip to take less memory; grey with alpha stays grey.
 
     An alpha channel that is zero everywhere is ignored: some programs write it so and mean an opaque image.
     """
-    target = "L" if image.mode in ("LA", "La") else "RGB"
-    pixels = image.convert("LA" if target == "L" else "RGBA")
-    alpha = pixels.getchannel("A")
-    if not alpha.getbbox():
-        return pixels.convert(target)
-    background = Image.new(target, image.size, _BACKGROUND_GREY if target == "L" else (_BACKGROUND_GREY,) * 3)
-    background.paste(pixels.convert(target), mask=alpha)
-    return background
+    target, full = ("L", "LA") if image.mode in ("LA", "La") else ("RGB", "RGBA")
+    result = Image.new(target, image.size)
+    ignored = not any(pixels.getchannel("A").getbbox() for _, pixels in _strips(image, full))
+    for top, pixels in _strips(image, full):
+        strip = pixels.convert(target)
+        if not ignored:
+            background = Image.new(target, strip.size, _BACKGROUND_GREY if target == "L" else (_BACKGROUND_GREY,) * 3)
+            background.paste(strip, mask=pixels.getchannel("A"))
+            strip = background
+        result.paste(strip, (0, top))
+    return result
+
+
+def _strips(image: Image.Image, mode: str) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the image in strips, converted to `mode`, with the first row of each."""
+    for top in range(0, image.height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, image.height)
+        yield top, image.crop((0, top, image.width, bottom)).convert(mode)
 
 
 def _palette(image: Image.Image) -> Image.Image:

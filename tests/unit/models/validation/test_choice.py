@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from models.adaptation.adapt import Adapted
 from models.config import BACKBONE_RECIPE, NetConfig
 from models.images.preprocessing import ImageConfig
 from models.nets import BackboneNet
 from models.task import Support
-from models.validation.cross_validation import CrossValidationResult, CrossValidator
+from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidator
 
 CHANNELS = 100
 AUTO = replace(BACKBONE_RECIPE, feature_gains="auto")
@@ -65,3 +66,34 @@ def test_the_chosen_version_and_its_folds_are_those_of_the_recipe_alone(net: Bac
     assert isinstance(scores[0], CrossValidationResult)
     assert isinstance(scores[1], CrossValidationResult)
     assert scores[0].held_out == scores[1].held_out
+
+
+def predicting(candidate: Candidate, predicted: Tensor) -> Candidate:
+    """Return the candidate with folds that predict these classes for its samples, whose features are one-hot."""
+    weights = torch.zeros(3, candidate.support.inputs.shape[1])
+    weights[predicted, torch.arange(len(predicted))] = 1.0
+    folds = [
+        replace(
+            fold,
+            weights={**fold.weights, "head.weight": weights, "head.bias": torch.zeros(3)},
+            statistics={"pooled.mean": torch.zeros(weights.shape[1]), "pooled.variance": torch.ones(weights.shape[1])},
+        )
+        for fold in candidate.fold_results
+        if isinstance(fold, Adapted)
+    ]
+    return replace(candidate, fold_results=tuple(folds))
+
+
+@pytest.mark.parametrize(("small_classes_right", "wins"), [(0, False), (4, True)])
+def test_a_recipe_that_is_better_in_a_large_class_only_is_not_chosen(
+    net: BackboneNet, small_classes_right: int, wins: bool
+) -> None:
+    labels = torch.tensor([0] * 12 + [1] * 4 + [2] * 4)
+    task = Support(torch.eye(len(labels), net.feature_count), labels, 3)
+    validator = CrossValidator(net, net.start())
+    candidate = validator.adapt(task, replace(AUTO, feature_gains="none"), 0, torch.arange(len(labels)))
+    first, other = labels.clone(), labels.clone()
+    first[:7] = 1  # 5 of 12, 4 of 4, 4 of 4
+    other[16 + small_classes_right :] = 0  # 12 of 12, 4 of 4, none or all of 4
+    candidates = [predicting(candidate, first), predicting(candidate, other)]
+    assert validator.choose(candidates) is candidates[wins]
