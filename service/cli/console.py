@@ -48,9 +48,21 @@ _STAGES: Final[Mapping[str, str]] = {
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+class _PipedConsole(Console):
+    """A console whose lines end with their last letter. Rich fills the last column of a table with spaces."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print without spaces at the ends of lines."""
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
 def output() -> Console:
     """Return the console for results. In a pipe, a line is as long as its content, so that names stay whole."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    if sys.stdout.isatty():
+        return Console(highlight=False, soft_wrap=True)
+    return _PipedConsole(highlight=False, soft_wrap=True, width=_PIPE_WIDTH)
 
 
 def notices() -> Console:

@@ -371,6 +371,7 @@ def test_names_are_whole_in_a_pipe(anole: Anole, service: Web, folder: Path, mon
     (folder / label / name).write_bytes(PNG)
     assert label in anole("adapt", "line", str(folder))[1]
     printed = anole("predict", "line", str(folder / label / name))[1]
+    assert [line for line in printed.splitlines() if line.endswith(" ")] == []
     assert name in printed
     assert label in printed
 
