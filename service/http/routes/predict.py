@@ -28,6 +28,7 @@ router = APIRouter(tags=["predict"])
 _SHAPE: Final = FormShape(
     single=frozenset({"client", "version", "alias", "explain"}), repeated=frozenset(), files=frozenset({"images"})
 )
+_UNEXPLAINED: Final = {"predictions": {"__all__": {"explanation"}}}
 _REFERENCES: Final[dict[str, Any]] = {
     "version": {"type": "integer", "minimum": 1, "maximum": MAX_VERSION, "examples": [""]},
     "alias": {"type": "string", "examples": [""], "description": "instead of a version; default: live"},
@@ -95,15 +96,18 @@ async def predict(request: Request, context: ContextDep) -> Response:
     client = accessible_client(request, fields.required("client"))
     slot: Slot = request.scope[SLOT]
     slot.add_images(len(images))
-    predict_images = context.services.explained if _explains(fields, len(images)) else context.services.prediction
-    work = predict_images.submit(client, images, _reference(fields), slot.caller)
+    explains = _explains(fields, len(images))
+    predicting = context.services.explained if explains else context.services.prediction
+    work = predicting.submit(client, images, _reference(fields), slot.caller)
     slot.hold_until_done(work)
     outcome = await wait_for(request, work, context.settings.predict_s, setting="ANOLE_PREDICT_S")
     request.scope[LOG_FIELDS].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:
         context.telemetry.images.labels(image.verdict).inc()
-    return Response(schemas.PredictResponse.model_validate(outcome).model_dump_json(), media_type="application/json")
+    answer = schemas.PredictResponse.model_validate(outcome)
+    body = answer.model_dump_json(exclude=None if explains else _UNEXPLAINED)
+    return Response(body, media_type="application/json")
 
 
 async def _read(request: Request, settings: Settings) -> tuple[Fields, tuple[Upload, ...]]:

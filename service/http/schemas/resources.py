@@ -118,7 +118,7 @@ class ImagePrediction(Answer):
         description="`unknown`: the image probably belongs to none of the classes; `known`: it may belong to one, or "
         "the version has no `unknown_threshold` and cannot tell"
     )
-    explanation: Explanation | None = Field(None, description="null unless the request has explain=true")
+    explanation: Explanation | None = Field(None, description="only if the request has explain=true")
 
 
 class PredictResponse(Answer):
