@@ -56,6 +56,7 @@ class _PipedConsole(Console):
         with self.capture() as captured:
             super().print(*objects, **options)
         self.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+        self.file.flush()
 
 
 def output() -> Console:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from service.cli.console import facts, job_progress, progress, table
+from service.cli.console import facts, job_progress, output, progress, table
 from service.client import Job
 from tests.unit.service.scripted_job import adapted, job
 
@@ -136,3 +136,16 @@ def test_a_narrow_terminal_wraps_cells_and_cuts_none() -> None:
     columns = listed.columns[0], listed.columns[1]
     assert all(column.overflow == "fold" for column in columns)
     assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_a_line_in_a_pipe_is_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pipe(io.StringIO):
+        sent = ""
+
+        def flush(self) -> None:
+            self.sent = self.getvalue()
+
+    pipe = Pipe()
+    monkeypatch.setattr("sys.stdout", pipe)
+    output().print("Anole serves on http://127.0.0.1:8000  ")
+    assert pipe.sent == "Anole serves on http://127.0.0.1:8000\n"
