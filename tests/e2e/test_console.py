@@ -1,0 +1,46 @@
+"""The web page in a real browser: teach two classes, adapt, and judge a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.browsing import TIMEOUT_MS, needs_browser, opened_page, started_browser
+from tests.e2e.conftest import Served
+
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with opened_page(browser) as page:
+        yield page
+
+
+def pictures(served: Served, label: str) -> list[Path]:
+    return sorted((served.data / "demo" / "support" / label).glob("*.png"))
+
+
+def test_two_classes_are_taught_and_a_picture_is_judged(served: Served, page: Page) -> None:
+    page.goto(served.url)
+    page.get_by_label("Name of the client").fill("page-line")
+    for label, shown in (("good", "clean"), ("defect", "scratch")):
+        page.get_by_label(f"Choose pictures for {label}").set_input_files(pictures(served, shown))
+    page.get_by_role("button", name="Adapt", exact=True).click()
+
+    expect(page.get_by_text("Version 1 is live")).to_be_visible(timeout=TIMEOUT_MS)
+    expect(page.get_by_text("of 100 parts")).to_be_visible()
+    page.get_by_role("link", name="Judge a picture").click()
+    (unseen, *_) = sorted((served.data / "demo" / "queries" / "scratch").glob("*.png"))
+    page.get_by_label("Choose pictures").set_input_files(unseen)
+
+    expect(page.locator(".call-label")).to_have_text("defect", timeout=TIMEOUT_MS)
