@@ -44,3 +44,14 @@ def test_two_classes_are_taught_and_a_picture_is_judged(served: Served, page: Pa
     page.get_by_label("Choose pictures").set_input_files(unseen)
 
     expect(page.locator(".call-label")).to_have_text("defect", timeout=TIMEOUT_MS)
+
+
+def test_the_camera_takes_ten_pictures_in_a_row(served: Served, page: Page) -> None:
+    page.goto(f"{served.url}/#/teach")
+    page.get_by_role("button", name="Camera for good").click()
+    page.get_by_role("dialog").get_by_role("button", name="Take 10 in a row").click()
+
+    expect(page.get_by_role("dialog").get_by_text("10 pictures")).to_be_visible(timeout=TIMEOUT_MS)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_text("10 new pictures in 1 class")).to_be_visible()

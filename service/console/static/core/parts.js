@@ -31,21 +31,21 @@ export const Empty = ({ title, text, children }) =>
 
 /** A modal dialog. Escape and a tap beside it close it. */
 export class Dialog extends Component {
-  componentDidMount() {
-    this.base.showModal();
-  }
+  keep = (element) => {
+    this.element = element;
+  };
 
-  componentWillUnmount() {
-    if (this.base?.open) this.base.close();
+  componentDidMount() {
+    this.element.showModal();
   }
 
   render({ title, onClose, children, wide }) {
-    const outside = (event) => event.target === this.base && onClose();
+    const outside = (event) => event.target === this.element && onClose();
     const cancelled = (event) => {
       event.preventDefault();
       onClose();
     };
-    return html`<dialog class=${classes(wide && "wide")} aria-label=${title} onCancel=${cancelled} onClick=${outside}>
+    return html`<dialog ref=${this.keep} class=${classes(wide && "wide")} aria-label=${title} onCancel=${cancelled} onClick=${outside}>
       <div class="sheet">
         <header class="sheet-head">
           <h2>${title}</h2>

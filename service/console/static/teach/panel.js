@@ -17,7 +17,7 @@ export function SendPanel({ draft }) {
   return html`<aside class="send" aria-label=${t("send.title")}>
     <div class="send-inner">
       <p class="send-count">${
-        pictures.length ? t("send.count", { n: pictures.length, classes: used.length }) : t("send.nothing")
+        pictures.length ? t("send.count", { n: pictures.length, classes: t("client.classes", { n: used.length }) }) : t("send.nothing")
       }</p>
       ${pictures.length > 0 && html`<${Advice} draft=${draft} used=${used} />`}
       <${Doctor} draft=${draft} />

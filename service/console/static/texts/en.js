@@ -102,7 +102,7 @@ export default {
   adapt: "Adapt",
   "send.title": "Adapt",
   "send.nothing": "No new pictures yet",
-  "send.count": { one: "{n} new picture", other: "{n} new pictures in {classes} classes" },
+  "send.count": { one: "{n} new picture in {classes}", other: "{n} new pictures in {classes}" },
   "send.ready": "It takes some seconds.",
   "advice.few": "{name} has {n}. From {good} of each class on, the result is worth more.",
   "obstacle.name": "Give the client a name: lower case letters, digits, and . _ -",

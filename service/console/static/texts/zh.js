@@ -102,7 +102,7 @@ export default {
   adapt: "开始适应",
   "send.title": "适应",
   "send.nothing": "还没有新图片",
-  "send.count": "{n} 张新图片，{classes} 个类别",
+  "send.count": "{n} 张新图片，{classes}",
   "send.ready": "只需几秒钟。",
   "advice.few": "{name} 有 {n} 张。每个类别达到 {good} 张后，结果更可靠。",
   "obstacle.name": "请给客户端起名：小写字母、数字和 . _ -",
