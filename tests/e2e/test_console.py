@@ -41,7 +41,8 @@ def test_two_classes_are_taught_and_a_picture_is_judged(served: Served, page: Pa
     expect(page.get_by_text("of 100 parts")).to_be_visible()
     page.get_by_role("link", name="Judge a picture").click()
     (unseen, *_) = sorted((served.data / "demo" / "queries" / "scratch").glob("*.png"))
-    page.get_by_label("Choose pictures").set_input_files(unseen)
+    expect(page.get_by_role("heading", name="Judge with page-line")).to_be_visible()
+    page.get_by_label("Choose pictures", exact=True).set_input_files(unseen)
 
     expect(page.locator(".call-label")).to_have_text("defect", timeout=TIMEOUT_MS)
 
