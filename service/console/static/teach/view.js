@@ -170,17 +170,18 @@ function PictureSheet({ draft }) {
 }
 
 const taking = signal(0); // pictures left of a burst
-let lens = null; // the video of the open camera
+const lens = signal(null); // the video of the open camera, once it plays
 
 /** The camera for one class: single pictures, or a burst of ten while the part is moved. */
 function CameraSheet({ draft }) {
   const group = draft.groups.value.find(({ id }) => id === filming.value);
   const close = () => {
     filming.value = null;
+    lens.value = null;
   };
+  const idle = lens.value && !taking.value;
   const take = async () => {
-    if (!lens?.videoWidth) return;
-    const file = await frameOf(lens);
+    const file = await frameOf(lens.value);
     draft.add({ entries: [{ file, label: null }], skipped: [] }, group.id);
   };
   const burst = async () => {
@@ -192,10 +193,10 @@ function CameraSheet({ draft }) {
   };
   if (!group) return null;
   return html`<${Dialog} wide title=${t("camera.for", { name: group.name })} onClose=${close}>
-    <${Camera} onVideo=${(element) => (lens = element)} />
+    <${Camera} onVideo=${(element) => (lens.value = element)} />
     <div class="row">
-      <button type="button" class="primary" disabled=${taking.value > 0} onClick=${take}>${icon("camera")} ${t("camera.one")}</button>
-      <button type="button" disabled=${taking.value > 0} onClick=${burst}>${taking.value ? t("camera.left", { n: taking.value }) : t("camera.burst", { n: BURST })}</button>
+      <button type="button" class="primary" disabled=${!idle} onClick=${take}>${icon("camera")} ${t("camera.one")}</button>
+      <button type="button" disabled=${!idle} onClick=${burst}>${taking.value ? t("camera.left", { n: taking.value }) : t("camera.burst", { n: BURST })}</button>
       <span class="muted end" aria-live="polite">${t("count.new", { n: draft.in(group.id).length })}</span>
     </div>
     <p class="muted">${t("camera.tip")}</p>
