@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Dialog,
+    FilePayload,
+    Locator,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
 TIMEOUT_MS = 120_000
 EXECUTABLE = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -21,6 +33,14 @@ _ARGUMENTS = [
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 ]
+_REFUSED = "Failed to load resource: the server responded with a status of 401"
+_DROP = """(target, [name, type, content]) => {
+    const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([bytes], name, { type }));
+    for (const event of ["dragover", "drop"])
+        target.dispatchEvent(new DragEvent(event, { dataTransfer, bubbles: true, cancelable: true }));
+}"""
 
 needs_browser = pytest.mark.skipif(
     EXECUTABLE is None,
@@ -31,6 +51,7 @@ needs_browser = pytest.mark.skipif(
 @contextmanager
 def started_browser() -> Iterator[Browser]:
     """Start a browser."""
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=_ARGUMENTS)
         try:
@@ -41,15 +62,43 @@ def started_browser() -> Iterator[Browser]:
 
 @contextmanager
 def opened_page(browser: Browser, width: int = 1280, height: int = 860, locale: str = "en-GB") -> Iterator[Page]:
-    """Open a window without cookies. A script that fails, or a file that the policy blocks, fails the test."""
+    """Open a window without cookies. Script errors, blocked files and requests to other hosts fail the test."""
     context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, permissions=["camera"])
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
     failures: list[str] = []
+
+    def check_message(message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.text.startswith(_REFUSED):
+            failures.append(message.text)
+
+    def check_request(request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("blob", "data") and address.hostname != "127.0.0.1":
+            failures.append(f"request to {request.url}")
+
+    def dismiss(dialog: Dialog) -> None:
+        failures.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     page.on("pageerror", lambda error: failures.append(str(error)))
-    page.on("console", lambda line: failures.append(line.text) if "Content Security Policy" in line.text else None)
+    page.on("console", check_message)
+    page.on("request", check_request)
+    page.on("dialog", dismiss)
     try:
         yield page
     finally:
         context.close()
     assert failures == []
+
+
+def files(contents: list[bytes], name: str) -> list[FilePayload]:
+    """Return PNGs as a file dialog gives them, with numbered names."""
+    return [
+        {"name": f"{name}-{index}.png", "mimeType": "image/png", "buffer": each} for index, each in enumerate(contents)
+    ]
+
+
+def drop(target: Locator, name: str, kind: str, content: bytes) -> None:
+    """Drop one file on an element."""
+    target.evaluate(_DROP, [name, kind, base64.b64encode(content).decode()])

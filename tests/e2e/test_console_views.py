@@ -1,0 +1,209 @@
+"""The web page in a real browser, against a real service, driven by its visible texts and roles."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from service.client import AdaptOptions, Client, LabelledFile
+from tests.e2e.browsing import drop, files, needs_browser, opened_page, started_browser
+from tests.e2e.test_service_process import serving
+from tests.generated import striped, tiny_checkpoint_in
+
+pytestmark = [needs_browser, pytest.mark.slow]
+
+FINE = striped(8, 4)
+COARSE = striped(8, 13)
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started_browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def url(browser: Browser, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("console"), checkpoint, ANOLE_DEMO="false") as running:
+        yield running.url
+
+
+@pytest.fixture(scope="module")
+def line(url: str) -> str:
+    """Return a client with two versions; the second one, with one class more, is live."""
+    with Client(url) as anole:
+        anole.adapt("line", labelled(fine=FINE, coarse=COARSE), AdaptOptions(publish="always"))
+        anole.adapt("line", labelled(medium=striped(8, 7)), AdaptOptions(publish="always"))
+    return "line"
+
+
+def labelled(**classes: list[bytes]) -> list[LabelledFile]:
+    return [
+        LabelledFile(label, f"{label}-{index}.png", content)
+        for label, contents in classes.items()
+        for index, content in enumerate(contents)
+    ]
+
+
+def name_classes(page: Page, client: str, *names: str) -> None:
+    page.get_by_label("Name of the client").fill(client)
+    for index, name in enumerate(names):
+        page.get_by_label("Name of the class").nth(index).fill(name)
+
+
+def choose(page: Page, label: str, contents: list[bytes], name: str = "") -> None:
+    page.get_by_label(f"Choose pictures for {label}", exact=True).set_input_files(files(contents, name or label))
+    expect(class_card(page, label)).to_contain_text(f"{len(contents)} picture")
+
+
+def class_card(page: Page, label: str) -> Locator:
+    return page.get_by_role("region", name=f"Class {label}", exact=True)
+
+
+def adapt(page: Page, version: int = 1) -> Locator:
+    page.get_by_role("button", name="Adapt", exact=True).click()
+    result = page.get_by_role("region", name=f"Result: version {version}")
+    expect(result).to_be_visible()
+    return result
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        for sample in labelled(fine=FINE[:3], coarse=COARSE[:4]):
+            zipped.writestr(f"parts/{sample.label}/{sample.name}", sample.content)
+    return buffer.getvalue()
+
+
+def test_two_classes_from_the_file_dialog_are_taught_and_the_estimate_is_read(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "dialog", "fine", "coarse")
+        choose(page, "fine", FINE)
+        choose(page, "coarse", COARSE)
+        result = adapt(page)
+        expect(result).to_contain_text(re.compile(r"Recognise[sd] (about|every picture)"))
+        expect(result).to_contain_text(re.compile("Version 1 is (live|held back)"))
+        expect(class_card(page, "fine")).to_contain_text("8 known")
+
+
+def test_a_zip_that_is_dropped_fills_the_classes_that_its_folders_name(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
+        drop(page.get_by_role("main"), "parts.zip", "application/zip", archive())
+        expect(class_card(page, "fine")).to_contain_text("3 pictures")
+        expect(class_card(page, "coarse")).to_contain_text("4 pictures")
+
+
+def test_a_folder_fills_the_classes_that_its_folders_name(browser: Browser, url: str, tmp_path: Path) -> None:
+    zipfile.ZipFile(io.BytesIO(archive())).extractall(tmp_path)
+    (tmp_path / "parts" / "notes.txt").write_text("not a picture")
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        page.get_by_label("Choose a folder").set_input_files(tmp_path / "parts")
+        expect(class_card(page, "fine")).to_contain_text("3 pictures")
+        expect(class_card(page, "coarse")).to_contain_text("4 pictures")
+        expect(page.get_by_text("1 file is not a picture and was left out")).to_be_visible()
+
+
+def test_a_picture_dropped_on_a_class_joins_that_class(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        drop(class_card(page, "defect"), "part.png", "image/png", FINE[0])
+        expect(class_card(page, "defect")).to_contain_text("1 picture")
+        expect(class_card(page, "good")).to_contain_text("0 pictures")
+
+
+def test_the_camera_fills_a_class_with_ten_pictures(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        page.get_by_role("button", name="Camera for good").click()
+        expect(page.get_by_label("Live picture of the camera")).to_have_js_property("paused", False)
+        expect(page.get_by_label("Live picture of the camera")).not_to_have_js_property("videoWidth", 0)
+        page.get_by_role("button", name="Take 10 in a row").click()
+        expect(page.get_by_role("dialog")).to_contain_text("10 pictures")
+        page.get_by_role("button", name="Close").click()
+        expect(class_card(page, "good")).to_contain_text("10 pictures")
+
+
+def test_a_wrong_label_is_asked_about_and_corrected(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "mistake", "fine", "coarse")
+        choose(page, "fine", [*FINE, *striped(1, 13, seed=5)])
+        choose(page, "coarse", COARSE)
+        result = adapt(page)
+        expect(result).to_contain_text("1 label may be wrong")
+        expect(result.get_by_text("Is this really “fine”?")).to_be_visible()
+        result.get_by_role("button", name="No, coarse").click()
+        result.get_by_role("button", name="Correct 1 and adapt again").click()
+        expect(page.get_by_role("region", name="Result: version 2")).not_to_contain_text("may be wrong")
+        expect(class_card(page, "coarse")).to_contain_text("9 known")
+
+
+def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_role("button", name="Wrong? Teach it").click()
+        page.get_by_role("group", name="What is it?").get_by_role("button", name="fine").click()
+        page.get_by_role("button", name="Open Teach").click()
+        expect(class_card(page, "fine")).to_contain_text("1 new, 8 known")
+
+
+def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/versions/{line}")
+        page.get_by_role("button", name="Compare").click()
+        difference = page.get_by_role("region", name="From version 1 to version 2")
+        expect(difference).to_contain_text("16 pictures kept, 8 added, 0 removed.")
+        expect(difference).to_contain_text("New classes: medium.")
+        first = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Version 1"))
+        first.get_by_role("button", name="Publish").click()
+        page.get_by_role("dialog").get_by_role("button", name="Publish version 1").click()
+        expect(page.get_by_text("live was set from version 2 to version 1")).to_be_visible()
+        page.get_by_role("button", name="Roll back").click()
+        page.get_by_role("dialog", name="Are you sure?").get_by_role("button", name="Roll back").click()
+        expect(page.get_by_text("live was rolled back from version 1 to version 2")).to_be_visible()
+
+
+def test_the_language_is_the_browsers_until_another_one_is_chosen(browser: Browser, url: str) -> None:
+    with opened_page(browser, locale="zh-CN") as page:
+        page.goto(f"{url}/#/teach")
+        expect(page.get_by_role("heading", name="教点新东西")).to_be_visible()
+        page.get_by_role("button", name="English").click()
+        expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
+        page.reload()
+        expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
+        page.get_by_role("button", name="中文").click()
+        expect(page.get_by_role("button", name="开始适应")).to_be_visible()
+
+
+def test_labels_and_file_names_with_markup_are_shown_as_text(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "markup", MARKUP, "coarse")
+        choose(page, MARKUP, FINE, name="<b onclick=alert(2)>")
+        choose(page, "coarse", COARSE)
+        expect(page.get_by_role("button", name="<b onclick=alert(2)>-0.png").first).to_be_visible()
+        adapt(page)
+        page.get_by_role("link", name="Versions").click()
+        expect(page.get_by_role("listitem").filter(has_text=MARKUP).first).to_be_visible()
+        page.goto(f"{url}/#/judge/markup")
+        if page.get_by_role("heading", name="Judge with markup").is_visible():
+            page.get_by_label("Choose pictures").set_input_files(files(FINE[:1], "<b onclick=alert(2)>"))
+            expect(page.get_by_role("main")).to_contain_text(MARKUP)
+        assert page.locator("img[src=x], b[onclick]").count() == 0
