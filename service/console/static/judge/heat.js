@@ -5,6 +5,7 @@ import { t } from "../core/i18n.js";
 
 const COLOUR = [255, 82, 32];
 const STRONGEST = 190;
+const FAINT = 0.2; // what lies below is noise on most pictures
 
 export class Heat extends Component {
   keep = (canvas) => {
@@ -27,7 +28,7 @@ export class Heat extends Component {
     const image = context.createImageData(columns, rows);
     const flat = values.flat();
     for (let index = 0; index < rows * columns; index += 1) {
-      image.data.set([...COLOUR, Math.round(STRONGEST * flat[index])], index * 4);
+      image.data.set([...COLOUR, Math.round((STRONGEST * Math.max(0, flat[index] - FAINT)) / (1 - FAINT))], index * 4);
     }
     context.putImageData(image, 0, 0);
   }
