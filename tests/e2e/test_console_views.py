@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, Request, expect
 
 from service.client import AdaptOptions, Client, LabelledFile
 from tests.e2e.browsing import drop, files, needs_browser, opened_page, started_browser
-from tests.e2e.test_service_process import serving
+from tests.e2e.conftest import START_LIMIT_S, clean_environment
+from tests.e2e.test_service_process import ANOLE, serving
 from tests.generated import striped, tiny_checkpoint_in
 
 pytestmark = [needs_browser, pytest.mark.slow]
 
 FINE = striped(8, 4)
 COARSE = striped(8, 13)
+FIRST_PAGE_BYTES = 150_000
+PHONE = (360, 740)
 MARKUP = "<img src=x onerror=alert(1)>"
 
 
@@ -154,6 +160,15 @@ def test_a_wrong_label_is_asked_about_and_corrected(browser: Browser, url: str) 
         expect(class_card(page, "coarse")).to_contain_text("9 known")
 
 
+def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        known = page.get_by_role("listitem").filter(has_text="part-0.png")
+        expect(known.get_by_role("status")).to_contain_text("coarse")
+        expect(known.get_by_role("img", name="What spoke for coarse")).to_be_visible()
+
+
 def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
@@ -180,6 +195,37 @@ def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: 
         expect(page.get_by_text("live was rolled back from version 1 to version 2")).to_be_visible()
 
 
+def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
+    browser: Browser, checkpoint: Path, tmp_path: Path
+) -> None:
+    scopes = ("--client", "*", "--scope", "predict", "--scope", "adapt")
+    created = subprocess.run(
+        [str(ANOLE), "keys", "create", "tablet", *scopes, "--data", str(tmp_path)],
+        env=clean_environment(), text=True, check=True, timeout=START_LIMIT_S, capture_output=True,
+    )  # fmt: skip
+    key = created.stdout.strip()
+    with (
+        serving(tmp_path, checkpoint, ANOLE_DEMO="false") as running,
+        opened_page(browser, *PHONE) as page,
+    ):
+        page.goto(running.url)
+        page.get_by_label("Key").fill("a wrong key")
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("alert")).to_contain_text("This key is not valid")
+        assert overflow(page) == 0
+        page.get_by_label("Key").fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
+        (cookie,) = page.context.cookies()
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Strict"
+        stored = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
+        assert key not in stored
+        page.get_by_role("button", name="Sign out tablet").click()
+        expect(page.get_by_text("This service needs a key.")).to_be_visible()
+        assert page.context.cookies() == []
+
+
 def test_the_language_is_the_browsers_until_another_one_is_chosen(browser: Browser, url: str) -> None:
     with opened_page(browser, locale="zh-CN") as page:
         page.goto(f"{url}/#/teach")
@@ -190,6 +236,30 @@ def test_the_language_is_the_browsers_until_another_one_is_chosen(browser: Brows
         expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
         page.get_by_role("button", name="中文").click()
         expect(page.get_by_role("button", name="开始适应")).to_be_visible()
+
+
+def overflow(page: Page) -> int:
+    """Return by how many pixels the page is wider than its window."""
+    root = "document.documentElement"
+    return int(page.evaluate(f"{root}.scrollWidth - {root}.clientWidth"))
+
+
+VIEWS = {
+    "teach": "Teach something new", "teach/line": "Teach line", "judge/line": "Judge with line",
+    "versions/line": "Versions of line", "overview": "Overview",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("locale", ["en-GB", "zh-CN"])
+def test_no_view_scrolls_sideways_on_a_phone(browser: Browser, url: str, line: str, locale: str) -> None:
+    assert line
+    with opened_page(browser, *PHONE, locale) as page:
+        for view, title in VIEWS.items():
+            page.goto(f"{url}/#/{view}")
+            heading = page.get_by_role("heading", level=1)
+            expect(heading).to_be_visible() if locale == "zh-CN" else expect(heading).to_have_text(title)
+            page.wait_for_load_state("networkidle")
+            assert overflow(page) == 0, view
 
 
 def test_labels_and_file_names_with_markup_are_shown_as_text(browser: Browser, url: str) -> None:
@@ -207,3 +277,37 @@ def test_labels_and_file_names_with_markup_are_shown_as_text(browser: Browser, u
             page.get_by_label("Choose pictures").set_input_files(files(FINE[:1], "<b onclick=alert(2)>"))
             expect(page.get_by_role("main")).to_contain_text(MARKUP)
         assert page.locator("img[src=x], b[onclick]").count() == 0
+
+
+def test_the_first_page_transfers_little(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        requests: list[Request] = []
+
+        def note(request: Request) -> None:
+            requests.append(request)
+
+        page.on("requestfinished", note)
+        page.goto(url)
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        assert 0 < sum(request.sizes()["responseBodySize"] for request in requests) < FIRST_PAGE_BYTES
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_any_view(
+    browser: Browser, url: str, line: str, scheme: Literal["light", "dark"]
+) -> None:
+    assert line
+    with opened_page(browser) as page:
+        page.emulate_media(color_scheme=scheme)
+        found: list[tuple[str, str, str]] = []
+        for view in VIEWS:
+            page.goto(f"{url}/#/{view}")
+            expect(page.get_by_role("heading", level=1)).to_be_visible()
+            page.wait_for_load_state("networkidle")
+            found += [
+                (view, violation["id"], violation["nodes"][0]["html"])
+                for violation in Axe().run(page).response["violations"]
+                if violation["impact"] in ("serious", "critical")
+            ]
+        assert found == []
