@@ -12,6 +12,9 @@ from typing import Self
 from service.domain.version import SampleRef, validate_label
 from service.errors import InvalidRequest, NothingToCorrect, TooFewClasses, UnknownSample
 
+_MOST_NAMED = 50
+"""Digests that one error names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Corrections:
@@ -45,7 +48,7 @@ class Corrections:
         """Return the kept samples of a client as corrected, in their order.
 
         Raises:
-            UnknownSample: a digest is that of no kept sample; the message has all of them.
+            UnknownSample: a digest is that of no kept sample; the message names up to `_MOST_NAMED` of them.
             NothingToCorrect: all samples have these labels already.
             TooFewClasses: no sample would be left.
         """
@@ -75,4 +78,6 @@ class Corrections:
 
 
 def _listed(digests: Sequence[str]) -> str:
-    return ", ".join(repr(digest[:64]) for digest in digests)
+    more = len(digests) - _MOST_NAMED
+    named = ", ".join(repr(digest[:64]) for digest in digests[:_MOST_NAMED])
+    return f"{named} and {more} more" if more > 0 else named

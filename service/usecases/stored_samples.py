@@ -98,6 +98,15 @@ class StoredSamples:
         """Return a stored sample of any version as a PNG; with `max_side` at most so many pixels wide and high.
 
         Raises:
+            UnknownClient, UnknownSample, SamplesNotKept: see `check`.
+        """
+        self.check(client, digest)
+        return encode_png(self._store.sample(client, digest), max_side)
+
+    def check(self, client: str, digest: str) -> None:
+        """Check that a picture exists.
+
+        Raises:
             UnknownClient: there is no such client.
             UnknownSample: no version of the client has a stored sample with that digest.
             SamplesNotKept: the client keeps no samples.
@@ -107,7 +116,6 @@ class StoredSamples:
             raise UnknownSample(
                 f"client {client!r} has no stored sample {digest[:64]!r}; list them with GET /clients/{client}/samples"
             )
-        return encode_png(self._store.sample(client, digest), max_side)
 
     def _judge(self, client: str, lineage: Lineage, version: int | None) -> Version | None:
         if version is None:
@@ -117,9 +125,16 @@ class StoredSamples:
 
     def _require_samples(self, client: str, base: Version | None = None) -> None:
         """Check that the client keeps samples, and that `base` has kept its own. Raises SamplesNotKept."""
-        if self._store.catalog.settings(client).retain_samples and (base is None or base.draft.samples_kept):
+        retains = self._store.catalog.settings(client).retain_samples
+        if retains and (base is None or base.draft.samples_kept):
             return
+        send = "send the samples of every class together, with mode=replace"
+        if retains:
+            raise SamplesNotKept(
+                f"the samples of client {client!r} were deleted while its setting retain_samples was false, so there "
+                f"are none to list, show or correct; {send}"
+            )
         raise SamplesNotKept(
             f"client {client!r} keeps no samples (its setting retain_samples), so there are none to list, show or "
-            "correct; set retain_samples to true and send the samples of every class together, with mode=replace"
+            f"correct; set retain_samples to true and {send}"
         )

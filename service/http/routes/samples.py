@@ -21,8 +21,8 @@ MIN_SIDE: Final = 16
 MAX_SIDE: Final = 512
 
 _PNG: Final = "image/png"
-_FOREVER: Final = "private, max-age=31536000, immutable"
-"""A picture never changes, because its digest names it. Only the browser of the caller may keep it."""
+_ASK_EACH_TIME: Final = "private, no-cache"
+"""A picture never changes, but who may see it does: after a logout or a deletion, no browser may show its copy."""
 _NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
     304: {"description": "The picture has the ETag that `If-None-Match` names"}
 }
@@ -51,7 +51,7 @@ def list_samples(
 
     The header `Link` leads to the next page.
     """
-    wanted = None if label is None else validate_label(label)
+    wanted = validate_label(label) if label else None
     found = services.samples.page(client, label=wanted, version=version, after=after, limit=page.limit + 1)
     if len(found.samples) > page.limit:
         page.link_next(found.samples[page.limit - 1].sample.digest)
@@ -81,12 +81,13 @@ def get_sample_picture(
     ] = None,
 ) -> Response:
     """Get a stored sample of any version of the client as a PNG, with `side` as a thumbnail."""
-    content = services.samples.picture(client, digest, side)
+    services.samples.check(client, digest)
     etag = f'"{digest}"' if side is None else f'"{digest}-{side}"'
-    headers = {"ETag": etag, "Cache-Control": _FOREVER}
-    if etag in request.headers.get("if-none-match", ""):
+    headers = {"ETag": etag, "Cache-Control": _ASK_EACH_TIME}
+    held = request.headers.get("if-none-match", "")
+    if etag in held or held.strip() == "*":
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=_PNG, headers=headers)
+    return Response(services.samples.picture(client, digest, side), media_type=_PNG, headers=headers)
 
 
 def _sample(stored: StoredSample) -> schemas.StoredSample:

@@ -52,8 +52,9 @@ def log_in(login: schemas.Login, request: Request, response: Response, services:
     """
     check_same_origin(request.scope)
     services.keys.refresh()
-    services.keys.holder(login.key.encode("utf-8", "surrogatepass"))
-    response.set_cookie(COOKIE, login.key, httponly=True, samesite="strict", secure=is_https(request.scope))
+    key = login.key.strip()  # people paste keys
+    services.keys.holder(key.encode("utf-8", "surrogatepass"))
+    response.set_cookie(COOKIE, key, httponly=True, samesite="strict", secure=is_https(request.scope))
 
 
 @router.delete("", status_code=204, summary="Log out", responses=problems(CsrfRejected, RateExceeded))

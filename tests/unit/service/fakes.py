@@ -187,10 +187,13 @@ class FakeSamples(StoredSamples):
         found = [each for each in self.page_of.samples if each.sample.digest > query["after"]]
         return replace(self.page_of, samples=found[: query["limit"]])
 
-    def picture(self, client: str, digest: str, max_side: int | None = None) -> bytes:
+    def check(self, client: str, digest: str) -> None:
         self.clients.get(client)
         if set(digest) != {"d"}:
             raise UnknownSample(f"client {client!r} has no stored sample {digest!r}")
+
+    def picture(self, client: str, digest: str, max_side: int | None = None) -> bytes:
+        self.check(client, digest)
         return f"{digest} {max_side}".encode()
 
 

@@ -101,6 +101,9 @@ def test_unknown_samples_are_all_named_and_nothing_is_stored(
     assert named == ["a", "b", "c"]
     assert known not in str(raised.value)
     assert [version.number for version in store.catalog.versions(CLIENT)] == [1]
+    with pytest.raises(UnknownSample, match="and 950 more") as raised:
+        adapt(adaptation, correction(remove=[f"{index:064x}" for index in range(1000)]))
+    assert len(str(raised.value)) < 5000
 
 
 def test_a_sample_that_is_relabelled_and_removed_is_rejected() -> None:

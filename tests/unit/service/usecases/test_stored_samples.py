@@ -87,7 +87,7 @@ def test_a_client_that_keeps_no_samples_says_so(
         with pytest.raises(SamplesNotKept, match="mode=replace"):
             read()
     store.update_settings(CLIENT, ClientSettings())
-    with pytest.raises(SamplesNotKept):  # those of the version are gone all the same
+    with pytest.raises(SamplesNotKept, match="were deleted"):  # those of the version are gone all the same
         stored.page(CLIENT)
     with pytest.raises(UnknownSample):
         stored.picture(CLIENT, digest)

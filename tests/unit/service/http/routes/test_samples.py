@@ -53,16 +53,18 @@ def test_a_page_links_to_the_samples_that_follow(two_versions: Web) -> None:
 def test_a_label_is_compared_as_it_is_stored(two_versions: Web) -> None:
     two_versions("GET", "/clients/line/samples", params={"label": " u\u0308ber "})
     assert two_versions.services.samples.calls[0]["label"] == "\u00fcber"
+    two_versions("GET", "/clients/line/samples", params={"label": ""})  # a form with an empty field
+    assert two_versions.services.samples.calls[1]["label"] is None
     response = two_versions("GET", "/clients/line/samples", params={"label": "\u202e"})
     assert (response.status_code, response.json()["code"]) == (422, "invalid_name")
 
 
-def test_a_picture_is_named_by_its_digest_and_may_be_kept_by_the_caller_alone(two_versions: Web) -> None:
+def test_a_picture_is_named_by_its_digest_and_the_caller_asks_for_it_each_time(two_versions: Web) -> None:
     response = two_versions("GET", f"/clients/line/samples/{DIGEST}?side=96")
     assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
     assert response.content == f"{DIGEST} 96".encode()
     assert response.headers["etag"] == f'"{DIGEST}-96"'
-    assert response.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert response.headers["cache-control"] == "private, no-cache"
     whole = two_versions("GET", f"/clients/line/samples/{DIGEST}")
     assert (whole.content, whole.headers["etag"]) == (f"{DIGEST} None".encode(), f'"{DIGEST}"')
 
@@ -72,7 +74,10 @@ def test_a_picture_that_the_caller_has_is_not_sent_again(two_versions: Web) -> N
     etag = two_versions("GET", path).headers["etag"]
     again = two_versions("GET", path, headers={"If-None-Match": f'"other", {etag}'})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag)
+    assert two_versions("GET", path, headers={"If-None-Match": "*"}).status_code == 304
     assert two_versions("GET", path, headers={"If-None-Match": '"other"'}).status_code == 200
+    two_versions("DELETE", "/clients/line")
+    assert two_versions("GET", path, headers={"If-None-Match": etag}).status_code == 404
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, "x", "D" * 64, "%2e%2e"])

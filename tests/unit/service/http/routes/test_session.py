@@ -33,6 +33,7 @@ def test_a_login_gives_a_cookie_that_scripts_and_other_sites_cannot_use(guarded:
     value, *attributes = response.headers["set-cookie"].split("; ")
     assert value == f"anole_session={key}"
     assert sorted(attributes) == ["HttpOnly", "Path=/", "SameSite=strict"]
+    assert log_in(guarded, f" {key}\n").headers["set-cookie"].startswith(f"anole_session={key};")  # as pasted
 
 
 @pytest.mark.parametrize("headers", [{"X-Forwarded-Proto": "https"}, {"Origin": "https://127.0.0.1"}])
