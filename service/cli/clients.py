@@ -280,7 +280,7 @@ def _adapted_table(adapted: AdaptResponse) -> Table:
 def _upgrade_text(result: UpgradeResponse | ServiceProblem) -> str:
     if isinstance(result, UpgradeResponse):
         return "; ".join(result.report.gate.reasons)
-    return f"{result.code}: {result.detail.partition(';')[0]}" if result.code == _CURRENT else str(result)
+    return f"up to date: {result.detail.partition(';')[0]}" if result.code == _CURRENT else str(result)
 
 
 def _upgrade_json(name: str, result: UpgradeResponse | ServiceProblem) -> dict[str, Any]:

@@ -246,7 +246,8 @@ def _announce(settings: Settings, port: int, *, open_to_all: bool, as_json: bool
             json.dumps({"url": url, "docs": f"{url}/docs", "store": str(settings.data.absolute()), "access": access})
         )
         return
-    lines = [f"Anole serves on {url}", f"  description  {url}/docs", f"  store        {settings.data.absolute()}"]
+    lines = [f"Anole serves on {url}", f"  page         {url}/", f"  routes       {url}/docs"]
+    lines.append(f"  store        {settings.data.absolute()}")
     lines.append(f"  access       {_OPEN if open_to_all else 'requires a key; see `anole keys list`'}")
     example = demonstration.example(settings.data)
     if example is not None:

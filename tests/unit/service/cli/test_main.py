@@ -124,7 +124,7 @@ def test_upgrade_prints_both_estimates_and_the_decision(anole: Anole, service: W
         ["line:", "every", "sample", "is", "named", "right"],
     ]
     code, printed, _ = anole("upgrade", "--all")
-    assert (code, printed) == (0, "line: nothing_to_upgrade: version 2 was adapted from 'larger' already")
+    assert (code, printed) == (0, "line: up to date: version 2 was adapted from 'larger' already")
 
 
 def test_upgrade_all_goes_on_after_a_client_that_cannot_be_upgraded(
