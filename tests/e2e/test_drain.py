@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -126,6 +126,15 @@ def test_an_adaptation_that_outlasts_the_time_to_stop_gets_a_problem_and_can_be_
         assert anole.adapt("line", SAMPLES).version == 1
 
 
+@pytest.fixture
+def sighup_is_not_ignored() -> Iterator[None]:
+    """Child processes inherit that a signal is ignored, as SIGHUP is under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("sighup_is_not_ignored")
 def test_sighup_ends_running_requests_like_sigterm(tmp_path: Path) -> None:
     with serving(tmp_path, tiny_checkpoint_in(tmp_path), ANOLE_DEMO="false", ANOLE_DRAIN_S="5") as running:
         with Client(running.url) as anole:
