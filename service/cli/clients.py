@@ -26,7 +26,9 @@ from service.cli.console import (
     plain,
     print_json,
 )
+from service.cli.files import make_folder
 from service.cli.heat_maps import write_heat_maps
+from service.cli.installation import require_full_installation
 from service.client import (
     AdaptOptions,
     AdaptResponse,
@@ -117,7 +119,7 @@ def predict(
     alias: Annotated[str | None, typer.Option(help="Use the version that this alias points at.")] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write each picture with a map of what spoke for its class to FOLDER."),
+        typer.Option(metavar="FOLDER", help="Write each picture with a map of what spoke for its class to FOLDER, as NAME-explained.png."),
     ] = None,
     url: Url = None,
     key: Key = None,
@@ -127,6 +129,9 @@ def predict(
 
     More images than one request may have are sent in several requests.
     """
+    if explain is not None:
+        require_full_installation("--explain")
+        make_folder(explain)
     with connection.connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
         predicted = anole.predict(client, images, version=version, alias=alias, explain=explain is not None)
     written = [] if explain is None else write_heat_maps(explain, images, predicted)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from service.cli.files import file_name, save
+from service.cli.files import numbered, save_new
 from service.client import PredictResponse
+from service.client.files import read_file
 from service.http.schemas.resources import Explanation
 
 _SIDE: Final = 512
@@ -19,21 +19,20 @@ _STRENGTH: Final = 0.7
 
 
 def write_heat_maps(folder: Path, images: Sequence[Path], predicted: PredictResponse) -> list[Path]:
-    """Write a PNG for each image, and return their paths.
+    """Write a PNG for each image, such as `7-explained.png` for `7.jpg`, and return their paths.
+
+    No file is overwritten: if the name is taken, the next is `7-explained-2.png`.
 
     Raises:
-        InvalidInput: a file cannot be written.
+        InvalidInput: an image cannot be read, or a map cannot be written.
         ImageRejected: an image cannot be decoded.
     """
-    names: Counter[str] = Counter()
     written: list[Path] = []
     for image, prediction in zip(images, predicted.predictions, strict=True):
-        name = file_name(image.stem)
-        names[name] += 1
-        path = folder / (f"{name}.png" if names[name] == 1 else f"{name}-{names[name]}.png")
         if prediction.explanation is not None:
-            save(path, heat_map(image.read_bytes(), prediction.explanation))
-            written.append(path)
+            content = heat_map(read_file(image), prediction.explanation)
+            paths = (folder / name for name in numbered(image.stem, "-explained", ".png"))
+            written.append(save_new(paths, content))
     return written
 
 

@@ -8,12 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.console import EXIT_CODES, AsJson, notices, output, plain, print_json, table
+from service.cli.installation import require_full_installation
 from service.domain.key import SCOPES, Grant, KeyRecord, as_scopes
 from service.settings import load_settings
 
 Data = Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="ANOLE_DATA, or data")]
 
 keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
+
+
+@keys.callback()
+def keys_options(context: typer.Context) -> None:
+    require_full_installation(f"anole keys {context.invoked_subcommand}")
 
 
 @keys.command(epilog=EXIT_CODES)

@@ -13,6 +13,7 @@ from models.errors import AnoleError
 from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.import_dataset import import_dataset
+from service.cli.installation import require_full_installation
 from service.cli.keys import keys
 from service.cli.resources import alias, clients, delete, diff, history, job, models, settings, status, weights
 from service.cli.samples import correct, samples
@@ -122,6 +123,7 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Serve adaptation and prediction over HTTP."""
+    require_full_installation("anole serve")
     from service.cli.serve import run
 
     chosen = load_settings(

@@ -12,7 +12,7 @@ from service.cli import connection
 from service.cli.clients import adapt_with_progress, exit_if_held, print_adapted
 from service.cli.connection import ClientName, Key, Url
 from service.cli.console import NO_VALUE, AsJson, output, percent, plain, print_json, table
-from service.cli.files import file_name, save
+from service.cli.files import different_names, file_name, save
 from service.client import AdaptResponse, Client, InvalidInput, StoredSample
 from service.client.jobs import OnProgress
 
@@ -38,10 +38,14 @@ def samples(
     with connection.connect(url, key) as anole:
         found = anole.samples(client, label=label, version=version)
         paths: list[Path] = []
-        for sample in found if out is not None else ():
-            path = _path_of(Path() if out is None else out, sample)
-            save(path, anole.sample_png(client, sample.digest))
-            paths.append(path)
+        if out is not None:
+            # the folders of a client's labels are the same with and without --label
+            kept = found if label is None else [*found, *anole.samples(client)]
+            folders = different_names(sample.label for sample in kept)
+            for sample in found:
+                path = out / folders[sample.label] / _name_of(sample)
+                save(path, anole.sample_png(client, sample.digest))
+                paths.append(path)
     if as_json:
         files = [{"path": str(path)} for path in paths] or [{} for _ in found]
         rows = [{**sample.model_dump(mode="json"), **file} for sample, file in zip(found, files, strict=True)]
@@ -76,7 +80,13 @@ def correct(
 
     def call(anole: Client, on_progress: OnProgress) -> AdaptResponse:
         whole = _whole_digests(anole, client, [*(digest for digest, _ in pairs), *(remove or ())])
-        labels = {whole[digest]: label for digest, label in pairs}
+        labels: dict[str, str] = {}
+        for digest, label in pairs:
+            first = labels.setdefault(whole[digest], label)
+            if first != label:
+                raise InvalidInput(
+                    f"the same sample has two labels: {first!r} and {label!r} for {whole[digest][:_SHORT]}; give one"
+                )
         left_out = [whole[digest] for digest in remove or ()]
         return anole.correct(client, relabel=labels, remove=left_out, publish=publish, on_progress=on_progress)
 
@@ -116,6 +126,5 @@ def _row(sample: StoredSample) -> tuple[str, ...]:
     return digest, sample.label, sample.name, part, str(sample.first_version), predicted, suspect
 
 
-def _path_of(folder: Path, sample: StoredSample) -> Path:
-    """Return where to write a sample: always inside the folder, whatever its label and name are."""
-    return folder / file_name(sample.label) / f"{file_name(Path(sample.name).stem)}-{sample.digest[:_SHORT]}.png"
+def _name_of(sample: StoredSample) -> str:
+    return file_name(Path(sample.name).stem, f"-{sample.digest[:_SHORT]}.png")

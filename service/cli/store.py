@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, output, plain, print_json
+from service.cli.installation import require_full_installation
 from service.cli.keys import Data
 from service.errors import InvalidRequest
 from service.settings import load_settings
@@ -27,6 +28,11 @@ def _backup_folder(text: str) -> Path:
 
 
 store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and restore the store.")
+
+
+@store.callback()
+def store_options(context: typer.Context) -> None:
+    require_full_installation(f"anole store {context.invoked_subcommand}")
 
 
 @store.command(epilog=EXIT_CODES)

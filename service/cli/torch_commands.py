@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from service.cli.console import EXIT_CODES
+from service.cli.installation import require_full_installation
 
 _MODULES: Final = {
     "train": ("service.cli.train", "Meta-train a checkpoint."),
@@ -34,6 +35,7 @@ class TorchCommand(TyperCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of the command itself."""
         name = str(self.name)
+        require_full_installation(f"anole {name}")
         function = getattr(import_module(self._module), name.replace("-", "_"))
         alone = typer.Typer(add_completion=False)
         alone.command(name, epilog=EXIT_CODES)(function)

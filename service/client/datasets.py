@@ -10,8 +10,8 @@ import csv
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, TypeVar, get_args
 from urllib.parse import parse_qs, unquote
@@ -83,8 +83,9 @@ def read_dataset(kind: DatasetKind, path: str | Path, root: str | Path | None = 
     for record in _FORMATS[kind](path):
         found.add(record)
     if not found.samples:
-        first = "" if not found.skipped else f"; {found.skipped[0].path}: {found.skipped[0].reason}"
-        raise InvalidInput(f"{shown(path)} has no image with one label whose file is in {shown(found.root)}{first}")
+        raise InvalidInput(
+            f"{shown(path)} has no image with one label whose file is in {shown(found.root)}{_first(found.skipped)}"
+        )
     return SampleSet(tuple(_with_all_parts(found.samples)), tuple(found.skipped))
 
 
@@ -108,7 +109,7 @@ class _Found:
             self.skipped.append(SkippedFile(shown(record.where), reason))
 
     def _read(self, record: _Record) -> str:
-        labels = sorted(set(record.labels))
+        labels = sorted({label for label in record.labels if label.strip()})
         if not labels:
             return "has no label"
         if len(labels) > 1:
@@ -116,6 +117,8 @@ class _Found:
         image = next(filter(None, (self._find(source) for source in record.sources)), None)
         if image is None:
             return f"its image is not in {shown(self.root)}; give the folder of the images as root"
+        if not image.resolve().is_relative_to(self.root.resolve()):
+            return f"its image is a link that leads out of {shown(self.root)}; copy the file there"
         if image in self._used:
             return f"stands for the same file as {self._used[image]}; give the folder that has both as root"
         self._used[image] = record.where
@@ -235,12 +238,27 @@ class _Coco(BaseModel):
 def _coco(path: Path) -> _Records:
     """Read the categories of each image. Boxes and masks are ignored."""
     coco: _Coco = _parsed(_Coco, read_file(path), path, "a COCO file")
-    names = {category.id: category.name for category in coco.categories}
-    labels: dict[int | str, list[str]] = defaultdict(list)
+    names = _by_id(path, "categories", ((category.id, category.name) for category in coco.categories))
+    files = _by_id(path, "images", ((image.id, image.file_name) for image in coco.images))
+    labels: dict[str, list[str]] = defaultdict(list)
     for annotation in coco.annotations:
-        labels[annotation.image_id].append(names.get(annotation.category_id, str(annotation.category_id)))
-    for image in coco.images:
-        yield _Record(image.file_name, (image.file_name,), tuple(labels[image.id]))
+        category = str(annotation.category_id)
+        labels[str(annotation.image_id)].append(names.get(category, category))
+    for number, file in files.items():
+        yield _Record(file, (file,), tuple(labels[number]))
+
+
+def _by_id(path: Path, what: str, entries: Iterable[tuple[int | str, str]]) -> dict[str, str]:
+    """Return names by id. An id may be written as a number in one place and as text in another."""
+    names: dict[str, str] = {}
+    for number, name in entries:
+        if str(number) in names:
+            raise InvalidInput(
+                f"{shown(path)} has two {what} with the id {number}: {names[str(number)]!r} and {name!r}; give each "
+                "an id of its own"
+            )
+        names[str(number)] = name
+    return names
 
 
 class _Choices(BaseModel):
@@ -274,11 +292,12 @@ def _label_studio(path: Path) -> _Records:
         source = str(task.data.get("image") or next(iter(texts), ""))
         local = parse_qs(source.partition("?")[2]).get("d")
         reference = local[0] if local else source
-        uploaded = PurePosixPath(_path_of(reference))
-        original = uploaded.with_name(_UPLOAD_PREFIX.sub("", uploaded.name)) if uploaded.name else uploaded
+        folder, slash, name = _path_of(reference).rpartition("/")
+        original = _UPLOAD_PREFIX.sub("", name)
         results = [result for each in task.annotations if not each.was_cancelled for result in each.result]
         labels = tuple(choice for result in results if result.type == "choices" for choice in result.value.choices)
-        yield _Record(reference or f"task {task.id}", (reference, str(original)), labels)
+        sources = (reference, f"{folder}{slash}{original}") if original else (reference,)
+        yield _Record(reference or f"task {task.id}", sources, labels)
 
 
 def _lookout_for_vision(path: Path) -> _Records:
@@ -301,7 +320,9 @@ def _lookout_for_vision(path: Path) -> _Records:
 def _ground_truth_labels(entry: Mapping[str, Any]) -> Iterator[str]:
     for name, metadata in entry.items():
         if name.endswith("-metadata") and isinstance(metadata, dict) and metadata.get("type") == _CLASSIFICATION:
-            yield str(metadata.get("class-name") or f"{entry.get(name.removesuffix('-metadata'))}")
+            label = metadata.get("class-name") or entry.get(name.removesuffix("-metadata"))
+            if label is not None:
+                yield str(label)
 
 
 def _csv(path: Path) -> _Records:
@@ -324,24 +345,39 @@ def _table(rows: csv.DictReader[str], path: Path) -> _Records:
             f"the first line of {shown(path)} has the columns {', '.join(columns) or 'none'}; needed: file, label and, "
             "if it is known, part"
         )
+    records: dict[PurePosixPath, _Record] = {}
     for row in rows:
         file, label, part = ((row.get(columns.get(name, "")) or "").strip() for name in ("file", "label", "part"))
-        if file:
-            yield _Record(file, (file,), (label,) if label else (), part or None)
-        else:
+        if not file:
             yield _Unreadable(f"line {rows.line_num}", "names no file")
+            continue
+        image = PurePosixPath(_path_of(file))
+        first = records.setdefault(image, _Record(file, (file,), (), part or None))
+        if label in first.labels and part == (first.part or ""):
+            yield _Unreadable(f"line {rows.line_num}", f"repeats what an earlier line says about {file}")
+        elif part and first.part and part != first.part:
+            yield _Unreadable(f"line {rows.line_num}", f"gives {file} the part {part}; an earlier line says {first.part}")
+        records[image] = replace(first, labels=(*first.labels, label), part=first.part or part or None)
+    yield from records.values()
 
 
 def _read_yolo(folder: Path) -> SampleSet:
     """Read the class folders of all splits. Without splits, read the folder itself."""
     splits = [folder / name for name in _SPLITS if (folder / name).is_dir()]
-    sets = [(split, read_class_folders(split)) for split in splits] or [(folder, read_class_folders(folder))]
+    sets = [(each, read_class_folders(each, skip_empty=True)) for each in splits or [folder]]
     skipped = [
         SkippedFile(each.path if split == folder else f"{split.name}/{each.path}", each.reason)
         for split, found in sets
         for each in found.skipped
     ]
-    return SampleSet(tuple(sample for _, found in sets for sample in found.samples), tuple(skipped))
+    samples = tuple(sample for _, found in sets for sample in found.samples)
+    if not samples:
+        raise InvalidInput(f"{shown(folder)} has no class folder with images{_first(skipped)}")
+    return SampleSet(samples, tuple(skipped))
+
+
+def _first(skipped: Sequence[SkippedFile]) -> str:
+    return f"; {skipped[0].path}: {skipped[0].reason}" if skipped else ""
 
 
 _FORMATS: Final[Mapping[str, Callable[[Path], _Records]]] = {

@@ -50,11 +50,15 @@ class SampleSet:
     skipped: tuple[SkippedFile, ...]
 
 
-def read_class_folders(folder: str | Path) -> SampleSet:
+def read_class_folders(folder: str | Path, *, skip_empty: bool = False) -> SampleSet:
     """Read the images of each class. The name of a sub-folder is the label of the images in it.
 
     Hidden files, files of operating systems, links to nothing, folders inside class folders and names that are not
     UTF-8 are left out.
+
+    Args:
+        folder: folder with one sub-folder per class.
+        skip_empty: leave out class folders without images, and accept a folder without any.
 
     Raises:
         InvalidInput: a file cannot be read, the folder has no sub-folder, or a class has no image.
@@ -69,10 +73,12 @@ def read_class_folders(folder: str | Path) -> SampleSet:
             skipped.append(_skipped(folder, class_folder, "not in a class folder; move it into one"))
             continue
         files = [path for path in _entries(class_folder, folder, skipped) if _is_image_file(path, folder, skipped)]
-        if not files:
+        if not files and skip_empty:
+            skipped.append(_skipped(folder, class_folder, "has no images"))
+        elif not files:
             raise InvalidInput(f"{class_folder} has no images; {_hint(class_folder, skipped)}")
         samples += [LabelledFile(class_folder.name, path.name, read_file(path)) for path in files]
-    if not samples:
+    if not samples and not skip_empty:
         raise InvalidInput(
             f"{shown(folder)} has no sub-folders with images; give a folder with one sub-folder per class, named by "
             "its label"

@@ -189,7 +189,8 @@ class FakeSamples(StoredSamples):
 
     def check(self, client: str, digest: str) -> None:
         self.clients.get(client)
-        if set(digest) != {"d"}:
+        listed = {each.sample.digest for each in self.page_of.samples} if self.page_of is not None else set()
+        if set(digest) != {"d"} and digest not in listed:
             raise UnknownSample(f"client {client!r} has no stored sample {digest!r}")
 
     def picture(self, client: str, digest: str, max_side: int | None = None) -> bytes:

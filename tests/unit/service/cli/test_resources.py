@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,45 @@ def test_samples_are_listed_and_downloaded(anole: Anole, service: Web, folder: P
     assert Path(listed["path"]).read_bytes() == f"{DIGEST} None".encode()
 
 
+def several(*labels: str, name: str = "1.png") -> SamplePage:
+    (sample,) = stored().samples
+    return SamplePage(
+        2, [replace(sample, sample=SampleRef(f"{index:012x}{0:052x}", label, name)) for index, label in enumerate(labels)]
+    )
+
+
+def test_different_labels_have_different_folders(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    labels = ("a:b", "a?b", "A_b", "a_b", "a/b", "a:b", "Scratch", "scratch", "a_b-2")
+    for turn, order in enumerate((labels, labels[::-1])):
+        service.services.samples.page_of = several(*order)
+        out = folder / f"out {turn}"
+        code, printed, error = anole("samples", "line", "--out", str(out), "--json")
+        assert (code, error) == (0, "")
+        listed = json.loads(printed)["samples"]
+        assert {each["label"]: Path(each["path"]).parent.name for each in listed} == {
+            "A_b": "A_b",
+            "Scratch": "Scratch",
+            "a_b": "a_b-6",
+            "a_b-2": "a_b-2",
+            "scratch": "scratch-2",
+            "a/b": "a_b-3",
+            "a:b": "a_b-4",
+            "a?b": "a_b-5",
+        }
+        assert len(list(out.rglob("*.png"))) == len(labels)
+
+
+def test_names_that_are_too_long_for_the_file_system_are_cut(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    service.services.samples.page_of = several("裂" * 200, "裂" * 199 + "?", "x" * 300, name="纹" * 200 + ".png")
+    out = folder / "out"
+    code, printed, _ = anole("samples", "line", "--out", str(out), "--json")
+    paths = [Path(each["path"]) for each in json.loads(printed)["samples"]]
+    assert (code, len({path.parent for path in paths})) == (0, 3)
+    assert all(path.is_file() and re.search(r"-0{11}[0-2]\.png$", path.name) for path in paths)
+
+
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "", "a/b", "C:\\x", "x\n"])
 def test_no_label_and_no_name_lead_out_of_the_folder(anole: Anole, service: Web, folder: Path, name: str) -> None:
     anole("adapt", "line", str(folder))
@@ -223,3 +263,13 @@ def test_a_beginning_of_several_digests_is_an_error(anole: Anole, service: Web, 
     assert anole("correct", "line", "--relabel", "ddd")[0] == 2
     code, _, error = anole("correct", "line")
     assert (code, "nothing" in error) == (1, True)
+
+
+def test_two_labels_for_one_sample_are_an_error(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder))
+    service.services.samples.page_of = stored()
+    for first in (DIGEST, DIGEST[:12]):
+        given = ("--relabel", f"{first}=p", "--relabel", f"{DIGEST}=q")
+        code, _, error = anole("correct", "line", *given)
+        assert (code, error) == (1, f"error: the same sample has two labels: 'p' and 'q' for {'d' * 12}; give one\n")
+    assert anole("correct", "line", "--relabel", f"{DIGEST}=p", "--relabel", f"{DIGEST[:9]}=p")[0] == 0

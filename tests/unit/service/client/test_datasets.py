@@ -273,6 +273,100 @@ def test_records_that_stand_for_one_file_are_told(tmp_path: Path) -> None:
     assert skipped(found) == {"b/1.png": "stands for the same file as a/1.png; give the folder that has both as root"}
 
 
+@pytest.mark.parametrize("image", ["12345678-", "/data/upload/83/12345678-", "12345678-.", "http://[bad/a0.png", "\x00"])
+def test_a_label_studio_image_with_an_unusable_name_is_skipped(tmp_path: Path, image: str) -> None:
+    path = document(images(tmp_path, "1.png") / "project.json", [task(1, image, ["crack"]), task(2, "1.png", ["clean"])])
+    found = read_dataset("label-studio", path)
+    assert labels(found) == {"1.png": "clean"}
+    assert [reason.startswith("its image is not in") for reason in skipped(found).values()] == [True]
+
+
+def test_a_manifest_line_without_a_label_is_skipped(tmp_path: Path) -> None:
+    metadata = {"type": "groundtruth/image-classification"}
+    lines = [
+        json.dumps({"source-ref": "1.png", "anomaly-label-metadata": metadata}),
+        json.dumps({"source-ref": "2.png", "anomaly-label": None, "anomaly-label-metadata": metadata}),
+        json.dumps({"source-ref": "3.png", "anomaly-label": 0, "anomaly-label-metadata": metadata}),
+        json.dumps({"source-ref": "4.png", "anomaly-label-metadata": {**metadata, "class-name": " "}}),
+    ]
+    images(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    found = read_dataset("lookout-for-vision", document(tmp_path / "m", "\n".join(lines)))
+    assert labels(found) == {"3.png": "0"}
+    assert skipped(found) == {"1.png": "has no label", "2.png": "has no label", "4.png": "has no label"}
+
+
+def test_coco_ids_match_as_numbers_and_as_text(tmp_path: Path) -> None:
+    path = document(
+        images(tmp_path, "1.png") / "coco.json",
+        {
+            "images": [{"id": "1", "file_name": "1.png"}],
+            "annotations": [{"image_id": 1, "category_id": "7"}],
+            "categories": [{"id": 7, "name": "echo"}],
+        },
+    )
+    assert labels(read_dataset("coco", path)) == {"1.png": "echo"}
+
+
+@pytest.mark.parametrize(
+    ("what", "first", "second", "message"),
+    [
+        ("images", {"id": 1, "file_name": "x.png"}, {"id": 1, "file_name": "y.png"}, "id 1: 'x.png' and 'y.png'"),
+        ("categories", {"id": 1, "name": "x"}, {"id": "1", "name": "y"}, "two categories with the id 1: 'x' and 'y'"),
+    ],
+)
+def test_coco_ids_that_are_not_unique_are_an_error(
+    tmp_path: Path, what: str, first: dict[str, Any], second: dict[str, Any], message: str
+) -> None:
+    path = document(tmp_path / "coco.json", {**coco(), what: [first, second]})
+    with pytest.raises(InvalidInput, match=message):
+        read_dataset("coco", path)
+
+
+def test_csv_lines_about_one_file_count_together(tmp_path: Path) -> None:
+    rows = ["1.png,x,7", "2.png,x,", "./1.png,y,7", "2.png,x,", "3.png,x,7", "3.png,x,8", "4.png,,", "4.png,x,"]
+    path = document(
+        images(tmp_path, "1.png", "2.png", "3.png", "4.png") / "parts.csv", "\n".join(["file,label,part", *rows])
+    )
+    found = read_dataset("csv", path)
+    assert labels(found) == {"2.png": "x", "3.png": "x", "4.png": "x"}
+    assert skipped(found) == {
+        "1.png": "has 2 labels (x, y); Anole needs one per image",
+        "line 5": "repeats what an earlier line says about 2.png",
+        "line 7": "gives 3.png the part 8; an earlier line says 7",
+    }
+
+
+def test_yolo_class_folders_without_images_are_skipped(tmp_path: Path) -> None:
+    images(tmp_path, "train/bird/1.png", "train/cat/2.png", "val/bird/3.png")
+    for name in ("val/cat", "test"):
+        (tmp_path / name).mkdir()
+    found = read_dataset("yolo", tmp_path)
+    assert sorted(labels(found)) == ["train/bird/1.png", "train/cat/2.png", "val/bird/3.png"]
+    assert skipped(found) == {"val/cat": "has no images"}
+
+
+@pytest.mark.parametrize("name", ["train/bird", "bird", "train"])
+def test_yolo_without_any_image_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(InvalidInput, match="has no class folder with images"):
+        read_dataset("yolo", tmp_path)
+
+
+def test_a_link_that_leads_out_of_the_root_is_skipped(tmp_path: Path) -> None:
+    root = images(tmp_path / "root", "1.png")
+    images(tmp_path, "secret.png", "outside/2.png")
+    (root / "a.png").symlink_to(tmp_path / "secret.png")
+    (root / "folder").symlink_to(tmp_path / "outside")
+    (root / "inside.png").symlink_to(root / "1.png")
+    path = document(tmp_path / "parts.csv", "file,label\na.png,x\nfolder/2.png,x\ninside.png,x\n")
+    (tmp_path / "link").symlink_to(root)
+    for each in (root, tmp_path / "link"):
+        found = read_dataset("csv", path, each)
+        assert labels(found) == {"1.png": "x"}
+        reason = f"its image is a link that leads out of {each}; copy the file there"
+        assert skipped(found) == {"a.png": reason, "folder/2.png": reason}
+
+
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
