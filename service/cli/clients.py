@@ -119,7 +119,10 @@ def predict(
     alias: Annotated[str | None, typer.Option(help="Use the version that this alias points at.")] = None,
     explain: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write each picture with a map of what spoke for its class to FOLDER, as NAME-explained.png."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Write each picture with a map of what spoke for its class to FOLDER, as NAME-explained.png.",
+        ),
     ] = None,
     url: Url = None,
     key: Key = None,

@@ -19,6 +19,7 @@ keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.
 
 @keys.callback()
 def keys_options(context: typer.Context) -> None:
+    """Check that the modules of the server are installed."""
     require_full_installation(f"anole keys {context.invoked_subcommand}")
 
 

@@ -32,6 +32,7 @@ store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and res
 
 @store.callback()
 def store_options(context: typer.Context) -> None:
+    """Check that the modules of the server are installed."""
     require_full_installation(f"anole store {context.invoked_subcommand}")
 
 

@@ -356,7 +356,9 @@ def _table(rows: csv.DictReader[str], path: Path) -> _Records:
         if label in first.labels and part == (first.part or ""):
             yield _Unreadable(f"line {rows.line_num}", f"repeats what an earlier line says about {file}")
         elif part and first.part and part != first.part:
-            yield _Unreadable(f"line {rows.line_num}", f"gives {file} the part {part}; an earlier line says {first.part}")
+            yield _Unreadable(
+                f"line {rows.line_num}", f"gives {file} the part {part}; an earlier line says {first.part}"
+            )
         records[image] = replace(first, labels=(*first.labels, label), part=first.part or part or None)
     yield from records.values()
 

@@ -175,7 +175,8 @@ def test_samples_are_listed_and_downloaded(anole: Anole, service: Web, folder: P
 def several(*labels: str, name: str = "1.png") -> SamplePage:
     (sample,) = stored().samples
     return SamplePage(
-        2, [replace(sample, sample=SampleRef(f"{index:012x}{0:052x}", label, name)) for index, label in enumerate(labels)]
+        2,
+        [replace(sample, sample=SampleRef(f"{index:012x}{0:052x}", label, name)) for index, label in enumerate(labels)],
     )
 
 

@@ -273,9 +273,13 @@ def test_records_that_stand_for_one_file_are_told(tmp_path: Path) -> None:
     assert skipped(found) == {"b/1.png": "stands for the same file as a/1.png; give the folder that has both as root"}
 
 
-@pytest.mark.parametrize("image", ["12345678-", "/data/upload/83/12345678-", "12345678-.", "http://[bad/a0.png", "\x00"])
+@pytest.mark.parametrize(
+    "image", ["12345678-", "/data/upload/83/12345678-", "12345678-.", "http://[bad/a0.png", "\x00"]
+)
 def test_a_label_studio_image_with_an_unusable_name_is_skipped(tmp_path: Path, image: str) -> None:
-    path = document(images(tmp_path, "1.png") / "project.json", [task(1, image, ["crack"]), task(2, "1.png", ["clean"])])
+    path = document(
+        images(tmp_path, "1.png") / "project.json", [task(1, image, ["crack"]), task(2, "1.png", ["clean"])]
+    )
     found = read_dataset("label-studio", path)
     assert labels(found) == {"1.png": "clean"}
     assert [reason.startswith("its image is not in") for reason in skipped(found).values()] == [True]
