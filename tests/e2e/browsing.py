@@ -61,15 +61,27 @@ def started_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened_page(browser: Browser, width: int = 1280, height: int = 860, locale: str = "en-GB") -> Iterator[Page]:
-    """Open a window without cookies. Script errors, blocked files and requests to other hosts fail the test."""
+def opened_page(
+    browser: Browser, width: int = 1280, height: int = 860, locale: str = "en-GB", expected: tuple[str, ...] = ()
+) -> Iterator[Page]:
+    """Open a window without cookies.
+
+    Script errors, blocked files and requests to other hosts fail the test. A question before leaving is answered yes.
+
+    Args:
+        browser: opens the window.
+        width: of the window in pixels.
+        height: of the window in pixels.
+        locale: language of the browser.
+        expected: how error messages begin that the test provokes.
+    """
     context = browser.new_context(viewport={"width": width, "height": height}, locale=locale, permissions=["camera"])
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
     failures: list[str] = []
 
     def check_message(message: ConsoleMessage) -> None:
-        if message.type == "error" and not message.text.startswith(_REFUSED):
+        if message.type == "error" and not message.text.startswith((_REFUSED, *expected)):
             failures.append(message.text)
 
     def check_request(request: Request) -> None:
@@ -77,14 +89,17 @@ def opened_page(browser: Browser, width: int = 1280, height: int = 860, locale: 
         if address.scheme not in ("blob", "data") and address.hostname != "127.0.0.1":
             failures.append(f"request to {request.url}")
 
-    def dismiss(dialog: Dialog) -> None:
+    def answer(dialog: Dialog) -> None:
+        if dialog.type == "beforeunload":
+            dialog.accept()
+            return
         failures.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
     page.on("pageerror", lambda error: failures.append(str(error)))
     page.on("console", check_message)
     page.on("request", check_request)
-    page.on("dialog", dismiss)
+    page.on("dialog", answer)
     try:
         yield page
     finally:

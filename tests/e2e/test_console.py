@@ -38,7 +38,7 @@ def test_two_classes_are_taught_and_a_picture_is_judged(served: Served, page: Pa
     page.get_by_role("button", name="Adapt", exact=True).click()
 
     expect(page.get_by_text("Version 1 is live")).to_be_visible(timeout=TIMEOUT_MS)
-    expect(page.get_by_text("of 100 parts")).to_be_visible()
+    expect(page.get_by_text("of 100 pictures")).to_be_visible()
     page.get_by_role("link", name="Judge a picture").click()
     (unseen, *_) = sorted((served.data / "demo" / "queries" / "scratch").glob("*.png"))
     expect(page.get_by_role("heading", name="Judge with page-line")).to_be_visible()
@@ -55,4 +55,4 @@ def test_the_camera_takes_ten_pictures_in_a_row(served: Served, page: Page) -> N
     expect(page.get_by_role("dialog").get_by_text("10 pictures")).to_be_visible(timeout=TIMEOUT_MS)
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    expect(page.get_by_text("10 new pictures in 1 class")).to_be_visible()
+    expect(page.get_by_text("10 new pictures in 1 class", exact=True)).to_be_visible()

@@ -25,6 +25,7 @@ pytestmark = [needs_browser, pytest.mark.slow]
 FINE = striped(8, 4)
 COARSE = striped(8, 13)
 FIRST_PAGE_BYTES = 150_000
+MAX_CARD_HEIGHT = 340
 PHONE = (360, 740)
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -158,6 +159,9 @@ def test_a_wrong_label_is_asked_about_and_corrected(browser: Browser, url: str) 
         result.get_by_role("button", name="Correct 1 and adapt again").click()
         expect(page.get_by_role("region", name="Result: version 2")).not_to_contain_text("may be wrong")
         expect(class_card(page, "coarse")).to_contain_text("9 known")
+        page.get_by_role("link", name="Versions").click()
+        page.get_by_role("button", name="Compare").click()
+        expect(page.get_by_role("heading", name="1 label changed")).to_be_visible()
 
 
 def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: str) -> None:
@@ -166,7 +170,11 @@ def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: 
         page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
         known = page.get_by_role("listitem").filter(has_text="part-0.png")
         expect(known.get_by_role("status")).to_contain_text("coarse")
-        expect(known.get_by_role("img", name="What spoke for coarse")).to_be_visible()
+        the_map = known.get_by_role("img", name="What spoke for coarse")
+        expect(the_map).to_have_count(0)
+        page.get_by_label("Show what decided").check()
+        expect(the_map).to_be_visible()
+        expect(page.get_by_text("Red areas spoke for the class")).to_be_visible()
 
 
 def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: str, line: str) -> None:
@@ -174,9 +182,100 @@ def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: s
         page.goto(f"{url}/#/judge/{line}")
         page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
         page.get_by_role("button", name="Wrong? Teach it").click()
-        page.get_by_role("group", name="What is it?").get_by_role("button", name="fine").click()
+        page.get_by_role("group", name="What is it really?").get_by_role("button", name="fine").click()
+        expect(page.locator(".toast")).to_be_visible()
         page.get_by_role("button", name="Open Teach").click()
+        expect(page.locator(".toast")).to_have_count(0)
         expect(class_card(page, "fine")).to_contain_text("1 new, 8 known")
+
+
+def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(2, 13, seed=9), "part"))
+        expect(page.get_by_text(re.compile(r"^2 pictures: .*[0-2] unknown$"))).to_be_visible()
+        heights = page.locator(".judged-card").evaluate_all("cards => cards.map((card) => card.offsetHeight)")
+        assert max(heights) <= MAX_CARD_HEIGHT
+
+
+def test_the_classes_that_the_verdict_did_not_name_are_offered_first(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_role("button", name="Wrong? Teach it").click()
+        expect(page.locator(".chip").last).to_have_text("coarse")
+
+
+def test_a_label_that_was_confirmed_is_not_asked_about_again(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "confirmed", "fine", "coarse")
+        choose(page, "fine", [*FINE, *striped(1, 13, seed=5)])
+        choose(page, "coarse", COARSE)
+        adapt(page).get_by_role("button", name="Yes").click()
+        page.get_by_label("Choose pictures for coarse", exact=True).set_input_files(
+            files(striped(1, 13, seed=6), "more")
+        )
+        expect(class_card(page, "coarse")).to_contain_text("1 new, 8 known")
+        result = adapt(page, version=2)
+        expect(result.get_by_text(re.compile("recognised"))).to_be_visible()
+        expect(result.get_by_text("Is this really")).to_have_count(0)
+
+
+def test_classes_keep_their_order_after_a_reload(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "ordered", "zebra", "apple")
+        choose(page, "zebra", FINE)
+        choose(page, "apple", COARSE)
+        adapt(page)
+        titles = page.locator(".group-title")
+        expect(titles).to_have_text(["zebra", "apple"])
+        page.reload()
+        expect(titles).to_have_text(["zebra", "apple"])
+
+
+def test_leaving_asks_while_pictures_wait_in_teach(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        page.get_by_role("button", name="Add a class").click()
+        choose(page, "good", FINE[:1])
+        with page.expect_event("dialog") as asked:
+            page.reload()
+        assert asked.value.type == "beforeunload"
+
+
+def test_a_fault_of_the_page_is_shown_with_a_way_to_reload(browser: Browser, url: str) -> None:
+    with opened_page(browser, expected=("TypeError",)) as page:
+        page.route("**/models*", lambda route: route.fulfill(json={"models": [None]}))
+        page.goto(f"{url}/#/overview")
+        expect(page.get_by_role("alert")).to_contain_text("The page itself failed")
+        page.unroute_all()
+        page.get_by_role("button", name="Reload").click()
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def test_the_overview_is_of_all_clients(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/overview")
+        picker = page.get_by_role("combobox", name="Client")
+        expect(picker.locator("option:checked")).to_have_text("All clients")
+        picker.select_option(line)
+        expect(page.get_by_role("heading", name=f"Teach {line}")).to_be_visible()
+
+
+def test_adapt_is_above_the_bar_of_the_views_on_a_phone(browser: Browser, url: str) -> None:
+    with opened_page(browser, *PHONE) as page:
+        page.goto(f"{url}/#/teach")
+        choose(page, "good", FINE)
+        choose(page, "defect", COARSE)
+        expect(page.get_by_role("button", name="Adapt", exact=True)).to_be_enabled()
+        page.evaluate("scrollTo(0, 0)")
+        button = page.get_by_role("button", name="Adapt", exact=True).bounding_box()
+        bar = page.get_by_role("navigation").bounding_box()
+        assert button is not None
+        assert bar is not None
+        assert button["y"] + button["height"] <= bar["y"]
 
 
 def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: str, line: str) -> None:
@@ -190,9 +289,10 @@ def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: 
         first.get_by_role("button", name="Publish").click()
         page.get_by_role("dialog").get_by_role("button", name="Publish version 1").click()
         expect(page.get_by_text("live was set from version 2 to version 1")).to_be_visible()
-        page.get_by_role("button", name="Roll back").click()
-        page.get_by_role("dialog", name="Are you sure?").get_by_role("button", name="Roll back").click()
+        page.get_by_role("button", name="Back to version 2").click()
+        page.get_by_role("dialog", name="Are you sure?").get_by_role("button", name="Go back to version 2").click()
         expect(page.get_by_text("live was rolled back from version 1 to version 2")).to_be_visible()
+        expect(page.get_by_role("button", name="Back to version 1")).to_be_visible()
 
 
 def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(

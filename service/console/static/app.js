@@ -12,6 +12,8 @@ import { applyTheme, chooseTheme, theme, THEMES } from "./core/theme.js";
 import { Judge, takeForJudge } from "./judge/view.js";
 import { live } from "./judge/live.js";
 import { Overview, refreshOverview } from "./overview/view.js";
+import { picturesWait } from "./teach/draft.js";
+import { answersWait } from "./teach/report.js";
 import { Teach, takeForTeach } from "./teach/view.js";
 import { leaveHistory } from "./versions/state.js";
 import { Versions } from "./versions/view.js";
@@ -20,8 +22,11 @@ const SCREENS = { teach: Teach, judge: Judge, versions: Versions, overview: Over
 const failed = signal(null);
 const ready = signal(false);
 
+const Failure = ({ problem }) =>
+  html`<main class="page"><${ProblemBox} problem=${problem}><button type="button" class="quiet" onClick=${() => location.reload()}>${t("reload")}</button><//></main>`;
+
 function App() {
-  if (failed.value) return html`<main class="page"><${ProblemBox} problem=${failed.value} retry=${() => location.reload()} /></main>`;
+  if (failed.value) return html`<${Failure} problem=${failed.value} />`;
   if (!ready.value) return html`<main class="page" aria-busy="true"></main>`;
   if (keyWanted.value) return html`<${Login} />`;
   const View = SCREENS[route.value.view] ?? Teach;
@@ -49,15 +54,18 @@ const Tabs = () =>
   </nav>`;
 
 const NEW = "?new";
+const ALL = "?all";
 
 function ClientPicker() {
-  const name = current.value?.client ?? NEW;
+  const all = route.value.view === "overview";
+  const name = all ? ALL : (current.value?.client ?? NEW);
   const choose = (event) => {
     if (event.target.value === NEW) goNew();
-    else go(route.value.view === "overview" ? "teach" : route.value.view, event.target.value);
+    else go(all ? "teach" : route.value.view, event.target.value);
   };
   return html`<label class="picker"><span class="hidden">${t("client")}</span>
     <select value=${name} onChange=${choose}>
+      ${all && html`<option value=${ALL} key=${ALL}>${t("clients.all")}</option>`}
       ${(clients.value ?? []).map((each) => html`<option value=${each.client} key=${each.client}>${each.client}</option>`)}
       <option value=${NEW} key=${NEW}>${t("client.new")}</option>
     </select>
@@ -99,9 +107,14 @@ function openFirstView() {
   else location.replace("#/teach");
 }
 
+/** Pictures and answers that were not sent are only in this window. */
+function askBeforeLeaving(event) {
+  if (picturesWait() || answersWait()) event.preventDefault();
+}
+
 async function start() {
   applyTheme();
-  mount(() => html`<${App} />`, document.getElementById("app"));
+  mount(() => html`<${App} />`, document.getElementById("app"), (error) => html`<${Failure} problem=${problemOf(error)} />`);
   try {
     await chooseLanguage(preferredLanguage());
     await readSession();
@@ -113,6 +126,7 @@ async function start() {
       scrollTo(0, 0);
     });
     listenForPictures();
+    addEventListener("beforeunload", askBeforeLeaving);
     refreshOverview();
   } catch (error) {
     failed.value = problemOf(error);

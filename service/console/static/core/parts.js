@@ -68,13 +68,24 @@ export function Estimate({ share, interval }) {
   </div>`;
 }
 
-/** The estimate in words: "Recognises about 92 of 100 parts; between 83 and 97." */
+/** The estimate in words: "Recognises about 92 of 100 pictures; between 83 and 97." */
 export function inWords(share, interval) {
   if (share === null || share === undefined) return t("verdict.none");
   const n = ofHundred(share);
   if (!interval) return t(share === 1 ? "verdict.all" : "verdict.about", { n });
   const [low, high] = interval.map(ofHundred);
   return t(share === 1 ? "verdict.atleast" : "verdict.between", { n, low, high });
+}
+
+/** Pictures of a class from which on its estimate is reliable. */
+export const GOOD_START = 10;
+
+/** Says that an estimate is rough where a class has few pictures. */
+export function Rough({ details }) {
+  const labels = details.sample_list.map((sample) => sample.label);
+  const few = details.classes.some((name) => labels.filter((label) => label === name).length < GOOD_START);
+  const estimated = details.report.estimated_accuracy !== null;
+  return few && estimated && html`<p class="muted">${t("estimate.rough", { good: GOOD_START })}</p>`;
 }
 
 /** A number with its name under it. */

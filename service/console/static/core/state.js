@@ -15,6 +15,7 @@ function readRoute() {
 
 addEventListener("hashchange", () => {
   route.value = readRoute();
+  notice.value = null; // it speaks of the view that was left
 });
 
 export const address = (view, client = route.value.client) => `#/${view}${client ? `/${encodeURIComponent(client)}` : ""}`;

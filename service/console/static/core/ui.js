@@ -17,11 +17,20 @@ export const html = htm.bind(h);
  * Draw a view into an element, now and after each change.
  * @param {() => unknown} view
  * @param {Element} root
+ * @param {(error: unknown) => unknown} broken what is shown instead, once drawing has failed
  */
-export function mount(view, root) {
+export function mount(view, root, broken) {
   let stop = () => {};
+  let failed = false;
+  const fail = (error) => {
+    failed = true;
+    console.error(error);
+    root.replaceChildren(document.createElement("div")); // what was drawn half cannot be drawn over
+    render(broken(error), root.firstChild);
+  };
   const paint = () => {
     stop();
+    if (failed) return;
     let fresh = true;
     stop = effect(() => {
       if (!fresh) {
@@ -29,7 +38,11 @@ export function mount(view, root) {
         return;
       }
       fresh = false;
-      render(view(), root);
+      try {
+        render(view(), root);
+      } catch (error) {
+        fail(error);
+      }
     });
   };
   paint();

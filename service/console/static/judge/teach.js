@@ -20,11 +20,14 @@ function teach(each, label) {
 }
 
 const MOST_CHIPS = 12;
-const likeliest = (scores) =>
-  Object.entries(scores)
-    .sort(([, one], [, other]) => other - one)
-    .slice(0, MOST_CHIPS)
-    .map(([name]) => name);
+
+/** The classes by probability. The one that the verdict named comes last, because it is said to be wrong. */
+function offered({ scores, verdict, label }) {
+  const named = verdict === "unknown" ? null : label;
+  const others = Object.entries(scores).filter(([name]) => name !== named);
+  const sorted = others.sort(([, one], [, other]) => other - one).map(([name]) => name);
+  return [...sorted, ...(named ? [named] : [])].slice(0, MOST_CHIPS);
+}
 
 export function TeachIt({ each }) {
   const label = taught.value.get(each.id);
@@ -39,7 +42,7 @@ export function TeachIt({ each }) {
   return html`<fieldset class="teachit">
     <legend>${t("teachit.ask")}</legend>
     <div class="row tight">
-      ${likeliest(each.prediction.scores).map((name) => html`<button type="button" class="chip" onClick=${() => teach(each, name)}>${name}</button>`)}
+      ${offered(each.prediction).map((name) => html`<button type="button" class="chip" onClick=${() => teach(each, name)}>${name}</button>`)}
     </div>
     <form class="row tight" onSubmit=${named}>
       <input aria-label=${t("teachit.other")} placeholder=${t("teachit.other")} value=${typed.value} onInput=${(event) => (typed.value = event.target.value)} maxlength="64" />

@@ -16,13 +16,11 @@ export function Verdict({ prediction }) {
   </div>`;
 }
 
-const MOST_BARS = 5;
-
 /** The most probable classes as bars. */
-export function Bars({ scores }) {
+export function Bars({ scores, most = 5 }) {
   const sorted = Object.entries(scores).sort(([, one], [, other]) => other - one);
   return html`<ul class="bars" aria-label=${t("bars")}>
-    ${sorted.slice(0, MOST_BARS).map(
+    ${sorted.slice(0, most).map(
       ([label, share], index) => html`<li key=${label} class=${classes("bar", index === 0 && "first")}>
         <span class="bar-label">${label}</span>
         <span class="bar-track"><span class="bar-fill" style=${{ width: `${share * 100}%` }}></span></span>

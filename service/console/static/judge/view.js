@@ -12,7 +12,8 @@ import { Live, live } from "./live.js";
 import { TeachIt } from "./teach.js";
 import { Bars, Verdict } from "./verdict.js";
 
-const heat = signal(true);
+const heat = signal(false);
+const CARD_BARS = 3;
 
 export function Judge() {
   const client = current.value;
@@ -41,7 +42,8 @@ export function Judge() {
     </div>
     ${live.value && html`<${Live} key=${client.client} client=${client.client} />`}
     ${mine.length > 0 && html`<${Tools} client=${client.client} count=${mine.length} />`}
-    <ul class=${classes("judged", mine.length === 1 && "single")}>
+    ${mine.length > 1 && html`<${Totals} predictions=${mine.map((each) => each.prediction).filter(Boolean)} />`}
+    <ul class="judged">
       ${mine.map((each) => html`<${Card} key=${each.id} each=${each} />`)}
     </ul>
   </div>`;
@@ -51,9 +53,20 @@ function Tools({ client, count }) {
   const reason = unexplained.value.get(client);
   return html`<div class="row tools">
     <label class="switch"><input type="checkbox" checked=${heat.value && !reason} disabled=${Boolean(reason)} onChange=${(event) => (heat.value = event.target.checked)} /> ${t("heat.show")}</label>
+    ${heat.value && !reason && html`<span class="legend"><span class="swatch" aria-hidden="true"></span>${t("heat.legend")}</span>`}
     ${reason && html`<span class="muted">${reason}</span>`}
     <button type="button" class="quiet end" onClick=${forgetAll}>${t("judge.clear", { n: count })}</button>
   </div>`;
+}
+
+/** How many pictures were judged as which class. */
+function Totals({ predictions }) {
+  if (!predictions.length) return null;
+  const known = predictions.filter((each) => each.verdict !== "unknown").map((each) => each.label);
+  const totals = [...new Set(known)].map((label) => ({ label, n: known.filter((each) => each === label).length }));
+  const counts = totals.sort((one, other) => other.n - one.n).map((each) => t("judge.total", each));
+  counts.push(t("judge.total.unknown", { n: predictions.length - known.length }));
+  return html`<p class="totals">${t("judge.totals", { pictures: t("samples", { n: predictions.length }), counts: counts.join(", ") })}</p>`;
 }
 
 function Card({ each }) {
@@ -69,7 +82,7 @@ function Card({ each }) {
       ${!prediction && !problem && html`<${Spinner} text=${t("judge.running")} />`}
       <${ProblemBox} problem=${problem} retry=${() => again(each)} />
       ${prediction && html`<${Verdict} prediction=${prediction} />`}
-      ${prediction && html`<${Bars} scores=${prediction.scores} />`}
+      ${prediction && html`<${Bars} scores=${prediction.scores} most=${CARD_BARS} />`}
       ${prediction && may("adapt") && html`<${TeachIt} each=${each} />`}
     </div>
   </li>`;

@@ -3,6 +3,7 @@
 import { batch, computed, signal } from "../core/ui.js";
 import { call, list, part, problemOf } from "../core/api.js";
 import { t } from "../core/i18n.js";
+import { remember, remembered } from "../core/memory.js";
 import { clients, route } from "../core/state.js";
 import { examine } from "../pictures/doctor.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
@@ -63,7 +64,8 @@ export class Draft {
   setKept(samples) {
     batch(() => {
       this.kept.value = samples;
-      for (const label of new Set(samples.map((sample) => sample.label))) this.groupNamed(label);
+      for (const label of inOrder(this.client, samples.map((sample) => sample.label))) this.groupNamed(label);
+      if (samples.length) remember("classes", this.client, this.groups.value.map((group) => group.name.trim()));
       if (!this.groups.value.length) this.groups.value = [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name }));
     });
   }
@@ -192,6 +194,13 @@ async function keptSamples(client) {
   return found.samples;
 }
 
+/** Labels in the order that they had here before, then by name. */
+function inOrder(client, labels) {
+  const before = remembered("classes", client) ?? [];
+  const place = (label) => (before.includes(label) ? before.indexOf(label) : before.length);
+  return [...new Set(labels)].sort((one, other) => place(one) - place(other) || one.localeCompare(other));
+}
+
 /** @type {Map<string, Draft>} */
 const drafts = new Map();
 
@@ -200,6 +209,9 @@ export function draftOf(client = route.value.client) {
   if (!drafts.has(client)) drafts.set(client, new Draft(client));
   return drafts.get(client);
 }
+
+/** Whether there are pictures that were not sent. */
+export const picturesWait = () => [...drafts.values()].some((draft) => draft.pictures.value.length > 0);
 
 /** A client was created from the draft without a name: it becomes that client's. */
 export function adopt(draft) {

@@ -3,11 +3,9 @@
 import { html } from "../core/ui.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
-import { ProblemBox } from "../core/parts.js";
+import { GOOD_START, ProblemBox } from "../core/parts.js";
 import { may } from "../core/state.js";
 import { adapt } from "./send.js";
-
-const GOOD_START = 10;
 
 export function SendPanel({ draft }) {
   const pictures = draft.pictures.value;
@@ -46,11 +44,13 @@ function Advice({ draft, used }) {
 function Doctor({ draft }) {
   const found = [...draft.marks.value.values()].flat();
   if (!found.length) return null;
-  const kinds = [...new Set(found)].map((kind) => t("mark.count", { n: found.filter((each) => each === kind).length, mark: t(`mark.${kind}`) }));
+  const names = [...new Set(found)];
+  const kinds = names.map((kind) => t("mark.count", { n: found.filter((each) => each === kind).length, mark: t(`mark.${kind}`) }));
+  const title = t("doctor.title", { n: draft.marks.value.size });
   const twice = [...draft.marks.value].filter(([, marks]) => marks.includes("twice")).map(([id]) => id);
   return html`<div class="note warn" role="status">${icon("warn")}
-    <div><strong>${t("doctor.title", { n: draft.marks.value.size })}</strong>
-      <p>${kinds.join(" · ")}</p>
+    <div><strong>${names.length === 1 ? t("doctor.kind", { title, mark: t(`mark.${names[0]}`) }) : title}</strong>
+      ${names.length > 1 && html`<p>${kinds.join(" · ")}</p>`}
       <p class="muted">${t("doctor.hint")}</p>
       ${twice.length > 0 && html`<button type="button" class="quiet" onClick=${() => draft.remove(twice)}>${t("doctor.twice", { n: twice.length })}</button>`}
     </div>

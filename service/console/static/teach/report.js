@@ -4,6 +4,7 @@ import { classes, html, signal } from "../core/ui.js";
 import { pictureOf } from "../core/api.js";
 import { icon } from "../core/icons.js";
 import { percent, t } from "../core/i18n.js";
+import { remember, remembered } from "../core/memory.js";
 import { Dialog, Spinner } from "../core/parts.js";
 import { may } from "../core/state.js";
 import { correct } from "./send.js";
@@ -66,15 +67,27 @@ function CellSheet({ client, truth, predicted, samples }) {
   <//>`;
 }
 
-/** Answers about samples whose label may be wrong: digest -> "keep", "remove" or another label. */
+/** Answers about samples whose label may be wrong: "version/digest" -> "keep", "remove" or another label. */
 const answers = signal(new Map());
 
-const answer = (digest, value) => {
+/** Whether there are corrections that were not sent. */
+export const answersWait = () => [...answers.value.values()].some((value) => value !== "keep");
+
+const keyOf = (version, { digest }) => `${version.client}/${version.version}/${digest}`;
+
+/** Take an answer, or take it back. "Yes" is remembered with the label, so that it is not asked again. */
+function answer(version, sample, value) {
+  const key = keyOf(version, sample);
   const next = new Map(answers.value);
-  if (next.get(digest) === value) next.delete(digest);
-  else next.set(digest, value);
+  if (next.get(key) === value) next.delete(key);
+  else next.set(key, value);
   answers.value = next;
-};
+  const { [sample.digest]: _, ...others } = confirmed(version.client);
+  remember("confirmed", version.client, next.get(key) === "keep" ? { ...others, [sample.digest]: sample.label } : others);
+}
+
+/** Labels that were said to be right here: digest -> label. */
+const confirmed = (client) => remembered("confirmed", client) ?? {};
 
 /** The samples that the report suspects. Names may repeat, so the prediction has to fit as well. */
 function suspected(details) {
@@ -86,9 +99,11 @@ function suspected(details) {
 
 /** "Is this really crack?": one tap keeps, relabels or removes; then everything is adapted again. */
 export function Suspects({ draft, client, details }) {
-  const samples = suspected(details);
+  const known = confirmed(client);
+  const answered = (sample) => answers.value.get(keyOf(details, sample));
+  const samples = suspected(details).filter((sample) => answered(sample) || known[sample.digest] !== sample.label);
   if (!samples.length || !may("adapt")) return null;
-  const given = samples.map((sample) => [sample.digest, answers.value.get(sample.digest)]).filter(([, value]) => value && value !== "keep");
+  const given = samples.map((sample) => [sample.digest, answered(sample)]).filter(([, value]) => value && value !== "keep");
   const send = async () => {
     const relabel = Object.fromEntries(given.filter(([, value]) => value !== "remove").map(([digest, value]) => [digest, value.label]));
     const remove = given.filter(([, value]) => value === "remove").map(([digest]) => digest);
@@ -98,7 +113,7 @@ export function Suspects({ draft, client, details }) {
     <h3>${t("suspects.title", { n: samples.length })}</h3>
     <p class="muted">${t("suspects.hint")}</p>
     <ul class="suspect-list">
-      ${samples.map((sample) => html`<${Suspect} key=${sample.digest} client=${client} sample=${sample} />`)}
+      ${samples.map((sample) => html`<${Suspect} key=${sample.digest} details=${details} sample=${sample} />`)}
     </ul>
     ${
       draft.progress.value
@@ -108,14 +123,14 @@ export function Suspects({ draft, client, details }) {
   </section>`;
 }
 
-function Suspect({ client, sample }) {
-  const chosen = answers.value.get(sample.digest);
+function Suspect({ details, sample }) {
+  const chosen = answers.value.get(keyOf(details, sample));
   const relabel = typeof chosen === "object" ? chosen : null;
   const choice = (value, on, text, mark) =>
-    html`<button type="button" class=${classes("toggle", on && "on")} aria-pressed=${String(on)} onClick=${() => answer(sample.digest, value)}>${mark && icon(mark)} ${text}</button>`;
+    html`<button type="button" class=${classes("toggle", on && "on")} aria-pressed=${String(on)} onClick=${() => answer(details, sample, value)}>${mark && icon(mark)} ${text}</button>`;
   const other = relabel ?? { label: sample.held_out.label };
   return html`<li class="suspect">
-    <img src=${pictureOf(client, sample.digest, 256)} alt=${sample.name} loading="lazy" />
+    <img src=${pictureOf(details.client, sample.digest, 256)} alt=${sample.name} loading="lazy" />
     <div>
       <p class="question">${t("suspects.question", { label: sample.label })}</p>
       <p class="muted">${t("suspects.looks", { label: sample.held_out.label, share: percent(sample.held_out.confidence) })}</p>

@@ -4,7 +4,7 @@ import { html, signal } from "../core/ui.js";
 import { problemOf } from "../core/api.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
-import { Estimate, inWords, ProblemBox, sentence } from "../core/parts.js";
+import { Estimate, inWords, ProblemBox, Rough, sentence } from "../core/parts.js";
 import { address, may, say } from "../core/state.js";
 import { Confusion, Suspects } from "./report.js";
 import { liveTag, publish } from "./send.js";
@@ -25,6 +25,7 @@ export function Result({ draft, made }) {
     </header>
     <p class="verdict" role="status">${inWords(report.estimated_accuracy, report.interval)}</p>
     <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
+    <${Rough} details=${details} />
     <${Reasons} gate=${report.gate} open=${!isLive} />
     <div class="row">
       ${isLive && html`<a class="button primary" href=${address("judge", client)}>${t("result.judge")} ${icon("right")}</a>`}

@@ -22,35 +22,43 @@ export function Compare({ client, before, after, diff, problem }) {
 }
 
 function Difference({ client, diff }) {
-  const numbers = { before: diff.before, after: diff.after };
   return html`<p class="verdict small">${t("compare.estimate", { before: share(diff.estimate_before), after: share(diff.estimate_after) })}</p>
     <p class="muted">${t("compare.samples", { kept: diff.samples_kept, added: diff.samples_added, removed: diff.samples_removed })}
       ${diff.added.length > 0 && ` ${t("compare.added", { names: diff.added.join(", ") })}`}
       ${diff.removed.length > 0 && ` ${t("compare.removed", { names: diff.removed.join(", ") })}`}</p>
     <div class="scroll" tabindex="0" role="region" aria-label=${t("compare.classes")}>
       <table class="plain">
-        <caption class="hidden">${t("compare.classes")}</caption>
+        <caption>${t("compare.classes")}</caption>
         <thead><tr><th scope="col">${t("class")}</th><th scope="col">${t("version", { version: diff.before })}</th><th scope="col">${t("version", { version: diff.after })}</th></tr></thead>
         <tbody>${diff.classes.map((each) => html`<tr><th scope="row">${each.label}</th><td>${judged(each.before)}</td><td>${judged(each.after)}</td></tr>`)}</tbody>
       </table>
     </div>
-    <h3>${diff.changed.length ? t("compare.changed", { n: diff.changed.length }) : t("compare.same")}</h3>
-    <ul class="pictures">${diff.changed.map((sample) => html`<${Changed} key=${sample.digest} client=${client} sample=${sample} ...${numbers} />`)}</ul>`;
+    ${!diff.changed.length && html`<h3>${t("compare.same")}</h3>`}
+    <${Changes} client=${client} title="compare.labels" samples=${diff.changed.filter(relabelled)} />
+    <${Changes} client=${client} title="compare.changed" samples=${diff.changed.filter((sample) => !relabelled(sample))} />`;
 }
 
 const judged = (each) => (each ? (each.judged ? t("compare.right", { right: each.right, n: each.judged }) : "–") : t("compare.absent"));
 
+const relabelled = (sample) => sample.label_before !== sample.label_after;
+
+function Changes({ client, title, samples }) {
+  if (!samples.length) return null;
+  return html`<h3>${t(title, { n: samples.length })}</h3>
+    <ul class="pictures">${samples.map((sample) => html`<${Changed} key=${sample.digest} client=${client} sample=${sample} />`)}</ul>`;
+}
+
 function Changed({ client, sample }) {
   const call = (prediction, label) => {
     if (!prediction) return html`<span class="muted">–</span>`;
+    if (prediction.verdict === "unknown") return html`<span class="outcome">${icon("unknown")} ${t("unknown.short", { label: prediction.label })}</span>`;
     const right = prediction.label === label;
-    return html`<span class=${classes("outcome", right ? "right" : "wrong")}>${icon(right ? "check" : "close")} ${prediction.verdict === "unknown" ? t("unknown.short", { label: prediction.label }) : prediction.label}</span>`;
+    return html`<span class=${classes("outcome", right ? "right" : "wrong")}>${icon(right ? "check" : "close")} ${prediction.label}</span>`;
   };
-  const moved = sample.label_before !== sample.label_after;
   return html`<li>
     <img src=${pictureOf(client, sample.digest, 256)} alt=${sample.name} loading="lazy" />
     <span class="picture-name">${sample.name}</span>
-    <span class="muted">${moved ? t("compare.relabelled", { before: sample.label_before, after: sample.label_after }) : t("compare.is", { label: sample.label_after })}</span>
+    <span class="muted">${relabelled(sample) ? t("compare.relabelled", { before: sample.label_before, after: sample.label_after }) : t("compare.is", { label: sample.label_after })}</span>
     <span class="change">${call(sample.before, sample.label_before)} ${icon("right")} ${call(sample.after, sample.label_after)}</span>
   </li>`;
 }

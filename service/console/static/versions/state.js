@@ -52,6 +52,29 @@ export function timeline({ versions, moves }) {
   return entries.sort((one, other) => other.at.localeCompare(one.at) || order(other) - order(one));
 }
 
+/**
+ * The version that a rollback makes live, or null. A rollback counts as the move that it restored, so that repeated
+ * rollbacks go further back.
+ * @param {{version: number, reason: string}[]} moves of one alias, oldest first
+ * @param {Set<number>} kept versions that were not deleted
+ */
+export function rollbackTarget(moves, kept) {
+  const counted = []; // index of each move, of a rollback that of the move that it restored
+  const below = (index, fits) => {
+    for (let at = index - 1; at >= 0; at -= 1) {
+      at = counted[at];
+      if (fits(moves[at].version)) return at;
+    }
+    return -1;
+  };
+  for (const [index, move] of moves.entries()) {
+    const restored = move.reason === "rollback" ? below(counted[index - 1] ?? 0, (version) => version === move.version) : index;
+    counted.push(restored < 0 ? index : restored);
+  }
+  const current = moves.at(-1)?.version;
+  return moves[below(counted.at(-1) ?? 0, (version) => version !== current && kept.has(version))]?.version ?? null;
+}
+
 async function change(client, work, done) {
   busy.value = true;
   try {

@@ -4,12 +4,12 @@ import { classes, html, signal } from "../core/ui.js";
 import { part } from "../core/api.js";
 import { icon } from "../core/icons.js";
 import { ago, bytes, moment, percent, t } from "../core/i18n.js";
-import { Dialog, Empty, Estimate, inWords, ProblemBox, Spinner } from "../core/parts.js";
+import { Dialog, Empty, Estimate, inWords, ProblemBox, Rough, Spinner } from "../core/parts.js";
 import { current, may } from "../core/state.js";
 import { Reasons } from "../teach/result.js";
 import { Confusion } from "../teach/report.js";
 import { Compare } from "./compare.js";
-import { busy, compare, compared, details, goLive, history, problem, readDetails, readHistory, rollBack, timeline } from "./state.js";
+import { busy, compare, compared, details, goLive, history, problem, readDetails, readHistory, rollBack, rollbackTarget, timeline } from "./state.js";
 
 const confirming = signal(null); // {text, yes, run}
 const opened = signal(""); // "client/version" of the open report
@@ -52,12 +52,13 @@ async function confirm() {
 }
 
 function RollBack({ shown, client }) {
-  const last = shown.moves.filter((move) => move.alias === "live").at(-1);
-  if (!last || !may("adapt")) return null;
+  const moves = shown.moves.filter((move) => move.alias === "live");
+  const target = rollbackTarget(moves, new Set(shown.versions.map((version) => version.version)));
+  if (!target || !may("adapt")) return null;
   const ask = () => {
-    confirming.value = { text: t("rollback.sure", { version: shown.live }), yes: t("rollback.yes"), run: () => rollBack(client) };
+    confirming.value = { text: t("rollback.sure", { version: shown.live, target }), yes: t("rollback.yes", { version: target }), run: () => rollBack(client) };
   };
-  return html`<button type="button" disabled=${!last.previous || busy.value} onClick=${ask}>${icon("back")} ${t("rollback")}</button>`;
+  return html`<button type="button" disabled=${busy.value} onClick=${ask}>${icon("back")} ${t("rollback", { version: target })}</button>`;
 }
 
 function CompareBar({ shown, client }) {
@@ -75,6 +76,8 @@ function CompareBar({ shown, client }) {
     <button type="button" onClick=${() => compare(client, before, after)}>${t("compare")}</button>
   </div>`;
 }
+
+const origin = ({ version, parent }) => (parent ? t("extends", { version: parent }) : t(version === 1 ? "fresh" : "fresh.again"));
 
 function Entry({ entry, shown }) {
   if (entry.move) return html`<${Move} move=${entry.move} />`;
@@ -104,7 +107,7 @@ function Entry({ entry, shown }) {
         <time class="muted end" datetime=${version.created_at} title=${moment(version.created_at)}>${ago(version.created_at)}</time>
       </header>
       <p>${version.estimated_accuracy === null ? t("verdict.none") : inWords(version.estimated_accuracy)}</p>
-      <p class="muted">${version.classes.join(", ")} · ${t("samples", { n: version.samples })} · ${version.parent ? t("extends", { version: version.parent }) : t("fresh")}</p>
+      <p class="muted">${version.classes.join(", ")} · ${t("samples", { n: version.samples })} · ${origin(version)}</p>
       <div class="row">
         ${!isLive && may("adapt") && html`<button type="button" disabled=${busy.value} onClick=${ask}>${t("golive")}</button>`}
         <button type="button" aria-expanded=${String(open)} onClick=${toggle}>${t("report")}</button>
@@ -125,6 +128,7 @@ function ReportOf({ found }) {
   return html`<div class="report">
     <p><strong>${inWords(report.estimated_accuracy, report.interval)}</strong></p>
     <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
+    <${Rough} details=${found} />
     <${Reasons} gate=${report.gate} open />
     <${Confusion} client=${found.client} details=${found} />
     <dl class="facts">
