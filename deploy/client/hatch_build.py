@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parents[2]
-START = ROOT / "service" / "cli" / "main.py"
+START = [ROOT / "service" / "cli" / name for name in ("entry_point.py", "main.py")]
 PACKAGE = Path(__file__).parent / "anole"
 IMPORT = re.compile(r"^(\s*(?:from|import)) (service|models)\b", re.MULTILINE)
 
@@ -44,7 +44,7 @@ class CustomBuildHook(BuildHookInterface[Any]):
 def modules() -> set[Path]:
     """Return the modules that the command line imports when it starts, and their packages."""
     found: set[Path] = set()
-    waiting = [START]
+    waiting = [*START]
     while waiting:
         path = waiting.pop()
         if path not in found:

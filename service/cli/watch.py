@@ -7,9 +7,10 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,10 @@ from service.client.folders import shown, why_not
 _FAILED: Final = "error"
 _ABOUT_THE_IMAGE: Final = frozenset({400, 413, 415, 422})
 """Statuses that reject an image. Others reject the client or the key, or say that the service is busy."""
+_RECORD: Final = re.compile(r"\r?\n(?=\d{4}-\d\d-\d\dT)")
+"""Where a line of the table ends: each begins with a time. Names may have line ends too."""
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+"""How a cell begins that a spreadsheet computes, with the apostrophes before it."""
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -56,6 +61,8 @@ class Row:
 class ResultTable:
     """The table of results. It is also the memory of which images are done, so that a restart repeats none.
 
+    A cell that a spreadsheet would compute, such as a file name that begins with `=`, gets an apostrophe before it.
+
     Args:
         path: CSV file. It is created if it does not exist.
 
@@ -67,13 +74,17 @@ class ResultTable:
         self.path = path
         header = [field.name for field in fields(Row)]
         content = self._content()
-        rows = list(csv.reader(io.StringIO(content, newline="")))
+        # one by one, so that a line that was cut inside quotes does not swallow those after it
+        records = _RECORD.split(content)
+        rows = self._rows(records)
         if rows and rows[0] != header:
             raise InvalidInput(f"{shown(path)} is a table with other columns; name a new file with --csv")
-        self._done = {(row[1], row[0]) for row in rows[1:] if len(row) == len(header)}
+        self._done = {(_from_cell(row[1]), row[0]) for row in rows[1:] if len(row) == len(header)}
         if not rows:
             self._write(header)
-        elif not content.endswith("\n"):  # the last line was cut by a crash
+        elif records[-1].count('"') % 2:  # the last line was cut by a crash, inside quotes
+            self._append('"\r\n')
+        elif not content.endswith("\n"):
             self._append("\r\n")
 
     def has(self, file: str, time: str) -> bool:
@@ -82,7 +93,7 @@ class ResultTable:
 
     def add(self, row: Row) -> None:
         """Append a result."""
-        self._write(astuple(row))
+        self._write([_to_cell(text) for text in astuple(row)])
         self._done.add((row.file, row.time))
 
     def _content(self) -> str:
@@ -91,7 +102,13 @@ class ResultTable:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput(f"cannot read {shown(self.path)} as a table: {error}") from error
 
-    def _write(self, cells: list[str] | tuple[str, ...]) -> None:
+    def _rows(self, records: Iterable[str]) -> list[list[str]]:
+        try:
+            return [row for record in records for row in csv.reader(io.StringIO(record, newline=""))]
+        except csv.Error as error:
+            raise InvalidInput(f"{shown(self.path)} is not a CSV table: {error}; name a new file with --csv") from error
+
+    def _write(self, cells: Iterable[str]) -> None:
         line = io.StringIO(newline="")
         csv.writer(line).writerow(cells)
         self._append(line.getvalue())
@@ -102,6 +119,14 @@ class ResultTable:
                 table.write(text.encode())  # in one call, so that an interrupt leaves no half a line
         except OSError as error:
             raise InvalidInput(f"cannot write {shown(self.path)}: {error.strerror or error}") from error
+
+
+def _to_cell(text: str) -> str:
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _from_cell(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 class FolderScan:
@@ -127,7 +152,11 @@ class FolderScan:
         now = dict(self._images(self._folder))
         before, self._before = self._before, now
         for path, state in sorted(now.items(), key=lambda item: (item[1][1], item[0])):
-            if state == before.get(path) and state[0] > 0:
+            if state != before.get(path):
+                continue
+            if state[0] == 0:
+                self._skip(path, "empty so far")
+            else:
                 time = datetime.fromtimestamp(state[1] / 1e9, UTC).isoformat(timespec="microseconds")
                 yield path, self._name(path), time
 
@@ -142,6 +171,8 @@ class FolderScan:
             path = Path(entry.path)
             if why_not(path):
                 self._skip(path, why_not(path))
+            elif entry.is_symlink() and entry.is_dir():
+                self._skip(path, "a link to a folder; watch that folder itself")  # links may lead in a circle
             elif entry.is_dir():
                 yield from self._images(path)
             elif path.suffix.lower() in IMAGE_SUFFIXES:

@@ -111,17 +111,18 @@ with anole.Client(url) as client:
 def test_the_command_line_works_but_for_commands_of_the_server(
     python: Python, service: Process, pictures: Path
 ) -> None:
-    command = ("-c", "from anole.service.cli.main import main; main()")
+    command = ("-c", "from anole.service.cli.entry_point import main; main()")
     assert python(*command, "--version").stdout == f"anole {importlib.metadata.version('anole')}\n"
     adapted = python(*command, "adapt", "command", str(pictures), "--url", service.url, "--json", "--publish", "always")
     assert json.loads(adapted.stdout)["version"] == 1
     image = next(pictures.rglob("*.png"))
     predicted = python(*command, "predict", "command", str(image), "--url", service.url, "--json")
     assert len(json.loads(predicted.stdout)["predictions"]) == 1
-    for server_command in (["serve"], ["store", "check"], ["keys", "list"], ["train", "--help"]):
+    explain = ["predict", "command", str(image), "--url", service.url, "--explain", "maps"]
+    for server_command in (["serve"], ["store", "check"], ["keys", "list"], ["train", "--help"], explain):
         failed = python(*command, *server_command)
         assert failed.returncode == 1
-        assert "pip install anole" in failed.stderr
+        assert "needs the full installation: pip install anole" in failed.stderr
         assert "Traceback" not in failed.stderr
 
 

@@ -463,28 +463,3 @@ def test_a_dataset_of_another_product_becomes_a_client(anole: Anole, service: We
 def test_a_dataset_of_an_unknown_product_is_wrong_usage(anole: Anole, folder: Path) -> None:
     code, _, error = anole("import-dataset", "excel", str(folder), "--client", "line")
     assert (code, "azure-custom-vision" in error) == (2, True)
-
-
-@pytest.mark.parametrize(
-    ("what", "command"),
-    [
-        ("--explain", "predict line good/1.png --explain maps"),
-        ("anole serve", "serve"),
-        ("anole train", "train --dataset omniglot"),
-        ("anole evaluate", "evaluate --checkpoint x"),
-        ("anole import-backbone", "import-backbone x"),
-        ("anole keys create", "keys create camera --client line"),
-        ("anole keys list", "keys list"),
-        ("anole store check", "store check"),
-        ("anole store backup", "store backup x"),
-    ],
-)
-def test_the_client_alone_says_what_needs_the_full_installation_before_it_sends_anything(
-    anole: Anole, folder: Path, monkeypatch: pytest.MonkeyPatch, what: str, command: str
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setitem(sys.modules, "service.bootstrap", None)  # as if it were not installed
-    monkeypatch.setattr(connection, "connect", lambda url, key: pytest.fail("a request was made"))
-    code, printed, error = anole(*command.split())
-    assert (code, printed, error) == (1, "", f"error: {what} needs the full installation: pip install anole\n")
-    assert sorted(path.name for path in folder.iterdir()) == ["bad", "good"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -226,3 +227,62 @@ def test_a_folder_that_disappears_is_an_error(
     monkeypatch.setattr(watch, "wait", lambda _: camera.rmdir())
     code, _, error = anole("watch", str(camera), "--client", "line", "--csv", str(camera.parent / "results.csv"))
     assert (code, error.startswith(f"error: cannot read {camera}")) == (1, True)
+
+
+def test_links_to_folders_are_not_followed(anole: Anole, taught: Web, camera: Path) -> None:
+    put(camera, "monday/1.png")
+    (camera / "monday" / "up").symlink_to(camera)
+    (camera / "link.png").symlink_to(camera / "monday" / "1.png")
+    code, printed, error = run(anole, camera)
+    assert (code, [line.split()[0] for line in printed.splitlines()]) == (0, ["link.png", "monday/1.png"])
+    assert error == "skipped monday/up: a link to a folder; watch that folder itself\n"
+
+
+@pytest.mark.parametrize("cut", ['2023-11-14T22:13:20.000000+00:00,"a,b', '2023-11-14T22:13:20.000000+00:00,"a,b\n'])
+def test_a_line_that_was_cut_inside_quotes_swallows_no_other(anole: Anole, taught: Web, camera: Path, cut: str) -> None:
+    put(camera, "a,b\n.png")
+    put(camera, "2.png")
+    table = camera.parent / "results.csv"
+    table.write_text(f"{HEADER}\r\n{cut}", encoding="utf-8", newline="")
+    assert len(run(anole, camera)[1].splitlines()) == 2
+    assert run(anole, camera)[1] == ""
+    with table.open(encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    assert [row["file"] for row in rows if row["version"]] == ["2.png", "a,b\n.png"]
+
+
+def test_lines_after_one_that_was_cut_inside_quotes_are_remembered(anole: Anole, taught: Web, camera: Path) -> None:
+    put(camera, "1.png")
+    time = "2023-11-14T22:13:20.000000+00:00"
+    (camera.parent / "results.csv").write_text(
+        f'{HEADER}\r\n{time},"a,b\r\n{time},1.png,bad,0.5000,known,1\r\n', encoding="utf-8", newline=""
+    )
+    assert run(anole, camera)[1] == ""
+
+
+@pytest.mark.parametrize("name", ["=1+1.png", "+1.png", "-1.png", "@x.png", "'=1.png", "''-1.png", "'1.png"])
+def test_no_name_is_a_formula_and_a_restart_knows_it(anole: Anole, taught: Web, camera: Path, name: str) -> None:
+    put(camera, name)
+    assert json.loads(run(anole, camera, "--json")[1])["file"] == name
+    cell = lines(camera.parent / "results.csv")[1].split(",")[1]
+    assert (cell, cell[0] in "=+-@") == (name if name == "'1.png" else f"'{name}", False)
+    assert run(anole, camera)[1] == ""
+
+
+def test_a_table_with_a_name_that_was_written_without_an_apostrophe_is_known(
+    anole: Anole, taught: Web, camera: Path
+) -> None:
+    put(camera, "=1.png")
+    text = f"{HEADER}\r\n2023-11-14T22:13:20.000000+00:00,=1.png,bad,0.5000,known,1\r\n"
+    (camera.parent / "results.csv").write_text(text, encoding="utf-8", newline="")
+    assert run(anole, camera)[1] == ""
+
+
+def test_an_empty_image_is_named_once(camera: Path) -> None:
+    named: list[tuple[str, str]] = []
+    scan = watch.FolderScan(camera, lambda *skipped: named.append(skipped))
+    put(camera, "1.png", b"")
+    assert [list(scan.complete()) for _ in range(3)] == [[], [], []]
+    assert named == [("1.png", "empty so far")]
+    put(camera, "1.png")
+    assert [len(list(scan.complete())) for _ in range(2)] == [0, 1]
