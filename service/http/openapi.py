@@ -13,16 +13,26 @@ from fastapi.routing import APIRoute
 
 from models import errors as learning
 from service.errors import (
+    ClientDeleted,
     DeadlinePassed,
     DecoderUnavailable,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
     InvalidName,
+    InvalidRequest,
     KeyMissing,
     KeyRefused,
     Overloaded,
+    ParentSuperseded,
     RateExceeded,
+    SamplesNotKept,
     ScopeMissing,
     StoreFull,
     StoreUnavailable,
+    TooFewClasses,
+    TooManyClasses,
+    TooManySamples,
+    UnknownCheckpoint,
     UnknownClient,
     VersionCorrupt,
 )
@@ -89,6 +99,23 @@ IMAGES: Final = (
     DecoderUnavailable,
 )
 """Errors of routes that decode images."""
+
+ADAPT: Final = (
+    *WRITE,
+    Overloaded,
+    DeadlinePassed,
+    TooManySamples,
+    TooManyClasses,
+    SamplesNotKept,
+    UnknownCheckpoint,
+    ClientDeleted,
+    ParentSuperseded,
+    learning.AdaptationDiverged,
+)
+"""Errors of routes that make a version."""
+
+ADAPT_ONCE: Final = (*ADAPT, TooFewClasses, InvalidRequest, IdempotencyInFlight, IdempotencyMismatch)
+"""Errors of routes that make a version from samples of the request, and take an idempotency key."""
 
 PARAMETERS: Final = RequestValidationError
 """The error of an invalid parameter or JSON body."""

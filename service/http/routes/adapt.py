@@ -18,7 +18,6 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
-from models import errors as learning
 from service import errors
 from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
@@ -29,7 +28,7 @@ from service.http.middleware.admission import Slot
 from service.http.middleware.auth import ADAPTING
 from service.http.middleware.limits import SLOT
 from service.http.middleware.logging import LOG_FIELDS
-from service.http.openapi import IMAGES, PARAMETERS, UPLOAD, WRITE, problems
+from service.http.openapi import ADAPT, ADAPT_ONCE, IMAGES, PARAMETERS, UPLOAD, problems
 from service.http.problems import (
     ArchiveTooLarge,
     ConflictingFields,
@@ -175,24 +174,13 @@ AdaptHeadersDep = Annotated[AdaptHeaders, Depends(_adapt_headers)]
         **problems(
             *UPLOAD,
             *IMAGES,
-            *WRITE,
+            *ADAPT_ONCE,
             InvalidArchive,
             ArchiveTooLarge,
             errors.NoSamples,
-            errors.TooManySamples,
             errors.LabelCountMismatch,
             errors.PartCountMismatch,
             errors.ConflictingLabels,
-            errors.TooFewClasses,
-            errors.TooManyClasses,
-            errors.SamplesNotKept,
-            errors.InvalidRequest,
-            errors.UnknownCheckpoint,
-            errors.ClientDeleted,
-            errors.ParentSuperseded,
-            errors.IdempotencyInFlight,
-            errors.IdempotencyMismatch,
-            learning.AdaptationDiverged,
         ),
     },
     openapi_extra={
@@ -242,20 +230,7 @@ async def adapt(
     status_code=201,
     summary="Upgrade to the client's model",
     dependencies=[require_scope("adapt")],
-    responses=problems(
-        *WRITE,
-        PARAMETERS,
-        errors.Overloaded,
-        errors.DeadlinePassed,
-        errors.TooManySamples,
-        errors.TooManyClasses,
-        errors.SamplesNotKept,
-        errors.UnknownCheckpoint,
-        errors.NothingToUpgrade,
-        errors.ClientDeleted,
-        errors.ParentSuperseded,
-        learning.AdaptationDiverged,
-    ),
+    responses=problems(*ADAPT, PARAMETERS, errors.NothingToUpgrade),
 )
 async def upgrade_client(
     client: ClientPath,

@@ -7,10 +7,9 @@ import json
 
 from fastapi import APIRouter, Request, Response
 
-from models import errors as learning
-from service import errors
+from service.errors import NothingToCorrect, UnknownSample
 from service.http.dependencies import ContextDep
-from service.http.openapi import PARAMETERS, WRITE, problems
+from service.http.openapi import ADAPT_ONCE, PARAMETERS, problems
 from service.http.problems import BodyTooSlow, UnsupportedMediaType
 from service.http.routes.adapt import AdaptHeadersDep, adapt_or_start_job
 from service.http.schemas import resources
@@ -31,25 +30,8 @@ router = APIRouter(tags=["samples"])
     responses={
         202: {"model": resources.Job, "description": "Accepted as a job; `Location` is its path"},
         **problems(
-            *WRITE,
-            PARAMETERS,
-            BodyTooSlow,
-            UnsupportedMediaType,
-            errors.Overloaded,
-            errors.DeadlinePassed,
-            errors.UnknownSample,
-            errors.NothingToCorrect,
-            errors.TooFewClasses,
-            errors.TooManyClasses,
-            errors.TooManySamples,
-            errors.SamplesNotKept,
-            errors.InvalidRequest,
-            errors.UnknownCheckpoint,
-            errors.ClientDeleted,
-            errors.ParentSuperseded,
-            errors.IdempotencyInFlight,
-            errors.IdempotencyMismatch,
-            learning.AdaptationDiverged,
+            *(*ADAPT_ONCE, UnknownSample, NothingToCorrect),
+            *(PARAMETERS, BodyTooSlow, UnsupportedMediaType),
         ),
     },
 )

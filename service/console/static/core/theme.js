@@ -1,4 +1,4 @@
-/** Dark or light: as the system says, until someone chooses. */
+/** Dark or light: as the system says, until someone chooses. The styles look at `data-theme` alone. */
 
 import { signal } from "./ui.js";
 
@@ -12,6 +12,10 @@ export function chooseTheme(name) {
   applyTheme();
 }
 
+const systemIsDark = matchMedia("(prefers-color-scheme: dark)");
+systemIsDark.addEventListener("change", applyTheme);
+
 export function applyTheme() {
-  document.documentElement.dataset.theme = theme.value;
+  const ofSystem = systemIsDark.matches ? "dark" : "light";
+  document.documentElement.dataset.theme = theme.value === "auto" ? ofSystem : theme.value;
 }

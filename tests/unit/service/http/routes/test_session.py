@@ -12,7 +12,7 @@ from tests.in_process import PNG, InProcess, Web
 from tests.unit.service.http.guarded import key_for
 
 CONSOLE = {"X-Anole-Console": "1"}
-NOBODY: dict[str, Any] = {"keys_required": True, "authenticated": False, "name": None, "scopes": [], "clients": []}
+NO_CALLER: dict[str, Any] = {"keys_required": True, "authenticated": False, "name": None, "scopes": [], "clients": []}
 
 
 def log_in(web: Web, key: str, **headers: str) -> httpx.Response:
@@ -65,7 +65,7 @@ def test_a_form_of_another_site_cannot_log_in(guarded: Web) -> None:
 
 
 def test_the_session_tells_who_the_caller_is(guarded: Web) -> None:
-    assert guarded("GET", "/session").json() == NOBODY
+    assert guarded("GET", "/session").json() == NO_CALLER
     expected = {
         "keys_required": True,
         "authenticated": True,
@@ -85,7 +85,7 @@ def test_the_session_tells_who_the_caller_is(guarded: Web) -> None:
 )
 def test_with_a_wrong_key_the_caller_is_nobody(guarded: Web, headers: dict[str, str]) -> None:
     response = guarded("GET", "/session", headers=headers)
-    assert (response.status_code, response.json()) == (200, NOBODY)
+    assert (response.status_code, response.json()) == (200, NO_CALLER)
 
 
 def test_on_an_open_service_no_key_is_required(web: Web) -> None:
@@ -169,7 +169,7 @@ def test_a_revoked_key_ends_its_sessions(guarded: Web) -> None:
     assert guarded("GET", "/clients", headers=cookie).status_code == 200
     guarded.services.kept_keys.revoke(guarded.services.kept_keys.kept[-1].prefix)
     assert guarded("GET", "/clients", headers=cookie).json()["code"] == "key_refused"
-    assert guarded("GET", "/session", headers=cookie).json() == NOBODY
+    assert guarded("GET", "/session", headers=cookie).json() == NO_CALLER
 
 
 def test_the_python_client_reads_what_its_key_may_do(web: Web, in_process: InProcess) -> None:
