@@ -32,10 +32,10 @@ from benchmarks.embedded_sets import (
     draw_episode,
     embed_dataset,
     embed_for,
-    flips_of,
     queries_of,
     read_set,
     support_of,
+    turned_of,
 )
 from benchmarks.figures import Parser, auroc, machine, machine_line, markdown, milliseconds, script
 from benchmarks.measuring import Times
@@ -142,7 +142,7 @@ def episode_results(
             validated.adapted.kept(), validated.adapted.statistics, validation_of(validated).temperature
         )
         images = torch.cat([episode.queries, episode.others])
-        predictions = predict_images(net, weights, queries_of(data, images), flips_of(data, images))
+        predictions = predict_images(net, weights, queries_of(data, images), turned_of(data, images))
         known, unknown = _scores(predictions).tensor_split([len(episode.queries)])
         confidence, predicted = predictions.probabilities[: len(known)].max(-1)
         yield EpisodeResult(

@@ -297,7 +297,6 @@ def queries_of(data: EmbeddedSet, rows: Tensor) -> Tensor:
     return data.inputs[rows, 0].float()
 
 
-def flips_of(data: EmbeddedSet, rows: Tensor) -> Tensor | None:
-    """Inputs of the mirror views: float32 (views, rows, ...); None where the set holds none."""
-    views = data.inputs[rows, 1:].float().transpose(0, 1)
-    return views if len(views) else None
+def turned_of(data: EmbeddedSet, rows: Tensor) -> Tensor | None:
+    """Inputs of the images turned by 180 degrees: float32 (rows, ...); None where the set has one view."""
+    return data.inputs[rows, -1].float() if data.inputs.shape[1] > 1 else None

@@ -44,10 +44,10 @@ from benchmarks.embedded_sets import (
     draw_episode,
     embed_files,
     embed_for,
-    flips_of,
     queries_of,
     read_set,
     support_of,
+    turned_of,
 )
 from benchmarks.figures import Parser, differences, machine, machine_line, markdown, percent, points, script
 from models.adaptation.adapt import adapt_one
@@ -246,8 +246,8 @@ def checkpoint_method(name: str, start: Checkpoint, data: EmbeddedSet) -> Method
         else:
             adapted = adapt_one(net, start.weights, support, start.recipe, seed)
         weights = fold_calibrated(adapted.kept(), adapted.statistics)
-        queries, flips = queries_of(data, episode.queries), flips_of(data, episode.queries)
-        return predict_images(net, weights, queries, flips).probabilities.argmax(-1)
+        queries, turned = queries_of(data, episode.queries), turned_of(data, episode.queries)
+        return predict_images(net, weights, queries, turned).probabilities.argmax(-1)
 
     return Method(name, data, predict)
 

@@ -12,7 +12,7 @@ from models.errors import InvalidTask
 MAX_WAYS = 64
 
 FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
-"""Axes of (rows, channels, height, width) that each view of an image is flipped along."""
+"""Axes of (rows, channels, height, width) that each view of an image is flipped along. The last is a half turn."""
 
 
 @dataclass(frozen=True)

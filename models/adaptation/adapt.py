@@ -29,7 +29,7 @@ _FAR = 2.0
 """Times the median length of the support from which an image is far. With less, AUROC on X-SDD falls."""
 
 _IN_DOUBT = 0.3
-"""Lead of the best class, as a share of `heads.LEVEL`, below which the flips of an image count as well."""
+"""Lead of the best class, as a share of `heads.LEVEL`, below which the turned image counts as well."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -
         folded = fold({}, collected.statistics)
         lengths = standardised_length(support.inputs[None], folded["pooled.scale"], folded["pooled.shift"])
         weights[heads.LENGTH] = _FAR * lengths.median(-1).values  # (1,)
-        if support.views > 1 and patch_memory.PATCHES not in weights:  # a memory compares places, which flips move
+        if support.views > 1 and patch_memory.PATCHES not in weights:  # a memory compares places, which turning moves
             weights[heads.SECOND_LOOK] = _IN_DOUBT * weights[heads.LEVEL]  # (1,)
     predicted = heads.logits(weights, collected.features).argmax(-1)[0]
     return Adapted(

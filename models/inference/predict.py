@@ -73,7 +73,7 @@ def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperat
 
 
 def logits_and_features(
-    net: Net, stacked: Weights, images: Tensor, flips: Tensor | None = None
+    net: Net, stacked: Weights, images: Tensor, turned: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Class scores (tasks, batch, n_way) and features (tasks, batch, features).
 
@@ -81,29 +81,29 @@ def logits_and_features(
         net: the architecture.
         stacked: folded weights, (tasks, ...) each.
         images: inputs of the net, (tasks, batch, ...).
-        flips: the images in every other view of `models.task.FLIPS`, (3, tasks, batch, ...); None scores without a
+        turned: inputs for the images turned by 180 degrees, (tasks, batch, ...); None scores without a
             `heads.second_look`.
     """
     features = call_net(net, stacked, images)
     scores = heads.logits(stacked, features)
-    if flips is not None and heads.SECOND_LOOK in stacked:
-        of_flips = torch.stack([heads.logits(stacked, call_net(net, stacked, view)) for view in flips])
-        scores = heads.second_look(scores, of_flips, stacked[heads.SECOND_LOOK][:, None])
+    if turned is not None and heads.SECOND_LOOK in stacked:
+        of_turned = heads.logits(stacked, call_net(net, stacked, turned))
+        scores = heads.second_look(scores, of_turned, stacked[heads.SECOND_LOOK][:, None])
     return scores, features
 
 
-def predict_images(net: Net, folded: Weights, images: Tensor, flips: Tensor | None = None) -> Predictions:
+def predict_images(net: Net, folded: Weights, images: Tensor, turned: Tensor | None = None) -> Predictions:
     """Predict with one version's folded weights. Each prediction depends on its own image alone.
 
     Args:
         net: the architecture.
         folded: from `fold_calibrated`, or from `fold`.
         images: float32 (batch, ...), inputs of the net.
-        flips: the same in every other view, (3, batch, ...), see `logits_and_features`.
+        turned: the same for the images turned by 180 degrees, see `logits_and_features`.
     """
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
-        scores, features = logits_and_features(net, single, images[None], None if flips is None else flips[:, None])
+        scores, features = logits_and_features(net, single, images[None], None if turned is None else turned[None])
         probabilities = scores[0].softmax(-1)
         if heads.MEANS not in single and heads.LEVEL not in single:
             return Predictions(probabilities, None)
@@ -156,13 +156,13 @@ class PredictionRequest:
     Attributes:
         weights: of the version.
         images: inputs of the net: float32 (images, channels, side, side) or (images, features).
-        flips: computes the inputs for the images at some indices in every other view of `models.task.FLIPS`: float32
-            (views * indices, ...), view by view. None predicts without a `heads.second_look`.
+        turned: computes the inputs for the images at some indices, turned by 180 degrees: float32 (indices, ...). None
+            predicts without a `heads.second_look`.
     """
 
     weights: ServingWeights
     images: Floats
-    flips: Callable[[Sequence[int]], Floats] | None = None
+    turned: Callable[[Sequence[int]], Floats] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,17 +210,17 @@ class BatchPredictor(ABC):
         return ServingWeights(values, novelty, size_bytes, margin)
 
     def _look_again(self, request: PredictionRequest, output: NetOutput) -> NetOutput:
-        """Let the flips of images count as well whose class is in doubt, see `heads.second_look`."""
+        """Take a `heads.second_look` at the images whose class is in doubt."""
         margin = request.weights.second_look
-        if margin is None or request.flips is None:
+        if margin is None or request.turned is None:
             return output
         logits = torch.from_numpy(output.logits)
         doubtful = (heads.lead(logits) < margin).nonzero().flatten()
         if not len(doubtful):
             return output
-        (seen,) = self._forward([PredictionRequest(request.weights, request.flips(doubtful.tolist()))])
-        of_flips = torch.from_numpy(seen.logits).view(-1, len(doubtful), logits.shape[-1])
-        combined = logits.index_copy(0, doubtful, heads.second_look(logits[doubtful], of_flips, torch.tensor(margin)))
+        (seen,) = self._forward([PredictionRequest(request.weights, request.turned(doubtful.tolist()))])
+        averaged = heads.second_look(logits[doubtful], torch.from_numpy(seen.logits), torch.tensor(margin))
+        combined = logits.index_copy(0, doubtful, averaged)
         return replace(output, logits=combined.numpy())
 
     @abstractmethod

@@ -10,7 +10,7 @@ head store ``head.level`` (tasks,), the score that an image at the mean of its c
 ``head.length`` (tasks,), the length of the standardised features beyond which an image is far from the support.
 
 Versions that learned from flipped images too store ``head.second_look`` (tasks,): a lead of the best class below which
-the flips of an image count as well (`second_look`).
+an image turned by 180 degrees counts as well (`second_look`).
 """
 
 from __future__ import annotations
@@ -182,24 +182,23 @@ def logits(weights: Weights, features: Tensor, padding_mask: Tensor | None = Non
     return scores if padding_mask is None else scores.masked_fill(padding_mask[:, None], float("-inf"))
 
 
-def second_look(logits: Tensor, of_flips: Tensor, margin: Tensor) -> Tensor:
-    """Average the scores of an image and its flips where the image alone leaves the class in doubt.
+def second_look(logits: Tensor, turned: Tensor, margin: Tensor) -> Tensor:
+    """Average the scores of an image and of the image turned by 180 degrees, where the image leaves the class in doubt.
 
-    A net with padding and strides does not see a flipped image as it sees the image, so the average is more accurate.
+    A net with padding and strides does not see a turned image as it sees the image, so the average is more accurate.
     It counts in full where the best class leads by less than half the margin, and not at all from the margin on. In
     between its weight changes evenly: scores that rounding moves a little never jump.
 
     Args:
         logits: (..., batch, ways).
-        of_flips: the scores of each flip, (flips, ..., batch, ways).
+        turned: the scores of the turned images, (..., batch, ways).
         margin: `SECOND_LOOK`, of a shape that broadcasts to (..., batch).
 
     Returns:
         (..., batch, ways).
     """
     share = (2 - 2 * lead(logits) / margin).clamp(0, 1)[..., None]
-    average = (logits + of_flips.sum(0)) / (len(of_flips) + 1)
-    return torch.lerp(logits, average, share)
+    return torch.lerp(logits, (logits + turned) / 2, share)
 
 
 def lead(logits: Tensor) -> Tensor:

@@ -318,9 +318,9 @@ def _predict(net: Net, adapted: Adapted, views: Tensor) -> tuple[Tensor, Tensor]
         views: the inputs in every view, (views, inputs, ...).
     """
     single = {name: tensor[None] for name, tensor in fold_calibrated(adapted.kept(), adapted.statistics).items()}
-    images = views[:1]  # (1, inputs, ...)
+    images, turned = views[:1], views[-1:]  # (1, inputs, ...)
     with torch.no_grad():
-        logits, features = logits_and_features(net, single, images, views[1:, None] if len(views) > 1 else None)
+        logits, features = logits_and_features(net, single, images, turned if len(views) > 1 else None)
         return logits[0], novelty_distance(single, images, features, logits)[0]
 
 

@@ -188,13 +188,13 @@ class LoadedCheckpoint:
     def predict(self, requests: Sequence[tuple[ServingWeights, Sequence[Tensor]]]) -> list[Predictions]:
         """Predict canonical images of many versions. A frozen backbone runs once for all of them.
 
-        It runs again for the flips of the images whose class is in doubt, see `heads.second_look`.
+        It runs again for the images whose class is in doubt, see `heads.second_look`.
         """
         inputs = self.preprocess([image for _, images in requests for image in images])
         ends = accumulate(len(images) for _, images in requests)
         return self.predictor.predict(
             [
-                PredictionRequest(weights, inputs[end - len(images) : end], self._flips_of(images))
+                PredictionRequest(weights, inputs[end - len(images) : end], self._turned(images))
                 for (weights, images), end in zip(requests, ends, strict=True)
             ]
         )
@@ -206,13 +206,13 @@ class LoadedCheckpoint:
             return prepare_batch(images, config).numpy()
         return embed_images(self._embedder, images, config).numpy()
 
-    def _flips_of(self, images: Sequence[Tensor]) -> Callable[[Sequence[int]], Floats] | None:
-        """See `PredictionRequest.flips`; None for nets without a frozen backbone."""
+    def _turned(self, images: Sequence[Tensor]) -> Callable[[Sequence[int]], Floats] | None:
+        """See `PredictionRequest.turned`; None for nets without a frozen backbone."""
         embedder, config = self._embedder, self.checkpoint.net_config.image
         if embedder is None:
             return None
         return lambda indices: embed_images(
-            embedder, [images[index] for index in indices], config, views=FLIPS[1:]
+            embedder, [images[index] for index in indices], config, views=FLIPS[-1:]
         ).numpy()
 
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:

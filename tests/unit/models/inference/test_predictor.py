@@ -220,30 +220,30 @@ def test_a_graph_contains_no_stack_traces_and_no_paths() -> None:
 
 
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_the_flips_of_images_in_doubt_count_as_well(kind: str) -> None:
+def test_images_in_doubt_are_also_looked_at_turned(kind: str) -> None:
     net = net_of(BACKBONE)
     predictor = FeaturePredictor() if kind == "numpy" else TorchPredictor(net, torch.device("cpu"))
     folded = folded_of(net, 1, 3)
-    images, flips = images_of(net, 60, 8), torch.stack([images_of(net, seed, 8) for seed in (61, 62, 63)])
+    images, turned = images_of(net, 60, 8), images_of(net, 61, 8)
     leads = heads.lead(predict_images(net, folded, images).probabilities.log())
     folded[heads.SECOND_LOOK] = leads.sort().values[3:5].mean()  # half of the images are in doubt
     asked: list[list[int]] = []
 
-    def flips_of(indices: Sequence[int]) -> Floats:
+    def turned_images(indices: Sequence[int]) -> Floats:
         asked.append(list(indices))
-        return flips[:, list(indices)].flatten(0, 1).numpy()
+        return turned[list(indices)].numpy()
 
-    request = PredictionRequest(predictor.serving_weights(folded), images.numpy(), flips_of)
+    request = PredictionRequest(predictor.serving_weights(folded), images.numpy(), turned_images)
     (predictions,) = predictor.predict([request])
     assert asked == [(leads < folded[heads.SECOND_LOOK]).nonzero().flatten().tolist()]
-    assert_same(predictions, predict_images(net, folded, images, flips))
+    assert_same(predictions, predict_images(net, folded, images, turned))
     alone = predict_images(net, folded, images)
     assert not torch.allclose(predictions.probabilities, alone.probabilities, atol=1e-3)
 
 
-def test_a_version_without_a_margin_asks_for_no_flips() -> None:
+def test_images_are_not_turned_for_a_version_without_a_margin() -> None:
     def never(_: Sequence[int]) -> Floats:
-        raise AssertionError("the flips were asked for")
+        raise AssertionError("an image was turned")
 
     net = net_of(BACKBONE)
     predictor, images = FeaturePredictor(), images_of(net, 60, 8)

@@ -141,7 +141,7 @@ def test_no_feature_of_an_image_counts_more_than_the_limit() -> None:
     assert float(call_net(net, of_earlier_versions, images[None])[0, 1, others].abs().max()) < 0.1
 
 
-def test_versions_that_learned_from_flips_look_at_flips_where_in_doubt() -> None:
+def test_versions_that_learned_from_flips_take_a_second_look() -> None:
     net = net_of(convolutional, "0", "1")
     one_view = task(net)
     views = Support(one_view.inputs.repeat(4, 1), one_view.labels.repeat(4), one_view.n_way, views=4)

@@ -104,17 +104,15 @@ LEADS = torch.tensor([[0.0, 2.0, 1.5], [0.0, 2.0, 1.95], [3.0, 0.0, 1.0], [1.0, 
 """Scores whose best class leads by 0.5, 0.05, 2 and 0.625."""
 
 
-def test_flips_count_in_full_where_the_lead_is_below_half_the_margin() -> None:
-    of_flips = torch.stack([LEADS + 1, LEADS.flip(-1), LEADS - 2])
-    combined = heads.second_look(LEADS, of_flips, torch.tensor(1.0))
-    average = torch.cat([LEADS[None], of_flips]).mean(0)
-    assert torch.allclose(combined[:2], average[:2])
+def test_the_turned_image_counts_in_full_where_the_lead_is_at_most_half_the_margin() -> None:
+    turned = LEADS.flip(-1) + 1
+    combined = heads.second_look(LEADS, turned, torch.tensor(1.0))
+    assert torch.allclose(combined[:2], (LEADS[:2] + turned[:2]) / 2)
 
 
-def test_flips_count_partly_up_to_the_margin_and_not_beyond() -> None:
-    of_flips = LEADS.flip(-1)[None]
-    combined = heads.second_look(LEADS, of_flips, torch.tensor(1.0))
-    average = (LEADS + of_flips[0]) / 2
+def test_the_turned_image_counts_partly_up_to_the_margin_and_not_beyond() -> None:
+    combined = heads.second_look(LEADS, LEADS.flip(-1), torch.tensor(1.0))
+    average = (LEADS + LEADS.flip(-1)) / 2
     assert torch.equal(combined[2], LEADS[2])
     assert torch.allclose(combined[3], 0.25 * LEADS[3] + 0.75 * average[3])  # 0.625: a quarter of the way to 1
 
@@ -122,6 +120,6 @@ def test_flips_count_partly_up_to_the_margin_and_not_beyond() -> None:
 @pytest.mark.parametrize("lead", [0.5, 1.0])
 def test_a_second_look_never_makes_scores_jump(lead: float) -> None:
     below, above = (torch.tensor([[0.0, lead + nudge]]) for nudge in (-1e-5, 1e-5))
-    of_flips = torch.tensor([[[4.0, 0.0]]])
-    one, other = (heads.second_look(scores, of_flips, torch.tensor(1.0)) for scores in (below, above))
+    turned = torch.tensor([[4.0, 0.0]])
+    one, other = (heads.second_look(scores, turned, torch.tensor(1.0)) for scores in (below, above))
     assert torch.allclose(one, other, atol=1e-4)

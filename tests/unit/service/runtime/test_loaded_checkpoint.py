@@ -15,7 +15,6 @@ from torch import Tensor
 from models.checkpoint import load_checkpoint
 from models.inference.predict import predict_images
 from models.nets import heads
-from models.task import FLIPS
 from service.runtime.adapt_queue import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
@@ -82,17 +81,17 @@ def noise(seed: int, count: int, contrast: int) -> list[Tensor]:
     ]
 
 
-def test_a_prediction_in_doubt_counts_the_flips_of_the_image(backbone: LoadedCheckpoint) -> None:
+def test_a_prediction_in_doubt_counts_the_turned_image(backbone: LoadedCheckpoint) -> None:
     recipe = backbone.checkpoint.recipe
     support = backbone.support([*noise(0, 3, 40), *noise(1, 3, 60)], [0, 0, 0, 1, 1, 1], 2)
     delta = backbone.delta(backbone.adapt(support, recipe, 0))
     assert heads.SECOND_LOOK in delta
     delta[heads.SECOND_LOOK] = torch.tensor(100.0)  # every image is in doubt
     between = noise(2, 6, 49)
-    views = [backbone.preprocess([image.flip([axis - 1 for axis in axes]) for image in between]) for axes in FLIPS]
     net, folded = backbone.checkpoint.build_net(), backbone.fold(delta)
-    images, *flips = map(torch.from_numpy, views)
-    expected = predict_images(net, folded, images, torch.stack(flips))
+    images = torch.from_numpy(backbone.preprocess(between))
+    turned = torch.from_numpy(backbone.preprocess([image.flip(1, 2) for image in between]))
+    expected = predict_images(net, folded, images, turned)
     (found,) = backbone.predict([(backbone.serving_weights(delta), between)])
     assert torch.allclose(found.probabilities, expected.probabilities, atol=5e-3)
     assert not torch.allclose(expected.probabilities, predict_images(net, folded, images).probabilities, atol=5e-2)
