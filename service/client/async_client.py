@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -127,14 +128,7 @@ class AsyncClient:
 
     async def clients(self) -> list[ClientInfo]:
         """See `Client.clients`."""
-        found: list[ClientInfo] = []
-        while True:
-            page = requests.new_entries(
-                (await self._send(requests.clients(found[-1].client if found else ""))).clients, found
-            )
-            found += page
-            if len(page) < requests.PAGE:
-                return found
+        return await self._all(requests.clients)
 
     async def client(self, client: str) -> ClientInfo:
         """See `Client.client`."""
@@ -142,14 +136,7 @@ class AsyncClient:
 
     async def versions(self, client: str) -> list[VersionInfo]:
         """See `Client.versions`."""
-        found: list[VersionInfo] = []
-        while True:
-            page = requests.new_entries(
-                (await self._send(requests.versions(client, found[-1].version if found else 0))).versions, found
-            )
-            found += page
-            if len(page) < requests.PAGE:
-                return found
+        return await self._all(partial(requests.versions, client))
 
     async def version(self, client: str, version: int) -> VersionDetails:
         """See `Client.version`."""
@@ -207,15 +194,7 @@ class AsyncClient:
 
     async def samples(self, client: str, *, label: str | None = None, version: int | None = None) -> list[StoredSample]:
         """See `Client.samples`."""
-        found: list[StoredSample] = []
-        while True:
-            after = found[-1].digest if found else ""
-            page = requests.new_entries(
-                (await self._send(requests.samples(client, label, version, after))).samples, found
-            )
-            found += page
-            if len(page) < requests.PAGE:
-                return found
+        return await self._all(partial(requests.samples, client, label, version))
 
     async def sample_png(self, client: str, digest: str, *, side: int | None = None) -> bytes:
         """See `Client.sample_png`."""
@@ -300,6 +279,15 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise requests.unreachable(self._http.base_url, error) from error
         return request.result(response)
+
+    async def _all(self, page_after: Callable[[list[T]], Request[list[T]]]) -> list[T]:
+        """Return the entries of all pages. `page_after` makes the request for the page after those that were found."""
+        found: list[T] = []
+        while True:
+            page = requests.new_entries(await self._send(page_after(found)), found)
+            found += page
+            if len(page) < requests.PAGE:
+                return found
 
     async def _follow(self, job: Job, on_progress: OnProgress) -> AdaptResponse:
         number = job.job

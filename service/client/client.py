@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Generator, Mapping
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -169,12 +170,7 @@ class Client:
 
     def clients(self) -> list[ClientInfo]:
         """List all clients, by name."""
-        found: list[ClientInfo] = []
-        while True:
-            page = requests.new_entries(self._send(requests.clients(found[-1].client if found else "")).clients, found)
-            found += page
-            if len(page) < requests.PAGE:
-                return found
+        return self._all(requests.clients)
 
     def client(self, client: str) -> ClientInfo:
         """Read one client."""
@@ -182,14 +178,7 @@ class Client:
 
     def versions(self, client: str) -> list[VersionInfo]:
         """List the client's versions, oldest first."""
-        found: list[VersionInfo] = []
-        while True:
-            page = requests.new_entries(
-                self._send(requests.versions(client, found[-1].version if found else 0)).versions, found
-            )
-            found += page
-            if len(page) < requests.PAGE:
-                return found
+        return self._all(partial(requests.versions, client))
 
     def version(self, client: str, version: int) -> VersionDetails:
         """Read one version with its samples, its report and everything that is needed to make it again."""
@@ -260,13 +249,7 @@ class Client:
             label: only samples with this label.
             version: the version that judges. Default: the live one, or else the newest.
         """
-        found: list[StoredSample] = []
-        while True:
-            after = found[-1].digest if found else ""
-            page = requests.new_entries(self._send(requests.samples(client, label, version, after)).samples, found)
-            found += page
-            if len(page) < requests.PAGE:
-                return found
+        return self._all(partial(requests.samples, client, label, version))
 
     def sample_png(self, client: str, digest: str, *, side: int | None = None) -> bytes:
         """Download a stored sample as a PNG; with `side`, shrunk to this longer side in pixels."""
@@ -358,6 +341,15 @@ class Client:
         except httpx.HTTPError as error:
             raise requests.unreachable(self._http.base_url, error) from error
         return request.result(response)
+
+    def _all(self, page_after: Callable[[list[T]], Request[list[T]]]) -> list[T]:
+        """Return the entries of all pages. `page_after` makes the request for the page after those that were found."""
+        found: list[T] = []
+        while True:
+            page = requests.new_entries(self._send(page_after(found)), found)
+            found += page
+            if len(page) < requests.PAGE:
+                return found
 
     def _follow(self, job: Job, on_progress: OnProgress) -> AdaptResponse:
         """Report the job until it is over. An exception cancels it."""

@@ -36,9 +36,10 @@ from service.http.schemas.resources import (
     ServiceInfo,
     UpgradeResponse,
     VersionDetails,
+    VersionInfo,
     VersionList,
 )
-from service.http.schemas.samples import SampleList
+from service.http.schemas.samples import SampleList, StoredSample
 from service.http.schemas.session import SessionInfo
 
 T = TypeVar("T")
@@ -242,9 +243,10 @@ def model(name: str) -> Request[MetaModel]:
     return Request("GET", f"/models/{_quoted(name)}", MetaModel.model_validate_json)
 
 
-def clients(after: str) -> Request[ClientList]:
-    """GET /clients, a page."""
-    return Request("GET", "/clients", ClientList.model_validate_json, _page(after))
+def clients(found: Sequence[ClientInfo]) -> Request[list[ClientInfo]]:
+    """GET /clients, the page after the entries that were found."""
+    content = _page(found[-1].client if found else "")
+    return Request("GET", "/clients", lambda body: ClientList.model_validate_json(body).clients, content)
 
 
 def client(name: str) -> Request[ClientInfo]:
@@ -252,9 +254,10 @@ def client(name: str) -> Request[ClientInfo]:
     return Request("GET", _path(name), ClientInfo.model_validate_json)
 
 
-def versions(name: str, after: int) -> Request[VersionList]:
-    """GET /clients/{client}/versions, a page."""
-    return Request("GET", _path(name, "versions"), VersionList.model_validate_json, _page(after))
+def versions(name: str, found: Sequence[VersionInfo]) -> Request[list[VersionInfo]]:
+    """GET /clients/{client}/versions, the page after the entries that were found."""
+    content = _page(found[-1].version if found else 0)
+    return Request("GET", _path(name, "versions"), lambda body: VersionList.model_validate_json(body).versions, content)
 
 
 def version(name: str, number: int) -> Request[VersionDetails]:
@@ -338,12 +341,14 @@ def diff(name: str, before: int, after: int) -> Request[VersionDiff]:
     return Request("GET", _path(name, "versions", str(before), "diff", str(after)), VersionDiff.model_validate_json)
 
 
-def samples(name: str, label: str | None, version: int | None, after: str) -> Request[SampleList]:
-    """GET /clients/{client}/samples, a page."""
-    content = _page(after)
+def samples(
+    name: str, label: str | None, version: int | None, found: Sequence[StoredSample]
+) -> Request[list[StoredSample]]:
+    """GET /clients/{client}/samples, the page after the entries that were found."""
+    content = _page(found[-1].digest if found else "")
     content["params"].update({"label": label} if label is not None else {})
     content["params"].update({"version": version} if version is not None else {})
-    return Request("GET", _path(name, "samples"), SampleList.model_validate_json, content)
+    return Request("GET", _path(name, "samples"), lambda body: SampleList.model_validate_json(body).samples, content)
 
 
 def sample_png(name: str, digest: str, side: int | None) -> Request[bytes]:
