@@ -9,7 +9,7 @@ from models.images.encoding import encode_png
 from service.domain.client import validate_client_name
 from service.domain.report import HeldOutPrediction, held_out_predictions, suspects
 from service.domain.version import Lineage, SampleRef, Version
-from service.errors import SamplesNotKept, UnknownClient, UnknownSample
+from service.errors import SamplesNotKept, UnknownSample
 from service.store.version_store import VersionStore
 
 
@@ -72,8 +72,6 @@ class StoredSamples:
             SamplesNotKept: the client keeps no samples.
         """
         lineage = self._store.catalog.lineage(validate_client_name(client))
-        if lineage.client_created_at is None:
-            raise UnknownClient(client)
         self._require_samples(client, lineage.base)
         judge = self._judge(client, lineage, version)
         if lineage.base is None:
@@ -124,7 +122,7 @@ class StoredSamples:
         return known.get(version) or self._store.catalog.version(client, version)
 
     def _require_samples(self, client: str, base: Version | None = None) -> None:
-        """Check that the client keeps samples, and that `base` has kept its own. Raises SamplesNotKept."""
+        """Check that the client keeps samples, and `base` its own. Raises UnknownClient, SamplesNotKept."""
         retains = self._store.catalog.settings(client).retain_samples
         if retains and (base is None or base.draft.samples_kept):
             return
