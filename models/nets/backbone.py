@@ -222,8 +222,8 @@ class StandardiseSupport(Standardise):
         standardised = super().forward(features)
         limit = self.limit
         if limit is None and self.mean is None and self.scale is None:  # by the batch at hand
-            limit = torch.full((self.tasks, 1), _LEAST_LIMIT + _LIMIT_ROWS * self.tasks / len(features))
-            limit = limit.to(features.device)
+            largest = _LEAST_LIMIT + _LIMIT_ROWS * self.tasks / len(features)
+            limit = torch.full((self.tasks, 1), largest, device=features.device)
             if self.recording:
                 self.recorded["limit"] = limit
         if limit is None:
