@@ -230,9 +230,7 @@ class _BoundedParser(MultiPartParser):
 
     spool_max_size = sys.maxsize
 
-    def __init__(
-        self, request: Request, shape: FormShape, settings: Settings, on_client: OnClient | None = None
-    ) -> None:
+    def __init__(self, request: Request, shape: FormShape, settings: Settings, on_client: OnClient | None) -> None:
         super().__init__(
             request.headers,
             self._chunks(request.stream()),

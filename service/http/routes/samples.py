@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
@@ -23,9 +23,6 @@ MAX_SIDE: Final = 512
 _PNG: Final = "image/png"
 _ASK_EACH_TIME: Final = "private, no-cache"
 """A picture never changes, but who may see it does: after a logout or a deletion, no browser may show its copy."""
-_NOT_MODIFIED: Final[dict[int | str, dict[str, Any]]] = {
-    304: {"description": "The picture has the ETag that `If-None-Match` names"}
-}
 
 
 @router.get(
@@ -66,7 +63,7 @@ def list_samples(
     response_class=Response,
     responses={
         200: {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}},
-        **_NOT_MODIFIED,
+        304: {"description": "The picture has the ETag that `If-None-Match` names"},
         **problems(*READ, UnknownSample, SamplesNotKept, PARAMETERS),
     },
 )
