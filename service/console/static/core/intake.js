@@ -79,7 +79,7 @@ export function FileButton({ take, folder, capture, children, kind = "", multipl
   return html`<label class=${`button ${kind}`}>
     <input
       type="file"
-      class="hidden-input"
+      class="hidden"
       multiple=${multiple}
       accept=${folder ? undefined : "image/*,.tif,.tiff,.bmp,.zip"}
       webkitdirectory=${Boolean(folder)}

@@ -51,7 +51,7 @@ export function Judge() {
 
 function Tools({ client, count }) {
   const reason = unexplained.value.get(client);
-  return html`<div class="row tools">
+  return html`<div class="row">
     <label class="switch"><input type="checkbox" checked=${heat.value && !reason} disabled=${Boolean(reason)} onChange=${(event) => (heat.value = event.target.checked)} /> ${t("heat.show")}</label>
     ${heat.value && !reason && html`<span class="legend"><span class="swatch" aria-hidden="true"></span>${t("heat.legend")}</span>`}
     ${reason && html`<span class="muted">${reason}</span>`}

@@ -17,7 +17,7 @@ export function Confusion({ client, details }) {
   if (!held.length) return null;
   const counts = (truth, predicted) => held.filter((sample) => sample.label === truth && sample.held_out.label === predicted);
   const wrong = held.filter((sample) => sample.label !== sample.held_out.label).length;
-  return html`<details class="confusion" open=${wrong > 0}>
+  return html`<details open=${wrong > 0}>
     <summary>${wrong ? t("confusion.wrong", { n: wrong, of: held.length }) : t("confusion.right", { n: held.length })}</summary>
     <p class="muted">${t("confusion.hint")}</p>
     <div class="scroll" tabindex="0" role="region" aria-label=${t("confusion.title")}>

@@ -18,7 +18,7 @@ export function Result({ draft, made }) {
     draft.result.value = null;
     publishing.value = null;
   };
-  return html`<section class="card result" aria-label=${t("result.title", { version })} tabindex="-1">
+  return html`<section class="card result" aria-label=${t("result.title", { version })}>
     <header class="row">
       <span class=${`pill ${isLive ? "good" : "held"}`}>${icon(isLive ? "check" : "warn")} ${t(isLive ? "result.live" : "result.held", { version })}</span>
       <button type="button" class="bare end" aria-label=${t("close")} onClick=${dismiss}>${icon("close")}</button>

@@ -10,7 +10,7 @@ import { compared } from "./state.js";
 const share = (value) => (value === null || value === undefined ? "–" : percent(value));
 
 export function Compare({ client, before, after, diff, problem }) {
-  return html`<section class="card compare" aria-label=${t("compare.title", { before, after })}>
+  return html`<section class="card" aria-label=${t("compare.title", { before, after })}>
     <header class="row">
       <h2>${t("compare.title", { before, after })}</h2>
       <button type="button" class="bare end" aria-label=${t("close")} onClick=${() => (compared.value = null)}>${icon("close")}</button>

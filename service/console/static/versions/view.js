@@ -71,7 +71,7 @@ function CompareBar({ shown, client }) {
       <select value=${value} onChange=${(event) => choose(which, Number(event.target.value))}>
         ${numbers.map((each) => html`<option value=${each}>${t("version", { version: each })}</option>`)}
       </select></label>`;
-  return html`<div class="row compare-bar">
+  return html`<div class="row">
     ${select("before", before)} ${select("after", after)}
     <button type="button" onClick=${() => compare(client, before, after)}>${t("compare")}</button>
   </div>`;
@@ -98,7 +98,7 @@ function Entry({ entry, shown }) {
   };
   const others = version.aliases.filter((alias) => alias !== "live");
   return html`<li class=${classes("entry", isLive && "is-live")}>
-    <article class="card version">
+    <article class="card">
       <header class="row">
         <h2>${t("version", { version: version.version })}</h2>
         ${isLive && html`<span class="pill good">${icon("check")} ${t("live")}</span>`}
