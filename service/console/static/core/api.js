@@ -74,17 +74,18 @@ export async function call(path, options) {
   return response.status === 204 ? null : response.json();
 }
 
+const MOST_ENTRIES = 5000;
+
 /**
  * All entries of a list that pages by the header Link.
  * @param {string} path
  * @param {string} field the list in each answer
- * @param {number} [most] stop after so many
  */
-export async function list(path, field, most = 5000) {
+export async function list(path, field) {
   const found = [];
   let next = path;
   let first = null;
-  while (next && found.length < most) {
+  while (next && found.length < MOST_ENTRIES) {
     const response = await send(next);
     const body = await response.json();
     first ??= body;
@@ -99,6 +100,9 @@ export const part = encodeURIComponent;
 /** Address of a stored picture of a client. */
 export const pictureOf = (client, digest, side = 0) =>
   `clients/${part(client)}/samples/${digest}${side ? `?side=${side}` : ""}`;
+
+/** Read a version with everything that is recorded about it. */
+export const readVersion = (client, version) => call(`clients/${part(client)}/versions/${version}`);
 
 export const wait = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 

@@ -44,8 +44,7 @@ export function t(key, values = {}) {
 /** Whether there is a text of this name. */
 export const has = (key) => key in texts;
 
-export const number = (value, digits = 0) =>
-  new Intl.NumberFormat(language.value, { maximumFractionDigits: digits }).format(value);
+export const number = (value) => new Intl.NumberFormat(language.value, { maximumFractionDigits: 0 }).format(value);
 
 export const percent = (share, digits = 0) =>
   new Intl.NumberFormat(language.value, { style: "percent", maximumFractionDigits: digits }).format(share);

@@ -17,7 +17,7 @@ export function takePictures(take) {
 const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 
 /** Pass on what was read, or say why it could not be read. */
-export async function deliver(intake, take) {
+async function deliver(intake, take) {
   try {
     take(await intake);
   } catch (error) {

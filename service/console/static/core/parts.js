@@ -88,11 +88,5 @@ export function Rough({ details }) {
   return few && estimated && html`<p class="muted">${t("estimate.rough", { good: GOOD_START })}</p>`;
 }
 
-/** A number with its name under it. */
-export const Figure = ({ value, name, hint }) =>
-  html`<div class="figure"><span class="figure-value">${value}</span><span class="figure-name">${name}</span>${
-    hint && html`<span class="figure-hint">${hint}</span>`
-  }</div>`;
-
 /** What a button does while it waits. */
 export const Spinner = ({ text }) => html`<span class="spinner" role="status"><span class="spin" aria-hidden="true"></span>${text}</span>`;

@@ -36,9 +36,6 @@ export const clientsProblem = signal(null);
 
 export const current = computed(() => clients.value?.find((each) => each.client === route.value.client) ?? null);
 
-export const limits = () =>
-  service.value?.limits ?? { files: 64, adapt_body_bytes: 33554432, predict_body_bytes: 12582912 };
-
 /** Whether the caller may do what this scope allows. */
 export const may = (scope) => {
   const now = session.value;
@@ -48,10 +45,7 @@ export const may = (scope) => {
 /** Read who is signed in, and whether anyone has to be. */
 export async function readSession() {
   service.value = await call("./");
-  const found = await call("session").catch((error) => {
-    if (error.status === 404) return { keys_required: service.value.access === "key", authenticated: false };
-    throw error;
-  });
+  const found = await call("session");
   batch(() => {
     session.value = found;
     keyWanted.value = found.keys_required && !found.authenticated;

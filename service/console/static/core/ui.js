@@ -5,11 +5,11 @@
  * it read has changed.
  */
 
-import { Component, Fragment, h, render } from "../vendor/preact.mjs";
+import { Component, h, render } from "../vendor/preact.mjs";
 import htm from "../vendor/htm.mjs";
 import { batch, computed, effect, signal } from "../vendor/signals-core.mjs";
 
-export { batch, Component, computed, effect, Fragment, signal };
+export { batch, Component, computed, effect, signal };
 
 export const html = htm.bind(h);
 

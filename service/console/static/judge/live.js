@@ -5,6 +5,7 @@ import { problemOf, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { ProblemBox } from "../core/parts.js";
 import { Camera, frameOf } from "../pictures/camera.js";
+import { single } from "../pictures/read.js";
 import { icon } from "../core/icons.js";
 import { judge, predict } from "./state.js";
 import { Bars, Verdict } from "./verdict.js";
@@ -39,7 +40,7 @@ export class Live extends Component {
   };
 
   hold = async () => {
-    if (this.video) judge(this.props.client, { entries: [{ file: await frameOf(this.video), label: null }], skipped: [] });
+    if (this.video) judge(this.props.client, single(await frameOf(this.video)));
   };
 
   render() {

@@ -3,6 +3,7 @@
 import { html, signal } from "../core/ui.js";
 import { t } from "../core/i18n.js";
 import { go, say } from "../core/state.js";
+import { single } from "../pictures/read.js";
 import { draftOf } from "../teach/draft.js";
 
 const asking = signal(0); // id of the picture whose label is asked for
@@ -12,7 +13,7 @@ export const taught = signal(new Map()); // id -> label
 function teach(each, label) {
   const draft = draftOf(each.client);
   const file = each.file instanceof File ? each.file : new File([each.file], each.name, { type: each.file.type });
-  draft.add({ entries: [{ file, label: null }], skipped: [] }, draft.groupNamed(label));
+  draft.add(single(file), draft.groupNamed(label));
   taught.value = new Map([...taught.value, [each.id, label]]);
   asking.value = 0;
   typed.value = "";

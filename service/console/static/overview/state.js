@@ -1,7 +1,7 @@
 /** What the overview reads: the service's health and metrics, and the live version of each client. */
 
 import { signal } from "../core/ui.js";
-import { call, list, part, Problem, problemOf, send } from "../core/api.js";
+import { call, list, part, Problem, problemOf, readVersion, send } from "../core/api.js";
 import { clients, readClients } from "../core/state.js";
 
 const MOST_CLIENTS = 60;
@@ -50,7 +50,7 @@ async function readLive(client) {
 async function readDevice() {
   const newest = [...liveVersions.value.values()].sort((one, other) => other.created_at.localeCompare(one.created_at))[0];
   if (!newest) return;
-  const found = await call(`clients/${part(newest.client)}/versions/${newest.version}`).catch(() => null);
+  const found = await readVersion(newest.client, newest.version).catch(() => null);
   device.value = found?.device ?? "";
 }
 

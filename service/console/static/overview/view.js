@@ -3,7 +3,7 @@
 import { classes, html } from "../core/ui.js";
 import { icon } from "../core/icons.js";
 import { ago, bytes, moment, number, percent, t } from "../core/i18n.js";
-import { Empty, Estimate, Figure, inWords, ProblemBox, Spinner } from "../core/parts.js";
+import { Empty, Estimate, inWords, ProblemBox, Spinner } from "../core/parts.js";
 import { address, clients, clientsProblem, route, service } from "../core/state.js";
 import { device, health, liveVersions, metrics, models, readAt, readOverview } from "./state.js";
 
@@ -66,6 +66,12 @@ function Traffic() {
   <p class="muted hint">${t("traffic.since")}</p>`;
 }
 
+/** A number with its name under it. */
+export const Figure = ({ value, name, hint }) =>
+  html`<div class="figure"><span class="figure-value">${value}</span><span class="figure-name">${name}</span>${
+    hint && html`<span class="figure-hint">${hint}</span>`
+  }</div>`;
+
 function ClientCard({ client }) {
   const version = liveVersions.value.get(client.client);
   return html`<li class="card client-card">
@@ -75,7 +81,7 @@ function ClientCard({ client }) {
     </header>
     ${
       version
-        ? html`<p>${version.estimated_accuracy === null ? t("verdict.none") : inWords(version.estimated_accuracy)}</p>
+        ? html`<p>${inWords(version.estimated_accuracy)}</p>
             <${Estimate} share=${version.estimated_accuracy} />
             <p class="muted">${t("client.classes", { n: version.classes.length })} · ${t("samples", { n: version.samples })} · ${html`<time datetime=${version.created_at} title=${moment(version.created_at)}>${t("client.adapted", { ago: ago(version.created_at) })}</time>`}</p>`
         : html`<p class="muted">${t("client.versions", { n: client.versions })}</p>`

@@ -4,6 +4,7 @@ import { Component, html, signal } from "../core/ui.js";
 import { t } from "../core/i18n.js";
 import { ProblemBox } from "../core/parts.js";
 import { Problem } from "../core/api.js";
+import { blobOf, canvasWithin } from "./canvas.js";
 
 const cameras = signal([]);
 const chosen = signal("");
@@ -89,12 +90,7 @@ export class Camera extends Component {
  * @param {number} [longest] longest side
  */
 export async function frameOf(video, longest = 1280) {
-  const scale = Math.min(1, longest / Math.max(video.videoWidth, video.videoHeight));
-  const canvas = document.createElement("canvas");
-  canvas.width = Math.round(video.videoWidth * scale);
-  canvas.height = Math.round(video.videoHeight * scale);
-  canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
-  const blob = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.92));
+  const blob = await blobOf(canvasWithin(video, longest), "image/jpeg", 0.92);
   const stamp = new Date().toISOString().slice(11, 23).replaceAll(":", "-").replace(".", "-");
   return new File([blob], `camera-${stamp}.jpg`, { type: "image/jpeg" });
 }

@@ -5,7 +5,7 @@
  * mark never blocks anything.
  */
 
-import { canvasOf } from "./canvas.js";
+import { canvasWithin } from "./canvas.js";
 
 const SIDE = 256;
 const FEWEST = 5;
@@ -28,7 +28,7 @@ const BINS = 12;
  * @returns {Look}
  */
 export function measure(bitmap) {
-  const canvas = canvasOf(bitmap, Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height)));
+  const canvas = canvasWithin(bitmap, SIDE);
   const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   const grey = new Float32Array(width * height);
   const grid = new Float64Array(GRID * GRID * 3);

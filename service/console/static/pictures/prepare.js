@@ -1,6 +1,6 @@
 /** Makes a picture ready: its thumbnail, what to send, its digest, and what the sample doctor measures. */
 
-import { blobOf, canvasOf } from "./canvas.js";
+import { blobOf, canvasOf, canvasWithin } from "./canvas.js";
 import { measure } from "./doctor.js";
 
 /** Pictures with more pixels are scaled down. The service keeps 65,536 pixels of each, so nothing visible is lost. */
@@ -33,7 +33,7 @@ export async function prepare(file) {
     return original; // TIFF, for example: the service reads it
   }
   try {
-    const small = canvasOf(bitmap, Math.min(1, THUMBNAIL / Math.max(bitmap.width, bitmap.height)));
+    const small = canvasWithin(bitmap, THUMBNAIL);
     const url = URL.createObjectURL(await blobOf(small, "image/webp", 0.8));
     const sent = await shrunken(file, bitmap);
     return { ...original, ...sent, url, look: measure(bitmap) };

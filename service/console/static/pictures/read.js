@@ -32,6 +32,9 @@ export function fromTransfer(transfer) {
 export const fromFiles = (files) =>
   sort([...files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
 
+/** @returns {Intake} one picture without a class, such as a frame of the camera */
+export const single = (file) => ({ entries: [{ file, label: null }], skipped: [] });
+
 /** @returns {Promise<Found[]>} */
 async function walk(entry) {
   if (entry instanceof File) return [{ file: entry, path: entry.name }];
@@ -69,7 +72,7 @@ async function sort(found) {
  * @param {Found[]} found
  * @returns {Intake}
  */
-export function labelled(found) {
+function labelled(found) {
   const pictures = found.filter(({ file }) => isPicture(file));
   const skipped = found.filter(({ file }) => !isPicture(file)).map(({ path }) => path);
   const paths = pictures.map(({ path }) => path.split(/[/\\]/));

@@ -1,7 +1,7 @@
 /** What is being taught: the classes and new pictures of each client, kept in memory until they are sent. */
 
 import { batch, computed, signal } from "../core/ui.js";
-import { call, list, part, problemOf } from "../core/api.js";
+import { list, part, problemOf } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { remember, remembered } from "../core/memory.js";
 import { clients, route } from "../core/state.js";
@@ -28,12 +28,14 @@ const newId = () => {
   return lastId;
 };
 
+const firstGroups = () => [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name }));
+
 export class Draft {
   /** @param {string} client empty for a client that has no name yet */
   constructor(client) {
     this.client = client;
     this.name = signal(client || freeName());
-    this.groups = signal(client ? [] : [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name })));
+    this.groups = signal(client ? [] : firstGroups());
     /** @type {{value: Picture[]}} */
     this.pictures = signal([]);
     this.kept = signal(/** @type {object[] | null} */ (null));
@@ -53,7 +55,7 @@ export class Draft {
     if (!this.client) return;
     this.read = true;
     try {
-      this.setKept(await keptSamples(this.client));
+      this.setKept((await list(`clients/${part(this.client)}/samples`, "samples")).samples);
     } catch (error) {
       if (error.code === "samples_not_kept") this.retained.value = false;
       else if (error.status !== 404) this.problem.value = problemOf(error);
@@ -66,7 +68,7 @@ export class Draft {
       this.kept.value = samples;
       for (const label of inOrder(this.client, samples.map((sample) => sample.label))) this.groupNamed(label);
       if (samples.length) remember("classes", this.client, this.groups.value.map((group) => group.name.trim()));
-      if (!this.groups.value.length) this.groups.value = [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name }));
+      if (!this.groups.value.length) this.groups.value = firstGroups();
     });
   }
 
@@ -162,7 +164,7 @@ export class Draft {
   }
 }
 
-export const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
+const NAME = /^[a-z0-9][a-z0-9._-]{0,63}$/;
 
 /** A client's name as close as possible to what was typed. */
 export const asName = (text) =>
@@ -186,12 +188,6 @@ function freeClass(taken) {
     const name = t("class.numbered", { n: number });
     if (!taken.includes(name)) return name;
   }
-}
-
-/** The samples that an extension builds on. */
-async function keptSamples(client) {
-  const found = await list(`clients/${part(client)}/samples`, "samples");
-  return found.samples;
 }
 
 /** Labels in the order that they had here before, then by name. */
@@ -219,6 +215,3 @@ export function adopt(draft) {
   draft.client = draft.name.value;
   drafts.set(draft.client, draft);
 }
-
-/** Read a version with everything that is recorded about it. */
-export const readVersion = (client, version) => call(`clients/${part(client)}/versions/${version}`);

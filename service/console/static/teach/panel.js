@@ -66,7 +66,7 @@ function Skipped({ draft }) {
 
 const STAGES = ["send", "waiting", "decode", "adapt", "examine", "store"];
 
-export function Progress({ now }) {
+function Progress({ now }) {
   const step = Math.max(0, STAGES.indexOf(now.stage));
   const within = (step + (now.share ?? 0.3)) / STAGES.length;
   const share = (now.part - 1 + within) / now.parts;

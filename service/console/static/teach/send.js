@@ -1,10 +1,10 @@
 /** Sends pictures as adaptations, follows their jobs, and publishes. */
 
 import { batch } from "../core/ui.js";
-import { call, part, patiently, Problem, problemOf, send, wait } from "../core/api.js";
+import { call, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
-import { go, limits, readClients } from "../core/state.js";
-import { adopt, readVersion } from "./draft.js";
+import { go, readClients, service } from "../core/state.js";
+import { adopt } from "./draft.js";
 
 const FORM_BYTES = 16 * 1024;
 const PART_BYTES = 2 * 1024;
@@ -17,7 +17,7 @@ const POLL_S = 1;
  * @param {{files: number, adapt_body_bytes: number}} limit
  * @returns {T[][]}
  */
-export function inRequests(samples, limit) {
+function inRequests(samples, limit) {
   const groups = [[]];
   let used = FORM_BYTES;
   for (const sample of oneOfEachInTurn(samples)) {
@@ -47,7 +47,7 @@ export async function adapt(draft) {
   const name = draft.name.value;
   const labels = new Map(draft.groups.value.map((group) => [group.id, group.name.trim()]));
   const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group) }));
-  const requests = inRequests(sent, limits());
+  const requests = inRequests(sent, service.value.limits);
   try {
     let made = null;
     for (const [index, samples] of requests.entries()) {

@@ -6,8 +6,9 @@ import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
 import { Dialog } from "../core/parts.js";
 import { may } from "../core/state.js";
-import { pictureOf } from "../core/api.js";
+import { pictureOf, wait } from "../core/api.js";
 import { Camera, cameraAllowed, frameOf } from "../pictures/camera.js";
+import { single } from "../pictures/read.js";
 import { asName, draftOf } from "./draft.js";
 import { Result } from "./result.js";
 import { SendPanel } from "./panel.js";
@@ -181,13 +182,12 @@ function CameraSheet({ draft }) {
   };
   const idle = lens.value && !taking.value;
   const take = async () => {
-    const file = await frameOf(lens.value);
-    draft.add({ entries: [{ file, label: null }], skipped: [] }, group.id);
+    draft.add(single(await frameOf(lens.value)), group.id);
   };
   const burst = async () => {
     for (taking.value = BURST; taking.value > 0 && filming.value; taking.value -= 1) {
       await take();
-      await new Promise((done) => setTimeout(done, BURST_S * 1000));
+      await wait(BURST_S);
     }
     taking.value = 0;
   };

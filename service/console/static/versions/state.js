@@ -1,7 +1,7 @@
 /** The versions and alias moves of a client, as one time line. */
 
 import { batch, signal } from "../core/ui.js";
-import { call, list, part, problemOf } from "../core/api.js";
+import { call, list, part, problemOf, readVersion } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { readClients, say } from "../core/state.js";
 import { liveTag, publish } from "../teach/send.js";
@@ -106,7 +106,7 @@ export async function readDetails(client, version) {
   const key = `${client}/${version}`;
   if (details.value.has(key)) return;
   details.value = new Map([...details.value, [key, null]]);
-  const found = await call(`clients/${part(client)}/versions/${version}`).catch((error) => ({ problem: problemOf(error) }));
+  const found = await readVersion(client, version).catch((error) => ({ problem: problemOf(error) }));
   details.value = new Map([...details.value, [key, found]]);
 }
 

@@ -106,7 +106,7 @@ function Entry({ entry, shown }) {
         ${others.map((alias) => html`<span class="pill">${alias}</span>`)}
         <time class="muted end" datetime=${version.created_at} title=${moment(version.created_at)}>${ago(version.created_at)}</time>
       </header>
-      <p>${version.estimated_accuracy === null ? t("verdict.none") : inWords(version.estimated_accuracy)}</p>
+      <p>${inWords(version.estimated_accuracy)}</p>
       <p class="muted">${version.classes.join(", ")} · ${t("samples", { n: version.samples })} · ${origin(version)}</p>
       <div class="row">
         ${!isLive && may("adapt") && html`<button type="button" disabled=${busy.value} onClick=${ask}>${t("golive")}</button>`}
