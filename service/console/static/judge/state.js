@@ -1,8 +1,9 @@
 /** Pictures that are judged: sent one small request after the other, newest first. */
 
-import { batch, signal } from "../core/ui.js";
-import { call, patiently, Problem, problemOf } from "../core/api.js";
+import { signal } from "../core/ui.js";
+import { call, patiently, problemOf } from "../core/api.js";
 import { t } from "../core/i18n.js";
+import { say } from "../core/state.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
 
 /**
@@ -18,24 +19,21 @@ import { inTurn, prepare } from "../pictures/prepare.js";
  */
 
 export const judged = signal(/** @type {Judged[]} */ ([]));
-export const skipped = signal(0);
 
-/** Clients whose start cannot explain, with the reason. */
-export const unexplained = signal(new Map());
+/** Clients whose model cannot show what decided. */
+export const unexplained = signal(new Set());
 
 let lastId = 0;
 let sending = Promise.resolve();
 
 /** Judge pictures with the live version of a client. */
-export function judge(client, { entries, skipped: left }) {
+export function judge(client, { entries, skipped }) {
   const added = entries.map(({ file }) => {
     lastId += 1;
     return { id: lastId, client, name: file.name, file, url: "", prediction: null, version: 0, problem: null };
   });
-  batch(() => {
-    skipped.value = left.length;
-    judged.value = [...added, ...judged.value];
-  });
+  judged.value = [...added, ...judged.value];
+  if (skipped.length) say(t("skipped", { n: skipped.length }));
   for (const each of added) enqueue(each);
 }
 
@@ -76,7 +74,7 @@ async function judgeOne(each) {
 }
 
 /**
- * Classify one picture, with an explanation where the client's start can give one.
+ * Classify one picture, with an explanation where the client's model can give one.
  * @param {string} client
  * @param {Blob} file
  * @param {string} name
@@ -91,9 +89,8 @@ export async function predict(client, file, name, explain) {
   try {
     return await patiently(() => call("predict", { method: "POST", body: form }));
   } catch (error) {
-    if (!wanted || !(error instanceof Problem) || error.status !== 422) throw error;
-    const answer = await predict(client, file, name, false); // fails again if the picture is at fault
-    unexplained.value = new Map([...unexplained.value, [client, error.code === "field_unknown" ? t("explain.none") : error.detail]]);
-    return answer;
+    if (error.code !== "explanation_unsupported") throw error;
+    unexplained.value = new Set([...unexplained.value, client]);
+    return predict(client, file, name, false);
   }
 }

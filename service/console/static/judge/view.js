@@ -50,11 +50,11 @@ export function Judge() {
 }
 
 function Tools({ client, count }) {
-  const reason = unexplained.value.get(client);
+  const impossible = unexplained.value.has(client);
   return html`<div class="row">
-    <label class="switch"><input type="checkbox" checked=${heat.value && !reason} disabled=${Boolean(reason)} onChange=${(event) => (heat.value = event.target.checked)} /> ${t("heat.show")}</label>
-    ${heat.value && !reason && html`<span class="legend"><span class="swatch" aria-hidden="true"></span>${t("heat.legend")}</span>`}
-    ${reason && html`<span class="muted">${reason}</span>`}
+    <label class="switch"><input type="checkbox" checked=${heat.value && !impossible} disabled=${impossible} onChange=${(event) => (heat.value = event.target.checked)} /> ${t("heat.show")}</label>
+    ${heat.value && !impossible && html`<span class="legend"><span class="swatch" aria-hidden="true"></span>${t("heat.legend")}</span>`}
+    ${impossible && html`<span class="muted">${t("explain.none")}</span>`}
     <button type="button" class="quiet end" onClick=${forgetAll}>${t("judge.clear", { n: count })}</button>
   </div>`;
 }

@@ -190,7 +190,7 @@ export default {
   "heat.show": "Show what decided",
   "heat.legend": "Red areas spoke for the class",
   "heat.label": "What spoke for {label}",
-  "explain.none": "This service cannot show what decided.",
+  "explain.none": "The model of this client cannot show what decided.",
   "live.start": "Live camera",
   "live.stop": "Stop the camera",
   "live.title": "Live camera",

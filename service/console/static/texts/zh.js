@@ -190,7 +190,7 @@ export default {
   "heat.show": "显示判定依据",
   "heat.legend": "红色区域支持该类别",
   "heat.label": "判定为 {label} 的依据",
-  "explain.none": "此服务无法显示判定依据。",
+  "explain.none": "此客户端的模型无法显示判定依据。",
   "live.start": "实时相机",
   "live.stop": "停止相机",
   "live.title": "实时相机",
