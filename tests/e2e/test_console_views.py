@@ -295,6 +295,22 @@ def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: 
         expect(page.get_by_role("button", name="Back to version 1")).to_be_visible()
 
 
+def test_a_rollback_fails_if_someone_else_has_moved_the_alias_meanwhile(browser: Browser, url: str, line: str) -> None:
+    conflict = "Failed to load resource: the server responded with a status of 412"
+    with opened_page(browser, expected=(conflict,)) as page, Client(url) as anole:
+        page.goto(f"{url}/#/versions/{line}")
+        expect(page.get_by_text("Version 2 is live.")).to_be_visible()
+        anole.rollback(line)
+        page.get_by_role("button", name="Back to version 1").click()
+        page.get_by_role("dialog").get_by_role("button", name="Go back to version 1").click()
+        expect(page.get_by_role("alert")).to_contain_text("Someone else changed what is live in the meantime")
+        second = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Version 2"))
+        second.get_by_role("button", name="Publish").click()
+        page.get_by_role("dialog").get_by_role("button", name="Publish version 2").click()
+        expect(page.get_by_role("main").get_by_text("Version 2 is live.")).to_be_visible()
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
     browser: Browser, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -5,9 +5,9 @@ import { problemOf } from "../core/api.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
 import { Estimate, inWords, ProblemBox, Rough, sentence } from "../core/parts.js";
-import { address, may, say } from "../core/state.js";
+import { address, may, readClients, say } from "../core/state.js";
 import { Confusion, Suspects } from "./report.js";
-import { liveTag, publish } from "./send.js";
+import { publish } from "./send.js";
 
 const publishing = signal(null); // null, "asked", "running" or a problem
 
@@ -48,14 +48,12 @@ function PublishAnyway({ draft, made }) {
   const state = publishing.value;
   const run = async () => {
     publishing.value = "running";
-    try {
-      await publish(made.client, made.version, await liveTag(made.client));
-      draft.result.value = { ...made, live: made.version };
-      publishing.value = null;
-      say(t("published", { version: made.version }));
-    } catch (error) {
-      publishing.value = problemOf(error);
-    }
+    const problem = await publish(made.client, made.version).then(() => null, problemOf);
+    await readClients();
+    publishing.value = problem;
+    if (problem) return;
+    draft.result.value = { ...made, live: made.version };
+    say(t("published", { version: made.version }));
   };
   if (state === "asked" || state === "running") {
     return html`<span>${t("publish.sure")}</span>

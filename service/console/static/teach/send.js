@@ -3,7 +3,7 @@
 import { batch } from "../core/ui.js";
 import { call, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
-import { go, readClients, service } from "../core/state.js";
+import { clients, go, readClients, service } from "../core/state.js";
 import { adopt } from "./draft.js";
 
 const FORM_BYTES = 16 * 1024;
@@ -171,15 +171,16 @@ async function byPolling(job, shown) {
   }
 }
 
-/** Let a version go live, if the alias is still where it was when the clients were read. */
-export async function publish(client, version, etag) {
-  const headers = etag ? { "If-Match": etag } : { "If-None-Match": "*" };
-  await call(`clients/${part(client)}/aliases/live`, { method: "PUT", json: { version }, headers });
-  await readClients();
-}
+/** Let a version go live, if what is live has not changed since the page read it. */
+export const publish = (client, version) =>
+  call(`clients/${part(client)}/aliases/live`, { method: "PUT", json: { version }, headers: ifUnchanged(client) });
 
-/** The ETag of a client's live alias, or null if nothing is live. */
-export async function liveTag(client) {
-  const found = await call(`clients/${part(client)}`);
-  return found.aliases.find((alias) => alias.alias === "live")?.etag ?? null;
+/** Make the version live again that was live before, if what is live has not changed since the page read it. */
+export const rollBack = (client) =>
+  call(`clients/${part(client)}/rollback`, { method: "POST", headers: ifUnchanged(client) });
+
+function ifUnchanged(client) {
+  const known = clients.value?.find((each) => each.client === client);
+  const live = known?.aliases.find((alias) => alias.alias === "live");
+  return live ? { "If-Match": live.etag } : { "If-None-Match": "*" };
 }

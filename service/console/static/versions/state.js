@@ -4,7 +4,7 @@ import { batch, signal } from "../core/ui.js";
 import { call, list, part, problemOf, readVersion } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { readClients, say } from "../core/state.js";
-import { liveTag, publish } from "../teach/send.js";
+import { publish, rollBack } from "../teach/send.js";
 
 export const history = signal(null); // {client, live, versions, moves}
 export const problem = signal(null);
@@ -25,7 +25,7 @@ export async function readHistory(client, again = false) {
   }
   try {
     const path = `clients/${part(client)}`;
-    const [versions, moves] = await Promise.all([list(`${path}/versions`, "versions"), list(`${path}/history`, "moves")]);
+    const [versions, moves] = await Promise.all([list(`${path}/versions`, "versions"), list(`${path}/history`, "moves"), readClients()]);
     if (reading !== client) return;
     batch(() => {
       history.value = { client, live: versions.live, versions: versions.versions, moves: moves.moves };
@@ -75,32 +75,17 @@ export function rollbackTarget(moves, kept) {
   return moves[below(counted.at(-1) ?? 0, (version) => version !== current && kept.has(version))]?.version ?? null;
 }
 
-async function change(client, work, done) {
+async function change(client, moved, text) {
   busy.value = true;
-  try {
-    const answer = await work();
-    problem.value = null;
-    say(done(answer));
-  } catch (error) {
-    problem.value = problemOf(error);
-  }
-  await readClients();
+  const { version, failed } = await moved.catch((error) => ({ failed: problemOf(error) }));
   await readHistory(client, true);
+  if (failed) problem.value = failed;
+  else say(t(text, { version }));
   busy.value = false;
 }
 
-export const goLive = (client, version) =>
-  change(client, async () => publish(client, version, await liveTag(client)), () => t("published", { version }));
-
-export const rollBack = (client) =>
-  change(
-    client,
-    async () => {
-      const tag = await liveTag(client);
-      return call(`clients/${part(client)}/rollback`, { method: "POST", headers: tag ? { "If-Match": tag } : {} });
-    },
-    (alias) => t("rolledback", { version: alias.version }),
-  );
+export const goLive = (client, version) => change(client, publish(client, version), "published");
+export const goBack = (client) => change(client, rollBack(client), "rolledback");
 
 export async function readDetails(client, version) {
   const key = `${client}/${version}`;

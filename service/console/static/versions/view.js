@@ -9,7 +9,7 @@ import { current, may } from "../core/state.js";
 import { Reasons } from "../teach/result.js";
 import { Confusion } from "../teach/report.js";
 import { Compare } from "./compare.js";
-import { busy, compare, compared, details, goLive, history, problem, readDetails, readHistory, rollBack, rollbackTarget, timeline } from "./state.js";
+import { busy, compare, compared, details, goBack, goLive, history, problem, readDetails, readHistory, rollbackTarget, timeline } from "./state.js";
 
 const confirming = signal(null); // {text, yes, run}
 const opened = signal(""); // "client/version" of the open report
@@ -56,7 +56,7 @@ function RollBack({ shown, client }) {
   const target = rollbackTarget(moves, new Set(shown.versions.map((version) => version.version)));
   if (!target || !may("adapt")) return null;
   const ask = () => {
-    confirming.value = { text: t("rollback.sure", { version: shown.live, target }), yes: t("rollback.yes", { version: target }), run: () => rollBack(client) };
+    confirming.value = { text: t("rollback.sure", { version: shown.live, target }), yes: t("rollback.yes", { version: target }), run: () => goBack(client) };
   };
   return html`<button type="button" disabled=${busy.value} onClick=${ask}>${icon("back")} ${t("rollback", { version: target })}</button>`;
 }
