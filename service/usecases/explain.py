@@ -10,8 +10,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
 
-from models.errors import AnoleError
-from service.domain.version import LIVE, ServedVersion
+from service.domain.version import LIVE
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Upload
 from service.runtime.predict_batcher import PredictBatcher
@@ -71,7 +70,7 @@ class ExplainedPrediction:
         outcome = found.result() if isinstance(found, Future) else found
         if isinstance(outcome, Exception):
             raise outcome
-        version = self._version(outcome)
+        version = outcome.served
         checkpoint = self._checkpoints.get(version.meta_model_digest, version.meta_model)
         folded = checkpoint.fold(self._store.served_weights(version))
         explained: list[ImagePrediction] = []
@@ -82,9 +81,3 @@ class ExplainedPrediction:
             values = [[round(value, _DIGITS) for value in row] for row in places]
             explained.append(replace(predicted, explanation=Explanation(len(values), len(values[0]), values)))
         return replace(outcome, predictions=tuple(explained))
-
-    def _version(self, outcome: PredictOutcome) -> ServedVersion:
-        (version,) = self._store.served([(outcome.client, outcome.version)])
-        if isinstance(version, AnoleError):
-            raise version
-        return version

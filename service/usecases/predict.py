@@ -89,11 +89,24 @@ class ImagePrediction:
 class PredictOutcome:
     """Predictions for all images of a request, and the version that made them."""
 
-    client: str
-    version: int
-    weights_digest: str
+    served: ServedVersion
     predictions: tuple[ImagePrediction, ...]
     seconds: float
+
+    @property
+    def client(self) -> str:
+        """Name of the client."""
+        return self.served.client
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        return self.served.number
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 (hex) of the version's weights."""
+        return self.served.weights_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,16 +298,7 @@ def _outcomes(
         images = tuple(
             _image_prediction(upload.name, request.version, *next(results)) for upload in request.command.uploads
         )
-        yield (
-            index,
-            PredictOutcome(
-                client=request.command.client,
-                version=request.version.number,
-                weights_digest=request.version.weights_digest,
-                predictions=images,
-                seconds=time.monotonic() - started_s,
-            ),
-        )
+        yield index, PredictOutcome(request.version, images, time.monotonic() - started_s)
 
 
 def _image_prediction(

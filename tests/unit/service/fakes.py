@@ -14,7 +14,16 @@ from service.bootstrap import Services
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
-from service.domain.version import LIVE, AliasMove, ExpectedRevision, SampleRef, Version, VersionDraft, VersionSummary
+from service.domain.version import (
+    LIVE,
+    AliasMove,
+    ExpectedRevision,
+    SampleRef,
+    ServedVersion,
+    Version,
+    VersionDraft,
+    VersionSummary,
+)
 from service.errors import (
     AliasConflict,
     NothingLive,
@@ -318,7 +327,10 @@ class FakePrediction(Prediction):
             ImagePrediction(upload.name, draft.classes[0], scores[draft.classes[0]], scores, 0.5, 0.75)
             for upload in uploads
         )
-        return PredictOutcome(client, number, draft.weights_digest, predictions, 0.001)
+        served = ServedVersion(
+            client, number, draft.classes, draft.meta_model, draft.meta_model_digest, draft.weights_digest, None
+        )
+        return PredictOutcome(served, predictions, 0.001)
 
 
 class FakeExplained(ExplainedPrediction):

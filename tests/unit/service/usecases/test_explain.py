@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from service.runtime.weight_cache import WeightCache
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
 from service.usecases.explain import ExplainedPrediction
-from service.usecases.predict import Prediction
+from service.usecases.predict import PredictCommand, Prediction
 from tests.generated import striped
 from tests.unit.service.usecases.adapting import CLIENT, adapt, command
 
@@ -68,3 +70,23 @@ def test_errors_are_those_of_a_prediction(adaptation: Adaptation, explained: Exp
     with pytest.raises(ImageFormatUnsupported, match=r"a\.txt"):
         explained.submit(CLIENT, [Upload("a.txt", b"text")], "1").result()
     assert explained.submit(CLIENT, UPLOADS, "1").result().version == 1
+
+
+def test_a_successor_of_the_client_does_not_explain_a_prediction_of_its_predecessor(
+    adaptation: Adaptation, store: VersionStore, checkpoints: LoadedCheckpoints
+) -> None:
+    class Overtaken(Prediction):
+        def predict_batch(self, commands: Sequence[PredictCommand]) -> Iterator[Any]:
+            predicted = list(super().predict_batch(commands))
+            store.delete_client(CLIENT)
+            adapt(adaptation, command(seed=1, labels=("new", "newer")))
+            return iter(predicted)
+
+    adapt(adaptation, command())
+    prediction = Overtaken(store, checkpoints, WeightCache(2**20), InlineDecoder(DecodeLimits(min_side=8)))
+    with (
+        closing(prediction),
+        closing(ExplainedPrediction(prediction, store, checkpoints)) as explained,
+        pytest.raises(UnknownVersion, match="was deleted"),
+    ):
+        explained.submit(CLIENT, UPLOADS).result()
