@@ -78,11 +78,11 @@ def get_sample_picture(
     ] = None,
 ) -> Response:
     """Get a stored sample of any version of the client as a PNG, with `side` as a thumbnail."""
-    services.samples.check(client, digest)
     etag = f'"{digest}"' if side is None else f'"{digest}-{side}"'
     headers = {"ETag": etag, "Cache-Control": _ASK_EACH_TIME}
     held = request.headers.get("if-none-match", "")
     if etag in held or held.strip() == "*":
+        services.samples.check(client, digest)
         return Response(status_code=304, headers=headers)
     return Response(services.samples.picture(client, digest, side), media_type=_PNG, headers=headers)
 
