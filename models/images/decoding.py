@@ -259,7 +259,7 @@ def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
     if has_wide_colours(image):
         return 28
     opaque = "transparency" not in image.info
-    measured = {"1": 3, "L": 3, "P": 6, "RGB": 9, "CMYK": 9, "I;16": 13}.get(image.mode, 9) if opaque else 9
+    measured = {"1": 3, "L": 3, "P": 6, "I;16": 13}.get(image.mode, 9) if opaque else 9
     return measured + 10 if isinstance(image, WebPImageFile) else measured
 
 
