@@ -85,26 +85,25 @@ def adapt(
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
     samples, skipped = _samples(folder, parts)
     adapted = adapt_with_progress(
-        client,
-        lambda: connection.connect(url, key),
-        lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress),
+        client, url, key, lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress)
     )
     print_adapted(adapted, skipped, as_json=as_json)
     exit_if_held(publish, adapted)
 
 
 def adapt_with_progress(
-    client: str, connected: Callable[[], Client], call: Callable[[Client, OnProgress], AdaptResponse]
+    client: str, url: str | None, key: str | None, call: Callable[[Client, OnProgress], AdaptResponse]
 ) -> AdaptResponse:
     """Adapt and show progress. An interrupt from the keyboard cancels the adaptation and ends the command.
 
     Args:
         client: name of the client.
-        connected: returns a client of the service.
+        url: see `connect`.
+        key: see `connect`.
         call: adapts, with the function that shows the progress.
     """
     try:
-        with connected() as anole, job_progress(client) as on_progress:
+        with connection.connect(url, key) as anole, job_progress(client) as on_progress:
             return call(anole, on_progress)
     except KeyboardInterrupt as interrupt:
         unknown = f"the service has not answered; to see whether it created a version: anole versions {client}"

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from service.cli import connection
 from service.cli.clients import adapt_with_progress, exit_if_held, print_adapted, print_skipped
 from service.cli.connection import Key, Url
 from service.cli.console import AsJson, output, plain, print_json, table
@@ -53,9 +52,7 @@ def import_dataset(
         return
     options = AdaptOptions(mode, publish=publish)
     adapted = adapt_with_progress(
-        client,
-        lambda: connection.connect(url, key),
-        lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress),
+        client, url, key, lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress)
     )
     print_adapted(adapted, found.skipped, as_json=as_json)
     exit_if_held(publish, adapted)

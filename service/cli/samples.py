@@ -90,7 +90,7 @@ def correct(
         left_out = [whole[digest] for digest in remove or ()]
         return anole.correct(client, relabel=labels, remove=left_out, publish=publish, on_progress=on_progress)
 
-    corrected = adapt_with_progress(client, lambda: connection.connect(url, key), call)
+    corrected = adapt_with_progress(client, url, key, call)
     print_adapted(corrected, as_json=as_json)
     exit_if_held(publish, corrected)
 
