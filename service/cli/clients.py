@@ -15,17 +15,18 @@ from service.cli.connection import ClientName, Key, Url
 from service.cli.console import (
     FAILED,
     HELD,
-    INTERRUPTED,
     NO_VALUE,
     AsJson,
     facts,
     job_progress,
+    minute,
     notices,
     output,
     percent,
     plain,
     print_json,
 )
+from service.cli.entry_point import INTERRUPTED
 from service.cli.files import make_folder
 from service.cli.heat_maps import write_heat_maps
 from service.cli.installation import require_full_installation
@@ -359,7 +360,7 @@ def _print_version(version: VersionDetails, *, as_json: bool) -> None:
     rows = [("client", version.client), ("version", str(version.version))]
     rows += _report_facts(version, version.report)
     rows += [("aliases", ", ".join(version.aliases) or NO_VALUE), ("model", version.model)]
-    rows += [("samples", str(version.samples)), ("created, UTC", f"{version.created_at:%Y-%m-%d %H:%M}")]
+    rows += [("samples", str(version.samples)), ("created, UTC", minute(version.created_at))]
     output().print(facts(rows))
 
 
@@ -375,6 +376,6 @@ def _versions_table(listed: Sequence[VersionInfo]) -> Table:
             str(version.samples),
             percent(version.estimated_accuracy),
             version.gate,
-            version.created_at.strftime("%Y-%m-%d %H:%M"),
+            minute(version.created_at),
         )
     return table

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -29,7 +30,6 @@ from service.client.jobs import OnProgress
 NO_VALUE: Final = "-"
 FAILED: Final = 1
 HELD: Final = 3
-INTERRUPTED: Final = 130
 EXIT_CODES: Final = (
     "Exit codes: 0 success; 1 failure, with a message on standard error; 2 wrong usage; 3 the gate kept a new version "
     "from going live; 130 interrupted."
@@ -107,6 +107,11 @@ def facts(rows: Iterable[tuple[str, str]]) -> Table:
 def percent(share: float | None) -> str:
     """Format a share as a percentage, or as a dash if it is unknown."""
     return NO_VALUE if share is None else f"{100 * share:.1f} %"
+
+
+def minute(moment: datetime) -> str:
+    """Format a moment in UTC, without seconds."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Final
 
-INTERRUPTED = 130
+INTERRUPTED: Final = 130
 
 
 def main() -> None:

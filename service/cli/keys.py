@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.console import EXIT_CODES, AsJson, notices, output, plain, print_json, table
+from service.cli.console import EXIT_CODES, AsJson, minute, notices, output, plain, print_json, table
 from service.cli.installation import require_full_installation
 from service.domain.key import SCOPES, Grant, KeyRecord, as_scopes
 from service.settings import load_settings
@@ -69,8 +69,8 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
             plain(record.name),
             ", ".join(record.scopes),
             ", ".join(record.clients),
-            f"{record.created_at:%Y-%m-%d %H:%M}",
-            "valid" if record.revoked_at is None else f"revoked {record.revoked_at:%Y-%m-%d %H:%M}",
+            minute(record.created_at),
+            "valid" if record.revoked_at is None else f"revoked {minute(record.revoked_at)}",
         )
     output().print(listed)
 

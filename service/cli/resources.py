@@ -20,6 +20,7 @@ from service.cli.console import (
     AsJson,
     facts,
     job_progress,
+    minute,
     output,
     percent,
     plain,
@@ -28,8 +29,6 @@ from service.cli.console import (
 )
 from service.cli.files import save
 from service.client import Alias, ClientInfo, ClientSettings, InvalidInput, Job, VersionDiff
-
-_MINUTES = "%Y-%m-%d %H:%M"
 
 
 def clients(
@@ -54,7 +53,7 @@ def clients(
 def _client_row(info: ClientInfo) -> Iterable[str]:
     aliases = ", ".join(f"{alias.alias} {alias.version}" for alias in info.aliases)
     live = NO_VALUE if info.live is None else str(info.live)
-    return info.client, str(info.versions), live, aliases or NO_VALUE, _minute(info.created_at)
+    return info.client, str(info.versions), live, aliases or NO_VALUE, minute(info.created_at)
 
 
 def history(
@@ -298,13 +297,9 @@ def _print_moves(moves: Iterable[Alias]) -> None:
     listed = table("alias", "version", "before", "moved, UTC", "reason", "etag", numbers=("version", "before"))
     for move in moves:
         previous = NO_VALUE if move.previous is None else str(move.previous)
-        row = (move.alias, str(move.version), previous, _minute(move.moved_at), move.reason, move.etag)
+        row = (move.alias, str(move.version), previous, minute(move.moved_at), move.reason, move.etag)
         listed.add_row(*map(plain, row))
     output().print(listed)
-
-
-def _minute(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime(_MINUTES)
 
 
 def _moment(text: str) -> datetime:

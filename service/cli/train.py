@@ -22,7 +22,8 @@ from models.meta.curve import can_plot
 from models.meta.evaluation import EmbeddedEpisodes, EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
-from service.cli.console import INTERRUPTED, AsJson, notices, output, plain, print_json, progress, table
+from service.cli.console import AsJson, notices, output, plain, print_json, progress, table
+from service.cli.entry_point import INTERRUPTED
 from service.cli.train_covariance import train_covariance
 from service.runtime.device import pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
