@@ -59,14 +59,8 @@ def main() -> None:
         cli()
     except AnoleError as error:
         text = "; ".join([str(error), *getattr(error, "__notes__", ())])
-        _fail(text)
-    except ModuleNotFoundError as error:
-        _fail(f"{error}; the client is installed without the packages of the server: pip install anole has them all")
-
-
-def _fail(text: str) -> None:
-    notices().print("error: ", plain(text), sep="", style="red")
-    sys.exit(FAILED)
+        notices().print("error: ", plain(text), sep="", style="red")
+        sys.exit(FAILED)
 
 
 def _print_version(wanted: bool) -> None:
