@@ -169,8 +169,8 @@ class FolderScan:
             return  # deleted in the meantime
         for entry in entries:
             path = Path(entry.path)
-            if why_not(path):
-                self._skip(path, why_not(path))
+            if reason := why_not(path):
+                self._skip(path, reason)
             elif entry.is_symlink() and entry.is_dir():
                 self._skip(path, "a link to a folder; watch that folder itself")  # links may lead in a circle
             elif entry.is_dir():

@@ -14,6 +14,7 @@ DEFAULT_LIMITS = RequestLimits(files=64, adapt_body_bytes=32 * 1024 * 1024, pred
 """The limits of a service with default settings."""
 
 _MAX_EXPLAINED = 8
+"""The images that a service explains in one request."""
 
 _FORM_BYTES = 16 * 1024
 _PART_BYTES = 2 * 1024

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -26,7 +26,6 @@ from service.client.folders import SampleSet, SkippedFile, read_class_folders, s
 T = TypeVar("T")
 
 DatasetKind = Literal["azure-custom-vision", "coco", "csv", "label-studio", "lookout-for-vision", "yolo"]
-KINDS: Final[tuple[str, ...]] = get_args(DatasetKind)
 
 _SPLITS: Final = ("train", "val", "valid", "test")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -120,7 +119,7 @@ class _Found:
         if not image.resolve().is_relative_to(self.root.resolve()):
             return f"its image is a link that leads out of {shown(self.root)}; copy the file there"
         if image in self._used:
-            return f"stands for the same file as {self._used[image]}; give the folder that has both as root"
+            return f"leads to the same file as {self._used[image]}; give the folder that has both as root"
         self._used[image] = record.where
         self.samples.append(LabelledFile(labels[0], image.name, read_file(image), record.part))
         return ""
@@ -152,12 +151,14 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _with_all_parts(samples: list[LabelledFile]) -> Iterator[LabelledFile]:
-    """Yield the samples; if some have a part, each of the others gets one of its own."""
-    some = any(sample.part for sample in samples)
-    for index, sample in enumerate(samples):
-        part = sample.part or f"{sample.name} of record {index}"
-        yield LabelledFile(sample.label, sample.name, sample.content, part if some else None)
+def _with_all_parts(samples: list[LabelledFile]) -> list[LabelledFile]:
+    """Return the samples; if some have a part, each of the others gets one of its own."""
+    if not any(sample.part for sample in samples):
+        return samples
+    return [
+        sample if sample.part else replace(sample, part=f"{sample.name} of record {index}")
+        for index, sample in enumerate(samples)
+    ]
 
 
 def _parsed(kind: type[T] | Any, content: bytes, path: Path, what: str) -> T:

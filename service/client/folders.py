@@ -76,7 +76,7 @@ def read_class_folders(folder: str | Path, *, skip_empty: bool = False) -> Sampl
         if not files and skip_empty:
             skipped.append(_skipped(folder, class_folder, "has no images"))
         elif not files:
-            raise InvalidInput(f"{class_folder} has no images; {_hint(class_folder, skipped)}")
+            raise InvalidInput(f"{shown(class_folder)} has no images; {_hint(class_folder, skipped)}")
         samples += [LabelledFile(class_folder.name, path.name, read_file(path)) for path in files]
     if not samples and not skip_empty:
         raise InvalidInput(
@@ -92,7 +92,7 @@ def shown(path: str | Path) -> str:
 
 
 def _entries(folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]:
-    """Return the entries of a folder that may count, in order, and add the others to `skipped`."""
+    """Return the sorted entries of a folder, and add those that are left out to `skipped`."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -103,12 +103,12 @@ def _entries(folder: Path, root: Path, skipped: list[SkippedFile]) -> list[Path]
 
 
 def why_not(path: Path) -> str:
-    """Return why an entry does not count, wherever it is; empty if it may."""
+    """Return why a file or folder is left out, whatever folder it is in; empty if it is not."""
     if path.name.casefold() in _JUNK:
         return "made by an operating system"
     if path.name.startswith("."):
         return "hidden"
-    if not path.name.isprintable() and shown(path.name) != path.name:
+    if shown(path.name) != path.name:
         return "the name is not UTF-8; rename it"
     return "a link to nothing" if path.is_symlink() and not path.exists() else ""
 

@@ -270,7 +270,7 @@ def test_records_that_stand_for_one_file_are_told(tmp_path: Path) -> None:
     path = document(images(tmp_path, "1.png") / "parts.csv", "file,label\na/1.png,clean\nb/1.png,crack\n")
     found = read_dataset("csv", path)
     assert labels(found) == {"1.png": "clean"}
-    assert skipped(found) == {"b/1.png": "stands for the same file as a/1.png; give the folder that has both as root"}
+    assert skipped(found) == {"b/1.png": "leads to the same file as a/1.png; give the folder that has both as root"}
 
 
 @pytest.mark.parametrize(
