@@ -166,7 +166,9 @@ class FolderScan:
         except OSError as error:
             if folder == self._folder:
                 raise InvalidInput(f"cannot read {shown(folder)}: {error.strerror or error}") from error
-            return  # deleted in the meantime
+            if not isinstance(error, FileNotFoundError):  # deleted in the meantime
+                self._skip(folder, f"cannot be read: {error.strerror or error}")
+            return
         for entry in entries:
             path = Path(entry.path)
             if reason := why_not(path):

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -286,3 +287,21 @@ def test_an_empty_image_is_named_once(camera: Path) -> None:
     assert named == [("1.png", "empty so far")]
     put(camera, "1.png")
     assert [len(list(scan.complete())) for _ in range(2)] == [0, 1]
+
+
+def test_a_folder_that_cannot_be_read_is_named_once(camera: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("open/1.png", "closed/2.png", "deleted/3.png"):
+        put(camera, name)
+    errors = {"closed": PermissionError(13, "Permission denied"), "deleted": FileNotFoundError(2, "No such file")}
+    scandir = os.scandir
+
+    def scan_or_fail(folder: Path) -> Any:
+        if folder.name in errors:
+            raise errors[folder.name]
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", scan_or_fail)
+    named: list[tuple[str, str]] = []
+    scan = watch.FolderScan(camera, lambda *skipped: named.append(skipped))
+    assert [[name for _, name, _ in scan.complete()] for _ in range(3)] == [[], ["open/1.png"], ["open/1.png"]]
+    assert named == [("closed", "cannot be read: Permission denied")]
