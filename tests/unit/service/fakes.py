@@ -193,7 +193,11 @@ class FakeSamples(StoredSamples):
         self.calls.append(query)
         if self.page_of is None:
             return SamplePage(None, ())
-        found = [each for each in self.page_of.samples if each.sample.digest > query["after"]]
+        found = [
+            each
+            for each in self.page_of.samples
+            if each.sample.digest > query["after"] and query["label"] in {None, each.sample.label}
+        ]
         return replace(self.page_of, samples=found[: query["limit"]])
 
     def check(self, client: str, digest: str) -> None:

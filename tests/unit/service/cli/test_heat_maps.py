@@ -38,9 +38,9 @@ def test_the_map_colours_the_place_that_decided(mode: str) -> None:
     )
 
 
-def test_a_narrow_picture_keeps_its_aspect() -> None:
-    drawn = Image.open(io.BytesIO(heat_map(picture(size=(16, 160)), CORNER)))
-    assert drawn.size == (51, 512)
+@pytest.mark.parametrize(("size", "drawn"), [((16, 160), (51, 512)), ((8, 10_000), (1, 512))])
+def test_a_narrow_picture_keeps_its_aspect(size: tuple[int, int], drawn: tuple[int, int]) -> None:
+    assert Image.open(io.BytesIO(heat_map(picture(size=size), CORNER))).size == drawn
 
 
 def test_predict_writes_a_map_for_each_picture(anole: Anole, service: Web, folder: Path) -> None:

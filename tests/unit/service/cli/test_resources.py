@@ -118,7 +118,8 @@ def test_an_alias_is_moved_and_its_history_printed(anole: Anole, service: Web, f
     _, printed, _ = anole("history", "line")
     assert [line.split()[:2] for line in printed.splitlines()[1:4]] == [["live", "1"], ["live", "2"], ["live", "1"]]
     assert printed.splitlines()[-1] == "live: version 1"
-    assert json.loads(anole("history", "line", "--at", "2026-03-01T12:01:30Z", "--json")[1])["live"] == 2
+    for moment in ("2026-03-01T12:01:30Z", "2026-03-01T14:01:30+02:00"):
+        assert json.loads(anole("history", "line", "--at", moment, "--json")[1])["live"] == 2
     assert anole("history", "line", "--at", "noon")[0] == 2
 
 
@@ -200,6 +201,8 @@ def test_different_labels_have_different_folders(anole: Anole, service: Web, fol
             "a?b": "a_b-5",
         }
         assert len(list(out.rglob("*.png"))) == len(labels)
+        (alone,) = json.loads(anole("samples", "line", "--label", "a?b", "--out", str(out), "--json")[1])["samples"]
+        assert Path(alone["path"]).parent.name == "a_b-5"
 
 
 def test_names_that_are_too_long_for_the_file_system_are_cut(anole: Anole, service: Web, folder: Path) -> None:

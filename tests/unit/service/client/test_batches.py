@@ -10,8 +10,10 @@ import httpx
 import pytest
 
 from service.client import AdaptOptions, AsyncClient, Client, InvalidInput, LabelledFile, ServiceProblem
-from service.client.batches import DEFAULT_LIMITS, split, split_samples
+from service.client.batches import DEFAULT_LIMITS, split, split_images, split_samples
+from service.client.files import list_images
 from service.errors import StoreFull
+from service.usecases.explain import MAX_EXPLAINED
 from tests.in_process import InProcess, Web
 
 PNG = b"\x89PNG"
@@ -155,6 +157,11 @@ def test_files_are_split_by_number_and_by_size() -> None:
     assert split([mebibyte // 2] * 3, 64, mebibyte) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert split([10, 9 * mebibyte, 10], 64, mebibyte) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert split([mebibyte // 4] * 6, 64, mebibyte) == [slice(0, 3), slice(3, 6)]
+
+
+def test_requests_for_explanations_have_as_many_images_as_the_service_explains() -> None:
+    groups = split_images(list_images([PNG] * (2 * MAX_EXPLAINED + 1)), DEFAULT_LIMITS, explain=True)
+    assert [len(group) for group in groups] == [MAX_EXPLAINED, MAX_EXPLAINED, 1]
 
 
 def test_every_class_is_in_the_first_group() -> None:

@@ -29,12 +29,16 @@ def test_a_picture_is_downloaded_whole_or_as_a_thumbnail(two_versions: Web, in_p
         assert anole.sample_png("line", digest, side=32) == f"{digest} 32".encode()
 
 
-def test_the_async_client_reads_samples_too(two_versions: Web) -> None:
+def test_the_async_client_reads_every_page_too(two_versions: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "PAGE", 1)
     two_versions.services.samples.page_of = page(*DIGESTS)
 
     async def use() -> None:
         async with AsyncClient(transport=two_versions.transport) as anole:
             assert [sample.digest for sample in await anole.samples("line")] == DIGESTS
+            assert [version.version for version in await anole.versions("line")] == [1, 2]
+            assert [client.client for client in await anole.clients()] == ["line"]
+            assert len((await anole.history("line")).moves) == 2
             assert await anole.sample_png("line", "d" * 64, side=16) == f"{'d' * 64} 16".encode()
 
     two_versions.portal.call(use)
