@@ -17,4 +17,5 @@ def require_full_installation(what: str) -> None:
         InvalidInput: only the client is installed.
     """
     if find_spec("..bootstrap", __package__) is None:  # relative: the client has these modules in the package `anole`
-        raise InvalidInput(f"{what} needs the full installation: pip install anole")
+        # not `pip install anole`: on PyPI, that is another project
+        raise InvalidInput(f"{what} needs the full installation: pip install . in a checkout of Anole")

@@ -122,7 +122,7 @@ def test_the_command_line_works_but_for_commands_of_the_server(
     for server_command in (["serve"], ["store", "check"], ["keys", "list"], ["train", "--help"], explain):
         failed = python(*command, *server_command)
         assert failed.returncode == 1
-        assert "needs the full installation: pip install anole" in failed.stderr
+        assert "needs the full installation: pip install . in a checkout of Anole" in failed.stderr
         assert "Traceback" not in failed.stderr
 
 

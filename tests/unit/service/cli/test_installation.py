@@ -32,5 +32,6 @@ def test_the_client_alone_says_what_needs_the_full_installation_before_it_sends_
     monkeypatch.setitem(sys.modules, "service.bootstrap", None)  # as if it were not installed
     monkeypatch.setattr(connection, "connect", lambda url, key: pytest.fail("a request was made"))
     code, printed, error = anole(*command.split())
-    assert (code, printed, error) == (1, "", f"error: {what} needs the full installation: pip install anole\n")
+    hint = "needs the full installation: pip install . in a checkout of Anole"
+    assert (code, printed, error) == (1, "", f"error: {what} {hint}\n")
     assert sorted(path.name for path in folder.iterdir()) == ["bad", "good"]
