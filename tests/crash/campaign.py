@@ -41,16 +41,17 @@ class Findings:
 def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any, Connection]]:
     """Start a process with all modules imported; yield it and our end of a pipe to it. It is killed on leaving."""
     ours, theirs = PROCESSES.Pipe()
-    running = PROCESSES.Process(target=target, args=(*arguments, theirs))
-    running.start()
-    theirs.close()
-    try:
-        yield running, ours
-    finally:
-        running.kill()
-        running.join()
-        ours.close()
-        running.close()
+    with temporary_folder() as folder:
+        running = PROCESSES.Process(target=runs.run_in, args=(folder, target, *arguments, theirs))
+        running.start()
+        theirs.close()
+        try:
+            yield running, ours
+        finally:
+            running.kill()
+            running.join()
+            ours.close()
+            running.close()
 
 
 @contextmanager

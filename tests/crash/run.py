@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -86,6 +87,12 @@ def perform_run(run: Run, report: Callable[[Event], Any], start: Callable[[], No
                 return
             report(Event(step, result))
             state = [state, *states_during(state, step, result)][-1]
+
+
+def run_in(folder: Path, target: Callable[..., None], *arguments: Any) -> None:
+    """Run with temporary files in a folder that the caller deletes, because a killed process leaves them behind."""
+    tempfile.tempdir = str(folder)
+    target(*arguments)
 
 
 def run_and_report(run: Run, pipe: Connection) -> None:
