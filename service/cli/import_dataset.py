@@ -46,7 +46,7 @@ def import_dataset(
     """
     found = read_dataset(kind, path, root)
     print_skipped(found.skipped)
-    samples = found.samples if parts is None else tuple(with_parts(found.samples, parts))
+    samples = found.samples if parts is None else with_parts(found.samples, parts)
     if dry_run:
         _print_counts(found, as_json=as_json)
         return

@@ -83,9 +83,9 @@ class Supervisor(Multiprocess):
     """Uvicorn's supervisor, which replaces dead and hung workers; here with pauses that grow while they keep dying.
 
     Args:
-        config: of the workers.
+        config: settings of the workers.
         sockets: where they accept connections.
-        announce: is called once, when all workers accept requests.
+        announce: called once, when all workers accept requests.
     """
 
     def __init__(

@@ -266,7 +266,7 @@ def test_csv_without_parts_has_none(tmp_path: Path) -> None:
     assert [sample.part for sample in read_dataset("csv", path).samples] == [None]
 
 
-def test_records_that_stand_for_one_file_are_told(tmp_path: Path) -> None:
+def test_a_second_record_of_one_file_is_skipped(tmp_path: Path) -> None:
     path = document(images(tmp_path, "1.png") / "parts.csv", "file,label\na/1.png,clean\nb/1.png,crack\n")
     found = read_dataset("csv", path)
     assert labels(found) == {"1.png": "clean"}
