@@ -209,6 +209,16 @@ def test_transparency_is_composited_over_mid_grey(mode: str) -> None:
     assert set(decoded[:, 1, 1].tolist()) == {200}
 
 
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_every_row_of_a_tall_transparent_image_is_composited_over_mid_grey(mode: str) -> None:
+    """Such images are converted in strips. The first ones are transparent everywhere, and not for want of alpha."""
+    colours, alpha = scene(8, 300)[..., : len(mode) - 1], np.linspace(-255, 255, 300).clip(0).astype(np.uint8)
+    pixels = np.concatenate([colours, alpha[:, None, None].repeat(8, axis=1)], axis=2)
+    share = alpha[:, None, None] / 255
+    expected = np.rint(colours * share + 128 * (1 - share)).transpose(2, 0, 1)
+    assert np.abs(decode(encoded(Image.fromarray(pixels, mode))).numpy() - expected).max() <= 1
+
+
 def test_a_cmyk_jpeg_decodes_to_its_rgb_colours() -> None:
     image = Image.new("RGB", (16, 16), (200, 60, 30))
     decoded = decode(encoded(image.convert("CMYK"), "JPEG", quality=95))

@@ -198,6 +198,17 @@ def test_transparent_areas_stay_grey_at_a_known_depth(channels: int, isolated: b
     assert np.abs(image.at_depth(12).numpy() - expected).max() <= 2
 
 
+def test_transparent_areas_of_a_turned_image_are_turned_with_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    values = of_depth(12, np.zeros((24, 40, 2), dtype=np.uint8))
+    values[:, :10, 1] = 65535
+    pixels = decode_pixels(png_of(values, chunk(b"eXIf", exif.tobytes()[6:])))
+    assert pixels.pixels.shape == (1, 40, 24)
+    assert pixels.zero is not None
+    assert np.array_equal(pixels.zero, pixels.pixels)
+
+
 def test_an_image_whose_lowest_value_is_white_is_scaled_from_a_known_depth(decoder: InlineDecoder) -> None:
     light = 255 - REFERENCE[..., 0] // 20
     image = decoded(decoder, tiff_of(tiff_page(of_depth(12, 255 - light), {262: (0,)})))

@@ -81,6 +81,19 @@ def test_a_temperature_changes_confidences_and_no_label(net: Net, make_support: 
     torch.testing.assert_close(hot, (plain.log() / 3).softmax(-1), rtol=1e-4, atol=1e-5)
 
 
+def test_a_temperature_changes_nothing_about_a_second_look(net: Net, make_support: MakeSupport) -> None:
+    adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
+    images, turned = make_support(2).inputs, make_support(3).inputs
+    weights = {**adapted.kept(), heads.SECOND_LOOK: torch.tensor(20.0)}
+    plain, hot = (
+        predict_images(net, fold_calibrated(weights, adapted.statistics, each), images, turned).probabilities
+        for each in (1.0, 3.0)
+    )
+    torch.testing.assert_close(hot, (plain.log() / 3).softmax(-1), rtol=1e-4, atol=1e-5)
+    alone = predict_images(net, fold_calibrated(weights, adapted.statistics), images).probabilities
+    assert not torch.allclose(plain.log(), alone.log(), atol=0.1)
+
+
 def test_weights_without_class_means_give_no_in_distribution_score(net: Net, make_support: MakeSupport) -> None:
     adapted = adapt_one(net, net.start(), make_support(1), RECIPE, seed=0)
     folded = fold_calibrated(adapted.weights, adapted.statistics)

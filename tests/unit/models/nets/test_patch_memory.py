@@ -137,6 +137,14 @@ def test_a_version_with_a_memory_is_served_as_it_predicts(net: BackboneNet) -> N
     torch.testing.assert_close(got.in_distribution, expected.in_distribution, atol=1e-5, rtol=0)
 
 
+def test_a_version_with_a_memory_takes_no_second_look(net: BackboneNet) -> None:
+    """A memory compares places, and these are others in a turned image."""
+    once = support_of(net, two_classes(), 1)
+    support = Support(once.inputs.repeat(4, 1), once.labels.repeat(4), 2, views=4)
+    for recipe, takes_one in ((MEMORY, False), (BACKBONE_RECIPE, True)):
+        assert ("head.second_look" in adapt_one(net, {}, support, recipe, seed=0).weights) is takes_one
+
+
 @pytest.mark.parametrize("n_way", [2, 5, MOST_WAYS])
 def test_a_version_with_a_memory_takes_at_most_300_kilobytes(net: BackboneNet, n_way: int) -> None:
     adapted = adapt_one(net, {}, support_of(net, torch.arange(n_way).repeat(10)), MEMORY, seed=0)

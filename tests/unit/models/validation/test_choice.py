@@ -97,3 +97,24 @@ def test_a_recipe_that_is_better_in_a_large_class_only_is_not_chosen(
     other[16 + small_classes_right :] = 0  # 12 of 12, 4 of 4, none or all of 4
     candidates = [predicting(candidate, first), predicting(candidate, other)]
     assert validator.choose(candidates) is candidates[wins]
+
+
+def with_margin(candidate: Candidate, margin: float) -> Candidate:
+    """Return the candidate with folds that take a second look where the best class leads by less than `margin`."""
+    folds = [fold for fold in candidate.fold_results if isinstance(fold, Adapted)]
+    second_look = {"head.second_look": torch.tensor(margin)}
+    return replace(
+        candidate, fold_results=tuple(replace(fold, weights={**fold.weights, **second_look}) for fold in folds)
+    )
+
+
+def test_held_out_samples_get_the_second_look_that_predictions_get(net: BackboneNet) -> None:
+    labels = torch.arange(2).repeat_interleave(6)
+    first, turned = torch.eye(2 * len(labels), net.feature_count).chunk(2)
+    samples = first + turned / 2  # predicted wrong by the larger feature, and right if only the other one is seen
+    task = Support(torch.cat([samples, samples, samples, turned]), labels.repeat(4), 2, views=4)
+    validator = CrossValidator(net, net.start())
+    candidate = validator.adapt(task, replace(AUTO, feature_gains="none"), 0, torch.arange(len(labels)))
+    misled = predicting(candidate, torch.cat([1 - labels, labels]))
+    candidates = [with_margin(misled, 0.001), with_margin(misled, 100.0)]
+    assert validator.choose(candidates) is candidates[1]
