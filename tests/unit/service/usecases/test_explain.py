@@ -56,6 +56,7 @@ def test_an_explained_prediction_is_the_prediction_with_a_map(
             assert places is not None
             assert (places.rows, places.columns) == (24, 24) == (len(places.values), len(places.values[0]))
             assert max(map(max, places.values)) == 1.0
+            assert all(value == round(value, 3) for row in places.values for value in row)
             assert min(map(min, places.values)) >= 0.0
 
 

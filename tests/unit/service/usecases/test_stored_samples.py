@@ -51,10 +51,11 @@ def test_a_sample_is_judged_by_the_folds_of_the_live_version_or_of_a_given_one(
 def test_a_sample_with_a_wrong_label_is_a_suspect(adaptation: Adaptation, stored: StoredSamples) -> None:
     request = command(samples=6)
     labels = ("coarse", *request.labels[1:])
-    outcome = adapt(adaptation, replace(request, labels=labels))
-    assert [issue["sample"] for issue in outcome.version.draft.report["suspects"]] == ["0-0.png"]
+    uploads = tuple(replace(upload, name="1.png") for upload in request.uploads)
+    outcome = adapt(adaptation, replace(request, uploads=uploads, labels=labels))
+    assert [issue["sample"] for issue in outcome.version.draft.report["suspects"]] == ["1.png"]
     (suspect,) = [each for each in stored.page(CLIENT).samples if each.suspect]
-    assert suspect.sample.name == "0-0.png"
+    assert suspect.sample.digest == outcome.version.draft.samples[0].digest
     assert suspect.held_out is not None
     assert suspect.held_out.label == "fine"
 

@@ -38,7 +38,7 @@ def test_a_browser_gets_the_page(web: Web) -> None:
     response = web("GET", "/", headers=BROWSER)
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     assert "<title>Anole</title>" in response.text
-    assert "Accept" in response.headers["vary"]
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/html;q=0.5", ""])

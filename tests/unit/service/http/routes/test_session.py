@@ -49,6 +49,11 @@ def test_a_wrong_key_gives_no_cookie(guarded: Web, key: str) -> None:
     assert "set-cookie" not in response.headers
 
 
+def test_the_body_of_a_login_is_small(guarded: Web) -> None:
+    response = log_in(guarded, "x" * 1024)
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+
+
 @pytest.mark.parametrize("body", [{}, {"key": 1}, {"key": "x" * 257}, {"key": "x", "name": "y"}, []])
 def test_an_invalid_login_is_rejected(guarded: Web, body: Any) -> None:
     response = guarded("POST", "/session", json=body)
