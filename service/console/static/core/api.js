@@ -97,9 +97,8 @@ export async function list(path, field) {
 
 export const part = encodeURIComponent;
 
-/** Address of a stored picture of a client. */
-export const pictureOf = (client, digest, side = 0) =>
-  `clients/${part(client)}/samples/${digest}${side ? `?side=${side}` : ""}`;
+/** Address of a stored picture of a client, scaled down to this side in pixels. */
+export const pictureOf = (client, digest, side) => `clients/${part(client)}/samples/${digest}?side=${side}`;
 
 /** Read a version with everything that is recorded about it. */
 export const readVersion = (client, version) => call(`clients/${part(client)}/versions/${version}`);

@@ -24,6 +24,7 @@ export class Live extends Component {
   }
 
   run = async (video) => {
+    if (this.video) return; // another camera was chosen, in the same video
     this.video = video;
     while (!this.left) {
       try {

@@ -61,6 +61,7 @@ const change = (id, values) => {
 };
 
 async function judgeOne(each) {
+  if (!judged.value.some(({ id }) => id === each.id)) return; // removed while it waited
   try {
     const prepared = await prepare(each.file);
     const url = prepared.look ? URL.createObjectURL(prepared.file) : "";

@@ -54,13 +54,13 @@ async function readDevice() {
   device.value = found?.device ?? "";
 }
 
-/** Sums of the samples of each metric; those with the label `verdict` also by verdict. */
-export function parse(text) {
+/** Sums of the samples of each metric; those with the label `verdict` or `gate` also by its value. */
+function parse(text) {
   const found = new Map();
   const add = (name, value) => found.set(name, (found.get(name) ?? 0) + value);
   for (const line of text.split("\n")) {
     const match = /^(\w+)(?:\{(.*)\})? (\S+)$/.exec(line);
-    if (!match || line.startsWith("#")) continue;
+    if (!match) continue;
     const [, name, labels, value] = match;
     add(name, Number(value));
     const label = /(?:verdict|gate)="([^"]*)"/.exec(labels ?? "");

@@ -67,7 +67,7 @@ function Traffic() {
 }
 
 /** A number with its name under it. */
-export const Figure = ({ value, name, hint }) =>
+const Figure = ({ value, name, hint }) =>
   html`<div class="figure"><span class="figure-value">${value}</span><span class="figure-name">${name}</span>${
     hint && html`<span class="figure-hint">${hint}</span>`
   }</div>`;

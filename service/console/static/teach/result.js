@@ -1,6 +1,6 @@
 /** The result of an adaptation: the verdict in words, why it is live or held, and what to do next. */
 
-import { html, signal } from "../core/ui.js";
+import { Component, html, signal } from "../core/ui.js";
 import { problemOf } from "../core/api.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
@@ -9,19 +9,13 @@ import { address, may, readClients, say } from "../core/state.js";
 import { Confusion, Suspects } from "./report.js";
 import { publish } from "./send.js";
 
-const publishing = signal(null); // null, "asked", "running" or a problem
-
 export function Result({ draft, made }) {
   const { report, details, client, version } = made;
   const isLive = made.live === version;
-  const dismiss = () => {
-    draft.result.value = null;
-    publishing.value = null;
-  };
   return html`<section class="card result" aria-label=${t("result.title", { version })}>
     <header class="row">
       <span class=${`pill ${isLive ? "good" : "held"}`}>${icon(isLive ? "check" : "warn")} ${t(isLive ? "result.live" : "result.held", { version })}</span>
-      <button type="button" class="bare end" aria-label=${t("close")} onClick=${dismiss}>${icon("close")}</button>
+      <button type="button" class="bare end" aria-label=${t("close")} onClick=${() => (draft.result.value = null)}>${icon("close")}</button>
     </header>
     <p class="verdict" role="status">${inWords(report.estimated_accuracy, report.interval)}</p>
     <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
@@ -29,7 +23,7 @@ export function Result({ draft, made }) {
     <${Reasons} gate=${report.gate} open=${!isLive} />
     <div class="row">
       ${isLive && html`<a class="button primary" href=${address("judge", client)}>${t("result.judge")} ${icon("right")}</a>`}
-      ${!isLive && may("adapt") && html`<${PublishAnyway} draft=${draft} made=${made} />`}
+      ${!isLive && may("adapt") && html`<${PublishAnyway} key=${`${client}/${version}`} draft=${draft} made=${made} />`}
     </div>
     <${Suspects} draft=${draft} client=${client} details=${details} />
     <${Confusion} client=${client} details=${details} />
@@ -44,22 +38,29 @@ export function Reasons({ gate, open }) {
   </details>`;
 }
 
-function PublishAnyway({ draft, made }) {
-  const state = publishing.value;
-  const run = async () => {
-    publishing.value = "running";
+class PublishAnyway extends Component {
+  publishing = signal(null); // null, "asked", "running" or a problem
+
+  run = async () => {
+    const { draft, made } = this.props;
+    this.publishing.value = "running";
     const problem = await publish(made.client, made.version).then(() => null, problemOf);
     await readClients();
-    publishing.value = problem;
+    this.publishing.value = problem;
     if (problem) return;
     draft.result.value = { ...made, live: made.version };
     say(t("published", { version: made.version }));
   };
-  if (state === "asked" || state === "running") {
-    return html`<span>${t("publish.sure")}</span>
-      <button type="button" class="primary" disabled=${state === "running"} onClick=${run}>${t("publish.yes", { version: made.version })}</button>
-      <button type="button" onClick=${() => (publishing.value = null)}>${t("cancel")}</button>`;
+
+  render({ made }) {
+    const state = this.publishing.value;
+    const set = (value) => () => (this.publishing.value = value);
+    if (state === "asked" || state === "running") {
+      return html`<span>${t("publish.sure")}</span>
+        <button type="button" class="primary" disabled=${state === "running"} onClick=${this.run}>${t("publish.yes", { version: made.version })}</button>
+        <button type="button" onClick=${set(null)}>${t("cancel")}</button>`;
+    }
+    return html`<button type="button" onClick=${set("asked")}>${t("publish.anyway")}</button>
+      ${state && html`<${ProblemBox} problem=${state} retry=${this.run} />`}`;
   }
-  return html`<button type="button" onClick=${() => (publishing.value = "asked")}>${t("publish.anyway")}</button>
-    ${state && html`<${ProblemBox} problem=${state} retry=${run} />`}`;
 }
