@@ -31,7 +31,7 @@ _ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
+    "--use-fake-device-for-media-stream=device-count=2",
 ]
 _REFUSED = "Failed to load resource: the server responded with a status of 401"
 _DROP = """(target, [name, type, content]) => {
@@ -40,6 +40,12 @@ _DROP = """(target, [name, type, content]) => {
     dataTransfer.items.add(new File([bytes], name, { type }));
     for (const event of ["dragover", "drop"])
         target.dispatchEvent(new DragEvent(event, { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+_PASTE = """(content) => {
+    const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
+    document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
 }"""
 
 needs_browser = pytest.mark.skipif(
@@ -117,3 +123,34 @@ def files(contents: list[bytes], name: str) -> list[FilePayload]:
 def drop(target: Locator, name: str, kind: str, content: bytes) -> None:
     """Drop one file on an element."""
     target.evaluate(_DROP, [name, kind, base64.b64encode(content).decode()])
+
+
+def paste(page: Page, content: bytes) -> None:
+    """Paste a PNG from the clipboard of the page."""
+    page.evaluate(_PASTE, base64.b64encode(content).decode())
+
+
+def name_classes(page: Page, client: str, *names: str) -> None:
+    """Name the new client and its first classes."""
+    page.get_by_label("Name of the client").fill(client)
+    for index, name in enumerate(names):
+        page.get_by_label("Name of the class").nth(index).fill(name)
+
+
+def choose(page: Page, label: str, contents: list[bytes], name: str = "") -> None:
+    """Choose pictures for a class."""
+    page.get_by_label(f"Choose pictures for {label}", exact=True).set_input_files(files(contents, name or label))
+    expect(class_card(page, label)).to_contain_text(f"{len(contents)} picture")
+
+
+def class_card(page: Page, label: str) -> Locator:
+    """Return the card of a class in Teach."""
+    return page.get_by_role("region", name=f"Class {label}", exact=True)
+
+
+def adapt(page: Page, version: int = 1) -> Locator:
+    """Adapt, and return the result once it is shown."""
+    page.get_by_role("button", name="Adapt", exact=True).click()
+    result = page.get_by_role("region", name=f"Result: version {version}")
+    expect(result).to_be_visible()
+    return result

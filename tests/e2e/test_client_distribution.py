@@ -18,8 +18,7 @@ from hatchling.builders.wheel import WheelBuilder
 from packaging.requirements import Requirement
 
 from service.client import read_samples
-from tests.e2e.conftest import ROOT
-from tests.e2e.test_service_process import SAMPLES, Process, serving
+from tests.e2e.conftest import ROOT, SAMPLES, Process, serving
 from tests.generated import tiny_checkpoint_in
 
 CLIENT = ROOT / "deploy" / "client"

@@ -12,20 +12,27 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, expect
 
-from service.client import AdaptOptions, Client, LabelledFile
-from tests.e2e.browsing import drop, files, needs_browser, opened_page, started_browser
-from tests.e2e.conftest import START_LIMIT_S, clean_environment
-from tests.e2e.test_service_process import ANOLE, serving
-from tests.generated import striped, tiny_checkpoint_in
+from service.client import Client
+from tests.e2e.browsing import (
+    adapt,
+    choose,
+    class_card,
+    drop,
+    files,
+    name_classes,
+    needs_browser,
+    opened_page,
+    paste,
+    started_browser,
+)
+from tests.e2e.conftest import ANOLE, COARSE, FINE, START_LIMIT_S, clean_environment, labelled, serving
+from tests.generated import striped
 
 pytestmark = [needs_browser, pytest.mark.slow]
 
-FINE = striped(8, 4)
-COARSE = striped(8, 13)
 FIRST_PAGE_BYTES = 150_000
-MAX_CARD_HEIGHT = 340
 PHONE = (360, 740)
 MARKUP = "<img src=x onerror=alert(1)>"
 
@@ -34,56 +41,6 @@ MARKUP = "<img src=x onerror=alert(1)>"
 def browser() -> Iterator[Browser]:
     with started_browser() as started:
         yield started
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
-
-
-@pytest.fixture(scope="module")
-def url(browser: Browser, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("console"), checkpoint, ANOLE_DEMO="false") as running:
-        yield running.url
-
-
-@pytest.fixture(scope="module")
-def line(url: str) -> str:
-    """Return a client with two versions; the second one, with one class more, is live."""
-    with Client(url) as anole:
-        anole.adapt("line", labelled(fine=FINE, coarse=COARSE), AdaptOptions(publish="always"))
-        anole.adapt("line", labelled(medium=striped(8, 7)), AdaptOptions(publish="always"))
-    return "line"
-
-
-def labelled(**classes: list[bytes]) -> list[LabelledFile]:
-    return [
-        LabelledFile(label, f"{label}-{index}.png", content)
-        for label, contents in classes.items()
-        for index, content in enumerate(contents)
-    ]
-
-
-def name_classes(page: Page, client: str, *names: str) -> None:
-    page.get_by_label("Name of the client").fill(client)
-    for index, name in enumerate(names):
-        page.get_by_label("Name of the class").nth(index).fill(name)
-
-
-def choose(page: Page, label: str, contents: list[bytes], name: str = "") -> None:
-    page.get_by_label(f"Choose pictures for {label}", exact=True).set_input_files(files(contents, name or label))
-    expect(class_card(page, label)).to_contain_text(f"{len(contents)} picture")
-
-
-def class_card(page: Page, label: str) -> Locator:
-    return page.get_by_role("region", name=f"Class {label}", exact=True)
-
-
-def adapt(page: Page, version: int = 1) -> Locator:
-    page.get_by_role("button", name="Adapt", exact=True).click()
-    result = page.get_by_role("region", name=f"Result: version {version}")
-    expect(result).to_be_visible()
-    return result
 
 
 def archive() -> bytes:
@@ -134,6 +91,15 @@ def test_a_picture_dropped_on_a_class_joins_that_class(browser: Browser, url: st
         expect(class_card(page, "good")).to_contain_text("0 pictures")
 
 
+def test_a_picture_that_is_pasted_joins_the_first_class_without_pictures(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        choose(page, "good", FINE[:1])
+        paste(page, COARSE[0])
+        expect(class_card(page, "defect")).to_contain_text("1 picture")
+        expect(class_card(page, "good")).to_contain_text("1 picture")
+
+
 def test_the_camera_fills_a_class_with_ten_pictures(browser: Browser, url: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/teach")
@@ -162,48 +128,6 @@ def test_a_wrong_label_is_asked_about_and_corrected(browser: Browser, url: str) 
         page.get_by_role("link", name="Versions").click()
         page.get_by_role("button", name="Compare").click()
         expect(page.get_by_role("heading", name="1 label changed")).to_be_visible()
-
-
-def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: str) -> None:
-    with opened_page(browser) as page:
-        page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
-        known = page.get_by_role("listitem").filter(has_text="part-0.png")
-        expect(known.get_by_role("status")).to_contain_text("coarse")
-        the_map = known.get_by_role("img", name="What spoke for coarse")
-        expect(the_map).to_have_count(0)
-        page.get_by_label("Show what decided").check()
-        expect(the_map).to_be_visible()
-        expect(page.get_by_text("Red areas spoke for the class")).to_be_visible()
-
-
-def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: str, line: str) -> None:
-    with opened_page(browser) as page:
-        page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
-        page.get_by_role("button", name="Wrong? Teach it").click()
-        page.get_by_role("group", name="What is it really?").get_by_role("button", name="fine").click()
-        expect(page.locator(".toast")).to_be_visible()
-        page.get_by_role("button", name="Open Teach").click()
-        expect(page.locator(".toast")).to_have_count(0)
-        expect(class_card(page, "fine")).to_contain_text("1 new, 8 known")
-
-
-def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:
-    with opened_page(browser) as page:
-        page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(2, 13, seed=9), "part"))
-        expect(page.get_by_text(re.compile(r"^2 pictures: .*[0-2] unknown$"))).to_be_visible()
-        heights = page.locator(".judged-card").evaluate_all("cards => cards.map((card) => card.offsetHeight)")
-        assert max(heights) <= MAX_CARD_HEIGHT
-
-
-def test_the_classes_that_the_verdict_did_not_name_are_offered_first(browser: Browser, url: str, line: str) -> None:
-    with opened_page(browser) as page:
-        page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
-        page.get_by_role("button", name="Wrong? Teach it").click()
-        expect(page.locator(".chip").last).to_have_text("coarse")
 
 
 def test_a_label_that_was_confirmed_is_not_asked_about_again(browser: Browser, url: str) -> None:

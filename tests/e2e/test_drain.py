@@ -16,7 +16,7 @@ import pytest
 
 from service.client import AdaptOptions, Client
 from service.settings import Settings
-from tests.e2e.test_service_process import SAMPLES, serving
+from tests.e2e.conftest import SAMPLES, serving
 from tests.generated import tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow

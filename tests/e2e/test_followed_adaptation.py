@@ -15,8 +15,7 @@ import anyio
 import pytest
 
 from service.client import AdaptOptions, AsyncClient, Client, Job, ServiceProblem
-from tests.e2e.conftest import ROOT, STOP_LIMIT_S, clean_environment
-from tests.e2e.test_service_process import ANOLE, SAMPLES, Process, serving
+from tests.e2e.conftest import ANOLE, ROOT, SAMPLES, STOP_LIMIT_S, Process, clean_environment, serving
 from tests.generated import tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.e2e.conftest import STOP_LIMIT_S
-from tests.e2e.test_service_process import Process, serving
+from tests.e2e.conftest import STOP_LIMIT_S, Process, serving
 from tests.generated import tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import pytest
 
-from tests.e2e.test_service_process import Process, serving
+from tests.e2e.conftest import Process, serving
 from tests.generated import striped, tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow

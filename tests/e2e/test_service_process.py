@@ -3,75 +3,28 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
-from service.client import Client, LabelledFile
-from tests.e2e.conftest import ROOT, START_LIMIT_S, STOP_LIMIT_S, clean_environment, collect
-from tests.generated import striped, tiny_checkpoint_in
+from service.client import Client
+from tests.e2e.conftest import ANOLE, ROOT, SAMPLES, START_LIMIT_S, STOP_LIMIT_S, Process, clean_environment, serving
+from tests.generated import tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow
 
-ANOLE = Path(sys.executable).parent / "anole"
-SAMPLES = [
-    LabelledFile(label, f"{label}-{index}.png", content)
-    for label, period in (("fine", 4), ("coarse", 13))
-    for index, content in enumerate(striped(6, period))
-]
 MEBIBYTE = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint_in(tmp_path_factory.mktemp("checkpoint"))
-
-
-class Process:
-    """A running service."""
-
-    def __init__(self, process: subprocess.Popen[str], url: str, printed: list[str]) -> None:
-        self.process = process
-        self.url = url
-        self.printed = printed
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(STOP_LIMIT_S)
-
-
-@contextmanager
-def serving(data: Path, checkpoint: Path, *options: str, **environment: str) -> Iterator[Process]:
-    command = [str(ANOLE), "serve", "--port", "0", "--data", str(data), "--model", str(checkpoint), *options]
-    printed: list[str] = []
-    announced = threading.Event()
-    with subprocess.Popen(
-        command, cwd=ROOT, env={**clean_environment(), **environment}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    ) as process:  # fmt: skip
-        reader = threading.Thread(target=collect, args=(process.stdout, printed, announced), daemon=True)
-        reader.start()
-        try:
-            announced.wait(START_LIMIT_S)
-            found = re.search(r"serves on (http://\S+)", "".join(printed))
-            if not found:
-                pytest.fail(f"the service did not start:\n{''.join(printed)}", pytrace=False)
-            yield Process(process, found[1], printed)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait(STOP_LIMIT_S)
-            reader.join(STOP_LIMIT_S)
 
 
 def start_error(*options: str) -> str:

@@ -15,8 +15,7 @@ import httpx
 import pytest
 
 from service.client import AdaptOptions, Client
-from tests.e2e.conftest import START_LIMIT_S, STOP_LIMIT_S
-from tests.e2e.test_service_process import SAMPLES, Process, serving
+from tests.e2e.conftest import SAMPLES, START_LIMIT_S, STOP_LIMIT_S, Process, serving
 from tests.generated import tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.test_service_process import serving
+from tests.e2e.conftest import serving
 from tests.fuzz.conftest import cases, resident_mib, seed
 from tests.generated import tiny_checkpoint_in
 

@@ -1,0 +1,144 @@
+"""Judge in a real browser: verdicts for pictures from everywhere, and for the live camera."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Route, expect
+
+from tests.e2e.browsing import class_card, files, needs_browser, opened_page, paste, started_browser
+from tests.generated import encoded, striped
+
+pytestmark = [needs_browser, pytest.mark.slow]
+
+MAX_CARD_HEIGHT = 340
+OTHER_CAMERA_PLAYS = """(first) => {
+    const video = document.querySelector("video");
+    return video.srcObject?.id !== first && !video.paused && video.videoWidth > 0;
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started_browser() as started:
+        yield started
+
+
+def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        known = page.get_by_role("listitem").filter(has_text="part-0.png")
+        expect(known.get_by_role("status")).to_contain_text("coarse")
+        the_map = known.get_by_role("img", name="What spoke for coarse")
+        expect(the_map).to_have_count(0)
+        page.get_by_label("Show what decided").check()
+        expect(the_map).to_be_visible()
+        expect(page.get_by_text("Red areas spoke for the class")).to_be_visible()
+
+
+def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_role("button", name="Wrong? Teach it").click()
+        page.get_by_role("group", name="What is it really?").get_by_role("button", name="fine").click()
+        expect(page.locator(".toast")).to_be_visible()
+        page.get_by_role("button", name="Open Teach").click()
+        expect(page.locator(".toast")).to_have_count(0)
+        expect(class_card(page, "fine")).to_contain_text("1 new, 8 known")
+
+
+def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(2, 13, seed=9), "part"))
+        expect(page.get_by_text(re.compile(r"^2 pictures: .*[0-2] unknown$"))).to_be_visible()
+        heights = page.locator(".judged-card").evaluate_all("cards => cards.map((card) => card.offsetHeight)")
+        assert max(heights) <= MAX_CARD_HEIGHT
+
+
+def test_the_classes_that_the_verdict_did_not_name_are_offered_first(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_role("button", name="Wrong? Teach it").click()
+        expect(page.locator(".chip").last).to_have_text("coarse")
+
+
+def test_a_picture_of_something_else_is_unknown(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files([encoded(Image.new("L", (40, 40)))], "black"))
+        verdict = page.get_by_role("listitem").filter(has_text="black-0.png").get_by_role("status")
+        expect(verdict).to_contain_text("It looks like none of the classes")
+
+
+def test_a_picture_that_is_pasted_is_judged(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        expect(page.get_by_role("heading", name="Judge with line")).to_be_visible()
+        paste(page, striped(1, 13, seed=9)[0])
+        expect(page.get_by_role("listitem").filter(has_text="image.png").get_by_role("status")).to_contain_text(
+            "coarse"
+        )
+
+
+def test_pictures_that_are_cleared_while_they_wait_are_not_sent(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        held: list[Route] = []
+
+        def hold_the_first(route: Route) -> None:
+            if held:
+                route.continue_()
+            held.append(route)
+
+        page.route("**/predict", hold_the_first)
+        page.goto(f"{url}/#/judge/{line}")
+        chooser = page.get_by_label("Choose pictures")
+        with page.expect_request("**/predict"):
+            chooser.set_input_files(files(striped(3, 13, seed=9), "part"))
+        page.get_by_role("button", name="Clear 3").click()
+        held[0].continue_()
+        chooser.set_input_files(files(striped(1, 13, seed=9), "last"))
+        expect(page.get_by_role("listitem").filter(has_text="last-0.png").get_by_role("status")).to_contain_text(
+            "coarse"
+        )
+        assert len(held) == 2
+
+
+def test_the_live_camera_is_judged_and_a_frame_is_kept(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_role("button", name="Live camera").click()
+        live = page.get_by_role("region", name="Live camera")
+        expect(live.get_by_role("list", name="Probability of each class")).to_be_visible()
+        live.get_by_role("button", name="Keep this picture").click()
+        page.get_by_role("button", name="Stop the camera").click()
+        expect(live).to_have_count(0)
+        kept = page.get_by_role("listitem").filter(has_text="camera-")
+        expect(kept.get_by_role("list", name="Probability of each class")).to_be_visible()
+
+
+def test_one_frame_is_sent_at_a_time_after_another_camera_was_chosen(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page:
+        sent: list[Route] = []
+
+        def leave_unanswered(route: Route) -> None:
+            sent.append(route)
+
+        page.route("**/predict", leave_unanswered)
+        page.goto(f"{url}/#/judge/{line}")
+        with page.expect_request("**/predict"):
+            page.get_by_role("button", name="Live camera").click()
+        live = page.get_by_role("region", name="Live camera")
+        first = page.evaluate("document.querySelector('video').srcObject.id")
+        live.get_by_label("Which camera").select_option(index=1)
+        page.wait_for_function(OTHER_CAMERA_PLAYS, arg=first)
+        with page.expect_request("**/predict"):
+            live.get_by_role("button", name="Keep this picture").click()
+        expect(page.get_by_role("img", name=re.compile("^camera-"))).to_be_visible()
+        assert len(sent) == 2
