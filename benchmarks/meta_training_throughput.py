@@ -32,7 +32,6 @@ from models.config import InnerLoopConfig, NetConfig, preset
 from models.meta.outer_loop import MetaTrainingState, inner_seeds
 from models.meta.reptile import Reptile
 from models.nets import build, heads
-from models.nets.conv4 import Conv4
 from models.task import Support
 from models.weights import Weights
 
@@ -58,12 +57,12 @@ class PlainConv4(nn.Module):
         super().__init__()
         channels, side = spec.image.channels, spec.image.side
         self.blocks = nn.Sequential()
-        for name in Conv4.stage_names:
+        for number in range(1, spec.depth + 1):
             block = nn.Sequential()
             block.add_module("conv", nn.Conv2d(channels, spec.width, 3, stride=2, padding=1, bias=False))
             block.add_module("norm", nn.BatchNorm2d(spec.width, track_running_stats=False))
             block.add_module("relu", nn.ReLU())
-            self.blocks.add_module(name, block)
+            self.blocks.add_module(f"block{number}", block)
             channels, side = spec.width, (side + 1) // 2
         self.head = nn.Linear(spec.width * side * side, n_way)
 

@@ -90,11 +90,25 @@ class NetConfig(_JsonRecord):
             resnet12's first block (64 in the paper; even), the others have 2.5, 5 and 10 times as many.
         pooling: how conv4's blocks halve their maps: "stride", convolutions with stride 2, as published for Omniglot;
             or "max", 2 x 2 max pooling, as published for mini-ImageNet.
+        depth: number of conv4's blocks. This field and the following six are for variants of conv4, which
+            `models.meta.search` chooses from.
+        growth: channels of each block as a multiple of those of the block before, rounded down.
+        kernel: side of the kernels in pixels, odd.
+        stem: side in pixels of the patches that the first block cuts the image into, as a convolution with this kernel
+            and stride; 0 makes it a block like the others.
+        halvings: how many blocks halve their maps, the first ones; a stem counts as one of them.
+        global_pool: average each channel of the last map; otherwise all its pixels are features.
+        normalisation: "batch", by the statistics of a batch or of the support; or "image", each image by its own mean
+            and variance over all channels and pixels (group normalisation with one group, Wu & He 2018,
+            arXiv:1803.08494).
         factory: of the backbone, ``module:callable``; it is called without arguments and returns the module.
         stages: names of the backbone's submodules whose maps are pooled, in order.
     """
 
-    silent_defaults: ClassVar[frozenset[str]] = frozenset({"pooling", "factory", "stages"})
+    silent_defaults: ClassVar[frozenset[str]] = frozenset(
+        {"pooling", "factory", "stages"}
+        | {"depth", "growth", "kernel", "stem", "halvings", "global_pool", "normalisation"}
+    )
 
     kind: Literal["conv4", "surface", "resnet12", "backbone"]
     image: ImageConfig
@@ -102,6 +116,13 @@ class NetConfig(_JsonRecord):
     pooling: Literal["stride", "max"] = "stride"
     factory: str = ""
     stages: tuple[str, ...] = ()
+    depth: int = 4
+    growth: float = 1.0
+    kernel: int = 3
+    stem: int = 0
+    halvings: int = 4
+    global_pool: bool = False
+    normalisation: Literal["batch", "image"] = "batch"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
@@ -113,6 +134,23 @@ class NetConfig(_JsonRecord):
             _require(self.width % 2 == 0, "width", self.width, "an even number with the resnet12 net")
         allowed = ("stride", "max") if self.kind == "conv4" else ("stride",)
         _require(self.pooling in allowed, "pooling", self.pooling, f"{', '.join(allowed)} with the {self.kind} net")
+        self._check_variant()
+
+    def _check_variant(self) -> None:
+        """Check the fields of conv4's variants, which other nets leave at their defaults."""
+        if self.kind != "conv4":
+            for field in fields(self):
+                if field.name in ("depth", "growth", "kernel", "stem", "halvings", "global_pool", "normalisation"):
+                    value = getattr(self, field.name)
+                    _require(value == field.default, field.name, value, f"{field.default!r} with the {self.kind} net")
+            return
+        _require(1 <= self.depth <= 16, "depth", self.depth, "an integer from 1 to 16")
+        _require(1 <= self.growth <= 4, "growth", self.growth, "a number from 1 to 4")
+        _require(self.kernel in (1, 3, 5, 7), "kernel", self.kernel, "1, 3, 5, 7")
+        _require(self.stem in (0, 2, 4, 8), "stem", self.stem, "0, 2, 4, 8")
+        _require(0 <= self.halvings <= 16, "halvings", self.halvings, "an integer from 0 to 16")
+        _require(isinstance(self.global_pool, bool), "global_pool", self.global_pool, "true or false")
+        _require(self.normalisation in ("batch", "image"), "normalisation", self.normalisation, "batch, image")
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:

@@ -28,6 +28,7 @@ from models.errors import DatasetUnavailable, ImageRejected
 from models.images.preprocessing import PREPROCESSING_VERSION, ImageConfig, decode, fit_to_side
 
 TRAIN_CHARACTERS = 1200
+VALIDATION_CHARACTERS = 240
 _DOWNLOAD_TIMEOUT_S = 60.0
 _DOWNLOAD_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -90,6 +91,30 @@ class Omniglot(ArrayDataset):
         train = DatasetSubset(self, order[:train_characters], f"{self.name} training characters, seed {seed}")
         test = DatasetSubset(self, order[train_characters:], f"{self.name} test characters, seed {seed}")
         return QuarterTurnDataset(train), test
+
+    def split_for_tuning(
+        self, seed: int, train_characters: int = TRAIN_CHARACTERS, validation_characters: int = VALIDATION_CHARACTERS
+    ) -> tuple[ClassDataset, ClassDataset]:
+        """Split the training characters of `split`; its test characters are in neither part.
+
+        Args:
+            seed: seed of the split.
+            train_characters: as in `split`.
+            validation_characters: how many of them to validate on.
+
+        Returns:
+            Training classes (4 x 960) and validation classes (240, upright).
+        """
+        if not 0 < validation_characters < train_characters <= len(self):
+            raise DatasetUnavailable(
+                f"validation_characters is {validation_characters} of {train_characters}; allowed: 1 to "
+                f"{train_characters - 1}"
+            )
+        order = np.random.default_rng(seed).permutation(len(self)).tolist()[:train_characters]
+        kept = train_characters - validation_characters
+        train = DatasetSubset(self, order[:kept], f"{self.name} training characters without validation, seed {seed}")
+        held_out = DatasetSubset(self, order[kept:], f"{self.name} validation characters, seed {seed}")
+        return QuarterTurnDataset(train), held_out
 
 
 def open_omniglot(

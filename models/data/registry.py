@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.data.class_dataset import ClassDataset
+import torch
+
+from models.data.class_dataset import ClassDataset, DatasetSubset
 from models.data.folders import open_folder
 from models.data.mini_imagenet import PUBLISHED, open_mini_imagenet
 from models.data.omniglot import open_omniglot
@@ -25,6 +27,7 @@ MINI_IMAGENET_SIZES = PUBLISHED
 """Expected sizes of mini-ImageNet's splits."""
 
 _FOLDER = "folder:"
+_VALIDATION = ":val"
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class DatasetSplits:
 
     Attributes:
         train: classes to meta-train on.
-        test: classes to evaluate on. For a folder these are the training classes, so do not evaluate a checkpoint
-            that was trained on it.
+        test: classes to evaluate on, or to validate on with ":val". For a folder without ":val" these are the training
+            classes, so do not evaluate a checkpoint that was trained on it.
         record: JSON data that identifies the dataset in a checkpoint's training record.
     """
 
@@ -47,8 +50,11 @@ def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_f
     """Open a dataset by name.
 
     Args:
-        name: "omniglot", "mini-imagenet", "mini-imagenet:val" (tests on the validation classes, for tuning), "textures"
-            or "folder:PATH" (a folder or .zip of class folders, relative to the working directory or `data_root`).
+        name: "omniglot", "mini-imagenet", "textures" or "folder:PATH" (a folder or .zip of class folders, relative to
+            the working directory or `data_root`). With ":val" at its end, the second part has validation classes
+            instead of test classes, for tuning, and training and validation classes share none. Those of
+            mini-ImageNet are published; of Omniglot, a fifth of the training characters, upright; of a folder, a fifth
+            of its classes.
         config: channels and side of the images.
         data_root: folder with downloaded datasets, or None.
         cache_folder: for downloads and decoded images.
@@ -56,24 +62,43 @@ def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_f
     Raises:
         DatasetUnavailable: the name is unknown, or the dataset cannot be found or read.
     """
-    if name == "omniglot":
+    wanted, validate = name.removesuffix(_VALIDATION), name.endswith(_VALIDATION)
+    if wanted == "omniglot":
         omniglot = open_omniglot(data_root, cache_folder, config)
+        if validate:
+            train, held_out = omniglot.split_for_tuning(SPLIT_SEED)
+            return DatasetSplits(train, held_out, {"name": name, "split_seed": SPLIT_SEED})
         train, test = omniglot.split(SPLIT_SEED)
         return DatasetSplits(train, test, {"name": name, "split_seed": SPLIT_SEED})
-    if name in ("mini-imagenet", "mini-imagenet:val"):
+    if wanted == "mini-imagenet":
         splits = open_mini_imagenet(data_root, cache_folder, config, MINI_IMAGENET_SIZES)
-        test_split = splits.val if name.endswith(":val") else splits.test
-        return DatasetSplits(splits.train, test_split, {"name": "mini-imagenet", "split": "Ravi & Larochelle"})
-    if name == "textures":
+        test = splits.val if validate else splits.test
+        return DatasetSplits(splits.train, test, {"name": wanted, "split": "Ravi & Larochelle"})
+    if wanted == "textures":
         training = Textures(config.side, config.channels, seed=0, lines=TEXTURE_LINES, kept_classes=8 * TEXTURE_LINES)
-        held_out = Textures(config.side, config.channels, seed=1, lines=32)
-        record = {"name": name, "version": TEXTURES_VERSION, "lines": TEXTURE_LINES, "images_per_class": 20}
+        held_out = Textures(config.side, config.channels, seed=2 if validate else 1, lines=32)
+        record = {"name": wanted, "version": TEXTURES_VERSION, "lines": TEXTURE_LINES, "images_per_class": 20}
         return DatasetSplits(training, held_out, record)
-    if name.startswith(_FOLDER):
-        dataset = open_folder(_existing(Path(name.removeprefix(_FOLDER)), data_root), config)
-        return DatasetSplits(dataset, dataset, {"name": name})
+    if wanted.startswith(_FOLDER):
+        dataset = open_folder(_existing(Path(wanted.removeprefix(_FOLDER)), data_root), config)
+        train, held_out = _hold_out(dataset) if validate else (dataset, dataset)
+        return DatasetSplits(train, held_out, {"name": name})
     raise DatasetUnavailable(
-        f"no dataset {name!r}; allowed: omniglot, mini-imagenet, mini-imagenet:val, textures, folder:PATH"
+        f"no dataset {name!r}; allowed: omniglot, mini-imagenet, textures, folder:PATH, and each of them with :val"
+    )
+
+
+def _hold_out(dataset: ClassDataset) -> tuple[ClassDataset, ClassDataset]:
+    """Divide the classes at random: a fifth of them, at least two, is for validation."""
+    held_out = max(2, len(dataset) // 5)
+    if len(dataset) < held_out + 2:
+        raise DatasetUnavailable(
+            f"{dataset.name} has {len(dataset)} classes; at least 4 are needed to hold two of them out for validation"
+        )
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    return (
+        DatasetSubset(dataset, order[held_out:], f"{dataset.name} training classes"),
+        DatasetSubset(dataset, order[:held_out], f"{dataset.name} validation classes"),
     )
 
 

@@ -49,7 +49,7 @@ def export_onnx(net: Net) -> bytes:
     The inputs are ``images``, float32 (images, channels, side, side), and the folded weights by name. The outputs are
     ``logits`` (images, n_way) and ``features`` (images, feature_count). The numbers of images and classes are dynamic.
     """
-    images, weights = _example(net)
+    images, weights = example_inputs(net)
     dynamic_images, dynamic_ways = Dim("images"), Dim("ways")
     head = (heads.WEIGHT, heads.BIAS)
     with warnings.catch_warnings():
@@ -201,8 +201,8 @@ class _WithHead(nn.Module):
         return F.linear(features, weights[heads.WEIGHT], weights[heads.BIAS]), features
 
 
-def _example(net: Net) -> tuple[Tensor, dict[str, Tensor]]:
-    """Images and folded weights of the right shapes."""
+def example_inputs(net: Net) -> tuple[Tensor, dict[str, Tensor]]:
+    """Images of zeros, and folded weights of the right shapes with a head of three classes."""
     image = net.config.image
     images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
     weights = net.start()

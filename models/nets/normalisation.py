@@ -63,6 +63,8 @@ class ConvNorm(Normalisation):
         scale: (channels_out,), initially 1.
         shift: (channels_out,), initially 0.
         bias: (channels_out,), of folded weights only, else None.
+        by_image: normalise each image by its own mean and variance over all channels and pixels. Then there are no
+            statistics to record, to fix or to fold.
     """
 
     bias: Tensor | None
@@ -78,6 +80,7 @@ class ConvNorm(Normalisation):
         self.shift = nn.Parameter(torch.zeros(channels_out))
         self.register_buffer("bias", None)
         self.stride = stride
+        self.by_image = False
 
     def forward(self, images: Tensor) -> Tensor:
         """Convolve and normalise (batch, channels, height, width)."""
@@ -85,10 +88,22 @@ class ConvNorm(Normalisation):
         kernels = self.weight.flatten(0, 1) if per_task else self.weight
         groups = self.weight.shape[0] if per_task else 1
         bias = None if self.bias is None else self.bias.flatten()
-        maps = F.conv2d(images, kernels, bias, self.stride, kernels.shape[-1] // 2, groups=groups)
+        maps = F.conv2d(images, kernels, bias, self.stride, (kernels.shape[-1] - 1) // 2, groups=groups)
         if bias is not None:
             return maps
+        if self.by_image:
+            return self._normalise_by_image(maps, groups)
         return self._normalise(maps) if per_task or self.scale.ndim == 1 else self._normalise_per_task(maps)
+
+    def _normalise_by_image(self, maps: Tensor, tasks_side_by_side: int) -> Tensor:
+        """Normalise (batch, tasks * channels, ...), or (tasks * batch, channels, ...) with tasks one after another."""
+        maps = F.group_norm(maps, tasks_side_by_side, eps=EPSILON)
+        side_by_side = tasks_side_by_side > 1 or self.scale.ndim == 1 or len(self.scale) == 1
+        scale, shift = (
+            own.flatten()[None] if side_by_side else own.repeat_interleave(len(maps) // len(own), 0)
+            for own in (self.scale, self.shift)
+        )
+        return torch.addcmul(shift[..., None, None], maps, scale[..., None, None])
 
     def _normalise(self, maps: Tensor) -> Tensor:
         if self.recording:
@@ -160,16 +175,17 @@ class Standardise(Normalisation):
 def fold(weights: Weights, statistics: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Multiply fixed statistics into the kernels, which then need no normalisation.
 
-    A convolution's scale and shift become its bias, a standardisation becomes one scale and one shift, and the head and
-    a patch memory stay as they are.
+    A convolution's scale and shift become its bias, and a standardisation becomes one scale and one shift. The head, a
+    patch memory and layers without statistics stay as they are.
 
     Args:
         weights: of one task, or stacked, with kernels per task.
         statistics: name of a layer + ``.mean`` or ``.variance`` -> (channels,), or stacked; and ``.limit``, see
             `models.nets.backbone.StandardiseSupport`.
     """
-    folded = {name: tensor for name, tensor in weights.items() if name.startswith(("head.", "memory."))}
-    for name in (key.removesuffix(".mean") for key in statistics if key.endswith(".mean")):
+    normalised = [key.removesuffix(".mean") for key in statistics if key.endswith(".mean")]
+    folded = {name: tensor for name, tensor in weights.items() if name.rpartition(".")[0] not in normalised}
+    for name in normalised:
         mean, variance = statistics[f"{name}.mean"], statistics[f"{name}.variance"]
         slope = torch.rsqrt(variance + EPSILON)
         if f"{name}.weight" in weights:

@@ -231,3 +231,19 @@ def test_the_published_archives_have_1623_characters() -> None:
     assert sum(part.characters for part in PARTS) == 1623
     assert {part.drawings for part in PARTS} == {20}
     assert all(part.url.startswith("https://") for part in PARTS)
+
+
+def test_the_split_for_tuning_has_no_test_character(data_root: Path, cache: Path) -> None:
+    classes = opened(data_root, cache)
+    train, test = classes.split(seed=0, train_characters=4)
+    kept, validation = classes.split_for_tuning(seed=0, train_characters=4, validation_characters=1)
+    assert set(train.class_names) == set(kept.class_names) | {
+        f"{validation.class_names[0]}/turn{90 * q}" for q in range(4)
+    }
+    assert len(kept) == 12
+    assert not set(validation.class_names) & set(test.class_names)
+
+
+def test_a_split_for_tuning_keeps_training_characters(data_root: Path, cache: Path) -> None:
+    with pytest.raises(DatasetUnavailable, match="allowed: 1 to 3"):
+        opened(data_root, cache).split_for_tuning(seed=0, train_characters=4, validation_characters=4)
