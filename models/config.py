@@ -193,10 +193,13 @@ class InnerLoopConfig(_JsonRecord):
             al. 2016, arXiv:1604.06174): less memory, more time, the same weights.
         flip_augment: learn from each support image and its three flips, for classes that are the same when flipped, as
             textures and defects are and characters are not.
+        uncertainty: "point"; or "bayes", the class means that the head stands for are known to within their sampling
+            error, and probabilities are averaged over it (`models.nets.head_posterior`). Not with the "linear" head,
+            which stands for no means.
     """
 
     silent_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"precision", "recompute", "flip_augment", "shrinkage", "feature_gains", "patch_memory"}
+        {"precision", "recompute", "flip_augment", "shrinkage", "feature_gains", "patch_memory", "uncertainty"}
     )
 
     steps: int
@@ -216,6 +219,7 @@ class InnerLoopConfig(_JsonRecord):
     precision: Precision = "float32"
     recompute: bool = False
     flip_augment: bool = False
+    uncertainty: Literal["point", "bayes"] = "point"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
@@ -238,6 +242,8 @@ class InnerLoopConfig(_JsonRecord):
             self.patch_memory,
             "only with the lda head, without steps",
         )
+        allowed = ("point",) if self.head == "linear" else ("point", "bayes")
+        _require(self.uncertainty in allowed, "uncertainty", self.uncertainty, " or ".join(allowed))
         _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
         _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
         _require(self.precision in get_args(Precision), "precision", self.precision, ", ".join(get_args(Precision)))
@@ -275,7 +281,9 @@ class MetaTrainingConfig(_JsonRecord):
             bring images to prototypes that were made without them, as with queries later.
         within_line: share of training tasks whose classes all come from one product line, for data that has lines.
         seed: of all random draws.
-        algorithm: "reptile"; or "maml" and its first-order form "fomaml" (Finn et al. 2017, arXiv:1703.03400).
+        algorithm: "reptile"; "bayesian-reptile", which also learns how far weights may vary
+            (`models.meta.bayesian_reptile`); or "maml" and its first-order form "fomaml" (Finn et al. 2017,
+            arXiv:1703.03400).
         outer_learning_rate: of MAML's outer Adam, at step size 1 (Finn et al.: 0.001 throughout).
         query_shots: how many of `train_shots` MAML uses as queries of the outer loss; the inner steps use the others.
             0 means half, rounded down.
@@ -296,7 +304,7 @@ class MetaTrainingConfig(_JsonRecord):
     anchor_shots: int = 0
     within_line: float = 0.0
     seed: int = 0
-    algorithm: Literal["reptile", "fomaml", "maml"] = "reptile"
+    algorithm: Literal["reptile", "bayesian-reptile", "fomaml", "maml"] = "reptile"
     outer_learning_rate: float = 1e-3
     query_shots: int = 0
     lr_multipliers: LrMultipliers = ()
@@ -315,14 +323,15 @@ class MetaTrainingConfig(_JsonRecord):
         _require(self.n_way >= 2, "n_way", self.n_way, "an integer from 2")
         _require(0 <= self.final_step_size, "final_step_size", self.final_step_size, "a number from 0")
         _require(0 < self.step_size <= 2, "step_size", self.step_size, "above 0, at most 2")
-        _require(self.algorithm in ("reptile", "fomaml", "maml"), "algorithm", self.algorithm, "reptile, fomaml, maml")
+        algorithms = ("reptile", "bayesian-reptile", "fomaml", "maml")
+        _require(self.algorithm in algorithms, "algorithm", self.algorithm, ", ".join(algorithms))
         _require(self.outer_learning_rate > 0, "outer_learning_rate", self.outer_learning_rate, "a number above 0")
         self._check_queries()
 
     def _check_queries(self) -> None:
         """Check that MAML has images for both the inner steps and the queries; anchors belong to the inner steps."""
-        if self.algorithm == "reptile":
-            _require(self.query_shots == 0, "query_shots", self.query_shots, "0 with reptile, which has no queries")
+        if self.algorithm in ("reptile", "bayesian-reptile"):
+            _require(self.query_shots == 0, "query_shots", self.query_shots, f"0: {self.algorithm} has no queries")
             return
         _require(self.train_shots >= 2, "train_shots", self.train_shots, f"an integer from 2 with {self.algorithm}")
         queries = self.query_shots or self.train_shots // 2

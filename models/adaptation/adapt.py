@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from models.adaptation.executor import FairExecutor
@@ -21,6 +22,7 @@ from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.nets import Net, heads, patch_memory
 from models.nets.backbone import standardised_length
+from models.nets.head_posterior import posterior_weights
 from models.nets.normalisation import fold
 from models.task import Support
 from models.weights import Weights, expand, task_slice
@@ -178,10 +180,12 @@ def _adapt_batch(
     collected: Sequence[SupportStatistics] | None = result.collected
     if collected is None or loops[0].recipe.steps:  # the steps may have changed what statistics are measured with
         collected = collect_statistics(net, result.weights, [support.inputs for support in result.supports])
-    return [_adapted(result, task, collected[task]) for task in range(len(loops))]
+    return [_adapted(result, task, collected[task], loop) for task, loop in enumerate(loops)]
 
 
-def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -> Adapted | AdaptationDiverged:
+def _adapted(
+    result: InnerLoopResult, task: int, collected: SupportStatistics, loop: InnerLoopInput
+) -> Adapted | AdaptationDiverged:
     support = result.supports[task]
     weights = result.task_weights(task, support.n_way)
     losses = result.losses[task]
@@ -194,8 +198,13 @@ def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -
         if support.views > 1 and patch_memory.PATCHES not in weights:  # a memory compares places, which turning moves
             weights[heads.SECOND_LOOK] = _IN_DOUBT * weights[heads.LEVEL]  # (1,)
     predicted = heads.logits(weights, collected.features).argmax(-1)[0]
+    adapted = task_slice(weights, 0)
+    if loop.recipe.uncertainty == "bayes":
+        generator = torch.Generator().manual_seed(loop.seed)
+        means, counts = _class_means(collected, support), _objects(support)
+        adapted |= posterior_weights(adapted[heads.WEIGHT], means, counts, generator)
     return Adapted(
-        weights=task_slice(weights, 0),
+        weights=adapted,
         statistics=task_slice(collected.statistics, 0),
         losses=tuple(losses.tolist()),
         support_accuracy=float((predicted == support.labels).float().mean()),
@@ -205,6 +214,12 @@ def _adapted(result: InnerLoopResult, task: int, collected: SupportStatistics) -
 
 def _class_means(collected: SupportStatistics, support: Support) -> Tensor:
     return heads.class_means(collected.features, support.labels[None], support.n_way)[0]
+
+
+def _objects(support: Support) -> Tensor:
+    """How many different objects show each class: int64 (n_way,)."""
+    pairs = torch.stack([support.sample_labels, support.sample_groups])
+    return torch.bincount(torch.unique(pairs, dim=1)[0], minlength=support.n_way)
 
 
 def _all_finite(losses: Tensor, *many: Mapping[str, Tensor]) -> bool:

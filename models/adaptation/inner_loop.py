@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.adaptation.executor import FairExecutor
+from models.adaptation.gaussian_weights import GaussianStep, draw_noise
 from models.adaptation.gradients import GradientComputation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
@@ -125,6 +126,38 @@ class _InitialHead:
         """The fixed statistics, stacked: name -> (tasks, channels); empty if there are none."""
         return {} if self.collected is None else join([one.statistics for one in self.collected])
 
+    def finished(self, stacked: Weights) -> dict[str, Tensor]:
+        """The head after the last step, for features as the net gives them."""
+        return {heads.WEIGHT: stacked[heads.WEIGHT] * self.gain, **self.extra}
+
+
+class _Draws:
+    """The random draws of an inner loop, from one generator per task.
+
+    Args:
+        starts: starting weights, stacked.
+        supports: one per task.
+        recipe: of the inner loop.
+        seeds: one per task.
+
+    Attributes:
+        plans: see `batch_plan`; one per task.
+    """
+
+    def __init__(
+        self, starts: Weights, supports: Sequence[Support], recipe: InnerLoopConfig, seeds: Sequence[int]
+    ) -> None:
+        self._starts, self._learning_rate = starts, recipe.learning_rate
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        pairs = zip(supports, self._generators, strict=True)
+        self.plans = [batch_plan(support.labels, recipe, generator) for support, generator in pairs]
+        self._rows = torch.tensor([len(support) for support in supports], device=supports[0].inputs.device)
+
+    def gaussian(self) -> GaussianStep:
+        """The next step's samples of Gaussian weights."""
+        noise = draw_noise(self._starts, self._generators)
+        return GaussianStep(self._starts, self._rows, noise, self._learning_rate)
+
 
 def run_inner_loop(
     net: Net,
@@ -167,11 +200,12 @@ def run_inner_loop(
     stacked = initial if second_order else trainable_copy(_detached(initial))
     optimiser = Optimiser(recipe, list(stacked), options.moments)
     computation = GradientComputation(recipe, len(supports), device, second_order=second_order)
-    plans = _batch_plans(supports, recipe, seeds)
+    draws = _Draws(starts, supports, recipe, seeds)
     losses = []
     for step in range(recipe.steps):
-        batch = (*_batch(supports, [plan[step] for plan in plans]), padding_mask, head.gain)
-        loss, gradients = _gradients(net, {**stacked, **statistics}, optimiser.adapted_names, batch, computation)
+        batch = (*_batch(supports, [plan[step] for plan in draws.plans]), padding_mask, head.gain)
+        weights, names = {**stacked, **statistics}, optimiser.adapted_names
+        loss, gradients = _gradients(net, weights, names, batch, computation, draws.gaussian())
         if second_order:
             stacked = optimiser.differentiable_step(stacked, gradients)
         else:
@@ -182,8 +216,7 @@ def run_inner_loop(
             options.on_step(step + 1, loss)
     if options.derivative == "first":
         stacked = {name: tensor + (initial[name] - initial[name].detach()) for name, tensor in stacked.items()}
-    stacked[heads.WEIGHT] = stacked[heads.WEIGHT] * head.gain  # the head now takes features as the net gives them
-    stacked.update(head.extra)
+    stacked.update(head.finished(stacked))
     recorded = torch.stack(losses, 1) if losses else torch.zeros(len(supports), 0)
     return InnerLoopResult(stacked, recorded, optimiser.moments(), padding_mask, supports, head.collected)
 
@@ -231,11 +264,6 @@ def _padding_mask(supports: Sequence[Support]) -> Tensor:
     """See `InnerLoopResult.padding_mask`."""
     n_ways = torch.tensor([[support.n_way] for support in supports])  # (tasks, 1)
     return (torch.arange(int(n_ways.max())) >= n_ways).to(supports[0].inputs.device)
-
-
-def _batch_plans(supports: Sequence[Support], recipe: InnerLoopConfig, seeds: Sequence[int]) -> list[Tensor]:
-    pairs = zip(supports, seeds, strict=True)
-    return [batch_plan(support.labels, recipe, torch.Generator().manual_seed(seed)) for support, seed in pairs]
 
 
 def batch_plan(labels: Tensor, recipe: InnerLoopConfig, generator: torch.Generator) -> Tensor:
@@ -416,8 +444,11 @@ def _gradients(
     names: Sequence[str],
     batch: tuple[Tensor, Tensor, Tensor, Tensor],
     computation: GradientComputation,
+    gaussian: GaussianStep,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Each task's mean cross-entropy, (tasks,), and its gradient, name -> (tasks, ...), in one backward pass.
+
+    With Gaussian weights, the cross-entropy is that of a sample, plus the penalty of `GaussianStep`.
 
     Weights that require gradients are part of an outer loop's graph, and so are their gradients. Gradients are taken
     with respect to views, so that a weight's gradient excludes paths through other weights made from it, such as
@@ -432,9 +463,10 @@ def _gradients(
     weights, gain = {**stacked, **leaves}, gain if create_graph else gain.detach()
 
     def compute_losses() -> Tensor:
-        features = gain * computation.features(net, weights, images)
+        features = gain * computation.features(net, gaussian.sample(weights), images)
         scores = heads.logits(weights, features, padding_mask)  # (tasks, batch, ways)
-        return F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels).mean(1)
+        by_image = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="none").view_as(labels)
+        return by_image.mean(1) + gaussian.penalty(weights)
 
     losses, gradients = computation.gradients(compute_losses, list(leaves.values()), create_graph=create_graph)
     return losses, dict(zip(names, gradients, strict=True))

@@ -25,6 +25,7 @@ from models.config import NetConfig
 from models.errors import CheckpointInvalid
 from models.nets import Net, call_net, heads, patch_memory
 from models.nets.backbone import standardised_length
+from models.nets.head_posterior import GRAM, NAMES, HeadPosterior, Uncertainty
 from models.nets.normalisation import fold
 from models.validation.novelty import in_distribution_score, novelty_distance
 from models.weights import Weights
@@ -54,17 +55,19 @@ class Predictions:
     Attributes:
         probabilities: (batch, n_way), each row sums to 1.
         in_distribution: (batch,), see `novelty.in_distribution_score`; None for weights without class means.
+        uncertainty: (batch,) each; None for weights without a `HeadPosterior`.
     """
 
     probabilities: Tensor
     in_distribution: Tensor | None
+    uncertainty: Uncertainty | None = None
 
 
 def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
     """Fold the statistics into the weights, divide the head by `temperature` and add the gain of the class means."""
     folded = fold(weights, statistics)
     if temperature != 1.0:
-        logits_and_scales = (heads.WEIGHT, heads.BIAS, heads.LEVEL, heads.SECOND_LOOK)
+        logits_and_scales = (heads.WEIGHT, heads.BIAS, heads.LEVEL, heads.SECOND_LOOK, GRAM)
         scaled = [name for name in logits_and_scales if name in folded]
         folded.update({name: folded[name] / temperature for name in scaled})
     if heads.MEANS in folded:
@@ -104,11 +107,15 @@ def predict_images(net: Net, folded: Weights, images: Tensor, turned: Tensor | N
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
         scores, features = logits_and_features(net, single, images[None], None if turned is None else turned[None])
-        probabilities = scores[0].softmax(-1)
+        probabilities, uncertainty = scores[0].softmax(-1), None
+        posterior = HeadPosterior.of(folded)
+        if posterior is not None:
+            averaged, uncertainty = posterior.predict(scores[0])
+            probabilities = averaged.to(scores.device)
         if heads.MEANS not in single and heads.LEVEL not in single:
-            return Predictions(probabilities, None)
+            return Predictions(probabilities, None, uncertainty)
         distance = novelty_distance(single, images[None], features, scores)[0]
-        return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance))
+        return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance), uncertainty)
 
 
 def class_probabilities(net: Net, folded: Weights, images: Tensor) -> Tensor:
@@ -141,12 +148,14 @@ class ServingWeights:
         novelty: for the in-distribution score; None for weights without.
         size_bytes: memory held.
         second_look: margin of `heads.second_look`; None for weights without.
+        posterior: of the class means; None for weights without.
     """
 
     values: Mapping[str, Any]
     novelty: ClassMeans | Discriminants | None
     size_bytes: int
     second_look: float | None = None
+    posterior: HeadPosterior | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +200,7 @@ class BatchPredictor(ABC):
         """Predict the images of each request, in order. Requests may differ in their numbers of images and classes."""
         outputs = self._forward(requests)
         return [
-            _predictions(request.weights.novelty, self._look_again(request, output))
+            _predictions(request.weights, self._look_again(request, output))
             for request, output in zip(requests, outputs, strict=True)
         ]
 
@@ -204,10 +213,12 @@ class BatchPredictor(ABC):
         elif heads.MEANS in folded:
             novelty = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
         margin = float(folded[heads.SECOND_LOOK]) if heads.SECOND_LOOK in folded else None
-        after_the_head = (heads.MEANS, heads.GAIN, heads.LEVEL, heads.LENGTH, heads.SECOND_LOOK)
+        after_the_head = (heads.MEANS, heads.GAIN, heads.LEVEL, heads.LENGTH, heads.SECOND_LOOK, *NAMES)
         values, size_bytes = self._convert({name: own for name, own in folded.items() if name not in after_the_head})
         size_bytes += novelty.means.nbytes if isinstance(novelty, ClassMeans) else 0
-        return ServingWeights(values, novelty, size_bytes, margin)
+        posterior = HeadPosterior.of(folded)
+        size_bytes += 0 if posterior is None else posterior.size_bytes
+        return ServingWeights(values, novelty, size_bytes, margin, posterior)
 
     def _look_again(self, request: PredictionRequest, output: NetOutput) -> NetOutput:
         """Take a `heads.second_look` at the images whose class is in doubt."""
@@ -378,12 +389,17 @@ def _concatenate(chunks: Sequence[NetOutput]) -> NetOutput:
     )
 
 
-def _predictions(novelty: ClassMeans | Discriminants | None, output: NetOutput) -> Predictions:
+def _predictions(weights: ServingWeights, output: NetOutput) -> Predictions:
     """As `predict_images`, in numpy: on arrays this small, the overhead of a torch call exceeds the arithmetic."""
-    raised = np.exp(output.logits - output.logits.max(-1, keepdims=True))
-    probabilities = raised / raised.sum(-1, keepdims=True)  # (images, n_way)
+    novelty, uncertainty = weights.novelty, None
+    if weights.posterior is None:
+        raised = np.exp(output.logits - output.logits.max(-1, keepdims=True))
+        probabilities = raised / raised.sum(-1, keepdims=True)  # (images, n_way)
+    else:
+        averaged, uncertainty = weights.posterior.predict(torch.from_numpy(output.logits))
+        probabilities = averaged.numpy()
     if novelty is None:
-        return Predictions(torch.from_numpy(probabilities), None)
+        return Predictions(torch.from_numpy(probabilities), None, uncertainty)
     if isinstance(novelty, Discriminants):
         distance = np.exp(-output.logits.max(-1) / novelty.level)  # as `novelty_distance`
         if novelty.length is not None and output.lengths is not None:
@@ -392,7 +408,8 @@ def _predictions(novelty: ClassMeans | Discriminants | None, output: NetOutput) 
         nearest = novelty.means[output.logits.argmax(-1)]  # (images, features)
         distance = np.square(output.features - nearest).sum(-1) * novelty.gain**2  # (images,)
     confidence = probabilities.max(-1)
-    return Predictions(torch.from_numpy(probabilities), torch.from_numpy(confidence / (confidence + distance)))
+    familiarity = torch.from_numpy(confidence / (confidence + distance))
+    return Predictions(torch.from_numpy(probabilities), familiarity, uncertainty)
 
 
 def _chunks(requests: Sequence[PredictionRequest]) -> Iterator[tuple[int, PredictionRequest]]:

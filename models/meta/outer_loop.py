@@ -1,6 +1,6 @@
 """The outer loop: meta steps, one after another, whatever the algorithm of a step.
 
-`reptile.py` and `maml.py` define the meta steps.
+`reptile.py`, `bayesian_reptile.py` and `maml.py` define the meta steps.
 """
 
 from __future__ import annotations

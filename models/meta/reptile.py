@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
-from models.adaptation.inner_loop import InnerLoopOptions, run_inner_loop
+from models.adaptation.inner_loop import InnerLoopOptions, InnerLoopResult, run_inner_loop
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.meta.outer_loop import MetaTrainingState, carried_moments
 from models.nets.base import Net
 from models.task import Support
+from models.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,13 @@ class Reptile:
         diverged = (~adapted.losses.isfinite()).any(1).nonzero().flatten().tolist()
         if diverged:
             raise AdaptationDiverged(recipe.steps, tuple(diverged))
-        target = weight_ops.task_mean({name: adapted.weights[name] for name in state.start})
         return MetaTrainingState(
-            start=weight_ops.interpolate(state.start, target, step_size),
+            start=weight_ops.interpolate(state.start, self.target(state.start, adapted), step_size),
             moments=carried_moments(adapted, recipe),
             meta_step=state.meta_step + 1,
             loss=float(adapted.losses.mean()) if adapted.losses.numel() else float("nan"),
         )
+
+    def target(self, start: Weights, adapted: InnerLoopResult) -> dict[str, Tensor]:
+        """What the start moves towards: the mean of the adapted weights."""
+        return weight_ops.task_mean({name: adapted.weights[name] for name in start})

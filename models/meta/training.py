@@ -1,6 +1,7 @@
 """A meta-training run: draws tasks from datasets, saves checkpoints and a learning curve, and resumes after a kill.
 
-The meta steps are in `reptile.py` and `maml.py`. A run never overwrites the checkpoint of a run with other settings.
+The meta steps are in `reptile.py`, `bayesian_reptile.py` and `maml.py`. A run never overwrites the checkpoint of a run
+with other settings.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import torch
 
 from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
+from models.adaptation.gaussian_weights import spread_weights
 from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid
+from models.meta.bayesian_reptile import SPREAD_PATTERNS, BayesianReptile
 from models.meta.curve import LearningCurve
 from models.meta.maml import Maml
 from models.meta.outer_loop import MetaStep, MetaTrainingState, inner_seeds, meta_train
@@ -95,6 +98,7 @@ class TrainingRun:
         path: path of the checkpoint. If the file exists and has the same settings, the run resumes from it.
         device: device to train on.
         threads: CPU threads to spread tasks over, if the algorithm supports it. Changes the rounding of sums.
+        start: weights to train on from; None draws them.
 
     Attributes:
         path: path of the checkpoint.
@@ -107,9 +111,16 @@ class TrainingRun:
     """
 
     def __init__(
-        self, config: TrainingRunConfig, serve: InnerLoopConfig, path: Path, device: torch.device, threads: int = 1
+        self,
+        config: TrainingRunConfig,
+        serve: InnerLoopConfig,
+        path: Path,
+        device: torch.device,
+        threads: int = 1,
+        start: Weights | None = None,
     ) -> None:
         self._config, self._serve, self._device, self._threads = config, serve, device, threads
+        self._from = start
         self.path = path
         self._net = build(config.net_config, config.meta.seed)
         self._curve = LearningCurve(path.with_suffix(".csv"))
@@ -176,8 +187,10 @@ class TrainingRun:
         return MetaTrainingState(saved.weights, saved.moments, step, loss, saved.outer_adam)
 
     def _initial_start(self) -> Weights:
-        start = self._net.start()
-        if self._config.recipe.head == "prototype":
+        start = self._net.start() if self._from is None else dict(self._from)
+        if self._config.meta.algorithm == "bayesian-reptile":
+            start = spread_weights(start, SPREAD_PATTERNS)
+        if self._config.recipe.head == "prototype" or heads.WEIGHT in start:
             return start
         generator = torch.Generator().manual_seed(self._config.meta.seed)
         return {**start, **heads.linear_head(self._net.feature_count, self._config.meta.n_way, generator)}
@@ -226,8 +239,11 @@ def make_meta_step(meta: MetaTrainingConfig, executor: FairExecutor | None = Non
 
     Args:
         meta: the algorithm and its settings.
-        executor: spreads Reptile's tasks over its threads. MAML's tasks share one autograd graph and one thread.
+        executor: spreads the tasks of Reptile and Bayesian Reptile over its threads. MAML's tasks share one autograd
+            graph and one thread.
     """
     if meta.algorithm == "reptile":
         return Reptile(executor).meta_step
+    if meta.algorithm == "bayesian-reptile":
+        return BayesianReptile(executor).meta_step
     return Maml(meta.algorithm == "maml", meta.outer_learning_rate, meta.query_shots).meta_step

@@ -18,8 +18,15 @@ from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.inference.predict import fold_calibrated, logits_and_features
 from models.nets import BackboneNet, Net
+from models.nets.head_posterior import DRAWS, HeadPosterior, sampled_probabilities
 from models.task import Support
-from models.validation.calibration import AccuracyEstimate, HeldOutLabels, estimate_accuracy, fit_temperature
+from models.validation.calibration import (
+    AccuracyEstimate,
+    HeldOutLabels,
+    estimate_accuracy,
+    fit_averaged_temperature,
+    fit_temperature,
+)
 from models.validation.folds import Folds, make_folds
 from models.validation.label_issues import LabelIssue, find_label_issues
 from models.validation.novelty import (
@@ -247,7 +254,11 @@ class CrossValidator:
         features = _start_features(self.net, self.start, candidate.support, candidate.recipe)
         label_issues = find_label_issues(features, labels, folds.groups, candidate.recipe.head_scale)
         alike = alike_classes(features, labels, folds.groups)
-        return _summarise(predictions, labels, folds, label_issues, alike, unknown_share)
+        given = labels[predictions.rows]
+        draws = candidate.adapted.weights.get(DRAWS)
+        probabilities, temperature = predictions.calibrated(given, None if draws is None else draws.cpu())
+        calibrated = _Calibrated(predictions, probabilities, temperature)
+        return _summarise(calibrated, labels, folds, label_issues, alike, unknown_share)
 
 
 @dataclass(frozen=True)
@@ -259,12 +270,33 @@ class _HeldOutPredictions:
         logits: (predictions, n_way).
         distances: (predictions,), see `novelty.novelty_distance`.
         train_share: share of the samples that folds trained on, averaged over predictions.
+        deviations: (predictions, n_way), see `HeadPosterior.deviation`; None without a posterior.
     """
 
     rows: Tensor
     logits: Tensor
     distances: Tensor
     train_share: float
+    deviations: Tensor | None = None
+
+    def calibrated(self, labels: Tensor, draws: Tensor | None) -> tuple[Tensor, float]:
+        """Probabilities (predictions, n_way) and the temperature that fits them best.
+
+        Args:
+            labels: int64 (predictions,).
+            draws: of the version's `HeadPosterior`; None without.
+        """
+        logits, deviations = self.logits, self.deviations
+        if draws is None or deviations is None:
+            temperature = fit_temperature(logits, labels)
+            return (logits / temperature).softmax(-1), temperature
+
+        def averaged(temperature: float) -> Tensor:
+            spread = deviations / temperature**0.5
+            return sampled_probabilities(logits / temperature, spread, draws).mean(1)
+
+        temperature = fit_averaged_temperature(averaged, labels)
+        return averaged(temperature), temperature
 
 
 def _recipes(recipe: InnerLoopConfig, folds: Folds, can_remember: bool) -> list[InnerLoopConfig]:
@@ -287,7 +319,7 @@ def _predict_held_out(
     net: Net, fold_results: Sequence[Adapted | AdaptationDiverged], support: Support, folds: Folds
 ) -> _HeldOutPredictions:
     """Predict each fold's held-out samples; a fold that diverged gives none."""
-    rows, logits, distances, train_shares = [], [], [], []
+    rows, logits, distances, deviations, train_shares = [], [], [], [], []
     for fold, adapted in enumerate(fold_results):
         held_out = folds.test_mask(fold).nonzero().flatten()
         if isinstance(adapted, AdaptationDiverged) or not len(held_out):
@@ -296,6 +328,8 @@ def _predict_held_out(
         rows.append(held_out)
         logits.append(fold_logits.cpu())
         distances.append(fold_distances.cpu())
+        posterior = HeadPosterior.of(adapted.weights)
+        deviations += [] if posterior is None else [posterior.deviation(fold_logits).float()]
         train_shares += [1 - len(held_out) / len(support.sample_labels)] * len(held_out)
     if not rows:
         empty = torch.zeros(0)
@@ -306,6 +340,7 @@ def _predict_held_out(
         torch.cat(logits)[order],
         torch.cat(distances)[order],
         sum(train_shares) / len(train_shares),
+        torch.cat(deviations)[order] if deviations else None,
     )
 
 
@@ -333,17 +368,26 @@ def _start_features(net: Net, start: Weights, support: Support, recipe: InnerLoo
     return views.mean(0).cpu()
 
 
+@dataclass(frozen=True)
+class _Calibrated:
+    """Held-out predictions with their probabilities, (predictions, n_way), and the temperature of these."""
+
+    predictions: _HeldOutPredictions
+    probabilities: Tensor
+    temperature: float
+
+
 def _summarise(
-    predictions: _HeldOutPredictions,
+    calibrated: _Calibrated,
     labels: Tensor,
     folds: Folds,
     label_issues: tuple[LabelIssue, ...],
     alike: tuple[int, ...],
     unknown_share: float,
 ) -> CrossValidationResult:
+    predictions = calibrated.predictions
     given, n_way = labels[predictions.rows], predictions.logits.shape[1]
-    temperature = fit_temperature(predictions.logits, given)
-    confidence, predicted = (predictions.logits / temperature).softmax(-1).max(-1)
+    confidence, predicted = calibrated.probabilities.max(-1)
     scores = in_distribution_score(confidence, predictions.distances)
     judged = HeldOutLabels(predicted == given, given, folds.groups[predictions.rows])
     confusion = torch.zeros(n_way, n_way, dtype=torch.int64)
@@ -360,7 +404,7 @@ def _summarise(
     return CrossValidationResult(
         estimate=estimate_accuracy(judged, predictions.train_share, n_way),
         confusion=confusion,
-        temperature=temperature,
+        temperature=calibrated.temperature,
         unknown_threshold=unknown_threshold(scores, unknown_share),
         label_issues=tuple(confirmed),
         alike=alike,

@@ -11,7 +11,7 @@ import typer
 
 from models.adaptation.allocator import keep_freed_memory
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.config import PRESETS, InnerLoopConfig, LrMultipliers, Precision, preset
+from models.config import PRESETS, InnerLoopConfig, LrMultipliers, Precision, Preset, preset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
@@ -74,13 +74,24 @@ ExportOnnx = Annotated[
     bool, typer.Option("--export-onnx", help="Also write the net's ONNX graph beside the checkpoint: faster to serve.")
 ]
 
+_SPREADS_TASKS = ("reptile", "bayesian-reptile")
+"""Algorithms whose tasks are distributed over the threads."""
+
 Algorithm = Annotated[
-    Literal["reptile", "fomaml", "maml", "covariance"],
-    typer.Option(help="Meta-learning algorithm; covariance needs --start."),
+    Literal["reptile", "bayesian-reptile", "fomaml", "maml", "covariance"],
+    typer.Option(
+        help="Meta-learning algorithm. bayesian-reptile also learns how far each scale and shift of the net may vary "
+        "between tasks, and its versions report their uncertainty. covariance needs --start."
+    ),
 ]
 
 Start = Annotated[
-    str | None, typer.Option(help="Checkpoint of a frozen backbone, for --algorithm covariance.", show_default="none")
+    str | None,
+    typer.Option(
+        help="Checkpoint to train on from: of a frozen backbone for --algorithm covariance, or of the preset's net for "
+        "bayesian-reptile.",
+        show_default="none",
+    ),
 ]
 
 Shares = Annotated[
@@ -127,7 +138,7 @@ def train(
     if algorithm == "covariance":
         train_covariance(str(start), dataset, out, CovarianceTraining(seed=seed), data_root, threads, as_json=as_json)
         return
-    torch.set_num_threads(1 if algorithm == "reptile" else threads)  # Reptile distributes its tasks over the threads
+    torch.set_num_threads(1 if algorithm in _SPREADS_TASKS else threads)
     keep_freed_memory()
     chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
     kept = _given(
@@ -137,28 +148,55 @@ def train(
     sets, records = _mixture(dataset, share, chosen.net_config.image, data_root)
     shared = _given(lr_multipliers=_lr_multipliers(inner_rate), precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
-    plan = TrainingRunConfig(chosen.net_config, recipe, meta, {"algorithm": algorithm, "sets": records})
-    run = TrainingRun(plan, replace(chosen.serve, **shared), out, pick_device(device), threads)
+    begun = _begun(start, chosen)
+    data = {"algorithm": algorithm, "sets": records, **({"start": begun.digest} if begun else {})}
+    plan = TrainingRunConfig(chosen.net_config, recipe, meta, data)
+    serve = _served(replace(chosen.serve, **shared), algorithm)
+    run = TrainingRun(plan, serve, out, pick_device(device), threads, begun.weights if begun else None)
     if not can_plot():
         notices().print(plain("the learning curve is written without a plot; to get one: pip install -e '.[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
     if export:
         write_graph(out)
+    _print_trained(out, meta.meta_steps, as_json=as_json)
+
+
+def _print_trained(out: Path, meta_steps: int, *, as_json: bool) -> None:
     digest = load_checkpoint(out).digest
     if as_json:
-        print_json({"checkpoint": str(out), "meta_steps": meta.meta_steps, "digest": digest})
+        print_json({"checkpoint": str(out), "meta_steps": meta_steps, "digest": digest})
     else:
-        output().print(plain(f"{out}: {meta.meta_steps} meta steps, digest {digest[:12]}"))
+        output().print(plain(f"{out}: {meta_steps} meta steps, digest {digest[:12]}"))
 
 
 def _require_start(algorithm: str, start: str | None) -> None:
     if algorithm == "covariance" and start is None:
         raise typer.BadParameter("--algorithm covariance needs --start NAME, a checkpoint with a frozen backbone")
-    if start is not None and algorithm != "covariance":
+    if start is not None and algorithm not in ("covariance", "bayesian-reptile"):
         raise typer.BadParameter(
-            f"--start needs --algorithm covariance, not {algorithm}: the weights of a frozen backbone do not change, "
-            "and only its covariance prior is trained; to train a net from nothing, leave out --start"
+            f"--start needs --algorithm covariance or bayesian-reptile, not {algorithm}: the weights of a frozen "
+            "backbone do not change, and only its covariance prior is trained; to train a net from nothing, leave out "
+            "--start"
         )
+
+
+def _served(recipe: InnerLoopConfig, algorithm: str) -> InnerLoopConfig:
+    """The inner loop that the checkpoint is used with. The linear head has no posterior."""
+    bayesian = algorithm == "bayesian-reptile" and recipe.head != "linear"
+    return replace(recipe, uncertainty="bayes") if bayesian else recipe
+
+
+def _begun(start: str | None, chosen: Preset) -> Checkpoint | None:
+    """The checkpoint to train on from. Its net must be the preset's."""
+    if start is None:
+        return None
+    checkpoint = load_checkpoint(start)
+    if checkpoint.net_config != chosen.net_config:
+        raise typer.BadParameter(
+            f"--start {start} has the net {checkpoint.net_config.to_json()}, but the preset has "
+            f"{chosen.net_config.to_json()}; pass the --preset that the checkpoint was trained with"
+        )
+    return checkpoint
 
 
 def _require_exporter(wanted: bool) -> None:

@@ -28,7 +28,8 @@ from models.inference.predict import (
     predict_images,
 )
 from models.nets import BackboneNet, Net, build, heads
-from models.nets.heads import GAIN, MEANS
+from models.nets.head_posterior import posterior_weights
+from models.nets.heads import GAIN, MEANS, WEIGHT
 from models.task import Support
 
 TOLERANCE = 1e-5
@@ -145,6 +146,25 @@ def test_requests_with_different_weights_classes_and_sizes_get_the_same_predicti
             assert together.in_distribution is not None
             row = slice(index, index + 1)
             assert_same(alone, Predictions(together.probabilities[row], together.in_distribution[row]))
+
+
+def test_probabilities_averaged_over_class_means_are_the_same_with_every_predictor_and_among_others(
+    net: Net, predictor: BatchPredictor
+) -> None:
+    point, images = folded_of(net, 1, 3), images_of(net, 60, 5)
+    generator = torch.Generator().manual_seed(7)
+    bayes = {**point, **posterior_weights(point[WEIGHT], point[MEANS], torch.tensor([1, 2, 3]), generator)}
+    requests = [PredictionRequest(predictor.serving_weights(own), images.numpy()) for own in (point, bayes)]
+    of_point, together = predictor.predict(requests)
+    expected = predict_images(net, bayes, images)
+    assert_same(together, expected)
+    assert of_point.uncertainty is None
+    assert together.uncertainty is not None
+    assert expected.uncertainty is not None
+    torch.testing.assert_close(together.uncertainty.epistemic, expected.uncertainty.epistemic, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(together.uncertainty.total, expected.uncertainty.total, atol=TOLERANCE, rtol=0)
+    assert float((together.probabilities - of_point.probabilities).abs().max()) > TOLERANCE
+    assert requests[1].weights.size_bytes > requests[0].weights.size_bytes
 
 
 def test_extreme_images_in_the_same_batch_do_not_change_a_prediction(net: Net, predictor: BatchPredictor) -> None:

@@ -12,6 +12,7 @@ from models.validation.calibration import (
     LearningCurvePrior,
     estimate_accuracy,
     expected_calibration_error,
+    fit_averaged_temperature,
     fit_temperature,
     wilson_interval,
 )
@@ -154,3 +155,11 @@ def test_gaps_of_different_bins_do_not_cancel() -> None:
     confidence = torch.tensor([0.9] * 10 + [0.95] * 10)
     correct = torch.arange(20) < 15  # all of the first bin, half of the last one
     assert expected_calibration_error(confidence, correct) == pytest.approx((10 * 0.1 + 10 * 0.45) / 20, abs=1e-6)
+
+
+def test_the_temperature_of_averaged_probabilities_is_that_of_the_softmax_where_nothing_is_averaged() -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(4, (300,), generator=generator)
+    logits = 6 * torch.nn.functional.one_hot(labels, 4) + 4 * torch.randn(300, 4, generator=generator)
+    found = fit_averaged_temperature(lambda temperature: (logits / temperature).softmax(-1), labels)
+    assert found == pytest.approx(fit_temperature(logits, labels), rel=0.06)

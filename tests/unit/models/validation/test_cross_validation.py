@@ -12,8 +12,9 @@ from models import weights as weight_ops
 from models.adaptation.adapt import BatchingOptions, adapt_one
 from models.adaptation.executor import FairExecutor
 from models.config import InnerLoopConfig
-from models.errors import AdaptationDiverged
+from models.errors import AdaptationDiverged, InvalidConfig
 from models.nets import Net
+from models.nets.head_posterior import COUNTS
 from models.task import Support
 from models.validation.calibration import HeldOutLabels, estimate_accuracy
 from models.validation.cross_validation import CrossValidationResult, CrossValidationSkipped, CrossValidator
@@ -267,3 +268,29 @@ def test_a_diverging_version_raises(conv4: Net, make_support: MakeSupport) -> No
         CrossValidator(conv4, conv4.start()).adapt_and_score(
             support, replace(RECIPE, learning_rate=1e30, steps=10), 0, ungrouped(support)
         )
+
+
+def test_with_a_posterior_temperature_and_confidence_are_those_of_the_averaged_probabilities(
+    conv4: Net, make_support: MakeSupport
+) -> None:
+    support, bayes = make_support(2, n_way=2, n_shot=8), replace(RECIPE, uncertainty="bayes")
+    validator = CrossValidator(conv4, conv4.start())
+    point, averaged = (validator.adapt_and_score(support, own, 0, ungrouped(support)) for own in (RECIPE, bayes))
+    assert isinstance(point.validation, CrossValidationResult)
+    assert isinstance(averaged.validation, CrossValidationResult)
+    # Averaging over class means flattens probabilities; the temperature makes up for it.
+    assert averaged.validation.temperature < point.validation.temperature
+    weights = {name: tensor for name, tensor in averaged.adapted.weights.items() if name in point.adapted.weights}
+    assert weight_ops.digest(weights) == weight_ops.digest(point.adapted.weights)
+
+
+def test_copies_of_one_object_do_not_make_class_means_better_known(conv4: Net, make_support: MakeSupport) -> None:
+    bayes, groups = replace(RECIPE, uncertainty="bayes"), torch.tensor([0, 0, 0, 0, 1, 2, 3, 4, 5, 5, 6, 7])
+    validator = CrossValidator(conv4, conv4.start())
+    adapted = validator.adapt(make_support(1, n_way=3, n_shot=4), bayes, 0, groups).adapted
+    assert adapted.weights[COUNTS].tolist() == [1, 4, 3]
+
+
+def test_the_linear_head_has_no_posterior() -> None:
+    with pytest.raises(InvalidConfig, match="uncertainty is 'bayes'; allowed: point"):
+        replace(RECIPE, head="linear", uncertainty="bayes")

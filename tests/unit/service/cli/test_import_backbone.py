@@ -134,3 +134,16 @@ def test_train_says_what_can_be_trained_of_a_frozen_backbone(anole: Anole, tmp_p
     shutil.copyfile(find_checkpoint("efficientnet-lite0"), train[-1])
     code, _, error = anole(*train)
     assert (code, "frozen backbone, whose weights no training changes" in error) == (1, True)
+
+
+def test_bayesian_reptile_trains_on_from_a_checkpoint_with_the_net_of_the_preset(anole: Anole, tmp_path: Path) -> None:
+    out = tmp_path / "bayes.safetensors"
+    train = ["train", "--dataset", "textures", "--algorithm", "bayesian-reptile", "--start", "omniglot"]
+    train += ["--meta-steps", "1", "--ways", "2", "--shots", "2", "--out", str(out)]
+    code, _, error = anole(*train)
+    assert (code, "pass the --preset that the checkpoint was trained with" in " ".join(error.split())) == (2, True)
+    assert anole(*train, "--preset", "omniglot")[0] == 0
+    trained, start = load_checkpoint(out), load_checkpoint("omniglot")
+    assert trained.recipe.uncertainty == "bayes"
+    assert trained.training["data"]["start"] == start.digest
+    assert trained.weights.keys() > start.weights.keys()
