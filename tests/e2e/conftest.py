@@ -138,9 +138,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a service for the tests of the web page."""
-    with serving(
-        tmp_path_factory.mktemp("console"), checkpoint, ANOLE_DEMO="false", ANOLE_MAX_STEPS="10000"
-    ) as running:
+    with serving(tmp_path_factory.mktemp("console"), checkpoint, ANOLE_DEMO="false") as running:
         yield running.url
 
 

@@ -130,6 +130,21 @@ def test_a_wrong_label_is_asked_about_and_corrected(browser: Browser, url: str) 
         expect(page.get_by_role("heading", name="1 label changed")).to_be_visible()
 
 
+def test_a_version_that_the_gate_held_back_is_published_anyway(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "held", "one", "other")
+        choose(page, "one", striped(4, 4, seed=1))
+        choose(page, "other", striped(4, 4, seed=2))
+        result = adapt(page)
+        expect(result).to_contain_text("Version 1 is held back")
+        result.get_by_role("button", name="Publish anyway").click()
+        result.get_by_role("button", name="Publish version 1").click()
+        expect(result).to_contain_text("Version 1 is live")
+        result.get_by_role("link", name="Judge a picture").click()
+        expect(page.get_by_role("heading", name="Judge with held")).to_be_visible()
+
+
 def test_a_label_that_was_confirmed_is_not_asked_about_again(browser: Browser, url: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/teach")
