@@ -13,11 +13,19 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
+from models.modalities.rows import Present
+from models.modalities.strokes import STROKES_SIZE
+from models.modalities.text import TEXT_SIZE
 
 LrMultipliers = tuple[tuple[str, float], ...]
 """(pattern, multiplier) pairs: an `fnmatch` pattern over weight names; the last match wins, and 0 freezes."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
+
+Second = Literal["none", "text", "strokes", "vector"]
+"""A modality beside the image; see `NetConfig`."""
+
+SECOND_SIZES: Mapping[str, int] = {"none": 0, "text": TEXT_SIZE, "strokes": STROKES_SIZE}
 
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
@@ -103,10 +111,13 @@ class NetConfig(_JsonRecord):
             arXiv:1803.08494).
         factory: of the backbone, ``module:callable``; it is called without arguments and returns the module.
         stages: names of the backbone's submodules whose maps are pooled, in order.
+        second: what the net takes beside images (`models.nets.multimodal`): "none"; "text", notes or codes; "strokes",
+            what `models.modalities.strokes` describes; or "vector", numbers of any unit. Not with the backbone net.
+        second_size: numbers of the second modality; 0 is that of its description, which "vector" does not have.
     """
 
     silent_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"pooling", "factory", "stages"}
+        {"pooling", "factory", "stages", "second", "second_size"}
         | {"depth", "growth", "kernel", "stem", "halvings", "global_pool", "normalisation"}
     )
 
@@ -123,9 +134,12 @@ class NetConfig(_JsonRecord):
     halvings: int = 4
     global_pool: bool = False
     normalisation: Literal["batch", "image"] = "batch"
+    second: Second = "none"
+    second_size: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
+        self._check_second()
         kinds = ("conv4", "surface", "resnet12", "backbone")
         _require(self.kind in kinds, "kind", self.kind, ", ".join(kinds))
         _require(bool(self.factory) == (self.kind == "backbone"), "factory", self.factory, "with the backbone net only")
@@ -151,6 +165,18 @@ class NetConfig(_JsonRecord):
         _require(0 <= self.halvings <= 16, "halvings", self.halvings, "an integer from 0 to 16")
         _require(isinstance(self.global_pool, bool), "global_pool", self.global_pool, "true or false")
         _require(self.normalisation in ("batch", "image"), "normalisation", self.normalisation, "batch, image")
+
+    def _check_second(self) -> None:
+        _require(self.second in get_args(Second), "second", self.second, ", ".join(get_args(Second)))
+        if self.second != "none":
+            _require(self.kind != "backbone", "second", self.second, "none with the backbone net")
+            _require(self.image.fit == "stretch", "second", self.second, "none with the fit area")
+        size = SECOND_SIZES.get(self.second, self.second_size) or 0
+        object.__setattr__(self, "second_size", self.second_size or size)
+        allowed = f"{size} with second {self.second}" if self.second != "vector" else "an integer from 1 with vectors"
+        _require(
+            self.second_size == size and (size > 0) == (self.second != "none"), "second_size", self.second_size, allowed
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -289,10 +315,13 @@ class MetaTrainingConfig(_JsonRecord):
             0 means half, rounded down.
         lr_multipliers: multipliers of the change that a meta step makes, by weight name, with any algorithm; see
             `LrMultipliers`. The names are the start's, which has a head only if the head is linear.
+        modalities: which modalities the training tasks have, of a net for two: "both", "image" or "second".
+        modality_dropout: share of the training tasks that lack one modality, either throughout or in the images that
+            are no anchors, so that a client may lack it later, when it is taught or when it predicts.
     """
 
     silent_defaults: ClassVar[frozenset[str]] = frozenset(
-        {"algorithm", "outer_learning_rate", "query_shots", "lr_multipliers"}
+        {"algorithm", "outer_learning_rate", "query_shots", "lr_multipliers", "modalities", "modality_dropout"}
     )
 
     meta_steps: int
@@ -308,9 +337,13 @@ class MetaTrainingConfig(_JsonRecord):
     outer_learning_rate: float = 1e-3
     query_shots: int = 0
     lr_multipliers: LrMultipliers = ()
+    modalities: Present = "both"
+    modality_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
+        _require(self.modalities in get_args(Present), "modalities", self.modalities, ", ".join(get_args(Present)))
+        _require(0 <= self.modality_dropout <= 1, "modality_dropout", self.modality_dropout, "a share from 0 to 1")
         for name in ("meta_steps", "meta_batch", "train_shots"):
             _positive_integer(name, getattr(self, name))
         _require(
@@ -410,6 +443,14 @@ PRESETS = {
         meta=MetaTrainingConfig(meta_steps=8_000, meta_batch=5, n_way=20, train_shots=5, anchor_shots=1),
         serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
     ),
+    "omniglot-strokes": Preset(  # images and pen strokes; learning rates of "omniglot"
+        net_config=NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=32, second="strokes"),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=20),
+        meta=MetaTrainingConfig(
+            meta_steps=1_000, meta_batch=3, n_way=20, train_shots=5, anchor_shots=1, modality_dropout=0.5
+        ),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+    ),
     "mini-imagenet-paper": _PAPER_MINI_TRAINING,
     "mini-imagenet-paper-1-shot": replace(
         _PAPER_MINI_TRAINING, serve=replace(_PAPER_MINI_TRAINING.serve, batch_size=5)
@@ -435,6 +476,16 @@ PRESETS = {
         serve=InnerLoopConfig(
             steps=15, learning_rate=1.0, batch_size=25, head_scale=2.0, clip_norm=10.0, flip_augment=True
         ),
+    ),
+    "surface-notes": Preset(  # the net of "surfaces", whose weights it may start from, and notes
+        net_config=NetConfig(
+            "surface", ImageConfig(channels=1, side=64, contrast="regional"), width=128, second="text"
+        ),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=10),
+        meta=MetaTrainingConfig(
+            meta_steps=300, meta_batch=4, n_way=6, train_shots=5, anchor_shots=1, within_line=1.0, modality_dropout=0.5
+        ),
+        serve=InnerLoopConfig(steps=15, learning_rate=0.3, batch_size=25, clip_norm=10.0),
     ),
 }
 

@@ -20,9 +20,9 @@ class Support:
     """Labelled images that an inner loop learns from.
 
     Attributes:
-        inputs: float32 (rows, ...), what the net takes: images (rows, channels, side, side), or features of a frozen
-            backbone (rows, features). There is one row for each view of a sample: first all samples as they are, then
-            all samples in the second view, and so on.
+        inputs: float32 (rows, ...), what the net takes: images (rows, channels, side, side), features of a frozen
+            backbone (rows, features), or images with a second modality (`models.modalities.rows`). There is one row for
+            each view of a sample: first all samples as they are, then all samples in the second view, and so on.
         labels: int64 (rows,), class indices from 0; every class has at least one sample.
         n_way: number of classes, 2 to 64.
         anchors: int64 indices of the rows that a prototype head starts from, at least one per class; None means all.
@@ -100,7 +100,7 @@ class Support:
         """Return the support followed by its images flipped left-right, top-bottom, and both.
 
         A flipped image keeps its label, and is an anchor if its original is one. A support that already has several
-        views, or whose inputs are features, is returned as it is.
+        views, or whose inputs are features or have two modalities, is returned as it is.
         """
         if self.views > 1 or self.inputs.ndim != 4:
             return self

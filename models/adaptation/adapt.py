@@ -191,7 +191,7 @@ def _adapted(
     losses = result.losses[task]
     if not _all_finite(losses, weights, collected.statistics):
         return AdaptationDiverged(_first_bad_step(losses), (task,))
-    if heads.LEVEL in weights and support.inputs.ndim == 2:  # features of a frozen backbone
+    if heads.LEVEL in weights and support.inputs.ndim == 2 and "pooled.mean" in collected.statistics:  # of a backbone
         folded = fold({}, collected.statistics)
         lengths = standardised_length(support.inputs[None], folded["pooled.scale"], folded["pooled.shift"])
         weights[heads.LENGTH] = _FAR * lengths.median(-1).values  # (1,)

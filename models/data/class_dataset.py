@@ -29,6 +29,10 @@ class ClassDataset(ABC):
     def count(self, class_index: int) -> int:
         """Number of images of one class."""
 
+    def vectors(self, class_index: int) -> Tensor | None:
+        """The second modality of the images of one class: float32 (count, size), or None without one."""
+        return None
+
     def product_line(self, class_index: int) -> int:
         """Product line of a class. Classes of a line differ only in what an inspector looks for; the default is 0."""
         return 0
@@ -41,14 +45,18 @@ class ArrayDataset(ClassDataset):
         name: name of the dataset.
         class_names: name of each class.
         arrays: uint8 (count, channels, side, side) per class.
+        vectors: float32 (count, size) per class, of datasets with a second modality.
     """
 
-    def __init__(self, name: str, class_names: Sequence[str], arrays: Sequence[Tensor]) -> None:
+    def __init__(
+        self, name: str, class_names: Sequence[str], arrays: Sequence[Tensor], vectors: Sequence[Tensor] | None = None
+    ) -> None:
         if len(class_names) != len(arrays):
             raise DatasetUnavailable(f"{name} has {len(class_names)} class names for {len(arrays)} classes")
         self.name = name
         self.class_names = tuple(class_names)
         self._arrays = tuple(arrays)
+        self._vectors = None if vectors is None else tuple(vectors)
 
     def images(self, class_index: int) -> Tensor:
         """All images of one class: uint8 (count, channels, side, side)."""
@@ -57,6 +65,10 @@ class ArrayDataset(ClassDataset):
     def count(self, class_index: int) -> int:
         """Number of images of one class."""
         return self._arrays[class_index].shape[0]
+
+    def vectors(self, class_index: int) -> Tensor | None:
+        """The second modality of the images of one class: float32 (count, size), or None."""
+        return None if self._vectors is None else self._vectors[class_index]
 
 
 class DatasetSubset(ClassDataset):
@@ -75,6 +87,10 @@ class DatasetSubset(ClassDataset):
     def count(self, class_index: int) -> int:
         """Number of images of one class."""
         return self._parent.count(self._class_indexes[class_index])
+
+    def vectors(self, class_index: int) -> Tensor | None:
+        """The second modality of the images of the class in the other dataset."""
+        return self._parent.vectors(self._class_indexes[class_index])
 
     def product_line(self, class_index: int) -> int:
         """Product line of the class in the other dataset."""

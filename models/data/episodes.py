@@ -11,6 +11,7 @@ from torch import Tensor
 from models.data.class_dataset import ClassDataset
 from models.errors import InvalidTask
 from models.images.preprocessing import ImageConfig, normalise
+from models.modalities.rows import Present, keep_only, pack_rows
 from models.task import Support, Task
 
 
@@ -31,6 +32,26 @@ class EpisodeShape:
     anchor_shots: int = 0
 
 
+@dataclass(frozen=True)
+class EpisodeModalities:
+    """The modalities of episodes for a net that takes two (`models.nets.multimodal`).
+
+    Attributes:
+        second_size: numbers of the second modality; 0 for a net that takes images alone.
+        support: which modalities the support has.
+        query: which modalities the queries have.
+        dropout: share of the episodes whose support lacks one modality; see `MetaTrainingConfig.modality_dropout`.
+    """
+
+    second_size: int = 0
+    support: Present = "both"
+    query: Present = "both"
+    dropout: float = 0.0
+
+
+_IMAGES_ALONE = EpisodeModalities()
+
+
 class EpisodeSampler:
     """Samples episodes of one shape; the seed determines the episode.
 
@@ -40,6 +61,7 @@ class EpisodeSampler:
         config: input format of the net.
         within_line: share of episodes whose classes all come from one product line, of those with at least n_way
             classes.
+        modalities: which modalities the inputs have.
 
     Raises:
         InvalidTask: the dataset has fewer classes than n_way.
@@ -51,6 +73,7 @@ class EpisodeSampler:
         shape: EpisodeShape,
         config: ImageConfig,
         within_line: float = 0.0,
+        modalities: EpisodeModalities = _IMAGES_ALONE,
     ) -> None:
         if len(dataset) < shape.n_way:
             raise InvalidTask(f"{dataset.name} has {len(dataset)} classes; an episode needs {shape.n_way}")
@@ -58,10 +81,11 @@ class EpisodeSampler:
         self._shape = shape
         self._config = config
         self._within_line = within_line
+        self._modalities = modalities
         self._lines = _lines(dataset, shape.n_way) if within_line > 0 else []
 
     def support(self, seed: int) -> Support:
-        """Sample a support set, float32 (n_way * n_shot, channels, side, side), class by class."""
+        """Sample a support set, float32 (n_way * n_shot, ...), class by class."""
         return self.task(seed, with_query=False).support
 
     def task(self, seed: int, *, with_query: bool = True) -> Task:
@@ -74,22 +98,53 @@ class EpisodeSampler:
         shape = self._shape
         per_class = shape.n_shot + (shape.n_query if with_query else 0)
         chosen = self._choose_classes(generator)
-        drawn = torch.stack([self._draw(index, per_class, generator) for index in chosen])  # (n_way, count, c, s, s)
-        images = normalise(drawn.flatten(0, 1), self._config).view(drawn.shape)
+        drawn = [(index, self._draw(index, per_class, generator)) for index in chosen]
+        rows = self._inputs(drawn)
+        inputs = rows.view(shape.n_way, per_class, *rows.shape[1:])  # (n_way, count, ...)
         labels = torch.arange(shape.n_way)
         support = Support(
-            images[:, : shape.n_shot].flatten(0, 1),
+            self._with_modalities(inputs[:, : shape.n_shot].flatten(0, 1), generator),
             labels.repeat_interleave(shape.n_shot),
             shape.n_way,
             self._anchors(),
         )
-        rest = images[:, shape.n_shot :] if with_query else images[:, :1]
+        rest = (inputs[:, shape.n_shot :] if with_query else inputs[:, :1]).flatten(0, 1)
+        second_size = self._modalities.second_size
         return Task(
             support=support,
-            query_inputs=rest.flatten(0, 1),
-            query_labels=labels.repeat_interleave(rest.shape[1]),
+            query_inputs=keep_only(rest, second_size, self._modalities.query) if second_size else rest,
+            query_labels=labels.repeat_interleave(len(rest) // shape.n_way),
             class_names=tuple(self._dataset.class_names[index] for index in chosen),
         )
+
+    def _inputs(self, drawn: Sequence[tuple[int, Tensor]]) -> Tensor:
+        """The inputs of all rows, class by class, for classes and the indices of their images: (rows, ...)."""
+        images = torch.cat([self._dataset.images(index)[rows] for index, rows in drawn])
+        prepared, size = normalise(images, self._config), self._modalities.second_size
+        if not size:
+            return prepared
+        given = [(self._dataset.vectors(index), rows) for index, rows in drawn]
+        vectors = [
+            torch.full((len(rows), size), torch.nan) if vectors is None else vectors[rows] for vectors, rows in given
+        ]
+        return pack_rows(prepared, torch.cat(vectors), size)
+
+    def _with_modalities(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The rows of a support, class by class, with the modalities that it has."""
+        size, dropout = self._modalities.second_size, self._modalities.dropout
+        if not size:
+            return rows
+        rows = keep_only(rows, size, self._modalities.support)
+        if not dropout or float(torch.rand((), generator=generator)) >= dropout:
+            return rows
+        drop_second, everywhere = (torch.rand(2, generator=generator) < 0.5).tolist()
+        if not drop_second and not bool(rows[:, -1].all()):  # nothing would be left of some rows
+            return rows
+        dropped = keep_only(rows, size, "image" if drop_second else "second")
+        anchors = self._anchors()
+        if not everywhere and anchors is not None:
+            dropped[anchors] = rows[anchors]
+        return dropped
 
     def _anchors(self) -> Tensor | None:
         if self._shape.anchor_shots == 0:
@@ -108,13 +163,14 @@ class EpisodeSampler:
         return [pool[int(index)] for index in chosen]
 
     def _draw(self, class_index: int, count: int, generator: torch.Generator) -> Tensor:
-        images = self._dataset.images(class_index)
-        if len(images) < count:
+        """Indices of images of one class: int64 (count,)."""
+        images = len(self._dataset.images(class_index))
+        if images < count:
             raise InvalidTask(
-                f"class {self._dataset.class_names[class_index]!r} of {self._dataset.name} has {len(images)} images; "
+                f"class {self._dataset.class_names[class_index]!r} of {self._dataset.name} has {images} images; "
                 f"this episode needs {count} per class"
             )
-        return images[torch.randperm(len(images), generator=generator)[:count]]
+        return torch.randperm(images, generator=generator)[:count]
 
 
 def _lines(dataset: ClassDataset, n_way: int) -> list[list[int]]:

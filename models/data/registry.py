@@ -13,7 +13,9 @@ from models.data.class_dataset import ClassDataset, DatasetSubset
 from models.data.folders import open_folder
 from models.data.mini_imagenet import PUBLISHED, open_mini_imagenet
 from models.data.omniglot import open_omniglot
-from models.data.synthetic import TEXTURES_VERSION, Textures
+from models.data.omniglot_strokes import open_omniglot_strokes
+from models.data.synthetic import NOTED_SURFACES_VERSION, TEXTURES_VERSION, NotedSurfaces, Textures
+from models.data.synthetic.noted_surfaces import TEST_SIDES, TRAIN_SIDES
 from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig
 
@@ -50,11 +52,11 @@ def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_f
     """Open a dataset by name.
 
     Args:
-        name: "omniglot", "mini-imagenet", "textures" or "folder:PATH" (a folder or .zip of class folders, relative to
-            the working directory or `data_root`). With ":val" at its end, the second part has validation classes
-            instead of test classes, for tuning, and training and validation classes share none. Those of
-            mini-ImageNet are published; of Omniglot, a fifth of the training characters, upright; of a folder, a fifth
-            of its classes.
+        name: "omniglot", "omniglot-strokes" (with pen strokes), "mini-imagenet", "textures", "surface-notes" (with
+            notes) or "folder:PATH" (a folder or .zip of class folders, relative to the working directory or
+            `data_root`). With ":val" at its end, the second part has validation classes instead of test classes, for
+            tuning, and training and validation classes share none. Those of mini-ImageNet are published; of Omniglot, a
+            fifth of the training characters, upright; of a folder, a fifth of its classes.
         config: channels and side of the images.
         data_root: folder with downloaded datasets, or None.
         cache_folder: for downloads and decoded images.
@@ -70,6 +72,14 @@ def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_f
             return DatasetSplits(train, held_out, {"name": name, "split_seed": SPLIT_SEED})
         train, test = omniglot.split(SPLIT_SEED)
         return DatasetSplits(train, test, {"name": name, "split_seed": SPLIT_SEED})
+    if wanted == "omniglot-strokes" and not validate:
+        train, test = open_omniglot_strokes(data_root, cache_folder, config)
+        return DatasetSplits(train, test, {"name": name})
+    if wanted == "surface-notes":
+        noted = NotedSurfaces(config.side, config.channels, seed=0)
+        seed, sides = (2, TRAIN_SIDES) if validate else (1, TEST_SIDES)
+        unseen = NotedSurfaces(config.side, config.channels, seed, lines=32, sides=sides, invented=0)
+        return DatasetSplits(noted, unseen, {"name": wanted, "version": NOTED_SURFACES_VERSION})
     if wanted == "mini-imagenet":
         splits = open_mini_imagenet(data_root, cache_folder, config, MINI_IMAGENET_SIZES)
         test = splits.val if validate else splits.test
@@ -84,7 +94,8 @@ def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_f
         train, held_out = _hold_out(dataset) if validate else (dataset, dataset)
         return DatasetSplits(train, held_out, {"name": name})
     raise DatasetUnavailable(
-        f"no dataset {name!r}; allowed: omniglot, mini-imagenet, textures, folder:PATH, and each of them with :val"
+        f"no dataset {name!r}; allowed: omniglot, omniglot-strokes, mini-imagenet, textures, surface-notes, "
+        "folder:PATH, and each of them but omniglot-strokes with :val"
     )
 
 

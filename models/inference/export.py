@@ -202,9 +202,8 @@ class _WithHead(nn.Module):
 
 
 def example_inputs(net: Net) -> tuple[Tensor, dict[str, Tensor]]:
-    """Images of zeros, and folded weights of the right shapes with a head of three classes."""
-    image = net.config.image
-    images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
+    """Inputs of zeros, and folded weights of the right shapes with a head of three classes."""
+    images = torch.zeros(_EXAMPLE_IMAGES, *net.input_shape)
     weights = net.start()
     _, statistics = call_net_recording(net, {name: tensor[None] for name, tensor in weights.items()}, images[None])
     folded = fold(weights, {name: tensor[0] for name, tensor in statistics.items()})

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models.config import NetConfig
 from models.errors import CheckpointInvalid
-from models.nets import Net, call_net, heads, patch_memory
+from models.nets import BackboneNet, Net, call_net, heads, patch_memory
 from models.nets.backbone import standardised_length
 from models.nets.head_posterior import GRAM, NAMES, HeadPosterior, Uncertainty
 from models.nets.normalisation import fold
@@ -355,7 +355,7 @@ class TorchPredictor(BatchPredictor):
             features = call_net(self._net, stacked, on_device)  # (tasks, batch, features)
             logits = heads.logits(stacked, features)  # (tasks, batch, ways)
             outputs = [logits, features]
-            if on_device.ndim == 3:  # features of a frozen backbone
+            if isinstance(self._net, BackboneNet):
                 outputs.append(standardised_length(on_device, stacked["pooled.scale"], stacked["pooled.shift"]))
             arrays = [output.cpu().numpy() for output in outputs]
         return [

@@ -23,7 +23,7 @@ from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.data.class_dataset import ClassDataset
-from models.data.episodes import EpisodeSampler, EpisodeShape
+from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid
 from models.meta.bayesian_reptile import SPREAD_PATTERNS, BayesianReptile
 from models.meta.curve import LearningCurve
@@ -231,7 +231,9 @@ class TrainingRun:
         """Sampler of training tasks; a dataset with fewer classes than n_way gives tasks with all its classes."""
         meta = self._config.meta
         shape = EpisodeShape(min(meta.n_way, len(dataset)), meta.train_shots, anchor_shots=meta.anchor_shots)
-        return EpisodeSampler(dataset, shape, self._config.net_config.image, meta.within_line)
+        net = self._config.net_config
+        modalities = EpisodeModalities(net.second_size, meta.modalities, dropout=meta.modality_dropout)
+        return EpisodeSampler(dataset, shape, net.image, meta.within_line, modalities)
 
 
 def make_meta_step(meta: MetaTrainingConfig, executor: FairExecutor | None = None) -> MetaStep:

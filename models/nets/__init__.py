@@ -10,10 +10,11 @@ from models.config import NetConfig
 from models.nets.backbone import BackboneNet
 from models.nets.base import Net, call_net, call_net_recording
 from models.nets.conv4 import Conv4
+from models.nets.multimodal import MultimodalNet
 from models.nets.resnet12 import ResNet12
 from models.nets.surface import SurfaceNet
 
-__all__ = ["BackboneNet", "Net", "build", "call_net", "call_net_recording"]
+__all__ = ["BackboneNet", "MultimodalNet", "Net", "build", "call_net", "call_net_recording"]
 
 
 def build(config: NetConfig, seed: int = 0) -> Net:
@@ -24,4 +25,6 @@ def build(config: NetConfig, seed: int = 0) -> Net:
         "resnet12": ResNet12,
         "backbone": BackboneNet,
     }
-    return kinds[config.kind](config, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    net = kinds[config.kind](config, generator)
+    return net if config.second == "none" else MultimodalNet(config, net, generator)

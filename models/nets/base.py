@@ -46,6 +46,12 @@ class Net(nn.Module, ABC):
     stage_names: tuple[str, ...] = ()
     grad_checkpointing: bool = False
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the input of one sample: (channels, side, side), or of a net for two modalities (row,)."""
+        image = self.config.image
+        return (image.channels, image.side, image.side)
+
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Compute features.
@@ -106,7 +112,8 @@ def call_net(
         net: the architecture; its own parameters are not used.
         weights: name -> (tasks, ...), or (...) where all tasks share a tensor. Names that the net lacks, such as the
             head's, are ignored. Folded weights (`normalisation.fold`) need no statistics.
-        images: float32 (tasks, batch, channels, side, side), or (tasks, batch, features) of a frozen backbone.
+        images: float32 (tasks, batch, channels, side, side); or (tasks, batch, features) of a frozen backbone, or
+            (tasks, batch, row) of two modalities.
         statistics: what to normalise by, from `call_net_recording`; None normalises by each task's batch.
         recompute: keep only the input of each stage and run it again in the backward pass; see `Net`.
         memory_format: of the images. Convolutions are fastest with `torch.channels_last`; on the CPU torch's batch
@@ -218,7 +225,6 @@ _thread_copies = _ThreadCopies()
 
 
 def _side_by_side(images: Tensor, memory_format: torch.memory_format) -> Tensor:
-    """(tasks, batch, channels, height, width) -> (batch, tasks * channels, height, width), copied."""
-    tasks, batch, channels, height, width = images.shape
-    together = images.transpose(0, 1).reshape(batch, tasks * channels, height, width)
-    return together.clone(memory_format=memory_format)
+    """(tasks, batch, channels, ...) -> (batch, tasks * channels, ...), copied."""
+    together = images.transpose(0, 1).flatten(1, 2)
+    return together.clone(memory_format=memory_format) if together.ndim == 4 else together

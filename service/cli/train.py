@@ -11,8 +11,8 @@ import typer
 
 from models.adaptation.allocator import keep_freed_memory
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.config import PRESETS, InnerLoopConfig, LrMultipliers, Precision, Preset, preset
-from models.data.episodes import EpisodeSampler, EpisodeShape
+from models.config import PRESETS, InnerLoopConfig, LrMultipliers, NetConfig, Precision, preset
+from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.images.preprocessing import ImageConfig
 from models.inference.embedding import embedder_for
@@ -22,6 +22,10 @@ from models.meta.curve import can_plot
 from models.meta.evaluation import EmbeddedEpisodes, EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
+from models.modalities.rows import Present
+from models.nets import build
+from models.nets.multimodal import IMAGE_PREFIX, encoder_multipliers
+from models.weights import Weights
 from service.cli.console import AsJson, notices, output, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
 from service.cli.train_covariance import train_covariance
@@ -30,7 +34,12 @@ from service.settings import disable_onnxruntime_telemetry, load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
 
-DataSetName = Annotated[str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures or folder:PATH.")]
+DataSetName = Annotated[
+    str,
+    typer.Option(
+        "--dataset", help="omniglot, omniglot-strokes, mini-imagenet, textures, surface-notes or folder:PATH."
+    ),
+]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets.", show_default="ANOLE_DATA_ROOT")]
 Threads = Annotated[int, typer.Option(min=1, help="Number of CPU threads.")]
 AllowFactory = Annotated[
@@ -88,9 +97,42 @@ Algorithm = Annotated[
 Start = Annotated[
     str | None,
     typer.Option(
-        help="Checkpoint to train on from: of a frozen backbone for --algorithm covariance, or of the preset's net for "
-        "bayesian-reptile.",
+        help="Checkpoint to train on from: of a frozen backbone for --algorithm covariance, of the preset's net for "
+        "bayesian-reptile, or of the image encoder of a preset with two modalities.",
         show_default="none",
+    ),
+]
+
+Modality = Annotated[
+    Present,
+    typer.Option(help="Modalities of the tasks, for nets that take an image and a second one, such as a note."),
+]
+
+AdaptModality = Annotated[
+    Present | None,
+    typer.Option(
+        help="Encoders that inner steps and meta steps change. Another one keeps its weights; the head always adapts.",
+        show_default="both, or from the checkpoint",
+    ),
+]
+
+QueryModality = Annotated[Present | None, typer.Option(help="Modalities of the queries.", show_default="--modality")]
+
+WithinLine = Annotated[
+    bool, typer.Option("--within-line", help="Draw the classes of an episode from one product line.")
+]
+
+InnerSteps = Annotated[
+    int | None, typer.Option(min=0, help="Number of inner steps.", show_default="from the checkpoint")
+]
+
+ModalityDropout = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of the training tasks that lack a modality, so that clients may lack it too.",
+        show_default="preset",
     ),
 ]
 
@@ -98,13 +140,24 @@ Shares = Annotated[
     list[float] | None, typer.Option(min=0, help="Share of the tasks from each data set.", show_default="equal")
 ]
 
+TrainingSets = Annotated[
+    list[str],
+    typer.Option(
+        "--dataset",
+        help="omniglot, omniglot-strokes, mini-imagenet, textures, surface-notes, folder:PATH. Repeat to mix several.",
+    ),
+]
+
+TrainingRate = Annotated[
+    float | None,
+    typer.Option(min=0, help="Learning rate of the inner steps. MAML needs a lower one.", show_default="preset"),
+]
+
 SaveEvery = Annotated[float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")]
 
 
 def train(
-    dataset: Annotated[
-        list[str], typer.Option(help="omniglot, mini-imagenet, textures or folder:PATH. Repeat to mix several.")
-    ],
+    dataset: TrainingSets,
     out: Annotated[Path, typer.Option(help="Checkpoint to write. If it exists, training resumes from it.")],
     ways: Annotated[int | None, typer.Option(min=2, help="Classes per training task.", show_default="preset")] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Images per class.", show_default="preset")] = None,
@@ -113,14 +166,14 @@ def train(
     start: Start = None,
     preset_name: PresetName = None,
     meta_steps: Annotated[int | None, typer.Option(min=1, help="Total meta steps.", show_default="preset")] = None,
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(min=0, help="Learning rate of the inner steps. MAML needs a lower one.", show_default="preset"),
-    ] = None,
+    learning_rate: TrainingRate = None,
     inner_rate: InnerLrMultipliers = None,
     meta_rate: MetaLrMultipliers = None,
     precision: PrecisionName = None,
     recompute: Recompute = False,
+    modality: Modality = "both",
+    adapt_modality: AdaptModality = None,
+    modality_dropout: ModalityDropout = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
@@ -134,25 +187,26 @@ def train(
     If the command is interrupted, run it again to resume.
     """
     _require_exporter(export)
-    _require_start(algorithm, start)
+    chosen = preset(preset_name or (dataset[0] if dataset[0] in PRESETS and len(dataset) == 1 else "surfaces"))
+    _require_start(algorithm, start, chosen.net_config)
+    _require_second(chosen.net_config, modality, adapt_modality)
     if algorithm == "covariance":
         train_covariance(str(start), dataset, out, CovarianceTraining(seed=seed), data_root, threads, as_json=as_json)
         return
     torch.set_num_threads(1 if algorithm in _SPREADS_TASKS else threads)
     keep_freed_memory()
-    chosen = preset(preset_name or (dataset[0] if dataset in (["omniglot"], ["mini-imagenet"]) else "surfaces"))
-    kept = _given(
-        n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, lr_multipliers=_lr_multipliers(meta_rate)
-    )
-    meta = replace(chosen.meta, algorithm=algorithm, **kept)
+    kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, modality_dropout=modality_dropout)
+    kept |= _given(lr_multipliers=_lr_multipliers(meta_rate, adapt_modality))
+    meta = replace(chosen.meta, algorithm=algorithm, modalities=modality, **kept)
     sets, records = _mixture(dataset, share, chosen.net_config.image, data_root)
-    shared = _given(lr_multipliers=_lr_multipliers(inner_rate), precision=precision, recompute=recompute or None)
+    multipliers = _lr_multipliers(inner_rate, adapt_modality)
+    shared = _given(lr_multipliers=multipliers, precision=precision, recompute=recompute or None)
     recipe = replace(chosen.recipe.adjusted(None, learning_rate), **shared)
-    begun = _begun(start, chosen)
-    data = {"algorithm": algorithm, "sets": records, **({"start": begun.digest} if begun else {})}
+    begun = _begun(start, chosen.net_config, meta.seed)
+    data = {"algorithm": algorithm, "sets": records, **({"start": begun[0]} if begun else {})}
     plan = TrainingRunConfig(chosen.net_config, recipe, meta, data)
     serve = _served(replace(chosen.serve, **shared), algorithm)
-    run = TrainingRun(plan, serve, out, pick_device(device), threads, begun.weights if begun else None)
+    run = TrainingRun(plan, serve, out, pick_device(device), threads, begun[1] if begun else None)
     if not can_plot():
         notices().print(plain("the learning curve is written without a plot; to get one: pip install -e '.[plot]'"))
     _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
@@ -169,10 +223,18 @@ def _print_trained(out: Path, meta_steps: int, *, as_json: bool) -> None:
         output().print(plain(f"{out}: {meta_steps} meta steps, digest {digest[:12]}"))
 
 
-def _require_start(algorithm: str, start: str | None) -> None:
+def _require_second(net: NetConfig, *modalities: Present | None) -> None:
+    if net.second == "none" and not {*modalities} <= {"both", None}:
+        names = " or ".join(name for name, each in PRESETS.items() if each.net_config.second != "none")
+        raise typer.BadParameter(
+            f"the options for modalities need a net that takes a second modality, such as that of the preset {names}"
+        )
+
+
+def _require_start(algorithm: str, start: str | None, net: NetConfig) -> None:
     if algorithm == "covariance" and start is None:
         raise typer.BadParameter("--algorithm covariance needs --start NAME, a checkpoint with a frozen backbone")
-    if start is not None and algorithm not in ("covariance", "bayesian-reptile"):
+    if start is not None and algorithm not in ("covariance", "bayesian-reptile") and net.second == "none":
         raise typer.BadParameter(
             f"--start needs --algorithm covariance or bayesian-reptile, not {algorithm}: the weights of a frozen "
             "backbone do not change, and only its covariance prior is trained; to train a net from nothing, leave out "
@@ -186,17 +248,23 @@ def _served(recipe: InnerLoopConfig, algorithm: str) -> InnerLoopConfig:
     return replace(recipe, uncertainty="bayes") if bayesian else recipe
 
 
-def _begun(start: str | None, chosen: Preset) -> Checkpoint | None:
-    """The checkpoint to train on from. Its net must be the preset's."""
+def _begun(start: str | None, net: NetConfig, seed: int) -> tuple[str, Weights] | None:
+    """Return the digest of the checkpoint to train on from, and its weights.
+
+    Its net must be `net`, or the image encoder of `net`; the other encoder's weights are then drawn.
+    """
     if start is None:
         return None
     checkpoint = load_checkpoint(start)
-    if checkpoint.net_config != chosen.net_config:
-        raise typer.BadParameter(
-            f"--start {start} has the net {checkpoint.net_config.to_json()}, but the preset has "
-            f"{chosen.net_config.to_json()}; pass the --preset that the checkpoint was trained with"
-        )
-    return checkpoint
+    if checkpoint.net_config == net:
+        return checkpoint.digest, checkpoint.weights
+    if net.second != "none" and checkpoint.net_config == replace(net, second="none", second_size=0):
+        encoder = {f"{IMAGE_PREFIX}{name}": tensor for name, tensor in checkpoint.weights.items()}
+        return checkpoint.digest, {**build(net, seed).start(), **encoder}
+    raise typer.BadParameter(
+        f"--start {start} has the net {checkpoint.net_config.to_json()}, but the preset has {net.to_json()}; pass the "
+        "--preset that the checkpoint was trained with, or one whose image encoder has the checkpoint's net"
+    )
 
 
 def _require_exporter(wanted: bool) -> None:
@@ -230,8 +298,8 @@ def _given(**values: object) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _lr_multipliers(texts: list[str] | None) -> LrMultipliers | None:
-    """Read PATTERN=X options as pairs. Without options, return None, so that the preset's multipliers stay."""
+def _lr_multipliers(texts: list[str] | None, adapt_modality: Present | None) -> LrMultipliers | None:
+    """Read PATTERN=X options as pairs, then --adapt-modality. With neither, return None: the preset's stay."""
     pairs = []
     for text in texts or []:
         pattern, _, multiplier = text.rpartition("=")
@@ -241,7 +309,7 @@ def _lr_multipliers(texts: list[str] | None) -> LrMultipliers | None:
             pattern = ""
         if not pattern:
             raise typer.BadParameter(f"{text!r} is not a multiplier; give PATTERN=X, for example 'block*=0.1'")
-    return tuple(pairs) or None
+    return (*pairs, *(encoder_multipliers(adapt_modality) if adapt_modality else ())) or None
 
 
 def _mixture(
@@ -269,12 +337,14 @@ def evaluate(
     transductive: Annotated[
         bool, typer.Option("--transductive", help="Normalise all queries of an episode together.")
     ] = False,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Number of inner steps.", show_default="from the checkpoint")
-    ] = None,
+    steps: InnerSteps = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Learning rate of the inner steps.", show_default="from the checkpoint")
     ] = None,
+    modality: Modality = "both",
+    query_modality: QueryModality = None,
+    adapt_modality: AdaptModality = None,
+    within_line: WithinLine = False,
     seed: Annotated[int, typer.Option(help="Seed of the first episode.")] = 0,
     data_root: DataRoot = None,
     threads: Threads = 1,
@@ -288,10 +358,12 @@ def evaluate(
     disable_onnxruntime_telemetry()
     settings = load_settings(allow_factory=allow_factory or None)
     start = load_checkpoint(checkpoint, settings.allow_factory).on(pick_device(device))
-    recipe = start.recipe.adjusted(steps, learning_rate)
+    recipe = _adapting(start.recipe.adjusted(steps, learning_rate), adapt_modality)
     image = replace(start.net_config.image, fit="stretch")  # a dataset's images have one shape
     data = open_dataset(dataset, image, data_root or settings.data_root, CACHE)
-    source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), image)
+    _require_second(start.net_config, modality, query_modality, adapt_modality)
+    modalities = EpisodeModalities(start.net_config.second_size, modality, query_modality or modality)
+    source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), image, float(within_line), modalities)
     how: Normalisation = "transductive" if transductive else recipe.statistics
     accuracies = _accuracies(start, source, recipe, EvaluationConfig(episodes, seed, how), pick_device(device))
     row = {
@@ -303,12 +375,20 @@ def evaluate(
         "queries": queries,
         "episodes": episodes,
         "seed": seed,
+        **({} if start.net_config.second == "none" else {"modality": modality, "query_modality": modalities.query}),
         "inner_steps": recipe.steps,
         "normalisation": how,
         "accuracy": Score(tuple(accuracies)).mean,
         "half_width_95": Score(tuple(accuracies)).half_width,
     }
     print_json(row) if as_json else _print_score(row)
+
+
+def _adapting(recipe: InnerLoopConfig, adapt_modality: Present | None) -> InnerLoopConfig:
+    """The inner loop, adapting the encoders that are named; None leaves it as it is."""
+    if adapt_modality is None:
+        return recipe
+    return replace(recipe, lr_multipliers=(*recipe.lr_multipliers, *encoder_multipliers(adapt_modality)))
 
 
 def _accuracies(

@@ -182,6 +182,15 @@ def product_line(generator: np.random.Generator, classes: int) -> tuple[Part, ..
     return tuple(_other_surface(base, generator) for _ in range(classes))
 
 
+def sound_part(generator: np.random.Generator) -> Part:
+    """Draw a sound part with a quiet surface, without distractors."""
+    look = new_look(QUIET[int(generator.integers(len(QUIET)))], generator)
+    variation = Variation(mottle=0.5, contrast_spread=0.1)
+    return Part(
+        "sound", ((look, 1.0),), new_tone(generator), (), variation, _new_pose(generator), new_camera(generator)
+    )
+
+
 def render(part: Part, draws: Draws, side: int, channels: int) -> Bytes:
     """Render images of a class, one per generator in ``draws``: uint8 (images, channels, side, side)."""
     pose, variation = part.pose, part.variation

@@ -1,0 +1,153 @@
+"""Nets for an image and a second modality: adapted, frozen, with one modality missing, and served."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from models import weights as weight_ops
+from models.adaptation.adapt import adapt, adapt_one
+from models.config import InnerLoopConfig, NetConfig
+from models.errors import InvalidConfig
+from models.images.preprocessing import ImageConfig
+from models.inference.predict import PredictionRequest, TorchPredictor, fold_calibrated, predict_images
+from models.modalities.rows import keep_only, pack_rows
+from models.nets import MultimodalNet, build, call_net, call_net_recording
+from models.nets.multimodal import encoder_multipliers
+from models.task import Support
+
+SIZE = 5
+IMAGE = ImageConfig(channels=1, side=16)
+CONFIG = NetConfig("conv4", IMAGE, width=8, second="vector", second_size=SIZE)
+RECIPE = InnerLoopConfig(steps=3, learning_rate=0.1, batch_size=6)
+
+
+def rows(seed: int, count: int = 12) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 1, 16, 16, generator=generator)
+    return pack_rows(images, torch.randn(count, SIZE, generator=generator), SIZE)
+
+
+def support(seed: int) -> Support:
+    return Support(rows(seed), torch.arange(3).repeat_interleave(4), 3)
+
+
+@pytest.fixture(params=["conv4", "surface", "resnet12"])
+def net(request: pytest.FixtureRequest) -> MultimodalNet:
+    width = {"conv4": 8, "surface": 16, "resnet12": 4}[request.param]
+    built = build(replace(CONFIG, kind=request.param, width=width), seed=1)
+    assert isinstance(built, MultimodalNet)
+    return built
+
+
+def test_features_are_two_embeddings_of_length_1(net: MultimodalNet) -> None:
+    (features,) = call_net(net, weight_ops.expand(net.start(), 1), rows(0)[None])
+    first, second = features.split([net.image.feature_count, net.feature_count - net.image.feature_count], dim=1)
+    assert torch.allclose(first.norm(dim=1), torch.ones(12), atol=1e-4)
+    assert torch.allclose(second.norm(dim=1), torch.ones(12), atol=1e-4)
+
+
+def test_tasks_side_by_side_and_tasks_that_share_weights_give_what_each_gives_alone(net: MultimodalNet) -> None:
+    start, inputs = net.start(), torch.stack([rows(0), rows(1), rows(2)])
+    side_by_side = call_net(net, weight_ops.expand(start, 3), inputs)
+    shared = call_net(net, start, inputs)
+    for task in range(3):
+        alone = call_net(net, weight_ops.expand(start, 1), inputs[task : task + 1])[0]
+        assert torch.allclose(side_by_side[task], alone, atol=1e-4)
+        assert torch.allclose(shared[task], alone, atol=1e-4)
+
+
+@pytest.mark.parametrize(("present", "missing"), [("image", slice(8, None)), ("second", slice(8))])
+def test_a_missing_modality_leaves_zeros_and_what_it_would_have_been_does_not_count(
+    present: str, missing: slice
+) -> None:
+    net = build(CONFIG)
+    kept = keep_only(rows(0), SIZE, present)  # type: ignore[arg-type]
+    _, statistics = call_net_recording(net, weight_ops.expand(net.start(), 1), rows(3)[None])
+    (features,) = call_net(net, weight_ops.expand(net.start(), 1), kept[None], statistics)
+    assert not features[:, missing].any()
+    (whole,) = call_net(net, weight_ops.expand(net.start(), 1), rows(0)[None], statistics)
+    other = slice(8) if missing.start else slice(8, None)
+    assert torch.equal(features[:, other], whole[:, other])
+
+
+@pytest.mark.parametrize(("modality", "frozen"), [("image", "second."), ("second", "image.")])
+def test_an_encoder_that_is_not_adapted_keeps_its_bytes(modality: str, frozen: str, net: MultimodalNet) -> None:
+    recipe = replace(RECIPE, lr_multipliers=encoder_multipliers(modality))  # type: ignore[arg-type]
+    adapted = adapt_one(net, net.start(), support(0), recipe, seed=0)
+    changed = weight_ops.changed(net.start(), adapted.weights)
+    assert not [name for name in changed if name.startswith(frozen)]
+    assert [name for name in changed if name.startswith(f"{modality}.")]
+    assert "head.weight" in changed
+
+
+def test_adapting_both_changes_both() -> None:
+    net = build(CONFIG)
+    recipe = replace(RECIPE, lr_multipliers=encoder_multipliers("both"))
+    adapted = adapt_one(net, net.start(), support(0), recipe, seed=0)
+    assert {name.partition(".")[0] for name in weight_ops.changed(net.start(), adapted.weights)} == {
+        "image",
+        "second",
+        "head",
+    }
+
+
+def test_an_adaptation_gives_the_same_bits_again_and_beside_others() -> None:
+    net = build(CONFIG)
+    first, beside = adapt(net, net.start(), [support(0), support(1)], RECIPE, [0, 1])
+    alone = adapt_one(net, net.start(), support(0), RECIPE, seed=0)
+    assert weight_ops.digest(first.weights) == weight_ops.digest(alone.weights)  # type: ignore[union-attr]
+    assert weight_ops.digest(beside.weights) != weight_ops.digest(alone.weights)  # type: ignore[union-attr]
+
+
+def test_a_prediction_depends_on_its_row_alone_and_predictors_agree(net: MultimodalNet) -> None:
+    adapted = adapt_one(net, net.start(), support(0), RECIPE, seed=0)
+    folded = fold_calibrated(adapted.kept(), adapted.statistics)
+    queries = torch.cat([rows(5, 3), keep_only(rows(6, 2), SIZE, "image")])
+    together = predict_images(net, folded, queries).probabilities
+    alone = torch.cat([predict_images(net, folded, query[None]).probabilities for query in queries])
+    predictor = TorchPredictor(net, torch.device("cpu"))
+    (served,) = predictor.predict([PredictionRequest(predictor.serving_weights(folded), queries.numpy())])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(served.probabilities, alone, atol=1e-5)
+
+
+def test_a_support_without_the_second_modality_is_learned_from_its_images() -> None:
+    net = build(CONFIG)
+    images = replace(support(0), inputs=keep_only(rows(0), SIZE, "image"))
+    adapted = adapt_one(net, net.start(), images, RECIPE, seed=0)
+    assert all(bool(tensor.isfinite().all()) for tensor in adapted.weights.values())
+
+
+def test_the_units_of_readings_do_not_count() -> None:
+    net = build(CONFIG)
+    scaled = rows(0)
+    scaled[:, -SIZE - 2 : -2] = 1000 * scaled[:, -SIZE - 2 : -2] + 300
+    features, other = (call_net(net, weight_ops.expand(net.start(), 1), inputs[None]) for inputs in (rows(0), scaled))
+    assert torch.allclose(features, other, atol=1e-3)
+
+
+def test_the_settings_are_recorded_only_where_there_is_a_second_modality() -> None:
+    assert "second" not in NetConfig("conv4", IMAGE).to_json()
+    data = json.loads(json.dumps(NetConfig("conv4", IMAGE, second="text").to_json()))
+    assert (data["second"], data["second_size"]) == ("text", 512)
+    assert NetConfig.from_json(data) == NetConfig("conv4", IMAGE, second="text")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"second": "sound"},
+        {"second": "vector"},
+        {"second": "text", "second_size": 100},
+        {"second_size": 5},
+        {"kind": "backbone", "factory": "a:b", "second": "text"},
+    ],
+)
+def test_settings_that_do_not_fit_together_are_errors(settings: dict[str, object]) -> None:
+    with pytest.raises(InvalidConfig, match="second"):
+        NetConfig(**{"kind": "conv4", "image": IMAGE, **settings})  # type: ignore[arg-type]
