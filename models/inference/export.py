@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +54,7 @@ def export_onnx(net: Net) -> bytes:
     images, weights = example_inputs(net)
     dynamic_images, dynamic_ways = Dim("images"), Dim("ways")
     head = (heads.WEIGHT, heads.BIAS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter of torch 2.13 warns about its own internals
+    with _quiet_exporter():
         program = torch.onnx.export(
             _WithHead(net).eval(),
             (images, weights, {}),  # the empty dict: a last dict would be taken for keyword arguments
@@ -82,8 +83,7 @@ def export_backbone(net: BackboneNet) -> bytes:
     image = net.config.image
     images = torch.zeros(_EXAMPLE_IMAGES, image.channels, image.side, image.side)
     folded = _Stages(net.with_backbone(fold_batch_norms(net.backbone)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter of torch 2.13 warns about its own internals
+    with _quiet_exporter():
         program = torch.onnx.export(
             folded.eval(),
             (images,),
@@ -123,6 +123,20 @@ def checked_backbone_graph(net: BackboneNet) -> bytes:
         if not agrees:
             raise CheckpointInvalid(f"the graph computes something else on images of {shape[0]} x {shape[1]}")
     return graph
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Silence the exporter of torch 2.13, which warns about its own internals and about packages that it can miss."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _free_height_and_width(graph: Any) -> None:

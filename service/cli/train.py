@@ -209,7 +209,7 @@ def train(
     run = TrainingRun(plan, serve, out, pick_device(device), threads, begun[1] if begun else None)
     if not can_plot():
         notices().print(plain("the learning curve is written without a plot; to get one: pip install -e '.[plot]'"))
-    _train_to_the_end(run, sets, meta.meta_steps, save_every_s)
+    train_to_the_end(run, sets, meta.meta_steps, save_every_s)
     if export:
         write_graph(out)
     _print_trained(out, meta.meta_steps, as_json=as_json)
@@ -272,7 +272,7 @@ def _require_exporter(wanted: bool) -> None:
         raise typer.BadParameter("--export-onnx needs the packages onnx and onnxscript: pip install -e '.[export]'")
 
 
-def _train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:
+def train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:
     """Train and report progress. An interrupt from the keyboard saves the checkpoint."""
     done = run.state.meta_step
     if done:

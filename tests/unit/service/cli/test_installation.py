@@ -18,6 +18,7 @@ from tests.unit.service.cli.conftest import Anole
         ("anole serve", "serve"),
         ("anole train", "train --dataset omniglot"),
         ("anole evaluate", "evaluate --checkpoint x"),
+        ("anole search", "search --dataset omniglot --out x"),
         ("anole import-backbone", "import-backbone x"),
         ("anole keys create", "keys create camera --client line"),
         ("anole keys list", "keys list"),

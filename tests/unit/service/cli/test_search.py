@@ -1,0 +1,72 @@
+"""`anole search` resumes, trains the winner, and prints a table or JSON."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from models.checkpoint import load_checkpoint
+from models.meta import curve
+from models.meta import search as search_module
+from service.cli import search as command
+from tests.generated import striped
+from tests.unit.service.cli.conftest import Anole
+
+Options = Callable[..., list[str]]
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """Return a function that makes the command line of a tiny search."""
+    for period in range(2, 8):
+        (tmp_path / "stripes" / f"period-{period}").mkdir(parents=True)
+        for number, content in enumerate(striped(6, period)):
+            (tmp_path / "stripes" / f"period-{period}" / f"{number}.png").write_bytes(content)
+    for module in (command, curve):
+        monkeypatch.setattr(module, "can_plot", lambda: False)
+    for module in (command, search_module):
+        monkeypatch.setattr(module, "can_export", lambda: False)
+
+    def make(trials: int, *more: str) -> list[str]:
+        line = f"search --preset omniglot --budget-minutes 60 --trials {trials} --max-ms-per-image inf --max-mb 0.1"
+        line += " --ways 2 --episodes 2 --trial-meta-steps 9"
+        paths = ["--dataset", f"folder:{tmp_path / 'stripes'}", "--out", str(tmp_path / "out")]
+        return [*line.split(), *paths, *more]
+
+    return make
+
+
+def test_a_search_resumes_and_trains_its_winner_on_all_classes(anole: Anole, options: Options) -> None:
+    code, printed, error = anole(*options(1, "--meta-steps", "0"))
+    assert (code, "it was not trained further" in printed) == (0, True), error
+    assert "as in the preset" in printed
+    code, printed, error = anole(*options(2, "--meta-steps", "1", "--json"))
+    assert code == 0, error
+    assert "has 1 trials" in error
+    found = json.loads(printed)
+    assert [trial["number"] for trial in found["trials"]] == [0, 1]
+    assert found["trials"][0]["outcome"] == "complete"
+    checkpoint = load_checkpoint(found["checkpoint"])
+    assert checkpoint.digest == found["digest"]
+    assert checkpoint.training["data"]["sets"][0]["name"].endswith("stripes")  # not only the classes trained on so far
+
+
+def test_a_search_without_time_has_no_winner(anole: Anole, options: Options) -> None:
+    code, printed, _ = anole(*options(1, "--budget-minutes", "0"))
+    assert code == 0
+    assert "no trial was complete" in printed
+
+
+def test_without_optuna_the_command_says_how_to_install_it(
+    anole: Anole, options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find: Callable[[str], ModuleSpec | None] = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
+    code, _, error = anole(*options(1))
+    assert code == 2
+    assert "pip install -e '.[search]'" in error
