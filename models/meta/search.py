@@ -55,7 +55,6 @@ RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 """When a trial is scored, as shares of its meta steps."""
 
 _REDUCTION: Final = 3
-_TIMED_RUNS: Final = 200
 _WARM_UP_RUNS: Final = 20
 _STUDY: Final = "search"
 _PRESET_MS: Final = "preset_ms"
@@ -177,7 +176,7 @@ def weight_megabytes(config: NetConfig) -> float:
     return 4 * weights / 1e6
 
 
-def prediction_milliseconds(nets: Sequence[NetConfig]) -> list[float]:
+def prediction_milliseconds(nets: Sequence[NetConfig], runs: int = 200) -> list[float]:
     """Median processor time of one thread for predicting one image with each net, as the service does it on the CPU.
 
     With the ONNX graph if the packages for exporting it are installed, otherwise in torch. Without preprocessing, which
@@ -185,7 +184,7 @@ def prediction_milliseconds(nets: Sequence[NetConfig]) -> list[float]:
     """
     predictions = [_prediction(net) for net in nets]
     times: list[list[float]] = [[] for _ in nets]
-    for number in range(-_WARM_UP_RUNS, _TIMED_RUNS):
+    for number in range(-_WARM_UP_RUNS, runs):
         for predict, of_net in zip(predictions, times, strict=True):
             began = time.process_time()
             predict()
