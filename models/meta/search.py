@@ -250,8 +250,8 @@ class Search:
         settings = {**config.to_json(), "data": dict(data.record)}
         known = self._study.user_attrs.get("settings")
         if known is None:
+            self._study.enqueue_trial(preset_choices(config.preset), skip_if_exists=True)
             self._study.set_user_attr("settings", settings)
-            self._study.enqueue_trial(preset_choices(config.preset))
         elif known != settings:
             differing = sorted(name for name, value in settings.items() if known.get(name) != value)
             raise InvalidConfig(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -94,8 +95,8 @@ def test_only_the_best_third_goes_on_to_the_next_rung(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_no_candidate_beyond_the_limits_is_trained(tmp_path: Path, sampler: str) -> None:
-    config = replace(CONFIG, max_mb=0.05, max_ms=0.05, sampler=sampler)  # type: ignore[arg-type]
+def test_no_candidate_beyond_the_limits_is_trained(tmp_path: Path, sampler: Literal["tpe", "random"]) -> None:
+    config = replace(CONFIG, max_mb=0.05, max_ms=0.05, sampler=sampler)
     results = searched(tmp_path, 25, config)
     trained = [result for result in results[1:] if result.accuracy is not None]
     assert all(result.mb <= 0.05 and result.ms is not None and result.ms <= 0.05 for result in trained)
@@ -103,23 +104,30 @@ def test_no_candidate_beyond_the_limits_is_trained(tmp_path: Path, sampler: str)
     assert {"too large", "too slow"} <= rejected
 
 
-class Interrupted(Exception):
-    """Stands for a kill."""
+class Killed(Exception):
+    """Stands for the end of the process."""
 
 
-def interrupting(search: Search, after: int) -> Iterator[TrialResult]:
-    for count, result in enumerate(search.run(LONG_S, 8)):
-        if count == after:
-            raise Interrupted
-        yield result
+def clock_until_killed(calls: int) -> Callable[[], float]:
+    """Return a clock that is read once per meta step and ends the process at some reading."""
+    left = iter(range(calls))
+
+    def clock() -> float:
+        if next(left, None) is None:
+            raise Killed
+        return 0.0
+
+    return clock
 
 
-def test_an_interrupted_search_goes_on_to_the_same_trials(tmp_path: Path) -> None:
-    expected = searched(tmp_path / "whole", 8)
-    for after in (0, 1, 1):
-        with pytest.raises(Interrupted):
-            list(interrupting(open_search(tmp_path / "parts"), after))
-    assert searched(tmp_path / "parts", 8) == expected
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_killed_search_goes_on_to_the_same_trials(tmp_path: Path, sampler: Literal["tpe", "random"]) -> None:
+    config = replace(CONFIG, sampler=sampler)
+    expected = searched(tmp_path / "whole", 8, config)
+    for calls in (1, 4, 9, 13, 16):
+        with pytest.raises(Killed):
+            list(open_search(tmp_path / "parts", config).run(LONG_S, 8, clock_until_killed(calls)))
+    assert searched(tmp_path / "parts", 8, config) == expected
 
 
 def test_a_search_out_of_time_goes_on_in_the_middle_of_a_trial(tmp_path: Path) -> None:
