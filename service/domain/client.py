@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from service.domain.version import LIVE, AliasMove
 from service.errors import InvalidName, InvalidRequest, StoreIncompatible
@@ -14,6 +14,7 @@ from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 MAX_KEEP_LAST: Final = 100_000
 MAX_UNKNOWN_RATE: Final = 0.5
 BIT_DEPTHS: Final = (8, 10, 12, 14, 16)
+UNCERTAINTIES: Final = ("point", "bayes")
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
@@ -35,6 +36,8 @@ class ClientSettings:
         bit_depth: bits that images of 16 bits per sample use if their files do not declare it; None is that of the
             client's earlier images, or the smallest that holds the values.
         model: name of the checkpoint that the client's versions are adapted from; None is the service's default.
+        uncertainty: "point"; or "bayes", predictions of the next versions are averaged over what the samples leave open
+            about the classes, and say how uncertain they are. None is what the checkpoint's recipe says.
 
     Raises:
         InvalidRequest: a value is outside its range.
@@ -48,12 +51,15 @@ class ClientSettings:
     unknown_rate: float | None = None
     bit_depth: int | None = None
     model: str | None = None
+    uncertainty: Literal["point", "bayes"] | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:
             raise InvalidRequest(f"keep_last is {self.keep_last}; use 1 to {MAX_KEEP_LAST}, or null to keep all")
         if self.bit_depth is not None and self.bit_depth not in BIT_DEPTHS:
             raise InvalidRequest(f"bit_depth is {self.bit_depth}; use 8, 10, 12, 14 or 16, or null for the default")
+        if self.uncertainty is not None and self.uncertainty not in UNCERTAINTIES:
+            raise InvalidRequest(f"uncertainty is {self.uncertainty!r}; use point or bayes, or null for the default")
         for name, largest in (("floor", 1), ("lower_bound", 1), ("tolerance", 1), ("unknown_rate", MAX_UNKNOWN_RATE)):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= largest:

@@ -302,13 +302,14 @@ class Adaptation:
             ) from error
 
     def _recipe(self, command: AdaptCommand, default: InnerLoopConfig) -> InnerLoopConfig:
-        steps, seed = command.steps, command.seed
+        steps, seed, uncertainty = command.steps, command.seed, self._settings(command.client).uncertainty
         if steps is not None and not 0 <= steps <= self._limits.max_steps:
             raise InvalidRequest(f"steps is {steps}; use 0 to {self._limits.max_steps}")
         if seed is not None and not 0 <= seed <= _MAX_SEED:
             raise InvalidRequest(f"seed is {seed}; use 0 to {_MAX_SEED}")
         try:
-            return default.adjusted(steps, command.learning_rate)
+            recipe = default.adjusted(steps, command.learning_rate)
+            return recipe if uncertainty is None else replace(recipe, uncertainty=uncertainty)
         except InvalidConfig as error:
             raise InvalidRequest(str(error)) from error
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from models.errors import AnoleError
 from models.inference.predict import Predictions, ServingWeights
+from models.nets.head_posterior import Uncertainty as PredictedUncertainty
 from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion, unknown_score
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
@@ -50,6 +51,21 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How uncertain a prediction is, in nats.
+
+    Attributes:
+        total: entropy of the class probabilities.
+        data: the part that would remain if the classes were known exactly.
+        model: the part that comes from few samples: total - data.
+    """
+
+    total: float
+    data: float
+    model: float
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePrediction:
     """Prediction for one image.
 
@@ -62,6 +78,7 @@ class ImagePrediction:
         unknown_threshold: `unknown_score` above which an image is unknown to the version; None if the version has
             none, and then every verdict is "known".
         explanation: None unless the request wants one.
+        uncertainty: None for versions of clients without the setting uncertainty=bayes.
     """
 
     name: str
@@ -71,6 +88,7 @@ class ImagePrediction:
     familiarity: float | None
     unknown_threshold: float | None
     explanation: Explanation | None = None
+    uncertainty: Uncertainty | None = None
 
     @property
     def unknown_score(self) -> float | None:
@@ -293,7 +311,9 @@ def _outcomes(
 ) -> Iterator[tuple[int, PredictOutcome]]:
     """Split the predictions for a version among its requests, in order."""
     rows, familiarity = predictions.probabilities.tolist(), predictions.in_distribution
-    results = iter(zip(rows, [None] * len(rows) if familiarity is None else familiarity.tolist(), strict=True))
+    none = [None] * len(rows)
+    uncertainties = none if predictions.uncertainty is None else _uncertainties(predictions.uncertainty)
+    results = iter(zip(rows, none if familiarity is None else familiarity.tolist(), uncertainties, strict=True))
     for index, request in group.items():
         images = tuple(
             _image_prediction(upload.name, request.version, *next(results)) for upload in request.command.uploads
@@ -301,8 +321,17 @@ def _outcomes(
         yield index, PredictOutcome(request.version, images, time.monotonic() - started_s)
 
 
+def _uncertainties(found: PredictedUncertainty) -> list[Uncertainty]:
+    columns = (found.total.tolist(), found.aleatoric.tolist(), found.epistemic.tolist())
+    return [Uncertainty(*(round(value, SCORE_DIGITS) for value in row)) for row in zip(*columns, strict=True)]
+
+
 def _image_prediction(
-    name: str, version: ServedVersion, probabilities: Sequence[float], familiarity: float | None
+    name: str,
+    version: ServedVersion,
+    probabilities: Sequence[float],
+    familiarity: float | None,
+    uncertainty: Uncertainty | None,
 ) -> ImagePrediction:
     scores = {
         label: round(probability, SCORE_DIGITS)
@@ -310,4 +339,5 @@ def _image_prediction(
     }
     label = max(scores, key=scores.__getitem__)
     rounded = None if familiarity is None else round(familiarity, SCORE_DIGITS)
-    return ImagePrediction(name, label, scores[label], scores, rounded, version.unknown_threshold)
+    confidence, threshold = scores[label], version.unknown_threshold
+    return ImagePrediction(name, label, confidence, scores, rounded, threshold, uncertainty=uncertainty)

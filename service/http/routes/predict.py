@@ -28,7 +28,6 @@ router = APIRouter(tags=["predict"])
 _SHAPE: Final = FormShape(
     single=frozenset({"client", "version", "alias", "explain"}), repeated=frozenset(), files=frozenset({"images"})
 )
-_UNEXPLAINED: Final = {"predictions": {"__all__": {"explanation"}}}
 _REFERENCES: Final[dict[str, Any]] = {
     "version": {"type": "integer", "minimum": 1, "maximum": MAX_VERSION, "examples": [""]},
     "alias": {"type": "string", "examples": [""], "description": "instead of a version; default: live"},
@@ -90,6 +89,10 @@ async def predict(request: Request, context: ContextDep) -> Response:
     With `explain=true`, `explanation` shows where the adapted net sees what speaks for the predicted class against the
     next one, as a small map of the whole image. It takes about a tenth of a second more per image.
 
+    Versions that were made with the client's setting `uncertainty` = `bayes` average `scores` over what their samples
+    leave open about the classes. Each prediction then has an `uncertainty`: of its `total`, the part `model` falls with
+    more samples, and the part `data` does not.
+
     The result for an image depends only on the image and the version, not on other images.
     """
     fields, images = await _read(request, context.settings)
@@ -106,7 +109,10 @@ async def predict(request: Request, context: ContextDep) -> Response:
     for image in outcome.predictions:
         context.telemetry.images.labels(image.verdict).inc()
     answer = schemas.PredictResponse.model_validate(outcome)
-    body = answer.model_dump_json(exclude=None if explains else _UNEXPLAINED)
+    left_out = set() if explains else {"explanation"}
+    if all(image.uncertainty is None for image in outcome.predictions):
+        left_out.add("uncertainty")
+    body = answer.model_dump_json(exclude={"predictions": {"__all__": left_out}})
     return Response(body, media_type="application/json")
 
 

@@ -90,6 +90,20 @@ class Explanation(Answer):
     )
 
 
+class Uncertainty(Answer):
+    """How uncertain a prediction is, in nats; the entropy of n equally probable classes is ln n."""
+
+    total: float = Field(description="entropy of `scores`", examples=[0.42])
+    data: float = Field(
+        description="the part that would remain if the classes were known exactly: the image lies between classes",
+        examples=[0.31],
+    )
+    model: float = Field(
+        description="the part that comes from few samples, `total` - `data`: more samples of the classes reduce it",
+        examples=[0.11],
+    )
+
+
 class ImagePrediction(Answer):
     """Prediction for one image."""
 
@@ -119,6 +133,9 @@ class ImagePrediction(Answer):
         "the version has no `unknown_threshold` and cannot tell"
     )
     explanation: Explanation | None = Field(None, description="only if the request has explain=true")
+    uncertainty: Uncertainty | None = Field(
+        None, description="only from versions that were made with the client's setting uncertainty=bayes"
+    )
 
 
 class PredictResponse(Answer):
@@ -232,6 +249,12 @@ class ClientSettings(RequestBody):
         strict=True,
         description="name of the model that the next versions are adapted from, see GET /models; null: the default",
         examples=["efficientnet-lite0"],
+    )
+    uncertainty: Literal["point", "bayes"] | None = Field(
+        None,
+        description="`bayes`: the next versions average `scores` over what their samples leave open about the classes, "
+        "and predictions carry `uncertainty`; null: `point`, or `bayes` if the model was trained with "
+        "bayesian-reptile",
     )
 
 

@@ -11,7 +11,14 @@ from service.errors import InvalidName, InvalidRequest, StoreIncompatible
 
 def test_settings_are_read_back_as_they_were_stored() -> None:
     settings = ClientSettings(
-        retain_samples=False, keep_last=3, floor=0.0, tolerance=0.5, unknown_rate=0.1, bit_depth=12, model="paper"
+        retain_samples=False,
+        keep_last=3,
+        floor=0.0,
+        tolerance=0.5,
+        unknown_rate=0.1,
+        bit_depth=12,
+        model="paper",
+        uncertainty="bayes",
     )
     assert ClientSettings.from_json(settings.to_json()) == settings
 
@@ -47,6 +54,11 @@ def test_a_bit_depth_is_one_that_the_decoder_knows() -> None:
     for bit_depth in (0, 9, 32):
         with pytest.raises(InvalidRequest, match="use 8, 10, 12, 14 or 16"):
             ClientSettings(bit_depth=bit_depth)
+
+
+def test_uncertainty_is_point_or_bayes() -> None:
+    with pytest.raises(InvalidRequest, match="use point or bayes"):
+        ClientSettings.from_json({"uncertainty": "some"})
 
 
 @pytest.mark.parametrize("name", ["a", "0", "line-1", "cam.front_left", "x" * 64, "1..2"])

@@ -19,6 +19,7 @@ DEFAULTS = {
     "unknown_rate": None,
     "bit_depth": None,
     "model": None,
+    "uncertainty": None,
 }
 
 
@@ -74,7 +75,7 @@ def test_settings_can_be_set_before_the_first_sample(web: Web) -> None:
 @pytest.mark.parametrize(
     "body",
     [{"keep_last": 0}, {"keep_last": "3"}, {"keep_last": 10**9}, {"retain_samples": "no"}, {"keep": 1}, [], "all"]
-    + [{"model": 3}, {"unknown_rate": 0.51}, {"bit_depth": 11}, {"bit_depth": "12"}]
+    + [{"model": 3}, {"unknown_rate": 0.51}, {"bit_depth": 11}, {"bit_depth": "12"}, {"uncertainty": "some"}]
     + [
         {name: value}
         for name in ("floor", "lower_bound", "tolerance", "unknown_rate")
