@@ -47,6 +47,17 @@ def expand(weights: Weights, tasks: int) -> dict[str, Tensor]:
     return {name: tensor.expand(tasks, *tensor.shape) for name, tensor in weights.items()}
 
 
+def stack(many: Sequence[Weights]) -> dict[str, Tensor]:
+    """Stack the weights of several tasks: (...) -> (tasks, ...). Tasks that share one tensor share its memory."""
+    return {name: _stack([weights[name] for weights in many]) for name in many[0]}
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    first = tensors[0]
+    shared = all(tensor is first for tensor in tensors)
+    return first.expand(len(tensors), *first.shape) if shared else torch.stack(list(tensors))
+
+
 def join(parts: Sequence[Weights]) -> dict[str, Tensor]:
     """Concatenate stacked weights of several batches of tasks, in order."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -25,7 +25,7 @@ from models.nets.backbone import standardised_length
 from models.nets.head_posterior import posterior_weights
 from models.nets.normalisation import fold
 from models.task import Support
-from models.weights import Weights, expand, task_slice
+from models.weights import Weights, stack, task_slice
 
 _FAR = 2.0
 """Times the median length of the support from which an image is far. With less, AUROC on X-SDD falls."""
@@ -66,11 +66,13 @@ class InnerLoopInput:
         support: what to learn from.
         recipe: how.
         seed: of the random draws.
+        start: weights to start from, (...) each; None means the start that all tasks share.
     """
 
     support: Support
     recipe: InnerLoopConfig
     seed: int
+    start: Weights | None = None
 
 
 OnGroupStep = Callable[[range, int, Tensor], None]
@@ -123,17 +125,8 @@ def adapt(
         InvalidConfig: see `run_inner_loop`.
     """
     recipes = [recipe] * len(supports) if isinstance(recipe, InnerLoopConfig) else list(recipe)
-    on_cpu = supports[0].inputs.device.type == "cpu"
-    batches = list(_batches(recipes, batching.batch_size or (1 if on_cpu else len(supports))))
-
-    def adapt_batch(tasks: range) -> list[Adapted | AdaptationDiverged]:
-        loops = [InnerLoopInput(supports[task], recipes[task], seeds[task]) for task in tasks]
-        return _adapt_batch(net, start, loops, None if batching.on_step is None else partial(batching.on_step, tasks))
-
-    if batching.executor is None or not on_cpu:
-        return [result for tasks in batches for result in adapt_batch(tasks)]
-    results = batching.executor.run([partial(adapt_batch, tasks) for tasks in batches])
-    return [result for batch in results for result in batch]
+    loops = [InnerLoopInput(*given) for given in zip(supports, recipes, seeds, strict=True)]
+    return adapt_inputs(net, start, loops, batching)
 
 
 def _batches(recipes: Sequence[InnerLoopConfig], batch_size: int) -> Iterator[range]:
@@ -152,9 +145,19 @@ def _batches(recipes: Sequence[InnerLoopConfig], batch_size: int) -> Iterator[ra
 def adapt_inputs(
     net: Net, start: Weights, loops: Sequence[InnerLoopInput], batching: BatchingOptions = _DEFAULTS
 ) -> list[Adapted | AdaptationDiverged]:
-    """Call `adapt` for tasks with a recipe and a seed each."""
-    supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
-    return adapt(net, start, supports, [loop.recipe for loop in loops], seeds, batching)
+    """Do what `adapt` does for tasks with a recipe and a seed each, and where given, a start of their own."""
+    on_cpu = loops[0].support.inputs.device.type == "cpu"
+    recipes = [loop.recipe for loop in loops]
+    batches = list(_batches(recipes, batching.batch_size or (1 if on_cpu else len(loops))))
+
+    def adapt_batch(tasks: range) -> list[Adapted | AdaptationDiverged]:
+        own = [loops[task] for task in tasks]
+        return _adapt_batch(net, start, own, None if batching.on_step is None else partial(batching.on_step, tasks))
+
+    if batching.executor is None or not on_cpu:
+        return [result for tasks in batches for result in adapt_batch(tasks)]
+    results = batching.executor.run([partial(adapt_batch, tasks) for tasks in batches])
+    return [result for batch in results for result in batch]
 
 
 def adapt_one(net: Net, start: Weights, support: Support, recipe: InnerLoopConfig, seed: int) -> Adapted:
@@ -176,7 +179,8 @@ def _adapt_batch(
     """Adapt tasks with the same recipe together."""
     supports, seeds = [loop.support for loop in loops], [loop.seed for loop in loops]
     options = InnerLoopOptions(on_step=on_step)
-    result = run_inner_loop(net, expand(start, len(loops)), supports, loops[0].recipe, seeds, options)
+    starts = stack([start if loop.start is None else loop.start for loop in loops])
+    result = run_inner_loop(net, starts, supports, loops[0].recipe, seeds, options)
     collected: Sequence[SupportStatistics] | None = result.collected
     if collected is None or loops[0].recipe.steps:  # the steps may have changed what statistics are measured with
         collected = collect_statistics(net, result.weights, [support.inputs for support in result.supports])

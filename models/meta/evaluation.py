@@ -23,9 +23,11 @@ from models.adaptation.optimisers import Moments
 from models.config import InnerLoopConfig
 from models.data.episodes import EpisodeSampler
 from models.inference.embedding import Embedder, embed_task
+from models.meta.memory import TaskMemory
 from models.nets import Net, call_net, heads
 from models.task import Support, Task
 from models.validation.calibration import Z_95
+from models.validation.cross_validation import CrossValidator
 from models.weights import Weights
 
 Normalisation = Literal["frozen", "batch", "transductive"]
@@ -65,12 +67,15 @@ class EvaluationConfig:
         seed: seed of the first episode; episode i uses seed + i.
         normalisation: how queries are normalised.
         tasks_per_batch: episodes adapted in one batch. Affects speed, not results.
+        memory: tasks that were adapted before. An episode starts from the nearest ones if cross-validation of its
+            support does not get worse.
     """
 
     episodes: int
     seed: int = 0
     normalisation: Normalisation = "frozen"
     tasks_per_batch: int = 8
+    memory: TaskMemory | None = None
 
 
 class TaskSource(Protocol):
@@ -120,13 +125,23 @@ def evaluate(
         last = min(first + config.tasks_per_batch, config.episodes)
         seeds = [config.seed + episode for episode in range(first, last)]
         tasks = [source.task(seed).to(device) for seed in seeds]
+        supports = [task.support for task in tasks]
         starts = weight_ops.expand(start, len(tasks))
-        adapted = run_inner_loop(
-            net, starts, [task.support for task in tasks], recipe, seeds, InnerLoopOptions(moments)
-        )
+        if config.memory is not None:
+            validator = CrossValidator(net, start, task_memory=config.memory)
+            starts = weight_ops.stack(
+                [_chosen_start(validator, recipe, *each) for each in zip(supports, seeds, strict=True)]
+            )
+        adapted = run_inner_loop(net, starts, supports, recipe, seeds, InnerLoopOptions(moments))
         for index, task in enumerate(tasks):
             predicted = _predict_queries(net, adapted, index, task, config.normalisation)
             yield float((predicted == task.query_labels).float().mean())
+
+
+def _chosen_start(validator: CrossValidator, recipe: InnerLoopConfig, support: Support, seed: int) -> Weights:
+    """The start that cross-validation chooses for a support: the validator's own, or one from its memory."""
+    chosen = validator.adapt(support, recipe, seed, support.sample_groups.cpu()).start
+    return validator.start if chosen is None else chosen
 
 
 def _predict_queries(

@@ -28,7 +28,7 @@ from models.errors import CheckpointInvalid
 from models.meta.bayesian_reptile import SPREAD_PATTERNS, BayesianReptile
 from models.meta.curve import LearningCurve
 from models.meta.maml import Maml
-from models.meta.outer_loop import MetaStep, MetaTrainingState, inner_seeds, meta_train
+from models.meta.outer_loop import MetaStep, MetaTrainingState, TaskSource, inner_seeds, meta_train
 from models.meta.reptile import Reptile
 from models.nets import build, heads
 from models.task import Support
@@ -142,7 +142,8 @@ class TrainingRun:
         if saved == meta.meta_steps:
             self.save()  # the run is already complete: store the serving inner loop, which may be new
         began = saved_s = clock()
-        source, recipe = self._task_source(datasets), self._config.recipe
+        source = task_source(datasets, self._config.net_config, meta, self._device)
+        recipe = self._config.recipe
         with closing(FairExecutor(self._threads, partial(torch.set_num_threads, 1))) as executor:
             step = make_meta_step(meta, executor if self._threads > 1 else None)
             for state in meta_train(self._net, self._on_device(self.state), source, recipe, meta, step):
@@ -215,25 +216,29 @@ class TrainingRun:
             outer_adam=replace(adam, first=to_device(adam.first), second=to_device(adam.second)) if adam else None,
         )
 
-    def _task_source(self, datasets: Sequence[WeightedDataset]) -> Callable[[int], list[Support]]:
-        meta = self._config.meta
-        samplers = [self._episode_sampler(weighted.dataset) for weighted in datasets]
-        shares = torch.tensor([weighted.share for weighted in datasets])
 
-        def support(seed: int) -> Support:
-            generator = torch.Generator().manual_seed(seed)
-            chosen = int(torch.multinomial(shares, 1, generator=generator))
-            return samplers[chosen].support(seed).to(self._device)
+def task_source(
+    datasets: Sequence[WeightedDataset], net: NetConfig, meta: MetaTrainingConfig, device: torch.device
+) -> TaskSource:
+    """Return the function that draws the training tasks of a meta step.
 
-        return lambda step: [support(seed) for seed in inner_seeds(meta.seed + _TASK_STREAM, step, meta.meta_batch)]
+    A dataset with fewer classes than `meta.n_way` gives tasks with all its classes.
+    """
+    samplers = [_episode_sampler(weighted.dataset, net, meta) for weighted in datasets]
+    shares = torch.tensor([weighted.share for weighted in datasets])
 
-    def _episode_sampler(self, dataset: ClassDataset) -> EpisodeSampler:
-        """Sampler of training tasks; a dataset with fewer classes than n_way gives tasks with all its classes."""
-        meta = self._config.meta
-        shape = EpisodeShape(min(meta.n_way, len(dataset)), meta.train_shots, anchor_shots=meta.anchor_shots)
-        net = self._config.net_config
-        modalities = EpisodeModalities(net.second_size, meta.modalities, dropout=meta.modality_dropout)
-        return EpisodeSampler(dataset, shape, net.image, meta.within_line, modalities)
+    def support(seed: int) -> Support:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = int(torch.multinomial(shares, 1, generator=generator))
+        return samplers[chosen].support(seed).to(device)
+
+    return lambda step: [support(seed) for seed in inner_seeds(meta.seed + _TASK_STREAM, step, meta.meta_batch)]
+
+
+def _episode_sampler(dataset: ClassDataset, net: NetConfig, meta: MetaTrainingConfig) -> EpisodeSampler:
+    shape = EpisodeShape(min(meta.n_way, len(dataset)), meta.train_shots, anchor_shots=meta.anchor_shots)
+    modalities = EpisodeModalities(net.second_size, meta.modalities, dropout=meta.modality_dropout)
+    return EpisodeSampler(dataset, shape, net.image, meta.within_line, modalities)
 
 
 def make_meta_step(meta: MetaTrainingConfig, executor: FairExecutor | None = None) -> MetaStep:

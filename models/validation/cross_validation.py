@@ -17,6 +17,7 @@ from models.adaptation.inner_loop import collect_statistics
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged
 from models.inference.predict import fold_calibrated, logits_and_features
+from models.meta.memory import TaskMemory
 from models.nets import BackboneNet, Net
 from models.nets.head_posterior import DRAWS, HeadPosterior, sampled_probabilities
 from models.task import Support
@@ -109,6 +110,7 @@ class Candidate:
         folds: which fold holds out which samples.
         support: the support of the version.
         recipe: the inner loop of the version.
+        start: weights from a memory that the version started from; None means the start that all versions share.
     """
 
     adapted: Adapted
@@ -116,6 +118,7 @@ class Candidate:
     folds: Folds
     support: Support
     recipe: InnerLoopConfig
+    start: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ class CrossValidationPlan:
     """Inner loops to run for a version and its folds.
 
     Attributes:
-        inputs: input of the version, then one per fold; and the same for every further recipe to choose from.
+        inputs: input of the version, then one per fold; and the same for every further recipe to choose from, and for
+            all of them from the weights that a memory proposes.
         folds: which fold holds out which samples.
     """
 
@@ -131,18 +135,22 @@ class CrossValidationPlan:
     folds: Folds
 
     def candidates(self, results: Sequence[Adapted | AdaptationDiverged]) -> list[Candidate]:
-        """Collect the results of `inputs`, in order: one candidate per recipe.
+        """Collect the results of `inputs`, in order: one candidate per recipe and start.
+
+        A version that diverged from what a memory recalls is left out. A fold that diverged only lacks predictions.
 
         Raises:
-            AdaptationDiverged: a version diverged. A fold that diverged only lacks predictions.
+            AdaptationDiverged: a version diverged from the start that all share.
         """
         found = []
         for first in range(0, len(results), self.folds.count + 1):
             version, *fold_results = results[first : first + self.folds.count + 1]
-            if isinstance(version, AdaptationDiverged):
-                raise version
             given = self.inputs[first]
-            found.append(Candidate(version, tuple(fold_results), self.folds, given.support, given.recipe))
+            if isinstance(version, AdaptationDiverged):
+                if given.start is not None:
+                    continue
+                raise version
+            found.append(Candidate(version, tuple(fold_results), self.folds, given.support, given.recipe, given.start))
         return found
 
 
@@ -166,12 +174,15 @@ class CrossValidator:
         start: meta-trained weights, (...) each.
         batching: how the folds and the version share the machine.
         max_folds: maximum number of folds, from 2.
+        task_memory: tasks that were adapted before. A version starts from what is nearest if its folds, which recall by
+            their own samples, do not get worse.
     """
 
     net: Net
     start: Weights
     batching: BatchingOptions = field(default_factory=BatchingOptions)
     max_folds: int = MAX_FOLDS
+    task_memory: TaskMemory | None = None
 
     def adapt_and_score(
         self, support: Support, recipe: InnerLoopConfig, seed: int, groups: Tensor
@@ -214,14 +225,31 @@ class CrossValidator:
         for one in _recipes(recipe, folds, remembered):
             recipes = [_fold_recipe(one, len(part) / len(support), part.inputs.device) for part in parts]
             inputs += [InnerLoopInput(support, one, seed), *map(InnerLoopInput, parts, recipes, seeds)]
-        return CrossValidationPlan(tuple(inputs), folds)
+        return CrossValidationPlan((*inputs, *self._recalled(inputs)), folds)
+
+    def _recalled(self, inputs: Sequence[InnerLoopInput]) -> list[InnerLoopInput]:
+        """The same inputs with the starts that the memory proposes for their supports; none without a memory."""
+        if self.task_memory is None or not len(self.task_memory):
+            return []
+        starts = [self.task_memory.start_for(self.net, self.start, given.support) for given in inputs]
+        return [replace(given, start=start) for given, start in zip(inputs, starts, strict=True)]
 
     def choose(self, candidates: Sequence[Candidate]) -> Candidate:
         """Return the first candidate, unless another one predicts more held-out samples correctly, by a margin.
 
         The margin is `CHOICE_MARGIN`, or `MEMORY_MARGIN`. The balanced accuracy must not be lower either, so that a
-        large class does not decide alone.
+        large class does not decide alone. A candidate that started from a memory of tasks needs no margin: it replaces
+        the one from the shared start where neither number is lower.
         """
+        shared = [candidate for candidate in candidates if candidate.start is None]
+        chosen = self._choose_recipe(shared)
+        recalled = [each for each in candidates if each.start is not None and each.recipe == chosen.recipe]
+        if not recalled:
+            return chosen
+        before, after = (self._held_out_scores(candidate) for candidate in (chosen, recalled[0]))
+        return recalled[0] if after[0] >= before[0] and after[1] >= before[1] else chosen
+
+    def _choose_recipe(self, candidates: Sequence[Candidate]) -> Candidate:
         if len(candidates) == 1:
             return candidates[0]
         scores = [self._held_out_scores(candidate) for candidate in candidates]

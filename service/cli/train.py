@@ -21,6 +21,7 @@ from models.meta.covariance_prior import CovarianceTraining
 from models.meta.curve import can_plot
 from models.meta.evaluation import EmbeddedEpisodes, EvaluationConfig, Normalisation, Score
 from models.meta.evaluation import evaluate as score_episodes
+from models.meta.memory import MemoryConfig, TaskMemory, load_memory, require_body
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.modalities.rows import Present
 from models.nets import build
@@ -29,6 +30,7 @@ from models.weights import Weights
 from service.cli.console import AsJson, notices, output, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
 from service.cli.train_covariance import train_covariance
+from service.cli.train_memory import write_memory
 from service.runtime.device import pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
@@ -153,6 +155,25 @@ TrainingRate = Annotated[
     typer.Option(min=0, help="Learning rate of the inner steps. MAML needs a lower one.", show_default="preset"),
 ]
 
+Remember = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write a memory of tasks, for anole evaluate --memory: what adapting training tasks changed.",
+        show_default="none",
+    ),
+]
+
+RememberTasks = Annotated[int, typer.Option(min=1, help="Tasks of the memory. Each takes twice the net's weights.")]
+
+Recall = Annotated[
+    Path | None,
+    typer.Option(
+        help="Memory of tasks, from anole train --memory. An episode starts from what similar tasks changed, if "
+        "cross-validation of its support does not get worse.",
+        show_default="none",
+    ),
+]
+
 SaveEvery = Annotated[float, typer.Option(min=0, help="Seconds between checkpoints. 0: every meta step.")]
 
 
@@ -180,6 +201,8 @@ def train(
     device: Device = "auto",
     save_every_s: SaveEvery = 180.0,
     export: ExportOnnx = False,
+    memory: Remember = None,
+    memory_tasks: RememberTasks = MemoryConfig.capacity,
     as_json: AsJson = False,
 ) -> None:
     """Meta-train a checkpoint.
@@ -207,12 +230,18 @@ def train(
     plan = TrainingRunConfig(chosen.net_config, recipe, meta, data)
     serve = _served(replace(chosen.serve, **shared), algorithm)
     run = TrainingRun(plan, serve, out, pick_device(device), threads, begun[1] if begun else None)
-    if not can_plot():
-        notices().print(plain("the learning curve is written without a plot; to get one: pip install -e '.[plot]'"))
+    _notice_without_plot()
     train_to_the_end(run, sets, meta.meta_steps, save_every_s)
     if export:
         write_graph(out)
+    if memory is not None:
+        write_memory(load_checkpoint(out).on(pick_device(device)), sets, meta, memory, memory_tasks)
     _print_trained(out, meta.meta_steps, as_json=as_json)
+
+
+def _notice_without_plot() -> None:
+    if not can_plot():
+        notices().print(plain("the learning curve is written without a plot; to get one: pip install -e '.[plot]'"))
 
 
 def _print_trained(out: Path, meta_steps: int, *, as_json: bool) -> None:
@@ -350,6 +379,7 @@ def evaluate(
     threads: Threads = 1,
     device: Device = "auto",
     allow_factory: AllowFactory = None,
+    memory: Recall = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure the accuracy of a checkpoint on few-shot episodes, with a 95 % confidence interval."""
@@ -365,7 +395,9 @@ def evaluate(
     modalities = EpisodeModalities(start.net_config.second_size, modality, query_modality or modality)
     source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), image, float(within_line), modalities)
     how: Normalisation = "transductive" if transductive else recipe.statistics
-    accuracies = _accuracies(start, source, recipe, EvaluationConfig(episodes, seed, how), pick_device(device))
+    recalled = None if memory is None else _recalled(memory, start)
+    plan = EvaluationConfig(episodes, seed, how, memory=recalled)
+    accuracies = _accuracies(start, source, recipe, plan, pick_device(device))
     row = {
         "checkpoint": checkpoint,
         "digest": start.digest,
@@ -378,6 +410,7 @@ def evaluate(
         **({} if start.net_config.second == "none" else {"modality": modality, "query_modality": modalities.query}),
         "inner_steps": recipe.steps,
         "normalisation": how,
+        **({} if recalled is None else {"memory": recalled.digest}),
         "accuracy": Score(tuple(accuracies)).mean,
         "half_width_95": Score(tuple(accuracies)).half_width,
     }
@@ -389,6 +422,11 @@ def _adapting(recipe: InnerLoopConfig, adapt_modality: Present | None) -> InnerL
     if adapt_modality is None:
         return recipe
     return replace(recipe, lr_multipliers=(*recipe.lr_multipliers, *encoder_multipliers(adapt_modality)))
+
+
+def _recalled(path: Path, start: Checkpoint) -> TaskMemory:
+    require_body(start.weights)
+    return load_memory(path, start.digest)
 
 
 def _accuracies(

@@ -1,0 +1,227 @@
+"""A memory of tasks against the start alone, in four domains and in one that the memory never saw.
+
+    python benchmarks/task_memory.py --data-root FOLDER [--checkpoint omniglot] [--episodes 40] [--json]
+
+The memory holds tasks of training classes, in equal shares: characters (Omniglot), textures (photographs of materials),
+photographs (mini-ImageNet) and generated surfaces, as the net sees them (28 pixels, grey). It is kept in the folder and
+used again by the next run. The start itself was meta-trained on characters alone.
+
+Episodes are 5-way, of test classes. Those of steel (X-SDD) show whether a memory without such tasks does harm. Every
+episode is adapted with the same seed from the start and from what the memory recalls; cross-validation chooses between
+the two, as in `anole evaluate --memory`. Differences are paired by episode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from benchmarks.figures import Parser, differences, machine, machine_line, markdown, percent, points, script
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.config import InnerLoopConfig, MetaTrainingConfig
+from models.data.class_dataset import ClassDataset, DatasetSubset
+from models.data.episodes import EpisodeSampler, EpisodeShape
+from models.data.registry import open_dataset
+from models.data.synthetic import Textures
+from models.images.preprocessing import ImageConfig
+from models.meta.evaluation import EvaluationConfig, Score, evaluate
+from models.meta.memory import MemoryConfig, TaskMemory, build_memory, load_memory
+from models.meta.training import WeightedDataset, task_source
+from models.nets import Net
+from models.validation.cross_validation import CrossValidator
+from models.weights import Weights
+from service.cli.console import progress
+from service.cli.train import CACHE
+
+DOMAINS: Final = ("characters", "textures", "photographs", "surfaces", "steel")
+WAYS: Final = 5
+CPU: Final = torch.device("cpu")
+TASKS: Final = MetaTrainingConfig(meta_steps=1, meta_batch=4, n_way=WAYS, train_shots=10, within_line=1.0)
+"""Remembered tasks. Those of generated surfaces have the classes of one product line."""
+MATERIALS: Final = "folder:licensed/ambientcg_materials.zip"
+STEEL: Final = "folder:x_sdd.zip"
+FEWEST_IMAGES: Final = 16
+"""Images of a material that is used: more than shots and queries together."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Training and test classes of one kind of images; `train` is None where no training may see it."""
+
+    train: ClassDataset | None
+    test: ClassDataset
+
+
+def open_domains(image: ImageConfig, data_root: Path) -> dict[str, Domain]:
+    """The domains by name."""
+    omniglot = open_dataset("omniglot", image, data_root, CACHE)
+    photographs = open_dataset("mini-imagenet", image, data_root, CACHE)
+    materials = open_dataset(MATERIALS, image, data_root, CACHE).train
+    large = [index for index in range(len(materials)) if materials.count(index) >= FEWEST_IMAGES]
+    order = [large[index] for index in torch.randperm(len(large), generator=torch.Generator().manual_seed(0)).tolist()]
+    half = 6 * len(order) // 10
+    textures = (DatasetSubset(materials, part, materials.name) for part in (order[:half], order[half:]))
+    surfaces = (Textures(image.side, 1, seed=seed, lines=64 >> seed) for seed in (0, 1))
+    steel = open_dataset(STEEL, image, data_root, CACHE).test
+    return {
+        "characters": Domain(omniglot.train, omniglot.test),
+        "textures": Domain(*textures),
+        "photographs": Domain(photographs.train, photographs.test),
+        "surfaces": Domain(*surfaces),
+        "steel": Domain(None, steel),
+    }
+
+
+def remembered(start: Checkpoint, domains: Mapping[str, Domain], arguments: argparse.Namespace) -> TaskMemory:
+    """The memory of training tasks, from the folder or newly made."""
+    path = arguments.folder / f"{start.digest[:12]}-{arguments.tasks}-{arguments.seed}.safetensors"
+    config = MemoryConfig(arguments.tasks, arguments.neighbours, arguments.temperature)
+    if path.is_file():
+        return replace(load_memory(path, start.digest), config=config)
+    sets = [WeightedDataset(domain.train) for domain in domains.values() if domain.train is not None]
+    source = task_source(sets, start.net_config, replace(TASKS, seed=arguments.seed), CPU)
+    memory = TaskMemory(start.digest, config)
+    with progress("remembering", arguments.tasks) as report:
+        for grown in build_memory(memory, start.build_net(), start.weights, source, start.recipe):
+            memory = grown
+            report(len(memory), "")
+    memory.save(path)
+    return memory
+
+
+@dataclass
+class Cell:
+    """Accuracies of the same episodes at one number of inner steps, and the share of them that kept the recalled start.
+
+    Attributes:
+        alone: from the start.
+        recalled: from what the memory recalls.
+        chosen: from the one of the two that cross-validation chooses.
+        kept: whether it chose the recalled start.
+    """
+
+    alone: list[float] = field(default_factory=list)
+    recalled: list[float] = field(default_factory=list)
+    chosen: list[float] = field(default_factory=list)
+    kept: list[bool] = field(default_factory=list)
+
+
+Cells = dict[tuple[str, int, int], Cell]
+"""(domain, shots, inner steps) -> accuracies."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores episodes with and without a memory."""
+
+    start: Checkpoint
+    memory: TaskMemory
+    net: Net
+
+    def score(self, source: EpisodeSampler, steps: int, seed: int, cell: Cell) -> None:
+        """Add one episode to a cell."""
+        recipe, weights = self.start.recipe.adjusted(steps, None), self.start.weights
+        support = source.support(seed)
+        recalled = self.memory.start_for(self.net, weights, support)
+        validator = CrossValidator(self.net, weights, task_memory=self.memory)
+        kept = validator.adapt(support, recipe, seed, support.sample_groups).start is not None
+        cell.alone.append(self._accuracy(weights, source, recipe, seed))
+        cell.recalled.append(self._accuracy(recalled, source, recipe, seed))
+        cell.chosen.append(cell.recalled[-1] if kept else cell.alone[-1])
+        cell.kept.append(kept)
+
+    def _accuracy(self, weights: Weights, source: EpisodeSampler, recipe: InnerLoopConfig, seed: int) -> float:
+        (accuracy,) = evaluate(self.net, weights, source, recipe, EvaluationConfig(1, seed))
+        return accuracy
+
+
+def scored(scorer: Scorer, domains: Mapping[str, Domain], arguments: argparse.Namespace) -> Cells:
+    """Score all domains, shots and steps on test classes."""
+    cells: Cells = {}
+    total = len(domains) * len(arguments.shots) * len(arguments.steps) * arguments.episodes
+    done = 0
+    with progress("scoring", total) as report:
+        for name, domain in domains.items():
+            for shots in arguments.shots:
+                shape = EpisodeShape(min(WAYS, len(domain.test)), shots, arguments.queries)
+                source = EpisodeSampler(domain.test, shape, scorer.start.net_config.image, within_line=1.0)
+                for steps in arguments.steps:
+                    cell = cells.setdefault((name, shots, steps), Cell())
+                    for episode in range(arguments.episodes):
+                        scorer.score(source, steps, arguments.seed + episode, cell)
+                        done += 1
+                        report(done, f"{name}, {shots}-shot, {steps} steps")
+    return cells
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.data_root("omniglot/, mini-imagenet.zip, licensed/ and x_sdd.zip", required=True)
+    parser.option("--checkpoint", "omniglot", "name of a shipped checkpoint, or path to one")
+    parser.option("--folder", Path("data/task-memory"), "folder for the memory")
+    parser.option("--tasks", 256, "tasks to remember")
+    parser.option("--neighbours", MemoryConfig.neighbours, "most tasks that a new one recalls")
+    parser.option("--temperature", MemoryConfig.temperature, "of the softmax over their similarities")
+    parser.option("--only", list(DOMAINS), "domains to score", choices=DOMAINS, metavar="DOMAIN")
+    parser.option("--shots", [1, 5], "support images per class")
+    parser.option("--steps", [0, 1, 2, 5, 15], "inner steps")
+    parser.option("--queries", 10, "query images per class")
+    parser.option("--episodes", 40, "episodes per domain and number of shots", least=2)
+    parser.option("--seed", 0, "seed of the memory and of the first episode")
+    parser.option("--threads", 1, "threads per operation")
+    parser.json()
+    return parser.parse_args()
+
+
+@script
+def main() -> None:
+    """Train and remember what is missing, score, and print the table."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    record: dict[str, Any] = {"machine": machine(arguments.checkpoint, threads=arguments.threads), **vars(arguments)}
+    start = load_checkpoint(arguments.checkpoint)
+    domains = open_domains(start.net_config.image, arguments.data_root)
+    memory = remembered(start, domains, arguments)
+    chosen = {name: domain for name, domain in domains.items() if name in arguments.only}
+    cells = scored(Scorer(start, memory, start.build_net()), chosen, arguments)
+    record |= {"digest": start.digest, "memory": memory.digest, "remembered": len(memory)}
+    record["cells"] = [
+        {"domain": name, "shots": shots, "steps": steps, **asdict(cell)} for (name, shots, steps), cell in cells.items()
+    ]
+    print(json.dumps(record, indent=2, default=str) if arguments.json else table(record, cells))
+
+
+def table(record: Mapping[str, Any], cells: Cells) -> str:
+    """The results as text."""
+    rows = [
+        (
+            f"{name}, {shots}-shot",
+            str(steps),
+            percent(Score(tuple(cell.alone))),
+            points(differences(cell.recalled, cell.alone)),
+            points(differences(cell.chosen, cell.alone)),
+            f"{100 * sum(cell.kept) / len(cell.kept):.0f} %",
+        )
+        for (name, shots, steps), cell in cells.items()
+    ]
+    columns = ("episodes", "inner steps", "start alone", "always recalled", "chosen by cross-validation", "kept")
+    recalled = f"{record['neighbours']} neighbours, temperature {record['temperature']}"
+    return "\n".join([
+        f"5-way, {record['queries']} queries per class, {record['episodes']} episodes, seed {record['seed']}",
+        f"start {record['digest'][:12]}; memory {record['memory'][:12]}: {record['remembered']} tasks, {recalled}",
+        machine_line(record["machine"]),
+        "Accuracy with 95 % interval; differences to the start alone in points, paired by episode.",
+        "",
+        markdown(columns, rows),
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
