@@ -1,7 +1,7 @@
 """Probabilities averaged over what a version does not know, compared with the point estimate and with cheap rivals.
 
     python benchmarks/bayesian_uncertainty.py --data-root FOLDER [--sets x_sdd deeppcb] [--shots 1 5] [--episodes 100]
-        [--omniglot CHECKPOINT ...] [--start efficientnet-lite0] [--cache FOLDER] [--json]
+        [--omniglot CHECKPOINT ...] [--methods point posterior] [--cache FOLDER] [--json]
 
 All rows adapt to the same episodes, and each fits a temperature of its own on held-out folds, as the service does (with
 one shot there are none, and it is 1):
@@ -385,16 +385,14 @@ def main() -> None:
     for shots in arguments.shots:
         for name in arguments.sets:
             start = opened(arguments.start)
-            trials = embedded_trials(start, name, shots, arguments)
-            results.append(
-                summarised(f"{name}, {shots}-shot, {arguments.start}", run(start, trials, list(METHODS)[:4]))
-            )
-        rows: dict[str, list[dict[str, Any]]] = {}
+            rows = run(start, embedded_trials(start, name, shots, arguments), usable(arguments.methods, start))
+            results.append(summarised(f"{name}, {shots}-shot, {arguments.start}", rows))
+        rows = {}
         for name in arguments.omniglot:
             start = opened(name)
-            names = [*list(METHODS)[:4], *(["sampled weights"] if gaussian_names(start.checkpoint.weights) else [])]
             trials = omniglot_trials(start, arguments.data_root, shots, arguments)
-            rows |= {f"{start.checkpoint.name}: {method}": own for method, own in run(start, trials, names).items()}
+            measured = run(start, trials, usable(arguments.methods, start))
+            rows |= {f"{start.checkpoint.name}: {method}": own for method, own in measured.items()}
         if rows:
             results.append(summarised(f"omniglot, {arguments.ways}-way {shots}-shot", rows))
     costs = prediction_cost(arguments.ways)
@@ -412,6 +410,11 @@ def opened(name: str) -> Start:
     return Start(checkpoint.build_net(), checkpoint)
 
 
+def usable(methods: Sequence[str], start: Start) -> list[str]:
+    """The methods, without drawing weights where none is Gaussian."""
+    return [name for name in methods if name != "sampled weights" or gaussian_names(start.checkpoint.weights)]
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
@@ -419,6 +422,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--sets", ["x_sdd"], "names of .zip files in that folder, without the ending", nargs="*")
     parser.option("--omniglot", ["omniglot"], "checkpoints to score on Omniglot: shipped names, or paths", nargs="*")
     parser.option("--start", "efficientnet-lite0", "checkpoint with a frozen backbone for the sets")
+    parser.option("--methods", list(METHODS), "rows; the first one is compared with", choices=list(METHODS))
     parser.option("--ways", 5, "known classes of an episode", least=2)
     parser.option("--shots", [1, 5], "support images per class")
     parser.option("--queries", 10, "queries per class")
