@@ -23,19 +23,22 @@ from typing import Any, Final
 import torch
 
 from benchmarks.figures import Parser, differences, machine, machine_line, markdown, percent, points, script
+from benchmarks.fixtures import folded
+from models.adaptation.adapt import Adapted, adapt_inputs
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.config import InnerLoopConfig, MetaTrainingConfig
+from models.config import MetaTrainingConfig
 from models.data.class_dataset import ClassDataset, DatasetSubset
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import open_dataset
 from models.data.synthetic import Textures
 from models.images.preprocessing import ImageConfig
-from models.meta.evaluation import EvaluationConfig, Score, evaluate
+from models.inference.predict import logits_and_features
+from models.meta.evaluation import Score
 from models.meta.memory import MemoryConfig, TaskMemory, build_memory, load_memory
 from models.meta.training import WeightedDataset, task_source
 from models.nets import Net
+from models.task import Task
 from models.validation.cross_validation import CrossValidator
-from models.weights import Weights
 from service.cli.console import progress
 from service.cli.train import CACHE
 
@@ -44,8 +47,12 @@ WAYS: Final = 5
 CPU: Final = torch.device("cpu")
 TASKS: Final = MetaTrainingConfig(meta_steps=1, meta_batch=4, n_way=WAYS, train_shots=10, within_line=1.0)
 """Remembered tasks. Those of generated surfaces have the classes of one product line."""
-MATERIALS: Final = "folder:licensed/ambientcg_materials.zip"
-STEEL: Final = "folder:x_sdd.zip"
+DATASETS: Final = {
+    "characters": "omniglot",
+    "textures": "folder:licensed/ambientcg_materials.zip",
+    "photographs": "mini-imagenet",
+    "steel": "folder:x_sdd.zip",
+}
 FEWEST_IMAGES: Final = 16
 """Images of a material that is used: more than shots and queries together."""
 
@@ -58,33 +65,27 @@ class Domain:
     test: ClassDataset
 
 
-def open_domains(image: ImageConfig, data_root: Path) -> dict[str, Domain]:
-    """The domains by name."""
-    omniglot = open_dataset("omniglot", image, data_root, CACHE)
-    photographs = open_dataset("mini-imagenet", image, data_root, CACHE)
-    materials = open_dataset(MATERIALS, image, data_root, CACHE).train
-    large = [index for index in range(len(materials)) if materials.count(index) >= FEWEST_IMAGES]
-    order = [large[index] for index in torch.randperm(len(large), generator=torch.Generator().manual_seed(0)).tolist()]
-    half = 6 * len(order) // 10
-    textures = (DatasetSubset(materials, part, materials.name) for part in (order[:half], order[half:]))
-    surfaces = (Textures(image.side, 1, seed=seed, lines=64 >> seed) for seed in (0, 1))
-    steel = open_dataset(STEEL, image, data_root, CACHE).test
-    return {
-        "characters": Domain(omniglot.train, omniglot.test),
-        "textures": Domain(*textures),
-        "photographs": Domain(photographs.train, photographs.test),
-        "surfaces": Domain(*surfaces),
-        "steel": Domain(None, steel),
-    }
+def open_domain(name: str, image: ImageConfig, data_root: Path) -> Domain:
+    """Open the images of one of `DOMAINS`."""
+    if name == "surfaces":
+        return Domain(*(Textures(image.side, image.channels, seed=seed, lines=64 >> seed) for seed in (0, 1)))
+    opened = open_dataset(DATASETS[name], image, data_root, CACHE)
+    if name == "textures":
+        large = [index for index in range(len(opened.train)) if opened.train.count(index) >= FEWEST_IMAGES]
+        order = torch.randperm(len(large), generator=torch.Generator().manual_seed(0)).tolist()
+        halves = order[: 6 * len(order) // 10], order[6 * len(order) // 10 :]
+        return Domain(*(DatasetSubset(opened.train, [large[each] for each in half], name) for half in halves))
+    return Domain(None if name == "steel" else opened.train, opened.test)
 
 
-def remembered(start: Checkpoint, domains: Mapping[str, Domain], arguments: argparse.Namespace) -> TaskMemory:
+def remembered(start: Checkpoint, arguments: argparse.Namespace) -> TaskMemory:
     """The memory of training tasks, from the folder or newly made."""
     path = arguments.folder / f"{start.digest[:12]}-{arguments.tasks}-{arguments.seed}.safetensors"
     config = MemoryConfig(arguments.tasks, arguments.neighbours, arguments.temperature)
     if path.is_file():
         return replace(load_memory(path, start.digest), config=config)
-    sets = [WeightedDataset(domain.train) for domain in domains.values() if domain.train is not None]
+    domains = [open_domain(name, start.net_config.image, arguments.data_root) for name in DOMAINS]
+    sets = [WeightedDataset(domain.train) for domain in domains if domain.train is not None]
     source = task_source(sets, start.net_config, replace(TASKS, seed=arguments.seed), CPU)
     memory = TaskMemory(start.digest, config)
     with progress("remembering", arguments.tasks) as report:
@@ -125,20 +126,23 @@ class Scorer:
     net: Net
 
     def score(self, source: EpisodeSampler, steps: int, seed: int, cell: Cell) -> None:
-        """Add one episode to a cell."""
-        recipe, weights = self.start.recipe.adjusted(steps, None), self.start.weights
-        support = source.support(seed)
-        recalled = self.memory.start_for(self.net, weights, support)
+        """Add one episode to a cell. Where what the memory recalls diverges, the start alone counts for both."""
+        task, weights = source.task(seed), self.start.weights
         validator = CrossValidator(self.net, weights, task_memory=self.memory)
-        kept = validator.adapt(support, recipe, seed, support.sample_groups).start is not None
-        cell.alone.append(self._accuracy(weights, source, recipe, seed))
-        cell.recalled.append(self._accuracy(recalled, source, recipe, seed))
+        recipe = self.start.recipe.adjusted(steps, None)
+        plan = validator.plan(task.support, recipe, seed, task.support.sample_groups)
+        candidates = plan.candidates(adapt_inputs(self.net, weights, plan.inputs))  # without and with the memory
+        kept = validator.choose(candidates).start is not None
+        cell.alone.append(self._accuracy(candidates[0].adapted, task))
+        cell.recalled.append(self._accuracy(candidates[-1].adapted, task))
         cell.chosen.append(cell.recalled[-1] if kept else cell.alone[-1])
         cell.kept.append(kept)
 
-    def _accuracy(self, weights: Weights, source: EpisodeSampler, recipe: InnerLoopConfig, seed: int) -> float:
-        (accuracy,) = evaluate(self.net, weights, source, recipe, EvaluationConfig(1, seed))
-        return accuracy
+    def _accuracy(self, adapted: Adapted, task: Task) -> float:
+        stacked = {name: tensor[None] for name, tensor in folded(adapted).items()}
+        with torch.no_grad():
+            logits, _ = logits_and_features(self.net, stacked, task.query_inputs[None], None)
+        return float((logits[0].argmax(-1) == task.query_labels).float().mean())
 
 
 def scored(scorer: Scorer, domains: Mapping[str, Domain], arguments: argparse.Namespace) -> Cells:
@@ -187,10 +191,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     record: dict[str, Any] = {"machine": machine(arguments.checkpoint, threads=arguments.threads), **vars(arguments)}
     start = load_checkpoint(arguments.checkpoint)
-    domains = open_domains(start.net_config.image, arguments.data_root)
-    memory = remembered(start, domains, arguments)
-    chosen = {name: domain for name, domain in domains.items() if name in arguments.only}
-    cells = scored(Scorer(start, memory, start.build_net()), chosen, arguments)
+    memory = remembered(start, arguments)
+    domains = {name: open_domain(name, start.net_config.image, arguments.data_root) for name in arguments.only}
+    cells = scored(Scorer(start, memory, start.build_net()), domains, arguments)
     record |= {"digest": start.digest, "memory": memory.digest, "remembered": len(memory)}
     record["cells"] = [
         {"domain": name, "shots": shots, "steps": steps, **asdict(cell)} for (name, shots, steps), cell in cells.items()

@@ -10,13 +10,16 @@ import torch
 
 from models import weights as weight_ops
 from models.config import BACKBONE_RECIPE, InnerLoopConfig, NetConfig
+from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid, InvalidConfig
 from models.images.preprocessing import ImageConfig
+from models.meta.evaluation import EvaluationConfig, evaluate
 from models.meta.memory import MemoryConfig, TaskMemory, load_memory, task_keys
 from models.nets import BackboneNet, Net, heads
 from models.validation.cross_validation import CrossValidator
 from tests.backbones import Convolutional, factory_of
-from tests.unit.models.conftest import MakeSupport
+from tests.unit.models.conftest import SPEC, MakeSupport
+from tests.unit.models.meta.test_evaluation import striped_classes
 
 START = "a" * 64
 RECIPE = InnerLoopConfig(steps=3, learning_rate=0.05, batch_size=6)
@@ -179,3 +182,19 @@ def test_cross_validation_keeps_a_recalled_start_that_predicts_no_worse(conv4: N
     validator = CrossValidator(conv4, start, task_memory=nothing)
     candidate = validator.adapt(support, RECIPE, 0, torch.arange(len(support)))
     assert candidate.start is not None
+
+
+def accuracies(net: Net, n_shot: int, memory: TaskMemory | None) -> list[float]:
+    source = EpisodeSampler(striped_classes(), EpisodeShape(n_way=3, n_shot=n_shot, n_query=4), SPEC.image)
+    return list(evaluate(net, net.start(), source, RECIPE, EvaluationConfig(4, memory=memory)))
+
+
+def test_an_evaluation_does_not_get_worse_by_a_memory_that_misleads(conv4: Net, make_support: MakeSupport) -> None:
+    assert accuracies(conv4, 4, poisoned(conv4, make_support)) == accuracies(conv4, 4, None)
+
+
+def test_an_evaluation_starts_from_what_the_memory_recalls_where_there_are_no_folds(
+    conv4: Net, make_support: MakeSupport
+) -> None:
+    alone, misled = (accuracies(conv4, 1, memory) for memory in (None, poisoned(conv4, make_support)))
+    assert sum(misled) < sum(alone)
