@@ -30,7 +30,7 @@ def spread_weights(start: Weights, patterns: Sequence[str]) -> dict[str, Tensor]
 
 def gaussian_names(weights: Weights) -> list[str]:
     """Names of the weights that have a companion."""
-    return [name.removesuffix(SUFFIX) for name in weights if name.endswith(SUFFIX)]
+    return [name for name in weights if name + SUFFIX in weights]
 
 
 def means(weights: Weights) -> dict[str, Tensor]:

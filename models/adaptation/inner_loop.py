@@ -24,6 +24,7 @@ from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
 from models.nets import BackboneNet, Net, call_net, call_net_recording, heads, patch_memory
+from models.nets.head_posterior import LOG_SD
 from models.task import Support
 from models.weights import Weights, join, trainable_copy
 
@@ -198,7 +199,7 @@ def run_inner_loop(
     statistics = head.statistics()
     initial = {**starts, **head.weights}
     stacked = initial if second_order else trainable_copy(_detached(initial))
-    optimiser = Optimiser(recipe, list(stacked), options.moments)
+    optimiser = Optimiser(recipe, [name for name in stacked if name != LOG_SD], options.moments)
     computation = GradientComputation(recipe, len(supports), device, second_order=second_order)
     draws = _Draws(starts, supports, recipe, seeds)
     losses = []

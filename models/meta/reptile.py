@@ -52,12 +52,12 @@ class Reptile:
         if diverged:
             raise AdaptationDiverged(recipe.steps, tuple(diverged))
         return MetaTrainingState(
-            start=weight_ops.interpolate(state.start, self.target(state.start, adapted), step_size),
+            start=weight_ops.interpolate(state.start, self.target(net, state.start, adapted), step_size),
             moments=carried_moments(adapted, recipe),
             meta_step=state.meta_step + 1,
             loss=float(adapted.losses.mean()) if adapted.losses.numel() else float("nan"),
         )
 
-    def target(self, start: Weights, adapted: InnerLoopResult) -> dict[str, Tensor]:
+    def target(self, _net: Net, start: Weights, adapted: InnerLoopResult) -> dict[str, Tensor]:
         """What the start moves towards: the mean of the adapted weights."""
         return weight_ops.task_mean({name: adapted.weights[name] for name in start})

@@ -18,14 +18,13 @@ import torch
 
 from models import weights as weight_ops
 from models.adaptation.executor import FairExecutor
-from models.adaptation.gaussian_weights import spread_weights
 from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid
-from models.meta.bayesian_reptile import SPREAD_PATTERNS, BayesianReptile
+from models.meta.bayesian_reptile import BayesianReptile, bayesian_start
 from models.meta.curve import LearningCurve
 from models.meta.maml import Maml
 from models.meta.outer_loop import MetaStep, MetaTrainingState, TaskSource, inner_seeds, meta_train
@@ -189,12 +188,10 @@ class TrainingRun:
 
     def _initial_start(self) -> Weights:
         start = self._net.start() if self._from is None else dict(self._from)
-        if self._config.meta.algorithm == "bayesian-reptile":
-            start = spread_weights(start, SPREAD_PATTERNS)
-        if self._config.recipe.head == "prototype" or heads.WEIGHT in start:
-            return start
-        generator = torch.Generator().manual_seed(self._config.meta.seed)
-        return {**start, **heads.linear_head(self._net.feature_count, self._config.meta.n_way, generator)}
+        if self._config.recipe.head != "prototype" and heads.WEIGHT not in start:
+            generator = torch.Generator().manual_seed(self._config.meta.seed)
+            start |= heads.linear_head(self._net.feature_count, self._config.meta.n_way, generator)
+        return bayesian_start(start) if self._config.meta.algorithm == "bayesian-reptile" else start
 
     def _check_configs(self) -> None:
         """Raise InvalidConfig before training for settings that would only fail during training or serving."""

@@ -10,6 +10,10 @@ Of the distance, only the part counts in which the classes differ: the part that
 to all of them, and with thousands of features and few samples it would drown the rest. That part follows from the
 scores and the Gram matrix of the class means. A temperature divides scores and Gram matrix alike.
 
+The covariance that a head of prototypes implies is a setting, its scale, and no measurement. Bayesian Reptile measures
+it on its training tasks: ``head.log_sd`` of its starts is the logarithm of the true standard deviation over the implied
+one (`relative_spread`), and multiplies the deviations. Without it, they are as the head implies.
+
 The entropy of the averaged probabilities is the total uncertainty. The average of the samples' entropies is what
 remains if the means were known, the aleatoric uncertainty. The difference is the epistemic one, which more samples
 reduce (Depeweg et al. 2018, arXiv:1710.07283).
@@ -26,7 +30,9 @@ from models.nets import heads
 from models.weights import Weights
 
 GRAM, COUNTS, DRAWS = "head.gram", "head.counts", "head.draws"
-NAMES = (GRAM, COUNTS, DRAWS)
+LOG_SD = "head.log_sd"
+NAMES = (GRAM, COUNTS, DRAWS, LOG_SD)
+"""All of them come after the net; LOG_SD belongs to the start, and no inner step changes it."""
 
 SAMPLES = 64
 
@@ -81,19 +87,24 @@ class HeadPosterior:
         gram: see `posterior_weights`; so are
         counts: and
         draws:
+        spread: exp(``head.log_sd``), a scalar; 1 for starts without.
     """
 
     bias: Tensor
     gram: Tensor
     counts: Tensor
     draws: Tensor
+    spread: float = 1.0
 
     @classmethod
     def of(cls, folded: Weights) -> HeadPosterior | None:
         """The posterior of a version with these folded weights; None for versions without."""
         if GRAM not in folded:
             return None
-        return cls(*(folded[name].detach().cpu().double() for name in (heads.BIAS, *NAMES)))
+        spread = float(folded[LOG_SD].exp()) if LOG_SD in folded else 1.0
+        names = (heads.BIAS, GRAM, COUNTS, DRAWS)
+        bias, gram, counts, draws = (folded[name].detach().cpu().double() for name in names)
+        return cls(bias, gram, counts, draws, spread)
 
     @property
     def size_bytes(self) -> int:
@@ -101,12 +112,12 @@ class HeadPosterior:
         return sum(tensor.nbytes for tensor in (self.bias, self.gram, self.counts, self.draws))
 
     def deviation(self, logits: Tensor) -> Tensor:
-        """Standard deviation of each score, d / sqrt(n): (images, n_way) -> (images, n_way)."""
+        """Standard deviation of each score, spread * d / sqrt(n): (images, n_way) -> (images, n_way)."""
         products = logits.detach().cpu().double() - self.bias  # of each image with each class mean
         inverse = torch.linalg.pinv(self.gram, rtol=_LEAST_EIGENVALUE, hermitian=True)
         length = ((products[:, None] * inverse).sum(-1) * products).sum(-1, keepdim=True)  # (images, 1)
         squares = length - 2 * products + self.gram.diagonal()
-        deviation: Tensor = (squares.clamp(min=0) / self.counts).sqrt()
+        deviation: Tensor = self.spread * (squares.clamp(min=0) / self.counts).sqrt()
         return deviation
 
     def predict(self, logits: Tensor) -> tuple[Tensor, Uncertainty]:
@@ -123,6 +134,30 @@ class HeadPosterior:
         total, aleatoric = _entropy(mean), _entropy(probabilities).mean(1)
         epistemic = (total - aleatoric).clamp(min=0)
         return mean.float(), Uncertainty(total.float(), aleatoric.float(), epistemic.float())
+
+
+def relative_spread(head: Weights, known: Tensor, others: Tensor, counts: tuple[int, int]) -> Tensor:
+    """Variance within the classes over that which a head implies, from two sets of samples of each class.
+
+    If the implied covariance were the true one, the squared distance between the means of m and of n samples would be
+    n_way * (1 / m + 1 / n) on average, one for each direction in which the classes differ.
+
+    Args:
+        head: ``head.weight`` and ``head.bias`` made from the known samples.
+        known: class means of the samples that the head was made from, (n_way, features).
+        others: class means of other samples, (n_way, features).
+        counts: samples of each class in both.
+
+    Returns:
+        A scalar.
+    """
+    n_way, (of_known, of_others) = len(known), counts
+    stored = posterior_weights(head[heads.WEIGHT], known, torch.ones(n_way), torch.Generator().manual_seed(0))
+    posterior = HeadPosterior.of({heads.BIAS: head[heads.BIAS], **stored})
+    if posterior is None:
+        return torch.ones(())
+    distances = posterior.deviation(others @ head[heads.WEIGHT].T + head[heads.BIAS]).diagonal()
+    return distances.square().mean().float() / (n_way * (1 / of_known + 1 / of_others))
 
 
 def sampled_probabilities(logits: Tensor, deviation: Tensor, draws: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ def test_an_averaged_prediction_is_the_same_alone_among_others_and_with_an_expla
 def test_an_averaging_version_is_made_again_bit_for_bit_from_its_record_and_predicts_alike_after_a_restart(
     settings: Settings,
 ) -> None:
+    settings = settings.model_copy(update={"predict_s": 120.0})  # the first image waits for a decoder process to start
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
         web("PUT", "/clients/line/settings", json={"uncertainty": "bayes"})

@@ -18,9 +18,8 @@ from benchmarks.bayesian_uncertainty import (
     summarised,
     usable,
 )
-from models.adaptation.gaussian_weights import spread_weights
 from models.checkpoint import load_checkpoint
-from models.meta.bayesian_reptile import SPREAD_PATTERNS
+from models.meta.bayesian_reptile import bayesian_start
 from models.task import Support
 
 
@@ -73,7 +72,7 @@ def test_the_calibration_error_is_of_all_episodes_together() -> None:
 
 def test_weights_are_drawn_of_checkpoints_with_gaussian_weights_only() -> None:
     point = load_checkpoint("omniglot")
-    spread = replace(point, weights=spread_weights(point.weights, SPREAD_PATTERNS))
+    spread = replace(point, weights=bayesian_start(point.weights))
     names = [usable(list(METHODS), Start(one.build_net(), one)) for one in (point, spread)]
     assert ["sampled weights" in own for own in names] == [False, True]
     rows = run(Start(spread.build_net(), spread), iter([(0, trial(0, 1))]), ["sampled weights"])

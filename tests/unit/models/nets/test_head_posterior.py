@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from models.nets import heads
-from models.nets.head_posterior import COUNTS, DRAWS, SAMPLES, HeadPosterior, posterior_weights
+from models.nets.head_posterior import (
+    COUNTS,
+    DRAWS,
+    LOG_SD,
+    SAMPLES,
+    HeadPosterior,
+    posterior_weights,
+    relative_spread,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -116,3 +124,28 @@ def test_a_prediction_has_the_same_bits_alone_and_among_others() -> None:
 def test_weights_without_a_posterior_have_none() -> None:
     assert HeadPosterior.of(HEAD) is None
     assert COUNTS in posterior_weights(HEAD[heads.WEIGHT], MEANS, torch.ones(3), seeded())
+
+
+def test_the_spread_of_a_start_multiplies_the_deviations() -> None:
+    logits = scores_of(HEAD, QUERIES)
+    stored = posterior_weights(HEAD[heads.WEIGHT], MEANS, torch.tensor([2, 2, 2]), seeded())
+    plain, narrow = (
+        HeadPosterior.of({**HEAD, **stored}),
+        HeadPosterior.of({**HEAD, **stored, LOG_SD: torch.tensor(-1.0)}),
+    )
+    assert plain is not None
+    assert narrow is not None
+    torch.testing.assert_close(narrow.deviation(logits), plain.deviation(logits) / torch.e)
+
+
+@pytest.mark.parametrize("true_sd", [0.5, 2.0])
+def test_the_relative_spread_is_the_variance_within_the_classes_over_that_which_the_head_implies(
+    true_sd: float,
+) -> None:
+    generator, found = seeded(3), []
+    centres = torch.randn(4, 6, generator=generator) * 10
+    for _ in range(400):
+        known = centres + true_sd * torch.randn(4, 6, generator=generator) / 1**0.5
+        others = centres + true_sd * torch.randn(4, 6, generator=generator) / 4**0.5
+        found.append(relative_spread(heads.prototype_head(known, 0.5), known, others, (1, 4)))
+    assert float(torch.stack(found).mean()) == pytest.approx(true_sd**2, rel=0.1)
