@@ -35,7 +35,8 @@ def gaussian_names(weights: Weights) -> list[str]:
 
 def means(weights: Weights) -> dict[str, Tensor]:
     """The weights without the companions: the point estimate."""
-    return {name: tensor for name, tensor in weights.items() if not name.endswith(SUFFIX)}
+    companions = {name + SUFFIX for name in gaussian_names(weights)}
+    return {name: tensor for name, tensor in weights.items() if name not in companions}
 
 
 def draw_noise(weights: Weights, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.adaptation.gaussian_weights import means
 from models.config import NetConfig
 from models.errors import CheckpointInvalid
 from models.nets import BackboneNet, Net, call_net, heads, patch_memory
@@ -65,7 +66,7 @@ class Predictions:
 
 def fold_calibrated(weights: Weights, statistics: Mapping[str, Tensor], temperature: float = 1.0) -> dict[str, Tensor]:
     """Fold the statistics into the weights, divide the head by `temperature` and add the gain of the class means."""
-    folded = fold(weights, statistics)
+    folded = fold(means(weights), statistics)
     if temperature != 1.0:
         logits_and_scales = (heads.WEIGHT, heads.BIAS, heads.LEVEL, heads.SECOND_LOOK, GRAM)
         scaled = [name for name in logits_and_scales if name in folded]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.inference.predict import predict_images
+from models.meta.bayesian_reptile import bayesian_start
 from models.nets import heads
+from models.nets.head_posterior import LOG_SD
 from service.runtime.adapt_queue import JobControl
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 
@@ -106,3 +109,25 @@ def test_every_request_gets_the_predictions_of_its_own_images(backbone: LoadedCh
     requests = [(weights, noise(5, 1, 20)), (weights, [*noise(6, 2, 90), *noise(7, 1, 20)])]
     predicted = [found.probabilities.argmax(-1).tolist() for found in backbone.predict(requests)]
     assert predicted == [[0], [1, 1, 0]]
+
+
+def test_a_start_of_bayesian_reptile_serves_averaged_predictions_alike_in_onnxruntime_and_in_torch() -> None:
+    shipped = load_checkpoint("omniglot")
+    recipe = replace(shipped.recipe, steps=1, uncertainty="bayes")
+    start = replace(shipped, recipe=recipe, weights={**bayesian_start(shipped.weights), LOG_SD: torch.tensor(-1.4)})
+    assert start.onnx_graph is not None
+    images = [torch.full((1, 28, 28), shade, dtype=torch.uint8) for shade in (0, 40, 80, 200, 230, 255)]
+    found = []
+    for checkpoint in (start, replace(start, onnx_graph=None)):
+        loaded = LoadedCheckpoint(checkpoint, torch.device("cpu"))
+        adapted = loaded.adapt(loaded.support(images, [0, 0, 0, 1, 1, 1], 2), recipe, 3)
+        delta = loaded.delta(adapted)
+        assert LOG_SD not in delta  # it is the start's
+        (predictions,) = loaded.predict([(loaded.serving_weights(delta), images)])
+        found.append(predictions)
+        loaded.close()
+    onnx, plain = found
+    assert onnx.uncertainty is not None
+    assert plain.uncertainty is not None
+    torch.testing.assert_close(onnx.probabilities, plain.probabilities, atol=1e-5, rtol=0)
+    torch.testing.assert_close(onnx.uncertainty.epistemic, plain.uncertainty.epistemic, atol=1e-5, rtol=0)
