@@ -45,6 +45,14 @@ class PartCountMismatch(InvalidRequest):
     """The number of parts differs from the number of samples."""
 
 
+class ModalityCountMismatch(InvalidRequest):
+    """The number of texts or vectors differs from the number of images."""
+
+
+class ModalityUnsupported(InvalidRequest):
+    """The model does not take the texts or vectors that came with the images."""
+
+
 class ConflictingLabels(InvalidRequest):
     """One picture has two labels in the same request."""
 

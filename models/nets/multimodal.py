@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.config import LrMultipliers, NetConfig
+from models.config import LrMultipliers, NetConfig, Second
 from models.modalities.rows import FLAGS, Present
 from models.nets.base import Net
 from models.nets.normalisation import ConvNorm, Standardise
@@ -35,21 +35,30 @@ class VectorEncoder(nn.Module):
 
     Args:
         size: numbers of a vector.
-        standardise: bring each number to mean 0 and variance 1 over the support first, for readings of any unit.
         generator: draws the weights.
+        second: what the vectors are, see `NetConfig`. Readings of any unit are first brought to mean 0 and variance 1
+            over the support. For text the layers add to the vector, at first nothing: two words that no training task
+            had differ in their n-grams, but hardly in what the layers make of them.
+
+    Attributes:
+        feature_count: features per vector.
     """
 
-    def __init__(self, size: int, generator: torch.Generator, *, standardise: bool) -> None:
+    def __init__(self, size: int, generator: torch.Generator, second: Second) -> None:
         super().__init__()
-        self.units = Standardise() if standardise else nn.Identity()
+        self.feature_count = size if second == "text" else _FEATURES
+        self.units = Standardise() if second == "vector" else nn.Identity()
         self.layer1 = ConvNorm(size, _HIDDEN, 1, generator)
-        self.layer2 = ConvNorm(_HIDDEN, _FEATURES, 1, generator)
+        self.layer2 = ConvNorm(_HIDDEN, self.feature_count, 1, generator)
+        self._adds = second == "text"
+        if self._adds:
+            nn.init.zeros_(self.layer2.scale)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """(batch, size) -> (batch, features); side by side, (batch, tasks * size) -> (batch, tasks * features)."""
         pixels = self.units(vectors)[..., None, None]
-        features: Tensor = self.layer2(torch.relu_(self.layer1(pixels)))
-        return features.flatten(1)
+        features: Tensor = self.layer2(torch.relu_(self.layer1(pixels))).flatten(1)
+        return features + self.feature_count**0.5 * vectors if self._adds else features
 
 
 class MultimodalNet(Net):
@@ -66,8 +75,8 @@ class MultimodalNet(Net):
         super().__init__()
         self.config = config
         self.image = image
-        self.second = VectorEncoder(config.second_size, generator, standardise=config.second == "vector")
-        self.feature_count = image.feature_count + _FEATURES
+        self.second = VectorEncoder(config.second_size, generator, config.second)
+        self.feature_count = image.feature_count + self.second.feature_count
         self._sections = [config.image.channels * config.image.side**2, config.second_size, FLAGS]
 
     @property

@@ -48,10 +48,12 @@ def build_report(
     samples: Sequence[SampleRef],
     classes: Sequence[str],
     bit_depth: int | None = None,
+    modalities: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return what cross-validation found as report fields; they are null if there was none.
 
-    `bit_depth` is that of images of 16 bits per sample that do not declare it, or None.
+    `bit_depth` is that of images of 16 bits per sample that do not declare it, or None. `modalities` are those that the
+    version was taught with, or None for a model that takes images alone.
     """
     report: dict[str, Any] = {
         "support_accuracy": validated.adapted.support_accuracy,
@@ -65,6 +67,7 @@ def build_report(
         "alike": None,
         "confusion": None,
         "folds": 0,
+        **({} if modalities is None else {"modalities": modalities}),
     }
     found = validated.validation
     if isinstance(found, CrossValidationSkipped):

@@ -49,12 +49,14 @@ class SampleRef:
         label: name of its class.
         name: file name that the sender gave it; only displayed, never used as a path.
         part: name of the physical part that it shows, or None if the sender did not say.
+        second: the text or the numbers that came with it, or None.
     """
 
     digest: str
     label: str
     name: str
     part: str | None = None
+    second: str | tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class ServedVersion:
         unknown_threshold: `unknown_score` above which an image is unknown; None if no image can be.
         temperature: divisor of the logits; None is 1.
         bit_depth: of images of 16 bits per sample that do not declare it; None if the version has no such samples.
+        modalities: what it was taught with, "image" first; None for a model that takes images alone.
     """
 
     client: str
@@ -125,6 +128,7 @@ class ServedVersion:
     unknown_threshold: float | None
     temperature: float | None = None
     bit_depth: int | None = None
+    modalities: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,10 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.TooManySamples: Problem(413, "too_many_samples", "Too many samples"),
     serving.LabelCountMismatch: Problem(422, "label_count_mismatch", "Different numbers of labels and samples"),
     serving.PartCountMismatch: Problem(422, "part_count_mismatch", "Different numbers of parts and samples"),
+    serving.ModalityCountMismatch: Problem(
+        422, "modality_count_mismatch", "Different numbers of texts or vectors and images"
+    ),
+    serving.ModalityUnsupported: Problem(422, "modality_unsupported", "The model takes no such texts or vectors"),
     serving.ConflictingLabels: Problem(422, "conflicting_labels", "One picture with two labels"),
     serving.TooFewClasses: Problem(422, "too_few_classes", "Fewer than two classes"),
     serving.TooManyClasses: Problem(422, "too_many_classes", "Too many classes"),

@@ -10,14 +10,15 @@ import codecs
 import math
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from service.domain.modality import read_given
 from service.domain.version import clean_file_name
 from service.http.problems import (
     ConflictingFields,
@@ -38,6 +39,9 @@ FIELD_BYTES: Final = 4 * 1024
 
 MAX_NUMBER: Final = 1e6
 """Largest number in a field: far above any useful learning rate, and far below the overflow of float32."""
+
+GIVEN: Final = frozenset({"texts", "vectors"})
+"""Repeated fields for what comes with images."""
 
 OnClient = Callable[[str], Awaitable[object]]
 """Is called with the name of a client."""
@@ -71,6 +75,11 @@ class FormShape:
     single: frozenset[str]
     repeated: frozenset[str]
     files: frozenset[str]
+
+    @property
+    def fields_per_file(self) -> int:
+        """Repeated text fields that a form has for each file; at least 1. Texts and vectors exclude each other."""
+        return max(1, len(self.repeated) - len(GIVEN & self.repeated) // 2)
 
     @property
     def names(self) -> list[str]:
@@ -222,6 +231,32 @@ def check_size(upload: Upload, settings: Settings) -> Upload:
     return upload
 
 
+GIVEN_FORM: Final[dict[str, Any]] = {
+    "texts": {
+        "type": "array",
+        "items": {"type": "string", "examples": [""]},
+        "description": "optional, one per image, in the same order, empty for an image without: a note or a code, such "
+        "as `drive side, shift 2`, for models that take texts (`net.second` of GET /models)",
+    },
+    "vectors": {
+        "type": "array",
+        "items": {"type": "string", "examples": [""]},
+        "description": "optional, the same with JSON arrays of numbers, such as readings `[21.5, 0.03]`, for "
+        "models that take vectors",
+    },
+}
+
+
+def with_given(fields: Fields, uploads: Sequence[Upload]) -> tuple[Upload, ...]:
+    """Return the uploads, each with its text or its numbers.
+
+    Raises:
+        ModalityCountMismatch, InvalidRequest: see `read_given`.
+    """
+    given = read_given(fields.all("texts"), fields.all("vectors"), len(uploads))
+    return tuple(replace(upload, second=one) for upload, one in zip(uploads, given, strict=True))
+
+
 class _BoundedParser(MultiPartParser):
     """Starlette's parser, which also bounds each file while it arrives and requires the closing boundary.
 
@@ -235,7 +270,7 @@ class _BoundedParser(MultiPartParser):
             request.headers,
             self._chunks(request.stream()),
             max_files=settings.max_files,
-            max_fields=settings.max_files * max(1, len(shape.repeated)) + _EXTRA_FIELDS,
+            max_fields=settings.max_files * shape.fields_per_file + _EXTRA_FIELDS,
             max_part_size=FIELD_BYTES,
         )
         archives = "archive" in shape.files

@@ -17,15 +17,23 @@ from torch import Tensor
 from models.errors import ImageDepthMismatch, ImageRejected
 from models.images.decoding import DecodeLimits, decode_pixels
 from models.images.depth import FILE_BITS
+from models.modalities.given import Given
 from service.errors import RETRY_STOPPING_S, Overloaded
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """One uploaded file: the sender's name for it, and its bytes."""
+    """One uploaded file.
+
+    Attributes:
+        name: the sender's name for it.
+        content: its bytes.
+        second: the text or the numbers that came with it, or None.
+    """
 
     name: str
     content: bytes
+    second: Given | None = None
 
     def at_depth(self, image: DecodedImage, bit_depth: int | None) -> Tensor:
         """Return the pixels of this file at a bit depth; see `DecodedImage.at_depth`."""

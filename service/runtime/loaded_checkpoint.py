@@ -29,6 +29,8 @@ from models.inference.predict import (
     TorchPredictor,
     fold_calibrated,
 )
+from models.modalities.given import Given, given_vectors
+from models.modalities.rows import pack_rows
 from models.task import FLIPS, Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.novelty import UNKNOWN_SHARE
@@ -81,6 +83,7 @@ class LoadedCheckpoint:
         n_way: int,
         control: JobControl | None = None,
         keys: Sequence[Hashable] | None = None,
+        given: Sequence[Given | None] = (),
     ) -> Support:
         """Preprocess canonical images into a support set on the device.
 
@@ -92,10 +95,11 @@ class LoadedCheckpoint:
             n_way: number of classes.
             control: may stop a backbone between batches.
             keys: determine the images; a backbone then does not run again for images that it saw recently.
+            given: the text or the numbers that came with each image, or None; empty if none came.
         """
         config, label_rows = self.checkpoint.net_config.image, torch.tensor(labels, dtype=torch.int64)
         if self._embedder is None:
-            return Support(prepare(images, config), label_rows, n_way).to(self.device)
+            return Support(self._rows(prepare(images, config), given), label_rows, n_way).to(self.device)
         flips = self.checkpoint.recipe.flip_augment and len(images) <= _MOST_FLIPPED
         embed = partial(
             embed_images,
@@ -185,12 +189,16 @@ class LoadedCheckpoint:
         self.preprocess([torch.zeros(image.channels, image.side, image.side, dtype=torch.uint8)])
         self.predictor.predict([])
 
-    def predict(self, requests: Sequence[tuple[ServingWeights, Sequence[Tensor]]]) -> list[Predictions]:
+    def predict(
+        self, requests: Sequence[tuple[ServingWeights, Sequence[Tensor]]], given: Sequence[Given | None] = ()
+    ) -> list[Predictions]:
         """Predict canonical images of many versions. A frozen backbone runs once for all of them.
+
+        `given` is the text or the numbers that came with each image of all requests, or None; empty if none came.
 
         It runs again for the images whose class is in doubt, see `heads.second_look`.
         """
-        inputs = self.preprocess([image for _, images in requests for image in images])
+        inputs = self.preprocess([image for _, images in requests for image in images], given)
         ends = accumulate(len(images) for _, images in requests)
         return self.predictor.predict(
             [
@@ -199,12 +207,19 @@ class LoadedCheckpoint:
             ]
         )
 
-    def preprocess(self, images: Sequence[Tensor]) -> Floats:
+    def preprocess(self, images: Sequence[Tensor], given: Sequence[Given | None] = ()) -> Floats:
         """Turn canonical images into `predictor` input: float32 (images, ...). A frozen backbone runs here."""
         config = self.checkpoint.net_config.image
         if self._embedder is None:
-            return prepare_batch(images, config).numpy()
+            return self._rows(prepare_batch(images, config), given).numpy()
         return embed_images(self._embedder, images, config).numpy()
+
+    def _rows(self, prepared: Tensor, given: Sequence[Given | None]) -> Tensor:
+        """Join prepared images with what came with them, for a net that takes a second modality."""
+        config = self.checkpoint.net_config
+        if config.second == "none":
+            return prepared
+        return pack_rows(prepared, given_vectors(config, given) if given else None, config.second_size)
 
     def _turned(self, images: Sequence[Tensor]) -> Callable[[Sequence[int]], Floats] | None:
         """See `PredictionRequest.turned`; None for nets without a frozen backbone."""

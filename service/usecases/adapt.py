@@ -22,6 +22,7 @@ from models.validation.cross_validation import CrossValidatedAdaptation, CrossVa
 from models.validation.folds import group_samples
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
+from service.domain.modality import modalities_of, require_taken
 from service.domain.report import build_report
 from service.domain.version import (
     LIVE,
@@ -161,11 +162,13 @@ class Adaptation:
         command, clock = accepted.command, _Stopwatch(accepted.decoding.seconds)
         checkpoint = self._checkpoint(command.client)
         recipe = self._recipe(command, checkpoint.checkpoint.recipe)
+        offered = checkpoint.checkpoint
+        require_taken(offered.net_config, offered.name, [upload.second for upload in command.uploads])
         control.enter("decode")
         decoded = accepted.decoding.images.result()
         bit_depth = self._common_depth(command, decoded)
         samples = [
-            _sample(upload.at_depth(image, bit_depth), SampleRef("", label, upload.name, part))
+            _sample(upload.at_depth(image, bit_depth), SampleRef("", label, upload.name, part, upload.second))
             for image, label, upload, part in zip(
                 decoded, accepted.labels, command.uploads, accepted.parts, strict=True
             )
@@ -224,7 +227,7 @@ class Adaptation:
         settings = self._settings(command.client)
         # Features are kept only of samples that are kept, and by client, so that none can time what others sent.
         keys = [(command.client, sample.ref.digest) for sample in samples] if settings.retain_samples else None
-        support = checkpoint.support(images, labels, len(classes), control, keys)
+        support = checkpoint.support(images, labels, len(classes), control, keys, [each.ref.second for each in samples])
         groups = group_samples(images, [sample.ref.part for sample in samples], flips=recipe.flip_augment)
         candidate, batched_with = checkpoint.adapt_with_folds(support, groups, recipe, request.seed, control)
         clock.lap("adapt")
@@ -249,7 +252,7 @@ class Adaptation:
             weights_bytes=0,
             device=checkpoint.device.type,
             batched_with=batched_with,
-            report=_report(validated, samples, classes, _joined_depth(parent, request.bit_depth)),
+            report=_report(request, validated, samples, classes, parent),
             samples_kept=settings.retain_samples,
         )
         notes = _notes(request, parent, classes, copies=len(kept) + len(request.samples) - len(samples))
@@ -380,9 +383,15 @@ def _sample(image: Tensor, ref: SampleRef) -> Sample:
 
 
 def _report(
-    validated: CrossValidatedAdaptation, samples: Sequence[Sample], classes: Sequence[str], bit_depth: int | None
+    request: _Request,
+    validated: CrossValidatedAdaptation,
+    samples: Sequence[Sample],
+    classes: Sequence[str],
+    parent: Version | None,
 ) -> dict[str, Any]:
-    return build_report(validated, [sample.ref for sample in samples], classes, bit_depth)
+    refs, config = [sample.ref for sample in samples], request.checkpoint.checkpoint.net_config
+    modalities = modalities_of(config, [ref.second for ref in refs])
+    return build_report(validated, refs, classes, _joined_depth(parent, request.bit_depth), modalities)
 
 
 def _bit_depth(version: Version | None) -> int | None:

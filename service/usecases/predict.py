@@ -8,14 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from torch import Tensor
 
 from models.errors import AnoleError
 from models.inference.predict import Predictions, ServingWeights
+from models.modalities.given import Given
 from models.nets.head_posterior import Uncertainty as PredictedUncertainty
+from service.domain.modality import require_taken
 from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion, unknown_score
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
@@ -79,6 +81,7 @@ class ImagePrediction:
             none, and then every verdict is "known".
         explanation: None unless the request wants one.
         uncertainty: None for versions of clients without the setting uncertainty=bayes.
+        modalities: what the prediction is made from, "image" first; None for a model that takes images alone.
     """
 
     name: str
@@ -89,6 +92,7 @@ class ImagePrediction:
     unknown_threshold: float | None
     explanation: Explanation | None = None
     uncertainty: Uncertainty | None = None
+    modalities: tuple[str, ...] | None = None
 
     @property
     def unknown_score(self) -> float | None:
@@ -146,12 +150,17 @@ class PredictCommand:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """A request whose version was found and whose images were decoded."""
+    """A request whose version was found and whose images were decoded.
+
+    Attributes:
+        given: what came with each image and the version was taught with, or None.
+    """
 
     command: PredictCommand
     version: ServedVersion
     checkpoint: LoadedCheckpoint
     images: Sequence[Tensor]
+    given: Sequence[Given | None]
 
 
 class Prediction:
@@ -262,7 +271,10 @@ class Prediction:
     def _prepare(self, command: PredictCommand, version: ServedVersion, checkpoint: LoadedCheckpoint) -> _Prepared:
         decoded = zip(command.uploads, command.images.result(), strict=True)
         images = [upload.at_depth(image, version.bit_depth) for upload, image in decoded]
-        return _Prepared(command, version, checkpoint, images)
+        given = [upload.second for upload in command.uploads]
+        require_taken(checkpoint.checkpoint.net_config, version.meta_model, given)
+        taught = len(version.modalities or ()) > 1
+        return _Prepared(command, version, checkpoint, images, given if taught else [None] * len(given))
 
     def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:
         def load() -> ServingWeights:
@@ -302,7 +314,8 @@ def _predict(
             (weights[indices[0]], [image for index in indices for image in prepared[index].images])
             for indices in by_weights.values()
         ]
-        for indices, predictions in zip(by_weights.values(), checkpoint.predict(requests), strict=True):
+        given = [one for indices in by_weights.values() for index in indices for one in prepared[index].given]
+        for indices, predictions in zip(by_weights.values(), checkpoint.predict(requests, given), strict=True):
             yield from _outcomes({index: prepared[index] for index in indices}, predictions, started_s)
 
 
@@ -316,7 +329,8 @@ def _outcomes(
     results = iter(zip(rows, none if familiarity is None else familiarity.tolist(), uncertainties, strict=True))
     for index, request in group.items():
         images = tuple(
-            _image_prediction(upload.name, request.version, *next(results)) for upload in request.command.uploads
+            _with_modalities(_image_prediction(upload.name, request.version, *next(results)), request.version, one)
+            for upload, one in zip(request.command.uploads, request.given, strict=True)
         )
         yield index, PredictOutcome(request.version, images, time.monotonic() - started_s)
 
@@ -324,6 +338,17 @@ def _outcomes(
 def _uncertainties(found: PredictedUncertainty) -> list[Uncertainty]:
     columns = (found.total.tolist(), found.aleatoric.tolist(), found.epistemic.tolist())
     return [Uncertainty(*(round(value, SCORE_DIGITS) for value in row)) for row in zip(*columns, strict=True)]
+
+
+def _with_modalities(prediction: ImagePrediction, version: ServedVersion, given: Given | None) -> ImagePrediction:
+    """Return the prediction and what it is made from.
+
+    Without a modality that the version was taught with, distances to its classes cannot be compared with its threshold.
+    """
+    taught = version.modalities
+    if taught is None or len(taught) == 1 or given is not None:
+        return replace(prediction, modalities=taught)
+    return replace(prediction, modalities=taught[:1], familiarity=None, unknown_threshold=None)
 
 
 def _image_prediction(

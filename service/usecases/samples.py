@@ -104,14 +104,17 @@ def reject_conflicting_labels(samples: Sequence[Sample]) -> None:
 def join_samples(kept: Sequence[Sample], new: Sequence[Sample]) -> list[Sample]:
     """Return kept samples, then new ones.
 
-    An image that is sent again counts once, with its latest label, and with the latest part that was sent for it.
+    An image that is sent again counts once, with its latest label, and with the latest part, text or numbers that were
+    sent for it.
     """
     stored = {sample.ref.digest for sample in kept}
     by_digest = {sample.ref.digest: sample for sample in kept}
     for sample in new:
         ref = sample.ref
-        if ref.part is None and ref.digest in by_digest:
-            ref = replace(ref, part=by_digest[ref.digest].ref.part)
+        if ref.digest in by_digest:
+            earlier = by_digest[ref.digest].ref
+            part = earlier.part if ref.part is None else ref.part
+            ref = replace(ref, part=part, second=earlier.second if ref.second is None else ref.second)
         to_store = None if ref.digest in stored else sample.to_store
         by_digest[ref.digest] = replace(sample, ref=ref, to_store=to_store)
     return list(by_digest.values())

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from models.data.class_dataset import ClassDataset
 from models.data.synthetic.canvas import Draws
-from models.data.synthetic.defects import DEFECTS, new_defect, new_mark
+from models.data.synthetic.defects import DEFECTS, new_defect
+from models.data.synthetic.family import new_look
 from models.data.synthetic.textures import Part, render, sound_part
 from models.modalities.text import text_vector
 
@@ -41,9 +42,17 @@ _FILLERS: Final = (
     "new tool", "after cleaning", "batch 4417", "batch 4418", "asked qa", "small", "large", "2 pcs", "hold", "scrap",
 )  # fmt: skip
 
+_FAMILIES: Final = (
+    ("chatter", "streaks"),
+    ("scale", "flakes", "missing part"),
+    ("ash", "cluster", "pit"),
+)
+"""Bands, islands and specks: a product line has a defect of each."""
+
 _CODES_SHARE: Final = 0.5
-_TYPING_ERRORS: Final = 0.03
-_LEAST_DEPTH, _MOST_DEPTH = 4.0, 8.0
+_TYPING_ERRORS: Final = 0.02
+_MOST_FILLERS: Final = 2
+_LEAST_DEPTH, _MOST_DEPTH = 6.0, 10.0
 _LINE, _IMAGE, _NOTE = 1, 2, 3  # separate random streams per purpose
 
 
@@ -114,11 +123,12 @@ class NotedSurfaces(ClassDataset):
 
 
 def _kinds(generator: np.random.Generator) -> list[Part]:
-    """One quiet surface with clear marks of different families."""
-    base = sound_part(generator)
+    """One quiet surface with clear marks of different shapes."""
+    base, by_name = sound_part(generator), {family.name: family for family in DEFECTS}
     parts = []
-    for family in generator.permutation(len(DEFECTS))[:KINDS]:
-        defect = new_defect(new_mark(DEFECTS[int(family)], generator), base.tone, generator)
+    for names in _FAMILIES:
+        family = by_name[str(generator.choice(names))]
+        defect = new_defect(new_look(family, generator), base.tone, generator)
         room = 1 - base.tone.level if defect.depth > 0 else base.tone.level
         depth = generator.uniform(_LEAST_DEPTH, _MOST_DEPTH) * max(base.tone.contrast, 0.02)
         clear = replace(defect, depth=float(np.sign(defect.depth) * min(depth, 0.8 * room)), both_signs=False)
@@ -134,8 +144,10 @@ def _sides(generator: np.random.Generator, sides: Sequence[tuple[str, str]], inv
 
 
 def _note(side: str, generator: np.random.Generator) -> str:
-    """A note that names the side among up to three other remarks, with a typing error now and then."""
-    fillers = [_FILLERS[int(index)] for index in generator.integers(len(_FILLERS), size=generator.integers(0, 4))]
+    """A note that names the side among up to two other remarks, with a typing error now and then."""
+    fillers = [
+        _FILLERS[int(index)] for index in generator.integers(len(_FILLERS), size=generator.integers(_MOST_FILLERS + 1))
+    ]
     place = int(generator.integers(len(fillers) + 1))
     note = str(generator.choice((" ", ", ", " - "))).join([*fillers[:place], side, *fillers[place:]])
     return "".join(letter for letter in note if generator.uniform() >= _TYPING_ERRORS)

@@ -183,12 +183,11 @@ def product_line(generator: np.random.Generator, classes: int) -> tuple[Part, ..
 
 
 def sound_part(generator: np.random.Generator) -> Part:
-    """Draw a sound part with a quiet surface, without distractors."""
+    """Draw a sound part with a quiet surface, little variation between parts and no distractors."""
     look = new_look(QUIET[int(generator.integers(len(QUIET)))], generator)
-    variation = Variation(mottle=0.5, contrast_spread=0.1)
-    return Part(
-        "sound", ((look, 1.0),), new_tone(generator), (), variation, _new_pose(generator), new_camera(generator)
-    )
+    pose = Pose(float(generator.choice((0.0, np.pi / 2))), angle_jitter=0.1, zoom_jitter=0.1)
+    variation = Variation(mottle=0.3, contrast_spread=0.1)
+    return Part("sound", ((look, 1.0),), new_tone(generator), (), variation, pose, new_camera(generator))
 
 
 def render(part: Part, draws: Draws, side: int, channels: int) -> Bytes:

@@ -41,7 +41,7 @@ from service.http.schemas import resources as schemas
 from service.http.schemas.base import ProblemDetails
 from service.http.schemas.reports import Report
 from service.http.scopes import ClientPath, accessible_client, require_scope
-from service.http.uploads import MAX_NUMBER, Fields, Form, FormShape, read_form
+from service.http.uploads import GIVEN, GIVEN_FORM, MAX_NUMBER, Fields, Form, FormShape, read_form, with_given
 from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.settings import Settings
@@ -54,7 +54,7 @@ Made = TypeVar("Made", bound=schemas.AdaptResponse)
 
 _SHAPE: Final = FormShape(
     single=frozenset({"client", "mode", "steps", "learning_rate", "seed", "first", "publish"}),
-    repeated=frozenset({"labels", "parts"}),
+    repeated=frozenset({"labels", "parts"}) | GIVEN,
     files=frozenset({"samples", "archive"}),
 )
 _MAX_SEED: Final = 2**63 - 1
@@ -84,6 +84,7 @@ _FORM: Final[dict[str, Any]] = {
             "Cross-validation never tests on a part that it has learned from, so send it if parts are photographed "
             "more than once",
         },
+        **GIVEN_FORM,
         "archive": {
             "type": "string",
             "format": "binary",
@@ -180,6 +181,8 @@ AdaptHeadersDep = Annotated[AdaptHeaders, Depends(_adapt_headers)]
             errors.NoSamples,
             errors.LabelCountMismatch,
             errors.PartCountMismatch,
+            errors.ModalityCountMismatch,
+            errors.ModalityUnsupported,
             errors.ConflictingLabels,
         ),
     },
@@ -189,7 +192,9 @@ AdaptHeadersDep = Annotated[AdaptHeaders, Depends(_adapt_headers)]
             "content": {
                 "multipart/form-data": {
                     "schema": _FORM,
-                    "encoding": {name: {"style": "form", "explode": True} for name in ("labels", "parts")},
+                    "encoding": {
+                        name: {"style": "form", "explode": True} for name in ("labels", "parts", *sorted(GIVEN))
+                    },
                 }
             },
         }
@@ -361,10 +366,11 @@ def _samples(form: Form, slot: Slot, settings: Settings) -> tuple[tuple[Upload, 
     if not archives:
         if not samples:
             raise NoSamples("no samples were sent; send files as 'samples' with 'labels', or a zip file as 'archive'")
-        return samples, labels
-    if samples or labels or parts:
+        return with_given(form.fields, samples), labels
+    if samples or labels or parts or GIVEN.intersection(form.fields.texts):
         raise ConflictingFields(
-            "'archive' contains the labels and no parts; send either 'archive' or 'samples' with 'labels' and 'parts'"
+            "'archive' contains the labels and no parts; send either 'archive' or 'samples' with 'labels' and 'parts', "
+            "'texts' or 'vectors'"
         )
     return unpack(archives[0], settings, slot.take_memory)
 

@@ -9,7 +9,15 @@ from fastapi import APIRouter, Request, Response
 from models.errors import ExplanationUnsupported
 from service.domain.client import validate_alias_name
 from service.domain.version import LIVE
-from service.errors import NothingLive, UnknownAlias, UnknownCheckpoint, UnknownVersion
+from service.errors import (
+    InvalidRequest,
+    ModalityCountMismatch,
+    ModalityUnsupported,
+    NothingLive,
+    UnknownAlias,
+    UnknownCheckpoint,
+    UnknownVersion,
+)
 from service.http.dependencies import MAX_VERSION, ContextDep, wait_for
 from service.http.middleware.admission import Slot
 from service.http.middleware.limits import SLOT
@@ -18,7 +26,17 @@ from service.http.openapi import IMAGES, READ, UPLOAD, problems
 from service.http.problems import InvalidField, MissingField
 from service.http.schemas import resources as schemas
 from service.http.scopes import accessible_client, require_scope
-from service.http.uploads import Fields, FormShape, check_size, read_form, read_query, reject_together
+from service.http.uploads import (
+    GIVEN,
+    GIVEN_FORM,
+    Fields,
+    FormShape,
+    check_size,
+    read_form,
+    read_query,
+    reject_together,
+    with_given,
+)
 from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases.explain import MAX_EXPLAINED
@@ -26,7 +44,7 @@ from service.usecases.explain import MAX_EXPLAINED
 router = APIRouter(tags=["predict"])
 
 _SHAPE: Final = FormShape(
-    single=frozenset({"client", "version", "alias", "explain"}), repeated=frozenset(), files=frozenset({"images"})
+    single=frozenset({"client", "version", "alias", "explain"}), repeated=GIVEN, files=frozenset({"images"})
 )
 _REFERENCES: Final[dict[str, Any]] = {
     "version": {"type": "integer", "minimum": 1, "maximum": MAX_VERSION, "examples": [""]},
@@ -45,6 +63,7 @@ _FORM: Final[dict[str, Any]] = {
     "properties": {
         "client": {"type": "string", "examples": ["demo"]},
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "image files"},
+        **GIVEN_FORM,
         **_REFERENCES,
     },
 }
@@ -56,13 +75,26 @@ _FORM: Final[dict[str, Any]] = {
     response_model=schemas.PredictResponse,
     dependencies=[require_scope("predict")],
     responses=problems(
-        *UPLOAD, *IMAGES, *READ, UnknownVersion, UnknownAlias, UnknownCheckpoint, NothingLive, ExplanationUnsupported
+        *UPLOAD,
+        *IMAGES,
+        *READ,
+        UnknownVersion,
+        UnknownAlias,
+        UnknownCheckpoint,
+        NothingLive,
+        ExplanationUnsupported,
+        InvalidRequest,
+        ModalityCountMismatch,
+        ModalityUnsupported,
     ),
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {
-                "multipart/form-data": {"schema": _FORM},
+                "multipart/form-data": {
+                    "schema": _FORM,
+                    "encoding": {name: {"style": "form", "explode": True} for name in sorted(GIVEN)},
+                },
                 "image/*": {"schema": {"type": "string", "format": "binary"}},
             },
         },
@@ -93,7 +125,10 @@ async def predict(request: Request, context: ContextDep) -> Response:
     leave open about the classes. Each prediction then has an `uncertainty`: of its `total`, the part `model` falls with
     more samples, and the part `data` does not.
 
-    The result for an image depends only on the image and the version, not on other images.
+    The result for an image depends only on the image, what came with it and the version, not on other images.
+
+    A version that was taught with texts or vectors answers a request without them from the images alone, and
+    `modalities` says so.
     """
     fields, images = await _read(request, context.settings)
     client = accessible_client(request, fields.required("client"))
@@ -109,9 +144,12 @@ async def predict(request: Request, context: ContextDep) -> Response:
     for image in outcome.predictions:
         context.telemetry.images.labels(image.verdict).inc()
     answer = schemas.PredictResponse.model_validate(outcome)
-    left_out = set() if explains else {"explanation"}
-    if all(image.uncertainty is None for image in outcome.predictions):
-        left_out.add("uncertainty")
+    wanted = {
+        "explanation": explains,
+        "modalities": outcome.served.modalities is not None,
+        "uncertainty": any(image.uncertainty is not None for image in outcome.predictions),
+    }
+    left_out = {name for name, shown in wanted.items() if not shown}
     body = answer.model_dump_json(exclude={"predictions": {"__all__": left_out}})
     return Response(body, media_type="application/json")
 
@@ -125,7 +163,7 @@ async def _read(request: Request, settings: Settings) -> tuple[Fields, tuple[Upl
     images = form.files.get("images", ())
     if not images:
         raise MissingField("field 'images' is missing; send one or more image files")
-    return form.fields, images
+    return form.fields, with_given(form.fields, images)
 
 
 def _explains(fields: Fields, images: int) -> bool:

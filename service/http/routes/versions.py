@@ -135,6 +135,8 @@ def _version_details(version: Version, summary: ClientSummary) -> schemas.Versio
                 label=sample.label,
                 digest=sample.digest,
                 part=sample.part,
+                text=sample.second if isinstance(sample.second, str) else None,
+                vector=list(sample.second) if isinstance(sample.second, tuple) else None,
                 held_out=_held_out(predictions.get(sample.digest)),
             )
             for sample in draft.samples

@@ -74,6 +74,12 @@ class Report(Answer):
         description="bits that images of 16 bits per sample were scaled from, if they do not declare how many they use",
         examples=[12],
     )
+    modalities: list[str] | None = Field(
+        None,
+        description="what the version was taught with, of models that take a text or numbers beside the image; null "
+        "for models that take images alone",
+        examples=[["image", "text"]],
+    )
     loss_curve: list[float] = Field(description="loss after each inner step", examples=[[1.61, 0.72, 0.35]])
     suspects: list[LabelIssue] | None = Field(description="probable label errors, the most probable first")
     alike: list[str] | None = Field(

@@ -136,6 +136,13 @@ class ImagePrediction(Answer):
     uncertainty: Uncertainty | None = Field(
         None, description="only from versions that were made with the client's setting uncertainty=bayes"
     )
+    modalities: list[str] | None = Field(
+        None,
+        description="what the prediction is made from; only of models that take a text or numbers beside the image. "
+        "Where the version was taught with more, the prediction is made from the image alone, and `familiarity`, "
+        "`unknown_score` and `unknown_threshold` are null",
+        examples=[["image", "text"]],
+    )
 
 
 class PredictResponse(Answer):
@@ -274,6 +281,8 @@ class Sample(Answer):
     label: str = Field(examples=["scratch"])
     digest: str = Field(description="SHA-256 of the stored image", json_schema_extra=DIGEST)
     part: str | None = Field(None, description="the physical part that it shows, if it was sent", examples=["0417"])
+    text: str | None = Field(None, description="the text that came with it", examples=["drive side"])
+    vector: list[float] | None = Field(None, description="the numbers that came with it", examples=[[21.5, 0.03]])
     held_out: HeldOutPrediction | None = Field(None, description="prediction by the fold that left the sample out")
 
 

@@ -64,6 +64,8 @@ class Publishing:
         if guard is not None:
             guard()
         keep = draft.samples_kept and queries.client_settings(self.connection, client).retain_samples
+        if not keep:  # what came with the images goes with them
+            draft = replace(draft, samples=tuple(replace(sample, second=None) for sample in draft.samples))
         number = self.insert_version(client, replace(draft, samples_kept=keep))
         moves = tuple(self.move_alias(client, alias, number, reason="adapt") for alias in aliases)
         live = queries.live_version(self.connection, client)

@@ -172,7 +172,8 @@ def read_samples(connection: Connection, version_ids: Select[Any] | None = None)
         query = query.where(SAMPLES.c.version_id.in_(version_ids))
     found: defaultdict[int, list[SampleRef]] = defaultdict(list)
     for row in connection.execute(query.order_by(SAMPLES.c.version_id, SAMPLES.c.position)):
-        found[row.version_id].append(SampleRef(row.digest, row.label, row.name, row.part))
+        second = tuple(row.second) if isinstance(row.second, list) else row.second
+        found[row.version_id].append(SampleRef(row.digest, row.label, row.name, row.part, second))
     return found
 
 
@@ -463,6 +464,7 @@ def _served(row: RowValues, client: str) -> ServedVersion:
         unknown_score(row["report"].get("unknown_threshold")),  # a familiarity is recorded
         row["report"].get("temperature"),
         row["report"].get("bit_depth"),
+        None if (modalities := row["report"].get("modalities")) is None else tuple(modalities),
     )
 
 

@@ -121,6 +121,7 @@ SAMPLES: Final = Table(
     Column("label", String(64), nullable=False),
     Column("name", Text, nullable=False),
     Column("part", String(64), nullable=True),
+    Column("second", JSON(none_as_null=True), nullable=True),
     sqlite_with_rowid=False,  # the primary key holds the whole row
 )
 
@@ -238,7 +239,12 @@ def row_checksum(table: Table, owner: str, values: RowValues) -> str:
 
 def samples_checksum(samples: Sequence[SampleRef]) -> str:
     """Compute the checksum of a version's samples, in order. It is stored in the version's row."""
-    return _digest([[sample.digest, sample.label, sample.name, sample.part] for sample in samples])
+    return _digest(
+        [
+            [sample.digest, sample.label, sample.name, sample.part, *([] if sample.second is None else [sample.second])]
+            for sample in samples
+        ]
+    )
 
 
 def _digest(values: Sequence[Any]) -> str:

@@ -61,7 +61,7 @@ ADAPT = [
     Bad("long sample as text", [CLIENT, LABEL, ("samples", None, PNG * 2000)], 422, "field_invalid", "'samples'"),
     Bad("file too large", [CLIENT, LABEL, ("samples", "big.png", b"x" * 17_000)], 413, "file_too_large", "'big.png'"),
     Bad("too many files", [CLIENT, *[LABEL, SAMPLE] * 9], 400, "too_many_parts", "8 files"),
-    Bad("too many fields", [CLIENT, SAMPLE, *[LABEL] * 32], 400, "too_many_parts", "32 text fields"),
+    Bad("too many fields", [CLIENT, SAMPLE, *[LABEL] * 40], 400, "too_many_parts", "40 text fields"),
     Bad("archive and samples", [CLIENT, SAMPLE, ("archive", "a.zip", b"PK")], 422, "fields_conflict", "'archive'"),
     Bad("archive and labels", [CLIENT, LABEL, ("archive", "a.zip", b"PK")], 422, "fields_conflict", "'archive'"),
     Bad("two archives", [CLIENT, *[("archive", "a.zip", b"PK")] * 2], 422, "field_duplicate", "'archive'"),

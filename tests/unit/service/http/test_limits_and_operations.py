@@ -172,7 +172,8 @@ def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: We
     assert set(described["/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     form = described["/adapt"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {
-        "client", "samples", "labels", "parts", "archive", "mode", "steps", "learning_rate", "seed", "first", "publish",
+        "client", "samples", "labels", "parts", "texts", "vectors", "archive", "mode", "steps", "learning_rate",
+        "seed", "first", "publish",
     }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.checkpoint import load_checkpoint
 from models.images.preprocessing import DecodeLimits
+from models.modalities.given import Given
 from models.task import Support
 from service.domain.client import ClientSettings
 from service.domain.version import LIVE, Publication, VersionDraft
@@ -376,9 +377,10 @@ class RecordingCheckpoint(LoadedCheckpoint):
         n_way: int,
         control: JobControl | None = None,
         keys: Sequence[Hashable] | None = None,
+        given: Sequence[Given | None] = (),
     ) -> Support:
         self.keys = keys
-        return super().support(images, labels, n_way, control, keys)
+        return super().support(images, labels, n_way, control, keys, given)
 
 
 def test_features_are_kept_by_client_and_only_of_samples_that_are_kept(store: VersionStore, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def test_adapt_responds_with_all_fields_of_the_contract(web: Web) -> None:
     assert body["weights"] == {"digest": "b" * 64, "bytes": 1234}
     assert set(body["report"]) == {
         "support_accuracy", "estimated_accuracy", "interval", "temperature", "unknown_threshold", "loss_curve",
-        "suspects", "alike", "bit_depth", "confusion", "folds", "gate", "seconds",
+        "suspects", "alike", "bit_depth", "modalities", "confusion", "folds", "gate", "seconds",
     }  # fmt: skip
     assert set(body["report"]["seconds"]) == {"decode", "adapt", "examine", "store", "total"}
 
@@ -172,8 +172,24 @@ def test_versions_are_listed_and_read(two_versions: Web) -> None:
     assert [(version["version"], version["aliases"]) for version in listed["versions"]] == [(1, []), (2, ["live"])]
     details = two_versions("GET", "/clients/line/versions/2").json()
     assert details["sample_list"] == [
-        {"name": "0.png", "label": "good", "digest": "d" * 64, "part": None, "held_out": None},
-        {"name": "1.png", "label": "bad", "digest": "d" * 64, "part": None, "held_out": None},
+        {
+            "name": "0.png",
+            "label": "good",
+            "digest": "d" * 64,
+            "part": None,
+            "text": None,
+            "vector": None,
+            "held_out": None,
+        },
+        {
+            "name": "1.png",
+            "label": "bad",
+            "digest": "d" * 64,
+            "part": None,
+            "text": None,
+            "vector": None,
+            "held_out": None,
+        },
     ]
     assert {name: details[name] for name in listed["versions"][1]} == listed["versions"][1]
     assert (details["model_digest"], details["recipe"], details["seed"]) == ("a" * 64, {"steps": 5}, 0)

@@ -1,0 +1,185 @@
+"""Two modalities against each alone: images with pen strokes, and surfaces with notes.
+
+    python benchmarks/multimodal.py --data-root FOLDER [--part strokes notes] [--episodes 200] [--folder DIR] [--json]
+
+strokes: meta-trains the same net three times on Omniglot's drawings, with images and strokes, with images alone, and
+with strokes alone. They are scored on characters of alphabets that none of them was trained on, 20-way, on the same
+episodes. notes: scores a checkpoint on generated surfaces, 6-way, where the picture shows the kind of the defect and
+the note its side, in words that no training line had. Trainings are saved in the folder; run the same command again to
+resume.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from benchmarks.figures import Parser, differences, markdown, percent, points, script
+from models.checkpoint import Checkpoint, load_checkpoint
+from models.config import PRESETS
+from models.data.class_dataset import ClassDataset
+from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
+from models.data.registry import DatasetSplits, open_dataset
+from models.meta.evaluation import EvaluationConfig, Score, evaluate
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
+from models.modalities.rows import Present
+from service.cli.console import progress
+from service.cli.train import CACHE
+
+PARTS: Final = ("strokes", "notes")
+PRESET: Final = PRESETS["omniglot-strokes"]
+SHOTS: Final = (1, 5)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A net and what its episodes have.
+
+    Attributes:
+        name: of the row.
+        trained: modalities of the training tasks.
+        support: modalities of the support.
+        query: modalities of the queries.
+        rival: name of the row that it is compared with; for the first row, the better of its two rivals.
+    """
+
+    name: str
+    trained: Present
+    support: Present
+    query: Present
+    rival: str = ""
+
+
+IMAGES, SECONDS = "trained and taught with images alone", "trained and taught with the second modality alone"
+ROWS: Final = (
+    Row("both", "both", "both", "both"),
+    Row(IMAGES, "image", "image", "image"),
+    Row(SECONDS, "second", "second", "second"),
+    Row("trained with both, taught with images alone", "both", "image", "image", IMAGES),
+    Row("trained with both, taught with the second modality alone", "both", "second", "second", SECONDS),
+    Row("trained and taught with both, images alone at prediction", "both", "both", "image", IMAGES),
+    Row("trained and taught with both, the second modality alone at prediction", "both", "both", "second", SECONDS),
+)
+"""Rows of the table of strokes; that of notes has those of one net."""
+
+Scores = Mapping[str, Sequence[float]]
+"""Row -> one accuracy per episode."""
+
+
+@script
+def main() -> None:
+    """Train and score what is missing, and print the tables."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    result = run(arguments)
+    print(json.dumps(result) if arguments.json else "\n\n".join(tables(result)))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(__doc__)
+    parser.add_argument("--data-root", type=Path, help="folder with omniglot/")
+    parser.option("--part", list(PARTS), "what to measure", choices=PARTS)
+    parser.option("--meta-steps", PRESET.meta.meta_steps, "meta steps of each training")
+    parser.option("--episodes", 200, "episodes for each number of shots", least=2)
+    parser.option("--queries", 5, "queries per class")
+    parser.option("--checkpoint", "surface-notes", "checkpoint for the part notes")
+    parser.option("--folder", Path("data/multimodal"), "folder for trainings")
+    parser.option("--threads", 1, "threads per operation")
+    parser.json()
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train and score: part -> shots -> row -> accuracies."""
+    result: dict[str, Any] = {"episodes": arguments.episodes, "queries": arguments.queries}
+    if "strokes" in arguments.part:
+        data = open_dataset("omniglot-strokes", PRESET.net_config.image, arguments.data_root, CACHE)
+        starts = {trained: train(trained, data, arguments) for trained in ("both", "image", "second")}
+        result["strokes"] = {shots: score_rows(ROWS, starts, data.test, (20, shots), arguments) for shots in SHOTS}
+    if "notes" in arguments.part:
+        start = load_checkpoint(arguments.checkpoint)
+        data = open_dataset("surface-notes", start.net_config.image, None, CACHE)
+        rows = [row for row in ROWS if row.trained == "both"]
+        scored = {shots: score_rows(rows, {"both": start}, data.test, (6, shots), arguments) for shots in (1, 5, 10)}
+        result["notes"] = scored
+    return result
+
+
+def train(trained: str, data: DatasetSplits, arguments: argparse.Namespace) -> Checkpoint:
+    """Train the net of the preset on tasks with these modalities, or load it."""
+    changes: dict[str, Any] = {} if trained == "both" else {"modalities": trained, "modality_dropout": 0.0}
+    meta = replace(PRESET.meta, meta_steps=arguments.meta_steps, **changes)
+    record = {"algorithm": "reptile", "sets": [{**data.record, "share": 1.0}]}
+    plan = TrainingRunConfig(PRESET.net_config, PRESET.recipe, meta, record)
+    path = arguments.folder / f"omniglot-strokes-{trained}.safetensors"
+    training = TrainingRun(plan, PRESET.serve, path, torch.device("cpu"))
+    if training.state.meta_step < meta.meta_steps:
+        with progress(f"training with {trained}", meta.meta_steps, training.state.meta_step) as report:
+            for step in training.run([WeightedDataset(data.train)], save_every_s=60.0):
+                report(step.meta_step, f"loss {step.loss:.3f}")
+    return load_checkpoint(path)
+
+
+def score_rows(
+    rows: Sequence[Row],
+    starts: Mapping[str, Checkpoint],
+    test: ClassDataset,
+    task: tuple[int, int],
+    arguments: argparse.Namespace,
+) -> Scores:
+    """Score each row on the same episodes: row -> one accuracy per episode."""
+    scores = {}
+    for row in rows:
+        start = starts[row.trained]
+        modalities = EpisodeModalities(start.net_config.second_size, row.support, row.query)
+        shape = EpisodeShape(*task, arguments.queries)
+        source = EpisodeSampler(test, shape, start.net_config.image, 1.0, modalities)
+        plan = EvaluationConfig(arguments.episodes)
+        with progress(f"{task[1]}-shot, {row.name}", arguments.episodes, 0) as report:
+            scored = []
+            for accuracy in evaluate(start.build_net(), start.weights, source, start.recipe, plan):
+                scored.append(accuracy)
+                report(len(scored), "")
+        scores[row.name] = scored
+    return scores
+
+
+def tables(result: Mapping[str, Any]) -> list[str]:
+    """The tables of a result."""
+    return [table(part, result[part]) for part in PARTS if part in result]
+
+
+def table(part: str, by_shots: Mapping[Any, Scores]) -> str:
+    """Accuracies, and paired differences to the rival of each row."""
+    headings = [part]
+    for shots in by_shots:
+        headings += [f"{shots}-shot", "difference"]
+    names = list(next(iter(by_shots.values())))
+    return markdown(headings, ([name, *_cells(name, by_shots)] for name in names))
+
+
+def _cells(name: str, by_shots: Mapping[Any, Scores]) -> list[str]:
+    cells = []
+    for scores in by_shots.values():
+        rival = rival_of(name, scores)
+        difference = points(differences(scores[name], scores[rival]), 2) if rival in scores else ""
+        cells += [percent(Score(tuple(scores[name])), 2), difference]
+    return cells
+
+
+def rival_of(name: str, scores: Scores) -> str:
+    """The row that a row is compared with; for both modalities, the better one of those alone."""
+    if name != "both":
+        return next(row.rival for row in ROWS if row.name == name)
+    return max((IMAGES, SECONDS), key=lambda rival: sum(scores.get(rival, ())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""The second modality of a sample as a person or a machine gives it: a text, or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from models.config import NetConfig
+from models.modalities.text import text_vector
+
+Given = str | tuple[float, ...]
+"""A text, or numbers."""
+
+
+def takes(config: NetConfig, given: Given) -> bool:
+    """Whether a net takes this as its second modality."""
+    if isinstance(given, str):
+        return config.second == "text"
+    return config.second in ("vector", "strokes") and len(given) == config.second_size
+
+
+def given_vectors(config: NetConfig, given: Sequence[Given | None]) -> Tensor:
+    """The second modality as `pack_rows` expects it: float32 (samples, size).
+
+    Args:
+        config: of a net that takes a second modality.
+        given: of each sample; None, or what the net does not take, is missing.
+    """
+    rows = torch.full((len(given), config.second_size), torch.nan)
+    for row, one in zip(rows, given, strict=True):
+        if one is not None and takes(config, one):
+            row.copy_(text_vector(one) if isinstance(one, str) else torch.tensor(one))
+    return rows

@@ -1,0 +1,139 @@
+"""A service whose models take a text, or numbers, beside the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from models.checkpoint import Checkpoint, save_checkpoint
+from models.config import InnerLoopConfig, NetConfig
+from models.images.preprocessing import ImageConfig
+from models.nets import build
+from service import bootstrap
+from service.http.app import create_app
+from service.settings import load_settings
+from tests.generated import striped, tiny_checkpoint_in
+from tests.in_process import Web, started
+
+IMAGE = ImageConfig(channels=1, side=28)
+RECIPE = InnerLoopConfig(steps=2, learning_rate=0.05, batch_size=8)
+MODELS = {
+    "notes": NetConfig("conv4", IMAGE, width=8, second="text"),
+    "readings": NetConfig("conv4", IMAGE, width=8, second="vector", second_size=2),
+}
+SIDES = ("left", "right")
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
+    """Start a service with a model for notes, which is the default, one for readings, and one for images alone."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, config in MODELS.items():
+        save_checkpoint(
+            Checkpoint(name, config, RECIPE, build(config).start(), training={"data": "none"}),
+            folder / f"{name}.safetensors",
+        )
+    paths = [*(folder / f"{name}.safetensors" for name in MODELS), tiny_checkpoint_in(folder)]
+    settings = load_settings(data=folder / "data", model=",".join(map(str, paths)), device="cpu", demo=False)
+    services = bootstrap.build(settings)
+    with started(create_app(settings, lambda _: services), services) as web:
+        yield web
+
+
+def adapt(web: Web, client: str, given: dict[str, Any], labels: Sequence[str] = SIDES, seed: int = 0) -> httpx.Response:
+    """Teach classes whose pictures look alike, four of each."""
+    pictures = [content for index in range(len(labels)) for content in striped(4, 3, 10 * seed + index)]
+    files = [("samples", (f"{index}.png", content)) for index, content in enumerate(pictures)]
+    named = [label for label in labels for _ in range(4)]
+    return web("POST", "/adapt", data={"client": client, "labels": named, "publish": "always", **given}, files=files)
+
+
+def predict(web: Web, client: str, given: dict[str, Any], count: int = 2) -> httpx.Response:
+    files = [("images", (f"{index}.png", content)) for index, content in enumerate(striped(count, 3, 99))]
+    return web("POST", "/predict", data={"client": client, **given}, files=files)
+
+
+def notes() -> list[str]:
+    return [f"seen on the {side}, shift {number}" for side in SIDES for number in range(4)]
+
+
+def test_a_note_decides_where_the_pictures_look_alike(web: Web) -> None:
+    made = adapt(web, "noted", {"texts": notes()})
+    assert made.status_code == 201
+    assert made.json()["report"]["modalities"] == ["image", "text"]
+    found = predict(web, "noted", {"texts": ["left, shift 2", "right, shift 2"]}).json()["predictions"]
+    assert [each["label"] for each in found] == ["left", "right"]
+    assert [each["modalities"] for each in found] == [["image", "text"]] * 2
+    details = web("GET", "/clients/noted/versions/1").json()
+    assert details["report"]["modalities"] == ["image", "text"]
+    assert [sample["text"] for sample in details["sample_list"]] == notes()
+
+
+def test_a_request_without_notes_is_answered_from_the_image_and_says_so(web: Web) -> None:
+    adapt(web, "quiet", {"texts": notes()})
+    found = predict(web, "quiet", {"texts": ["left", ""]}).json()["predictions"]
+    assert [each["modalities"] for each in found] == [["image", "text"], ["image"]]
+    for each in (found[1], *predict(web, "quiet", {}).json()["predictions"]):
+        assert each["modalities"] == ["image"]
+        assert each["familiarity"] is each["unknown_score"] is each["unknown_threshold"] is None
+        assert each["verdict"] == "known"
+
+
+def test_notes_do_not_count_for_a_version_that_was_taught_without(web: Web) -> None:
+    made = adapt(web, "unnoted", {}).json()
+    assert made["report"]["modalities"] == ["image"]
+    with_notes = predict(web, "unnoted", {"texts": ["left", "right"]}).json()["predictions"]
+    assert with_notes == predict(web, "unnoted", {}).json()["predictions"]
+    assert with_notes[0]["modalities"] == ["image"]
+
+
+def test_an_extension_keeps_the_notes_of_earlier_samples(web: Web) -> None:
+    adapt(web, "longer", {"texts": notes()})
+    made = adapt(web, "longer", {"texts": ["top"] * 4}, ["top"], seed=1)
+    assert made.status_code == 201
+    found = predict(web, "longer", {"texts": ["left", "right", "top"]}, 3).json()["predictions"]
+    assert [each["label"] for each in found] == ["left", "right", "top"]
+
+
+def test_readings_are_numbers(web: Web) -> None:
+    settings = {"model": "readings"}
+    adapt(web, "measured", {"texts": notes()})
+    assert web("PATCH", "/clients/measured/settings", json=settings).status_code == 200
+    vectors = [f"[{1000 * (place // 4) + place}, 0.5]" for place in range(8)]
+    assert adapt(web, "measured", {"vectors": vectors, "mode": "replace"}, seed=2).status_code == 201
+    found = predict(web, "measured", {"vectors": ["[2, 0.5]", "[1005, 0.5]"]}).json()["predictions"]
+    assert [each["label"] for each in found] == list(SIDES)
+    assert web("GET", "/clients/measured/versions/2").json()["sample_list"][0]["vector"] == [0, 0.5]
+
+
+def test_a_model_that_does_not_take_them_is_a_problem(web: Web) -> None:
+    refused = adapt(web, "texts-only", {"vectors": ["[1, 2]"] * 8})
+    assert (refused.status_code, refused.json()["code"]) == (422, "modality_unsupported")
+    adapt(web, "texts-only", {})
+    web("PATCH", "/clients/texts-only/settings", json={"model": "tiny"})
+    refused = adapt(web, "texts-only", {"texts": notes()})
+    assert (refused.status_code, refused.json()["code"]) == (422, "modality_unsupported")
+    assert adapt(web, "texts-only", {"mode": "replace"}).status_code == 201
+    refused = predict(web, "texts-only", {"texts": ["a", "b"]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "modality_unsupported")
+    (found, _) = predict(web, "texts-only", {}).json()["predictions"]
+    assert "modalities" not in found
+
+
+def test_another_number_of_notes_than_of_images_is_a_problem(web: Web) -> None:
+    refused = adapt(web, "counted", {"texts": ["left"]})
+    assert (refused.status_code, refused.json()["code"]) == (422, "modality_count_mismatch")
+    adapt(web, "counted", {"texts": notes()})
+    assert predict(web, "counted", {"texts": ["left"]}).json()["code"] == "modality_count_mismatch"
+
+
+def test_a_client_that_keeps_no_samples_keeps_no_notes(web: Web) -> None:
+    adapt(web, "private", {})
+    web("PATCH", "/clients/private/settings", json={"retain_samples": False})
+    assert adapt(web, "private", {"texts": notes(), "mode": "replace"}).status_code == 201
+    details = web("GET", "/clients/private/versions/2").json()
+    assert [sample["text"] for sample in details["sample_list"]] == [None] * 8
+    assert details["report"]["modalities"] == ["image", "text"]
