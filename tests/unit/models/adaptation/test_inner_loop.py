@@ -226,6 +226,18 @@ def test_batches_hold_the_classes_evenly_whatever_their_sizes(replacement: bool)
         assert set(drawn[:150].tolist()) == set(range(60))
 
 
+def test_every_image_of_a_smaller_class_may_be_one_that_comes_again() -> None:
+    labels = torch.tensor([0] * 5 + [1] * 3)
+    one_pass = replace(SGD, steps=1, batch_size=10)
+    again = set[int]()
+    for seed in range(20):
+        drawn = batch_plan(labels, one_pass, torch.Generator().manual_seed(seed)).flatten()
+        counts = torch.bincount(drawn, minlength=8).tolist()
+        assert (counts[:5], sorted(counts[5:])) == ([1] * 5, [1, 2, 2])
+        again.update(image for image in range(5, 8) if counts[image] == 2)
+    assert again == {5, 6, 7}
+
+
 def test_equal_classes_are_drawn_as_shuffled_passes_of_the_support() -> None:
     recipe = replace(SGD, steps=4, batch_size=3)
     plan = batch_plan(torch.tensor([0, 1, 0, 1, 0, 1]), recipe, torch.Generator().manual_seed(5))

@@ -67,16 +67,28 @@ class TwoLines(ArrayDataset):
         return class_index // 4
 
 
+def two_lines(count: int) -> TwoLines:
+    classes = striped_classes(count)
+    return TwoLines("lines", classes.class_names, [classes.images(index) for index in range(count)])
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_episodes_is_within_one_product_line(share: float) -> None:
-    classes = striped_classes()
-    lines = TwoLines("lines", classes.class_names, [classes.images(index) for index in range(len(classes))])
+    lines = two_lines(8)
     episodes = EpisodeSampler(lines, EpisodeShape(n_way=3, n_shot=1), SPEC.image, share)
     names = [episodes.task(seed, with_query=False).class_names for seed in range(200)]
     within = [len({lines.class_names.index(name) // 4 for name in chosen}) == 1 for chosen in names]
     by_chance = 2 * math.comb(4, 3) / math.comb(8, 3)
     assert sum(within) / 200 == pytest.approx(share + (1 - share) * by_chance, abs=0.09)
     assert len({frozenset(chosen) for chosen in names}) >= 8  # both lines, and every choice of three
+
+
+def test_a_product_line_with_too_few_classes_has_no_episodes_of_its_own() -> None:
+    lines = two_lines(6)  # four classes and two
+    of_three, of_five = (EpisodeSampler(lines, EpisodeShape(n_way, 1), SPEC.image, within_line=1.0) for n_way in (3, 5))
+    chosen = {name for seed in range(40) for name in of_three.task(seed, with_query=False).class_names}
+    assert chosen == set(lines.class_names[:4])
+    assert len(set(of_five.task(0, with_query=False).class_names)) == 5
 
 
 def test_an_episode_larger_than_the_dataset_raises_invalid_task() -> None:

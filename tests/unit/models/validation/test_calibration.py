@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -134,6 +135,16 @@ def test_overconfident_logits_get_a_high_temperature_and_underconfident_ones_a_l
 def test_a_few_correct_predictions_do_not_give_an_extreme_temperature() -> None:
     logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
     assert 0.3 < fit_temperature(logits, torch.tensor([0, 1, 0])) < 1
+
+
+@pytest.mark.parametrize("margin", [0.5, 2.0, 6.0])
+def test_a_temperature_a_factor_of_e_away_from_1_costs_one_nat(margin: float) -> None:
+    """Two samples, predicted right, with logits that differ by `margin`."""
+    exponents = [step / 100 for step in range(-200, 201)]
+    costs = [2 * math.log1p(math.exp(-margin / math.exp(each))) + each**2 for each in exponents]
+    logits = torch.tensor([[margin, 0.0], [0.0, margin]])
+    fitted = math.log(fit_temperature(logits, torch.tensor([0, 1])))
+    assert fitted == pytest.approx(exponents[costs.index(min(costs))], abs=0.02)
 
 
 def test_the_temperature_calibrates_confidence() -> None:

@@ -140,13 +140,28 @@ def test_flip_augmentation_adds_no_held_out_predictions(net: Net) -> None:
     assert [issue.sample for issue in validated.validation.label_issues] == [5]
 
 
-def test_folds_have_seeds_of_their_own_and_fewer_steps_in_proportion(net: Net) -> None:
-    support, recipe = clear_support(), replace(RECIPE, steps=9)
+@pytest.mark.parametrize(("steps", "of_folds"), [(9, 6), (10, 7)])
+def test_folds_have_seeds_of_their_own_and_fewer_steps_in_proportion(net: Net, steps: int, of_folds: int) -> None:
+    support, recipe = clear_support(), replace(RECIPE, steps=steps)
     plan = CrossValidator(net, net.start()).plan(support, recipe, 40, ungrouped(support))
     version, *folds = plan.inputs
-    assert (version.seed, version.recipe.steps, len(version.support)) == (40, 9, 18)
+    assert (version.seed, version.recipe.steps, len(version.support)) == (40, steps, 18)
     assert [fold.seed for fold in folds] == [41, 42, 43]
-    assert [(fold.recipe.steps, len(fold.support)) for fold in folds] == [(6, 12)] * 3
+    assert [(fold.recipe.steps, len(fold.support)) for fold in folds] == [(of_folds, 12)] * 3
+
+
+def test_the_folds_of_a_version_with_one_step_take_one_step_too(conv4: Net) -> None:
+    support = clear_support(n_way=2, n_shot=2)
+    plan = CrossValidator(conv4, conv4.start()).plan(support, replace(RECIPE, steps=1), 0, ungrouped(support))
+    assert min(len(fold.support) for fold in plan.inputs) == 2  # half of the samples
+    assert [fold.recipe.steps for fold in plan.inputs] == [1] * len(plan.inputs)
+
+
+def test_the_folds_of_the_largest_seed_have_seeds_that_are_allowed(conv4: Net) -> None:
+    support = clear_support()
+    plan = CrossValidator(conv4, conv4.start()).plan(support, RECIPE, 2**63 - 1, ungrouped(support))
+    assert len({fold.seed for fold in plan.inputs}) == 4
+    assert all(0 <= fold.seed < 2**63 for fold in plan.inputs)
 
 
 def test_the_seed_of_the_version_decides_what_the_folds_hold_out(conv4: Net) -> None:
@@ -183,6 +198,16 @@ def test_a_suspect_has_the_class_and_the_confidence_of_its_held_out_prediction(
         assert issue.predicted != labels[issue.sample]
 
 
+@pytest.mark.parametrize(("clear", "doubtful"), [(1, 4), (4, 1)])
+def test_the_most_likely_suspect_comes_first(conv4: Net, clear: int, doubtful: int) -> None:
+    support = clear_support()
+    inputs, labels = support.inputs.clone(), support.labels.clone()
+    inputs[doubtful] = 0.65 * inputs[doubtful] + 0.35 * inputs[6]  # has something of the class that it is labelled as
+    labels[[clear, doubtful]] = 1
+    issues = cross_validate(conv4, replace(support, inputs=inputs, labels=labels)).label_issues
+    assert [issue.sample for issue in issues] == [clear, doubtful]
+
+
 def test_a_rare_class_counts_as_much_as_a_frequent_one(net: Net) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(40, 1, 16, 16, generator=generator)
@@ -203,6 +228,16 @@ def test_the_confidence_of_held_out_predictions_is_calibrated(net: Net) -> None:
     accuracy = int(validated.validation.confusion.diagonal().sum()) / 60
     assert validated.validation.temperature > 1.5
     assert abs(sum(confidences) / 60 - accuracy) < 0.25
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_given_share_of_held_out_samples_is_below_the_unknown_threshold(conv4: Net, share: float) -> None:
+    support, validator = clear_support(n_shot=8), CrossValidator(conv4, conv4.start())
+    result = validator.score(validator.adapt(support, RECIPE, 0, ungrouped(support)), share)
+    assert isinstance(result, CrossValidationResult)
+    scores = [prediction.in_distribution for prediction in result.held_out if prediction is not None]
+    below = sum(score < result.unknown_threshold for score in scores)
+    assert below / len(scores) == pytest.approx(share, abs=1 / len(scores))
 
 
 def test_classes_whose_images_nearly_repeat_each_other_are_named(net: Net) -> None:
