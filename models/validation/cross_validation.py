@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -47,6 +48,8 @@ CHOICE_MARGIN = 3
 
 MEMORY_MARGIN = 2
 """The same for a recipe with a patch memory, which is far worse where it does not fit, and so rarely wins by chance."""
+
+SkipCode = Literal["cross_validation_diverged", "one_part_per_class", "one_sample_per_class"]
 
 _LARGEST_SEED = 2**63 - 1
 
@@ -95,8 +98,9 @@ class CrossValidationResult:
 
 @dataclass(frozen=True, slots=True)
 class CrossValidationSkipped:
-    """Why there is no cross-validation, as a text for the client."""
+    """Why there is no cross-validation: a stable code, and a text for the client."""
 
+    code: SkipCode
     reason: str
 
 
@@ -278,7 +282,7 @@ class CrossValidator:
         labels, folds = candidate.support.sample_labels.cpu(), candidate.folds
         predictions = _predict_held_out(self.net, candidate.fold_results, candidate.support, folds)
         if not len(predictions.rows):
-            return CrossValidationSkipped(_reason_for_skipping(labels, folds))
+            return _skipped(labels, folds)
         features = _start_features(self.net, self.start, candidate.support, candidate.recipe)
         label_issues = find_label_issues(features, labels, folds.groups, candidate.recipe.head_scale)
         alike = alike_classes(features, labels, folds.groups)
@@ -442,12 +446,18 @@ def _summarise(
     )
 
 
-def _reason_for_skipping(labels: Tensor, folds: Folds) -> str:
+def _skipped(labels: Tensor, folds: Folds) -> CrossValidationSkipped:
     if folds.count:
-        return "the adaptation diverged in every cross-validation fold; try a lower learning_rate or fewer steps"
-    if len(torch.unique(folds.groups)) < len(labels):
-        return (
-            "each class has pictures of one part only, or copies of one picture; cross-validation needs two different "
-            "parts of a class"
+        return CrossValidationSkipped(
+            "cross_validation_diverged",
+            "the adaptation diverged in every cross-validation fold; try a lower learning_rate or fewer steps",
         )
-    return "every class has one sample; cross-validation needs two or more samples of a class"
+    if len(torch.unique(folds.groups)) < len(labels):
+        return CrossValidationSkipped(
+            "one_part_per_class",
+            "each class has pictures of one part only, or copies of one picture; cross-validation needs two different "
+            "parts of a class",
+        )
+    return CrossValidationSkipped(
+        "one_sample_per_class", "every class has one sample; cross-validation needs two or more samples of a class"
+    )

@@ -159,8 +159,20 @@ def last_of(made: Sequence[AdaptResponse]) -> AdaptResponse:
     """Return the last of several versions that extend each other, with the notes about what each request sent."""
     *before, last = made
     earlier = [f"version {each.version}: {note}" for each in before for note in each.report.gate.notes]
+    details = [
+        detail.model_copy(update={"text": f"version {each.version}: {detail.text}"})
+        for each in before
+        for detail in each.report.gate.details
+        if detail.text in each.report.gate.notes
+    ]
     gate = last.report.gate
-    gate = gate.model_copy(update={"reasons": [*gate.reasons, *earlier], "notes": [*gate.notes, *earlier]})
+    gate = gate.model_copy(
+        update={
+            "reasons": [*gate.reasons, *earlier],
+            "notes": [*gate.notes, *earlier],
+            "details": [*gate.details, *details],
+        }
+    )
     return last.model_copy(update={"report": last.report.model_copy(update={"gate": gate})})
 
 

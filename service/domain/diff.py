@@ -9,6 +9,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from service.domain.report import ClassEstimate, HeldOutPrediction, class_estimates, held_out_predictions
 from service.domain.version import Lineage, SampleRef, Version, VersionDraft
@@ -78,6 +79,15 @@ class KeptSamples:
 
     label: str
     outcomes: tuple[tuple[bool, bool], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the label and the counts as the report has them."""
+        return {
+            "label": self.label,
+            "judged": self.total,
+            "before": self.correct_before,
+            "after": self.correct_after,
+        }
 
     @property
     def total(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from models.validation.cross_validation import CrossValidationSkipped
 from service.domain.client import ClientSettings
 from service.domain.diff import KeptSamples, compare_kept_samples, left_out
+from service.domain.reason import MOST_NAMED, Reason, ReasonCode, first_of
 from service.domain.report import class_estimates
 from service.domain.version import Lineage, SampleRef, Version, VersionDraft, comparable_label
 
@@ -17,8 +19,6 @@ SIGNIFICANCE: Final = 0.05
 """Without a tolerance of the client, a loss counts if it is this improbable between equally good versions."""
 
 _ROUNDING: Final = 1e-9
-_MOST_NAMED: Final = 3
-"""Classes that a sentence names; it counts the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,35 +27,33 @@ class GateDecision:
 
     Attributes:
         decision: "publish" or "hold".
-        reasons: sentences for people, at least one.
+        details: the reasons, at least one.
         limits: what the version had to reach.
         dropped: earlier classes that lost more of their kept samples than the tolerance allows.
         notes: those of the reasons that are about what was sent; they do not decide.
     """
 
     decision: Literal["publish", "hold"]
-    reasons: tuple[str, ...]
+    details: tuple[Reason, ...]
     limits: Limits
     dropped: tuple[KeptSamples, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Reason, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons as sentences for people."""
+        return tuple(detail.text for detail in self.details)
 
     def to_json(self) -> dict[str, Any]:
         """Return the decision as the report has it."""
         return {
             "decision": self.decision,
             "reasons": list(self.reasons),
-            "notes": list(self.notes),
+            "notes": [note.text for note in self.notes],
+            "details": [detail.to_json() for detail in self.details],
             "floor": self.limits.floor,
             "lower_bound": self.limits.lower_bound,
-            "dropped": [
-                {
-                    "label": dropped.label,
-                    "judged": dropped.total,
-                    "before": dropped.correct_before,
-                    "after": dropped.correct_after,
-                }
-                for dropped in self.dropped
-            ],
+            "dropped": [dropped.to_json() for dropped in self.dropped],
         }
 
 
@@ -97,8 +95,8 @@ def decide(
     draft: VersionDraft,
     settings: ClientSettings,
     lineage: Lineage,
-    no_estimate: str | None,
-    notes: Sequence[str] = (),
+    skipped: CrossValidationSkipped | None,
+    notes: Sequence[Reason] = (),
 ) -> GateDecision:
     """Decide whether a version that is about to be recorded goes live.
 
@@ -110,19 +108,20 @@ def decide(
         draft: the new version, with its report.
         settings: those of its client.
         lineage: the versions that the client has so far.
-        no_estimate: why there is no estimate, or None.
+        skipped: why there is no estimate, or None.
         notes: what a person should know about the request; it does not decide.
     """
     limits = Limits.of(settings, len(draft.classes))
     earlier = lineage.compared
     kept = () if earlier is None else compare_kept_samples(earlier.draft, draft)
     dropped = tuple(each for each in kept if limits.exceeded_by(each))
-    objections = [*_objections(draft, limits, no_estimate), *_losses(earlier, kept, limits)]
+    objections = [*_objections(draft, limits, skipped), *_losses(earlier, kept, limits)]
     missing = _left_out(draft, lineage)
     remarks = [*notes, *_remarks(draft), *missing]
     holds = publish == "never" or (publish == "auto" and bool(objections))
     if publish != "auto":
-        reasons = [f"the request has publish={publish}", *objections, *remarks]
+        chosen: ReasonCode = "publish_always" if publish == "always" else "publish_never"
+        reasons = [Reason(chosen, f"the request has publish={publish}"), *objections, *remarks]
     elif holds:
         reasons = [*objections, *remarks, _next_step(draft, lineage)]
     else:
@@ -131,122 +130,151 @@ def decide(
     return GateDecision(decision, tuple(reasons), limits, dropped, (*notes, *missing))
 
 
-def _objections(draft: VersionDraft, limits: Limits, no_estimate: str | None) -> list[str]:
+def _objections(draft: VersionDraft, limits: Limits, skipped: CrossValidationSkipped | None) -> list[Reason]:
     """What the version's own report says against it."""
     if limits.floor <= 0 and limits.lower_bound <= 0:
         return []
-    estimate, interval = draft.report["estimated_accuracy"], draft.report["interval"]
-    if estimate is None:
-        return [f"the accuracy could not be estimated: {no_estimate}"]
-    reasons = []
+    if skipped is not None:
+        return [Reason(skipped.code, f"the accuracy could not be estimated: {skipped.reason}")]
+    return [*_too_low(draft, limits), *_not_recognised(draft)]
+
+
+def _too_low(draft: VersionDraft, limits: Limits) -> list[Reason]:
+    estimate, low, reasons = draft.report["estimated_accuracy"], draft.report["interval"][0], []
     if estimate < limits.floor - _ROUNDING:
-        reasons.append(f"the estimated accuracy of {_percent(estimate)} is below the floor of {_percent(limits.floor)}")
-    estimates = class_estimates(draft)
-    if interval[0] < limits.lower_bound - _ROUNDING:
+        text = f"the estimated accuracy of {_percent(estimate)} is below the floor of {_percent(limits.floor)}"
+        reasons.append(Reason("estimate_below_floor", text, {"estimate": estimate, "floor": limits.floor}))
+    if low < limits.lower_bound - _ROUNDING:
+        estimates = class_estimates(draft)
         fewest = min(estimates, key=lambda label: estimates[label].total)
-        reasons.append(
-            f"the accuracy may be as low as {_percent(interval[0])} (lower end of its 95 % interval), which is below "
+        text = (
+            f"the accuracy may be as low as {_percent(low)} (lower end of its 95 % interval), which is below "
             f"the lower bound of {_percent(limits.lower_bound)}; more samples narrow the interval, first of all more "
             f"of class {fewest!r}"
         )
+        values = {"low": low, "lower_bound": limits.lower_bound, "label": fewest}
+        reasons.append(Reason("interval_below_bound", text, values))
+    return reasons
+
+
+def _not_recognised(draft: VersionDraft) -> list[Reason]:
+    estimates, reasons = class_estimates(draft), []
     unjudged = [label for label, found in estimates.items() if not found.total]
     if unjudged:
-        reasons.append(f"the estimate leaves out {_classes(unjudged)}; send samples of two different parts of a class")
+        text = f"the estimate leaves out {_classes(unjudged)}; send samples of two different parts of a class"
+        reasons.append(Reason("classes_not_estimated", text, first_of(classes=unjudged)))
     missed = [label for label, found in estimates.items() if found.total and not found.correct]
     if missed:
         held_out = sum(estimates[label].total for label in missed)
         were, their = ("was", "its") if len(missed) == 1 else ("were", "their")
-        reasons.append(f"{_classes(missed)} {were} never recognised: {held_out} of {their} samples were held out")
+        text = f"{_classes(missed)} {were} never recognised: {held_out} of {their} samples were held out"
+        reasons.append(Reason("classes_never_recognised", text, {**first_of(classes=missed), "judged": held_out}))
     return reasons
 
 
-def _losses(earlier: Version | None, kept: Sequence[KeptSamples], limits: Limits) -> list[str]:
+def _losses(earlier: Version | None, kept: Sequence[KeptSamples], limits: Limits) -> list[Reason]:
     """What the comparison with the earlier version says against the new one: class by class, else all classes."""
     if earlier is None or not kept:
         return []
     everything = KeptSamples("all classes", tuple(outcome for each in kept for outcome in each.outcomes))
-    lost = _worst_first(each for each in kept if limits.exceeded_by(each))
-    named = [(f"class {each.label!r}", each) for each in lost[:_MOST_NAMED]]
+    lost = _worstfirst_of(each for each in kept if limits.exceeded_by(each))
+    reasons = [_worse(f"class {each.label!r}", each, earlier) for each in lost[:MOST_NAMED]]
     if not lost and limits.exceeded_by(everything):
-        named = [("the version", everything)]
-    sentences = [
-        f"{name} got worse: version {earlier.number} predicted {each.correct_before} of its {each.total} "
-        f"kept samples correctly, this version predicts {each.correct_after}"
-        for name, each in named
-    ]
-    if len(lost) > _MOST_NAMED:
-        sentences.append(f"{len(lost) - _MOST_NAMED} more classes got worse, see `dropped`")
-    return sentences
+        reasons = [replace(_worse("the version", everything, earlier), code="version_got_worse")]
+    more = len(lost) - MOST_NAMED
+    if more > 0:
+        text = f"{more} more classes got worse, see `dropped`"
+        reasons.append(Reason("more_classes_got_worse", text, {"more": more}))
+    return reasons
 
 
-def _worst_first(kept: Iterable[KeptSamples]) -> list[KeptSamples]:
+def _worse(name: str, kept: KeptSamples, earlier: Version) -> Reason:
+    text = (
+        f"{name} got worse: version {earlier.number} predicted {kept.correct_before} of its {kept.total} "
+        f"kept samples correctly, this version predicts {kept.correct_after}"
+    )
+    return Reason("class_got_worse", text, {"version": earlier.number, **kept.to_json()})
+
+
+def _worstfirst_of(kept: Iterable[KeptSamples]) -> list[KeptSamples]:
     return sorted(kept, key=lambda each: each.lost, reverse=True)
 
 
 def _reasons_to_publish(
     draft: VersionDraft, limits: Limits, earlier: Version | None, kept: Sequence[KeptSamples]
-) -> list[str]:
+) -> list[Reason]:
     report = draft.report
     if report["interval"] is None:
-        return ["the client's floor is 0, so the version goes live without an estimated accuracy"]
+        text = "the client's floor is 0, so the version goes live without an estimated accuracy"
+        return [Reason("no_estimate_needed", text)]
     low, high = report["interval"]
     estimate = f"{_percent(report['estimated_accuracy'])} (95 % interval {_percent(low)} to {_percent(high)})"
-    reasons = [f"the estimated accuracy of {estimate} reaches the floor of {_percent(limits.floor)}"]
+    text = f"the estimated accuracy of {estimate} reaches the floor of {_percent(limits.floor)}"
+    values = {"estimate": report["estimated_accuracy"], "low": low, "high": high, "floor": limits.floor}
+    reasons = [Reason("estimate_reaches_floor", text, values)]
     if earlier is not None and kept:
-        reasons.append(f"no class of version {earlier.number} lost more kept samples than the tolerance allows")
-        lost = _worst_first(each for each in kept if each.lost > 0)
+        text = f"no class of version {earlier.number} lost more kept samples than the tolerance allows"
+        reasons.append(Reason("no_class_got_worse", text, {"version": earlier.number}))
+        lost = _worstfirst_of(each for each in kept if each.lost > 0)
         changes = [
             f"{each.correct_after} instead of {each.correct_before} of {each.total} in class {each.label!r}"
-            for each in lost[:_MOST_NAMED]
+            for each in lost[:MOST_NAMED]
         ]
         if changes:
-            reasons.append(f"this version predicts fewer kept samples correctly: {_and_more(changes, len(lost))}")
+            text = f"this version predicts fewer kept samples correctly: {_and_more(changes, len(lost))}"
+            reasons.append(Reason("fewer_correct", text, first_of(classes=[each.to_json() for each in lost])))
     return reasons
 
 
-def _remarks(draft: VersionDraft) -> list[str]:
+def _remarks(draft: VersionDraft) -> list[Reason]:
     """What a person should know and what does not decide."""
     remarks = []
     if draft.report["estimated_accuracy"] is None:
-        remarks.append("the version has no threshold for unknown images, so it gives every image the verdict known")
+        text = "the version has no threshold for unknown images, so it gives every image the verdict known"
+        remarks.append(Reason("no_unknown_verdict", text))
     alike = draft.report.get("alike")
     if alike:
-        remarks.append(
+        text = (
             f"images of {_named(alike)} nearly repeat each other, so the estimate may be too high for new parts; if a "
             "part was photographed more than once, send `parts`"
         )
+        remarks.append(Reason("classes_alike", text, first_of(classes=alike)))
     shared = _parts_of_several_classes(draft.samples)
     if shared:
-        remarks.append(
+        text = (
             f"samples of part {_named(shared)} are in more than one class; cross-validation keeps them together. If "
             "that is a mistake, send them again with the right label or part"
         )
-    remarks.extend(
-        f"the classes {_named(names)} differ only in case, blanks or invisible characters; if they are one class, send "
-        "the samples again with one label"
-        for names in _easily_confused(draft.classes)
-    )
+        remarks.append(Reason("parts_in_several_classes", text, first_of(parts=shared)))
+    for names in _easily_confused(draft.classes):
+        text = (
+            f"the classes {_named(names)} differ only in case, blanks or invisible characters; if they are one class, "
+            "send the samples again with one label"
+        )
+        remarks.append(Reason("classes_easily_confused", text, first_of(classes=names)))
     return remarks
 
 
-def _left_out(draft: VersionDraft, lineage: Lineage) -> list[str]:
+def _left_out(draft: VersionDraft, lineage: Lineage) -> list[Reason]:
     """What an extension of an older version does not have, such as the samples of one that was rolled back."""
     missing = left_out(lineage, draft)
     if not missing or lineage.newest is None:
         return []
-    note = (
-        f"this version extends version {draft.parent}, not the newer version {lineage.newest.number}: "
+    newest = lineage.newest.number
+    text = (
+        f"this version extends version {draft.parent}, not the newer version {newest}: "
         f"{len(missing)} samples of that one are not part of it; send them again to include them"
     )
-    return [note]
+    return [Reason("samples_left_out", text, {"parent": draft.parent, "newest": newest, "samples": len(missing)})]
 
 
-def _next_step(draft: VersionDraft, lineage: Lineage) -> str:
+def _next_step(draft: VersionDraft, lineage: Lineage) -> Reason:
+    text = "the version is stored but not live: send more samples, use publish=always, or set the alias to it; "
     if draft.parent is not None or lineage.base is None or lineage.live is None:
-        base = "the next extension builds on it; delete it to leave its samples out"
-    else:
-        base = f"until then the next extension builds on version {lineage.base.number}"
-    return f"the version is stored but not live: send more samples, use publish=always, or set the alias to it; {base}"
+        return Reason("next_builds_on_it", text + "the next extension builds on it; delete it to leave its samples out")
+    base = lineage.base.number
+    text += f"until then the next extension builds on version {base}"
+    return Reason("next_builds_on_version", text, {"version": base})
 
 
 def _parts_of_several_classes(samples: Sequence[SampleRef]) -> list[str]:
@@ -269,7 +297,7 @@ def _easily_confused(classes: Sequence[str]) -> list[list[str]]:
 
 
 def _named(names: Sequence[str]) -> str:
-    return _and_more([repr(name) for name in names[:_MOST_NAMED]], len(names))
+    return _and_more([repr(name) for name in names[:MOST_NAMED]], len(names))
 
 
 def _and_more(shown: Sequence[str], total: int) -> str:

@@ -23,6 +23,7 @@ from models.validation.folds import group_samples
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
 from service.domain.modality import modalities_of, require_taken
+from service.domain.reason import Reason
 from service.domain.report import build_report
 from service.domain.version import (
     LIVE,
@@ -256,7 +257,7 @@ class Adaptation:
             samples_kept=settings.retain_samples,
         )
         notes = _notes(request, parent, classes, copies=len(kept) + len(request.samples) - len(samples))
-        decision = decide(command.publish, draft, settings, lineage, _why_not_estimated(validated), notes)
+        decision = decide(command.publish, draft, settings, lineage, _skipped(validated), notes)
         draft = self._store_content(draft, samples, checkpoint.delta(candidate.adapted), written)
         clock.lap("store")
         draft = replace(draft, report={**draft.report, "gate": decision.to_json(), "seconds": clock.seconds()})
@@ -409,26 +410,27 @@ def _joined_depth(parent: Version | None, bit_depth: int | None) -> int | None:
     )
 
 
-def _why_not_estimated(validated: CrossValidatedAdaptation) -> str | None:
+def _skipped(validated: CrossValidatedAdaptation) -> CrossValidationSkipped | None:
     found = validated.validation
-    return found.reason if isinstance(found, CrossValidationSkipped) else None
+    return found if isinstance(found, CrossValidationSkipped) else None
 
 
-def _notes(request: _Request, parent: Version | None, classes: Sequence[str], copies: int) -> list[str]:
+def _notes(request: _Request, parent: Version | None, classes: Sequence[str], copies: int) -> list[Reason]:
     """What the sender may not expect. `copies` counts the files that add no sample."""
-    command, recipe, notes = request.command, request.recipe, []
+    command, recipe, notes = request.command, request.recipe, list[Reason]()
     if command.corrections is not None and parent is not None:
         notes += command.corrections.notes(parent.draft.classes, classes)
     if copies:
         total = len(request.samples)
-        notes.append(f"files that repeat a picture: {copies} of {total}; a picture counts once, with its latest label")
+        text = f"files that repeat a picture: {copies} of {total}; a picture counts once, with its latest label"
+        notes.append(Reason("repeated_files", text, {"copies": copies, "files": total}))
     if recipe.steps == 0 and command.first is not None:
-        notes.append("without inner steps, first=prototypes makes no version of its own")
+        text = "without inner steps, first=prototypes makes no version of its own"
+        notes.append(Reason("first_without_effect", text))
     if recipe.steps == 0 and command.learning_rate is not None:
-        notes.append("without inner steps, learning_rate has no effect")
+        notes.append(Reason("learning_rate_without_effect", "without inner steps, learning_rate has no effect"))
     if recipe.steps > 0 and recipe.head == "lda":
         model = request.checkpoint.checkpoint.name
-        notes.append(
-            f"steps={recipe.steps} changes next to nothing: the model {model!r} computes its head in closed form"
-        )
+        text = f"steps={recipe.steps} changes next to nothing: the model {model!r} computes its head in closed form"
+        notes.append(Reason("steps_without_effect", text, {"steps": recipe.steps, "model": model}))
     return notes

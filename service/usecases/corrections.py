@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
+from service.domain.reason import Reason, first_of
 from service.domain.version import SampleRef, validate_label
 from service.errors import InvalidRequest, NothingToCorrect, TooFewClasses, UnknownSample
 
@@ -70,11 +71,16 @@ class Corrections:
             raise TooFewClasses("all samples would be removed; keep samples of at least two classes")
         return corrected
 
-    def notes(self, before: Collection[str], after: Collection[str]) -> list[str]:
+    def notes(self, before: Collection[str], after: Collection[str]) -> list[Reason]:
         """Describe the corrections, and the classes of `before` that are missing `after` them, for a person."""
-        gone = [repr(label) for label in before if label not in after]
-        notes = [f"corrected samples: {len(self.relabel)} relabelled, {len(self.remove)} removed"]
-        return [*notes, f"classes without samples left: {', '.join(gone)}"] if gone else notes
+        relabelled, removed = len(self.relabel), len(self.remove)
+        text = f"corrected samples: {relabelled} relabelled, {removed} removed"
+        notes = [Reason("corrected", text, {"relabelled": relabelled, "removed": removed})]
+        gone = [label for label in before if label not in after]
+        if gone:
+            text = f"classes without samples left: {', '.join(map(repr, gone))}"
+            notes.append(Reason("classes_gone", text, first_of(classes=gone)))
+        return notes
 
 
 def _listed(digests: Sequence[str]) -> str:

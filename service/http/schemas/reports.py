@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,22 @@ class AccuracyDrop(Answer):
     after: int = Field(description="of those, correct now", examples=[5])
 
 
+class GateDetail(Answer):
+    """A reason of the gate for programs that phrase it themselves, for example in another language."""
+
+    code: str = Field(description="stable snake_case name of the reason", examples=["estimate_reaches_floor"])
+    text: str = Field(
+        description="the sentence, as in `reasons`",
+        examples=["the estimated accuracy of 94.0 % (95 % interval 81.0 % to 99.0 %) reaches the floor of 75.0 %"],
+    )
+    values: dict[str, Any] = Field(
+        {},
+        description="the numbers and names of the sentence: shares are between 0 and 1; a list has the first entries, "
+        "and `more` is the number of others",
+        examples=[{"estimate": 0.94, "low": 0.81, "high": 0.99, "floor": 0.75}],
+    )
+
+
 class Gate(Answer):
     """Whether the new version goes live, and why."""
 
@@ -37,6 +53,9 @@ class Gate(Answer):
     )
     notes: list[str] = Field(
         [], description="those of the reasons that are about what was sent, such as repeated files; they do not decide"
+    )
+    details: list[GateDetail] = Field(
+        [], description="the reasons, each with a code; empty for versions of releases that did not record them"
     )
     floor: float | None = Field(None, description="minimum estimated accuracy that was applied", examples=[0.75])
     lower_bound: float | None = Field(

@@ -3,7 +3,7 @@
 import { Component, html, signal } from "../core/ui.js";
 import { problemOf } from "../core/api.js";
 import { icon } from "../core/icons.js";
-import { t } from "../core/i18n.js";
+import { has, percent, t } from "../core/i18n.js";
 import { Estimate, inWords, ProblemBox, Rough, sentence } from "../core/parts.js";
 import { address, may, readClients, say } from "../core/state.js";
 import { Confusion, Suspects } from "./report.js";
@@ -30,11 +30,35 @@ export function Result({ draft, made }) {
   </section>`;
 }
 
+/** Values of reasons that are shares, and those that are counts which choose the form of a text. */
+const SHARES = ["estimate", "floor", "low", "high", "lower_bound"];
+const COUNTS = ["samples", "copies", "more"];
+
+/** A reason of the gate in the user's language; null where there is no text for its code. */
+function reasonInWords({ code, values }) {
+  const key = `reason.${code}`;
+  if (!has(key)) return null;
+  const entry = (each) => (typeof each === "string" ? each : t(`${key}.entry`, each));
+  const shown = Object.entries(values).map(([name, value]) => {
+    if (SHARES.includes(name)) return [name, percent(value, 1)];
+    if (!Array.isArray(value)) return [name, value];
+    const listed = value.map(entry).join(", ");
+    return [name, values.more ? t("and.more", { shown: listed, n: values.more }) : listed];
+  });
+  const counted = COUNTS.find((name) => name in values);
+  return t(key, { ...Object.fromEntries(shown), n: values[counted] });
+}
+
 /** Why the gate decided as it did: open where it held the version, folded where all is well. */
 export function Reasons({ gate, open }) {
+  const coded = gate.details.length > 0; // versions of earlier releases have sentences only
+  const reasons = coded ? gate.details : gate.reasons.map((text) => ({ code: "", text, values: {} }));
   return html`<details class="reasons" open=${open}>
     <summary>${t(gate.decision === "hold" ? "gate.why.held" : "gate.why.live")}</summary>
-    <ul lang="en">${gate.reasons.map((reason) => html`<li>${sentence(reason)}</li>`)}</ul>
+    <ul>${reasons.map((reason) => {
+      const words = reasonInWords(reason);
+      return words ? html`<li>${words}</li>` : html`<li lang="en">${sentence(reason.text)}</li>`;
+    })}</ul>
   </details>`;
 }
 

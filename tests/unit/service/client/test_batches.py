@@ -87,6 +87,7 @@ def test_the_report_of_the_last_version_has_the_notes_about_all_requests(anole: 
     gate = anole.adapt("line", samples(60, 5)).report.gate
     assert gate.notes == ["note 9", *(f"version {number}: note {number}" for number in range(1, 9))]
     assert gate.reasons == ["every sample is named right", *gate.notes]
+    assert [detail.text for detail in gate.details] == gate.reasons
 
 
 def test_the_limits_are_those_of_the_service(anole: Client, web: Web) -> None:

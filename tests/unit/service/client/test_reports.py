@@ -37,6 +37,7 @@ def test_a_report_is_read_completely_and_fields_of_newer_services_are_ignored() 
     assert (read.estimated_accuracy, read.interval, read.folds) == (0.8, (0.6, 0.9), 3)
     assert read.suspects == [LabelIssue(sample="a.png", label="dent", predicted="scratch", confidence=0.9)]
     assert read.confusion == [[1, 0], [1, 1]]
+    assert read.gate.details == []  # of a release that did not record them
     (dropped,) = read.gate.dropped
     assert (read.gate.floor, dropped.label, dropped.judged, dropped.before, dropped.after) == (0.75, "dent", 4, 4, 1)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from service.domain.reason import ReasonCode
 
 STATIC = Path(__file__).parents[4] / "service" / "console" / "static"
 OWN = sorted(path for path in STATIC.rglob("*.js") if path.parent.name != "vendor")
 LANGUAGES = ("en", "zh")
+REASON_CODES = get_args(ReasonCode)
 MAX_LINES = 500
 IMPORTED = re.compile(r"""^(?:import|export|\}).*?["']([^"'\s]+)["'];$""", re.MULTILINE)
 SCRIPTS_WITHOUT_TEXTS = [path for path in OWN if path.parent.name != "texts"]
@@ -74,6 +78,11 @@ def test_a_script_is_short_and_never_writes_markup(path: Path) -> None:
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|dangerouslySetInnerHTML|\beval\(", content
     )
+
+
+def test_every_reason_of_the_gate_has_a_text() -> None:
+    written = {key.removeprefix("reason.") for key in texts("en") if key.startswith("reason.")}
+    assert {code for code in written if "." not in code} == set(REASON_CODES)
 
 
 def test_the_page_has_no_inline_script_or_style_and_no_other_host() -> None:

@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 import pytest
 
+from models.validation.cross_validation import CrossValidationSkipped
 from service.domain.client import ClientSettings
 from service.domain.diff import compare
 from service.domain.gate import GateDecision, Limits, decide
+from service.domain.reason import Reason
 from service.domain.report import HELD_OUT, HeldOutPrediction, class_estimates, held_out_predictions, report_fields
 from service.domain.version import Lineage, SampleRef, Version, VersionDraft
 from service.errors import InvalidRequest
@@ -19,6 +21,7 @@ from tests.contract.values import a_draft, digest_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEFAULTS = ClientSettings()
+ONE_SAMPLE = CrossValidationSkipped("one_sample_per_class", "every class has one sample")
 
 
 def record(predictions: Mapping[str, Sequence[str | None]], estimate: float | None = 0.9) -> VersionDraft:
@@ -53,7 +56,7 @@ def decided(
     settings: ClientSettings = DEFAULTS,
     publish: Literal["auto", "always", "never"] = "auto",
 ) -> GateDecision:
-    why = None if draft.report["estimated_accuracy"] is not None else "every class has one sample"
+    why = None if draft.report["estimated_accuracy"] is not None else ONE_SAMPLE
     before = None if earlier is None else version(earlier)
     return decide(publish, draft, settings, Lineage(before, before, before), why)
 
@@ -180,10 +183,52 @@ def test_without_an_estimate_the_reasons_say_that_no_image_is_called_unknown() -
     assert not any("no threshold" in reason for reason in decided(GOOD).reasons)
 
 
+def test_each_reason_has_a_code_with_its_numbers() -> None:
+    before = record({"pit": ["pit"] * 3, "scratch": ["scratch"] * 4})
+    after = record({"pit": ["pit", "scratch", "pit"], "scratch": ["scratch"] * 4})
+    published = decided(after, before).to_json()
+    assert [(detail["code"], detail["values"]) for detail in published["details"]] == [
+        ("estimate_reaches_floor", {"estimate": 0.9, "low": 0.8, "high": 1.0, "floor": 0.75}),
+        ("no_class_got_worse", {"version": 1}),
+        ("fewer_correct", {"classes": [{"label": "pit", "judged": 3, "before": 3, "after": 2}], "more": 0}),
+    ]
+    held = decided(record({"pit": ["pit"] * 4, "scratch": ["pit"] * 4, "stain": [None]}, estimate=0.5)).to_json()
+    assert [(detail["code"], detail["values"]) for detail in held["details"]] == [
+        ("estimate_below_floor", {"estimate": 0.5, "floor": 2 / 3}),
+        ("classes_not_estimated", {"classes": ["stain"], "more": 0}),
+        ("classes_never_recognised", {"classes": ["scratch"], "more": 0, "judged": 4}),
+        ("next_builds_on_it", {}),
+    ]
+    for decision in (published, held):
+        assert [detail["text"] for detail in decision["details"]] == decision["reasons"]
+
+
+def test_a_reason_without_an_estimate_has_the_code_of_its_cause() -> None:
+    decision = decided(record({"pit": [None], "scratch": [None]}, estimate=None), publish="always")
+    assert [detail.code for detail in decision.details] == [
+        "publish_always",
+        "one_sample_per_class",
+        "no_unknown_verdict",
+    ]
+
+
+def test_of_many_classes_a_detail_has_the_first_and_counts_the_others() -> None:
+    lost = {index: ["c39"] * (5 + index) + [f"c{index}"] * (5 - index) for index in range(5)}
+    details = decided(many(lost), many({})).details
+    assert details[0].values == {"version": 1, "label": "c4", "judged": 10, "before": 10, "after": 1}
+    assert (details[3].code, details[3].values) == ("more_classes_got_worse", {"more": 2})
+    never = decided(many(dict.fromkeys(range(30), ["c39"] * 10))).details[0]
+    assert never.values == {"classes": ["c0", "c1", "c2"], "more": 27, "judged": 300}
+
+
 def test_notes_about_the_request_are_among_the_reasons() -> None:
     for publish in ("auto", "always", "never"):
         lineage = Lineage(None, None, None)
-        assert "a note" in decide(publish, GOOD, DEFAULTS, lineage, None, ["a note"]).reasons
+        note = Reason("repeated_files", "a note", {"copies": 1, "files": 9})
+        decision = decide(publish, GOOD, DEFAULTS, lineage, None, [note])
+        assert "a note" in decision.reasons
+        assert decision.to_json()["notes"] == ["a note"]
+        assert note.to_json() in decision.to_json()["details"]
 
 
 def test_a_loss_spread_over_all_classes_holds_a_version() -> None:
@@ -193,6 +238,7 @@ def test_a_loss_spread_over_all_classes_holds_a_version() -> None:
     decision = decided(after, before)
     assert (decision.decision, decision.dropped) == ("hold", ())
     assert "the version got worse: version 1 predicted 20 of its 20 kept samples correctly" in decision.reasons[0]
+    assert decision.details[0].code == "version_got_worse"
 
 
 def test_a_corrected_label_is_not_compared() -> None:
