@@ -12,7 +12,7 @@ from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Request, expect
+from playwright.sync_api import Browser, Page, Request, Route, expect
 
 from service.client import Client
 from tests.e2e.browsing import (
@@ -138,6 +138,7 @@ def test_a_version_that_the_gate_held_back_is_published_anyway(browser: Browser,
         choose(page, "other", striped(4, 4, seed=2))
         result = adapt(page)
         expect(result).to_contain_text("Version 1 is held back")
+        expect(result).to_contain_text(re.compile(r"It recognises about [\d.]+% of new pictures\. To go live it needs"))
         result.get_by_role("button", name="Publish anyway").click()
         result.get_by_role("button", name="Publish version 1").click()
         expect(result).to_contain_text("Version 1 is live")
@@ -291,6 +292,33 @@ def test_the_language_is_the_browsers_until_another_one_is_chosen(browser: Brows
         expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
         page.get_by_role("button", name="中文").click()
         expect(page.get_by_role("button", name="开始适应")).to_be_visible()
+
+
+def test_reasons_of_the_gate_are_in_the_language_of_the_page(browser: Browser, url: str) -> None:
+    with Client(url) as anole:
+        anole.adapt("reasons", labelled(one=FINE[:1], other=COARSE[:1]))
+    with opened_page(browser, locale="zh-CN") as page:
+        page.goto(f"{url}/#/versions/reasons")
+        page.get_by_role("button", name="报告").click()
+        expect(page.get_by_text("每个类别只有一张图片")).to_be_visible()
+        page.get_by_role("button", name="English").click()
+        expect(page.get_by_text("each class has one picture only")).to_be_visible()
+
+
+@pytest.mark.parametrize("details", [[], [{"code": "of_a_later_release", "values": {}, "text": "a new reason"}]])
+def test_a_reason_without_a_text_is_shown_as_the_service_says_it(
+    browser: Browser, url: str, line: str, details: list[object]
+) -> None:
+    def answer(route: Route) -> None:
+        version = route.fetch().json()
+        version["report"]["gate"] |= {"reasons": ["a new reason"], "details": details}
+        route.fulfill(json=version)
+
+    with opened_page(browser, locale="zh-CN") as page:
+        page.route(f"**/clients/{line}/versions/1", answer)
+        page.goto(f"{url}/#/versions/{line}")
+        page.get_by_role("article").filter(has_text="版本 1").get_by_role("button", name="报告").click()
+        expect(page.get_by_role("listitem").filter(has_text="A new reason.").last).to_have_attribute("lang", "en")
 
 
 def overflow(page: Page) -> int:

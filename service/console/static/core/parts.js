@@ -11,7 +11,7 @@ export function ProblemBox({ problem, retry, children }) {
     ${icon("warn")}
     <div>
       <strong>${problem.words}</strong>
-      ${problem.detail && problem.detail !== problem.words && html`<p>${sentence(problem.detail)}</p>`}
+      ${problem.detail && problem.detail !== problem.words && html`<p lang=${problem.status ? "en" : undefined}>${sentence(problem.detail)}</p>`}
       ${retry && html`<button type="button" class="quiet" onClick=${retry}>${t("again")}</button>`}
       ${children}
     </div>

@@ -10,11 +10,21 @@ from typing import get_args
 import pytest
 
 from service.domain.reason import ReasonCode
+from service.http.problems import INTERNAL, PROBLEMS
 
 STATIC = Path(__file__).parents[4] / "service" / "console" / "static"
 OWN = sorted(path for path in STATIC.rglob("*.js") if path.parent.name != "vendor")
 LANGUAGES = ("en", "zh")
 REASON_CODES = get_args(ReasonCode)
+PROBLEM_CODES = {problem.code for problem in [*PROBLEMS.values(), INTERNAL]}
+NEVER_CAUSED_BY_THE_PAGE = {
+    "archive_invalid", "archive_too_large", "field_duplicate", "field_invalid", "field_missing", "field_unknown",
+    "fields_conflict", "form_malformed", "head_ambiguous", "idempotency_mismatch", "invalid_recipe", "invalid_task",
+    "label_count_mismatch", "media_type_unsupported", "modality_count_mismatch", "modality_unsupported", "no_samples",
+    "nothing_to_upgrade", "parameter_invalid", "part_count_mismatch", "precondition_invalid", "too_many_parts",
+    "unknown_alias", "version_in_use",
+}  # fmt: skip
+ONLY_OF_THE_PAGE = {"camera_insecure", "camera_missing", "camera_refused", "no_answer", "page_failed", "unreachable"}
 MAX_LINES = 500
 IMPORTED = re.compile(r"""^(?:import|export|\}).*?["']([^"'\s]+)["'];$""", re.MULTILINE)
 SCRIPTS_WITHOUT_TEXTS = [path for path in OWN if path.parent.name != "texts"]
@@ -83,6 +93,11 @@ def test_a_script_is_short_and_never_writes_markup(path: Path) -> None:
 def test_every_reason_of_the_gate_has_a_text() -> None:
     written = {key.removeprefix("reason.") for key in texts("en") if key.startswith("reason.")}
     assert {code for code in written if "." not in code} == set(REASON_CODES)
+
+
+def test_every_problem_that_a_user_of_the_page_can_meet_has_a_text() -> None:
+    written = {key.removeprefix("problem.") for key in texts("en") if key.startswith("problem.")}
+    assert written - ONLY_OF_THE_PAGE - {"not_found"} == PROBLEM_CODES - NEVER_CAUSED_BY_THE_PAGE
 
 
 def test_the_page_has_no_inline_script_or_style_and_no_other_host() -> None:
