@@ -44,6 +44,8 @@ def import_dataset(
     label-studio (choices of the JSON export), coco (categories of the annotations), yolo (a folder with train, val and
     test) and csv (columns file, label and, if it is known, part).
     """
+    if kind == "yolo" and root is not None:
+        raise typer.BadParameter("the kind yolo takes no --root: its images are in the folder PATH itself")
     found = read_dataset(kind, path, root)
     print_skipped(found.skipped)
     samples = found.samples if parts is None else with_parts(found.samples, parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ DatasetKind = Literal["azure-custom-vision", "coco", "csv", "label-studio", "loo
 _SPLITS: Final = ("train", "val", "valid", "test")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _UPLOAD_PREFIX: Final = re.compile(r"^[0-9a-f]{8}-")
+_MAX_LABEL_CHARACTERS: Final = 64
+_NEVER_IN_LABELS: Final = frozenset({"Cc", "Cs", "Co", "Zl", "Zp"})
 _CLASSIFICATION: Final = "groundtruth/image-classification"
 
 
@@ -70,13 +73,15 @@ def read_dataset(kind: DatasetKind, path: str | Path, root: str | Path | None = 
     Args:
         kind: which product wrote it.
         path: the file that the product exports, or the folder of a YOLO dataset.
-        root: folder with the images. Default: the folder of `path`.
+        root: folder with the images. Default: the folder of `path`. A YOLO dataset takes none.
 
     Raises:
-        InvalidInput: the file is not in the format, or no image can be used.
+        InvalidInput: the file is not in the format, no image can be used, or `root` is given for a YOLO dataset.
     """
     path = Path(path)
     if kind == "yolo":
+        if root is not None:
+            raise InvalidInput("a YOLO dataset takes no root: its images are in the folder of the dataset itself")
         return _read_yolo(path)
     found = _Found(Path(root) if root is not None else path if path.is_dir() else path.parent)
     for record in _FORMATS[kind](path):
@@ -108,11 +113,13 @@ class _Found:
             self.skipped.append(SkippedFile(shown(record.where), reason))
 
     def _read(self, record: _Record) -> str:
-        labels = sorted({label for label in record.labels if label.strip()})
+        labels = sorted({label for label in map(_normalised, record.labels) if label})
         if not labels:
             return "has no label"
         if len(labels) > 1:
             return f"has {len(labels)} labels ({', '.join(labels)}); Anole needs one per image"
+        if fault := _fault_of(labels[0]):
+            return fault
         image = next(filter(None, (self._find(source) for source in record.sources)), None)
         if image is None:
             return f"its image is not in {shown(self.root)}; give the folder of the images as root"
@@ -134,6 +141,20 @@ class _Found:
             if _is_file(candidate):
                 return candidate
         return None
+
+
+def _normalised(text: str) -> str:
+    """Return a text as the service compares it: in Unicode NFC, without surrounding blanks."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _fault_of(label: str) -> str:
+    """Return why the service would reject a label, as far as that is certain here, or an empty text."""
+    if len(label) > _MAX_LABEL_CHARACTERS:
+        return f"its label has {len(label)} characters; at most {_MAX_LABEL_CHARACTERS} are allowed"
+    if any(unicodedata.category(character) in _NEVER_IN_LABELS for character in label):
+        return f"its label {label!r} contains a control character; use plain text"
+    return ""
 
 
 def _path_of(source: str) -> str:
@@ -349,10 +370,11 @@ def _table(rows: csv.DictReader[str], path: Path) -> _Records:
     records: dict[PurePosixPath, _Record] = {}
     for row in rows:
         file, label, part = ((row.get(columns.get(name, "")) or "").strip() for name in ("file", "label", "part"))
+        label, part = _normalised(label), _normalised(part)
         if not file:
             yield _Unreadable(f"line {rows.line_num}", "names no file")
             continue
-        image = PurePosixPath(_path_of(file))
+        image = PurePosixPath(_normalised(_path_of(file)))  # one file, however its name is encoded
         first = records.setdefault(image, _Record(file, (file,), (), part or None))
         if label in first.labels and part == (first.part or ""):
             yield _Unreadable(f"line {rows.line_num}", f"repeats what an earlier line says about {file}")
@@ -360,7 +382,8 @@ def _table(rows: csv.DictReader[str], path: Path) -> _Records:
             yield _Unreadable(
                 f"line {rows.line_num}", f"gives {file} the part {part}; an earlier line says {first.part}"
             )
-        records[image] = replace(first, labels=(*first.labels, label), part=first.part or part or None)
+        sources, labels = (*first.sources, file), (*first.labels, label)
+        records[image] = replace(first, sources=sources, labels=labels, part=first.part or part or None)
     yield from records.values()
 
 

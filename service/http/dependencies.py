@@ -14,7 +14,7 @@ from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.errors import RETRY_BUSY_S, DeadlinePassed
 from service.http.problems import of_setting
-from service.http.uploads import read_query
+from service.http.uploads import check_query
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.clients import MAX_PAGE
@@ -72,6 +72,21 @@ class Page:
         self.response.headers["Link"] = f'<{following.path}?{following.query}>; rel="next"'
 
 
+class QueryNames:
+    """A dependency that rejects parameters of the query that a route does not have, or has twice.
+
+    Args:
+        names: those that it has.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    async def __call__(self, request: Request) -> None:
+        """Check the query. Raises UnknownField, DuplicateField."""
+        check_query(request, self._names)
+
+
 class Paging:
     """The dependency that returns the `Page` of a list. It rejects parameters that the list does not have, because a
     mistyped `after` would repeat a page for ever.
@@ -89,8 +104,8 @@ class Paging:
         response: Response,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="number of entries at most")] = MAX_PAGE,
     ) -> Page:
-        """Return the page. Raises UnknownField."""
-        read_query(request, self._allowed)
+        """Return the page. Raises UnknownField, DuplicateField."""
+        check_query(request, self._allowed)
         return Page(limit, request, response)
 
 

@@ -120,8 +120,11 @@ ADAPT_ONCE: Final = (*ADAPT, TooFewClasses, InvalidRequest, IdempotencyInFlight,
 PARAMETERS: Final = RequestValidationError
 """The error of an invalid parameter or JSON body."""
 
-PAGES: Final = (PARAMETERS, UnknownField)
-"""Errors of routes that return a page of a list."""
+JSON: Final = (PARAMETERS, DuplicateField)
+"""Errors of routes with a JSON body."""
+
+QUERY: Final = (PARAMETERS, UnknownField, DuplicateField)
+"""Errors of routes that check the names in the query."""
 
 _GUARDED: Final = (KeyMissing, KeyRefused, OriginRejected, RateExceeded, StoreUnavailable)
 _SCHEMES: Final[dict[str, Any]] = {

@@ -287,6 +287,8 @@ async def _on_validation(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else INTERNAL.status
+    if status == 400 and isinstance(error.__cause__, RequestRejected):  # raised by `UniqueKeysRoute`
+        return error_response(error.__cause__, request.url.path)
     if status == 400 and isinstance(error.__cause__, ValueError | RecursionError):  # raised by the JSON parser
         detail = "the body cannot be parsed; send a JSON object in UTF-8 without deep nesting or very long numbers"
         return problem_response(PROBLEMS[RequestValidationError], detail, request.url.path)

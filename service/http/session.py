@@ -18,6 +18,7 @@ COOKIE: Final = "anole_session"
 CONSOLE_HEADER: Final = "X-Anole-Console"
 """A header that browsers send to another site only after a preflight request, which is refused."""
 
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -52,15 +53,35 @@ def check_same_origin(scope: Scope) -> None:
     """
     headers = Headers(scope=scope)
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if site not in (None, "same-origin") or (origin is not None and origin.partition("://")[2] != headers.get("host")):
+    if site not in (None, "same-origin") or (origin is not None and not _is_own(origin.lower(), scope)):
         raise CsrfRejected(
             "a page of another origin sent this request of a session; open the page of this service itself. A proxy in "
             "front of it must pass the Host header on unchanged"
         )
 
 
+def _is_own(origin: str, scope: Scope) -> bool:
+    """Whether an origin has the scheme, host and port of the request."""
+    scheme, _, address = origin.partition("://")
+    port = _DEFAULT_PORTS.get(scheme)
+    if port is None or scheme not in _schemes(scope):
+        return False
+    return address.removesuffix(port) == Headers(scope=scope).get("host", "").lower().removesuffix(port)
+
+
+def _schemes(scope: Scope) -> set[str]:
+    """Return the schemes that the browser may use: a proxy that speaks HTTPS to it may not say so to the service."""
+    forwarded = _forwarded_scheme(scope)
+    if forwarded:
+        return {forwarded}
+    return {"https"} if scope["scheme"] == "https" else {"http", "https"}
+
+
+def _forwarded_scheme(scope: Scope) -> str:
+    return Headers(scope=scope).get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+
+
 def is_https(scope: Scope) -> bool:
     """Whether the browser uses HTTPS, as far as the request tells. A proxy may speak HTTP to the service."""
-    headers = Headers(scope=scope)
-    forwarded = headers.get("x-forwarded-proto", "").partition(",")[0].strip()
-    return "https" in (scope["scheme"], forwarded, headers.get("origin", "").partition("://")[0])
+    origin = Headers(scope=scope).get("origin", "")
+    return "https" in (scope["scheme"], _forwarded_scheme(scope), origin.partition("://")[0])

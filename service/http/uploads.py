@@ -217,6 +217,18 @@ def read_query(request: Request, allowed: Collection[str]) -> Fields:
     return Fields(texts)
 
 
+def check_query(request: Request, allowed: Collection[str]) -> None:
+    """Check the names of the query.
+
+    Raises:
+        UnknownField: a name that is not allowed.
+        DuplicateField: a name that was given more than once.
+    """
+    fields = read_query(request, allowed)
+    for name in fields.texts:
+        fields.text(name)
+
+
 def check_size(upload: Upload, settings: Settings) -> Upload:
     """Return `upload`.
 

@@ -23,12 +23,12 @@ from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples
 from service.http.archives import unpack
-from service.http.dependencies import Context, ContextDep, wait_for
+from service.http.dependencies import Context, ContextDep, QueryNames, wait_for
 from service.http.middleware.admission import Slot
 from service.http.middleware.auth import ADAPTING
 from service.http.middleware.limits import SLOT
 from service.http.middleware.logging import LOG_FIELDS
-from service.http.openapi import ADAPT, ADAPT_ONCE, IMAGES, PARAMETERS, UPLOAD, problems
+from service.http.openapi import ADAPT, ADAPT_ONCE, IMAGES, QUERY, UPLOAD, problems
 from service.http.problems import (
     ArchiveTooLarge,
     ConflictingFields,
@@ -234,8 +234,8 @@ async def adapt(
     "/clients/{client}/upgrade",
     status_code=201,
     summary="Upgrade to the client's model",
-    dependencies=[require_scope("adapt")],
-    responses=problems(*ADAPT, PARAMETERS, errors.NothingToUpgrade),
+    dependencies=[require_scope("adapt"), Depends(QueryNames("publish"))],
+    responses=problems(*ADAPT, *QUERY, errors.NothingToUpgrade),
 )
 async def upgrade_client(
     client: ClientPath,

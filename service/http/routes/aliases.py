@@ -11,13 +11,14 @@ from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.domain.version import LIVE, AliasMove, ExpectedRevision
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
-from service.http.dependencies import AliasPath, ServicesDep
-from service.http.openapi import PARAMETERS, READ, WRITE, problems
+from service.http.dependencies import AliasPath, QueryNames, ServicesDep
+from service.http.json_bodies import UniqueKeysRoute
+from service.http.openapi import JSON, QUERY, READ, WRITE, problems
 from service.http.problems import InvalidPrecondition, UnsupportedMediaType
 from service.http.schemas import resources as schemas
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
 
-router = APIRouter(prefix="/clients/{client}", tags=["aliases"])
+router = APIRouter(prefix="/clients/{client}", tags=["aliases"], route_class=UniqueKeysRoute)
 
 _ETAG: Final = re.compile(r'"((?:[0-9a-f]{8}-)?\d{1,18})"')
 """The tag of a move in double quotes. Earlier releases sent the revision alone."""
@@ -71,7 +72,7 @@ def get_alias(client: ClientPath, alias: AliasPath, services: ServicesDep, respo
     "/aliases/{alias}",
     summary="Move an alias",
     dependencies=[require_scope("adapt")],
-    responses=problems(*WRITE, UnknownVersion, AliasConflict, InvalidPrecondition, UnsupportedMediaType, PARAMETERS),
+    responses=problems(*WRITE, UnknownVersion, AliasConflict, InvalidPrecondition, UnsupportedMediaType, *JSON),
 )
 def move_alias(
     client: ClientPath,
@@ -89,8 +90,8 @@ def move_alias(
 @router.post(
     "/rollback",
     summary="Roll back an alias",
-    dependencies=[require_scope("adapt")],
-    responses=problems(*WRITE, UnknownAlias, NothingToRollBackTo, AliasConflict, InvalidPrecondition),
+    dependencies=[require_scope("adapt"), Depends(QueryNames("alias"))],
+    responses=problems(*WRITE, UnknownAlias, NothingToRollBackTo, AliasConflict, InvalidPrecondition, *QUERY),
 )
 def roll_back(
     client: ClientPath,

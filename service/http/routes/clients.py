@@ -12,13 +12,14 @@ from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import LIVE
 from service.errors import InvalidRequest, StoreUnavailable, VersionCorrupt
 from service.http.dependencies import Page, PageDep, Paging, ServicesDep
-from service.http.openapi import PAGES, PARAMETERS, READ, WRITE, problems
+from service.http.json_bodies import UniqueKeysRoute
+from service.http.openapi import JSON, QUERY, READ, WRITE, problems
 from service.http.problems import InvalidField, UnsupportedMediaType
 from service.http.routes.aliases import alias_response
 from service.http.schemas import resources as schemas
 from service.http.scopes import ANY_KEY, ClientPath, caller_of, require_scope
 
-router = APIRouter(prefix="/clients", tags=["clients"])
+router = APIRouter(prefix="/clients", tags=["clients"], route_class=UniqueKeysRoute)
 
 MAX_MOVES: Final = 2**31 - 1
 
@@ -29,7 +30,7 @@ _SETTINGS: Final = {"$ref": "#/components/schemas/ClientSettings"}
     "",
     summary="List clients",
     dependencies=[ANY_KEY],
-    responses=problems(StoreUnavailable, VersionCorrupt, *PAGES),
+    responses=problems(StoreUnavailable, VersionCorrupt, *QUERY),
 )
 def list_clients(
     request: Request,
@@ -75,7 +76,7 @@ def get_client_settings(client: ClientPath, services: ServicesDep) -> schemas.Cl
     "/{client}/settings",
     summary="Set settings",
     dependencies=[require_scope("admin")],
-    responses=problems(*WRITE, PARAMETERS, UnsupportedMediaType, InvalidRequest),
+    responses=problems(*WRITE, *JSON, UnsupportedMediaType, InvalidRequest),
 )
 def set_client_settings(
     client: ClientPath, settings: schemas.ClientSettings, services: ServicesDep
@@ -95,7 +96,7 @@ def set_client_settings(
     "/{client}/settings",
     summary="Change settings",
     dependencies=[require_scope("admin")],
-    responses=problems(*WRITE, PARAMETERS, UnsupportedMediaType, InvalidRequest),
+    responses=problems(*WRITE, *JSON, UnsupportedMediaType, InvalidRequest),
     openapi_extra={"requestBody": {"content": {"application/merge-patch+json": {"schema": _SETTINGS}}}},
 )
 def change_client_settings(
@@ -113,7 +114,7 @@ def change_client_settings(
     "/{client}/history",
     summary="Get the history of aliases",
     dependencies=[ANY_KEY],
-    responses=problems(*READ, InvalidField, *PAGES),
+    responses=problems(*READ, InvalidField, *QUERY),
 )
 def get_client_history(
     client: ClientPath,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from service.errors import NothingToCorrect, UnknownSample
-from service.http.dependencies import ContextDep
-from service.http.openapi import ADAPT_ONCE, PARAMETERS, problems
+from service.http.dependencies import ContextDep, QueryNames
+from service.http.json_bodies import UniqueKeysRoute
+from service.http.openapi import ADAPT_ONCE, QUERY, problems
 from service.http.problems import BodyTooSlow, UnsupportedMediaType
 from service.http.routes.adapt import AdaptHeadersDep, adapt_or_start_job
 from service.http.schemas import resources
@@ -18,7 +19,7 @@ from service.http.scopes import ClientPath, require_scope
 from service.usecases.adapt_command import AdaptCommand
 from service.usecases.corrections import Corrections
 
-router = APIRouter(tags=["samples"])
+router = APIRouter(tags=["samples"], route_class=UniqueKeysRoute)
 
 
 @router.post(
@@ -26,12 +27,12 @@ router = APIRouter(tags=["samples"])
     status_code=201,
     summary="Correct samples",
     response_model=resources.AdaptResponse,
-    dependencies=[require_scope("adapt")],
+    dependencies=[require_scope("adapt"), Depends(QueryNames())],
     responses={
         202: {"model": resources.Job, "description": "Accepted as a job; `Location` is its path"},
         **problems(
             *(*ADAPT_ONCE, UnknownSample, NothingToCorrect),
-            *(PARAMETERS, BodyTooSlow, UnsupportedMediaType),
+            *(*QUERY, BodyTooSlow, UnsupportedMediaType),
         ),
     },
 )

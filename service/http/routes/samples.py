@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from service.domain.version import validate_label
 from service.errors import SamplesNotKept, UnknownSample, UnknownVersion
-from service.http.dependencies import MAX_VERSION, Page, Paging, ServicesDep
-from service.http.openapi import PAGES, PARAMETERS, READ, problems
+from service.http.dependencies import MAX_VERSION, Page, Paging, QueryNames, ServicesDep
+from service.http.openapi import QUERY, READ, problems
 from service.http.schemas import samples as schemas
 from service.http.schemas.base import DIGEST
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
@@ -29,7 +29,7 @@ _ASK_EACH_TIME: Final = "private, no-cache"
     "",
     summary="List samples",
     dependencies=[ANY_KEY],
-    responses=problems(*READ, UnknownVersion, SamplesNotKept, *PAGES),
+    responses=problems(*READ, UnknownVersion, SamplesNotKept, *QUERY),
 )
 def list_samples(
     client: ClientPath,
@@ -59,12 +59,12 @@ def list_samples(
 @router.get(
     "/{digest}",
     summary="Get a sample's picture",
-    dependencies=[require_scope("adapt")],
+    dependencies=[require_scope("adapt"), Depends(QueryNames("side"))],
     response_class=Response,
     responses={
         200: {"content": {_PNG: {"schema": {"type": "string", "format": "binary"}}}},
         304: {"description": "The picture has the ETag that `If-None-Match` names"},
-        **problems(*READ, UnknownSample, SamplesNotKept, PARAMETERS),
+        **problems(*READ, UnknownSample, SamplesNotKept, *QUERY),
     },
 )
 def get_sample_picture(

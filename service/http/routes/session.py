@@ -11,14 +11,15 @@ from starlette.types import Scope
 from service.domain.key import ANONYMOUS, EVERY_CLIENT, SCOPES, Caller
 from service.errors import KeyMissing, KeyRefused, RateExceeded, StoreUnavailable
 from service.http.dependencies import ServicesDep
+from service.http.json_bodies import UniqueKeysRoute
 from service.http.middleware.auth import credentials
-from service.http.openapi import PARAMETERS, problems
+from service.http.openapi import JSON, problems
 from service.http.problems import BodyTooSlow, CsrfRejected, UnsupportedMediaType
 from service.http.schemas import session as schemas
 from service.http.session import COOKIE, check_same_origin, check_session_request, is_https, session_key
 from service.usecases.keys import KeyCache
 
-router = APIRouter(prefix="/session", tags=["session"])
+router = APIRouter(prefix="/session", tags=["session"], route_class=UniqueKeysRoute)
 
 
 @router.get("", summary="Who am I", responses=problems(RateExceeded, StoreUnavailable))
@@ -41,7 +42,7 @@ def get_session(request: Request, services: ServicesDep) -> schemas.SessionInfo:
     summary="Log in",
     responses=problems(
         *(KeyRefused, CsrfRejected, RateExceeded, StoreUnavailable),
-        *(PARAMETERS, BodyTooSlow, UnsupportedMediaType),
+        *(*JSON, BodyTooSlow, UnsupportedMediaType),
     ),
 )
 def log_in(login: schemas.Login, request: Request, response: Response, services: ServicesDep) -> None:

@@ -14,7 +14,7 @@ from service.domain.report import ClassEstimate, HeldOutPrediction, held_out_pre
 from service.domain.version import Version, VersionSummary
 from service.errors import UnknownCheckpoint, UnknownVersion, VersionInUse
 from service.http.dependencies import MAX_VERSION, PageDep, ServicesDep, VersionPath
-from service.http.openapi import PAGES, PARAMETERS, READ, WRITE, problems
+from service.http.openapi import PARAMETERS, QUERY, READ, WRITE, problems
 from service.http.schemas import reports
 from service.http.schemas import resources as schemas
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
@@ -24,7 +24,7 @@ router = APIRouter(prefix="/clients/{client}/versions", tags=["versions"])
 _WEIGHTS: Final = "application/octet-stream"
 
 
-@router.get("", summary="List versions", dependencies=[ANY_KEY], responses=problems(*READ, *PAGES))
+@router.get("", summary="List versions", dependencies=[ANY_KEY], responses=problems(*READ, *QUERY))
 def list_versions(
     client: ClientPath,
     services: ServicesDep,

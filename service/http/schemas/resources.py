@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from service.http.schemas.base import DIGEST, Answer, ProblemDetails, RequestBody
 from service.http.schemas.reports import HeldOutPrediction, Report
@@ -205,8 +205,10 @@ class ClientList(Answer):
 class ClientSettings(RequestBody):
     """Settings of a client."""
 
-    retain_samples: bool = Field(
-        True, strict=True, description="false: images are not stored and versions cannot be extended"
+    retain_samples: Annotated[bool, BeforeValidator(lambda value: True if value is None else value)] = Field(
+        True,
+        strict=True,
+        description="false: images are not stored and versions cannot be extended; null in a request: the default",
     )
     keep_last: int | None = Field(
         None,

@@ -460,6 +460,12 @@ def test_a_dataset_of_another_product_becomes_a_client(anole: Anole, service: We
     assert anole(*command)[0] == 3
 
 
+def test_import_dataset_says_that_yolo_takes_no_root(anole: Anole, folder: Path) -> None:
+    code, _, error = anole("import-dataset", "yolo", str(folder), "--client", "line", "--root", str(folder))
+    assert code == 2
+    assert "the kind yolo takes no --root" in error
+
+
 def test_a_dataset_of_an_unknown_product_is_wrong_usage(anole: Anole, folder: Path) -> None:
     code, _, error = anole("import-dataset", "excel", str(folder), "--client", "line")
     assert (code, "azure-custom-vision" in error) == (2, True)

@@ -15,12 +15,15 @@ YOLO: https://docs.ultralytics.com/datasets/classify
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from service.client import DatasetKind, InvalidInput, SampleSet, read_dataset
+from service.domain.version import validate_label
+from service.errors import InvalidName
 
 
 def images(root: Path, *names: str) -> Path:
@@ -338,6 +341,42 @@ def test_csv_lines_about_one_file_count_together(tmp_path: Path) -> None:
         "line 5": "repeats what an earlier line says about 2.png",
         "line 7": "gives 3.png the part 8; an earlier line says 7",
     }
+
+
+def test_csv_lines_whose_names_differ_only_in_their_encoding_are_about_one_file(tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "stück.png") for form in ("NFC", "NFD"))
+    rows = [f"{composed},Späne", f"{decomposed},{unicodedata.normalize('NFD', 'Späne')}"]
+    for name in (composed, decomposed):
+        folder = tmp_path / str(len(name))
+        folder.mkdir()
+        path = document(images(folder, name) / "parts.csv", "\n".join(["file,label", *rows]))
+        found = read_dataset("csv", path)
+        assert labels(found) == {name: "Späne"}
+        assert [each.reason for each in found.skipped] == [f"repeats what an earlier line says about {decomposed}"]
+        contradicting = document(folder / "other.csv", f"file,label\n{composed},clean\n{decomposed},crack\n")
+        with pytest.raises(InvalidInput, match="has 2 labels"):
+            read_dataset("csv", contradicting)
+
+
+@pytest.mark.parametrize(("label", "reason"), [("x" * 65, "65 characters"), ("a\x07b", "a control character")])
+def test_a_label_that_the_service_rejects_is_skipped_with_the_reason(tmp_path: Path, label: str, reason: str) -> None:
+    path = document(images(tmp_path, "1.png", "2.png") / "parts.csv", f"file,label\n1.png,{label}\n2.png,good\n")
+    found = read_dataset("csv", path)
+    assert labels(found) == {"2.png": "good"}
+    assert [(each.path, reason in each.reason) for each in found.skipped] == [("1.png", True)]
+    with pytest.raises(InvalidName):
+        validate_label(label)
+
+
+@pytest.mark.parametrize("label", ["x" * 64, "क्\u200dष", "👩\u200d🔧"])
+def test_a_label_that_the_service_accepts_is_read(tmp_path: Path, label: str) -> None:
+    path = document(images(tmp_path, "1.png") / "parts.csv", f"file,label\n1.png,{label}\n")
+    assert labels(read_dataset("csv", path)) == {"1.png": validate_label(label)}
+
+
+def test_yolo_takes_no_root(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="a YOLO dataset takes no root"):
+        read_dataset("yolo", images(tmp_path, "bird/1.png"), tmp_path)
 
 
 def test_yolo_class_folders_without_images_are_skipped(tmp_path: Path) -> None:

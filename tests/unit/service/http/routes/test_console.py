@@ -41,7 +41,29 @@ def test_a_browser_gets_the_page(web: Web) -> None:
     assert response.headers["vary"] == "Accept, Accept-Encoding"
 
 
-@pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/html;q=0.5", ""])
+@pytest.mark.parametrize(
+    "accept",
+    ["text/html", "TEXT/HTML", "text/html, application/json;q=0.9", "text/html;charset=utf-8;q=0.5", "text/html;q=1.0"],
+)
+def test_a_sender_that_prefers_html_gets_the_page(web: Web, accept: str) -> None:
+    assert "<title>Anole</title>" in web("GET", "/", headers={"Accept": accept}).text
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*",
+        "application/json",
+        "application/json, text/html;q=0.5",
+        "",
+        "text/html, application/json",
+        "text/html;q=0",
+        "text/html;q=0.0, */*",
+        "text/html ; Q=0",
+        "text/html;level=1;q=0.000",
+        "text/htmlx",
+    ],
+)
 def test_everyone_else_gets_json(web: Web, accept: str) -> None:
     response = web("GET", "/", headers={"Accept": accept})
     assert response.json()["service"] == "anole"

@@ -22,6 +22,26 @@ def test_the_answer_is_that_of_an_adaptation(two_versions: Web) -> None:
     assert (command.corrections.relabel, command.corrections.remove) == ({KNOWN: "good"}, {OTHER})
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"relabel": {{"{KNOWN}": "good", "{KNOWN}": "bad"}}}}',
+        f'{{"remove": ["{KNOWN}"], "remove": []}}',
+    ],
+)
+def test_a_key_that_is_there_twice_is_rejected(two_versions: Web, body: str) -> None:
+    response = two_versions("POST", PATH, content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (422, "field_duplicate")
+    assert "twice" in response.json()["detail"]
+    assert len(two_versions.services.adaptation.commands) == 2
+
+
+def test_a_parameter_that_the_route_does_not_have_is_rejected(two_versions: Web) -> None:
+    response = two_versions("POST", f"{PATH}?publish=never", json={"remove": [OTHER]})
+    assert (response.status_code, response.json()["code"]) == (422, "field_unknown")
+    assert len(two_versions.services.adaptation.commands) == 2
+
+
 def test_the_corrections_can_run_as_a_job(two_versions: Web) -> None:
     response = two_versions("POST", PATH, json={"remove": [OTHER]}, headers={"Prefer": "respond-async"})
     assert (response.status_code, response.headers["preference-applied"]) == (202, "respond-async")

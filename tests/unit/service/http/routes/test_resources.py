@@ -165,6 +165,28 @@ def test_every_list_has_pages(two_versions: Web, path: str, entries: str, follow
     mistyped = two_versions("GET", f"{path}?limit=1&afetr=1")
     assert (mistyped.status_code, mistyped.json()["code"]) == (422, "field_unknown")
     assert re.search("'afetr'; allowed: after,.* limit", mistyped.json()["detail"])
+    twice = two_versions("GET", f"{path}?limit=1&limit=2")
+    assert (twice.status_code, twice.json()["code"]) == (422, "field_duplicate")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "parameter"),
+    [
+        ("GET", f"/clients/line/samples/{'d' * 64}", "side=32"),
+        ("POST", "/clients/line/rollback", "alias=live"),
+        ("POST", "/clients/line/upgrade", "publish=never"),
+    ],
+)
+def test_a_parameter_that_is_mistyped_or_given_twice_is_rejected(
+    two_versions: Web, method: str, path: str, parameter: str
+) -> None:
+    name = parameter.partition("=")[0]
+    mistyped = two_versions(method, f"{path}?x{parameter}")
+    assert (mistyped.status_code, mistyped.json()["code"]) == (422, "field_unknown")
+    assert f"allowed: {name}" in mistyped.json()["detail"]
+    twice = two_versions(method, f"{path}?{parameter}&{parameter}")
+    assert (twice.status_code, twice.json()["code"]) == (422, "field_duplicate")
+    assert two_versions("GET", "/clients/line").json()["live"] == 2
 
 
 def test_versions_are_listed_and_read(two_versions: Web) -> None:

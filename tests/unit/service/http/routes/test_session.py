@@ -69,6 +69,31 @@ def test_a_form_of_another_site_cannot_log_in(guarded: Web) -> None:
         assert (response.status_code, response.json()["code"]) == (403, "csrf_refused")
 
 
+@pytest.mark.parametrize(
+    ("origin", "proxy", "status"),
+    [
+        ("http://127.0.0.1", "", 204),
+        ("HTTP://127.0.0.1:80", "", 204),
+        ("https://127.0.0.1", "", 204),  # a proxy that does not say that it speaks HTTPS
+        ("https://127.0.0.1", "https", 204),
+        ("http://127.0.0.1", "https", 403),
+        ("https://127.0.0.1", "http", 403),
+        ("ftp://127.0.0.1", "", 403),
+        ("chrome-extension://127.0.0.1", "", 403),
+        ("127.0.0.1", "", 403),
+        ("http://127.0.0.1:8001", "", 403),
+        ("http://127.0.0.1:443", "", 403),
+        ("http://127.0.0.2", "", 403),
+        ("null", "", 403),
+    ],
+)
+def test_a_login_comes_from_a_page_of_the_same_scheme_host_and_port(
+    guarded: Web, origin: str, proxy: str, status: int
+) -> None:
+    headers = {"Origin": origin, **({"X-Forwarded-Proto": proxy} if proxy else {})}
+    assert log_in(guarded, key_for(guarded)["X-API-Key"], **headers).status_code == status
+
+
 def test_the_session_tells_who_the_caller_is(guarded: Web) -> None:
     assert guarded("GET", "/session").json() == NO_CALLER
     expected = {

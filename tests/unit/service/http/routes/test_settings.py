@@ -45,6 +45,20 @@ def test_patch_changes_only_the_settings_that_are_sent(two_versions: Web) -> Non
     assert two_versions("PATCH", PATH, json={}).json() == two_versions("GET", PATH).json() == changed.json()
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+def test_null_gives_a_setting_its_default(two_versions: Web, method: str) -> None:
+    two_versions("PUT", PATH, json={"retain_samples": False, "floor": 0.9})
+    response = two_versions(method, PATH, json={"retain_samples": None, "floor": None})
+    assert (response.status_code, response.json()) == (200, DEFAULTS)
+
+
+def test_a_setting_that_is_there_twice_is_rejected(two_versions: Web) -> None:
+    body = b'{"floor": 0.9, "floor": 0.1}'
+    response = two_versions("PUT", PATH, content=body, headers={"Content-Type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (422, "field_duplicate")
+    assert two_versions("GET", PATH).json() == DEFAULTS
+
+
 def test_patch_takes_a_json_merge_patch_and_put_does_not(two_versions: Web) -> None:
     headers = {"Content-Type": "application/merge-patch+json"}
     changed = two_versions("PATCH", PATH, content=b'{"keep_last": 4}', headers=headers)
