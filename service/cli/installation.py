@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
+
+from typer.core import TyperCommand
 
 from service.client import InvalidInput
 
@@ -19,3 +22,12 @@ def require_full_installation(what: str) -> None:
     if find_spec("..bootstrap", __package__) is None:  # relative: the client has these modules in the package `anole`
         # not `pip install anole`: on PyPI, that is another project
         raise InvalidInput(f"{what} needs the full installation: pip install . in a checkout of Anole")
+
+
+class ServerCommand(TyperCommand):
+    """A command of a group that needs the server. Its --help does not."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises InvalidInput if only the client is installed."""
+        require_full_installation(f"anole {ctx.parent.info_name if ctx.parent else ''} {ctx.info_name}")
+        return super().invoke(ctx)

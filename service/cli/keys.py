@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.console import EXIT_CODES, AsJson, minute, notices, output, plain, print_json, table
-from service.cli.installation import require_full_installation
+from service.cli.installation import ServerCommand
 from service.domain.key import SCOPES, Grant, KeyRecord, as_scopes
 from service.settings import load_settings
 
@@ -17,13 +17,7 @@ Data = Annotated[Path | None, typer.Option(help="Folder of the store.", show_def
 keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 
 
-@keys.callback()
-def keys_options(context: typer.Context) -> None:
-    """Check that the modules of the server are installed."""
-    require_full_installation(f"anole keys {context.invoked_subcommand}")
-
-
-@keys.command(epilog=EXIT_CODES)
+@keys.command(cls=ServerCommand, epilog=EXIT_CODES)
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the key is for, such as `camera 7`.")],
     client: Annotated[
@@ -52,7 +46,7 @@ def create(
     output().print(key)
 
 
-@keys.command("list", epilog=EXIT_CODES)
+@keys.command("list", cls=ServerCommand, epilog=EXIT_CODES)
 def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     """List all keys by their prefix, including revoked ones."""
     from service.store.open_store import StoreLocation, open_keys
@@ -75,7 +69,7 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     output().print(listed)
 
 
-@keys.command(epilog=EXIT_CODES)
+@keys.command(cls=ServerCommand, epilog=EXIT_CODES)
 def revoke(
     key: Annotated[str, typer.Argument(metavar="KEY", help="Prefix of the key, as `anole keys list` shows it.")],
     data: Data = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, output, plain, print_json
-from service.cli.installation import require_full_installation
+from service.cli.installation import ServerCommand
 from service.cli.keys import Data
 from service.errors import InvalidRequest
 from service.settings import load_settings
@@ -30,13 +30,7 @@ def _backup_folder(text: str) -> Path:
 store = typer.Typer(no_args_is_help=True, help="Check, clean up, back up and restore the store.")
 
 
-@store.callback()
-def store_options(context: typer.Context) -> None:
-    """Check that the modules of the server are installed."""
-    require_full_installation(f"anole store {context.invoked_subcommand}")
-
-
-@store.command(epilog=EXIT_CODES)
+@store.command(cls=ServerCommand, epilog=EXIT_CODES)
 def check(data: Data = None, as_json: AsJson = False) -> None:
     """Read and verify everything that the versions need. Damage is a failure."""
     with _existing(data) as opened, notices().status("checking …"):
@@ -52,7 +46,7 @@ def check(data: Data = None, as_json: AsJson = False) -> None:
         raise typer.Exit(FAILED)
 
 
-@store.command(epilog=EXIT_CODES)
+@store.command(cls=ServerCommand, epilog=EXIT_CODES)
 def collect(data: Data = None, as_json: AsJson = False) -> None:
     """Remove versions beyond the number that their clients keep, and files that no version needs."""
     with _existing(data) as opened, notices().status("collecting …"):
@@ -66,7 +60,7 @@ def collect(data: Data = None, as_json: AsJson = False) -> None:
     )
 
 
-@store.command("backup", epilog=EXIT_CODES)
+@store.command("backup", cls=ServerCommand, epilog=EXIT_CODES)
 def back_up(
     path: Annotated[
         Path,
@@ -91,7 +85,7 @@ def back_up(
     _print_backup("backed up", done, as_json=as_json)
 
 
-@store.command(epilog=EXIT_CODES)
+@store.command(cls=ServerCommand, epilog=EXIT_CODES)
 def restore(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the backup.", exists=True, file_okay=False)],
     data: Data = None,

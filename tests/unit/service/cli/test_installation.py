@@ -11,6 +11,16 @@ from service.cli import connection
 from tests.unit.service.cli.conftest import Anole
 
 
+@pytest.mark.parametrize("command", ["serve", "keys", "keys create", "keys list", "store", "store check", "adapt"])
+def test_the_client_alone_has_the_help_of_its_commands(
+    anole: Anole, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "service.bootstrap", None)  # as if it were not installed
+    code, printed, error = anole(*command.split(), "--help")
+    assert (code, error) == (0, "")
+    assert f" {command} [OPTIONS]" in printed
+
+
 @pytest.mark.parametrize(
     ("what", "command"),
     [
