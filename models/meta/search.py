@@ -58,6 +58,8 @@ _REDUCTION: Final = 3
 _WARM_UP_RUNS: Final = 20
 _STUDY: Final = "search"
 _PRESET_MS: Final = "preset_ms"
+_NO_TRIALS: Final = (TrialState.WAITING, TrialState.FAIL)
+"""States of candidates that were not begun, or drawn before."""
 
 Outcome = Literal["complete", "stopped early", "too large", "too slow", "diverged", "unfinished"]
 Measure = Callable[[Sequence[NetConfig]], list[float]]
@@ -265,8 +267,8 @@ class Search:
         return sum(float(trial.user_attrs.get("seconds", 0.0)) for trial in self._study.trials)
 
     def results(self) -> list[TrialResult]:
-        """All trials that have begun, in order."""
-        return [_result(trial) for trial in self._study.trials if trial.state != TrialState.WAITING]
+        """All trials that have begun, in order. Draws of a candidate that was drawn before are left out."""
+        return [_result(trial) for trial in self._study.trials if trial.state not in _NO_TRIALS]
 
     def run(
         self, budget_s: float, most_trials: int | None = None, clock: Callable[[], float] = time.monotonic
@@ -308,8 +310,7 @@ class Search:
         """The trial that was interrupted, or else a new one. Draws depend on the trial's number and earlier trials."""
         trials = self._study.get_trials(deepcopy=False)
         interrupted = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
-        begun = sum(trial.state != TrialState.WAITING for trial in trials)
-        number = interrupted[0] if interrupted else begun
+        number = interrupted[0] if interrupted else sum(trial.state != TrialState.WAITING for trial in trials)
         seed = (self._config.seed << 16) + number
         self._study.sampler = (
             optuna.samplers.RandomSampler(seed)
@@ -319,10 +320,14 @@ class Search:
         if interrupted:
             study_id = self._storage.get_study_id_from_name(_STUDY)
             return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        begun = sum(trial.state not in _NO_TRIALS for trial in trials)
         return None if most_trials is not None and begun >= most_trials else self._study.ask()
 
     def _run_trial(self, trial: Trial, end: float, clock: Callable[[], float]) -> Iterator[TrialResult]:
         began, earlier = clock(), float(trial.user_attrs.get("seconds", 0.0))
+        if self._is_repeated(trial):  # the sampler does not count failed trials
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
         for outcome in self._advance(trial, end, clock):
             trial.set_user_attr("seconds", earlier + clock() - began)
             if outcome == "complete":
@@ -337,8 +342,7 @@ class Search:
 
         Training is deterministic, so a trial that is trained again from its last saved checkpoint gets the same scores.
         """
-        choices = {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
-        candidate, rungs = make_candidate(self._config.preset, choices), self._config.rungs
+        candidate, rungs = make_candidate(self._config.preset, _draw(trial)), self._config.rungs
         rejected = self._check_limits(trial, candidate.net_config)
         if rejected is not None:
             yield rejected
@@ -364,6 +368,11 @@ class Search:
                     return
         except AdaptationDiverged:
             yield "diverged"
+
+    def _is_repeated(self, trial: Trial) -> bool:
+        """Whether an earlier trial has the same candidate, whose scores would be the same."""
+        choices = _draw(trial)
+        return any(earlier.params == choices for earlier in self._study.get_trials(deepcopy=False)[: trial.number])
 
     def _check_limits(self, trial: Trial, net_config: NetConfig) -> Outcome | None:
         """Measure a net before it is trained. The preset's own net is trained in any case, for comparison."""
@@ -405,6 +414,11 @@ class Search:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[trial.number]
+
+
+def _draw(trial: Trial) -> dict[str, Any]:
+    """Draw a trial's candidate; later calls return the same."""
+    return {name: trial.suggest_categorical(name, values) for name, values in SPACE.items()}
 
 
 def _result(trial: FrozenTrial) -> TrialResult:

@@ -19,7 +19,7 @@ from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.registry import DatasetSplits
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
-from models.meta import curve
+from models.meta import curve, search
 from models.meta.evaluation import EvaluationConfig, evaluate
 from models.meta.pareto import pareto_front, plot_pareto
 from models.meta.search import (
@@ -70,9 +70,9 @@ def open_search(folder: Path, config: SearchConfig = CONFIG, data: DatasetSplits
 
 
 def searched(folder: Path, trials: int, config: SearchConfig = CONFIG) -> list[TrialResult]:
-    search = open_search(folder, config)
-    list(search.run(LONG_S, trials))
-    return without_times(search.results())
+    opened = open_search(folder, config)
+    list(opened.run(LONG_S, trials))
+    return without_times(opened.results())
 
 
 def without_times(results: list[TrialResult]) -> list[TrialResult]:
@@ -104,6 +104,13 @@ def test_no_candidate_beyond_the_limits_is_trained(tmp_path: Path, sampler: Lite
     assert {"too large", "too slow"} <= rejected
 
 
+def test_no_candidate_is_trained_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: (value,) for name, value in preset_choices(TINY).items()} | {"depth": (3, 4), "kernel": (3, 5)}
+    monkeypatch.setattr(search, "SPACE", few)
+    results = searched(tmp_path, 4)
+    assert len({str(result.choices) for result in results}) == 4
+
+
 class Killed(Exception):
     """Stands for the end of the process."""
 
@@ -132,15 +139,15 @@ def test_a_killed_search_goes_on_to_the_same_trials(tmp_path: Path, sampler: Lit
 
 def test_a_search_out_of_time_goes_on_in_the_middle_of_a_trial(tmp_path: Path) -> None:
     expected = searched(tmp_path / "whole", 3)
-    search, now_s = open_search(tmp_path / "parts"), 0.0
+    opened, now_s = open_search(tmp_path / "parts"), 0.0
 
     def clock() -> float:
         nonlocal now_s
         now_s += 1
         return now_s
 
-    list(search.run(8, clock=clock))
-    (unfinished,) = search.results()
+    list(opened.run(8, clock=clock))
+    (unfinished,) = opened.results()
     assert unfinished.outcome == "unfinished"
     assert 0 < unfinished.seconds <= 9
     assert searched(tmp_path / "parts", 3) == expected
@@ -148,9 +155,9 @@ def test_a_search_out_of_time_goes_on_in_the_middle_of_a_trial(tmp_path: Path) -
 
 def test_a_search_whose_time_is_spent_starts_no_trial(tmp_path: Path) -> None:
     searched(tmp_path, 1)
-    search = open_search(tmp_path)
-    assert list(search.run(search.spent_s, 2)) == []
-    assert len(search.results()) == 1
+    opened = open_search(tmp_path)
+    assert list(opened.run(opened.spent_s, 2)) == []
+    assert len(opened.results()) == 1
 
 
 def test_a_search_with_other_settings_is_rejected(tmp_path: Path) -> None:
@@ -200,9 +207,9 @@ def test_a_net_is_timed_as_it_is_served() -> None:
 
 def test_times_are_corrected_by_the_presets_net_while_the_machine_is_busy(tmp_path: Path) -> None:
     loads = iter([1.0, *[3.0] * 100])
-    search = Search(replace(CONFIG, max_mb=2.0), DATA, tmp_path, measure=lambda nets: measured(nets, next(loads)))
-    list(search.run(LONG_S, 8))
-    timed = [result for result in search.results() if result.ms is not None]
+    opened = Search(replace(CONFIG, max_mb=2.0), DATA, tmp_path, measure=lambda nets: measured(nets, next(loads)))
+    list(opened.run(LONG_S, 8))
+    timed = [result for result in opened.results() if result.ms is not None]
     assert len(timed) > 2
     for result in timed:
         net = build(make_candidate(TINY, result.choices).net_config)
