@@ -169,6 +169,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.data_root("omniglot/, mini-imagenet.zip, licensed/ and x_sdd.zip", required=True)
     parser.option("--checkpoint", "omniglot", "name of a shipped checkpoint, or path to one")
+    parser.add_argument("--learning-rate", type=float, help="of the inner steps (default: from the checkpoint)")
+    parser.add_argument("--remembered-steps", type=int, help="steps of the remembered tasks (default: likewise)")
     parser.option("--folder", Path("data/task-memory"), "folder for the memory")
     parser.option("--tasks", 256, "tasks to remember")
     parser.option("--neighbours", MemoryConfig.neighbours, "most tasks that a new one recalls")
@@ -191,10 +193,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     record: dict[str, Any] = {"machine": machine(arguments.checkpoint, threads=arguments.threads), **vars(arguments)}
     start = load_checkpoint(arguments.checkpoint)
+    start = replace(start, recipe=start.recipe.adjusted(arguments.remembered_steps, arguments.learning_rate))
     memory = remembered(start, arguments)
     domains = {name: open_domain(name, start.net_config.image, arguments.data_root) for name in arguments.only}
     cells = scored(Scorer(start, memory, start.build_net()), domains, arguments)
-    record |= {"digest": start.digest, "memory": memory.digest, "remembered": len(memory)}
+    record |= {
+        "recipe": start.recipe.to_json(),
+        "digest": start.digest,
+        "memory": memory.digest,
+        "remembered": len(memory),
+    }
     record["cells"] = [
         {"domain": name, "shots": shots, "steps": steps, **asdict(cell)} for (name, shots, steps), cell in cells.items()
     ]
@@ -215,9 +223,11 @@ def table(record: Mapping[str, Any], cells: Cells) -> str:
         for (name, shots, steps), cell in cells.items()
     ]
     columns = ("episodes", "inner steps", "start alone", "always recalled", "chosen by cross-validation", "kept")
+    recipe = record["recipe"]
     recalled = f"{record['neighbours']} neighbours, temperature {record['temperature']}"
     return "\n".join([
         f"5-way, {record['queries']} queries per class, {record['episodes']} episodes, seed {record['seed']}",
+        f"inner loop: learning rate {recipe['learning_rate']}; tasks remembered after {recipe['steps']} steps",
         f"start {record['digest'][:12]}; memory {record['memory'][:12]}: {record['remembered']} tasks, {recalled}",
         machine_line(record["machine"]),
         "Accuracy with 95 % interval; differences to the start alone in points, paired by episode.",
