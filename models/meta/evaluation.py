@@ -67,8 +67,8 @@ class EvaluationConfig:
         seed: seed of the first episode; episode i uses seed + i.
         normalisation: how queries are normalised.
         tasks_per_batch: episodes adapted in one batch. Affects speed, not results.
-        memory: tasks that were adapted before. An episode starts from the nearest ones if cross-validation of its
-            support does not get worse.
+        memory: tasks that were adapted before. An episode starts from what the nearest ones changed if cross-validation
+            of its support does not get worse; where its support has no folds, from the start.
     """
 
     episodes: int

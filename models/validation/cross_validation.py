@@ -178,8 +178,8 @@ class CrossValidator:
         start: meta-trained weights, (...) each.
         batching: how the folds and the version share the machine.
         max_folds: maximum number of folds, from 2.
-        task_memory: tasks that were adapted before. A version starts from what is nearest if its folds, which recall by
-            their own samples, do not get worse.
+        task_memory: tasks that were adapted before. A version starts from what the nearest changed if its folds, which
+            recall by their own samples, do not get worse; without folds, from the start.
     """
 
     net: Net
@@ -243,12 +243,12 @@ class CrossValidator:
 
         The margin is `CHOICE_MARGIN`, or `MEMORY_MARGIN`. The balanced accuracy must not be lower either, so that a
         large class does not decide alone. A candidate that started from a memory of tasks needs no margin: it replaces
-        the one from the shared start where neither number is lower.
+        the one from the shared start where there are folds and neither number is lower.
         """
         shared = [candidate for candidate in candidates if candidate.start is None]
         chosen = self._choose_recipe(shared)
         recalled = [each for each in candidates if each.start is not None and each.recipe == chosen.recipe]
-        if not recalled:
+        if not recalled or not chosen.folds.count:
             return chosen
         before, after = (self._held_out_scores(candidate) for candidate in (chosen, recalled[0]))
         return recalled[0] if after[0] >= before[0] and after[1] >= before[1] else chosen
