@@ -7,9 +7,9 @@ photographs (mini-ImageNet) and generated surfaces, as the net sees them (28 pix
 used again by the next run. The start itself was meta-trained on characters alone.
 
 Episodes are 5-way, of test classes. Those of steel (X-SDD) show whether a memory without such tasks does harm. Every
-episode is adapted with the same seed from the start and from what the memory recalls; cross-validation chooses between
-the two, as in `anole evaluate --memory`; with one shot, it has no folds and chooses the start. Differences are paired by
-episode.
+episode is adapted with the same seed from the start and from what the memory recalls. Cross-validation chooses between
+the two, as in `anole evaluate --memory`; with one shot it has no folds and chooses the start. Differences are paired
+by episode.
 """
 
 from __future__ import annotations
