@@ -1,4 +1,4 @@
-"""Run the commands of README.md, in their order, against a service.
+"""Run the commands of README.md and of the pages that it leads to, in their order, against a service.
 
 Blocks marked ``sh`` and ``python`` are executed in one scratch folder. Lines that run make, clone or change into the
 checkout are not executed, because the service that `make run` starts is already running. A block after the comment
@@ -20,8 +20,9 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Served, clean_environment
 
-README = ROOT / "README.md"
-TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
+PAGES = ("README.md", "docs/versions.md", "docs/models.md", "docs/operation.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+TEXT = "\n".join(TEXTS.values())
 BLOCK = re.compile(
     r"(?:<!-- not executed: (?P<reason>.+?) -->\s*\n)?^```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$", re.S | re.M
 )
@@ -31,21 +32,23 @@ LIMIT_S = 600
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of the README and the line where it starts."""
+    """A fenced block of a page and the line where it starts."""
 
+    page: str
     line: int
     language: str
     text: str
     reason: str | None
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.text.strip().splitlines()[0][:60]}"
+        return f"{self.page}, line {self.line}: {self.text.strip().splitlines()[0][:60]}"
 
 
 def blocks() -> list[Block]:
     return [
-        Block(TEXT.count("\n", 0, found.start()) + 1, found["language"], found["text"], found["reason"])
-        for found in BLOCK.finditer(TEXT)
+        Block(page, text.count("\n", 0, found.start()) + 1, found["language"], found["text"], found["reason"])
+        for page, text in TEXTS.items()
+        for found in BLOCK.finditer(text)
         if found["text"].strip()
     ]
 
@@ -74,26 +77,27 @@ def execute(served: Served) -> Callable[[Block], str]:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         if done.returncode:
-            pytest.fail(f"README.md, {block}\nexited with {done.returncode}:\n{done.stdout}", pytrace=False)
+            pytest.fail(f"{block}\nexited with {done.returncode}:\n{done.stdout}", pytrace=False)
+        assert '"code":' not in done.stdout, f"{block}\ngave a problem:\n{done.stdout}"
         return done.stdout
 
     return run
 
 
 @pytest.mark.parametrize("block", EXECUTED, ids=str)
-def test_the_commands_of_the_readme_work(block: Block, execute: Callable[[Block], str]) -> None:
+def test_the_commands_of_the_documentation_work(block: Block, execute: Callable[[Block], str]) -> None:
     if re.search(r"^\s*curl\b", block.text, re.M) and not shutil.which("curl"):
         pytest.skip("this machine has no curl")
     execute(block)
 
 
-def test_most_blocks_of_the_readme_are_executed() -> None:
+def test_most_blocks_of_the_documentation_are_executed() -> None:
     assert len(EXECUTED) >= 3
     assert len(EXECUTED) >= len([block for block in blocks() if block.reason])
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", TEXT, re.M))))
-def test_every_make_target_of_the_readme_exists(target: str) -> None:
+def test_every_make_target_of_the_documentation_exists(target: str) -> None:
     done = subprocess.run(
         ["make", "--dry-run", target], cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False
     )
@@ -101,11 +105,11 @@ def test_every_make_target_of_the_readme_exists(target: str) -> None:
 
 
 def test_every_file_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", TEXT)
+    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", TEXTS["README.md"])
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_commands_of_the_readme_use_no_address_of_another_machine() -> None:
+def test_the_commands_of_the_documentation_use_no_address_of_another_machine() -> None:
     lines = [line for block in EXECUTED for line in block.text.splitlines() if not OF_THE_CHECKOUT.match(line)]
     addresses = [address for line in lines for address in re.findall(r"https?://[^\s/\"']+", line)]
     assert [address for address in addresses if "127.0.0.1" not in address] == []

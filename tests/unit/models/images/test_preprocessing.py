@@ -154,11 +154,10 @@ def test_an_image_of_up_to_8_to_1_is_never_squeezed_by_more_than_a_third(upright
         assert 0.9 * AREA.side**2 < shape[0] * shape[1] < 1.1 * AREA.side**2
 
 
-def test_the_readme_names_the_shapes_that_the_default_model_sees() -> None:
-    readme = (Path(__file__).parents[4] / "README.md").read_text(encoding="utf-8")
-    section = readme.split("### What the network sees")[1].split("\n## ")[0].replace("\n", " ")
+def test_the_documentation_names_the_shapes_that_the_default_model_sees() -> None:
+    page = (Path(__file__).parents[4] / "docs/images.md").read_text(encoding="utf-8").replace("\n", " ")
     lying = [f"{width} x {height}" for height, width in AREA.shapes if width >= height]
-    assert f"{', '.join(lying[:-1])} or {lying[-1]}" in section
+    assert f"{', '.join(lying[:-1])} or {lying[-1]}" in page
 
 
 def test_torchvision_contrast_is_imagenets_mean_and_deviation_per_channel() -> None:
