@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from models.data.synthetic.demo import LabelledImage, demo_samples
 from service.bootstrap import Services
 from service.runtime.decoder import Upload
@@ -24,6 +26,7 @@ def seed(services: Services, data: Path) -> None:
     """
     if services.clients.list(limit=1):
         return
+    structlog.get_logger("anole.serve").info("creating_demo", client=CLIENT)
     demo = demo_samples()
     _write(demo.support, data / FOLDER / "support")
     _write(demo.queries, data / FOLDER / "queries")
