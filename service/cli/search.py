@@ -67,12 +67,12 @@ def search(
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Search for a net that learns better from few images, within limits of time and size, and train it.
+    """Search for a net that learns better from few images, and train it.
 
-    Candidates vary the preset's net: depth, width, kernels, stem, pooling, normalisation, and which layers a client
-    adapts. Each is trained for a short time and scored on classes that are held out of the training classes. The best
-    one is then trained in full, on all training classes, into winner-NUMBER.safetensors. Test classes are never used:
-    measure the winner with `anole evaluate`.
+    Candidates stay within limits of time and size. They vary the preset's net: depth, width, kernels, stem, pooling,
+    normalisation, and which layers a client adapts. Each is trained for a short time and scored on classes that are
+    held out of the training classes. The best one is then trained in full, on all training classes, into
+    winner-NUMBER.safetensors. Test classes are never used: measure the winner with `anole evaluate`.
 
     If the command is interrupted, run it again to resume. To go on searching, give more minutes.
     """

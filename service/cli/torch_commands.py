@@ -17,7 +17,7 @@ _MODULES: Final = {
         "service.cli.train",
         "Measure the accuracy of a checkpoint on few-shot episodes, with a 95 % confidence interval.",
     ),
-    "search": ("service.cli.search", "Search for a net that learns better, within limits of time and size."),
+    "search": ("service.cli.search", "Search for a net that learns better from few images, and train it."),
     "import-backbone": (
         "service.cli.import_backbone",
         "Make a checkpoint of a pretrained backbone of your own, frozen.",

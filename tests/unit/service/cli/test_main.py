@@ -301,7 +301,7 @@ def commands() -> list[list[str]]:
     return sorted(found)
 
 
-LOCAL = ("serve", "train", "evaluate", "import-backbone", "store", "keys")
+LOCAL = ("serve", "train", "evaluate", "search", "import-backbone", "store", "keys")
 """Commands and groups that work on files and do not call a service."""
 
 
