@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import weights as weight_ops
+from models.adaptation.adapt import Adapted, adapt_inputs, adapt_one
 from models.config import BACKBONE_RECIPE, InnerLoopConfig, NetConfig
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.errors import CheckpointInvalid, InvalidConfig
@@ -183,6 +184,18 @@ def test_cross_validation_keeps_a_recalled_start_that_predicts_no_worse(conv4: N
     validator = CrossValidator(conv4, start, task_memory=nothing)
     candidate = validator.adapt(support, RECIPE, 0, torch.arange(len(support)))
     assert candidate.start is not None
+
+
+def test_a_version_with_a_recalled_start_is_the_one_adapted_from_it_alone(
+    conv4: Net, make_support: MakeSupport
+) -> None:
+    support, memory = make_support(9), remembered(conv4, make_support)
+    inputs = CrossValidator(conv4, conv4.start(), task_memory=memory).plan(support, RECIPE, 0, torch.arange(12)).inputs
+    recalled = next(given for given in inputs if given.start is not None and len(given.support) == len(support))
+    (together,) = adapt_inputs(conv4, conv4.start(), [recalled])
+    alone = adapt_one(conv4, memory.start_for(conv4, conv4.start(), support), support, RECIPE, 0)
+    assert isinstance(together, Adapted)
+    assert weight_ops.changed(alone.weights, together.weights) == {}
 
 
 def accuracies(net: Net, start: Weights, n_shot: int, memory: TaskMemory | None = None) -> list[float]:
