@@ -25,12 +25,12 @@ from tests.unit.models.conftest import SPEC, MakeSupport
 Algorithm = Literal["reptile", "fomaml", "maml"]
 ALGORITHMS: tuple[Algorithm, ...] = ("reptile", "fomaml", "maml")
 SGD = InnerLoopConfig(steps=2, learning_rate=0.01, batch_size=6)
-RATES = (("*", 0.25), ("block1.*", 0.0), ("block4*.weight", 3.0))
+RATES = (("*", 0.25), ("block1.*", 0.0), ("block3*.weight", 3.0))
 CPU = torch.device("cpu")
 
 
 def multiplier(name: str) -> float:
-    heavy = name.startswith("block4") and name.endswith(".weight")
+    heavy = name.startswith("block3") and name.endswith(".weight")
     return 0.0 if name.startswith("block1.") else 3.0 if heavy else 0.25
 
 
