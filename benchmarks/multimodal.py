@@ -89,6 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--meta-steps", PRESET.meta.meta_steps, "meta steps of each training")
     parser.option("--episodes", 200, "episodes for each number of shots", least=2)
     parser.option("--queries", 5, "queries per class")
+    parser.option("--notes-shots", [1, 5, 10], "samples per class of the part notes")
     parser.option("--checkpoint", "surface-notes", "checkpoint for the part notes")
     parser.option("--folder", Path("data/multimodal"), "folder for trainings")
     parser.option("--threads", 1, "threads per operation")
@@ -107,7 +108,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         start = load_checkpoint(arguments.checkpoint)
         data = open_dataset("surface-notes", start.net_config.image, None, CACHE)
         rows = [row for row in ROWS if row.trained == "both"]
-        scored = {shots: score_rows(rows, {"both": start}, data.test, (6, shots), arguments) for shots in (1, 5, 10)}
+        scored = {
+            shots: score_rows(rows, {"both": start}, data.test, (6, shots), arguments)
+            for shots in arguments.notes_shots
+        }
         result["notes"] = scored
     return result
 

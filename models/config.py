@@ -485,7 +485,7 @@ PRESETS = {
         meta=MetaTrainingConfig(
             meta_steps=80, meta_batch=4, n_way=6, train_shots=5, anchor_shots=1, within_line=1.0, modality_dropout=0.5
         ),
-        serve=InnerLoopConfig(steps=15, learning_rate=0.3, batch_size=25, head_scale=2.0, clip_norm=10.0),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.3, batch_size=25, head_scale=2.0, clip_norm=10.0),
     ),
 }
 

@@ -86,11 +86,11 @@ class MultimodalNet(Net):
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, row) -> (batch, feature_count); side by side, (batch, tasks * row) -> (batch, tasks * features)."""
-        rows = images.view(len(images), -1, *self.input_shape)  # (batch, tasks, row)
+        rows = images.view(images.shape[0], -1, *self.input_shape)  # (batch, tasks, row)
         pixels, vectors, present = torch.split(rows, self._sections, dim=-1)
         side = self.config.image.side
         self.image.grad_checkpointing = self.grad_checkpointing
-        embedded = self.image(pixels.reshape(len(rows), -1, side, side)), self.second(vectors.flatten(1))
+        embedded = self.image(pixels.reshape(rows.shape[0], -1, side, side)), self.second(vectors.flatten(1))
         parts = [part.view(*rows.shape[:2], -1) for part in embedded]  # (batch, tasks, features) each
         fused = [
             F.normalize(part, dim=-1) * flag for part, flag in zip(parts, torch.split(present, 1, dim=-1), strict=True)

@@ -20,7 +20,7 @@ def test_notes_are_scored_with_both_modalities_and_with_each_alone(tmp_path: Pat
     net = replace(notes.net_config, image=ImageConfig(channels=1, side=16), width=16)
     path = tmp_path / "small.safetensors"
     save_checkpoint(Checkpoint("small", net, replace(notes.serve, steps=1), build(net).start()), path)
-    arguments = argparse.Namespace(part=["notes"], episodes=2, queries=1, checkpoint=str(path))
+    arguments = argparse.Namespace(part=["notes"], episodes=2, queries=1, notes_shots=[1, 5, 10], checkpoint=str(path))
     result = multimodal.run(arguments)
     assert set(result["notes"]) == {1, 5, 10}
     assert all(len(scored) == 2 for scores in result["notes"].values() for scored in scores.values())

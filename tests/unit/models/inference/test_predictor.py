@@ -40,8 +40,12 @@ EXPORTED = {
 """Exported by the tests; exporting a net takes seconds."""
 
 ALL_SHIPPED = {name: load_checkpoint(name) for name in shipped_names()}
-SHIPPED = {name: shipped for name, shipped in ALL_SHIPPED.items() if shipped.net_config.kind != "backbone"}
-"""Nets whose weights are inputs of the graph."""
+SHIPPED = {
+    name: shipped
+    for name, shipped in ALL_SHIPPED.items()
+    if shipped.net_config.kind != "backbone" and shipped.net_config.second == "none"
+}
+"""Nets of images whose weights are inputs of the graph. `nets.test_multimodal` predicts with two modalities."""
 
 BACKBONE = "efficientnet-lite0"
 NETS = {

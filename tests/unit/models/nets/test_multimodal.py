@@ -11,11 +11,19 @@ from torch import Tensor
 
 from models import weights as weight_ops
 from models.adaptation.adapt import adapt, adapt_one
+from models.checkpoint import load_checkpoint
 from models.config import InnerLoopConfig, NetConfig
 from models.errors import InvalidConfig
 from models.images.preprocessing import ImageConfig
-from models.inference.predict import PredictionRequest, TorchPredictor, fold_calibrated, predict_images
+from models.inference.predict import (
+    OnnxPredictor,
+    PredictionRequest,
+    TorchPredictor,
+    fold_calibrated,
+    predict_images,
+)
 from models.modalities.rows import keep_only, pack_rows
+from models.modalities.text import text_vector
 from models.nets import MultimodalNet, build, call_net, call_net_recording
 from models.nets.multimodal import encoder_multipliers
 from models.task import Support
@@ -114,6 +122,22 @@ def test_a_prediction_depends_on_its_row_alone_and_predictors_agree(net: Multimo
     (served,) = predictor.predict([PredictionRequest(predictor.serving_weights(folded), queries.numpy())])
     assert torch.allclose(together, alone, atol=1e-5)
     assert torch.allclose(served.probabilities, alone, atol=1e-5)
+
+
+def test_onnxruntime_predicts_rows_with_both_modalities_and_with_images_alone() -> None:
+    start = load_checkpoint("surface-notes")
+    net, size, graph = start.build_net(), start.net_config.second_size, start.onnx_graph
+    assert graph is not None
+    images = torch.rand(9, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    inputs = pack_rows(images, torch.stack([text_vector(f"note {row}") for row in range(9)]), size)
+    taught = Support(inputs[:6], torch.arange(3).repeat(2), 3)
+    adapted = adapt_one(net, start.weights, taught, replace(start.recipe, steps=1), seed=0)
+    folded = fold_calibrated(adapted.kept(), adapted.statistics)
+    queries = torch.cat([inputs[6:8], keep_only(inputs[8:], size, "image")])
+    predictor = OnnxPredictor(graph, net.config)
+    (served,) = predictor.predict([PredictionRequest(predictor.serving_weights(folded), queries.numpy())])
+    expected = predict_images(net, folded, queries)
+    assert torch.allclose(served.probabilities, expected.probabilities, atol=1e-5)
 
 
 def test_a_support_without_the_second_modality_is_learned_from_its_images() -> None:
