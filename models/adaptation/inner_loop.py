@@ -23,7 +23,7 @@ from models.adaptation.gradients import GradientComputation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.nets import BackboneNet, Net, call_net, call_net_recording, heads, patch_memory
+from models.nets import BackboneNet, MultimodalNet, Net, call_net, call_net_recording, heads, patch_memory
 from models.nets.head_posterior import LOG_SD
 from models.task import Support
 from models.weights import Weights, join, trainable_copy
@@ -381,7 +381,10 @@ def _initial_head(
         ]
     )
     gain = heads.feature_gain(prototypes, padding_mask)
-    return _InitialHead(heads.prototype_head(prototypes * gain, recipe.head_scale), gain)
+    head = heads.prototype_head(prototypes * gain, recipe.head_scale)
+    if isinstance(net, MultimodalNet):
+        head = net.for_missing(head, recipe.head_scale, gain)
+    return _InitialHead(head, gain)
 
 
 def _lda_options(net: Net, recipe: InnerLoopConfig, device: torch.device) -> heads.LdaOptions:

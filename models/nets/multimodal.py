@@ -2,7 +2,8 @@
 
 Each modality has an encoder. The fused features are the two embeddings side by side, each of length 1 so that neither
 drowns the other, and each multiplied by the flag that says whether the modality is present. A missing modality is then
-a block of zeros: prototypes and queries compare by what is there.
+a block of zeros. Two more features are 1 where a modality is missing: with them the head takes back the share of its
+bias that belongs to this modality, so that prototypes and queries compare by what is there.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 
 from models.config import LrMultipliers, NetConfig, Second
 from models.modalities.rows import FLAGS, Present
+from models.nets import heads
 from models.nets.base import Net
 from models.nets.normalisation import ConvNorm, Standardise
+from models.weights import Weights
 
 IMAGE_PREFIX = "image."
 """Prefix of the image encoder's weights."""
@@ -76,7 +79,7 @@ class MultimodalNet(Net):
         self.config = config
         self.image = image
         self.second = VectorEncoder(config.second_size, generator, config.second)
-        self.feature_count = image.feature_count + self.second.feature_count
+        self.feature_count = image.feature_count + self.second.feature_count + FLAGS
         self._sections = [config.image.channels * config.image.side**2, config.second_size, FLAGS]
 
     @property
@@ -95,4 +98,20 @@ class MultimodalNet(Net):
         fused = [
             F.normalize(part, dim=-1) * flag for part, flag in zip(parts, torch.split(present, 1, dim=-1), strict=True)
         ]
-        return torch.cat(fused, dim=-1).flatten(1)
+        return torch.cat([*fused, 1 - present], dim=-1).flatten(1)
+
+    def for_missing(self, head: Weights, scale: float, gain: Tensor) -> dict[str, Tensor]:
+        """Return a prototype head that leaves out a missing modality as a whole.
+
+        The score of a class is, for each modality, 2 scale f.p - scale |p|^2. Zeros as features leave out the first
+        part; the weights of the missing flags leave out the second.
+
+        Args:
+            head: from `heads.prototype_head`, for features multiplied by `gain`.
+            scale: of the prototype head.
+            gain: (tasks, 1, 1).
+        """
+        sizes = [self.image.feature_count, self.second.feature_count, FLAGS]
+        *blocks, _ = torch.split(head[heads.WEIGHT], sizes, dim=-1)
+        squares = [block.square().sum(-1, keepdim=True) / (4 * scale * gain) for block in blocks]
+        return {**head, heads.WEIGHT: torch.cat([*blocks, *squares], dim=-1)}

@@ -24,7 +24,7 @@ from models.inference.predict import (
 )
 from models.modalities.rows import keep_only, pack_rows
 from models.modalities.text import text_vector
-from models.nets import MultimodalNet, build, call_net, call_net_recording
+from models.nets import MultimodalNet, build, call_net, call_net_recording, heads
 from models.nets.multimodal import encoder_multipliers
 from models.task import Support
 
@@ -54,7 +54,9 @@ def net(request: pytest.FixtureRequest) -> MultimodalNet:
 
 def test_features_are_two_embeddings_of_length_1(net: MultimodalNet) -> None:
     (features,) = call_net(net, weight_ops.expand(net.start(), 1), rows(0)[None])
-    first, second = features.split([net.image.feature_count, net.feature_count - net.image.feature_count], dim=1)
+    sizes = [net.image.feature_count, net.second.feature_count, 2]
+    first, second, missing = torch.split(features, sizes, dim=1)
+    assert not missing.any()
     assert torch.allclose(first.norm(dim=1), torch.ones(12), atol=1e-4)
     assert torch.allclose(second.norm(dim=1), torch.ones(12), atol=1e-4)
 
@@ -69,7 +71,7 @@ def test_tasks_side_by_side_and_tasks_that_share_weights_give_what_each_gives_al
         assert torch.allclose(shared[task], alone, atol=1e-4)
 
 
-@pytest.mark.parametrize(("present", "missing"), [("image", slice(8, None)), ("second", slice(8))])
+@pytest.mark.parametrize(("present", "missing"), [("image", slice(8, -2)), ("second", slice(8))])
 def test_a_missing_modality_leaves_zeros_and_what_it_would_have_been_does_not_count(
     present: str, missing: slice
 ) -> None:
@@ -78,9 +80,23 @@ def test_a_missing_modality_leaves_zeros_and_what_it_would_have_been_does_not_co
     _, statistics = call_net_recording(net, weight_ops.expand(net.start(), 1), rows(3)[None])
     (features,) = call_net(net, weight_ops.expand(net.start(), 1), kept[None], statistics)
     assert not features[:, missing].any()
+    assert features[:, -2:].tolist() == [[float(present != "image"), float(present != "second")]] * 12
     (whole,) = call_net(net, weight_ops.expand(net.start(), 1), rows(0)[None], statistics)
-    other = slice(8) if missing.start else slice(8, None)
+    other = slice(8) if missing.start else slice(8, -2)
     assert torch.equal(features[:, other], whole[:, other])
+
+
+def test_without_steps_a_missing_modality_leaves_the_scores_of_prototypes_of_the_other() -> None:
+    net = build(CONFIG)
+    adapted = adapt_one(net, net.start(), support(0), replace(RECIPE, steps=0), seed=0)
+    single = {name: tensor[None] for name, tensor in adapted.weights.items()}
+    features = call_net(net, single, keep_only(rows(7), SIZE, "image")[None], adapted.statistics)
+    images = features[0, :, :8]
+    taught = call_net(net, single, support(0).inputs[None], adapted.statistics)[0].view(3, 4, -1).mean(1)
+    gain = heads.feature_gain(taught[None], torch.zeros(1, 3, dtype=torch.bool)).flatten()
+    expected = -RECIPE.head_scale * torch.cdist(images, taught[:, :8]).square() * gain**2
+    scores = heads.logits(single, features)[0]
+    assert torch.allclose(scores.log_softmax(-1), expected.log_softmax(-1), atol=1e-3)
 
 
 @pytest.mark.parametrize(("modality", "frozen"), [("image", "second."), ("second", "image.")])
