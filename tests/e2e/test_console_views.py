@@ -317,7 +317,8 @@ def test_a_reason_without_a_text_is_shown_as_the_service_says_it(
     with opened_page(browser, locale="zh-CN") as page:
         page.route(f"**/clients/{line}/versions/1", answer)
         page.goto(f"{url}/#/versions/{line}")
-        page.get_by_role("article").filter(has_text="版本 1").get_by_role("button", name="报告").click()
+        first = page.get_by_role("article").filter(has=page.get_by_role("heading", name="版本 1"))
+        first.get_by_role("button", name="报告").click()
         expect(page.get_by_role("listitem").filter(has_text="A new reason.").last).to_have_attribute("lang", "en")
 
 
