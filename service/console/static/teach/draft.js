@@ -9,7 +9,11 @@ import { examine } from "../pictures/doctor.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
 
 /**
- * @typedef {{id: number, name: string}} Group a class as it is being edited
+ * @typedef {object} Group a class as it is being edited
+ * @property {number} id
+ * @property {string} name
+ * @property {boolean} [known] whether the client has pictures of it, so that its name stays as it is
+ *
  * @typedef {object} Picture
  * @property {number} id
  * @property {number} group id of its class
@@ -28,6 +32,9 @@ const newId = () => {
   return lastId;
 };
 
+/** A class name as the service stores it. */
+export const asLabel = (text) => text.normalize("NFC").trim();
+
 const firstGroups = () => [t("class.good"), t("class.bad")].map((name) => ({ id: newId(), name }));
 
 export class Draft {
@@ -39,6 +46,7 @@ export class Draft {
     /** @type {{value: Picture[]}} */
     this.pictures = signal([]);
     this.kept = signal(/** @type {object[] | null} */ (null));
+    this.unread = signal(null); // why the kept samples could not be read
     this.retained = signal(true);
     this.mode = signal("extend");
     this.publish = signal("auto");
@@ -54,29 +62,32 @@ export class Draft {
   async readKept() {
     if (!this.client) return;
     this.read = true;
+    this.unread.value = null;
     try {
       this.setKept((await list(`clients/${part(this.client)}/samples`, "samples")).samples);
     } catch (error) {
       if (error.code === "samples_not_kept") this.retained.value = false;
-      else if (error.status !== 404) this.problem.value = problemOf(error);
-      this.setKept([]);
+      if (["samples_not_kept", "unknown_client"].includes(error.code)) this.setKept([]);
+      else this.unread.value = problemOf(error);
     }
   }
 
   setKept(samples) {
     batch(() => {
       this.kept.value = samples;
-      for (const label of inOrder(this.client, samples.map((sample) => sample.label))) this.groupNamed(label);
-      if (samples.length) remember("classes", this.client, this.groups.value.map((group) => group.name.trim()));
+      const known = new Set(inOrder(this.client, samples.map((sample) => sample.label)).map((label) => this.groupNamed(label)));
+      this.groups.value = this.groups.value.map((group) => ({ ...group, known: known.has(group.id) }));
+      if (samples.length) remember("classes", this.client, this.groups.value.map((group) => asLabel(group.name)));
       if (!this.groups.value.length) this.groups.value = firstGroups();
     });
   }
 
   /** The class of this name; a new one if there is none. */
   groupNamed(name) {
-    const found = this.groups.value.find((group) => group.name.trim() === name.trim());
+    const label = asLabel(name);
+    const found = this.groups.value.find((group) => asLabel(group.name) === label);
     if (found) return found.id;
-    const group = { id: newId(), name: name.trim() };
+    const group = { id: newId(), name: label };
     this.groups.value = [...this.groups.value, group];
     return group.id;
   }
@@ -97,7 +108,13 @@ export class Draft {
   }
 
   in = (id) => this.pictures.value.filter((picture) => picture.group === id);
-  keptIn = (name) => (this.kept.value ?? []).filter((sample) => sample.label === name);
+  keptIn = (group) => (group.known ? this.kept.value.filter((sample) => sample.label === asLabel(group.name)) : []);
+
+  /** Whether an earlier class has the name of this one. */
+  isRepeated(group) {
+    const label = asLabel(group.name);
+    return Boolean(label) && this.groups.value.find((each) => asLabel(each.name) === label).id !== group.id;
+  }
 
   /**
    * Add pictures, each to the class of its folder, else to `group`, else to the first class without pictures.
@@ -138,7 +155,7 @@ export class Draft {
 
   /** Folders bring their own names, so classes that nobody has used make room for them. */
   dropEmptyGroups() {
-    this.groups.value = this.groups.value.filter((group) => this.in(group.id).length || this.keptIn(group.name).length);
+    this.groups.value = this.groups.value.filter((group) => this.in(group.id).length || this.keptIn(group).length);
   }
 
   change(id, values) {
@@ -157,10 +174,13 @@ export class Draft {
     if (!this.pictures.value.length) return t("obstacle.pictures");
     if (this.pictures.value.some((picture) => !picture.ready)) return t("obstacle.reading");
     if (this.groups.value.some((group) => !group.name.trim() && this.in(group.id).length)) return t("obstacle.class");
-    const names = this.groups.value
-      .filter((group) => this.in(group.id).length || (this.mode.value === "extend" && this.keptIn(group.name).length))
-      .map((group) => group.name.trim());
-    return new Set(names).size < 2 ? t("obstacle.two") : null;
+    if (this.client && !this.kept.value) return t(this.unread.value ? "obstacle.unread" : "obstacle.kept");
+    const repeated = this.groups.value.find((group) => this.isRepeated(group));
+    if (repeated) return t("obstacle.same", { name: asLabel(repeated.name) });
+    const used = this.groups.value.filter(
+      (group) => this.in(group.id).length || (this.mode.value === "extend" && this.keptIn(group).length),
+    );
+    return used.length < 2 ? t("obstacle.two") : null;
   }
 }
 

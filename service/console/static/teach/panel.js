@@ -35,9 +35,9 @@ export function SendPanel({ draft }) {
 }
 
 function Advice({ draft, used }) {
-  const few = used.find((group) => draft.in(group.id).length + draft.keptIn(group.name).length < GOOD_START);
+  const few = used.find((group) => draft.in(group.id).length + draft.keptIn(group).length < GOOD_START);
   if (!few) return null;
-  const n = draft.in(few.id).length + draft.keptIn(few.name).length;
+  const n = draft.in(few.id).length + draft.keptIn(few).length;
   return html`<p class="muted hint">${t("advice.few", { n, name: few.name, good: GOOD_START })}</p>`;
 }
 

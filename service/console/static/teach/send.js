@@ -4,7 +4,7 @@ import { batch } from "../core/ui.js";
 import { call, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { clients, go, readClients, service } from "../core/state.js";
-import { adopt } from "./draft.js";
+import { adopt, asLabel } from "./draft.js";
 
 const FORM_BYTES = 16 * 1024;
 const PART_BYTES = 2 * 1024;
@@ -45,7 +45,7 @@ function oneOfEachInTurn(samples) {
 export async function adapt(draft) {
   const stop = begin(draft);
   const name = draft.name.value;
-  const labels = new Map(draft.groups.value.map((group) => [group.id, group.name.trim()]));
+  const labels = new Map(draft.groups.value.map((group) => [group.id, asLabel(group.name)]));
   const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group) }));
   const requests = inRequests(sent, service.value.limits);
   try {

@@ -4,7 +4,7 @@ import { classes, html, signal } from "../core/ui.js";
 import { dragged, dropTarget, FileButton } from "../core/intake.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
-import { Dialog } from "../core/parts.js";
+import { Dialog, ProblemBox } from "../core/parts.js";
 import { may } from "../core/state.js";
 import { pictureOf, wait } from "../core/api.js";
 import { Camera, cameraAllowed, frameOf } from "../pictures/camera.js";
@@ -24,7 +24,7 @@ const everything = signal(new Set()); // classes whose pictures are all shown
 export function Teach() {
   const draft = draftOf();
   if (draft.client && !draft.read) draft.readKept();
-  const reading = draft.client && draft.kept.value === null;
+  const reading = draft.client && !draft.kept.value && !draft.unread.value;
   return html`<div class="page">
     <header class="page-head">
       <div>
@@ -35,6 +35,7 @@ export function Teach() {
     </header>
     ${draft.result.value && html`<${Result} draft=${draft} made=${draft.result.value} />`}
     ${!draft.retained.value && html`<p class="note">${t("teach.notkept")}</p>`}
+    <${ProblemBox} problem=${draft.unread.value} retry=${() => draft.readKept()}><p class="muted">${t("teach.unread")}</p><//>
     <div class="teach">
       <div class="groups">
         ${reading ? html`<p class="muted">${t("reading")}</p>` : draft.groups.value.map((group) => html`<${GroupCard} key=${group.id} draft=${draft} group=${group} />`)}
@@ -64,23 +65,25 @@ function NameField({ draft }) {
 
 function GroupCard({ draft, group }) {
   const pictures = draft.in(group.id);
-  const kept = draft.keptIn(group.name);
+  const kept = draft.keptIn(group);
   const take = (intake) => draft.add(intake, group.id);
   const over = dragged.value === group.id;
+  const repeated = !group.known && draft.isRepeated(group);
   const name = group.name.trim() || t("class.unnamed");
   return html`<section class=${classes("card group", over && "over")} aria-label=${t("class.section", { name })} ...${dropTarget(group.id, take)}>
     <header class="group-head">
       ${
-        kept.length
+        group.known
           ? html`<h2 class="group-title">${group.name}</h2>`
-          : html`<input class="group-name" aria-label=${t("class.name")} value=${group.name} onInput=${(event) => draft.rename(group.id, event.target.value)} maxlength="64" />`
+          : html`<input class="group-name" aria-label=${t("class.name")} aria-invalid=${String(repeated)} value=${group.name} onInput=${(event) => draft.rename(group.id, event.target.value)} maxlength="64" />`
       }
       <span class="muted count">${counts(pictures.length, kept.length)}</span>
       ${
-        !kept.length &&
+        !group.known &&
         html`<button type="button" class="bare" aria-label=${t("class.remove", { name })} onClick=${() => draft.removeGroup(group.id)}>${icon("trash")}</button>`
       }
     </header>
+    ${repeated && html`<p class="note warn" role="status">${icon("warn")} <span>${t("class.same", { name })}</span></p>`}
     ${!pictures.length && !kept.length && html`<p class="drop-hint">${icon("image")}<span>${t("class.empty")}</span></p>`}
     ${pictures.length > 0 && html`<${Tiles} draft=${draft} pictures=${pictures} group=${group} />`}
     ${kept.length > 0 && html`<${Kept} draft=${draft} samples=${kept} />`}
