@@ -80,7 +80,8 @@ def test_a_folder_fills_the_classes_that_its_folders_name(browser: Browser, url:
         page.get_by_label("Choose a folder").set_input_files(tmp_path / "parts")
         expect(class_card(page, "fine")).to_contain_text("3 pictures")
         expect(class_card(page, "coarse")).to_contain_text("4 pictures")
-        expect(page.get_by_text("1 file is not a picture and was left out")).to_be_visible()
+        expect(page.get_by_text("1 file was left out")).to_be_visible()
+        expect(page.get_by_text("parts/notes.txt (not a picture)")).to_be_visible()
 
 
 def test_a_picture_dropped_on_a_class_joins_that_class(browser: Browser, url: str) -> None:

@@ -8,10 +8,13 @@ import { fromFiles, fromTransfer } from "../pictures/read.js";
 /** Which target a drag is over: "page", the id of a class, or null. */
 export const dragged = signal(null);
 
-/** Takes the pictures that are dropped on the page or pasted; each view sets its own. */
-let taker = null;
-export function takePictures(take) {
-  taker = take;
+/**
+ * Called when pictures are dropped on the page or pasted, it returns what takes them once they are read. Each view sets
+ * its own.
+ */
+let takerNow = null;
+export function takePictures(taker) {
+  takerNow = taker;
 }
 
 const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
@@ -39,13 +42,13 @@ export function listenForPictures() {
     dragged.value = null;
     if (!hasFiles(event) || event.defaultPrevented) return;
     event.preventDefault();
-    if (taker) deliver(fromTransfer(event.dataTransfer), taker);
+    if (takerNow) deliver(fromTransfer(event.dataTransfer), takerNow());
   });
   addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length || !taker) return;
+    if (!files.length || !takerNow) return;
     event.preventDefault();
-    deliver(fromFiles(files), taker);
+    deliver(fromFiles(files), takerNow());
   });
 }
 

@@ -88,6 +88,10 @@ function Card({ each }) {
   </li>`;
 }
 
-export const takeForJudge = (intake) => {
-  if (current.value?.live) judge(route.value.client, intake);
+/** What takes the pictures that are dropped or pasted: the client that is open now, not after reading. */
+export const takeForJudge = () => {
+  const client = current.value;
+  return (intake) => {
+    if (client?.live) judge(client.client, intake);
+  };
 };

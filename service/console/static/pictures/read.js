@@ -9,9 +9,9 @@ const isZip = (file) => /\.zip$/i.test(file.name) || file.type === "application/
 const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.name);
 
 /**
- * @typedef {{file: File, path: string}} Found a file and its path within what was dropped
+ * @typedef {{file: File | null, path: string}} Found a file, or null if it is gone, and its path in what was dropped
  * @typedef {{file: File, label: string | null}} Entry a picture and the class that its folder names, if any
- * @typedef {{entries: Entry[], skipped: string[]}} Intake
+ * @typedef {{entries: Entry[], skipped: string[]}} Intake the pictures, and what was left out and why
  */
 
 /**
@@ -40,7 +40,7 @@ async function walk(entry) {
   if (entry instanceof File) return [{ file: entry, path: entry.name }];
   const path = entry.fullPath.replace(/^\//, "");
   if (entry.isFile) {
-    const file = await new Promise((done, failed) => entry.file(done, failed));
+    const file = await new Promise((done) => entry.file(done, () => done(null)));
     return [{ file, path }];
   }
   const reader = entry.createReader();
@@ -53,35 +53,28 @@ async function walk(entry) {
   return (await Promise.all(children.map(walk))).flat();
 }
 
-/** @param {Found[]} found */
-async function sort(found) {
-  const wanted = found.filter(({ path }) => !CLUTTER.test(path));
-  const intakes = [labelled(wanted.filter(({ file }) => !isZip(file)))];
-  for (const { file } of wanted.filter(({ file }) => isZip(file))) {
-    const inside = await readZip(file, (path) => PICTURE.test(path) && !CLUTTER.test(path)).catch(() => null);
-    intakes.push(inside ? labelled(inside) : { entries: [], skipped: [t("skipped.zip", { name: file.name })] });
-  }
-  return {
-    entries: intakes.flatMap(({ entries }) => entries),
-    skipped: intakes.flatMap(({ skipped }) => skipped),
-  };
-}
-
 /**
- * Name the class of each picture: the folder that it is in, below a folder around all of them.
  * @param {Found[]} found
- * @returns {Intake}
+ * @returns {Promise<Intake>}
  */
-function labelled(found) {
-  const pictures = found.filter(({ file }) => isPicture(file));
-  const skipped = found.filter(({ file }) => !isPicture(file)).map(({ path }) => path);
-  const paths = pictures.map(({ path }) => path.split(/[/\\]/));
-  const around = paths[0]?.[0];
-  const wrapped = paths.every((steps) => steps.length > 1 && steps[0] === around) && paths.some((steps) => steps.length > 2);
-  const entries = pictures.map(({ file }, index) => {
-    const steps = paths[index];
-    const folders = wrapped && steps.length > 2 ? steps.slice(1, -1) : steps.slice(0, -1);
-    return { file, label: folders[0] ?? null };
-  });
+async function sort(found) {
+  const entries = [];
+  const skipped = [];
+  const leave = (name, reason) => skipped.push(t("skipped.one", { name, reason: t(`skipped.${reason}`) }));
+  for (const { file, path } of found.filter(({ path }) => !CLUTTER.test(path))) {
+    if (!file) leave(path, "gone");
+    else if (isPicture(file)) entries.push({ file, label: folderOf(path) });
+    else if (!isZip(file)) leave(path, "picture");
+    else {
+      const inside = await readZip(file, (each) => PICTURE.test(each), (each) => CLUTTER.test(each)).catch(() => null);
+      if (!inside) leave(path, "zip");
+      else if (!inside.found.length && !inside.left.length) leave(path, "empty");
+      for (const each of inside?.found ?? []) entries.push({ file: each.file, label: folderOf(each.path) });
+      for (const each of inside?.left ?? []) leave(`${file.name}/${each.path}`, each.reason);
+    }
+  }
   return { entries, skipped };
 }
+
+/** The folder that a file is in, which names its class, as in archives that are sent to the service. */
+const folderOf = (path) => path.split(/[/\\]/).at(-2) ?? null;

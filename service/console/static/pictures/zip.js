@@ -3,23 +3,42 @@
 const END = 0x06054b50;
 const CENTRAL = 0x02014b50;
 const MAX_ENTRY_BYTES = 64 * 1024 * 1024;
+const MAX_BYTES = 2 * 1024 * 1024 * 1024;
 
 /**
- * Return the wanted files of a zip file.
- * @param {File} zip
- * @param {(path: string) => boolean} wanted
- * @returns {Promise<{file: File, path: string}[]>}
- * @throws {Error} not a zip file, or one with a form that is not supported
+ * @typedef {"picture" | "encrypted" | "large" | "damaged"} Reason why a file is left out; "picture": it is none
  */
-export async function readZip(zip, wanted) {
+
+/**
+ * Return the pictures of a zip file, and the files that are left out.
+ * @param {File} zip
+ * @param {(path: string) => boolean} isPicture
+ * @param {(path: string) => boolean} isClutter files that are not worth a word
+ * @returns {Promise<{found: {file: File, path: string}[], left: {path: string, reason: Reason}[]}>}
+ * @throws {Error} not a zip file, or one whose list of files is damaged
+ */
+export async function readZip(zip, isPicture, isClutter) {
   const found = [];
+  const left = [];
+  let total = 0;
   for (const entry of await directory(zip)) {
-    if (entry.size > MAX_ENTRY_BYTES || entry.encrypted || !wanted(entry.path)) continue;
-    const content = await read(zip, entry);
-    const name = entry.path.split("/").at(-1);
-    found.push({ path: entry.path, file: new File([content], name, { type: mediaType(name) }) });
+    if (entry.path.endsWith("/") || isClutter(entry.path)) continue;
+    const leave = (reason) => left.push({ path: entry.path, reason });
+    if (!isPicture(entry.path)) leave("picture");
+    else if (entry.encrypted) leave("encrypted");
+    else if (entry.size > MAX_ENTRY_BYTES || total + entry.size > MAX_BYTES) leave("large");
+    else {
+      const content = await read(zip, entry).catch(() => null);
+      if (!content) {
+        leave("damaged");
+        continue;
+      }
+      total += entry.size;
+      const name = entry.path.split("/").at(-1);
+      found.push({ path: entry.path, file: new File([content], name, { type: mediaType(name) }) });
+    }
   }
-  return found;
+  return { found, left };
 }
 
 async function directory(zip) {
@@ -50,9 +69,24 @@ async function read(zip, entry) {
   const local = await view(zip, entry.offset, entry.offset + 30);
   const start = entry.offset + 30 + local.getUint16(26, true) + local.getUint16(28, true);
   const content = zip.slice(start, start + entry.compressed);
-  if (entry.method === 0) return content;
-  if (entry.method !== 8) throw new Error(`compression method ${entry.method}`);
-  return new Response(content.stream().pipeThrough(new DecompressionStream("deflate-raw"))).blob();
+  if (entry.method !== 0 && entry.method !== 8) throw new Error(`compression method ${entry.method}`);
+  const unpacked = entry.method === 8 ? await inflate(content, entry.size) : content;
+  if (unpacked.size !== entry.size) throw new Error("its size is not the one that is declared");
+  return unpacked;
+}
+
+/** Unpack, but stop after the declared size, because more may come than memory holds. */
+async function inflate(content, size) {
+  const reader = content.stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
+  const parts = [];
+  for (let bytes = 0; bytes <= size; ) {
+    const { done, value } = await reader.read();
+    if (done) return new Blob(parts);
+    parts.push(value);
+    bytes += value.length;
+  }
+  await reader.cancel();
+  throw new Error("it has more bytes than it declares");
 }
 
 const view = async (blob, from, to) => new DataView(await blob.slice(from, to).arrayBuffer());

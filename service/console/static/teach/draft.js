@@ -122,6 +122,7 @@ export class Draft {
    * @param {number} [group]
    */
   add({ entries, skipped }, group) {
+    if (!this.groups.value.some(({ id }) => id === group)) group = undefined; // it was removed while files were read
     batch(() => {
       this.skipped.value = skipped;
       if (group === undefined && entries.some((entry) => entry.label)) this.dropEmptyGroups();
@@ -144,8 +145,12 @@ export class Draft {
 
   async prepare(picture) {
     if (!this.pictures.value.some(({ id }) => id === picture.id)) return;
-    const prepared = await prepare(picture.file);
-    this.change(picture.id, { ...prepared, ready: true });
+    try {
+      this.change(picture.id, { ...(await prepare(picture.file)), ready: true });
+    } catch {
+      this.remove([picture.id]); // its file was moved, deleted or changed since it was chosen
+      this.skipped.value = [...this.skipped.value, t("skipped.one", { name: picture.name, reason: t("skipped.gone") })];
+    }
   }
 
   looseGroup() {

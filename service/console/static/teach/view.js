@@ -118,7 +118,8 @@ function Tiles({ draft, pictures, group }) {
 function Tile({ draft, picture }) {
   const marks = draft.marks.value.get(picture.id) ?? [];
   const words = marks.map((mark) => t(`mark.${mark}`)).join(", ");
-  const refused = draft.problem.value?.detail.includes(picture.name) && draft.problem.value.status;
+  const detail = draft.problem.value?.detail ?? "";
+  const refused = detail.startsWith(`${picture.name}: `) || detail.includes(`'${picture.name}' with the label`);
   return html`<li class=${classes("tile", marks.length && "marked", refused && "refused")}>
     <button type="button" class="tile-open" title=${picture.name} aria-label=${words ? `${picture.name}: ${words}` : picture.name} onClick=${() => (opened.value = picture.id)}>
       ${
@@ -206,7 +207,10 @@ function CameraSheet({ draft }) {
   <//>`;
 }
 
-/** The draft that receives what is dropped beside a class or pasted. */
-export const takeForTeach = (intake) => {
-  if (may("adapt")) draftOf().add(intake);
+/** What takes the pictures that are dropped beside a class or pasted: the draft that is open now, not after reading. */
+export const takeForTeach = () => {
+  const draft = draftOf();
+  return (intake) => {
+    if (may("adapt")) draft.add(intake);
+  };
 };

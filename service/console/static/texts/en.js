@@ -81,8 +81,15 @@ export default {
   nopreview: "The browser cannot show this format. Anole reads it all the same.",
   shrunk: "It is sent in a smaller size. Nothing that Anole looks at is lost.",
   "move.to": "It belongs to",
-  skipped: { one: "{n} file is not a picture and was left out", other: "{n} files are not pictures and were left out" },
-  "skipped.zip": "{name} (cannot be read; unpack it and drop the folder)",
+  skipped: { one: "{n} file was left out", other: "{n} files were left out" },
+  "skipped.one": "{name} ({reason})",
+  "skipped.picture": "not a picture",
+  "skipped.encrypted": "encrypted",
+  "skipped.large": "too large",
+  "skipped.damaged": "damaged",
+  "skipped.empty": "empty",
+  "skipped.gone": "cannot be read",
+  "skipped.zip": "cannot be read; unpack it and drop the folder",
 
   // The sample doctor
   "mark.blurred": "blurred",

@@ -81,8 +81,15 @@ export default {
   nopreview: "浏览器无法显示此格式，但 Anole 可以读取。",
   shrunk: "将以较小的尺寸发送，Anole 要看的内容不会丢失。",
   "move.to": "它属于",
-  skipped: "{n} 个文件不是图片，已略过",
-  "skipped.zip": "{name}（无法读取；请解压后拖入文件夹）",
+  skipped: "已略过 {n} 个文件",
+  "skipped.one": "{name}（{reason}）",
+  "skipped.picture": "不是图片",
+  "skipped.encrypted": "已加密",
+  "skipped.large": "太大",
+  "skipped.damaged": "已损坏",
+  "skipped.empty": "空文件",
+  "skipped.gone": "无法读取",
+  "skipped.zip": "无法读取；请解压后拖入文件夹",
 
   // The sample doctor
   "mark.blurred": "模糊",
