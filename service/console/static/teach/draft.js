@@ -24,6 +24,12 @@ import { inTurn, prepare } from "../pictures/prepare.js";
  * @property {boolean} shrunk
  * @property {string} digest
  * @property {import("../pictures/doctor.js").Look | null} look
+ *
+ * @typedef {object} Arrived what the service has of pictures whose later parts failed
+ * @property {string} client
+ * @property {number} first version that the first part made
+ * @property {number} last version that the last part made
+ * @property {number[]} ids of the pictures
  */
 
 let lastId = 0;
@@ -56,6 +62,8 @@ export class Draft {
     this.result = signal(null);
     this.marks = computed(() => examine(this.pictures.value.filter((picture) => picture.ready)));
     this.read = false;
+    /** @type {Arrived | null} */
+    this.arrived = null;
   }
 
   /** Read the classes and pictures that the client has. */
@@ -234,9 +242,17 @@ export function draftOf(client = route.value.client) {
 /** Whether there are pictures that were not sent. */
 export const picturesWait = () => [...drafts.values()].some((draft) => draft.pictures.value.length > 0);
 
-/** A client was created from the draft without a name: it becomes that client's. */
+/** A client was adapted from the draft without a name: it becomes that client's, with the pictures that waited there. */
 export function adopt(draft) {
   drafts.delete("");
   draft.client = draft.name.value;
+  const other = drafts.get(draft.client);
   drafts.set(draft.client, draft);
+  if (!other?.pictures.value.length) return;
+  const labels = new Map(other.groups.value.map((group) => [group.id, group.name]));
+  const entries = other.pictures.value.map(({ file, name, group }) => ({
+    file: new File([file], name, { type: file.type }),
+    label: labels.get(group),
+  }));
+  draft.add({ entries, skipped: [] });
 }

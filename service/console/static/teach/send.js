@@ -1,7 +1,7 @@
 /** Sends pictures as adaptations, follows their jobs, and publishes. */
 
 import { batch } from "../core/ui.js";
-import { call, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
+import { call, list, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { clients, go, readClients, service } from "../core/state.js";
 import { adopt, asLabel } from "./draft.js";
@@ -49,18 +49,23 @@ export async function adapt(draft) {
   const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group) }));
   const requests = inRequests(sent, service.value.limits);
   try {
+    if (draft.mode.value === "replace" && requests.length > 1) throw new Problem("replace_in_parts", "", "");
+    const mode = await startMode(draft, name, stop);
     let made = null;
     for (const [index, samples] of requests.entries()) {
       const last = index === requests.length - 1;
       const form = new FormData();
       form.set("client", name);
-      form.set("mode", index ? "extend" : draft.mode.value);
+      form.set("mode", index ? "extend" : mode);
       form.set("publish", last ? draft.publish.value : "never");
       for (const { file, name: fileName, label } of samples) {
         form.append("samples", file, fileName);
         form.append("labels", label);
       }
       made = await run(draft, "adapt", { method: "POST", body: form }, stop, { part: index + 1, parts: requests.length });
+      const before = (index || mode === "extend") && draft.arrived?.client === name ? draft.arrived : null;
+      const ids = [...(before?.ids ?? []), ...samples.map(({ id }) => id)];
+      draft.arrived = last ? null : { client: name, first: before?.first ?? made.version, last: made.version, ids };
     }
     const details = await readVersion(name, made.version);
     batch(() => {
@@ -74,6 +79,30 @@ export async function adapt(draft) {
   } finally {
     draft.progress.value = null;
   }
+}
+
+/**
+ * Return the mode of the first request. If a part that failed is tried again, and pictures that had arrived before it
+ * were taken out since, take back all that had arrived.
+ */
+async function startMode(draft, name, stop) {
+  const { arrived } = draft;
+  const here = new Set(draft.pictures.value.map(({ id }) => id));
+  if (arrived?.client !== name || arrived.ids.every((id) => here.has(id))) return draft.mode.value;
+  const first = await readVersion(name, arrived.first);
+  if (first.parent === null) return "replace";
+  const before = new Map((await readVersion(name, first.parent)).sample_list.map(({ digest, label }) => [digest, label]));
+  const sent = new Set((await readVersion(name, arrived.last)).sample_list.map(({ digest }) => digest));
+  const now = (await list(`clients/${part(name)}/samples`, "samples")).samples.filter(({ digest }) => sent.has(digest));
+  const remove = now.filter(({ digest }) => !before.has(digest)).map(({ digest }) => digest);
+  const changed = now.filter(({ digest, label }) => before.has(digest) && before.get(digest) !== label);
+  const relabel = Object.fromEntries(changed.map(({ digest }) => [digest, before.get(digest)]));
+  if (remove.length || changed.length) {
+    const json = { relabel, remove, publish: "never" };
+    await run(draft, `clients/${part(name)}/corrections`, { method: "POST", json }, stop, { part: 1, parts: 1 });
+  }
+  draft.arrived = null;
+  return draft.mode.value;
 }
 
 /**

@@ -5,11 +5,11 @@ import { dragged, dropTarget, FileButton } from "../core/intake.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
 import { Dialog, ProblemBox } from "../core/parts.js";
-import { may } from "../core/state.js";
+import { clients, may } from "../core/state.js";
 import { pictureOf, wait } from "../core/api.js";
 import { Camera, cameraAllowed, frameOf } from "../pictures/camera.js";
 import { single } from "../pictures/read.js";
-import { asName, draftOf } from "./draft.js";
+import { asLabel, asName, draftOf } from "./draft.js";
 import { Result } from "./result.js";
 import { SendPanel } from "./panel.js";
 
@@ -25,6 +25,7 @@ export function Teach() {
   const draft = draftOf();
   if (draft.client && !draft.read) draft.readKept();
   const reading = draft.client && !draft.kept.value && !draft.unread.value;
+  const exists = !draft.client && clients.value?.some((each) => each.client === draft.name.value);
   return html`<div class="page">
     <header class="page-head">
       <div>
@@ -33,6 +34,7 @@ export function Teach() {
       </div>
       ${!draft.client && html`<${NameField} draft=${draft} />`}
     </header>
+    ${exists && html`<p class="note warn" role="status">${icon("warn")} <span>${t("client.exists", { client: draft.name.value })}</span></p>`}
     ${draft.result.value && html`<${Result} draft=${draft} made=${draft.result.value} />`}
     ${!draft.retained.value && html`<p class="note">${t("teach.notkept")}</p>`}
     <${ProblemBox} problem=${draft.unread.value} retry=${() => draft.readKept()}><p class="muted">${t("teach.unread")}</p><//>
@@ -69,7 +71,7 @@ function GroupCard({ draft, group }) {
   const take = (intake) => draft.add(intake, group.id);
   const over = dragged.value === group.id;
   const repeated = !group.known && draft.isRepeated(group);
-  const name = group.name.trim() || t("class.unnamed");
+  const name = asLabel(group.name) || t("class.unnamed");
   return html`<section class=${classes("card group", over && "over")} aria-label=${t("class.section", { name })} ...${dropTarget(group.id, take)}>
     <header class="group-head">
       ${

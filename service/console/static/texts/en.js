@@ -48,6 +48,7 @@ export default {
   "teach.notkept": "This client keeps no pictures, so each adaptation starts anew from what you send.",
   "teach.unread": "The classes and pictures that this client has could not be read.",
   "client.name": "Name of the client",
+  "client.exists": "{client} exists already. These pictures join those that it knows. Choose another name for something new.",
   "client.hint": "A line, a camera or a product",
   "class.good": "good",
   "class.bad": "defect",
@@ -319,6 +320,7 @@ export default {
 
   // Problems, by their code
   "problem.unreachable": "The service does not answer. Is it running, and is the network there?",
+  "problem.replace_in_parts": "These are too many pictures to replace the earlier ones in one request. Send fewer, or keep the earlier ones.",
   "problem.page_failed": "The page itself failed. Reload it; please report it if it happens again.",
   "problem.camera_insecure": "The browser does not give this page the camera",
   "problem.camera_refused": "The camera is blocked for this page. Allow it in the address bar, then try again.",

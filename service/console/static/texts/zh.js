@@ -48,6 +48,7 @@ export default {
   "teach.notkept": "此客户端不保存图片，每次适应都只用您这次发送的图片。",
   "teach.unread": "未能读取此客户端已有的类别和图片。",
   "client.name": "客户端名称",
+  "client.exists": "{client} 已经存在，这些图片会加入它已认识的图片。如果是新的东西，请换一个名称。",
   "client.hint": "一条产线、一台相机或一种产品",
   "class.good": "合格",
   "class.bad": "缺陷",
@@ -319,6 +320,7 @@ export default {
 
   // Problems, by their code
   "problem.unreachable": "服务没有响应。它在运行吗？网络正常吗？",
+  "problem.replace_in_parts": "图片太多，无法在一次请求中替换以前的图片。请少发一些，或保留以前的图片。",
   "problem.page_failed": "页面本身出错了。请重新加载；若再次发生请报告。",
   "problem.camera_insecure": "浏览器不允许此页面使用相机",
   "problem.camera_refused": "此页面的相机被阻止。请在地址栏中允许，然后重试。",
