@@ -1,9 +1,9 @@
 /** Texts, numbers and dates in the chosen language. */
 
+import { kept, keep } from "./memory.js";
 import { signal } from "./ui.js";
 
 export const LANGUAGES = { en: "English", zh: "中文" };
-const STORED = "anole.language";
 
 /** @type {Record<string, string | {one?: string, other: string}>} */
 let texts = {};
@@ -14,15 +14,15 @@ export const language = signal("en");
  * @param {string} name
  */
 export async function chooseLanguage(name) {
-  const chosen = name in LANGUAGES ? name : "en";
+  const chosen = Object.hasOwn(LANGUAGES, name) ? name : "en";
   texts = (await import(`../texts/${chosen}.js`)).default;
-  localStorage.setItem(STORED, chosen);
+  keep("language", chosen);
   document.documentElement.lang = chosen === "zh" ? "zh-Hans" : chosen;
   language.value = chosen;
 }
 
 /** The language that was chosen here before, else the browser's. */
-export const preferredLanguage = () => localStorage.getItem(STORED) ?? navigator.language.slice(0, 2);
+export const preferredLanguage = () => kept("language") ?? navigator.language.slice(0, 2);
 
 /**
  * A text with its values filled in. A text with the forms `one` and `other` is chosen by `n`.

@@ -1,8 +1,45 @@
-/** What this browser remembers about a client. */
+/** What this browser remembers. Where it cannot store, because storage is blocked or full, it lasts as long as the page. */
 
-const key = (kind, client) => `anole.${kind}/${client}`;
+const unstored = new Map();
 
-/** What was remembered last, or null. */
-export const remembered = (kind, client) => JSON.parse(localStorage.getItem(key(kind, client)) ?? "null");
+/**
+ * The text that was kept last under a name, or null.
+ * @param {string} name
+ * @returns {string | null}
+ */
+export function kept(name) {
+  try {
+    return unstored.get(name) ?? localStorage.getItem(`anole.${name}`);
+  } catch {
+    return null;
+  }
+}
 
-export const remember = (kind, client, value) => localStorage.setItem(key(kind, client), JSON.stringify(value));
+/** Keep a text under a name. */
+export function keep(name, text) {
+  try {
+    localStorage.setItem(`anole.${name}`, text);
+    unstored.delete(name);
+  } catch {
+    unstored.set(name, text);
+  }
+}
+
+/**
+ * What was remembered last about a client.
+ * @template {object} T
+ * @param {string} kind
+ * @param {string} client
+ * @param {T} otherwise taken if there is nothing, or nothing of the same type
+ * @returns {T}
+ */
+export function remembered(kind, client, otherwise) {
+  try {
+    const found = JSON.parse(kept(`${kind}/${client}`));
+    return found?.constructor === otherwise.constructor ? found : otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+export const remember = (kind, client, value) => keep(`${kind}/${client}`, JSON.stringify(value));

@@ -1,14 +1,14 @@
 /** Dark or light: as the system says, until someone chooses. The styles look at `data-theme` alone. */
 
+import { kept, keep } from "./memory.js";
 import { signal } from "./ui.js";
 
-const STORED = "anole.theme";
 export const THEMES = ["auto", "light", "dark"];
-export const theme = signal(localStorage.getItem(STORED) ?? "auto");
+export const theme = signal(THEMES.find((name) => name === kept("theme")) ?? "auto");
 
 export function chooseTheme(name) {
   theme.value = name;
-  localStorage.setItem(STORED, name);
+  keep("theme", name);
   applyTheme();
 }
 

@@ -225,7 +225,7 @@ function freeClass(taken) {
 
 /** Labels in the order that they had here before, then by name. */
 function inOrder(client, labels) {
-  const before = remembered("classes", client) ?? [];
+  const before = remembered("classes", client, []);
   const place = (label) => (before.includes(label) ? before.indexOf(label) : before.length);
   return [...new Set(labels)].sort((one, other) => place(one) - place(other) || one.localeCompare(other));
 }

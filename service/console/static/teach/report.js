@@ -87,7 +87,7 @@ function answer(version, sample, value) {
 }
 
 /** Labels that were said to be right here: digest -> label. */
-const confirmed = (client) => remembered("confirmed", client) ?? {};
+const confirmed = (client) => remembered("confirmed", client, {});
 
 /** The samples that the report suspects. Names may repeat, so the prediction has to fit as well. */
 function suspected(details) {
