@@ -29,14 +29,21 @@ export function sentence(text) {
 export const Empty = ({ title, text, children }) =>
   html`<div class="empty"><h2>${title}</h2><p>${text}</p>${children && html`<div class="row center">${children}</div>`}</div>`;
 
-/** A modal dialog. Escape and a tap beside it close it. */
+/** A modal dialog. Escape, a tap beside it and another address close it. */
 export class Dialog extends Component {
   keep = (element) => {
     this.element = element;
   };
 
+  close = () => this.props.onClose();
+
   componentDidMount() {
     this.element.showModal();
+    addEventListener("hashchange", this.close);
+  }
+
+  componentWillUnmount() {
+    removeEventListener("hashchange", this.close);
   }
 
   render({ title, onClose, children, wide }) {

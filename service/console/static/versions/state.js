@@ -9,7 +9,7 @@ import { publish, rollBack } from "../teach/send.js";
 export const history = signal(null); // {client, live, versions, moves}
 export const problem = signal(null);
 export const busy = signal(false);
-export const details = signal(new Map()); // "client/version" -> details
+export const opened = signal(null); // the open report: {key, details, problem}
 export const compared = signal(null); // {before, after, diff, problem}
 
 let reading = "";
@@ -21,6 +21,7 @@ export async function readHistory(client, again = false) {
     batch(() => {
       history.value = null;
       compared.value = null;
+      problem.value = null;
     });
   }
   try {
@@ -32,13 +33,16 @@ export async function readHistory(client, again = false) {
       problem.value = null;
     });
   } catch (error) {
-    problem.value = problemOf(error);
+    if (reading === client) problem.value = problemOf(error);
   }
 }
 
-/** Forget what was read, so that the next visit reads it again. */
+/** Forget what was read, so that the next visit reads it again. Another client may have the name by then. */
 export function leaveHistory() {
   reading = "";
+  batch(() => {
+    for (const found of [history, problem, compared, opened]) found.value = null;
+  });
 }
 
 /** Versions and moves together, newest first. A move that came with its version is told by the version. */
@@ -78,29 +82,35 @@ export function rollbackTarget(moves, kept) {
 async function change(client, moved, text) {
   busy.value = true;
   const { version, failed } = await moved.catch((error) => ({ failed: problemOf(error) }));
-  await readHistory(client, true);
-  if (failed) problem.value = failed;
-  else say(t(text, { version }));
+  await (reading === client ? readHistory(client, true) : readClients());
+  if (!failed) say(t(text, { version }));
+  else if (reading === client) problem.value = failed;
+  else say(failed.words);
   busy.value = false;
 }
 
 export const goLive = (client, version) => change(client, publish(client, version), "published");
 export const goBack = (client) => change(client, rollBack(client), "rolledback");
 
-export async function readDetails(client, version) {
-  const key = `${client}/${version}`;
-  if (details.value.has(key)) return;
-  details.value = new Map([...details.value, [key, null]]);
-  const found = await readVersion(client, version).catch((error) => ({ problem: problemOf(error) }));
-  details.value = new Map([...details.value, [key, found]]);
+/** What a version is apart from others, also from one of an earlier client of the same name. */
+export const keyOf = ({ client, version, created_at }) => `${client}/${version}/${created_at}`;
+
+export async function openReport(version) {
+  const shown = { key: keyOf(version) };
+  opened.value = shown;
+  const found = await readVersion(version.client, version.version).then(
+    (details) => ({ details }),
+    (error) => ({ problem: problemOf(error) }),
+  );
+  if (opened.value === shown) opened.value = { ...shown, ...found };
 }
 
 export async function compare(client, before, after) {
-  compared.value = { client, before, after, diff: null, problem: null };
-  try {
-    const diff = await call(`clients/${part(client)}/versions/${before}/diff/${after}`);
-    compared.value = { client, before, after, diff, problem: null };
-  } catch (error) {
-    compared.value = { client, before, after, diff: null, problem: problemOf(error) };
-  }
+  const shown = { client, before, after, diff: null, problem: null };
+  compared.value = shown;
+  const found = await call(`clients/${part(client)}/versions/${before}/diff/${after}`).then(
+    (diff) => ({ diff }),
+    (error) => ({ problem: problemOf(error) }),
+  );
+  if (compared.value === shown) compared.value = { ...shown, ...found };
 }

@@ -9,10 +9,9 @@ import { current, may } from "../core/state.js";
 import { Reasons } from "../teach/result.js";
 import { Confusion } from "../teach/report.js";
 import { Compare } from "./compare.js";
-import { busy, compare, compared, details, goBack, goLive, history, problem, readDetails, readHistory, rollbackTarget, timeline } from "./state.js";
+import { busy, compare, compared, goBack, goLive, history, keyOf, opened, openReport, problem, readHistory, rollbackTarget, timeline } from "./state.js";
 
 const confirming = signal(null); // {text, yes, run}
-const opened = signal(""); // "client/version" of the open report
 
 export function Versions() {
   const client = current.value;
@@ -46,9 +45,9 @@ export function Versions() {
 }
 
 async function confirm() {
-  const { run } = confirming.value;
-  await run();
-  confirming.value = null;
+  const asked = confirming.value;
+  await asked.run();
+  if (confirming.value === asked) confirming.value = null;
 }
 
 function RollBack({ shown, client }) {
@@ -56,7 +55,7 @@ function RollBack({ shown, client }) {
   const target = rollbackTarget(moves, new Set(shown.versions.map((version) => version.version)));
   if (!target || !may("adapt")) return null;
   const ask = () => {
-    confirming.value = { text: t("rollback.sure", { version: shown.live, target }), yes: t("rollback.yes", { version: target }), run: () => goBack(client) };
+    confirming.value = { text: t("rollback.sure", { client, version: shown.live, target }), yes: t("rollback.yes", { version: target }), run: () => goBack(client) };
   };
   return html`<button type="button" disabled=${busy.value} onClick=${ask}>${icon("back")} ${t("rollback", { version: target })}</button>`;
 }
@@ -83,15 +82,11 @@ function Entry({ entry, shown }) {
   if (entry.move) return html`<${Move} move=${entry.move} />`;
   const { version } = entry;
   const isLive = version.version === shown.live;
-  const key = `${version.client}/${version.version}`;
-  const open = opened.value === key;
-  const toggle = () => {
-    opened.value = open ? "" : key;
-    readDetails(version.client, version.version);
-  };
+  const found = opened.value?.key === keyOf(version) ? opened.value : null;
+  const toggle = () => (found ? (opened.value = null) : openReport(version));
   const ask = () => {
     confirming.value = {
-      text: t(version.gate === "hold" ? "publish.sure" : "golive.sure", { version: version.version, live: shown.live ?? "–" }),
+      text: t(version.gate === "hold" ? "golive.held" : "golive.sure", { client: version.client, version: version.version, live: shown.live ?? "–" }),
       yes: t("publish.yes", { version: version.version }),
       run: () => goLive(version.client, version.version),
     };
@@ -110,33 +105,33 @@ function Entry({ entry, shown }) {
       <p class="muted">${version.classes.join(", ")} · ${t("samples", { n: version.samples })} · ${origin(version)}</p>
       <div class="row">
         ${!isLive && may("adapt") && html`<button type="button" disabled=${busy.value} onClick=${ask}>${t("golive")}</button>`}
-        <button type="button" aria-expanded=${String(open)} onClick=${toggle}>${t("report")}</button>
+        <button type="button" aria-expanded=${String(Boolean(found))} onClick=${toggle}>${t("report")}</button>
         ${
           may("admin") &&
           html`<a class="button quiet" download href=${`clients/${part(version.client)}/versions/${version.version}/weights`}>${icon("download")} ${t("weights", { size: bytes(version.weights.bytes) })}</a>`
         }
       </div>
-      ${open && html`<${ReportOf} found=${details.value.get(key)} />`}
+      ${found && html`<${ReportOf} ...${found} retry=${() => openReport(version)} />`}
     </article>
   </li>`;
 }
 
-function ReportOf({ found }) {
-  if (!found) return html`<${Spinner} text=${t("reading")} />`;
-  if (found.problem) return html`<${ProblemBox} problem=${found.problem} />`;
-  const { report } = found;
+function ReportOf({ details, problem, retry }) {
+  if (problem) return html`<${ProblemBox} problem=${problem} retry=${retry} />`;
+  if (!details) return html`<${Spinner} text=${t("reading")} />`;
+  const { report } = details;
   return html`<div class="report">
     <p><strong>${inWords(report.estimated_accuracy, report.interval)}</strong></p>
     <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
-    <${Rough} details=${found} />
+    <${Rough} details=${details} />
     <${Reasons} gate=${report.gate} open />
-    <${Confusion} client=${found.client} details=${found} />
+    <${Confusion} client=${details.client} details=${details} />
     <dl class="facts">
-      <dt>${t("fact.model")}</dt><dd>${found.model}</dd>
-      <dt>${t("fact.device")}</dt><dd>${found.device}</dd>
+      <dt>${t("fact.model")}</dt><dd>${details.model}</dd>
+      <dt>${t("fact.device")}</dt><dd>${details.device}</dd>
       <dt>${t("fact.unknown")}</dt><dd>${report.unknown_threshold === null ? "–" : percent(report.unknown_threshold)}</dd>
-      <dt>${t("fact.when")}</dt><dd>${moment(found.created_at)}</dd>
-      <dt>${t("fact.digest")}</dt><dd class="digest">${found.weights.digest}</dd>
+      <dt>${t("fact.when")}</dt><dd>${moment(details.created_at)}</dd>
+      <dt>${t("fact.digest")}</dt><dd class="digest">${details.weights.digest}</dd>
     </dl>
   </div>`;
 }
