@@ -10,7 +10,16 @@ export const route = signal(readRoute());
 
 function readRoute() {
   const [view, client] = location.hash.replace(/^#\/?/, "").split("/");
-  return { view: VIEWS.includes(view) ? view : "", client: client ? decodeURIComponent(client) : "" };
+  return { view: VIEWS.includes(view) ? view : "", client: decoded(client ?? "") };
+}
+
+/** A client's name from the address; none if it is malformed. */
+function decoded(name) {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return "";
+  }
 }
 
 addEventListener("hashchange", () => {

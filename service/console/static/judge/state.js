@@ -52,8 +52,8 @@ export function forget(id) {
   judged.value = judged.value.filter((each) => each.id !== id);
 }
 
-export function forgetAll() {
-  for (const { id } of judged.value) forget(id);
+export function forgetAll(client) {
+  for (const each of judged.value) if (each.client === client) forget(each.id);
 }
 
 const change = (id, values) => {

@@ -55,7 +55,7 @@ function Tools({ client, count }) {
     <label class="switch"><input type="checkbox" checked=${heat.value && !impossible} disabled=${impossible} onChange=${(event) => (heat.value = event.target.checked)} /> ${t("heat.show")}</label>
     ${heat.value && !impossible && html`<span class="legend"><span class="swatch" aria-hidden="true"></span>${t("heat.legend")}</span>`}
     ${impossible && html`<span class="muted">${t("explain.none")}</span>`}
-    <button type="button" class="quiet end" onClick=${forgetAll}>${t("judge.clear", { n: count })}</button>
+    <button type="button" class="quiet end" onClick=${() => forgetAll(client)}>${t("judge.clear", { n: count })}</button>
   </div>`;
 }
 

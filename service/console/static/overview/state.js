@@ -16,7 +16,8 @@ export const readAt = signal(0);
 export async function readOverview() {
   readAt.value = Date.now();
   await Promise.all([readHealth(), readMetrics(), readModels(), readClients()]);
-  await Promise.all((clients.value ?? []).slice(0, MOST_CLIENTS).map(readLive));
+  const found = await Promise.all((clients.value ?? []).slice(0, MOST_CLIENTS).map(readLive));
+  liveVersions.value = new Map(found.filter(Boolean).map((version) => [version.client, version]));
   await readDevice();
 }
 
@@ -41,10 +42,9 @@ async function readModels() {
 
 async function readLive(client) {
   const number = client.live ?? client.latest;
-  if (!number) return;
+  if (!number) return null;
   const found = await call(`clients/${part(client.client)}/versions?after=${number - 1}&limit=1`).catch(() => null);
-  const version = found?.versions[0];
-  if (version) liveVersions.value = new Map([...liveVersions.value, [client.client, version]]);
+  return found?.versions[0];
 }
 
 async function readDevice() {
