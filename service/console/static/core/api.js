@@ -103,10 +103,20 @@ export const pictureOf = (client, digest, side) => `clients/${part(client)}/samp
 /** Read a version with everything that is recorded about it. */
 export const readVersion = (client, version) => call(`clients/${part(client)}/versions/${version}`);
 
-export const wait = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
+/**
+ * Wait, or throw an AbortError as soon as the signal is aborted.
+ * @param {number} seconds
+ * @param {AbortSignal} [signal]
+ */
+export const wait = (seconds, signal) =>
+  new Promise((done, failed) => {
+    signal?.throwIfAborted();
+    setTimeout(done, seconds * 1000);
+    signal?.addEventListener("abort", () => failed(signal.reason), { once: true });
+  });
 
 /** Send again while the service says that it is busy, at most three times. */
-export async function patiently(request, onWait = () => {}) {
+export async function patiently(request, onWait = () => {}, signal = undefined) {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await request();
@@ -115,7 +125,7 @@ export async function patiently(request, onWait = () => {}) {
       if (!busy || attempt === 3) throw error;
       const seconds = Math.min(10, error.retryAfter || 2);
       onWait(seconds);
-      await wait(seconds);
+      await wait(seconds, signal);
     }
   }
 }

@@ -9,6 +9,7 @@ import { adopt, asLabel } from "./draft.js";
 const FORM_BYTES = 16 * 1024;
 const PART_BYTES = 2 * 1024;
 const POLL_S = 1;
+const MOST_FAILED_POLLS = 60; // in a row
 
 /**
  * Split pictures into requests that the service accepts, with all classes in the first one if possible.
@@ -157,7 +158,7 @@ async function run(draft, path, options, stop, counts) {
   show({ stage: "send" });
   const headers = { Prefer: "respond-async", "Idempotency-Key": randomKey() };
   const request = () => call(path, { ...options, headers, signal: stop.signal });
-  const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }));
+  const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }), stop.signal);
   return answer.job ? follow(answer, show, stop.signal) : answer;
 }
 
@@ -168,7 +169,7 @@ async function follow(job, show, stopped) {
   const cancel = () => send(`jobs/${job.job}`, { method: "DELETE" }).catch(() => null);
   stopped.addEventListener("abort", cancel, { once: true });
   const shown = (each) => show({ stage: each.stage, share: each.steps.of ? each.steps.done / each.steps.of : null });
-  const ended = (await byEvents(job, shown, stopped)) ?? (await byPolling(job, shown));
+  const ended = (await byEvents(job, shown, stopped)) ?? (await byPolling(job, shown, stopped));
   if (ended.state === "done") return ended.result;
   const { code, title, detail, status } = ended.problem ?? { code: "job_cancelled", title: t("cancelled"), detail: "" };
   throw new Problem(code, title, detail, status);
@@ -191,12 +192,22 @@ function byEvents(job, shown, stopped) {
   });
 }
 
-async function byPolling(job, shown) {
-  for (;;) {
-    const now = await patiently(() => call(`jobs/${job.job}`));
-    if (["done", "failed", "cancelled"].includes(now.state)) return now;
-    shown(now);
-    await wait(POLL_S);
+/** Follow by asking again and again. The job goes on while the service cannot be reached, so that is no end yet. */
+async function byPolling(job, shown, stopped) {
+  for (let failed = 0; ; ) {
+    let pause = POLL_S;
+    try {
+      const now = await call(`jobs/${job.job}`, { signal: stopped });
+      if (["done", "failed", "cancelled"].includes(now.state)) return now;
+      shown(now);
+      failed = 0;
+    } catch (error) {
+      const refused = error.status >= 400 && error.status < 500 && error.status !== 429;
+      failed += 1;
+      if (refused || stopped.aborted || failed === MOST_FAILED_POLLS) throw error;
+      pause = Math.min(10, error.retryAfter || POLL_S);
+    }
+    await wait(pause, stopped);
   }
 }
 
