@@ -23,22 +23,29 @@ export class Live extends Component {
     this.left = true;
   }
 
+  /** Judge frames until this leaves the page. The video stays the same if another camera is chosen, and is null without one. */
   run = async (video) => {
-    if (this.video) return; // another camera was chosen, in the same video
     this.video = video;
+    if (!video) this.latest.value = null;
+    if (this.running) return;
+    this.running = true;
     while (!this.left) {
-      try {
-        const frame = await frameOf(video, LONGEST);
-        const answer = await predict(this.props.client, frame, frame.name, false);
-        this.latest.value = answer.predictions[0];
-        this.problem.value = null;
-      } catch (error) {
-        this.problem.value = problemOf(error);
-        await wait(2);
-      }
+      if (this.video) await this.judgeFrame();
       await wait(PAUSE_S);
     }
   };
+
+  async judgeFrame() {
+    try {
+      const frame = await frameOf(this.video, LONGEST);
+      const answer = await predict(this.props.client, frame, frame.name, false);
+      this.latest.value = this.video && answer.predictions[0];
+      this.problem.value = null;
+    } catch (error) {
+      this.problem.value = problemOf(error);
+      await wait(2);
+    }
+  }
 
   hold = async () => {
     if (this.video) judge(this.props.client, single(await frameOf(this.video)));

@@ -3,7 +3,7 @@
 import { Component, html, signal } from "../core/ui.js";
 import { t } from "../core/i18n.js";
 import { ProblemBox } from "../core/parts.js";
-import { Problem } from "../core/api.js";
+import { Problem, problemOf } from "../core/api.js";
 import { blobOf, canvasWithin } from "./canvas.js";
 
 const cameras = signal([]);
@@ -25,7 +25,10 @@ async function open(device) {
   }
 }
 
-/** A live video. It calls `onVideo` with the element once it plays, and stops the camera when it leaves the page. */
+/**
+ * A live video. It calls `onVideo` with the element once it plays, and with null once it plays no more, such as when the
+ * camera is unplugged. It stops the camera when it leaves the page.
+ */
 export class Camera extends Component {
   problem = signal(null);
   keep = (element) => {
@@ -50,15 +53,27 @@ export class Camera extends Component {
     try {
       this.stream = await open(chosen.value);
       if (this.left) return this.stop();
+      for (const track of this.stream.getTracks()) track.addEventListener("ended", this.lose);
       this.video.srcObject = this.stream;
       await this.video.play();
       this.problem.value = null;
       this.props.onVideo(this.video);
     } catch (error) {
-      if (!this.left) this.problem.value = error;
+      this.fail(error);
     }
     return undefined;
   };
+
+  /** A track ends by itself, not by `stop`, if its camera is gone. */
+  lose = () => this.fail(new Problem("camera_lost", t("problem.camera_lost"), ""));
+
+  fail(error) {
+    if (this.left) return;
+    this.stop();
+    this.video.srcObject = null; // its last picture would look as if it were live
+    this.problem.value = problemOf(error);
+    this.props.onVideo(null);
+  }
 
   choose = (event) => {
     chosen.value = event.target.value;

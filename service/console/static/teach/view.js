@@ -191,7 +191,7 @@ function CameraSheet({ draft }) {
     draft.add(single(await frameOf(lens.value)), group.id);
   };
   const burst = async () => {
-    for (taking.value = BURST; taking.value > 0 && filming.value; taking.value -= 1) {
+    for (taking.value = BURST; taking.value > 0 && lens.value; taking.value -= 1) {
       await take();
       await wait(BURST_S);
     }

@@ -325,6 +325,7 @@ export default {
   "problem.page_failed": "The page itself failed. Reload it; please report it if it happens again.",
   "problem.camera_insecure": "The browser does not give this page the camera",
   "problem.camera_refused": "The camera is blocked for this page. Allow it in the address bar, then try again.",
+  "problem.camera_lost": "The camera is gone. Connect it, then try again.",
   "problem.camera_missing": "No camera can be opened. Is one connected, and not in use by another program?",
   "problem.overloaded": "The service is busy",
   "problem.deadline_passed": "It took too long",

@@ -325,6 +325,7 @@ export default {
   "problem.page_failed": "页面本身出错了。请重新加载；若再次发生请报告。",
   "problem.camera_insecure": "浏览器不允许此页面使用相机",
   "problem.camera_refused": "此页面的相机被阻止。请在地址栏中允许，然后重试。",
+  "problem.camera_lost": "相机已断开。请重新连接，然后重试。",
   "problem.camera_missing": "无法打开相机。是否已连接，且没有被其他程序占用？",
   "problem.overloaded": "服务繁忙",
   "problem.deadline_passed": "用时太长",

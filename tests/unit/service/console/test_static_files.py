@@ -24,7 +24,9 @@ NEVER_CAUSED_BY_THE_PAGE = {
     "nothing_to_upgrade", "parameter_invalid", "part_count_mismatch", "precondition_invalid", "too_many_parts",
     "unknown_alias", "version_in_use",
 }  # fmt: skip
-ONLY_OF_THE_PAGE = {"camera_insecure", "camera_missing", "camera_refused", "no_answer", "page_failed", "unreachable"}
+ONLY_OF_THE_PAGE = {
+    "camera_insecure", "camera_lost", "camera_missing", "camera_refused", "no_answer", "page_failed", "unreachable",
+}  # fmt: skip
 MAX_LINES = 500
 IMPORTED = re.compile(r"""^(?:import|export|\}).*?["']([^"'\s]+)["'];$""", re.MULTILINE)
 SCRIPTS_WITHOUT_TEXTS = [path for path in OWN if path.parent.name != "texts"]
