@@ -64,8 +64,11 @@ async function judgeOne(each) {
   if (!judged.value.some(({ id }) => id === each.id)) return; // removed while it waited
   try {
     const prepared = await prepare(each.file);
-    const url = prepared.look ? URL.createObjectURL(prepared.file) : "";
     if (prepared.url) URL.revokeObjectURL(prepared.url);
+    const before = judged.value.find(({ id }) => id === each.id);
+    if (!before) return; // removed while it was read
+    if (before.url) URL.revokeObjectURL(before.url);
+    const url = prepared.look ? URL.createObjectURL(prepared.file) : "";
     change(each.id, { url, file: prepared.file });
     const answer = await predict(each.client, prepared.file, each.name, true);
     change(each.id, { prediction: answer.predictions[0], version: answer.version });

@@ -82,7 +82,7 @@ function ClientCard({ client }) {
     ${
       version
         ? html`<p>${inWords(version.estimated_accuracy)}</p>
-            <${Estimate} share=${version.estimated_accuracy} />
+            ${version.estimated_accuracy !== null && html`<${Estimate} share=${version.estimated_accuracy} />`}
             <p class="muted">${t("client.classes", { n: version.classes.length })} · ${t("samples", { n: version.samples })} · ${html`<time datetime=${version.created_at} title=${moment(version.created_at)}>${t("client.adapted", { ago: ago(version.created_at) })}</time>`}</p>`
         : html`<p class="muted">${t("client.versions", { n: client.versions })}</p>`
     }
