@@ -149,3 +149,11 @@ def line(url: str) -> str:
         anole.adapt("line", labelled(fine=FINE, coarse=COARSE), AdaptOptions(publish="always"))
         anole.adapt("line", labelled(medium=striped(8, 7)), AdaptOptions(publish="always"))
     return "line"
+
+
+@pytest.fixture(scope="session")
+def other_line(url: str) -> str:
+    """Return a second client, with one version, which is live."""
+    with Client(url) as anole:
+        anole.adapt("other-line", labelled(fine=FINE, coarse=COARSE), AdaptOptions(publish="always"))
+    return "other-line"

@@ -15,6 +15,11 @@ from tests.generated import encoded, striped
 pytestmark = [needs_browser, pytest.mark.slow]
 
 MAX_CARD_HEIGHT = 340
+UNPLUG = """() => {
+    const [track] = document.querySelector("video").srcObject.getTracks();
+    track.stop();
+    track.dispatchEvent(new Event("ended"));
+}"""
 OTHER_CAMERA_PLAYS = """(first) => {
     const video = document.querySelector("video");
     return video.srcObject?.id !== first && !video.paused && video.videoWidth > 0;
@@ -142,3 +147,26 @@ def test_one_frame_is_sent_at_a_time_after_another_camera_was_chosen(browser: Br
             live.get_by_role("button", name="Keep this picture").click()
         expect(page.get_by_role("img", name=re.compile("^camera-"))).to_be_visible()
         assert len(sent) == 2
+
+
+def test_a_camera_that_is_unplugged_is_said_and_clearing_leaves_other_clients_pictures(
+    browser: Browser, url: str, line: str, other_line: str
+) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "stays"))
+        expect(page.get_by_role("listitem").filter(has_text="stays-0.png").get_by_role("status")).to_be_visible()
+        page.goto(f"{url}/#/judge/{other_line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "goes"))
+        page.get_by_role("button", name="Clear 1").click()
+        expect(page.locator(".judged-card")).to_have_count(0)
+        page.get_by_role("combobox", name="Client").select_option(line)
+        expect(page.get_by_text("stays-0.png").first).to_be_visible()
+        page.get_by_role("button", name="Live camera").click()
+        live = page.get_by_role("region", name="Live camera")
+        expect(live.get_by_role("list", name="Probability of each class")).to_be_visible()
+        page.evaluate(UNPLUG)
+        expect(live.get_by_role("alert")).to_contain_text("The camera is gone")
+        expect(live.get_by_text("Waiting for the first picture")).to_be_visible()
+        live.get_by_role("button", name="Try again").click()
+        expect(live.get_by_role("list", name="Probability of each class")).to_be_visible()

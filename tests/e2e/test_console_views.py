@@ -43,6 +43,12 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
+NO_STORAGE = """Object.defineProperty(window, "localStorage", {
+    get() { throw new DOMException("denied", "SecurityError"); },
+});"""
+FAILED = "Failed to load resource"
+
+
 def archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as zipped:
@@ -250,6 +256,53 @@ def test_a_rollback_fails_if_someone_else_has_moved_the_alias_meanwhile(browser:
         page.get_by_role("dialog").get_by_role("button", name="Publish version 2").click()
         expect(page.get_by_role("main").get_by_text("Version 2 is live.")).to_be_visible()
         expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_without_storage_and_with_a_malformed_address_the_page_opens(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.add_init_script(NO_STORAGE)
+        page.goto(f"{url}/#/teach/%E0%A4%A")
+        expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
+        page.get_by_role("button", name="Switch to: Light").click()
+        page.get_by_role("button", name="中文").click()
+        expect(page.get_by_role("heading", name="教点新东西")).to_be_visible()
+        expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_a_report_is_read_again_after_a_failure_and_a_question_ends_with_its_address(
+    browser: Browser, url: str, line: str, other_line: str
+) -> None:
+    with opened_page(browser, expected=(FAILED,)) as page:
+        page.goto(f"{url}/#/versions/{other_line}")
+        expect(page.get_by_role("heading", name=f"Versions of {other_line}")).to_be_visible()
+        page.goto(f"{url}/#/versions/{line}")
+        second = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Version 2", exact=True))
+        page.route(f"**/clients/{line}/versions/2", lambda route: route.fulfill(status=502), times=1)
+        second.get_by_role("button", name="Report").click()
+        second.get_by_role("alert").get_by_role("button", name="Try again").click()
+        second.get_by_text("pictures were recognised when it had not seen them").click()
+        second.get_by_role("button", name="8 pictures of medium taken for medium").click()
+        pictures = page.get_by_role("dialog", name="medium, recognised").get_by_role("img")
+        expect(pictures).to_have_count(8)
+        expect(pictures.first).not_to_have_js_property("naturalWidth", 0)
+        page.get_by_role("button", name="Close").click()
+        page.get_by_role("button", name="Publish", exact=True).click()
+        expect(page.get_by_role("dialog")).to_contain_text(f"of {line} judge from now on")
+        page.go_back()
+        expect(page.get_by_role("heading", name=f"Versions of {other_line}")).to_be_visible()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_an_adaptation_is_followed_past_a_failed_request(browser: Browser, url: str) -> None:
+    with opened_page(browser, expected=(FAILED,)) as page:
+        page.route("**/jobs/*/events", lambda route: route.abort())
+        page.route(re.compile("/jobs/[^/]+$"), lambda route: route.abort(), times=1)
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "followed", "fine", "coarse")
+        choose(page, "fine", FINE)
+        choose(page, "coarse", COARSE)
+        with page.expect_event("requestfailed", lambda request: re.search("/jobs/[^/]+$", request.url) is not None):
+            adapt(page)
 
 
 def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
