@@ -25,7 +25,8 @@ NEVER_CAUSED_BY_THE_PAGE = {
     "unknown_alias", "version_in_use",
 }  # fmt: skip
 ONLY_OF_THE_PAGE = {
-    "camera_insecure", "camera_lost", "camera_missing", "camera_refused", "no_answer", "page_failed", "unreachable",
+    "camera_insecure", "camera_lost", "camera_missing", "camera_refused", "no_answer", "page_failed",
+    "replace_in_parts", "unreachable",
 }  # fmt: skip
 MAX_LINES = 500
 IMPORTED = re.compile(r"""^(?:import|export|\}).*?["']([^"'\s]+)["'];$""", re.MULTILINE)
