@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Column, Connection, Integer, Table, select
+from sqlalchemy import JSON, Column, Connection, Integer, Table, select
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
@@ -97,7 +97,7 @@ def change(connection: Connection, table: Table, column: Column[Any]) -> None:
     row = connection.execute(first).mappings().one()
     this = [key == row[key.name] for key in table.primary_key.columns]
     value = changed(row[column.name])
-    if row[column.name] is None and not isinstance(column.type, Integer):
+    if row[column.name] is None and not isinstance(column.type, Integer | JSON):
         value = utc_now()
     connection.execute(table.update().where(*this).values({column.name: value}))
 

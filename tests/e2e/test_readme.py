@@ -27,6 +27,7 @@ BLOCK = re.compile(
     r"(?:<!-- not executed: (?P<reason>.+?) -->\s*\n)?^```(?P<language>\w+)[^\n]*\n(?P<text>.*?)^```$", re.S | re.M
 )
 OF_THE_CHECKOUT = re.compile(r"^\s*(make|git|cd|bash \.ci/\w+)\b")
+PROBLEM = re.compile(r'"status": ?[45]\d\d')
 LIMIT_S = 600
 
 
@@ -78,7 +79,7 @@ def execute(served: Served) -> Callable[[Block], str]:
         )  # fmt: skip
         if done.returncode:
             pytest.fail(f"{block}\nexited with {done.returncode}:\n{done.stdout}", pytrace=False)
-        assert '"code":' not in done.stdout, f"{block}\ngave a problem:\n{done.stdout}"
+        assert not PROBLEM.search(done.stdout), f"{block}\ngave a problem:\n{done.stdout}"
         return done.stdout
 
     return run
