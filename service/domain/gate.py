@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -11,7 +11,7 @@ from models.validation.cross_validation import CrossValidationSkipped
 from service.domain.client import ClientSettings
 from service.domain.diff import KeptSamples, compare_kept_samples, left_out
 from service.domain.reason import MOST_NAMED, Reason, ReasonCode, first_of
-from service.domain.report import class_estimates
+from service.domain.report import ClassEstimate, class_estimates
 from service.domain.version import Lineage, SampleRef, Version, VersionDraft, comparable_label
 
 DEFAULT_TOLERANCE: Final = 0.25
@@ -145,16 +145,29 @@ def _too_low(draft: VersionDraft, limits: Limits) -> list[Reason]:
         text = f"the estimated accuracy of {_percent(estimate)} is below the floor of {_percent(limits.floor)}"
         reasons.append(Reason("estimate_below_floor", text, {"estimate": estimate, "floor": limits.floor}))
     if low < limits.lower_bound - _ROUNDING:
-        estimates = class_estimates(draft)
-        fewest = min(estimates, key=lambda label: estimates[label].total)
+        label = _least_certain(class_estimates(draft))
         text = (
             f"the accuracy may be as low as {_percent(low)} (lower end of its 95 % interval), which is below "
             f"the lower bound of {_percent(limits.lower_bound)}; more samples narrow the interval, first of all more "
-            f"of class {fewest!r}"
+            f"of class {label!r}"
         )
-        values = {"low": low, "lower_bound": limits.lower_bound, "label": fewest}
+        values = {"low": low, "lower_bound": limits.lower_bound, "label": label}
         reasons.append(Reason("interval_below_bound", text, values))
     return reasons
+
+
+def _least_certain(estimates: Mapping[str, ClassEstimate]) -> str:
+    """Return the class whose share of correct predictions varies most with the samples that were held out.
+
+    The share counts one more correct and one more wrong prediction, so that a few correct ones are not taken for all.
+    """
+
+    def variance(label: str) -> float:
+        total = estimates[label].total + 2
+        share = (estimates[label].correct + 1) / total
+        return share * (1 - share) / total
+
+    return max(estimates, key=variance)
 
 
 def _not_recognised(draft: VersionDraft) -> list[Reason]:

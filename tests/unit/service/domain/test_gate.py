@@ -335,6 +335,23 @@ def test_a_version_whose_interval_begins_below_the_bound_is_held(
         assert found.to_json()["lower_bound"] == found.limits.lower_bound
 
 
+@pytest.mark.parametrize(
+    ("predictions", "least_certain"),
+    [
+        pytest.param({"pit": ["pit"] * 4, "dent": ["pit", "pit", "dent", "dent"]}, "dent", id="as many samples"),
+        pytest.param({"pit": ["pit"] * 4, "dent": ["dent"] * 2}, "dent", id="all correct, fewer samples"),
+        pytest.param({"pit": ["pit"] * 3, "dent": ["dent"] * 19 + ["pit"]}, "pit", id="one error among many samples"),
+    ],
+)
+def test_a_held_version_names_the_class_whose_samples_narrow_the_interval_most(
+    predictions: dict[str, list[str]], least_certain: str
+) -> None:
+    draft = record(predictions)
+    found = decided(replace(draft, report={**draft.report, "interval": [0.2, 1.0]}))
+    assert found.details[0].code == "interval_below_bound"
+    assert found.reasons[0].endswith(f"first of all more of class {least_certain!r}")
+
+
 @pytest.mark.parametrize("name", ["floor", "lower_bound", "tolerance"])
 @pytest.mark.parametrize("value", [-0.1, 1.5])
 def test_a_share_outside_its_range_is_rejected(name: str, value: float) -> None:
