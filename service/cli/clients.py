@@ -34,6 +34,7 @@ from service.client import (
     AdaptOptions,
     AdaptResponse,
     Client,
+    LabelledFile,
     PredictResponse,
     Samples,
     ServiceProblem,
@@ -45,7 +46,17 @@ from service.client import (
     with_parts,
 )
 from service.client.jobs import OnProgress
+from service.client.tables import images_with_rows, read_table, samples_with_rows
 from service.http.schemas.reports import Report
+
+ImageTable = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv",
+        help="What comes with the images, for models that take more than images: the column 'file', and either 'text' "
+        "or one column for each number.",
+    ),
+]
 
 _SHOWN_SUSPECTS: Final = 5
 _UNKNOWN: Final = "unknown score"
@@ -72,6 +83,7 @@ def adapt(
             "Use it if parts are photographed more than once. Needs a folder.",
         ),
     ] = None,
+    table: ImageTable = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
@@ -84,7 +96,7 @@ def adapt(
     Interrupt the command to cancel the adaptation. It then creates no version.
     """
     options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
-    samples, skipped = _samples(folder, parts)
+    samples, skipped = _samples(folder, parts, table)
     adapted = adapt_with_progress(
         client, url, key, lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress)
     )
@@ -117,6 +129,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
     version: Annotated[int | None, typer.Option(help="Use this version instead of the live one.")] = None,
     alias: Annotated[str | None, typer.Option(help="Use the version that this alias points at.")] = None,
+    table: ImageTable = None,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -135,8 +148,9 @@ def predict(
     if explain is not None:
         require_full_installation("--explain")
         make_folder(explain)
+    given = images if table is None else images_with_rows(images, read_table(table))
     with connection.connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
-        predicted = anole.predict(client, images, version=version, alias=alias, explain=explain is not None)
+        predicted = anole.predict(client, given, version=version, alias=alias, explain=explain is not None)
     written = [] if explain is None else write_heat_maps(explain, images, predicted)
     if as_json:
         maps = {} if explain is None else {"heat_maps": [str(path) for path in written]}
@@ -228,13 +242,15 @@ def upgrade(
     exit_if_held(publish, *(result for _, result in results if isinstance(result, UpgradeResponse)))
 
 
-def _samples(folder: Path, parts: str | None) -> tuple[Samples, tuple[SkippedFile, ...]]:
+def _samples(folder: Path, parts: str | None, table: Path | None) -> tuple[Samples, tuple[SkippedFile, ...]]:
     """Return what to send, and what was left out of a folder; the service reads a zip itself."""
-    if folder.is_file() and parts is None:
+    if folder.is_file() and parts is None and table is None:
         return folder, ()
     found = read_class_folders(folder)
     print_skipped(found.skipped)
-    return found.samples if parts is None else with_parts(found.samples, parts), found.skipped
+    samples: Sequence[LabelledFile] = found.samples
+    samples = samples if parts is None else with_parts(samples, parts)
+    return samples if table is None else samples_with_rows(samples, read_table(table)), found.skipped
 
 
 def print_skipped(skipped: Sequence[SkippedFile]) -> None:

@@ -21,7 +21,8 @@ from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_ad
 from service.client.errors import ClientError, ServiceUnreachable
 from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
-from service.client.requests import AdaptOptions, Request
+from service.client.request import Request, unreachable
+from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
@@ -277,7 +278,7 @@ class AsyncClient:
                 self._http.request, request.method, request.path, **request.content
             )
         except httpx.HTTPError as error:
-            raise requests.unreachable(self._http.base_url, error) from error
+            raise unreachable(self._http.base_url, error) from error
         return request.result(response)
 
     async def _all(self, page_after: Callable[[list[T]], Request[list[T]]]) -> list[T]:

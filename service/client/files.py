@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,23 @@ from service.client.errors import InvalidInput
 ImageSource = str | Path | bytes
 """Path of an image file, or its bytes."""
 
-Images = ImageSource | Iterable[ImageSource]
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image to classify, with what comes with it. An image that comes alone can be given as its path or bytes.
+
+    Attributes:
+        source: path of an image file, or its bytes.
+        text: a note, for versions of models that take texts.
+        vector: numbers, such as readings of sensors, for versions of models that take vectors.
+    """
+
+    source: ImageSource
+    text: str | None = None
+    vector: Sequence[float] | None = None
+
+
+Images = ImageSource | Image | Iterable[ImageSource | Image]
 """One image or several."""
 
 
@@ -26,12 +42,16 @@ class LabelledFile:
         name: file name, as reports show it.
         content: bytes of the image file.
         part: name of the physical part that it shows; None if it is not known. Give it for all images or for none.
+        text: a note, for models that take texts.
+        vector: numbers, such as readings of sensors, for models that take vectors.
     """
 
     label: str
     name: str
     content: bytes
     part: str | None = None
+    text: str | None = None
+    vector: Sequence[float] | None = None
 
 
 def with_parts(samples: Iterable[LabelledFile], pattern: str) -> list[LabelledFile]:
@@ -69,11 +89,15 @@ class ImageFile:
         name: file name, as the response shows it.
         source: path, or bytes of the image file.
         size_bytes: size of the file.
+        text: see `Image`.
+        vector: see `Image`.
     """
 
     name: str
     source: Path | bytes
     size_bytes: int
+    text: str | None = None
+    vector: Sequence[float] | None = None
 
     def read(self) -> bytes:
         """Return the bytes of the file. Raises InvalidInput if it cannot be read."""
@@ -81,24 +105,25 @@ class ImageFile:
 
 
 def list_images(images: Images) -> list[ImageFile]:
-    """Return images given as paths or as bytes.
+    """Return the images that a caller gave.
 
     Raises:
         InvalidInput: an image cannot be read, or there is none.
     """
-    files = [
-        ImageFile(f"image-{index}", item, len(item)) if isinstance(item, bytes) else _image_file(Path(item))
-        for index, item in enumerate([images] if isinstance(images, str | Path | bytes) else images)
-    ]
+    listed = [images] if isinstance(images, str | Path | bytes | Image) else images
+    files = [_image_file(index, item if isinstance(item, Image) else Image(item)) for index, item in enumerate(listed)]
     if not files:
         raise InvalidInput("no image was given; give at least one")
     return files
 
 
-def _image_file(path: Path) -> ImageFile:
+def _image_file(index: int, image: Image) -> ImageFile:
+    if isinstance(image.source, bytes):
+        return ImageFile(f"image-{index}", image.source, len(image.source), image.text, image.vector)
+    path = Path(image.source)
     try:
         with path.open("rb") as opened:
-            return ImageFile(path.name, path, opened.seek(0, io.SEEK_END))
+            return ImageFile(path.name, path, opened.seek(0, io.SEEK_END), image.text, image.vector)
     except OSError as error:
         raise unreadable(path, error) from error
 

@@ -1,24 +1,23 @@
-"""Every request of the API as a value that both clients send, and how its response is read. Nothing is sent here."""
+"""Every request of the API as a value that both clients send. Nothing is sent here."""
 
 from __future__ import annotations
 
-import re
+import json
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import RootModel, ValidationError
-from tenacity import RetryCallState, retry_if_result, stop_after_attempt
+from pydantic import RootModel
 
 from service.client import files
-from service.client.errors import InvalidInput, ServiceProblem, ServiceUnreachable
+from service.client.errors import InvalidInput
 from service.client.files import ImageFile, LabelledFile
-from service.http.schemas.base import ProblemDetails
+from service.client.request import Request
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -50,15 +49,6 @@ Part = tuple[str, tuple[str | None, bytes]]
 PAGE: Final = 1000
 """Entries of a page, the most that a service sends."""
 
-_ATTEMPTS: Final = 4
-_LONGEST_WAIT_S: Final = 30
-_BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
-_IN_FLIGHT: Final = "idempotency_in_flight"
-_IN_FLIGHT_WAIT_S: Final = 1
-_LONGEST_IN_FLIGHT_S: Final = 60
-"""How long to wait for the result of a request with the same idempotency key that still runs."""
-_WHOLE_SECONDS: Final = re.compile("[0-9]{1,9}")
-
 
 @dataclass(frozen=True, slots=True)
 class AdaptOptions:
@@ -79,53 +69,6 @@ class AdaptOptions:
     seed: int | None = None
     publish: str | None = None
     first: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
-    """A request and the reader of its response.
-
-    Attributes:
-        method: HTTP method.
-        path: path below the service's address.
-        read: makes the result from the body of a successful response. Raises ValueError if the body is malformed.
-        content: httpx's arguments for the content: `params`, `headers`, `files` or `json`.
-        repeatable: whether sending the request twice has the same effect as sending it once.
-        statuses: statuses of responses to read, beside those of success.
-    """
-
-    method: str
-    path: str
-    read: Callable[[bytes], T]
-    content: Mapping[str, Any] = field(default_factory=dict)
-    repeatable: bool = True
-    statuses: frozenset[int] = frozenset()
-
-    @property
-    def retry(self) -> dict[str, Any]:
-        """Arguments of `tenacity.Retrying`: wait as long as a busy service asks, then send the request again."""
-        return {
-            "stop": _enough_attempts if self.repeatable else stop_after_attempt(1),
-            "retry": retry_if_result(_is_busy),
-            "wait": _delay_s,
-            "retry_error_callback": _last_response,
-        }
-
-    def result(self, response: httpx.Response) -> T:
-        """Read the response.
-
-        Raises:
-            ServiceProblem: the service responded with an error.
-            ServiceUnreachable: the response is not from an Anole service.
-        """
-        if not response.is_success and response.status_code not in self.statuses:
-            raise _error(response)
-        try:
-            return self.read(response.content)
-        except ValueError as error:
-            raise ServiceUnreachable(
-                f"the response to {self.method} {self.path} is not from an Anole service; check the address"
-            ) from error
 
 
 def adapt_archive(
@@ -179,6 +122,7 @@ def last_of(made: Sequence[AdaptResponse]) -> AdaptResponse:
 def _samples(samples: Sequence[LabelledFile]) -> list[Part]:
     form: list[Part] = [("labels", (None, _utf8(sample.label))) for sample in samples]
     form += [("parts", (None, _utf8(sample.part))) for sample in samples if sample.part is not None]
+    form += _given(samples)
     return [*form, *(_file("samples", sample.name, sample.content) for sample in samples)]
 
 
@@ -198,7 +142,7 @@ def adapt_in_job(request: Request[AdaptResponse]) -> Request[AdaptResponse | Job
 
 def predict(
     client: str,
-    images: Iterable[ImageFile],
+    images: Sequence[ImageFile],
     version: int | None = None,
     alias: str | None = None,
     *,
@@ -206,8 +150,16 @@ def predict(
 ) -> Request[PredictResponse]:
     """POST /predict. Raises InvalidInput."""
     form = _form({"client": client, "version": version, "alias": alias, "explain": "true" if explain else None})
-    form += [_file("images", image.name, image.read()) for image in images]
+    form += [*_given(images), *(_file("images", image.name, image.read()) for image in images)]
     return Request("POST", "/predict", PredictResponse.model_validate_json, {"files": form})
+
+
+def _given(images: Sequence[LabelledFile | ImageFile]) -> list[Part]:
+    """Return the texts and the vectors, if there are any: one for each image, empty for an image without."""
+    texts = [image.text or "" for image in images]
+    vectors = ["" if image.vector is None else json.dumps(list(image.vector)) for image in images]
+    form: list[Part] = [("texts", (None, _utf8(text))) for text in texts if any(texts)]
+    return form + [("vectors", (None, vector.encode())) for vector in vectors if any(vectors)]
 
 
 def joined(responses: Sequence[PredictResponse]) -> PredictResponse:
@@ -407,13 +359,6 @@ def header(name: str, value: str | None) -> dict[str, str]:
     return {name: value}
 
 
-def unreachable(url: httpx.URL, error: httpx.HTTPError) -> ServiceUnreachable:
-    """The error for a request without a response."""
-    if isinstance(error, httpx.TimeoutException):
-        return ServiceUnreachable(f"{url} did not respond in time; try again, or check its /readyz")
-    return ServiceUnreachable(f"cannot connect to {url} ({error}); is the service running there?")
-
-
 def _form(fields: Mapping[str, object]) -> list[Part]:
     """Return the fields that are not None."""
     return [(name, (None, _utf8(str(value)))) for name, value in fields.items() if value is not None]
@@ -440,49 +385,3 @@ def _job_path(number: str) -> str:
 
 def _quoted(step: str) -> str:
     return quote(_utf8(step), safe="")
-
-
-def _error(response: httpx.Response) -> ServiceProblem | ServiceUnreachable:
-    try:
-        problem = ProblemDetails.model_validate_json(response.content)
-    except ValidationError:
-        return ServiceUnreachable(
-            f"the response has status {response.status_code} and is not from an Anole service; check the address and "
-            "any proxy in between"
-        )
-    request_id = response.headers.get("x-request-id", "")
-    return ServiceProblem(problem, retry_after_s=_retry_after_s(response), request_id=request_id)
-
-
-def _retry_after_s(response: httpx.Response) -> int | None:
-    """Seconds from Retry-After; None without one. Anole sends no dates, so they count as none."""
-    delay = response.headers.get("retry-after", "")
-    return int(delay) if _WHOLE_SECONDS.fullmatch(delay) else None
-
-
-def _is_busy(response: httpx.Response) -> bool:
-    return _is_in_flight(response) or (response.status_code in _BUSY and _retry_after_s(response) is not None)
-
-
-def _is_in_flight(response: httpx.Response) -> bool:
-    """Whether the first of two equal requests still runs. Its result is the response to the second one too."""
-    return response.status_code == httpx.codes.CONFLICT and getattr(_error(response), "code", "") == _IN_FLIGHT
-
-
-def _enough_attempts(attempts: RetryCallState) -> bool:
-    if _is_in_flight(_last_response(attempts)):
-        return attempts.idle_for >= _LONGEST_IN_FLIGHT_S
-    return attempts.attempt_number >= _ATTEMPTS
-
-
-def _last_response(attempts: RetryCallState) -> httpx.Response:
-    outcome: Any = attempts.outcome
-    response: httpx.Response = outcome.result()
-    return response
-
-
-def _delay_s(attempts: RetryCallState) -> float:
-    response = _last_response(attempts)
-    asked_s = _retry_after_s(response)
-    default_s = _IN_FLIGHT_WAIT_S if _is_in_flight(response) else 0
-    return min(default_s if asked_s is None else asked_s, _LONGEST_WAIT_S)

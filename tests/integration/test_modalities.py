@@ -13,10 +13,11 @@ from models.config import InnerLoopConfig, NetConfig
 from models.images.preprocessing import ImageConfig
 from models.nets import build
 from service import bootstrap
+from service.client import AdaptOptions, Client, Image, LabelledFile, ServiceProblem
 from service.http.app import create_app
 from service.settings import load_settings
 from tests.generated import striped, tiny_checkpoint_in
-from tests.in_process import Web, started
+from tests.in_process import InProcess, Web, started
 
 IMAGE = ImageConfig(channels=1, side=28)
 RECIPE = InnerLoopConfig(steps=2, learning_rate=0.05, batch_size=8)
@@ -70,6 +71,22 @@ def test_a_note_decides_where_the_pictures_look_alike(web: Web) -> None:
     details = web("GET", "/clients/noted/versions/1").json()
     assert details["report"]["modalities"] == ["image", "text"]
     assert [sample["text"] for sample in details["sample_list"]] == notes()
+
+
+def test_the_python_client_sends_notes_and_numbers(web: Web) -> None:
+    pictures = striped(8, 3)
+    samples = [
+        LabelledFile(note.split()[3].strip(","), "a.png", picture, text=note)
+        for note, picture in zip(notes(), pictures, strict=True)
+    ]
+    with Client("http://127.0.0.1", transport=InProcess(web)) as client:
+        client.adapt("by-client", samples, AdaptOptions(publish="always"))
+        found = client.predict("by-client", [Image(pictures[0], text="right, shift 1"), pictures[0]]).predictions
+        assert [each.modalities for each in found] == [["image", "text"], ["image"]]
+        assert found[0].label == "right"
+        with pytest.raises(ServiceProblem) as refused:
+            client.predict("by-client", Image(pictures[0], vector=[2, 0.5]))
+        assert refused.value.code == "modality_unsupported"
 
 
 def test_a_request_without_notes_is_answered_from_the_image_and_says_so(web: Web) -> None:
