@@ -40,6 +40,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from models.errors import (
     AnoleError,
     ImageCorrupt,
+    ImageDepthMismatch,
     ImageEmpty,
     ImageFormatUnsupported,
     ImageRejected,
@@ -48,6 +49,7 @@ from models.errors import (
     InvalidConfig,
 )
 from models.images import tiff
+from models.images.depth import FILE_BITS
 from models.images.kinds import kind_of, unsupported_jpeg
 from models.images.pixels import Source, has_wide_colours, to_8_bit_image
 from models.images.png import without_side_data
@@ -128,6 +130,29 @@ class DecodedPixels:
     pixels: NDArray[np.uint8]
     bit_depth: int | None = None
     zero: NDArray[np.uint8] | None = None
+
+    def at_depth(self, bit_depth: int | None) -> NDArray[np.uint8]:
+        """Return the pixels as if an undeclared bit depth were the given one, which other images of the client have.
+
+        Raises:
+            ImageDepthMismatch: the image needs more bits.
+        """
+        if self.bit_depth is None or bit_depth is None or self.bit_depth == bit_depth:
+            return self.pixels
+        if self.bit_depth > bit_depth:
+            raise ImageDepthMismatch(
+                f"the image needs {self.bit_depth} bits per sample, but the client's images of {FILE_BITS} bits use "
+                f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, declare the "
+                "bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue), or set the client's "
+                f"bit_depth to {self.bit_depth} (PATCH /clients/CLIENT/settings) and send all samples again, with "
+                "mode=replace; if they need several requests, delete the client first and set bit_depth with PUT"
+            )
+        factor = (2**self.bit_depth - 1) / (2**bit_depth - 1)
+        scaled = self.pixels * np.float32(factor)
+        if self.zero is not None:
+            scaled += self.zero * np.float32(1 - factor)
+        rounded: NDArray[np.uint8] = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+        return rounded
 
 
 class MemoryNeeded(AnoleError):

@@ -11,14 +11,21 @@ import functools
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from models.errors import ImageCorrupt, InvalidConfig
+from models.errors import ImageCorrupt
 from models.images.decoding import DEFAULT_LIMITS, DecodeLimits, decode_pixels
+from models.images.image_config import (
+    CONTRAST_LIMIT,
+    CONTRASTS,
+    REC601_LUMA,
+    STATISTICS_OF_IMAGENET,
+    Contrast,
+    ContrastParameters,
+    ImageConfig,
+)
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -36,99 +43,8 @@ __all__ = [
 
 PREPROCESSING_VERSION = 1
 
-Contrast = Literal["none", "local", "regional", "imagenet", "torchvision"]
-"""How the values of an image are scaled; see `ImageConfig`."""
-
-_STATISTICS_OF_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of each channel, as torchvision and timm use them."""
-
-_REC601_LUMA = (0.299, 0.587, 0.114)
-_CONTRAST_LIMIT = 5.0
-_MAX_SIDE = 256
-_SHAPE_UNIT = 32
-"""Sides of images that keep their aspect ratio are multiples of it, as is the stride of usual backbones."""
 _BATCH_SIZE = 8
 """Images prepared at once; larger batches exceed the processor's cache."""
-
-
-@dataclass(frozen=True)
-class _ContrastParameters:
-    """Parameters of contrast normalisation.
-
-    Larger floors preserve more of the contrast between weak and strong marks.
-
-    Attributes:
-        sigma_of_side: sigma of the Gaussian neighbourhood, as a share of the side.
-        floor: added to the local deviation, in squares; full scale is 1.
-        floor_of_image: share of the image's deviation added to the local deviation, in squares.
-    """
-
-    sigma_of_side: float
-    floor: float
-    floor_of_image: float
-
-
-_CONTRASTS = {"local": _ContrastParameters(1 / 8, 0.005, 0.2), "regional": _ContrastParameters(0.3, 0.03, 1.0)}
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """Input format of a net.
-
-    Attributes:
-        channels: 1 (grey) or 3 (colour).
-        side: height and width in pixels, 16 to 256.
-        contrast: "none" keeps values in [0, 1]. "local" subtracts a Gaussian local mean and divides by the local
-            deviation (subtractive and divisive normalisation, Jarrett et al. 2009, section 2), clipped to [-5, 5].
-            "regional" does the same over a wider neighbourhood and preserves more contrast between marks. "imagenet"
-            gives (value - 127) / 128 of the 8-bit values, as the published EfficientNet-Lite was trained. "torchvision"
-            scales to [0, 1], subtracts ImageNet's mean and divides by its deviation, channel by channel, as most
-            published nets were trained; in colour only.
-        fit: "stretch" makes every image a square of `side`. "area" keeps about the aspect ratio: the image gets the one
-            of `shapes` that is most like its own.
-    """
-
-    channels: int
-    side: int
-    contrast: Contrast = "none"
-    fit: Literal["stretch", "area"] = "stretch"
-
-    def __post_init__(self) -> None:
-        if self.channels not in (1, 3):
-            raise InvalidConfig(f"ImageConfig.channels is {self.channels!r}; allowed: 1 (grey) or 3 (colour)")
-        if not 16 <= self.side <= _MAX_SIDE:
-            raise InvalidConfig(f"ImageConfig.side is {self.side!r}; allowed: integers from 16 to {_MAX_SIDE}")
-        if self.contrast not in get_args(Contrast):
-            allowed = ", ".join(get_args(Contrast))
-            raise InvalidConfig(f"ImageConfig.contrast is {self.contrast!r}; allowed: {allowed}")
-        if self.contrast == "torchvision" and self.channels != 3:
-            raise InvalidConfig("ImageConfig.contrast is 'torchvision' with 1 channel; allowed then: 3 channels")
-        if self.fit not in ("stretch", "area"):
-            raise InvalidConfig(f"ImageConfig.fit is {self.fit!r}; allowed: stretch, area")
-        if self.fit == "area" and self.side % _SHAPE_UNIT:
-            raise InvalidConfig(
-                f"ImageConfig.side is {self.side} with fit area; allowed then: multiples of {_SHAPE_UNIT}"
-            )
-
-    @property
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """The (height, width) that images can get: the square first, then ever longer ones of about the same area."""
-        units = self.side // _SHAPE_UNIT
-        if self.fit == "stretch" or units < 3:
-            return ((self.side, self.side),)
-        wide = [(short, round(units**2 / short)) for short in range(units - 1, 1, -1)]
-        sides = [(units, units)] + [shape for pair in wide for shape in (pair, pair[::-1])]
-        return tuple((height * _SHAPE_UNIT, width * _SHAPE_UNIT) for height, width in sides)
-
-    def shape_for(self, height: int, width: int) -> tuple[int, int]:
-        """The shape that an image of this height and width gets: the one whose aspect ratio is nearest to its own."""
-        aspect = math.log(width / height)
-        return min(self.shapes, key=lambda shape: abs(math.log(shape[1] / shape[0]) - aspect))
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as JSON data, without `fit` at its default: it was added later, and digests must not change."""
-        data = asdict(self)
-        return data if self.fit != "stretch" else {name: value for name, value in data.items() if name != "fit"}
 
 
 def decode(content: bytes, limits: DecodeLimits = DEFAULT_LIMITS) -> Tensor:
@@ -176,7 +92,7 @@ def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
     values = images.to(torch.float32)
     if config.channels == 1 and images.shape[1] == 3:
         red, green, blue = values.unbind(1)
-        values = (_REC601_LUMA[0] * red + _REC601_LUMA[1] * green + _REC601_LUMA[2] * blue)[:, None]
+        values = (REC601_LUMA[0] * red + REC601_LUMA[1] * green + REC601_LUMA[2] * blue)[:, None]
     if values.shape[2:] != size:
         mode = "bilinear" if config.fit == "stretch" else "bicubic"
         values = torch.nn.functional.interpolate(values, size, mode=mode, align_corners=False, antialias=True)
@@ -211,9 +127,9 @@ def _scale(values: Tensor, config: ImageConfig) -> Tensor:
         return values.sub_(127.0).mul_(1 / 128)
     values = values.div_(255.0)
     if config.contrast == "torchvision":
-        mean, deviation = (values.new_tensor(numbers)[:, None, None] for numbers in _STATISTICS_OF_IMAGENET)
+        mean, deviation = (values.new_tensor(numbers)[:, None, None] for numbers in STATISTICS_OF_IMAGENET)
         return (values - mean) / deviation
-    return values if config.contrast == "none" else _normalise_contrast(values, _CONTRASTS[config.contrast])
+    return values if config.contrast == "none" else _normalise_contrast(values, CONTRASTS[config.contrast])
 
 
 def prepare(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
@@ -268,7 +184,7 @@ def prepare_by_shape(images: Sequence[Tensor], config: ImageConfig) -> Iterator[
             yield batch, _scale(torch.cat([_fit(images[index], config) for index in batch]), config)
 
 
-def _normalise_contrast(values: Tensor, parameters: _ContrastParameters) -> Tensor:
+def _normalise_contrast(values: Tensor, parameters: ContrastParameters) -> Tensor:
     """Subtract the local mean and divide by the local deviation; flat regions stay near zero."""
     blur = _blur_matrix(values.shape[-1], parameters.sigma_of_side).to(values.device)  # (side, side)
     grey = values.mean(dim=1, keepdim=True)  # (count, 1, side, side)
@@ -276,7 +192,7 @@ def _normalise_contrast(values: Tensor, parameters: _ContrastParameters) -> Tens
     power = centred.square().mean(dim=1, keepdim=True)  # (count, 1, side, side)
     floor = parameters.floor**2 + parameters.floor_of_image**2 * power.mean(dim=(2, 3), keepdim=True)
     deviation = (blur @ power @ blur.T + floor).sqrt()
-    return (centred / deviation).clamp(-_CONTRAST_LIMIT, _CONTRAST_LIMIT)
+    return (centred / deviation).clamp(-CONTRAST_LIMIT, CONTRAST_LIMIT)
 
 
 @functools.lru_cache(maxsize=8)

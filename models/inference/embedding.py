@@ -11,32 +11,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint
 from models.errors import CheckpointInvalid
 from models.images.preprocessing import ImageConfig, prepare_by_shape
+from models.inference.onnx_backbone import OnnxBackbone, Pooling
 from models.nets import BackboneNet, Net
-from models.nets.backbone import SPREAD_EPSILON, fold_batch_norms
+from models.nets.backbone import fold_batch_norms
 from models.task import FLIPS, Task
-
-Floats = NDArray[np.float32]
-
-EMBED_IMAGES = "images"
-"""Name of the input of the ONNX graph."""
-
-POOLED = "features"
-"""Name of the only output of older graphs, which pooled the maps themselves."""
 
 LOCATION = "checkpoint"
 """What the ONNX graph gives as the location of weights that it takes from the checkpoint."""
-
-_SORTED_PIXELS = 256
-"""Up to this length, sorting a row is faster than partitioning it twice."""
 
 _EMBEDDED_AT_ONCE = 8
 """Larger batches exceed the processor's cache."""
@@ -83,26 +71,16 @@ class OnnxEmbedder(Embedder):
     """
 
     def __init__(self, graph: bytes, net: BackboneNet, threads: int = 1) -> None:
-        # Imported here, so that a service can switch off onnxruntime's telemetry before the import.
-        import onnxruntime  # type: ignore[import-untyped]
-
-        weights = graph_weights(net) if _takes_weights(graph) else {}
-        self._values = [onnxruntime.OrtValue.ortvalue_from_numpy(tensor.numpy()) for tensor in weights.values()]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_external_initializers(list(weights), self._values)
-        image, self._net = net.config.image, net
+        weights = {name: tensor.numpy() for name, tensor in graph_weights(net).items()} if _takes_weights(graph) else {}
+        image = net.config.image
         try:
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            self._pooled = [output.name for output in self._session.get_outputs()] == [POOLED]
+            self._backbone = OnnxBackbone(graph, weights, pooling_of(net), threads)
             features = self.embed(torch.zeros(1, image.channels, *image.shapes[0])).shape[-1]
         except Exception as error:  # onnxruntime raises classes of its own that share no base but Exception
             raise CheckpointInvalid(
                 f"the ONNX graph beside the checkpoint does not fit its backbone; export it again: {error}"
             ) from error
-        expected = net.feature_count if self._pooled else net.embedding_count
+        expected = net.feature_count if self._backbone.pooled_by_graph else net.embedding_count
         if features != expected:
             raise CheckpointInvalid(
                 f"the ONNX graph beside the checkpoint gives {features} features, the net {expected}; export it again "
@@ -111,41 +89,12 @@ class OnnxEmbedder(Embedder):
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Embedder.embed`."""
-        outputs: list[Floats] = self._session.run(None, {EMBED_IMAGES: images.numpy()})
-        if self._pooled:
-            return torch.from_numpy(outputs[0])
-        pooled = torch.from_numpy(_pool(images.numpy(), outputs, self._net.extremes))
-        return torch.cat([pooled, self._net.patches([torch.from_numpy(maps) for maps in outputs])], dim=-1)
+        return torch.from_numpy(self._backbone.embed(images.numpy()))
 
 
-def _pool(images: Floats, stages: Sequence[Floats], extremes: Sequence[int]) -> Floats:
-    """What `BackboneNet.embed` computes from maps (batch, channels, pixels): (batch, feature_count).
-
-    In numpy, which selects the largest and smallest pixels several times as fast as onnxruntime and torch.
-    """
-    pooled: list[Floats] = []
-    for pixels, count in zip(stages, extremes, strict=True):
-        size = pixels.shape[-1]
-        if size <= _SORTED_PIXELS:
-            lower = upper = np.sort(pixels)
-        else:
-            lower, upper = np.partition(pixels, count - 1), np.partition(pixels, size - count)
-        pooled += [*_mean_and_deviation(pixels), _mean(upper[..., size - count :]), _mean(lower[..., :count])]
-    pooled += _mean_and_deviation(images.reshape(*images.shape[:2], -1))
-    return np.concatenate(pooled, axis=-1)
-
-
-def _mean_and_deviation(pixels: Floats) -> tuple[Floats, Floats]:
-    """(batch, channels, pixels) -> two (batch, channels)."""
-    mean = _mean(pixels)
-    centred = pixels - mean[..., None]
-    return mean, np.sqrt(np.vecdot(centred, centred) / np.float32(pixels.shape[-1]) + np.float32(SPREAD_EPSILON))
-
-
-def _mean(pixels: Floats) -> Floats:
-    """(batch, channels, pixels) -> (batch, channels). Takes half the time of `ndarray.mean` on rows this short."""
-    total: Floats = np.add.reduce(pixels, axis=-1)
-    return total / np.float32(pixels.shape[-1])
+def pooling_of(net: BackboneNet) -> Pooling:
+    """How the maps of the net's backbone become features."""
+    return Pooling(tuple(net.extremes), net.patch_stage, net.places)
 
 
 def embedder_for(checkpoint: Checkpoint, net: Net, device: torch.device) -> Embedder | None:

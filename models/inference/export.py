@@ -28,8 +28,9 @@ from torch.func import functional_call
 from models.atomic_files import write_atomically
 from models.checkpoint import find_checkpoint, load_checkpoint
 from models.errors import CheckpointInvalid
-from models.inference.embedding import EMBED_IMAGES, LOCATION, OnnxEmbedder, graph_weights
-from models.inference.predict import FEATURES, IMAGES, LOGITS, NET_CONFIG
+from models.inference.array_predict import FEATURES, IMAGES, LOGITS, NET_CONFIG
+from models.inference.embedding import LOCATION, OnnxEmbedder, graph_weights
+from models.inference.onnx_backbone import EMBED_IMAGES
 from models.nets import BackboneNet, Net, call_net_recording, heads
 from models.nets.backbone import fold_batch_norms
 from models.nets.normalisation import fold

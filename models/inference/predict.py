@@ -8,7 +8,6 @@ a frozen backbone, which has run by then.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,32 +17,30 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from models.adaptation.gaussian_weights import means
 from models.config import NetConfig
-from models.errors import CheckpointInvalid
-from models.nets import BackboneNet, Net, call_net, heads, patch_memory
+from models.feature_arrays import Floats
+from models.inference.array_predict import (
+    ClassMeans,
+    Discriminants,
+    NetOutput,
+    OnnxNet,
+    concatenate,
+    familiarity,
+    lead,
+    novelty_of,
+    run_head,
+    second_look,
+    softmax,
+)
+from models.nets import BackboneNet, Net, call_net, heads
 from models.nets.backbone import standardised_length
 from models.nets.head_posterior import GRAM, NAMES, HeadPosterior, Uncertainty
 from models.nets.normalisation import fold
 from models.validation.novelty import in_distribution_score, novelty_distance
 from models.weights import Weights
-
-Floats = NDArray[np.float32]
-
-IMAGES, LOGITS, FEATURES = "images", "logits", "features"
-"""Names of the ONNX graph's input and outputs; its other inputs are the folded weights."""
-
-NET_CONFIG = "net_config"
-"""Key of the net's config in the metadata of the ONNX graph."""
-
-_ONNX_IMAGES_PER_RUN = 8
-"""More in one run are no faster, and their maps no longer fit into the processor's cache."""
-
-_SHORTEST = np.float32(1e-12)
-"""Length of features that are all zero; avoids a division by zero."""
 
 _TORCH_IMAGES_PER_RUN = 32
 """Of one version; more images take several runs."""
@@ -125,22 +122,6 @@ def class_probabilities(net: Net, folded: Weights, images: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassMeans:
-    """The classes' mean features: ``head.means`` (n_way, features) and ``head.gain``."""
-
-    means: Floats
-    gain: float
-
-
-@dataclass(frozen=True, slots=True)
-class Discriminants:
-    """``head.level`` and ``head.length``, or None for versions without."""
-
-    level: float
-    length: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class ServingWeights:
     """One version's weights in the format of the `BatchPredictor` that made them.
 
@@ -175,21 +156,6 @@ class PredictionRequest:
     turned: Callable[[Sequence[int]], Floats] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NetOutput:
-    """The net's output for one request.
-
-    Attributes:
-        logits: (images, n_way).
-        features: (images, feature_count).
-        lengths: (images,), see `standardised_length`; None for nets without a frozen backbone.
-    """
-
-    logits: Floats
-    features: Floats
-    lengths: Floats | None = None
-
-
 class BatchPredictor(ABC):
     """Predicts images of many versions of one net in one call. Thread-safe.
 
@@ -207,12 +173,8 @@ class BatchPredictor(ABC):
 
     def serving_weights(self, folded: Weights) -> ServingWeights:
         """Convert the weights of `fold_calibrated` to the format of this predictor."""
-        novelty: ClassMeans | Discriminants | None = None
-        if heads.LEVEL in folded:
-            length = float(folded[heads.LENGTH]) if heads.LENGTH in folded else None
-            novelty = Discriminants(float(folded[heads.LEVEL]), length)
-        elif heads.MEANS in folded:
-            novelty = ClassMeans(folded[heads.MEANS].cpu().numpy(), float(folded[heads.GAIN]))
+        of_novelty = (heads.LEVEL, heads.LENGTH, heads.MEANS, heads.GAIN)
+        novelty = novelty_of({name: folded[name].cpu().numpy() for name in of_novelty if name in folded})
         margin = float(folded[heads.SECOND_LOOK]) if heads.SECOND_LOOK in folded else None
         after_the_head = (heads.MEANS, heads.GAIN, heads.LEVEL, heads.LENGTH, heads.SECOND_LOOK, *NAMES)
         values, size_bytes = self._convert({name: own for name, own in folded.items() if name not in after_the_head})
@@ -226,14 +188,13 @@ class BatchPredictor(ABC):
         margin = request.weights.second_look
         if margin is None or request.turned is None:
             return output
-        logits = torch.from_numpy(output.logits)
-        doubtful = (heads.lead(logits) < margin).nonzero().flatten()
+        (doubtful,) = np.nonzero(lead(output.logits) < margin)
         if not len(doubtful):
             return output
         (seen,) = self._forward([PredictionRequest(request.weights, request.turned(doubtful.tolist()))])
-        averaged = heads.second_look(logits[doubtful], torch.from_numpy(seen.logits), torch.tensor(margin))
-        combined = logits.index_copy(0, doubtful, averaged)
-        return replace(output, logits=combined.numpy())
+        combined = output.logits.copy()
+        combined[doubtful] = second_look(output.logits[doubtful], seen.logits, margin)
+        return replace(output, logits=combined)
 
     @abstractmethod
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
@@ -256,62 +217,23 @@ class OnnxPredictor(BatchPredictor):
     """
 
     def __init__(self, graph: bytes, net_config: NetConfig, threads: int = 1) -> None:
-        # Imported here, so that a service can switch off onnxruntime's telemetry before the import.
-        import onnxruntime  # type: ignore[import-untyped]
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        exported_config = self._session.get_modelmeta().custom_metadata_map.get(NET_CONFIG)
-        if exported_config != json.dumps(net_config.to_json(), sort_keys=True):
-            raise CheckpointInvalid(
-                f"the ONNX graph beside the checkpoint was exported from the net {exported_config}, but the checkpoint "
-                f"has the net {net_config}; export it again or remove it"
-            )
+        self._net = OnnxNet(graph, net_config.to_json(), threads)
 
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
         return _as_arrays(folded)
 
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
-        return [self._run(request.weights.values, request.images) for request in requests]
-
-    def _run(self, weights: Mapping[str, Any], images: NDArray[np.float32]) -> NetOutput:
-        chunks = [images[start : start + _ONNX_IMAGES_PER_RUN] for start in range(0, len(images), _ONNX_IMAGES_PER_RUN)]
-        return _concatenate(
-            [NetOutput(*self._session.run([LOGITS, FEATURES], {IMAGES: chunk, **weights})) for chunk in chunks]
-        )
+        return [self._net.run(request.weights.values, request.images) for request in requests]
 
 
 class FeaturePredictor(BatchPredictor):
-    """Computes what follows a frozen backbone: `BackboneNet.forward` and the head.
-
-    In numpy, because a torch call takes longer than this little arithmetic, and row by row, so that no bit depends on
-    the other images. Only a `PatchMemory` is called in torch.
-    """
+    """Computes what follows a frozen backbone: `BackboneNet.forward` and the head; see `run_head`."""
 
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
         return _as_arrays(folded)
 
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
-        return [self._run(request.weights.values, request.images) for request in requests]
-
-    def _run(self, weights: Mapping[str, Any], embedded: Floats) -> NetOutput:
-        pooled, patches = np.split(embedded, [len(weights["pooled.scale"])], axis=-1)
-        standardised = pooled * weights["pooled.scale"] + weights["pooled.shift"]  # (images, features)
-        length = _length(standardised)
-        limit = weights.get("pooled.limit")
-        limited = standardised if limit is None else np.clip(standardised, -limit, limit)
-        features = limited / np.maximum(_length(limited), _SHORTEST)
-        if patch_memory.PATCHES in weights:
-            compared = patch_memory.compare(
-                torch.from_numpy(patches),
-                *(torch.from_numpy(weights[name]) for name in patch_memory.NAMES),
-            )
-            features = np.concatenate([features, compared.numpy()], axis=-1)
-        logits = np.vecdot(features[:, None], weights[heads.WEIGHT]) + weights[heads.BIAS]  # (images, n_way)
-        return NetOutput(logits, features, length[:, 0])
+        return [run_head(request.weights.values, request.images) for request in requests]
 
 
 class TorchPredictor(BatchPredictor):
@@ -343,7 +265,7 @@ class TorchPredictor(BatchPredictor):
             batch = self._run([chunk for _, chunk in chunks], padded_size)
             for (index, _), output in zip(chunks, batch, strict=True):
                 outputs[index].append(output)
-        return [_concatenate(outputs[index]) for index in range(len(requests))]
+        return [concatenate(outputs[index]) for index in range(len(requests))]
 
     def _run(self, requests: Sequence[PredictionRequest], padded_size: int) -> list[NetOutput]:
         ways = [len(request.weights.values[heads.BIAS]) for request in requests]
@@ -365,52 +287,24 @@ class TorchPredictor(BatchPredictor):
         ]
 
 
-def _length(standardised: Floats) -> Floats:
-    """Root mean square of each row: (images, features) -> (images, 1)."""
-    length: Floats = np.sqrt(np.square(standardised).sum(-1, keepdims=True))
-    length /= np.float32(standardised.shape[-1] ** 0.5)
-    return length
-
-
 def _as_arrays(folded: Weights) -> tuple[Mapping[str, Floats], int]:
     """The weights as arrays, and their bytes."""
     values = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in folded.items()}
     return values, sum(array.nbytes for array in values.values())
 
 
-def _concatenate(chunks: Sequence[NetOutput]) -> NetOutput:
-    """Join the outputs for consecutive images of one request."""
-    if len(chunks) == 1:
-        return chunks[0]
-    lengths = [chunk.lengths for chunk in chunks if chunk.lengths is not None]
-    return NetOutput(
-        np.concatenate([chunk.logits for chunk in chunks]),
-        np.concatenate([chunk.features for chunk in chunks]),
-        np.concatenate(lengths) if lengths else None,
-    )
-
-
 def _predictions(weights: ServingWeights, output: NetOutput) -> Predictions:
-    """As `predict_images`, in numpy: on arrays this small, the overhead of a torch call exceeds the arithmetic."""
-    novelty, uncertainty = weights.novelty, None
+    """As `predict_images`, in numpy."""
+    uncertainty = None
     if weights.posterior is None:
-        raised = np.exp(output.logits - output.logits.max(-1, keepdims=True))
-        probabilities = raised / raised.sum(-1, keepdims=True)  # (images, n_way)
+        probabilities = softmax(output.logits)
     else:
         averaged, uncertainty = weights.posterior.predict(torch.from_numpy(output.logits))
         probabilities = averaged.numpy()
-    if novelty is None:
+    if weights.novelty is None:
         return Predictions(torch.from_numpy(probabilities), None, uncertainty)
-    if isinstance(novelty, Discriminants):
-        distance = np.exp(-output.logits.max(-1) / novelty.level)  # as `novelty_distance`
-        if novelty.length is not None and output.lengths is not None:
-            distance *= np.square(np.maximum(output.lengths / np.float32(novelty.length), np.float32(1)))
-    else:
-        nearest = novelty.means[output.logits.argmax(-1)]  # (images, features)
-        distance = np.square(output.features - nearest).sum(-1) * novelty.gain**2  # (images,)
-    confidence = probabilities.max(-1)
-    familiarity = torch.from_numpy(confidence / (confidence + distance))
-    return Predictions(torch.from_numpy(probabilities), familiarity, uncertainty)
+    scores = familiarity(weights.novelty, output, probabilities)
+    return Predictions(torch.from_numpy(probabilities), torch.from_numpy(scores), uncertainty)
 
 
 def _chunks(requests: Sequence[PredictionRequest]) -> Iterator[tuple[int, PredictionRequest]]:

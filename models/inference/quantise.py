@@ -31,7 +31,8 @@ from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.data.folders import open_folder
 from models.errors import AnoleError, CheckpointInvalid
 from models.images.preprocessing import prepare_by_shape
-from models.inference.embedding import EMBED_IMAGES, graph_weights
+from models.inference.embedding import graph_weights
+from models.inference.onnx_backbone import EMBED_IMAGES
 from models.nets import BackboneNet
 
 _CALIBRATION_IMAGES = 100

@@ -20,16 +20,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.config import NetConfig
 from models.errors import InvalidConfig
+from models.feature_arrays import PATCH_CHANNELS, SPREAD_EPSILON
 from models.nets.base import Net
 from models.nets.normalisation import Standardise
-from models.nets.patch_memory import PATCH_CHANNELS, PatchMemory, can_remember, projection
+from models.nets.patch_memory import PatchMemory, can_remember, projection
 from models.task import Support
 
 _EXTREME_SHARE = 0.02
 """Share of a map's pixels that count as its largest, and as its smallest."""
-
-SPREAD_EPSILON = 1e-8
-"""Added to variances."""
 
 _DEVIATION_FLOOR = 0.05
 """Smallest deviation of a feature, as a share of its mean absolute value. A few images may agree in it by chance."""

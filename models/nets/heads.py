@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import weight_names
 from models.weights import Weights
 
-WEIGHT, BIAS = "head.weight", "head.bias"
-MEANS, GAIN = "head.means", "head.gain"
-LEVEL, LENGTH = "head.level", "head.length"
-SECOND_LOOK = "head.second_look"
+WEIGHT, BIAS = weight_names.HEAD_WEIGHT, weight_names.HEAD_BIAS
+MEANS, GAIN = weight_names.HEAD_MEANS, weight_names.HEAD_GAIN
+LEVEL, LENGTH = weight_names.HEAD_LEVEL, weight_names.HEAD_LENGTH
+SECOND_LOOK = weight_names.SECOND_LOOK
 
 _LEAST_SPREAD = 1e-6
 """Lower bound that keeps the gain of identical prototypes finite."""

@@ -8,19 +8,17 @@ every class has a memory of its own.
 
 from __future__ import annotations
 
-import hashlib
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NAMES = PATCHES, SCALE, SHIFT = ("memory.patches", "memory.scale", "memory.shift")
-"""Names of the weights of a `PatchMemory` in a `BackboneNet`."""
+from models import weight_names
+from models.feature_arrays import LEAST_PATCH_DISTANCE, PATCH_CHANNELS, PATCH_SHARES, projection_signs
 
-PATCH_CHANNELS = 32
-"""Numbers per place that local features are projected to."""
+NAMES = PATCHES, SCALE, SHIFT = weight_names.PATCHES, weight_names.PATCH_SCALE, weight_names.PATCH_SHIFT
+"""Names of the weights of a `PatchMemory` in a `BackboneNet`."""
 
 MOST_IMAGES = 20
 """Images in the memory of all classes together: 184 KB in float16."""
@@ -29,12 +27,6 @@ MOST_WAYS = 8
 """Classes that a memory can hold: with more, a version would be larger than 300 KB."""
 
 FEATURES_PER_CLASS = 4
-
-_LEAST_DISTANCE = 1e-4
-"""Of squared distances, before the logarithm."""
-
-_SHARES = (0.02, 0.08)
-"""Shares of the places over which the largest distances are averaged."""
 
 _LEAST_DEVIATION = 1e-3
 
@@ -80,13 +72,8 @@ def compare(images: Tensor, patches: Tensor, scale: Tensor, shift: Tensor) -> Te
 
 
 def projection(channels: int) -> Tensor:
-    """Random signs, (PATCH_CHANNELS, channels): projections keep distances approximately (Achlioptas 2003).
-
-    Stored memories rely on the signs, so they come from a hash function and not from a generator of random numbers.
-    """
-    content = hashlib.shake_256(b"patch memory").digest(PATCH_CHANNELS * channels // 8)
-    signs = np.unpackbits(np.frombuffer(content, np.uint8)).reshape(PATCH_CHANNELS, channels)
-    return torch.from_numpy((2 * signs.astype(np.float32) - 1) * np.float32(channels**-0.5))
+    """See `models.feature_arrays.projection_signs`."""
+    return torch.from_numpy(projection_signs(channels))
 
 
 def build_memory(patches: Tensor, labels: Tensor, groups: Tensor, n_way: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -139,10 +126,10 @@ def _distances(images: Tensor, memory: Tensor, excluded: Tensor | None = None) -
 def _summarise(squares: Tensor) -> Tensor:
     """Pool distances (images, n_way, places) to features (images, n_way * FEATURES_PER_CLASS)."""
     places = squares.shape[-1]
-    counts = [1, *(max(1, round(share * places)) for share in _SHARES)]
+    counts = [1, *(max(1, round(share * places)) for share in PATCH_SHARES)]
     largest = squares.topk(max(counts), dim=-1).values
     pooled = [*(largest[..., :count].mean(-1) for count in counts), squares.mean(-1)]
-    return torch.stack(pooled, -1).clamp(min=_LEAST_DISTANCE).log().flatten(1)
+    return torch.stack(pooled, -1).clamp(min=LEAST_PATCH_DISTANCE).log().flatten(1)
 
 
 def _same_length(features: Tensor) -> Tensor:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.errors import ImageDepthMismatch, ImageRejected
-from models.images.decoding import DecodeLimits, decode_pixels
-from models.images.depth import FILE_BITS
+from models.errors import ImageRejected
+from models.images.decoding import DecodedPixels, DecodeLimits, decode_pixels
 from models.modalities.given import Given
 from service.errors import RETRY_STOPPING_S, Overloaded
 
@@ -62,26 +61,9 @@ class DecodedImage:
     zero: Tensor | None = None
 
     def at_depth(self, bit_depth: int | None) -> Tensor:
-        """Return the pixels as if an undeclared bit depth were the given one, which other images of the client have.
-
-        Raises:
-            ImageDepthMismatch: the image needs more bits.
-        """
-        if self.bit_depth is None or bit_depth is None or self.bit_depth == bit_depth:
-            return self.pixels
-        if self.bit_depth > bit_depth:
-            raise ImageDepthMismatch(
-                f"the image needs {self.bit_depth} bits per sample, but the client's images of {FILE_BITS} bits use "
-                f"only {bit_depth} (values from 0 to {2**bit_depth - 1}); save all images in the same way, declare the "
-                "bit depth in the files (PNG: sBIT; TIFF: BitsPerSample or MaxSampleValue), or set the client's "
-                f"bit_depth to {self.bit_depth} (PATCH /clients/CLIENT/settings) and send all samples again, with "
-                "mode=replace; if they need several requests, delete the client first and set bit_depth with PUT"
-            )
-        factor = (2**self.bit_depth - 1) / (2**bit_depth - 1)
-        scaled = torch.mul(self.pixels, factor)
-        if self.zero is not None:
-            scaled += torch.mul(self.zero, 1 - factor)
-        return scaled.round().clamp(0, 255).to(torch.uint8)
+        """See `DecodedPixels.at_depth`."""
+        zero = None if self.zero is None else self.zero.numpy()
+        return torch.from_numpy(DecodedPixels(self.pixels.numpy(), self.bit_depth, zero).at_depth(bit_depth))
 
 
 class Decoder(abc.ABC):

@@ -15,13 +15,13 @@ from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, On
 from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
+from models.feature_arrays import Floats
 from models.images.preprocessing import prepare, prepare_batch
 from models.inference.embedding import embed_images, embedder_for
 from models.inference.explain import Explainer, explainer_for
 from models.inference.predict import (
     BatchPredictor,
     FeaturePredictor,
-    Floats,
     OnnxPredictor,
     PredictionRequest,
     Predictions,

@@ -10,12 +10,13 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Final
 
+from service.domain.prediction import Explanation, ImagePrediction
 from service.domain.version import LIVE
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Upload
 from service.runtime.predict_batcher import PredictBatcher
 from service.store.version_store import VersionStore
-from service.usecases.predict import Explanation, ImagePrediction, PredictCommand, Prediction, PredictOutcome
+from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 
 MAX_EXPLAINED: Final = 8
 """Images of a request that are explained at most."""

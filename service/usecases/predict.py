@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final
 
 from torch import Tensor
 
@@ -18,7 +18,8 @@ from models.inference.predict import Predictions, ServingWeights
 from models.modalities.given import Given
 from models.nets.head_posterior import Uncertainty as PredictedUncertainty
 from service.domain.modality import require_taken
-from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion, unknown_score
+from service.domain.prediction import ImagePrediction, Uncertainty, image_prediction
+from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion
 from service.errors import NoSamples, NothingLive, UnknownAlias
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import DecodedImage, Decoder, Upload
@@ -35,76 +36,6 @@ BATCHES: Final = 2
 
 WAITING_IMAGES: Final = 32
 """Images that may wait for a batch; a request that would exceed them is rejected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Where an image has what speaks for the predicted class against the next one.
-
-    Attributes:
-        rows: cells from top to bottom.
-        columns: cells from left to right.
-        values: of each cell, row by row, from 0 to 1.
-    """
-
-    rows: int
-    columns: int
-    values: Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Uncertainty:
-    """How uncertain a prediction is, in nats.
-
-    Attributes:
-        total: entropy of the class probabilities.
-        data: the part that would remain if the classes were known exactly.
-        model: the part that comes from few samples: total - data.
-    """
-
-    total: float
-    data: float
-    model: float
-
-
-@dataclass(frozen=True, slots=True)
-class ImagePrediction:
-    """Prediction for one image.
-
-    Attributes:
-        name: file name that the sender gave the image.
-        label: most probable class.
-        confidence: its probability.
-        scores: class name -> probability.
-        familiarity: similarity to the nearest class, 0 to 1; None for versions without class means.
-        unknown_threshold: `unknown_score` above which an image is unknown to the version; None if the version has
-            none, and then every verdict is "known".
-        explanation: None unless the request wants one.
-        uncertainty: None for versions of clients without the setting uncertainty=bayes.
-        modalities: what the prediction is made from, "image" first; None for a model that takes images alone.
-    """
-
-    name: str
-    label: str
-    confidence: float
-    scores: Mapping[str, float]
-    familiarity: float | None
-    unknown_threshold: float | None
-    explanation: Explanation | None = None
-    uncertainty: Uncertainty | None = None
-    modalities: tuple[str, ...] | None = None
-
-    @property
-    def unknown_score(self) -> float | None:
-        """How little the image looks like any of the classes, 0 to 1; None without familiarity."""
-        return unknown_score(self.familiarity)
-
-    @property
-    def verdict(self) -> Literal["known", "unknown"]:
-        """ "unknown" if the unknown score is above the threshold; "known" if either is None."""
-        if self.unknown_score is None or self.unknown_threshold is None:
-            return "known"
-        return "unknown" if self.unknown_score > self.unknown_threshold else "known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +260,7 @@ def _outcomes(
     results = iter(zip(rows, none if familiarity is None else familiarity.tolist(), uncertainties, strict=True))
     for index, request in group.items():
         images = tuple(
-            _with_modalities(_image_prediction(upload.name, request.version, *next(results)), request.version, one)
+            _with_modalities(image_prediction(upload.name, request.version, *next(results)), request.version, one)
             for upload, one in zip(request.command.uploads, request.given, strict=True)
         )
         yield index, PredictOutcome(request.version, images, time.monotonic() - started_s)
@@ -349,20 +280,3 @@ def _with_modalities(prediction: ImagePrediction, version: ServedVersion, given:
     if taught is None or len(taught) == 1 or given is not None:
         return replace(prediction, modalities=taught)
     return replace(prediction, modalities=taught[:1], familiarity=None, unknown_threshold=None)
-
-
-def _image_prediction(
-    name: str,
-    version: ServedVersion,
-    probabilities: Sequence[float],
-    familiarity: float | None,
-    uncertainty: Uncertainty | None,
-) -> ImagePrediction:
-    scores = {
-        label: round(probability, SCORE_DIGITS)
-        for label, probability in zip(version.classes, probabilities, strict=True)
-    }
-    label = max(scores, key=scores.__getitem__)
-    rounded = None if familiarity is None else round(familiarity, SCORE_DIGITS)
-    confidence, threshold = scores[label], version.unknown_threshold
-    return ImagePrediction(name, label, confidence, scores, rounded, threshold, uncertainty=uncertainty)

@@ -14,6 +14,7 @@ from service.bootstrap import Services
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
+from service.domain.prediction import Explanation, ImagePrediction
 from service.domain.version import (
     LIVE,
     AliasMove,
@@ -44,7 +45,7 @@ from service.usecases.clients import Clients
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.keys import KeyCache
-from service.usecases.predict import Explanation, ImagePrediction, Prediction, PredictOutcome
+from service.usecases.predict import Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
 from service.usecases.stored_samples import SamplePage, StoredSamples
 

@@ -14,12 +14,12 @@ from models.adaptation.adapt import adapt_one
 from models.checkpoint import load_checkpoint, shipped_names
 from models.config import NetConfig
 from models.errors import CheckpointInvalid
+from models.feature_arrays import Floats
 from models.images.preprocessing import ImageConfig
 from models.inference.export import export_onnx
 from models.inference.predict import (
     BatchPredictor,
     FeaturePredictor,
-    Floats,
     OnnxPredictor,
     PredictionRequest,
     Predictions,

@@ -12,6 +12,7 @@ from models.adaptation.adapt import adapt_one
 from models.checkpoint import find_checkpoint, load_checkpoint
 from models.config import BACKBONE_RECIPE, InnerLoopConfig
 from models.errors import InvalidConfig
+from models.feature_arrays import PATCH_CHANNELS
 from models.inference.predict import (
     FeaturePredictor,
     PredictionRequest,
@@ -24,7 +25,6 @@ from models.nets.patch_memory import (
     MOST_IMAGES,
     MOST_WAYS,
     NAMES,
-    PATCH_CHANNELS,
     PATCHES,
     build_memory,
     can_remember,

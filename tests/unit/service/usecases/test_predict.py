@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.usecases.predict import ImagePrediction
+from service.domain.prediction import ImagePrediction
 
 
 def prediction(familiarity: float | None, unknown_threshold: float | None) -> ImagePrediction:
