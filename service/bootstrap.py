@@ -13,6 +13,7 @@ from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.gradients import require_precision
 from models.checkpoint import load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
+from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.version import Version
 from service.errors import InvalidSettings
 from service.runtime.adapt_queue import AdaptQueue
@@ -53,6 +54,7 @@ class Services:
         samples: reads stored samples.
         checkpoints: the available checkpoints.
         keys: finds the caller that a key stands for.
+        audit: returns entries of the audit log.
         readiness: whether this process should get requests.
         metrics: returns counters and gauges by name.
         finish: accepts no more adaptations and ends the accepted ones within the given seconds.
@@ -66,6 +68,7 @@ class Services:
     samples: StoredSamples
     checkpoints: CheckpointList
     keys: KeyCache
+    audit: Callable[[AuditQuery], tuple[AuditEntry, ...]]
     readiness: Readiness
     metrics: Callable[[], Mapping[str, float]]
     finish: Callable[[float], None]
@@ -112,6 +115,7 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         samples=StoredSamples(store),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
+        audit=store.catalog.audit,
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),
         metrics=functools.partial(_metrics, prediction, queue, decoder),
         finish=queue.close,

@@ -114,6 +114,11 @@ def minute(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M}"
 
 
+def second(moment: datetime) -> str:
+    """Format a moment in UTC, with seconds."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
 @contextmanager
 def progress(
     name: str, total: int, done: int = 0, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from typing import Any
 
 from typer.core import TyperCommand
 
 from service.client import InvalidInput
+from service.domain.audit import CLI_ID, Actor, acting_as
 
 
 def require_full_installation(what: str) -> None:
@@ -25,9 +27,10 @@ def require_full_installation(what: str) -> None:
 
 
 class ServerCommand(TyperCommand):
-    """A command of a group that needs the server. Its --help does not."""
+    """A command of a group that needs the server. Its --help does not. It acts as `cli` in the audit log."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises InvalidInput if only the client is installed."""
         require_full_installation(f"anole {ctx.parent.info_name if ctx.parent else ''} {ctx.info_name}")
-        return super().invoke(ctx)
+        with acting_as(Actor(CLI_ID, f"user {os.getuid()}")):
+            return super().invoke(ctx)

@@ -15,6 +15,7 @@ from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.import_dataset import import_dataset
 from service.cli.installation import require_full_installation
 from service.cli.keys import keys
+from service.cli.records import audit
 from service.cli.resources import alias, clients, delete, diff, history, job, models, settings, status, weights
 from service.cli.samples import correct, samples
 from service.cli.store import store
@@ -35,6 +36,7 @@ _COMMANDS: Final = (
     rollback,
     alias,
     history,
+    audit,
     settings,
     upgrade,
     weights,

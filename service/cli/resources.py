@@ -68,7 +68,7 @@ def history(
 ) -> None:
     """List the moves of CLIENT's aliases, and say which version was live."""
     with connection.connect(url, key) as anole:
-        found = anole.history(client, None if at is None else _moment(at))
+        found = anole.history(client, moment(at))
     if as_json:
         print_json(found.model_dump(mode="json"))
         return
@@ -294,15 +294,20 @@ def status(
 
 
 def _print_moves(moves: Iterable[Alias]) -> None:
-    listed = table("alias", "version", "before", "moved, UTC", "reason", "etag", numbers=("version", "before"))
+    headings = ("alias", "version", "before", "moved, UTC", "by", "reason", "etag")
+    listed = table(*headings, numbers=("version", "before"))
     for move in moves:
         previous = NO_VALUE if move.previous is None else str(move.previous)
-        row = (move.alias, str(move.version), previous, minute(move.moved_at), move.reason, move.etag)
+        by = NO_VALUE if move.by is None else move.by.name or move.by.id
+        row = (move.alias, str(move.version), previous, minute(move.moved_at), by, move.reason, move.etag)
         listed.add_row(*map(plain, row))
     output().print(listed)
 
 
-def _moment(text: str) -> datetime:
+def moment(text: str | None) -> datetime | None:
+    """Return the moment that an option names, in UTC; local time without an offset."""
+    if text is None:
+        return None
     try:
         return datetime.fromisoformat(text).astimezone(UTC)  # without an offset: of this machine
     except (ValueError, OverflowError) as error:

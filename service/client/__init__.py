@@ -8,6 +8,7 @@ from service.client.files import Image, Images, ImageSource, LabelledFile, with_
 from service.client.folders import SampleSet, SkippedFile, read_class_folders
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, read_samples
+from service.http.schemas.audit import AuditEntry
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -33,6 +34,7 @@ __all__ = [
     "AdaptResponse",
     "Alias",
     "AsyncClient",
+    "AuditEntry",
     "Client",
     "ClientError",
     "ClientInfo",

@@ -15,7 +15,7 @@ import httpx
 import tenacity
 from httpx_sse import aconnect_sse
 
-from service.client import jobs, requests
+from service.client import jobs, records, requests
 from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_address
 from service.client.errors import ClientError, ServiceUnreachable
@@ -24,6 +24,7 @@ from service.client.jobs import OnProgress
 from service.client.request import Request, unreachable
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
+from service.http.schemas.audit import AuditEntry
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -152,6 +153,12 @@ class AsyncClient:
             found += new
             if len(new) < requests.PAGE:
                 return page.model_copy(update={"moves": found})
+
+    async def audit(
+        self, client: str | None = None, *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[AuditEntry]:
+        """See `Client.audit`."""
+        return await self._all(partial(records.audit, client, since, until))
 
     async def settings(self, client: str) -> ClientSettings:
         """See `Client.settings`."""

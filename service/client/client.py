@@ -20,7 +20,7 @@ import httpx
 import tenacity
 from httpx_sse import connect_sse
 
-from service.client import jobs, requests
+from service.client import jobs, records, requests
 from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_address
 from service.client.errors import ClientError, ServiceUnreachable
@@ -29,6 +29,7 @@ from service.client.jobs import OnProgress
 from service.client.request import Request, unreachable
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
+from service.http.schemas.audit import AuditEntry
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -194,6 +195,18 @@ class Client:
             found += new
             if len(new) < requests.PAGE:
                 return page.model_copy(update={"moves": found})
+
+    def audit(
+        self, client: str | None = None, *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[AuditEntry]:
+        """Read who changed what, newest first. Requires the scope `admin`.
+
+        Args:
+            client: only changes of this client, which may be deleted. Default: all.
+            since: only changes from this moment on.
+            until: only changes before this moment.
+        """
+        return self._all(partial(records.audit, client, since, until))
 
     def settings(self, client: str) -> ClientSettings:
         """Read the settings of a client."""

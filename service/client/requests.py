@@ -209,48 +209,50 @@ def model(name: str) -> Request[MetaModel]:
 
 def clients(found: Sequence[ClientInfo]) -> Request[list[ClientInfo]]:
     """GET /clients, the page after the entries that were found."""
-    content = _page(found[-1].client if found else "")
+    content = page_of(found[-1].client if found else "")
     return Request("GET", "/clients", lambda body: ClientList.model_validate_json(body).clients, content)
 
 
 def client(name: str) -> Request[ClientInfo]:
     """GET /clients/{client}."""
-    return Request("GET", _path(name), ClientInfo.model_validate_json)
+    return Request("GET", path_of(name), ClientInfo.model_validate_json)
 
 
 def versions(name: str, found: Sequence[VersionInfo]) -> Request[list[VersionInfo]]:
     """GET /clients/{client}/versions, the page after the entries that were found."""
-    content = _page(found[-1].version if found else 0)
-    return Request("GET", _path(name, "versions"), lambda body: VersionList.model_validate_json(body).versions, content)
+    content = page_of(found[-1].version if found else 0)
+    return Request(
+        "GET", path_of(name, "versions"), lambda body: VersionList.model_validate_json(body).versions, content
+    )
 
 
 def version(name: str, number: int) -> Request[VersionDetails]:
     """GET /clients/{client}/versions/{version}."""
-    return Request("GET", _path(name, "versions", str(number)), VersionDetails.model_validate_json)
+    return Request("GET", path_of(name, "versions", str(number)), VersionDetails.model_validate_json)
 
 
 def settings(name: str) -> Request[ClientSettings]:
     """GET /clients/{client}/settings."""
-    return Request("GET", _path(name, "settings"), ClientSettings.model_validate_json)
+    return Request("GET", path_of(name, "settings"), ClientSettings.model_validate_json)
 
 
 def set_settings(name: str, chosen: ClientSettings) -> Request[ClientSettings]:
     """PUT /clients/{client}/settings."""
     content = {"json": chosen.model_dump(mode="json")}
-    return Request("PUT", _path(name, "settings"), ClientSettings.model_validate_json, content)
+    return Request("PUT", path_of(name, "settings"), ClientSettings.model_validate_json, content)
 
 
 def change_settings(name: str, changes: Mapping[str, Any]) -> Request[ClientSettings]:
     """PATCH /clients/{client}/settings."""
-    return Request("PATCH", _path(name, "settings"), ClientSettings.model_validate_json, {"json": dict(changes)})
+    return Request("PATCH", path_of(name, "settings"), ClientSettings.model_validate_json, {"json": dict(changes)})
 
 
 def history(name: str, at: datetime | None, after: int) -> Request[History]:
     """GET /clients/{client}/history, a page."""
-    content = _page(after)
+    content = page_of(after)
     if at is not None:
         content["params"]["at"] = at.isoformat()
-    return Request("GET", _path(name, "history"), History.model_validate_json, content)
+    return Request("GET", path_of(name, "history"), History.model_validate_json, content)
 
 
 def new_entries(page: list[T], before: Sequence[T]) -> list[T]:
@@ -258,67 +260,71 @@ def new_entries(page: list[T], before: Sequence[T]) -> list[T]:
     return [] if page and page[0] in before else page
 
 
-def _page(after: str | int) -> dict[str, Any]:
+def page_of(after: str | int) -> dict[str, Any]:
     """Return the parameters of a page; of the first one only its size."""
     return {"params": {"limit": PAGE, **({"after": after} if after else {})}}
 
 
 def alias(name: str, alias_name: str) -> Request[Alias]:
     """GET /clients/{client}/aliases/{alias}."""
-    return Request("GET", _path(name, "aliases", alias_name), Alias.model_validate_json)
+    return Request("GET", path_of(name, "aliases", alias_name), Alias.model_validate_json)
 
 
 def move_alias(name: str, alias_name: str, version: int, etag: str | None) -> Request[Alias]:
     """PUT /clients/{client}/aliases/{alias}."""
     content = {"json": {"version": version}, "headers": header("If-Match", etag)}
     return Request(
-        "PUT", _path(name, "aliases", alias_name), Alias.model_validate_json, content, repeatable=etag is None
+        "PUT", path_of(name, "aliases", alias_name), Alias.model_validate_json, content, repeatable=etag is None
     )
 
 
 def rollback(name: str, alias_name: str) -> Request[Alias]:
     """POST /clients/{client}/rollback."""
     return Request(
-        "POST", _path(name, "rollback"), Alias.model_validate_json, {"params": {"alias": alias_name}}, repeatable=False
+        "POST",
+        path_of(name, "rollback"),
+        Alias.model_validate_json,
+        {"params": {"alias": alias_name}},
+        repeatable=False,
     )
 
 
 def upgrade(name: str, publish: str | None) -> Request[UpgradeResponse]:
     """POST /clients/{client}/upgrade."""
     params = {} if publish is None else {"publish": publish}
-    return Request("POST", _path(name, "upgrade"), UpgradeResponse.model_validate_json, {"params": params})
+    return Request("POST", path_of(name, "upgrade"), UpgradeResponse.model_validate_json, {"params": params})
 
 
 def delete(name: str, version: int | None) -> Request[None]:
     """DELETE /clients/{client}, or DELETE /clients/{client}/versions/{version}."""
-    path = _path(name) if version is None else _path(name, "versions", str(version))
+    path = path_of(name) if version is None else path_of(name, "versions", str(version))
     return Request("DELETE", path, lambda _: None, repeatable=False)
 
 
 def weights(name: str, version: int) -> Request[bytes]:
     """GET /clients/{client}/versions/{version}/weights."""
-    return Request("GET", _path(name, "versions", str(version), "weights"), bytes)
+    return Request("GET", path_of(name, "versions", str(version), "weights"), bytes)
 
 
 def diff(name: str, before: int, after: int) -> Request[VersionDiff]:
     """GET /clients/{client}/versions/{before}/diff/{after}."""
-    return Request("GET", _path(name, "versions", str(before), "diff", str(after)), VersionDiff.model_validate_json)
+    return Request("GET", path_of(name, "versions", str(before), "diff", str(after)), VersionDiff.model_validate_json)
 
 
 def samples(
     name: str, label: str | None, version: int | None, found: Sequence[StoredSample]
 ) -> Request[list[StoredSample]]:
     """GET /clients/{client}/samples, the page after the entries that were found."""
-    content = _page(found[-1].digest if found else "")
+    content = page_of(found[-1].digest if found else "")
     content["params"].update({"label": label} if label is not None else {})
     content["params"].update({"version": version} if version is not None else {})
-    return Request("GET", _path(name, "samples"), lambda body: SampleList.model_validate_json(body).samples, content)
+    return Request("GET", path_of(name, "samples"), lambda body: SampleList.model_validate_json(body).samples, content)
 
 
 def sample_png(name: str, digest: str, side: int | None) -> Request[bytes]:
     """GET /clients/{client}/samples/{digest}."""
     params = {} if side is None else {"side": side}
-    return Request("GET", _path(name, "samples", digest), bytes, {"params": params})
+    return Request("GET", path_of(name, "samples", digest), bytes, {"params": params})
 
 
 def correct(
@@ -331,7 +337,7 @@ def correct(
     """POST /clients/{client}/corrections."""
     body = {"relabel": dict(relabel), "remove": sorted(remove), **({} if publish is None else {"publish": publish})}
     headers = header("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
-    path = _path(name, "corrections")
+    path = path_of(name, "corrections")
     return Request("POST", path, AdaptResponse.model_validate_json, {"json": body, "headers": headers})
 
 
@@ -375,7 +381,7 @@ def _utf8(text: str) -> bytes:
         raise InvalidInput(f"{text!r} is not valid text; rename it") from error
 
 
-def _path(name: str, *steps: str) -> str:
+def path_of(name: str, *steps: str) -> str:
     return "/".join(["/clients", *(_quoted(step) for step in (name, *steps))])
 
 

@@ -220,6 +220,8 @@ class AliasMove:
         reason: "adapt", "set" or "rollback".
         restores: for a rollback, the revision that it brought back; otherwise None.
         client_created_at: when the client was created, UTC; see `Lineage`.
+        actor: `Actor.id` of who moved it; None for moves of earlier releases.
+        actor_name: `Actor.name`.
     """
 
     client: str
@@ -231,6 +233,8 @@ class AliasMove:
     reason: str
     restores: int | None = None
     client_created_at: datetime | None = None
+    actor: str | None = None
+    actor_name: str | None = None
 
     @property
     def tag(self) -> str:

@@ -34,6 +34,7 @@ from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import (
     adapt,
     aliases,
+    audit,
     clients,
     console,
     corrections,
@@ -56,7 +57,7 @@ ROUTERS: Final = tuple(
     for resource in (
         *(predict, adapt, jobs),
         *(clients, versions, samples, corrections, aliases),
-        *(models, session, health, docs, console),
+        *(models, session, audit, health, docs, console),
     )
 )
 _TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "session", "operations"]

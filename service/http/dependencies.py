@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar, cast
 
 from fastapi import Depends, Path, Query, Request, Response
@@ -13,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.errors import RETRY_BUSY_S, DeadlinePassed
-from service.http.problems import of_setting
+from service.http.problems import InvalidField, of_setting
 from service.http.uploads import check_query
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -23,6 +25,11 @@ from service.usecases.jobs import Jobs
 T = TypeVar("T")
 
 MAX_VERSION: Final = 2**31 - 1
+
+MAX_ROW: Final = 2**31 - 1
+"""Highest id of an entry of a log."""
+
+MOMENT: Final = "2026-01-31T14:31:00Z"
 
 _WATCH_AFTER_S: Final = 0.05
 """Requests that end sooner are not watched for a disconnect, which would cost more than it saves."""
@@ -110,6 +117,50 @@ class Paging:
 
 
 PageDep = Annotated[Page, Depends(Paging())]
+
+
+def parse_moment(name: str, text: str) -> datetime:
+    """Parse a moment. Lower case is allowed, and a space for a plus sign that was not percent-encoded.
+
+    Raises:
+        InvalidField: not ISO 8601, or without an offset.
+    """
+    allowed = "allowed: ISO 8601 with an offset from UTC, such as 2026-01-31T14:31:00Z or 2026-01-31T15:31:00+01:00"
+    try:
+        moment = datetime.fromisoformat(re.sub(r" (?=\d{2}:?\d{2}$)", "+", text.upper()))
+    except ValueError as error:
+        raise InvalidField(f"field {name!r} is {text[:80]!r}; {allowed}") from error
+    if moment.tzinfo is None:
+        raise InvalidField(f"field {name!r} is {text!r}, which has no offset; {allowed}")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidField(f"field {name!r} is {text!r}, not within the years 1 to 9999 in UTC; {allowed}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The moments that a log is read from and to, in UTC; None is the whole log on that side."""
+
+    since: datetime | None
+    until: datetime | None
+
+
+async def _period(
+    since: Annotated[
+        str | None,
+        Query(alias="from", description="not before this moment, in ISO 8601 with an offset", examples=[MOMENT]),
+    ] = None,
+    until: Annotated[
+        str | None, Query(alias="to", description="before this moment, in ISO 8601 with an offset", examples=[MOMENT])
+    ] = None,
+) -> Period:
+    return Period(
+        None if since is None else parse_moment("from", since), None if until is None else parse_moment("to", until)
+    )
+
+
+PeriodDep = Annotated[Period, Depends(_period)]
 
 
 async def wait_for(

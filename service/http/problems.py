@@ -6,6 +6,7 @@ An error that is not in the table is a bug: the response is a 500 without detail
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,10 +18,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from models import errors as learning
 from models.errors import AnoleError
 from service import errors as serving
+from service.http.log_fields import log_fields
 
 MEDIA_TYPE: Final = "application/problem+json"
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -233,7 +236,15 @@ def problem_response(
         "detail": detail,
         "instance": path,
     }
-    return JSONResponse(content, problem.status, dict(headers or {}), MEDIA_TYPE)
+    return _ProblemResponse(content, problem.status, dict(headers or {}), MEDIA_TYPE)
+
+
+class _ProblemResponse(JSONResponse):
+    """Also writes the code into the request's log line."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        log_fields(scope, code=json.loads(bytes(self.body))["code"])
+        await super().__call__(scope, receive, send)
 
 
 def error_response(error: Exception, path: str) -> JSONResponse:

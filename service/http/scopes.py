@@ -13,6 +13,7 @@ from starlette.types import Scope as ASGIScope
 from service.domain.client import validate_client_name
 from service.domain.key import Caller, Scope
 from service.errors import ScopeMissing, UnknownClient
+from service.http.log_fields import log_fields
 
 CALLER: Final = "anole.caller"
 """Key of the caller in the ASGI scope."""
@@ -70,6 +71,7 @@ def accessible_client(request: Request, client: str) -> str:
     name = validate_client_name(client)
     if not caller_of(request).can_access(name):
         raise UnknownClient(name)
+    log_fields(request.scope, client=name)
     return name
 
 

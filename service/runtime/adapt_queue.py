@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, TypeVar
 
@@ -176,6 +177,7 @@ class _Job:
     client: str
     work: Callable[[], Any]
     control: JobControl
+    context: Context = field(default_factory=copy_context)  # who asks, for the audit log and log lines
     result: Future[Any] = field(default_factory=Future)
 
 
@@ -303,7 +305,7 @@ class AdaptQueue:
 def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
     try:
         job.control.start()
-        return job.work(), None
+        return job.context.run(job.work), None
     except BaseException as error:  # noqa: BLE001 - it becomes the result of the job's future
         traceback.clear_frames(error.__traceback__)  # frames hold tensors, and memory may be what ran out
         return None, error

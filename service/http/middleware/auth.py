@@ -8,18 +8,21 @@ from __future__ import annotations
 import functools
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from typing import Final
 
 import anyio
 from anyio import CapacityLimiter, Lock, to_thread
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.contextvars import bound_contextvars
 
 from models.errors import AnoleError
+from service.domain.audit import ANONYMOUS_ID, Actor, acting_as
 from service.domain.key import ANONYMOUS, Caller
 from service.errors import KeyMissing, KeyRefused, RateExceeded
+from service.http.log_fields import LOG_FIELDS, log_fields
 from service.http.middleware.limits import ADAPT_ROUTES, RateLimit, RateLimiter, route_of
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
@@ -118,7 +121,8 @@ class AuthMiddleware:
                 await error_response(error, scope["path"])(scope, receive, send)
                 return
             scope[CALLER] = caller
-            await self._app(scope, receive, send)
+            with _acting(scope, caller):
+                await self._app(scope, receive, send)
 
     async def _admit_stranger(self, scope: Scope, counted: ExitStack) -> None:
         """Count a request without a key by its address.
@@ -168,6 +172,16 @@ class AuthMiddleware:
             adapting: ExitStack = scope[ADAPTING]
             adapting.enter_context(self._adapting.request(caller.prefix))
         counted.enter_context(self._keys.request(caller.prefix))
+
+
+@contextmanager
+def _acting(scope: Scope, caller: Caller) -> Iterator[None]:
+    """Name the caller in the audit log, and its key in every log line of the request."""
+    request_id: str | None = scope.get(LOG_FIELDS, {}).get("request_id")
+    key = {"key": caller.prefix} if caller.prefix else {}
+    log_fields(scope, **key)
+    with acting_as(Actor(caller.prefix or ANONYMOUS_ID, caller.name, request_id)), bound_contextvars(**key):
+        yield
 
 
 def _address(scope: Scope) -> str:

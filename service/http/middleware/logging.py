@@ -16,11 +16,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import RETRY_STOPPING_S, Overloaded
+from service.http.log_fields import LOG_FIELDS
 from service.http.problems import CLIENT_CLOSED_REQUEST, error_response
 from service.telemetry import Telemetry
-
-LOG_FIELDS: Final = "anole.log_fields"
-"""Key in the ASGI scope of the fields that handlers add to the request's log line."""
 
 UNLOGGED: Final = "anole.unlogged"
 """Key in the ASGI scope that suppresses the request's log line."""
@@ -28,6 +26,7 @@ UNLOGGED: Final = "anole.unlogged"
 ROUTE: Final = "anole.route"
 """Key in the ASGI scope of the route, for requests that are rejected before routing."""
 
+_LOGGED_PARAMETERS: Final = frozenset({"client", "version"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
@@ -53,7 +52,8 @@ class RequestMiddleware:
         method = scope["method"]
         if method == "HEAD":  # a copy, because the server leaves out the body if the method in its own is HEAD
             scope = {**scope, "method": "GET"}
-        with self._telemetry.in_flight.track_inprogress():
+        fields = structlog.contextvars.bound_contextvars(request_id=request_id)  # also for the lines of a job
+        with self._telemetry.in_flight.track_inprogress(), fields:
             await self._handle(scope, receive, response)
         self._record(scope, method, response.status, time.perf_counter() - started)
 
@@ -78,7 +78,9 @@ class RequestMiddleware:
         if UNLOGGED in scope:
             return
         level = "error" if status == 500 else "info"
-        fields: dict[str, Any] = {"method": method, "path": scope["path"], "status": status, **scope[LOG_FIELDS]}
+        named = {name: value for name, value in scope.get("path_params", {}).items() if name in _LOGGED_PARAMETERS}
+        request = {"method": method, "path": scope["path"], "status": status}
+        fields: dict[str, Any] = {**request, **named, **scope[LOG_FIELDS]}
         getattr(self._log, level)("request", seconds=round(seconds, 6), **fields)
 
 

@@ -24,10 +24,10 @@ from service.domain.version import Idempotency, Version, validate_idempotency_ke
 from service.errors import DeadlinePassed, NoSamples
 from service.http.archives import unpack
 from service.http.dependencies import Context, ContextDep, QueryNames, wait_for
+from service.http.log_fields import log_fields
 from service.http.middleware.admission import Slot
 from service.http.middleware.auth import ADAPTING
 from service.http.middleware.limits import SLOT
-from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import ADAPT, ADAPT_ONCE, IMAGES, QUERY, UPLOAD, problems
 from service.http.problems import (
     ArchiveTooLarge,
@@ -314,10 +314,17 @@ def _end_job(context: Context, job: Job, adapting: ExitStack, answer: asyncio.Fu
     adapting.close()
     context.jobs.ended(job)
     error = None if answer.cancelled() else answer.exception()
+    log = structlog.get_logger("anole.jobs").bind(job=job.id, client=job.client, state=job.state)
     if isinstance(error, Exception):
-        if problem_of(error) is None:
-            structlog.get_logger("anole.jobs").error("job failed", job=job.id, exc_info=error)
-    elif not answer.cancelled():
+        problem = problem_of(error)
+        if problem is None:
+            log.error("job failed", exc_info=error)
+        else:
+            log.info("job", code=problem.code)
+    elif answer.cancelled():
+        log.info("job")
+    else:
+        log.info("job", version=answer.result().version.number)
         _record_metrics(context, adapt_response(answer.result()).report)
 
 
@@ -388,7 +395,7 @@ def _digest(form: Form) -> str:
 
 def _answered(request: Request, response: Response, context: Context, answer: Made) -> Made:
     """Log and count the version of an answer, and add its location."""
-    request.scope[LOG_FIELDS].update(client=answer.client, version=answer.version, weights_digest=answer.weights.digest)
+    log_fields(request.scope, client=answer.client, version=answer.version, weights_digest=answer.weights.digest)
     _record_metrics(context, answer.report)
     response.headers["Location"] = f"/clients/{answer.client}/versions/{answer.version}"
     return answer

@@ -16,6 +16,7 @@ from service.http.json_bodies import UniqueKeysRoute
 from service.http.openapi import JSON, QUERY, READ, WRITE, problems
 from service.http.problems import InvalidPrecondition, UnsupportedMediaType
 from service.http.schemas import resources as schemas
+from service.http.schemas.audit import Actor
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
 
 router = APIRouter(prefix="/clients/{client}", tags=["aliases"], route_class=UniqueKeysRoute)
@@ -116,6 +117,7 @@ def alias_response(move: AliasMove) -> schemas.Alias:
         etag=f'"{move.tag}"',
         moved_at=move.moved_at,
         reason=move.reason,
+        by=None if move.actor is None else Actor(id=move.actor, name=move.actor_name or ""),
     )
 
 

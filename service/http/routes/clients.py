@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -11,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import LIVE
 from service.errors import InvalidRequest, StoreUnavailable, VersionCorrupt
-from service.http.dependencies import Page, PageDep, Paging, ServicesDep
+from service.http.dependencies import Page, PageDep, Paging, ServicesDep, parse_moment
 from service.http.json_bodies import UniqueKeysRoute
 from service.http.openapi import JSON, QUERY, READ, WRITE, problems
 from service.http.problems import InvalidField, UnsupportedMediaType
@@ -130,7 +128,7 @@ def get_client_history(
 
     The header `Link` leads to the next page.
     """
-    moment = None if at is None else _moment(at)
+    moment = None if at is None else parse_moment("at", at)
     moves = services.clients.history(client, moment, after, page.limit + 1)
     if after or len(moves) > page.limit:
         live = services.clients.live(client, moment)
@@ -152,22 +150,3 @@ def _client(summary: ClientSummary) -> schemas.ClientInfo:
         live=summary.live,
         aliases=[alias_response(move) for _, move in sorted(summary.aliases.items())],
     )
-
-
-def _moment(text: str) -> datetime:
-    """Parse a moment. Lower case is allowed, and a space for a plus sign that was not percent-encoded.
-
-    Raises:
-        InvalidField: not ISO 8601, or without an offset.
-    """
-    allowed = "allowed: ISO 8601 with an offset from UTC, such as 2026-01-31T14:31:00Z or 2026-01-31T15:31:00+01:00"
-    try:
-        moment = datetime.fromisoformat(re.sub(r" (?=\d{2}:?\d{2}$)", "+", text.upper()))
-    except ValueError as error:
-        raise InvalidField(f"field 'at' is {text[:80]!r}; {allowed}") from error
-    if moment.tzinfo is None:
-        raise InvalidField(f"field 'at' is {text!r}, which has no offset; {allowed}")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidField(f"field 'at' is {text!r}, not within the years 1 to 9999 in UTC; {allowed}") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import gzip
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -19,6 +18,8 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
+from service.http.content_types import quality
+
 router = APIRouter(include_in_schema=False)
 
 POLICY: Final = (
@@ -26,7 +27,6 @@ POLICY: Final = (
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _PAGE: Final = "index.html"
-_Q: Final = re.compile(r"(?:^|;)\s*q\s*=\s*([01](?:\.\d*)?)\s*(?:;|$)")
 _MEDIA_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -50,15 +50,7 @@ class _File:
 
 def wants_page(request: Request) -> bool:
     """Whether the sender is a browser that opens a page. Other senders get JSON, also those that accept anything."""
-    accepted = ",".join(request.headers.getlist("accept")).lower()
-    return _quality(accepted, "text/html") > _quality(accepted, "application/json")
-
-
-def _quality(accepted: str, media_type: str) -> float:
-    """Return the q value that an Accept header gives to a media type by name; 0 if it does not name it."""
-    ranges = [each.partition(";") for each in accepted.split(",")]
-    found = [_Q.search(parameters) for name, _, parameters in ranges if name.strip() == media_type]
-    return max((1.0 if each is None else float(each[1]) for each in found), default=0.0)
+    return quality(request, "text/html") > quality(request, "application/json")
 
 
 def page(request: Request) -> Response:

@@ -19,9 +19,9 @@ from service.errors import (
     UnknownVersion,
 )
 from service.http.dependencies import MAX_VERSION, ContextDep, wait_for
+from service.http.log_fields import log_fields
 from service.http.middleware.admission import Slot
 from service.http.middleware.limits import SLOT
-from service.http.middleware.logging import LOG_FIELDS
 from service.http.openapi import IMAGES, READ, UPLOAD, problems
 from service.http.problems import InvalidField, MissingField
 from service.http.schemas import resources as schemas
@@ -139,7 +139,7 @@ async def predict(request: Request, context: ContextDep) -> Response:
     work = predicting.submit(client, images, _reference(fields), slot.caller)
     slot.hold_until_done(work)
     outcome = await wait_for(request, work, context.settings.predict_s, setting="ANOLE_PREDICT_S")
-    request.scope[LOG_FIELDS].update(client=client, version=outcome.version, weights_digest=outcome.weights_digest)
+    log_fields(request.scope, version=outcome.version, weights_digest=outcome.weights_digest)
     context.telemetry.predict_seconds.observe(outcome.seconds)
     for image in outcome.predictions:
         context.telemetry.images.labels(image.verdict).inc()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from service.http.schemas.audit import Actor
 from service.http.schemas.base import DIGEST, Answer, ProblemDetails, RequestBody
 from service.http.schemas.reports import HeldOutPrediction, Report
 
@@ -166,6 +167,7 @@ class Alias(Answer):
     etag: str = Field(examples=['"4f2c81d0-3"'])
     moved_at: datetime
     reason: str = Field(description="adapt, set or rollback", examples=["adapt"])
+    by: Actor | None = Field(None, description="who moved it; null for moves of earlier releases")
 
 
 class AliasTarget(RequestBody):

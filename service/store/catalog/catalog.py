@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
 from models.errors import AnoleError
+from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import (
     AliasMove,
@@ -29,8 +30,8 @@ from service.domain.version import (
     VersionSummary,
 )
 from service.errors import UnknownClient, VersionCorrupt, VersionInUse
+from service.store.catalog import audit, queries
 from service.store.catalog import copy as catalog_copy
-from service.store.catalog import queries
 from service.store.catalog.integrity import row_problems
 from service.store.catalog.publishing import Publishing
 from service.store.catalog.queries import ClientRow, version_values
@@ -249,6 +250,11 @@ class Catalog:
             found = queries.get_client(connection, client)
             return queries.alias_log(connection, found, at=at, after=after, limit=limit)
 
+    def audit(self, query: AuditQuery) -> tuple[AuditEntry, ...]:
+        """Return entries of the audit log, newest first."""
+        with self._reading() as connection:
+            return audit.entries(connection, query)
+
     def delete_version(self, client: str, number: int) -> Version:
         """Mark a version deleted; its samples and its need of blobs go, its number stays taken.
 
@@ -274,6 +280,7 @@ class Catalog:
             connection.execute(delete(SAMPLES).where(SAMPLES.c.version_id == its_id))
             deleted = replace(version, draft=replace(version.draft, samples=()), deleted_at=self._clock())
             connection.execute(update(VERSIONS).where(this).values(version_values(deleted)))
+            audit.record(connection, self._clock(), "version.delete", client, {"version": number})
             return version
 
     def delete_client(self, client: str) -> int:
@@ -288,6 +295,7 @@ class Catalog:
             versions = connection.execute(count.where(this, VERSIONS.c.deleted_at.is_(None))).scalar_one()
             if connection.execute(delete(CLIENTS).where(this)).rowcount == 0:
                 raise UnknownClient(client)
+            audit.record(connection, self._clock(), "client.delete", client, {"versions": int(versions)})
             return int(versions)
 
     def settings(self, client: str) -> ClientSettings:
@@ -376,9 +384,9 @@ class Catalog:
         self._database.close()
 
     def _write_settings(self, connection: Connection, client: ClientRow, settings: ClientSettings) -> None:
-        values = with_checksum(
-            CLIENT_SETTINGS, client.name, {"settings": settings.to_json(), "changed_at": self._clock()}
-        )
+        now, stored = self._clock(), settings.to_json()
+        audit.record(connection, now, "settings.change", client.name, stored)
+        values = with_checksum(CLIENT_SETTINGS, client.name, {"settings": stored, "changed_at": now})
         this = CLIENT_SETTINGS.c.client_id == client.id
         if connection.execute(update(CLIENT_SETTINGS).where(this).values(values)).rowcount == 0:
             connection.execute(insert(CLIENT_SETTINGS).values(client_id=client.id, **values))

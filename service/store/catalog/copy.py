@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, func, insert, select, text
 from service.errors import InvalidRequest
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.catalog.tables import API_KEYS, CLIENTS, METADATA
+from service.store.catalog.tables import API_KEYS, AUDIT, CLIENTS, METADATA
 from service.store.ports import ALL_CLIENTS, Database
 
 _ROWS_PER_INSERT: Final = 500
@@ -64,8 +64,8 @@ def _copy(source: Connection, target: Connection) -> None:
 
 
 def _values(table: Table, row: Any) -> dict[str, Any]:
-    """Return the values to insert. Keys get new ids, because existing keys may have the same ones."""
-    return {name: value for name, value in row.items() if table is not API_KEYS or name != "id"}
+    """Return the values to insert. Keys and audit entries get new ids, because an empty store may have some already."""
+    return {name: value for name, value in row.items() if table not in (API_KEYS, AUDIT) or name != "id"}
 
 
 def _advance_sequence(target: Connection, table: Table) -> None:

@@ -16,6 +16,7 @@ from service.store.catalog.tables import (
     ALIAS_MOVES,
     ALIASES,
     API_KEYS,
+    AUDIT,
     CHECKSUM_COLUMN,
     CLIENT_SETTINGS,
     CLIENTS,
@@ -25,7 +26,7 @@ from service.store.catalog.tables import (
     samples_checksum,
 )
 
-_WITH_CHECKSUM: Final = (CLIENTS, VERSIONS, ALIASES, ALIAS_MOVES, IDEMPOTENCY, CLIENT_SETTINGS, API_KEYS)
+_WITH_CHECKSUM: Final = (CLIENTS, VERSIONS, ALIASES, ALIAS_MOVES, IDEMPOTENCY, CLIENT_SETTINGS, API_KEYS, AUDIT)
 _OWNER: Final = "owner of the row"
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import insert, select, update
 
 from service.domain.key import KeyRecord
 from service.errors import InvalidKey, UnknownKey
+from service.store.catalog import audit
 from service.store.catalog.tables import API_KEYS, CHECKSUM_COLUMN, RowValues, row_checksum, with_checksum
 from service.store.ports import Database, Keys, utc_now
 
@@ -44,6 +45,8 @@ class SqlKeys(Keys):
                 "revoked_at": record.revoked_at,
             }
             connection.execute(insert(API_KEYS).values(with_checksum(API_KEYS, "", row)))
+            granted = {"key": record.prefix, **{name: row[name] for name in ("name", "scopes", "clients")}}
+            audit.record(connection, self._clock(), "key.create", None, granted)
 
     def all(self) -> tuple[KeyRecord, ...]:
         """See `Keys.all`. Damaged rows are left out, so that a changed bit cannot grant access."""
@@ -59,6 +62,8 @@ class SqlKeys(Keys):
                 raise UnknownKey(f"there is no key with the prefix {prefix[:80]!r}; `anole keys list` shows all keys")
             row = with_checksum(API_KEYS, "", {**found, "revoked_at": found["revoked_at"] or self._clock()})
             connection.execute(update(API_KEYS).where(this).values(revoked_at=row["revoked_at"], seal=row["seal"]))
+            if found["revoked_at"] is None:
+                audit.record(connection, self._clock(), "key.revoke", None, {"key": prefix, "name": found["name"]})
         return _record(row)
 
     def close(self) -> None:

@@ -6,15 +6,17 @@ transaction that records the version, so numbers have no gaps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
+from service.domain.audit import current_actor
 from service.domain.version import AliasMove, ExpectedRevision, Idempotency, Publication, Version, VersionDraft
 from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, client_deleted
-from service.store.catalog import queries
+from service.store.catalog import audit, queries
 from service.store.catalog.queries import MOVE_COLUMNS, ClientRow, version_values
 from service.store.catalog.tables import (
     ALIAS_MOVES,
@@ -67,6 +69,8 @@ class Publishing:
         if not keep:  # what came with the images goes with them
             draft = replace(draft, samples=tuple(replace(sample, second=None) for sample in draft.samples))
         number = self.insert_version(client, replace(draft, samples_kept=keep))
+        corrected = _corrections(draft)
+        self.audit("version.correct" if corrected else "version.create", client.name, {"version": number, **corrected})
         moves = tuple(self.move_alias(client, alias, number, reason="adapt") for alias in aliases)
         live = queries.live_version(self.connection, client)
         if idempotency is not None:
@@ -129,7 +133,7 @@ class Publishing:
         self, client: ClientRow, alias: str, version: int, *, reason: str, restores: int | None = None
     ) -> AliasMove:
         """Append a move to the log and point the alias at the version."""
-        before = queries.find_alias(self.connection, client, alias)
+        before, actor = queries.find_alias(self.connection, client, alias), current_actor()
         move = AliasMove(
             client=client.name,
             alias=alias,
@@ -140,6 +144,8 @@ class Publishing:
             reason=reason,
             restores=restores,
             client_created_at=client.created_at,
+            actor=actor.id,
+            actor_name=actor.name,
         )
         logged = with_checksum(ALIAS_MOVES, client.name, {name: getattr(move, name) for name in MOVE_COLUMNS})
         self.connection.execute(insert(ALIAS_MOVES).values(client_id=client.id, **logged))
@@ -148,7 +154,13 @@ class Publishing:
         values = with_checksum(ALIASES, client.name, target)
         if self.connection.execute(update(ALIASES).where(this).values(values)).rowcount == 0:
             self.connection.execute(insert(ALIASES).values(client_id=client.id, **values))
+        details = {"alias": alias, "version": version, "previous": move.previous, "reason": reason}
+        self.audit("alias.move", client.name, details)
         return move
+
+    def audit(self, action: str, client: str, details: Mapping[str, Any]) -> None:
+        """Add an entry to the audit log."""
+        audit.record(self.connection, self.now, action, client, details)
 
     def insert_idempotency(self, client: ClientRow, idempotency: Idempotency, number: int, live: int | None) -> None:
         """Record which version the request made, and which was live then."""
@@ -161,6 +173,12 @@ class Publishing:
         }
         row = with_checksum(IDEMPOTENCY, client.name, values)
         self.connection.execute(insert(IDEMPOTENCY).values(client_id=client.id, **row))
+
+
+def _corrections(draft: VersionDraft) -> dict[str, Any]:
+    """Return the numbers of samples that were relabelled and removed; empty if the version corrects none."""
+    notes = draft.report.get("gate", {}).get("details", ())
+    return next((dict(note["values"]) for note in notes if note["code"] == "corrected"), {})
 
 
 def _require_revision(current: AliasMove | None, alias: str, expected: ExpectedRevision) -> None:

@@ -48,7 +48,10 @@ HIGHEST_NUMBER: Final = 2**31 - 1
 
 _DIGESTS_PER_QUERY: Final = 500
 
-MOVE_COLUMNS: Final = ("alias", "revision", "version", "previous", "moved_at", "reason", "restores")
+MOVE_COLUMNS: Final = (
+    *("alias", "revision", "version", "previous", "moved_at", "reason", "restores"),
+    *("actor", "actor_name"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,8 @@ ALIAS_MOVES: Final = Table(
     Column("moved_at", UtcDateTime, nullable=False),
     Column("reason", String(16), nullable=False),
     Column("restores", Integer, nullable=True),
+    Column("actor", String(64), nullable=True),
+    Column("actor_name", String(64), nullable=True),
     Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("client_id", "alias", "revision"),
     Index(None, "client_id", "version"),
@@ -190,6 +192,21 @@ API_KEYS: Final = Table(
     Column("revoked_at", UtcDateTime, nullable=True),
     Column("seal", String(32), nullable=False, server_default=text("''")),
     UniqueConstraint("prefix"),
+)
+
+AUDIT: Final = Table(
+    "audit",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("actor_name", String(64), nullable=False),
+    Column("request_id", String(64), nullable=True),
+    Column("action", String(32), nullable=False),
+    Column("client", String(64), nullable=True),  # a name, because the entry outlives the client
+    Column("details", JSON, nullable=False),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
+    Index(None, "client"),
 )
 
 CHECKSUM_COLUMN: Final = "seal"

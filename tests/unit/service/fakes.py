@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from models.errors import ImageFormatUnsupported
 from service.bootstrap import Services
+from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
 from service.domain.key import KeyRecord
@@ -402,6 +403,8 @@ class FakeServices(Services):
         self.adaptation = FakeAdaptation(self.clients)
         self.prediction = FakePrediction(self.clients)
         self.explained = FakeExplained(self.prediction)
+        self.entries: list[AuditEntry] = []
+        self.audit = self._audit
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
         self.checkpoints = CheckpointList(
@@ -410,6 +413,10 @@ class FakeServices(Services):
         self.metrics = lambda: {"weight_cache_hits_total": 3}
         self.finish = self._finish
         self.close = self._close
+
+    def _audit(self, query: AuditQuery) -> tuple[AuditEntry, ...]:
+        found = [each for each in reversed(self.entries) if query.before is None or each.id < query.before]
+        return tuple(each for each in found if query.clients is None or each.client in query.clients)[: query.limit]
 
     def _finish(self, within_s: float) -> None:
         self.finished_within_s = within_s

@@ -72,6 +72,7 @@ def test_every_operation_has_a_command(anole: Anole, recorded: Recording, folder
         ["alias", "line"],
         ["alias", "line", "stable", "--set", "1"],
         ["history", "line"],
+        ["audit", "--client", "line"],
         ["settings", "line"],
         ["settings", "line", "floor=0.7"],
         ["settings", "line", "floor=0.7", "--replace"],
