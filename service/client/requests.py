@@ -382,6 +382,7 @@ def _utf8(text: str) -> bytes:
 
 
 def path_of(name: str, *steps: str) -> str:
+    """Return the path of a client, or of what is below it."""
     return "/".join(["/clients", *(_quoted(step) for step in (name, *steps))])
 
 

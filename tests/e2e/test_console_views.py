@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
-from service.client import Client
+from service.client import AdaptOptions, Client
 from tests.e2e.browsing import (
     adapt,
     choose,
@@ -331,6 +331,11 @@ def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
         assert cookie["sameSite"] == "Strict"
         stored = page.evaluate("JSON.stringify([localStorage, sessionStorage, document.cookie])")
         assert key not in stored
+        with Client(running.url, key=key) as anole:
+            anole.adapt("line", labelled(fine=FINE[:4], coarse=COARSE[:4]), AdaptOptions(publish="always"))
+            anole.move_alias("line", "live", 1)
+        page.goto(f"{running.url}/#/versions/line")
+        expect(page.get_by_text("live was set from version 1 to version 1 by tablet")).to_be_visible()
         page.get_by_role("button", name="Sign out tablet").click()
         expect(page.get_by_text("This service needs a key.")).to_be_visible()
         assert page.context.cookies() == []

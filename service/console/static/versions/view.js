@@ -139,8 +139,9 @@ function ReportOf({ details, problem, retry }) {
 /** An alias move that no version tells: published by hand, or rolled back. */
 function Move({ move }) {
   const values = { alias: move.alias, version: move.version, previous: move.previous ?? "–" };
+  const by = move.by && move.by.id !== "anonymous" ? move.by.name || move.by.id : "";
   return html`<li class="entry move">
-    <p>${icon(move.reason === "rollback" ? "back" : "right")} <span>${t(`move.${move.reason === "rollback" ? "rollback" : "set"}`, values)}${move.moved_by && ` ${t("move.by", { name: move.moved_by })}`}</span>
+    <p>${icon(move.reason === "rollback" ? "back" : "right")} <span>${t(`move.${move.reason === "rollback" ? "rollback" : "set"}`, values)}${by && ` ${t("move.by", { name: by })}`}</span>
       <time class="muted" datetime=${move.moved_at} title=${moment(move.moved_at)}>${ago(move.moved_at)}</time></p>
   </li>`;
 }
