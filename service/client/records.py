@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from service.client.requests import Request, page_of
+from service.client.request import Request
+from service.client.requests import page_of
 from service.http.schemas.audit import AuditEntry, AuditList
 
 
