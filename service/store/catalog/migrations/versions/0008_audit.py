@@ -1,4 +1,4 @@
-"""Add the audit log, and who moved an alias. Earlier moves have nobody."""
+"""Add the audit log, and who moved an alias. Moves of earlier releases have no actor."""
 
 from __future__ import annotations
 
