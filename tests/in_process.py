@@ -30,12 +30,14 @@ def description() -> dict[str, Any]:
 
 
 def operations() -> dict[str, tuple[str, str]]:
-    """Return method and path of each operation by its id, without those of a browser's login."""
+    """Return method and path of each operation by its id, without those of a browser's login, and of the Open Inference
+    Protocol, which has clients of its own.
+    """
     return {
         operation["operationId"]: (method, path)
         for path, methods in description()["paths"].items()
         for method, operation in methods.items()
-        if operation["operationId"] not in {"log_in", "log_out"}
+        if operation["operationId"] not in {"log_in", "log_out"} and "inference protocol" not in operation["tags"]
     }
 
 

@@ -28,7 +28,14 @@ from service.http.dependencies import Context
 from service.http.middleware.admission import AdmissionLimit, MemoryBudget
 from service.http.middleware.auth import AuthMiddleware
 from service.http.middleware.cors import cors
-from service.http.middleware.limits import ADAPT_ROUTES, CORRECTIONS, BodyPace, LimitsMiddleware, RouteLimits
+from service.http.middleware.limits import (
+    ADAPT_ROUTES,
+    CORRECTIONS,
+    INFER_ROUTES,
+    BodyPace,
+    LimitsMiddleware,
+    RouteLimits,
+)
 from service.http.middleware.logging import RequestMiddleware
 from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import (
@@ -40,6 +47,7 @@ from service.http.routes import (
     corrections,
     docs,
     health,
+    inference_protocol,
     jobs,
     models,
     predict,
@@ -57,10 +65,13 @@ ROUTERS: Final = tuple(
     for resource in (
         *(predict, adapt, jobs),
         *(clients, versions, samples, corrections, aliases),
-        *(models, session, audit, health, docs, console),
+        *(models, inference_protocol, session, audit, health, docs, console),
     )
 )
-_TAGS: Final = ["adapt", "predict", "clients", "versions", "samples", "aliases", "models", "session", "operations"]
+_TAGS: Final = [
+    *("adapt", "predict", "clients", "versions", "samples", "aliases", "models", "inference protocol", "session"),
+    "operations",
+]
 _FORM: Final = "multipart/form-data"
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES
@@ -137,6 +148,10 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         CORRECTIONS: RouteLimits(CORRECTIONS_BODY_BYTES, ("application/json",), adapting),
         ("POST", "/predict"): RouteLimits(
             settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"
+        ),
+        **dict.fromkeys(
+            INFER_ROUTES,
+            RouteLimits(settings.predict_body_bytes, admission=predicting, setting="ANOLE_PREDICT_BODY_BYTES"),
         ),
     }
     pace = BodyPace(settings.body_s, settings.body_idle_s, settings.body_bytes_per_s)

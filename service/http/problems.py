@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -33,6 +34,10 @@ _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _RESOURCES_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _EXHAUSTED_MESSAGES: Final = ("can't start new thread", "[enforce fail at alloc_cpu", "DefaultCPUAllocator")
 """How RuntimeErrors begin that mean that threads or memory are exhausted."""
+
+
+_INFERENCE_PROTOCOL: Final = re.compile("/v2(/|$)")
+"""Paths of the Open Inference Protocol, whose errors have the member `error`."""
 
 
 class RequestRejected(AnoleError, ValueError):
@@ -227,7 +232,7 @@ def of_setting(variable: str) -> str:
 def problem_response(
     problem: Problem, detail: str, path: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return an RFC 9457 response."""
+    """Return an RFC 9457 response. For the Open Inference Protocol, it has the message in `error` too."""
     content = {
         "type": f"urn:anole:problem:{problem.code}",
         "title": problem.title,
@@ -236,6 +241,8 @@ def problem_response(
         "detail": detail,
         "instance": path,
     }
+    if _INFERENCE_PROTOCOL.match(path):
+        content["error"] = detail
     return _ProblemResponse(content, problem.status, dict(headers or {}), MEDIA_TYPE)
 
 

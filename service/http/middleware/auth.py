@@ -59,7 +59,10 @@ ADAPTING: Final = "anole.adapting"
 """Key in the ASGI scope of an `ExitStack` that counts the caller's adaptation. It is closed when the request
 ends, unless a job takes it over."""
 
-PUBLIC: Final = re.compile(r"\*|/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+|/console/[^/]+(?:/[^/]+)?")
+PUBLIC: Final = re.compile(
+    r"\*|/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+|/console/[^/]+(?:/[^/]+)?"
+    r"|/v2|/v2/health/(?:live|ready)"
+)
 """Paths that need no key: health, the web page and its login, and the description of the API."""
 
 _HOST: Final = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")

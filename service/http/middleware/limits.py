@@ -34,7 +34,13 @@ CORRECTIONS: Final = ("POST", "/clients/{client}/corrections")
 ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade"), CORRECTIONS})
 """The routes that adapt, as `route_of` returns them."""
 
-_CLIENT: Final = re.compile("(?<=^/clients/)[^/]+")
+INFER_ROUTES: Final = frozenset(
+    {("POST", "/v2/models/{client}/infer"), ("POST", "/v2/models/{client}/versions/{version}/infer")}
+)
+"""The routes of the Open Inference Protocol that predict, as `route_of` returns them."""
+
+_CLIENT: Final = re.compile("(?<=^/clients/)[^/]+|(?<=^/v2/models/)[^/]+")
+_VERSION: Final = re.compile("(?<=^/v2/models/{client}/versions/)[^/]+")
 _REPORT_S: Final = 1.0
 
 _BURST_S: Final = 2.0
@@ -43,8 +49,11 @@ _MAX_CALLERS: Final = 10_000
 
 
 def route_of(scope: Scope) -> tuple[str, str]:
-    """Return the method and the path of a request, with "{client}" in place of a client's name."""
-    return scope["method"], _CLIENT.sub("{client}", scope["path"])
+    """Return the method and the path of a request, with "{client}" in place of a client's name.
+
+    The number of a version in a path of the Open Inference Protocol becomes "{version}".
+    """
+    return scope["method"], _VERSION.sub("{version}", _CLIENT.sub("{client}", scope["path"]))
 
 
 @dataclass(frozen=True, slots=True)

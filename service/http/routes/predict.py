@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -18,7 +19,7 @@ from service.errors import (
     UnknownCheckpoint,
     UnknownVersion,
 )
-from service.http.dependencies import MAX_VERSION, ContextDep, wait_for
+from service.http.dependencies import MAX_VERSION, Context, ContextDep, wait_for
 from service.http.log_fields import log_fields
 from service.http.middleware.admission import Slot
 from service.http.middleware.limits import SLOT
@@ -40,6 +41,7 @@ from service.http.uploads import (
 from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases.explain import MAX_EXPLAINED
+from service.usecases.predict import PredictOutcome
 
 router = APIRouter(tags=["predict"])
 
@@ -132,17 +134,8 @@ async def predict(request: Request, context: ContextDep) -> Response:
     """
     fields, images = await _read(request, context.settings)
     client = accessible_client(request, fields.required("client"))
-    slot: Slot = request.scope[SLOT]
-    slot.add_images(len(images))
     explains = _explains(fields, len(images))
-    predicting = context.services.explained if explains else context.services.prediction
-    work = predicting.submit(client, images, _reference(fields), slot.caller)
-    slot.hold_until_done(work)
-    outcome = await wait_for(request, work, context.settings.predict_s, setting="ANOLE_PREDICT_S")
-    log_fields(request.scope, version=outcome.version, weights_digest=outcome.weights_digest)
-    context.telemetry.predict_seconds.observe(outcome.seconds)
-    for image in outcome.predictions:
-        context.telemetry.images.labels(image.verdict).inc()
+    outcome = await run_prediction(request, context, client, images, _reference(fields), explains)
     answer = schemas.PredictResponse.model_validate(outcome)
     wanted = {
         "explanation": explains,
@@ -152,6 +145,32 @@ async def predict(request: Request, context: ContextDep) -> Response:
     left_out = {name for name, shown in wanted.items() if not shown}
     body = answer.model_dump_json(exclude={"predictions": {"__all__": left_out}})
     return Response(body, media_type="application/json")
+
+
+async def run_prediction(
+    request: Request,
+    context: Context,
+    client: str,
+    images: Sequence[Upload],
+    reference: str,
+    explains: bool = False,
+) -> PredictOutcome:
+    """Predict within the slot of the request, and count the images in metrics and in the request's log line.
+
+    Raises:
+        DeadlinePassed, ClientDisconnect, and the errors of `Prediction.submit`.
+    """
+    slot: Slot = request.scope[SLOT]
+    slot.add_images(len(images))
+    predicting = context.services.explained if explains else context.services.prediction
+    work = predicting.submit(client, images, reference, slot.caller)
+    slot.hold_until_done(work)
+    outcome = await wait_for(request, work, context.settings.predict_s, setting="ANOLE_PREDICT_S")
+    log_fields(request.scope, version=outcome.version, weights_digest=outcome.weights_digest)
+    context.telemetry.predict_seconds.observe(outcome.seconds)
+    for image in outcome.predictions:
+        context.telemetry.images.labels(image.verdict).inc()
+    return outcome
 
 
 async def _read(request: Request, settings: Settings) -> tuple[Fields, tuple[Upload, ...]]:

@@ -39,7 +39,7 @@ IDS = {
 }
 PUBLIC_ROUTES = {
     *("/", "/livez", "/readyz", "/session", "/openapi.json", "/docs", "/docs/start.js", "/docs/{name}"),
-    *("/console/{file}", "/console/{folder}/{script}"),
+    *("/console/{file}", "/console/{folder}/{script}", "/v2", "/v2/health/live", "/v2/health/ready"),
 }
 
 ROUTES = {
