@@ -169,6 +169,12 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("GET", "/models"): None,
     ("GET", "/models/{name}"): None,
     ("GET", "/metrics"): None,
+    ("GET", "/v2/models/{client}"): None,
+    ("GET", "/v2/models/{client}/ready"): None,
+    ("GET", "/v2/models/{client}/versions/{version}"): None,
+    ("GET", "/v2/models/{client}/versions/{version}/ready"): None,
+    ("POST", "/v2/models/{client}/infer"): "predict",
+    ("POST", "/v2/models/{client}/versions/{version}/infer"): "predict",
 }
 
 
