@@ -6,13 +6,11 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import astuple, dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -23,16 +21,15 @@ from service.cli import connection
 from service.cli.connection import Key, Url
 from service.cli.console import AsJson, notices, output, percent, plain
 from service.client import InvalidInput, PredictResponse, ServiceProblem, ServiceUnreachable
-from service.client.datasets import IMAGE_SUFFIXES
-from service.client.folders import shown, why_not
+from service.client.folders import shown
+from service.client.table_cells import from_cell, to_cell
+from service.client.watched_folder import FolderScan
 
 _FAILED: Final = "error"
 _ABOUT_THE_IMAGE: Final = frozenset({400, 413, 415, 422})
 """Statuses that reject an image. Others reject the client or the key, or say that the service is busy."""
 _RECORD: Final = re.compile(r"\r?\n(?=\d{4}-\d\d-\d\dT)")
 """Where a line of the table ends: each begins with a time. Names may have line ends too."""
-_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
-"""How a cell begins that a spreadsheet computes, with the apostrophes before it."""
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 
@@ -79,7 +76,7 @@ class ResultTable:
         rows = self._rows(records)
         if rows and rows[0] != header:
             raise InvalidInput(f"{shown(path)} is a table with other columns; name a new file with --csv")
-        self._done = {(_from_cell(row[1]), row[0]) for row in rows[1:] if len(row) == len(header)}
+        self._done = {(from_cell(row[1]), row[0]) for row in rows[1:] if len(row) == len(header)}
         if not rows:
             self._write(header)
         elif records[-1].count('"') % 2:  # the last line was cut by a crash, inside quotes
@@ -93,7 +90,7 @@ class ResultTable:
 
     def add(self, row: Row) -> None:
         """Append a result."""
-        self._write([_to_cell(text) for text in astuple(row)])
+        self._write([to_cell(text) for text in astuple(row)])
         self._done.add((row.file, row.time))
 
     def _content(self) -> str:
@@ -119,85 +116,6 @@ class ResultTable:
                 table.write(text.encode())  # in one call, so that an interrupt leaves no half a line
         except OSError as error:
             raise InvalidInput(f"cannot write {shown(self.path)}: {error.strerror or error}") from error
-
-
-def _to_cell(text: str) -> str:
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _from_cell(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
-
-
-class FolderScan:
-    """Finds images that are complete: their size and time of modification were the same at the scan before.
-
-    Args:
-        folder: folder to watch, with its sub-folders.
-        on_skipped: called once for each file or folder that is left out, with its path and the reason.
-    """
-
-    def __init__(self, folder: Path, on_skipped: Callable[[str, str], object]) -> None:
-        self._folder = folder
-        self._on_skipped = on_skipped
-        self._skipped: set[str] = set()
-        self._before: dict[Path, tuple[int, int]] = {}
-
-    def complete(self) -> Iterator[tuple[Path, str, str]]:
-        """Yield path, path within the folder and time of modification of the images that are complete, by time.
-
-        Raises:
-            InvalidInput: the folder cannot be read.
-        """
-        now = dict(self._images(self._folder))
-        before, self._before = self._before, now
-        for path, state in sorted(now.items(), key=lambda item: (item[1][1], item[0])):
-            if state != before.get(path):
-                continue
-            if state[0] == 0:
-                self._skip(path, "empty so far")
-            else:
-                time = datetime.fromtimestamp(state[1] / 1e9, UTC).isoformat(timespec="microseconds")
-                yield path, self._name(path), time
-
-    def _images(self, folder: Path) -> Iterator[tuple[Path, tuple[int, int]]]:
-        try:
-            entries = list(os.scandir(folder))
-        except OSError as error:
-            if folder == self._folder:
-                raise InvalidInput(f"cannot read {shown(folder)}: {error.strerror or error}") from error
-            if not isinstance(error, FileNotFoundError):  # deleted in the meantime
-                self._skip(folder, f"cannot be read: {error.strerror or error}")
-            return
-        for entry in entries:
-            path = Path(entry.path)
-            if reason := why_not(path):
-                self._skip(path, reason)
-            elif entry.is_symlink() and entry.is_dir():
-                self._skip(path, "a link to a folder; watch that folder itself")  # links may lead in a circle
-            elif entry.is_dir():
-                yield from self._images(path)
-            elif path.suffix.lower() in IMAGE_SUFFIXES:
-                state = _state(path)
-                if state is not None:
-                    yield path, state
-
-    def _skip(self, path: Path, reason: str) -> None:
-        name = self._name(path)
-        if name not in self._skipped:
-            self._skipped.add(name)
-            self._on_skipped(name, reason)
-
-    def _name(self, path: Path) -> str:
-        return shown(path.relative_to(self._folder))
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:  # deleted or moved in the meantime
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def watch(

@@ -15,6 +15,7 @@ import pytest
 
 from service.cli import watch
 from service.client import Client, InvalidInput, ServiceProblem
+from service.client.watched_folder import FolderScan
 from tests.in_process import Web
 from tests.unit.service.cli.conftest import PNG, Anole
 
@@ -88,7 +89,7 @@ def test_other_files_are_left_out(anole: Anole, taught: Web, camera: Path) -> No
 
 
 def test_an_image_counts_once_it_has_not_changed_between_two_looks(camera: Path) -> None:
-    scan = watch.FolderScan(camera, lambda name, reason: None)
+    scan = FolderScan(camera, lambda name, reason: None)
     path = put(camera, "1.png")
     assert list(scan.complete()) == []
     put(camera, "1.png", PNG * 2)
@@ -100,7 +101,7 @@ def test_an_image_counts_once_it_has_not_changed_between_two_looks(camera: Path)
 
 
 def test_an_empty_image_is_not_complete(camera: Path) -> None:
-    scan = watch.FolderScan(camera, lambda name, reason: None)
+    scan = FolderScan(camera, lambda name, reason: None)
     put(camera, "1.png", b"")
     assert list(scan.complete()) == list(scan.complete()) == []
 
@@ -144,7 +145,7 @@ def test_images_wait_while_the_service_does_not_respond(
     down = httpx.ConnectError("refused")
     ask, waited = patient(answering(*[down] * 7, problem(503, "not_ready"), predicted()))
     put(camera, "1.png")
-    scan, results = watch.FolderScan(camera, lambda *_: None), watch.ResultTable(camera / "results.csv")
+    scan, results = FolderScan(camera, lambda *_: None), watch.ResultTable(camera / "results.csv")
     list(scan.complete())
     assert [row.verdict for row in watch.new_results(scan, results, ask)] == ["unknown"]
     assert waited == [1, 2, 4, 8, 16, 30, 30, 30]
@@ -158,7 +159,7 @@ def test_an_image_that_the_service_rejects_is_recorded_and_not_sent_again(
     put(camera, "1.png")
     table = camera / "results.csv"
     for expected in (["error"], []):
-        scan, results = watch.FolderScan(camera, lambda *_: None), watch.ResultTable(table)
+        scan, results = FolderScan(camera, lambda *_: None), watch.ResultTable(table)
         list(scan.complete())
         assert [row.verdict for row in watch.new_results(scan, results, ask)] == expected
     assert lines(table)[1:] == ["2023-11-14T22:13:20.000000+00:00,1.png,,,error,"]
@@ -281,7 +282,7 @@ def test_a_table_with_a_name_that_was_written_without_an_apostrophe_is_known(
 
 def test_an_empty_image_is_named_once(camera: Path) -> None:
     named: list[tuple[str, str]] = []
-    scan = watch.FolderScan(camera, lambda *skipped: named.append(skipped))
+    scan = FolderScan(camera, lambda *skipped: named.append(skipped))
     put(camera, "1.png", b"")
     assert [list(scan.complete()) for _ in range(3)] == [[], [], []]
     assert named == [("1.png", "empty so far")]
@@ -302,6 +303,6 @@ def test_a_folder_that_cannot_be_read_is_named_once(camera: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "scandir", scan_or_fail)
     named: list[tuple[str, str]] = []
-    scan = watch.FolderScan(camera, lambda *skipped: named.append(skipped))
+    scan = FolderScan(camera, lambda *skipped: named.append(skipped))
     assert [[name for _, name, _ in scan.complete()] for _ in range(3)] == [[], ["open/1.png"], ["open/1.png"]]
     assert named == [("closed", "cannot be read: Permission denied")]

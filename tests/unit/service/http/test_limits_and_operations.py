@@ -168,6 +168,15 @@ def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: We
         ("/livez", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),
+        ("/v2", "get"),
+        ("/v2/health/live", "get"),
+        ("/v2/health/ready", "get"),
+        ("/v2/models/{client}", "get"),
+        ("/v2/models/{client}/ready", "get"),
+        ("/v2/models/{client}/infer", "post"),
+        ("/v2/models/{client}/versions/{version}", "get"),
+        ("/v2/models/{client}/versions/{version}/ready", "get"),
+        ("/v2/models/{client}/versions/{version}/infer", "post"),
     }
     assert set(described["/predict"]["post"]["requestBody"]["content"]) == {"multipart/form-data", "image/*"}
     form = described["/adapt"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
