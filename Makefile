@@ -40,7 +40,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak mutate check format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak mutate check docs format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -90,6 +90,11 @@ check: ## run ruff, mypy, import-linter and hadolint
 	$(BIN)/mypy --num-workers 2 $(CODE)
 	$(BIN)/lint-imports --no-cache
 	@[ ! -x $(BIN)/hadolint ] || { echo '$(BIN)/hadolint Dockerfile' && $(BIN)/hadolint Dockerfile; }
+
+docs: ## build the documentation into build/docs, with all links checked and nothing from other hosts
+	@.ci/install docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo "docs: open build/docs/index.html, or serve the folder build/docs"
 
 format: ## format the code
 	@.ci/install dev

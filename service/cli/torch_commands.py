@@ -33,14 +33,18 @@ class TorchCommand(TyperCommand):
         self._module, summary = _MODULES[name]
         super().__init__(name, help=summary)
 
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Return the context of the command itself."""
+    def load(self) -> Any:
+        """Import the command itself and return it."""
         name = str(self.name)
         require_full_installation(f"anole {name}")
         function = getattr(import_module(self._module), name.replace("-", "_"))
         alone = typer.Typer(add_completion=False)
         alone.command(name, epilog=EXIT_CODES)(function)
-        return typer.main.get_command(alone).make_context(info_name, args, parent=parent, **extra)
+        return typer.main.get_command(alone)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of the command itself."""
+        return self.load().make_context(info_name, args, parent=parent, **extra)
 
 
 class AnoleGroup(TyperGroup):

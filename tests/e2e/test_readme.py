@@ -20,7 +20,8 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Served, clean_environment
 
-PAGES = ("README.md", "docs/versions.md", "docs/models.md", "docs/operation.md")
+GUIDES = ("get-started", "versions", "corrections", "jobs", "cameras", "models", "operation")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = "\n".join(TEXTS.values())
 BLOCK = re.compile(
