@@ -8,6 +8,8 @@ from typing import Any, Final, Literal, get_args
 
 from models.errors import InvalidConfig
 
+PREPROCESSING_VERSION: Final = 1
+
 Contrast = Literal["none", "local", "regional", "imagenet", "torchvision"]
 """How the values of an image are scaled; see `ImageConfig`."""
 

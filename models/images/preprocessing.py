@@ -20,6 +20,7 @@ from models.images.decoding import DEFAULT_LIMITS, DecodeLimits, decode_pixels
 from models.images.image_config import (
     CONTRAST_LIMIT,
     CONTRASTS,
+    PREPROCESSING_VERSION,
     REC601_LUMA,
     STATISTICS_OF_IMAGENET,
     Contrast,
@@ -40,8 +41,6 @@ __all__ = [
     "prepare_batch",
     "prepare_by_shape",
 ]
-
-PREPROCESSING_VERSION = 1
 
 _BATCH_SIZE = 8
 """Images prepared at once; larger batches exceed the processor's cache."""

@@ -12,11 +12,14 @@ import typer
 from models.errors import AnoleError
 from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
+from service.cli.edge import edge
 from service.cli.import_dataset import import_dataset
 from service.cli.installation import require_full_installation
 from service.cli.keys import keys
 from service.cli.records import audit
+from service.cli.release import release
 from service.cli.resources import alias, clients, delete, diff, history, job, models, settings, status, weights
+from service.cli.rollout import rollout
 from service.cli.samples import correct, samples
 from service.cli.store import store
 from service.cli.torch_commands import AnoleGroup
@@ -138,3 +141,6 @@ for command in _COMMANDS:
     cli.command(epilog=EXIT_CODES)(command)
 cli.add_typer(store, name="store")
 cli.add_typer(keys, name="keys")
+cli.add_typer(release, name="release")
+cli.add_typer(rollout, name="rollout")
+cli.command(epilog=EXIT_CODES)(edge)

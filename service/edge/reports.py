@@ -1,0 +1,99 @@
+"""What a device reports if it is asked to: counts for each release. No image, no score and no address is in it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.atomic_files import write_atomically
+from service.edge.agent import Agent
+from service.edge.errors import EdgeError
+
+MAX_REPORT_BYTES: Final = 64 * 1024
+_TIMEOUT_S: Final = 10.0
+
+
+class ReleaseCounts(BaseModel):
+    """Counts of one release since the agent loaded it.
+
+    Attributes:
+        client: name of the client.
+        version: number of the version.
+        images: predicted.
+        unknown: of them, with the verdict unknown.
+        failed: predictions that ended with an internal error.
+        seconds: time of all predictions together.
+        refused: versions' files that failed on the device, as SHA-256 (hex).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    client: str = Field(max_length=64)
+    version: int = Field(ge=1)
+    images: int = Field(ge=0)
+    unknown: int = Field(ge=0)
+    failed: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    refused: tuple[str, ...] = Field((), max_length=20)
+
+
+class DeviceReport(BaseModel):
+    """The report of one device.
+
+    Attributes:
+        device: SHA-256 (hex) of its id, which tells devices apart without naming them.
+        channel: that it follows.
+        releases: counts of what it runs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str = Field(pattern="^[0-9a-f]{64}$")
+    channel: str = Field(max_length=64)
+    releases: tuple[ReleaseCounts, ...] = Field(max_length=100)
+
+
+def report_of(agent: Agent) -> DeviceReport:
+    """The agent's counts as they are now."""
+    return DeviceReport(
+        device=hashlib.sha256(agent.device.encode()).hexdigest(),
+        channel=agent.channel,
+        releases=tuple(
+            ReleaseCounts(
+                client=client,
+                version=loaded.info.version,
+                images=counts.images,
+                unknown=counts.unknown,
+                failed=counts.failed,
+                seconds=round(counts.seconds, 3),
+                refused=agent.refused(client),
+            )
+            for client, (loaded, counts) in agent.summary().items()
+        ),
+    )
+
+
+def send(report: DeviceReport, place: str) -> None:
+    """Write a report to a folder, or send it with PUT to a URL, as DEVICE.json. A newer one replaces it.
+
+    Args:
+        report: from `report_of`.
+        place: path of a folder, or an http or https URL.
+
+    Raises:
+        EdgeError: it could not be sent.
+    """
+    content = report.model_dump_json().encode()
+    try:
+        if place.startswith(("http://", "https://")):
+            url = f"{place.rstrip('/')}/{report.device}.json"
+            headers = {"Content-Type": "application/json"}
+            httpx.put(url, content=content, headers=headers, timeout=_TIMEOUT_S).raise_for_status()
+        else:
+            write_atomically(Path(place) / f"{report.device}.json", content, durable=False)
+    except (httpx.HTTPError, OSError) as error:
+        raise EdgeError(f"the report could not be sent to {place}: {error}") from error
