@@ -67,7 +67,7 @@ def publish(
     channel: ChannelName = "stable",
     version: Annotated[int | None, typer.Option(min=1, help="Version.", show_default="the live one")] = None,
     keys: Keys = None,
-    percent: Annotated[float, typer.Option(min=0, max=100, help="Percentage of the channel's devices.")] = 1.0,
+    percent: Annotated[int, typer.Option(min=0, max=100, help="Percentage of the channel's devices.")] = 1,
     tolerance: Annotated[
         float, typer.Option(min=1e-6, max=0.2, help="Largest difference of a device's scores in the smoke set.")
     ] = 0.02,
@@ -91,7 +91,7 @@ def publish(
         return
     output().print(
         plain(
-            f"released version {done['version']} of {client} to {percent:g} % of {channel}: {done['release_bytes']} "
+            f"released version {done['version']} of {client} to {percent} % of {channel}: {done['release_bytes']} "
             f"bytes for each device, and {done['start_bytes']} once for its start"
         )
     )

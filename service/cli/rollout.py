@@ -35,7 +35,7 @@ def show(repository: Repository, reports: Reports = None, as_json: AsJson = Fals
             state = "halted" if each.rollout.halted else "complete" if each.rollout.percent >= 100 else "in progress"
             shares = (f"{counts.unknown}", f"{counts.failed}") if counts.images else (NO_VALUE, NO_VALUE)
             listed.add_row(
-                each.channel, each.client, str(each.rollout.version), f"{each.rollout.percent:g} %", state,
+                each.channel, each.client, str(each.rollout.version), f"{each.rollout.percent} %", state,
                 str(counts.devices), str(counts.images), *shares,
             )  # fmt: skip
         output().print(listed)
@@ -52,7 +52,7 @@ def advance(
     repository: Repository,
     channel: ChannelName = "stable",
     percent: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Percentage of the devices.", show_default="the next ring")
+        int | None, typer.Option(min=0, max=100, help="Percentage of the devices.", show_default="the next ring")
     ] = None,
     reports: Reports = None,
     keys: Keys = None,
@@ -109,5 +109,5 @@ def _print(channel: str, client: str, now: Rollout, *, as_json: bool) -> None:
     if as_json:
         print_json({"channel": channel, "client": client, **now.model_dump()})
         return
-    state = "halted" if now.halted else f"at {now.percent:g} %"
+    state = "halted" if now.halted else f"at {now.percent} %"
     output().print(plain(f"version {now.version} of {client} on {channel} is {state}"))

@@ -110,11 +110,17 @@ class Agent:
                 self._update()
             self.problem = None
         except (EdgeError, OSError) as error:
-            news = False
-            if self.problem != str(error):
-                self._log.warning("poll failed", reason=str(error))
-            self.problem = str(error)
+            news = self._failed(str(error))
+        except Exception as error:  # noqa: BLE001 - an agent that stops to poll cannot be mended from afar
+            self._log.exception("poll failed")
+            news = self._failed(f"internal error: {error!r}")
         return news
+
+    def _failed(self, reason: str) -> bool:
+        if self.problem != reason:
+            self._log.warning("poll failed", reason=reason)
+        self.problem = reason
+        return False
 
     def predict(
         self, client: str, files: Sequence[tuple[str, DecodedPixels]]

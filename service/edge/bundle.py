@@ -196,7 +196,7 @@ class Release:
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
-    return {prefix + name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return {prefix + name: np.asarray(array, order="C") for name, array in tensors.items()}
 
 
 def _without_prefix(prefix: str, tensors: Mapping[str, Array]) -> dict[str, Array]:

@@ -117,8 +117,11 @@ class LoadedRelease:
         self._start = start
         folded = release.weights if start.frozen else {**start.weights, **release.weights}
         self._weights = {name: array for name, array in folded.items() if name not in _AFTER_THE_NET}
-        self._novelty = novelty_of(folded)
-        self._margin = float(folded[SECOND_LOOK]) if SECOND_LOOK in folded and start.frozen else None
+        try:
+            self._novelty = novelty_of(folded)
+            self._margin = float(folded[SECOND_LOOK]) if SECOND_LOOK in folded and start.frozen else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise ReleaseInvalid(f"the tensors of the release do not fit together: {error!r}") from error
 
     def predict(self, files: Sequence[tuple[str, DecodedPixels]]) -> list[ImagePrediction]:
         """Predict decoded files, each with its name.

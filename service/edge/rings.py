@@ -34,7 +34,7 @@ class Rollout(_Signed):
     target: str
     version: int
     start: str
-    percent: float = Field(ge=0, le=100)
+    percent: int = Field(ge=0, le=100)
     halted: bool = False
     previous: str | None = None
     previous_start: str | None = None

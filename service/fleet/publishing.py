@@ -27,7 +27,7 @@ def publish_version(
     repository: SignedRepository,
     what: tuple[str, int | None],
     channel: str,
-    percent: float,
+    percent: int,
     rules: ReleaseRules,
 ) -> dict[str, Any]:
     """Publish a version of a client.

@@ -20,7 +20,7 @@ from service.edge.rings import CUSTOM, ChannelState, Rollout, channel_path
 from service.errors import InvalidRequest
 from service.fleet.repository import SignedRepository
 
-RINGS: Final = (1.0, 10.0, 100.0)
+RINGS: Final = (1, 10, 100)
 """Per cent of a channel's devices."""
 
 _CHANNELS: Final = "channels/"
@@ -85,7 +85,7 @@ class Fleet:
     def __init__(self, repository: SignedRepository) -> None:
         self._repository = repository
 
-    def publish(self, channel: str, release: Release, start: Start, percent: float = RINGS[0]) -> Rollout:
+    def publish(self, channel: str, release: Release, start: Start, percent: int = RINGS[0]) -> Rollout:
         """Publish a release to the first ring of a channel. The release there becomes the previous one.
 
         Args:
@@ -114,7 +114,7 @@ class Fleet:
             kept = before if before is None or not before.halted else _earlier(before)
             if before is not None and not before.halted and before.percent < RINGS[-1]:
                 raise InvalidRequest(
-                    f"version {before.version} of {info.client!r} is at {before.percent:g} % of {channel!r}; advance "
+                    f"version {before.version} of {info.client!r} is at {before.percent} % of {channel!r}; advance "
                     "it to 100 %, or halt it, before the next release"
                 )
             return Rollout(
@@ -128,7 +128,7 @@ class Fleet:
 
         return self._change(channel, info.client, change, files)
 
-    def advance(self, channel: str, client: str, percent: float | None = None) -> Rollout:
+    def advance(self, channel: str, client: str, percent: int | None = None) -> Rollout:
         """Go to the next ring, or to a percentage.
 
         Raises:
@@ -142,7 +142,7 @@ class Fleet:
             larger = percent if percent is not None else next((ring for ring in RINGS if ring > now.percent), None)
             if larger is None or not now.percent < larger <= RINGS[-1]:
                 raise InvalidRequest(
-                    f"the rollout of {client!r} on {channel!r} is at {now.percent:g} %; it can only advance to "
+                    f"the rollout of {client!r} on {channel!r} is at {now.percent} %; it can only advance to "
                     "more, up to 100 %"
                 )
             return now.model_copy(update={"percent": larger})
