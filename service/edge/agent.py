@@ -79,6 +79,7 @@ class Agent:
         self._active: dict[str, _Active] = {}
         self._starts: dict[str, LoadedStart] = {}
         self._lock = threading.Lock()
+        self._settled = False
         self._log = structlog.get_logger("anole.edge")
         self.problem: str | None = None
         self.polls = 0
@@ -106,8 +107,11 @@ class Agent:
             self._installed.check_clock()
             news = self._repository.has_news()
             if news:
+                self._settled = False
                 self._repository.refresh()
+            if not self._settled:
                 self._update()
+                self._settled = True
             self.problem = None
         except (EdgeError, OSError) as error:
             news = self._failed(str(error))
@@ -131,8 +135,8 @@ class Agent:
             NothingInstalled: there is none.
             ImageDepthMismatch: see `LoadedRelease.predict`.
         """
-        active = self.active(client)
-        return active.loaded, active.loaded.predict(files)
+        release = self.release(client)
+        return release, release.predict(files)
 
     def record(self, release: LoadedRelease, counts: Counts) -> None:
         """Add what a request did to the counts of its release, and go back if they breach its health rule."""
@@ -150,7 +154,7 @@ class Agent:
             if reason is not None and self._installed.releases(client).previous is not None:
                 self._go_back(client, active.installed, reason)
 
-    def active(self, client: str) -> _Active:
+    def release(self, client: str) -> LoadedRelease:
         """The current release of a client. Raises NothingInstalled."""
         active = self._active.get(client)
         if active is None:
@@ -159,7 +163,7 @@ class Agent:
                 f"this device has no release of client {client!r}; installed: {known}; publish one with "
                 f"`anole release {client} --channel {self.channel}`, and see /readyz for the state of the agent"
             )
-        return active
+        return active.loaded
 
     def summary(self) -> dict[str, tuple[LoadedRelease, Counts]]:
         """The current release of each client and its counts."""
@@ -201,7 +205,8 @@ class Agent:
         if release_digest in known.refused:
             return
         installed = Installed(target=target, release=release_digest, start=start_digest)
-        if known.current == installed and client in self._active:
+        active = self._active.get(client)
+        if active is not None and active.installed == installed:
             return
         self._fetch_start(start_path, start_digest)
         content = self._installed.fetch(release_digest, self._download(target, MAX_RELEASE_BYTES))

@@ -10,8 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -118,7 +117,7 @@ def _predict(agent: Agent, metrics: Metrics, target: tuple[str, str | None], fil
     """Decode and predict. Images that are rejected are the sender's failure; any other one is the release's."""
     client, reference = target
     started_s = time.perf_counter()
-    active = agent.active(client).loaded
+    active = agent.release(client)
     _require_current(active, reference)
     decoded = [(name, _decode(name, content)) for name, content in files]
     try:
@@ -227,8 +226,8 @@ def _described(endpoint: Endpoint) -> Endpoint:
         except tuple(PROBLEMS) as error:
             status, code = PROBLEMS[type(error)]
             return _problem(code, status, str(error), request)
-        except (MultiPartException, ClientDisconnect) as error:
-            return _problem("form_malformed", 400, f"the form cannot be read: {error}", request)
+        except HTTPException as error:  # as which starlette raises the errors of its parser of forms
+            return _problem("form_malformed", error.status_code, f"the form cannot be read: {error.detail}", request)
 
     return called
 

@@ -99,6 +99,7 @@ class ReleaseInfo(_Document):
         weights_digest: SHA-256 (hex) of the version's weights in the store that it comes from.
         start: digest of the checkpoint that it belongs to.
         start_name: name of that checkpoint.
+        from_start: names of the start's tensors that the version leaves as they are; the release has the others.
         classes: class names, in the order of the scores.
         unknown_threshold: `unknown_score` above which an image is unknown; None if no image can be.
         bit_depth: of images of 16 bits per sample that do not declare it.
@@ -114,6 +115,7 @@ class ReleaseInfo(_Document):
     weights_digest: str
     start: str
     start_name: str
+    from_start: tuple[str, ...]
     classes: tuple[str, ...]
     unknown_threshold: float | None
     bit_depth: int | None

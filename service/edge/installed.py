@@ -180,7 +180,8 @@ class InstalledReleases:
         """Make a release the current one; the current one becomes the previous one."""
         with self._lock:
             before = self.releases(client)
-            self._replace(client, before.model_copy(update={"current": installed, "previous": before.current}))
+            previous = before.previous if before.current == installed else before.current
+            self._replace(client, before.model_copy(update={"current": installed, "previous": previous}))
             self._remove_unneeded()
 
     def refuse(self, client: str, release: str) -> None:

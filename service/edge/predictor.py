@@ -115,9 +115,9 @@ class LoadedRelease:
         self.info = release.info
         self._smoke = release.smoke
         self._start = start
-        folded = release.weights if start.frozen else {**start.weights, **release.weights}
-        self._weights = {name: array for name, array in folded.items() if name not in _AFTER_THE_NET}
         try:
+            folded = {**{name: start.weights[name] for name in release.info.from_start}, **release.weights}
+            self._weights = {name: array for name, array in folded.items() if name not in _AFTER_THE_NET}
             self._novelty = novelty_of(folded)
             self._margin = float(folded[SECOND_LOOK]) if SECOND_LOOK in folded and start.frozen else None
         except (KeyError, TypeError, ValueError) as error:

@@ -114,7 +114,7 @@ class TrustedRepository:
         if expires is not None and expires <= datetime.now(UTC):
             raise RepositoryUnusable(
                 f"the repository was last signed for the time until {expires:%Y-%m-%d %H:%M} UTC, and nothing newer "
-                "comes: someone holds it back, or `anole release renew` does not run"
+                "comes: it is frozen, or `anole release renew` does not run"
             )
         return self._updater is None
 

@@ -103,12 +103,14 @@ def build_release(
             "predict with; set uncertainty to none and adapt again"
         )
     smoke = tuple(smoke_images())
+    adapted = weight_ops.changed(checkpoint.checkpoint.weights, {name: own.cpu() for name, own in folded.items()})
     info = ReleaseInfo(
         client=draft.client,
         version=version.number,
         weights_digest=draft.weights_digest,
         start=draft.meta_model_digest,
         start_name=draft.meta_model,
+        from_start=tuple(sorted(folded.keys() - adapted.keys())),
         classes=draft.classes,
         unknown_threshold=found.unknown_threshold,
         bit_depth=found.bit_depth,
@@ -117,8 +119,7 @@ def build_release(
         tolerance=chosen.tolerance,
         health=chosen.health,
     )
-    changed = weight_ops.changed(checkpoint.checkpoint.weights, {name: own.cpu() for name, own in folded.items()})
-    return Release(info, _arrays(changed), smoke)
+    return Release(info, _arrays(adapted), smoke)
 
 
 def smoke_images() -> list[bytes]:

@@ -142,6 +142,8 @@ class SignedRepository:
             for path, content in files.items():
                 target = TargetFile.from_data(path, content, ["sha256"])
                 write_atomically(self._target_path(target), content)
+                if path in targets:
+                    target.unrecognized_fields = targets[path].unrecognized_fields
                 targets[path] = target
             stays = change(targets)
             for path, custom in stays.items():

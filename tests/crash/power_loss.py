@@ -109,7 +109,7 @@ def simulate_power_loss(entries: Sequence[Entry], *, seed: int = 0) -> Findings:
     for tree, received in _possible_disks(entries, np.random.default_rng(seed)):
         tried, events = tried + 1, received
         with temporary_folder() as root:
-            _write_tree(tree, root)
+            write_tree(tree, root)
             problems = check_store(root / STORE, {}, received).problems
         if problems:
             return Findings(tried, _acknowledged(events), problems)
@@ -148,7 +148,7 @@ def _fingerprint(tree: Tree, events: int) -> bytes:
     return digest.digest()
 
 
-def _write_tree(tree: Tree, root: Path) -> None:
+def write_tree(tree: Tree, root: Path) -> None:
     for path in sorted(tree):
         content = tree[path]
         if content is None:
