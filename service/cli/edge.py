@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.console import notices, plain
+from service.cli.console import AsJson, notices, plain, print_json
 from service.cli.installation import require_full_installation
 from service.cli.release import ChannelName, require_fleet
 from service.errors import InvalidRequest, InvalidSettings
@@ -40,6 +40,7 @@ def edge(
             metavar="DIR|URL", help="Where to put counts of verdicts, failures and seconds.", show_default="none"
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Predict on a device with signed releases, and follow a channel. It needs no torch, database or service."""
     require_full_installation("anole edge")
@@ -57,6 +58,8 @@ def edge(
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(agent, poll_s, reports, stop), name="poll", daemon=True)
     thread.start()
+    if as_json:
+        print_json({"url": f"http://{listen}", "repository": repository, "channel": channel, "data": data})
     notices().print(plain(f"anole edge follows {channel} of {repository} and listens on http://{listen}"))
     try:
         uvicorn.run(create_app(agent), host=host.strip("[]"), port=int(port), log_level="warning")

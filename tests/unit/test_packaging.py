@@ -64,7 +64,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_imports_of_the_product_are_declared() -> None:
-    assert distributions_imported("models", "service") <= declared("plot", "shared", "export", "search").keys()
+    assert distributions_imported("models", "service") <= declared("plot", "shared", "export", "search", "fleet").keys()
 
 
 def test_imports_of_tests_and_benchmarks_are_declared() -> None:

@@ -301,7 +301,7 @@ def commands() -> list[list[str]]:
     return sorted(found)
 
 
-LOCAL = ("serve", "train", "evaluate", "search", "import-backbone", "store", "keys")
+LOCAL = ("serve", "train", "evaluate", "search", "import-backbone", "store", "keys", "release", "rollout", "edge")
 """Commands and groups that work on files and do not call a service."""
 
 
@@ -337,7 +337,7 @@ def test_the_version_is_printed(anole: Anole) -> None:
     assert anole("--version")[:2] == (0, f"anole {metadata.version('anole')}")
 
 
-@pytest.mark.parametrize(("words", "completed"), [("anole roll", "rollback"), ("anole import-b", "import-backbone")])
+@pytest.mark.parametrize(("words", "completed"), [("anole rollb", "rollback"), ("anole import-b", "import-backbone")])
 def test_shells_complete_commands_without_torch(words: str, completed: str) -> None:
     program = """
 import sys
