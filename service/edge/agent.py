@@ -22,6 +22,9 @@ from service.edge.rings import Rollout
 POLL_JITTER: Final = 0.5
 """A poll waits this share of the interval less or more, so that devices that start together spread out."""
 
+FIRST_RETRY: Final = (0.1, 0.3)
+"""Least and largest share of the interval before a failed poll is repeated; they double with each further failure."""
+
 
 @dataclass(slots=True)
 class Counts:
@@ -57,6 +60,7 @@ class Agent:
         repository: where releases come from.
         channel: which releases.
         clients: only these clients; empty: all of the channel.
+        starts: loaded starts by the SHA-256 (hex) of their files. Agents of one process may share them.
 
     Attributes:
         channel: as given.
@@ -71,13 +75,14 @@ class Agent:
         repository: TrustedRepository,
         channel: str,
         clients: Sequence[str] = (),
+        starts: dict[str, LoadedStart] | None = None,
     ) -> None:
         self._installed = installed
         self._repository = repository
         self.channel = channel
         self._clients = frozenset(clients)
         self._active: dict[str, _Active] = {}
-        self._starts: dict[str, LoadedStart] = {}
+        self._starts = {} if starts is None else starts
         self._lock = threading.Lock()
         self._settled = False
         self._log = structlog.get_logger("anole.edge")
@@ -279,7 +284,7 @@ def follow(
     generator: np.random.Generator,
     on_poll: Callable[[], None] = lambda: None,
 ) -> None:
-    """Poll until `stop` is set, at intervals that vary by `POLL_JITTER`.
+    """Poll until `stop` is set, at intervals that vary by `POLL_JITTER`, and sooner after a failure.
 
     Args:
         agent: polls.
@@ -288,8 +293,11 @@ def follow(
         generator: of the jitter.
         on_poll: called after every poll.
     """
-    wait_s = generator.uniform(0, interval_s) if agent.summary() else 0.0
+    wait_s, failures = generator.uniform(0, interval_s) if agent.summary() else 0.0, 0
     while not stop.wait(wait_s):
         agent.poll()
         on_poll()
+        failures = 0 if agent.problem is None else failures + 1
         wait_s = interval_s * generator.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
+        if failures:
+            wait_s = min(wait_s, interval_s * generator.uniform(*FIRST_RETRY) * 2.0 ** min(failures - 1, 10))

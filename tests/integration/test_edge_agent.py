@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -355,21 +356,35 @@ def test_an_unknown_client_is_named_with_those_that_are_installed(device: Device
         device.agent.release("line-9")
 
 
+class Stop(threading.Event):
+    """Ends after three polls, and remembers how long it was waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        return len(self.waits) > 3
+
+
+def test_polls_are_spread_around_the_interval(device: Device) -> None:
+    stop = Stop()
+    follow(device.agent, 60.0, stop, np.random.default_rng(0))
+    assert 0 <= stop.waits[0] <= 60
+    assert all(30 <= wait_s <= 90 for wait_s in stop.waits[1:])
+    assert len(set(stop.waits)) == 4
+
+
 def test_polls_go_on_after_an_unexpected_error(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stop:
-        def __init__(self) -> None:
-            self.waits: list[float] = []
-
-        def wait(self, wait_s: float) -> bool:
-            self.waits.append(wait_s)
-            return len(self.waits) > 3
-
     def broken(_: httpx.Request) -> httpx.Response:
         raise ValueError("unexpected")
 
     monkeypatch.setattr(device.server, "_response", lambda *_: broken(*_[:1]))
     stop = Stop()
-    follow(device.agent, 60.0, stop, np.random.default_rng(0))  # type: ignore[arg-type]
+    follow(device.agent, 60.0, stop, np.random.default_rng(0))
     assert "unexpected" in (device.agent.problem or "")
     assert device.agent.polls == 4
-    assert all(30 <= wait_s <= 90 for wait_s in stop.waits[1:])
+    assert [round(wait_s / 60 / 2**i, 6) for i, wait_s in enumerate(stop.waits[1:])] == pytest.approx(
+        [0.2] * 3, abs=0.1
+    )
