@@ -40,7 +40,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak mutate check docs format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak mutate check docs sbom audit format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -95,6 +95,16 @@ docs: ## build the documentation into build/docs, with all links checked and not
 	@.ci/install docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
 	@echo "docs: open build/docs/index.html, or serve the folder build/docs"
+
+sbom: ## list the packages in .venv with their licences in build/sbom.json (CycloneDX)
+	@.ci/install audit
+	@mkdir -p build
+	@$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-reproducible -o build/sbom.json
+	@echo "sbom: build/sbom.json"
+
+audit: ## look up known vulnerabilities of the packages in constraints.txt; needs the JSON interface of pypi.org
+	@.ci/install audit
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
 
 format: ## format the code
 	@.ci/install dev

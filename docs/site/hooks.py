@@ -28,7 +28,7 @@ from service.http.app import create_app
 from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIES = {"SECURITY.md": "security.md"}
+COPIES = {"SECURITY.md": "security.md", "CHANGELOG.md": "changelog.md"}
 """Pages outside docs/ -> their names in the site."""
 
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?![a-z]+:|#)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")

@@ -29,7 +29,10 @@ ENVIRONMENT = {"os.environ", "os.environb", "os.getenv"}
 ENVIRONMENT_READER = Path("service/settings.py")
 ARGUMENT_PER_OPTION = ("service/cli/",)
 FORBIDDEN_WORDS = re.compile(r"(^|_)(tenants?|mgr|manager|utils?|helpers?|misc)(_|$)", re.IGNORECASE)
-PROSE = ("README.md", "SECURITY.md", "Makefile", "Dockerfile", "docker-compose.yml", "docs/**/*.md", ".ci/*")
+PROSE = (
+    *("README.md", "SECURITY.md", "CHANGELOG.md", "Makefile", "Dockerfile", "docker-compose.yml"),
+    *("docs/**/*.md", "deploy/**/*.yaml", ".ci/*"),
+)
 UNCLEAR_PHRASES = re.compile(
     r"refuses? to know|knows no(thing)?\b|whoever|\bnobody\b|\bis told\b|it is said|what came of it|expected were|"
     r"were expected",

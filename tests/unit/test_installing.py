@@ -45,7 +45,7 @@ def program(path: Path, text: str) -> Path:
 def test_an_unknown_level_is_rejected_with_the_levels_that_exist(checkout: Path) -> None:
     status, output = install(checkout, "everything")
     assert status == 64
-    assert "run, test, dev or docs" in output
+    assert "run, test, dev, docs or audit" in output
 
 
 def test_an_interpreter_that_does_not_exist_is_named(checkout: Path) -> None:
