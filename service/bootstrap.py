@@ -32,6 +32,7 @@ from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
+from service.usecases.jobs import Jobs
 from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness, readiness_checks
@@ -48,6 +49,7 @@ class Services:
 
     Attributes:
         adaptation: makes versions.
+        jobs: the background jobs of the store.
         prediction: predicts the classes of images.
         explained: predicts them and explains the predictions.
         clients: reads and changes clients, versions and aliases.
@@ -62,6 +64,7 @@ class Services:
     """
 
     adaptation: IdempotentAdaptation
+    jobs: Jobs
     prediction: Prediction
     explained: ExplainedPrediction
     clients: Clients
@@ -102,13 +105,14 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     queue = AdaptQueue(settings.adapt_running)
     prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
     explained = ExplainedPrediction(prediction, store, checkpoints)
-    adaptation = Adaptation(store, checkpoints, decoder, limits)
+    adaptation, jobs = Adaptation(store, checkpoints, decoder, limits), Jobs(store.catalog.jobs)
 
     def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
         return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
-        adaptation=IdempotentAdaptation(adaptation, store.catalog.recall, queue),
+        adaptation=IdempotentAdaptation(adaptation, store.catalog.recall, queue, jobs),
+        jobs=jobs,
         prediction=prediction,
         explained=explained,
         clients=Clients(store, start_weights, checkpoints.named),
@@ -117,13 +121,13 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         audit=store.catalog.audit,
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),
-        metrics=functools.partial(_metrics, prediction, queue, decoder),
+        metrics=functools.partial(_metrics, prediction, queue, decoder, jobs),
         finish=queue.close,
-        close=functools.partial(_close, queue, explained, prediction, checkpoints, decoder, keys, store),
+        close=functools.partial(_close, queue, jobs, explained, prediction, checkpoints, decoder, keys, store),
     )
 
 
-def _metrics(*sources: Prediction | AdaptQueue | Decoder) -> dict[str, float]:
+def _metrics(*sources: Prediction | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
     return {name: value for source in sources for name, value in source.metrics().items()}
 
 

@@ -137,7 +137,19 @@ def unknown_checkpoint(name: str, offered: Iterable[str]) -> UnknownCheckpoint:
 
 
 class UnknownJob(ServiceError, LookupError):
-    """This process has no job with that id, or has removed it."""
+    """There is no job with that id, or it was removed."""
+
+
+class WorkerLost(ServiceError):
+    """The process that ran the job is dead, or was cut off from the store."""
+
+
+def worker_lost(job_id: str) -> WorkerLost:
+    """Return the error of a job that its worker has not renewed in time."""
+    return WorkerLost(
+        f"the worker that ran job {job_id} ended, or lost its connection to the store, and the job made no version; "
+        "send the request again, with the same Idempotency-Key if it had one"
+    )
 
 
 class JobCancelled(ServiceError):

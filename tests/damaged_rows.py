@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import JSON, Column, Connection, Integer, Table, select
+from sqlalchemy import JSON, Column, Connection, Double, Integer, Table, select
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
+from service.domain.job import JobRecord
 from service.domain.key import Grant, KeyRecord, new_key, record_of
 from service.domain.version import LIVE, Idempotency
 from service.store.catalog.catalog import Catalog
@@ -20,6 +21,7 @@ from tests.contract.values import CLIENT, a_draft, digest_of
 
 OTHER = "line-2"
 KEY = Idempotency("key-1", digest_of("body"))
+JOB = "1" * 32
 LINKS = {"id", "client_id", "version_id"}
 CHECKED_COLUMNS = [
     (table, column)
@@ -36,6 +38,7 @@ def filled(database: Database) -> tuple[Catalog, KeyRecord]:
         catalog.publish(a_draft(client), [LIVE], idempotency=KEY)
         catalog.publish(a_draft(client, weights="second"), [LIVE])
         catalog.update_settings(client, ClientSettings(keep_last=5))
+    catalog.jobs.add(JobRecord(JOB, CLIENT, "worker", None, utc_now()))
     record = record_of(new_key(), Grant("camera", ("predict",), (CLIENT,)), utc_now())
     SqlKeys(database).add(record)
     return catalog, record
@@ -60,6 +63,7 @@ READS: dict[str, Callable[[Catalog], Any]] = {
     "recall": lambda catalog: catalog.recall(CLIENT, KEY),
     "settings": lambda catalog: catalog.settings(CLIENT),
     "needed": needed,
+    "job": lambda catalog: catalog.jobs.get(JOB),
 }
 
 
@@ -97,7 +101,7 @@ def change(connection: Connection, table: Table, column: Column[Any]) -> None:
     row = connection.execute(first).mappings().one()
     this = [key == row[key.name] for key in table.primary_key.columns]
     value = changed(row[column.name])
-    if row[column.name] is None and not isinstance(column.type, Integer | JSON):
+    if row[column.name] is None and not isinstance(column.type, Integer | JSON | Double):
         value = utc_now()
     connection.execute(table.update().where(*this).values({column.name: value}))
 

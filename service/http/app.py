@@ -57,7 +57,6 @@ from service.http.routes import (
 )
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry, configure_logging
-from service.usecases.jobs import Jobs
 from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 
 ROUTERS: Final = tuple(
@@ -187,8 +186,8 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log = structlog.get_logger("anole.app")
         services = await to_thread.run_sync(build, settings)
-        context = app.state.context = Context(services, settings, telemetry, Jobs())
-        telemetry.add_metrics(lambda: {**services.metrics(), **context.jobs.metrics()})
+        app.state.context = Context(services, settings, telemetry)
+        telemetry.add_metrics(services.metrics)
         await to_thread.run_sync(services.keys.read)
         log.info("ready", model=",".join(settings.model), data=str(settings.data))
         if services.keys.open:

@@ -20,7 +20,6 @@ from service.http.uploads import check_query
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.clients import MAX_PAGE
-from service.usecases.jobs import Jobs
 
 T = TypeVar("T")
 
@@ -42,7 +41,6 @@ class Context:
     services: Services
     settings: Settings
     telemetry: Telemetry
-    jobs: Jobs
 
 
 async def _context(request: Request) -> Context:

@@ -188,6 +188,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.UnknownCheckpoint: Problem(404, "unknown_meta_model", "Unknown model"),
     serving.UnknownJob: Problem(404, "unknown_job", "Unknown job"),
     serving.JobCancelled: Problem(409, "job_cancelled", "The job was cancelled"),
+    serving.WorkerLost: Problem(503, "worker_lost", "The worker that ran the job was lost"),
     serving.NothingLive: Problem(409, "nothing_live", "The client has no live version"),
     serving.NothingToRollBackTo: Problem(409, "nothing_to_roll_back_to", "No earlier version"),
     serving.NothingToUpgrade: Problem(409, "nothing_to_upgrade", "Nothing to upgrade"),

@@ -20,33 +20,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
+from service.domain.job import Progress, Stage
 from service.errors import RETRY_BUSY_S, RETRY_STOPPING_S, DeadlinePassed, Overloaded
 
 T = TypeVar("T")
 
-Stage = Literal["waiting", "decode", "adapt", "examine", "store"]
-
 _LAST_STEP_S: Final = 5.0
 """How long `close` waits for a stopped adaptation to reach its next inner step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Progress of an adaptation.
-
-    Attributes:
-        stage: the current stage.
-        steps_done: inner steps done, including those of the cross-validation folds.
-        steps: inner steps in total; 0 until known.
-        loss: the version's loss at its last inner step; None before the first.
-    """
-
-    stage: Stage = "waiting"
-    steps_done: int = 0
-    steps: int = 0
-    loss: float | None = None
 
 
 class JobControl:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from typing import Final, Protocol, TypeVar
 from sqlalchemy import Connection
 
 from service.domain.client import validate_client_name
+from service.domain.job import JobRecord, JobState, JobUpdate
 from service.domain.key import KeyRecord
 from service.errors import InvalidName, StoreUnavailable, VersionCorrupt
 
@@ -226,6 +227,45 @@ class Keys(Protocol):
 
     def close(self) -> None:
         """Close connections."""
+        ...
+
+
+class JobRecords(Protocol):
+    """Jobs of all processes. Every method is one transaction; nothing is cached.
+
+    A job whose worker does not renew it for `LEASE_S` fails: whoever reads it next records that.
+    """
+
+    def add(self, job: JobRecord) -> None:
+        """Store a job, and delete jobs that ended long ago.
+
+        Raises:
+            IdempotencyInFlight: a job of the client with the same key runs.
+        """
+        ...
+
+    def get(self, job_id: str) -> JobRecord | None:
+        """Return a job, or None if there is none."""
+        ...
+
+    def renew(self, worker: str, updates: Sequence[JobUpdate]) -> Mapping[str, JobState | None]:
+        """Write the progress of jobs of one worker and renew their leases.
+
+        Returns:
+            The state of each job that another process has ended; None if it was deleted. These are not changed.
+        """
+        ...
+
+    def ended(self, job_ids: Collection[str]) -> Mapping[str, JobState | None]:
+        """Return the state of each of these jobs that has ended; None if it was deleted."""
+        ...
+
+    def end(self, update: JobUpdate) -> bool:
+        """End a job. Returns False if it does not exist or has ended; it is not changed then."""
+        ...
+
+    def remove(self, job_id: str) -> None:
+        """Delete a job, if it exists."""
         ...
 
 

@@ -11,12 +11,12 @@ import hashlib
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
+from service.domain.job import NO_ORIGIN, Origin
 from service.domain.version import Idempotency, Publication, ServedVersion, Version, VersionDraft
 from service.errors import StoreUnavailable, UnknownVersion, VersionCorrupt
 from service.store import backup, maintenance
@@ -132,13 +132,13 @@ class VersionStore:
         idempotency: Idempotency | None = None,
         *,
         extends: bool = False,
-        client_created_at: datetime | None = None,
+        origin: Origin = NO_ORIGIN,
     ) -> Publication:
         """Record a version whose blobs are stored, and move `aliases` to it; see `Catalog.publish`.
 
         Raises:
             ParentSuperseded: `extends`, and the draft's parent is no longer the base; nothing was recorded.
-            ClientDeleted: the client is not the one that was created at `client_created_at`; nothing was recorded.
+            ClientDeleted, JobCancelled, WorkerLost: `origin` does not hold any more; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             StoreUnavailable: nothing was recorded; also if a blob was deleted after it was stored.
         """
@@ -157,7 +157,7 @@ class VersionStore:
             guard=guard,
             idempotency=idempotency,
             extends=extends,
-            client_created_at=client_created_at,
+            origin=origin,
         )
         if draft.samples_kept and not published.version.draft.samples_kept:  # the client's setting has changed since
             self.discard(draft.client, draft.required_blobs)

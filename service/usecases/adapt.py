@@ -22,6 +22,7 @@ from models.validation.cross_validation import CrossValidatedAdaptation, CrossVa
 from models.validation.folds import group_samples
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
+from service.domain.job import JobUpdate, JobVersion, Origin
 from service.domain.modality import modalities_of, require_taken
 from service.domain.reason import Reason
 from service.domain.report import build_report
@@ -93,6 +94,7 @@ class _Request:
 
     Attributes:
         bit_depth: that images of 16 bits per sample were scaled from, if they did not declare it; otherwise None.
+        preliminary: whether another version follows.
     """
 
     command: AdaptCommand
@@ -101,6 +103,16 @@ class _Request:
     samples: Sequence[Sample]
     bit_depth: int | None
     control: JobControl
+    preliminary: bool = False
+
+    @property
+    def job(self) -> JobUpdate | None:
+        """What becomes of the request's job with the version."""
+        if self.command.job is None:
+            return None
+        made = self.control.first
+        first = None if made is None else JobVersion(made.version.number, made.live)
+        return JobUpdate(self.command.job, "running" if self.preliminary else "done", self.control.progress, first)
 
     @property
     def seed(self) -> int:
@@ -181,7 +193,8 @@ class Adaptation:
             first = replace(command, idempotency=_first_key(command.idempotency))
             made = self._recalled(first)
             if made is None:
-                made = self._make_version(replace(request, command=first, recipe=replace(recipe, steps=0)), clock)
+                quick = replace(request, command=first, recipe=replace(recipe, steps=0), preliminary=True)
+                made = self._make_version(quick, clock)
             control.publish_first(made)
             clock = _Stopwatch()
         return self._make_version(request, clock)
@@ -264,7 +277,7 @@ class Adaptation:
         aliases = () if decision.decision == "hold" else (LIVE,)
         with control.committing():
             published = self._store.publish(
-                draft, aliases, command.idempotency, extends=extends, client_created_at=created_at
+                draft, aliases, command.idempotency, extends=extends, origin=Origin(created_at, request.job)
             )
         return AdaptOutcome(published.version, LIVE in aliases, published.live, lineage.compared)
 

@@ -54,6 +54,7 @@ class AdaptCommand:
             exist. If the client is deleted afterwards, the request makes no version.
         caller: who sent the request. Callers share the decoders equally.
         corrections: of the stored samples, in the mode "correct"; otherwise None.
+        job: id of the job in the catalog that ends with the version; None if the request is no job.
     """
 
     client: str
@@ -70,6 +71,7 @@ class AdaptCommand:
     client_created_at: datetime | None = None
     caller: str = ""
     corrections: Corrections | None = None
+    job: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 
+from service.domain.job import new_job_id
 from service.domain.version import Idempotency, Publication
-from service.errors import IdempotencyInFlight
 from service.runtime.adapt_queue import AdaptQueue, JobControl
 from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
+from service.usecases.jobs import Jobs
 
 Recall = Callable[[str, Idempotency], Publication | None]
 
@@ -19,20 +21,20 @@ Recall = Callable[[str, Idempotency], Publication | None]
 class IdempotentAdaptation:
     """Queues adaptations, and answers repeated requests with the version that the first one made, even after a restart.
 
-    Two equal requests that reach two processes at the same time may both adapt; the store publishes only the first.
+    While a request with a key runs, it is a job in the catalog, so every process of the store knows that it runs.
 
     Args:
         adaptation: makes the versions.
         recall: see `Catalog.recall`.
         queue: runs the adaptations.
+        jobs: holds the requests with a key, and those that run as jobs.
     """
 
-    def __init__(self, adaptation: Adaptation, recall: Recall, queue: AdaptQueue) -> None:
+    def __init__(self, adaptation: Adaptation, recall: Recall, queue: AdaptQueue, jobs: Jobs) -> None:
         self._adaptation = adaptation
         self._recall = recall
         self._queue = queue
-        self._lock = threading.Lock()
-        self._in_flight: set[tuple[str, str]] = set()
+        self._jobs = jobs
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
         """Adapt and return the outcome. Blocks; see `submit` for the errors."""
@@ -44,44 +46,38 @@ class IdempotentAdaptation:
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
         """Queue the adaptation, or return the outcome of an earlier request with the same key and body.
 
-        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts.
+        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts. If the command
+        names a job, the job exists afterwards, and the caller ends it with the outcome.
 
         Raises:
             Overloaded: the service is stopping.
             Those of `Adaptation.accept`.
-            IdempotencyInFlight: an earlier request with the same key is still running.
+            IdempotencyInFlight: an earlier request with the same key is still running, in this or another process.
             IdempotencyMismatch: an earlier request with the same key had another body.
+            StoreUnavailable: the key or the job cannot be recorded.
         """
-        if command.idempotency is None:
-            return self._queued(command, control)
-        claim = (command.client, command.idempotency.key)
-        self._acquire(claim)
+        key = command.idempotency
+        earlier = None if key is None else self._recall(command.client, key)
+        job_id = command.job or (None if key is None or earlier is not None else new_job_id())
+        if job_id is None:
+            return self._queued(command, control) if earlier is None else _replayed(earlier)
+        followed = command.job is not None
+        in_flight = None if key is None or earlier is not None else key.key
+        self._jobs.add(job_id, command.client, in_flight, control, followed=followed)
         try:
-            earlier = self._recall(command.client, command.idempotency)
-            future = _replayed(earlier) if earlier else self._queued(command, control)
+            future = self._queued(replace(command, job=job_id), control) if earlier is None else _replayed(earlier)
         except BaseException:
-            self._release(claim)
+            self._jobs.remove(job_id)
             raise
-        future.add_done_callback(lambda _: self._release(claim))
+        self._jobs.started(job_id, future)
+        if not followed:
+            future.add_done_callback(partial(self._jobs.end, job_id))
         return future
 
     def _queued(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
         accepted = self._adaptation.accept(command, control)
         work = partial(self._adaptation.run, accepted, control)
         return self._queue.submit(command.client, work, control, accepted.decoding.images)
-
-    def _acquire(self, claim: tuple[str, str]) -> None:
-        with self._lock:
-            if claim in self._in_flight:
-                raise IdempotencyInFlight(
-                    f"a request of client {claim[0]!r} with Idempotency-Key {claim[1]!r} is still running; wait for "
-                    "its response, or try again in a moment"
-                )
-            self._in_flight.add(claim)
-
-    def _release(self, claim: tuple[str, str]) -> None:
-        with self._lock:
-            self._in_flight.discard(claim)
 
 
 def _replayed(earlier: Publication) -> Future[AdaptOutcome]:

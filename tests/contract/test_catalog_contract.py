@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from service.domain.job import Origin
 from service.domain.version import LIVE, Idempotency, Lineage
 from service.errors import (
     ClientDeleted,
@@ -367,13 +368,13 @@ def test_a_version_is_recorded_only_for_the_client_that_it_was_made_for(catalog:
     catalog.publish(a_draft(), [LIVE])
     created_at = catalog.created_at(CLIENT)
     assert created_at == catalog.lineage(CLIENT).client_created_at == catalog.client(CLIENT).created_at
-    catalog.publish(a_draft(), [LIVE], client_created_at=created_at)
+    catalog.publish(a_draft(), [LIVE], origin=Origin(created_at))
     catalog.delete_client(CLIENT)
     assert catalog.created_at(CLIENT) is None
     with pytest.raises(ClientDeleted):
-        catalog.publish(a_draft(), [LIVE], client_created_at=created_at)
+        catalog.publish(a_draft(), [LIVE], origin=Origin(created_at))
     assert catalog.names() == ()
     catalog.publish(a_draft(), [LIVE])
     with pytest.raises(ClientDeleted):
-        catalog.publish(a_draft(), [LIVE], client_created_at=created_at)
+        catalog.publish(a_draft(), [LIVE], origin=Origin(created_at))
     assert catalog.client(CLIENT).latest == 1

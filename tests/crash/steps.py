@@ -20,6 +20,7 @@ from torch import Tensor
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
+from service.domain.job import Origin
 from service.domain.version import LIVE, Idempotency, SampleRef, VersionDraft
 from service.errors import (
     AliasConflict,
@@ -160,7 +161,7 @@ def _publish(store: VersionStore, step: Step, stored: StoredBlobs, client_create
     key = Idempotency(f"request-{step.i}", digest) if step.kind == "keyed" else None
     if client_created_at is None:
         return store.publish(draft, (LIVE,), key).version.number
-    return store.publish(draft, (LIVE,), client_created_at=client_created_at).version.number
+    return store.publish(draft, (LIVE,), origin=Origin(client_created_at)).version.number
 
 
 def _publish_version(store: VersionStore, _folder: Path, step: Step) -> int:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar, cast
@@ -19,9 +19,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service import errors
+from service.domain.job import new_job_id
 from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
-from service.errors import DeadlinePassed, NoSamples
+from service.errors import DeadlinePassed, NoSamples, worker_lost
 from service.http.archives import unpack
 from service.http.dependencies import Context, ContextDep, QueryNames, wait_for
 from service.http.log_fields import log_fields
@@ -145,10 +146,10 @@ class AdaptHeaders:
         """Return what identifies repetitions of the request, or None without a key. Raises InvalidRequest."""
         return None if self.key is None else Idempotency(validate_idempotency_key(self.key), body_digest)
 
-    def run_as_job(self, settings: Settings) -> bool:
-        """Whether to answer with a job. Not with several workers, because only one of them would know the job."""
-        preferences = {part.partition(";")[0].strip().lower() for part in self.prefer.split(",")}
-        return settings.workers == 1 and "respond-async" in preferences
+    @property
+    def run_as_job(self) -> bool:
+        """Whether to answer with a job."""
+        return "respond-async" in {part.partition(";")[0].strip().lower() for part in self.prefer.split(",")}
 
 
 async def _adapt_headers(
@@ -211,8 +212,7 @@ async def adapt(
     Send `samples` and as many `labels` in the same order, or an `archive`, which is a zip file with one folder per
     class.
 
-    For a non-blocking call, request a job with `Prefer: respond-async` and follow it at its `Location`. A service with
-    several workers ignores the preference, because only one of them knows the job.
+    For a non-blocking call, request a job with `Prefer: respond-async` and follow it at its `Location`.
     """
     created_at: datetime | None = None
 
@@ -223,10 +223,8 @@ async def adapt(
     form = await read_form(request, _SHAPE, context.settings, identify)
     client = accessible_client(request, form.fields.required("client"))
     make_command = partial(_command, form, client, created_at, headers, request.scope[SLOT], context.settings)
-    if _first(form.fields) and not headers.run_as_job(context.settings):
-        raise ConflictingFields(
-            "field 'first' requires 'Prefer: respond-async' and a service with one worker; leave the field out"
-        )
+    if _first(form.fields) and not headers.run_as_job:
+        raise ConflictingFields("field 'first' requires 'Prefer: respond-async'; send that header, or leave it out")
     return await adapt_or_start_job(request, response, context, headers, client, make_command)
 
 
@@ -270,7 +268,7 @@ async def adapt_or_start_job(
     make_command: Callable[[], AdaptCommand],
 ) -> schemas.AdaptResponse | Response:
     """Adapt as `make_command` says, which is called in a thread, and answer with the version or with a job."""
-    if headers.run_as_job(context.settings):
+    if headers.run_as_job:
         return await _start_job(request, context, client, make_command)
     outcome = await _adapt(request, context, make_command)
     return _answered(request, response, context, adapt_response(outcome))
@@ -301,31 +299,43 @@ async def _start_job(
     request: Request, context: Context, client: str, make_command: Callable[[], AdaptCommand]
 ) -> Response:
     """Adapt in a job, which counts as an adaptation of the caller until it has ended."""
-    control = JobControl(context.settings.adapt_s, include_waiting=False)
-    work = await to_thread.run_sync(_submit, request, context, make_command, control)
-    job = context.jobs.add(client, control, work)
+    control, job_id = JobControl(context.settings.adapt_s, include_waiting=False), new_job_id()
+
+    def make_job() -> AdaptCommand:
+        return replace(make_command(), job=job_id)
+
+    work = await to_thread.run_sync(_submit, request, context, make_job, control)
     adapting: ExitStack = request.scope[ADAPTING].pop_all()
-    asyncio.wrap_future(work).add_done_callback(lambda answer: _end_job(context, job, adapting, answer))
+    asyncio.wrap_future(work).add_done_callback(lambda _: adapting.close())
+    work.add_done_callback(partial(_end_job, context, job_id, client))
+    job = await to_thread.run_sync(context.services.jobs.get, job_id, lambda _: True)
     headers = {"Location": f"/jobs/{job.id}", "Preference-Applied": "respond-async"}
     return Response(job_response(job).model_dump_json(), 202, headers, "application/json")
 
 
-def _end_job(context: Context, job: Job, adapting: ExitStack, answer: asyncio.Future[AdaptOutcome]) -> None:
-    adapting.close()
-    context.jobs.ended(job)
-    error = None if answer.cancelled() else answer.exception()
-    log = structlog.get_logger("anole.jobs").bind(job=job.id, client=job.client, state=job.state)
-    if isinstance(error, Exception):
+def _end_job(context: Context, job_id: str, client: str, work: Future[AdaptOutcome]) -> None:
+    """Record how a job has ended, in the thread in which it did."""
+    log, error = structlog.get_logger("anole.jobs").bind(job=job_id, client=client), _error_of(work)
+    if error is not None:
         problem = problem_of(error)
+        context.services.jobs.end(job_id, work, problem_details(error, f"/jobs/{job_id}").model_dump())
         if problem is None:
             log.error("job failed", exc_info=error)
         else:
-            log.info("job", code=problem.code)
-    elif answer.cancelled():
-        log.info("job")
+            log.info("job", state="failed", code=problem.code)
+    elif work.cancelled():
+        context.services.jobs.end(job_id, work)
+        log.info("job", state="cancelled")
     else:
-        log.info("job", version=answer.result().version.number)
-        _record_metrics(context, adapt_response(answer.result()).report)
+        _record_metrics(context, adapt_response(work.result()).report)
+        context.services.jobs.end(job_id, work)
+        log.info("job", state="done", version=work.result().version.number)
+
+
+def _error_of(work: Future[AdaptOutcome]) -> Exception | None:
+    """The error that work has ended with, if it has."""
+    error = None if work.cancelled() else work.exception()
+    return error if error is None or isinstance(error, Exception) else RuntimeError("the job was interrupted")
 
 
 def _submit(
@@ -435,19 +445,22 @@ def _earlier_version(version: Version) -> schemas.EarlierVersion:
 
 def job_response(job: Job) -> schemas.Job:
     """Return the state of a job."""
-    progress, first, outcome, error = job.control.progress, job.control.first, job.outcome, job.error
+    progress, problem, path = job.progress, None, f"/jobs/{job.id}"
+    if job.state == "failed":
+        problem = ProblemDetails(**job.problem) if job.problem else problem_details(worker_lost(job.id), path)
     return schemas.Job(
         job=job.id,
         client=job.client,
         state=job.state,
         stage=progress.stage,
         steps=schemas.JobSteps(done=progress.steps_done, of=progress.steps, loss=progress.loss),
-        first=None if first is None else adapt_response(first),
-        result=None if outcome is None else adapt_response(outcome),
-        problem=None if error is None else _problem(error, f"/jobs/{job.id}"),
+        first=None if job.first is None else adapt_response(job.first),
+        result=None if job.result is None else adapt_response(job.result),
+        problem=problem,
         created_at=job.created_at,
     )
 
 
-def _problem(error: Exception, path: str) -> ProblemDetails:
+def problem_details(error: Exception, path: str) -> ProblemDetails:
+    """Return an error as the body of a response would have it."""
     return ProblemDetails.model_validate_json(bytes(error_response(error, path).body))

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 from models.errors import AnoleError
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
+from service.domain.job import NO_ORIGIN, Origin
 from service.domain.version import (
     AliasMove,
     ExpectedRevision,
@@ -33,14 +34,15 @@ from service.errors import UnknownClient, VersionCorrupt, VersionInUse
 from service.store.catalog import audit, queries
 from service.store.catalog import copy as catalog_copy
 from service.store.catalog.integrity import row_problems
+from service.store.catalog.jobs import SqlJobs, delete_jobs
 from service.store.catalog.publishing import Publishing
 from service.store.catalog.queries import ClientRow, version_values
 from service.store.catalog.tables import ALIASES, CLIENT_SETTINGS, CLIENTS, SAMPLES, VERSIONS, verify_row, with_checksum
-from service.store.ports import Database, utc_now
+from service.store.ports import Database, JobRecords, utc_now
 
 
 class Catalog:
-    """Clients, versions and aliases. Every method is one transaction of `database`.
+    """Clients, versions, aliases and jobs. Every method is one transaction of `database`.
 
     Every row has a checksum, which is verified whenever the row is read. In addition to the errors that they name, all
     methods raise VersionCorrupt if a row that they need is damaged.
@@ -53,6 +55,7 @@ class Catalog:
     def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self._clock = clock
+        self.jobs: JobRecords = SqlJobs(database, clock)
 
     def publish(
         self,
@@ -62,7 +65,7 @@ class Catalog:
         guard: Callable[[], None] | None = None,
         idempotency: Idempotency | None = None,
         extends: bool = False,
-        client_created_at: datetime | None = None,
+        origin: Origin = NO_ORIGIN,
     ) -> Publication:
         """Record `draft` under the client's next number and move `aliases` to it, all or nothing.
 
@@ -76,10 +79,11 @@ class Catalog:
                 is recorded. It must not call the catalog.
             idempotency: if it is already recorded, nothing is written and its publication is returned.
             extends: whether the draft must extend the current base, see `Lineage`.
-            client_created_at: if given, the client must still be the one that was created then.
+            origin: what must hold of the request, and its job, which the same transaction changes.
 
         Raises:
             ClientDeleted: the client was deleted, and perhaps created again; nothing was recorded.
+            JobCancelled, WorkerLost: the job has ended; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             ParentSuperseded: `extends`, and the draft's parent is not the current base; nothing was recorded.
             StoreFull, StoreUnavailable: nothing was recorded.
@@ -91,7 +95,7 @@ class Catalog:
                 guard=guard,
                 idempotency=idempotency,
                 extends=extends,
-                client_created_at=client_created_at,
+                origin=origin,
             )
 
     def move_alias(self, client: str, alias: str, version: int, *, expected_revision: ExpectedRevision) -> AliasMove:
@@ -295,6 +299,7 @@ class Catalog:
             versions = connection.execute(count.where(this, VERSIONS.c.deleted_at.is_(None))).scalar_one()
             if connection.execute(delete(CLIENTS).where(this)).rowcount == 0:
                 raise UnknownClient(client)
+            delete_jobs(connection, client)
             audit.record(connection, self._clock(), "client.delete", client, {"versions": int(versions)})
             return int(versions)
 

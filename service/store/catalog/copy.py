@@ -7,21 +7,26 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Connection, Table, func, insert, select, text
+from sqlalchemy import Connection, Table, delete, func, insert, select, text
 
 from service.errors import InvalidRequest
 from service.store.catalog.migrate import upgrade
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.catalog.tables import API_KEYS, AUDIT, CLIENTS, METADATA
+from service.store.catalog.tables import API_KEYS, AUDIT, CLIENTS, JOBS, METADATA
 from service.store.ports import ALL_CLIENTS, Database
 
 _ROWS_PER_INSERT: Final = 500
 
 
 def export(database: Database, path: Path) -> None:
-    """Write every row into a new file, as of one moment. On SQLite writers wait while the file is copied."""
+    """Write every row into a new file, as of one moment. On SQLite writers wait while the file is copied.
+
+    Jobs are left out: they belong to processes that run now.
+    """
     if isinstance(database, SqliteDatabase):
         database.copy_to(path)
+        with opened(path) as copy, copy.writing(ALL_CLIENTS, erasing=True) as target:
+            target.execute(delete(JOBS))
         return
     with opened(path) as copy, database.reading() as rows, copy.writing(ALL_CLIENTS) as target:
         _copy(rows, target)
@@ -52,7 +57,7 @@ def load(database: Database, path: Path) -> None:
 
 
 def _copy(source: Connection, target: Connection) -> None:
-    for table in METADATA.sorted_tables:
+    for table in (table for table in METADATA.sorted_tables if table is not JOBS):
         kept = set(target.execute(select(API_KEYS.c.prefix)).scalars()) if table is API_KEYS else set()
         rows = source.execute(select(table).order_by(*table.primary_key.columns)).mappings()
         for part in rows.partitions(_ROWS_PER_INSERT):

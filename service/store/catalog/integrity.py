@@ -21,12 +21,13 @@ from service.store.catalog.tables import (
     CLIENT_SETTINGS,
     CLIENTS,
     IDEMPOTENCY,
+    JOBS,
     VERSIONS,
     row_checksum,
     samples_checksum,
 )
 
-_WITH_CHECKSUM: Final = (CLIENTS, VERSIONS, ALIASES, ALIAS_MOVES, IDEMPOTENCY, CLIENT_SETTINGS, API_KEYS, AUDIT)
+_WITH_CHECKSUM: Final = (CLIENTS, VERSIONS, ALIASES, ALIAS_MOVES, IDEMPOTENCY, CLIENT_SETTINGS, API_KEYS, AUDIT, JOBS)
 _OWNER: Final = "owner of the row"
 
 

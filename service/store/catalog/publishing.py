@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from service.domain.audit import current_actor
+from service.domain.job import JobVersion, Origin
 from service.domain.version import AliasMove, ExpectedRevision, Idempotency, Publication, Version, VersionDraft
 from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, client_deleted
-from service.store.catalog import audit, queries
+from service.store.catalog import audit, jobs, queries
 from service.store.catalog.queries import MOVE_COLUMNS, ClientRow, version_values
 from service.store.catalog.tables import (
     ALIAS_MOVES,
@@ -49,15 +50,31 @@ class Publishing:
         guard: Callable[[], None] | None,
         idempotency: Idempotency | None,
         extends: bool,
-        client_created_at: datetime | None,
+        origin: Origin,
     ) -> Publication:
         """See `Catalog.publish`."""
-        if client_created_at is not None:
-            self._require_client(draft.client, client_created_at)
+        if origin.client_created_at is not None:
+            self._require_client(draft.client, origin.client_created_at)
+        job = None if origin.job is None else jobs.claim(self.connection, draft.client, origin.job)
         client = self.get_or_create_client(draft.client)
-        known = None if idempotency is None else queries.find_publication(self.connection, client, idempotency)
-        if known is not None:
-            return known
+        made = None if idempotency is None else queries.find_publication(self.connection, client, idempotency)
+        if made is None:
+            made = self._record(client, draft, aliases, guard=guard, extends=extends)
+            if idempotency is not None:
+                self.insert_idempotency(client, idempotency, made.version.number, made.live)
+        if origin.job is not None and job is not None:
+            jobs.record_version(self.connection, job, origin.job, JobVersion(made.version.number, made.live))
+        return made
+
+    def _record(
+        self,
+        client: ClientRow,
+        draft: VersionDraft,
+        aliases: Sequence[str],
+        *,
+        guard: Callable[[], None] | None,
+        extends: bool,
+    ) -> Publication:
         if extends and queries.base_number(self.connection, client) != draft.parent:
             raise ParentSuperseded(
                 f"another version of {draft.client!r} was published in the meantime; nothing was recorded; "
@@ -73,8 +90,6 @@ class Publishing:
         self.audit("version.correct" if corrected else "version.create", client.name, {"version": number, **corrected})
         moves = tuple(self.move_alias(client, alias, number, reason="adapt") for alias in aliases)
         live = queries.live_version(self.connection, client)
-        if idempotency is not None:
-            self.insert_idempotency(client, idempotency, number, live)
         return Publication(queries.get_recorded_version(self.connection, client, number), moves, live)
 
     def _require_client(self, name: str, created_at: datetime) -> None:

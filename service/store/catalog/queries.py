@@ -294,9 +294,14 @@ def find_publication(connection: Connection, client: ClientRow, idempotency: Ide
             f"the Idempotency-Key {idempotency.key!r} was used for another request of client {client.name!r}, which "
             f"made version {number}; repeat that request unchanged, or use a new key"
         )
+    return recorded_publication(connection, client, number, known["live"])
+
+
+def recorded_publication(connection: Connection, client: ClientRow, number: int, live: int | None) -> Publication:
+    """Return how a version was published, deleted or not. `live` is what was live afterwards."""
     log = alias_log(connection, client)
     moves = tuple(move for move in log if move.version == number and move.reason == "adapt")
-    return Publication(get_recorded_version(connection, client, number), moves, known["live"], replayed=True)
+    return Publication(get_recorded_version(connection, client, number), moves, live, replayed=True)
 
 
 _LATEST_MOVE: Final = and_(

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -207,6 +208,29 @@ AUDIT: Final = Table(
     Column("details", JSON, nullable=False),
     Column("seal", String(32), nullable=False, server_default=text("''")),
     Index(None, "client"),
+)
+
+JOBS: Final = Table(
+    "jobs",
+    METADATA,
+    Column("job", String(32), primary_key=True),
+    Column("client", String(64), nullable=False),  # a name, because the client may not exist before its first version
+    Column("key", String(255), nullable=True),
+    Column("worker", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("steps_done", Integer, nullable=False),
+    Column("steps", Integer, nullable=False),
+    Column("loss", Double, nullable=True),
+    Column("first_version", Integer, nullable=True),
+    Column("first_live", Integer, nullable=True),
+    Column("version", Integer, nullable=True),
+    Column("live", Integer, nullable=True),
+    Column("problem", JSON(none_as_null=True), nullable=True),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("changed_at", UtcDateTime, nullable=False),  # also the start of its worker's lease
+    Column("seal", String(32), nullable=False, server_default=text("''")),
+    Index(None, "client", "key"),
 )
 
 CHECKSUM_COLUMN: Final = "seal"

@@ -14,12 +14,14 @@ from service.bootstrap import Services
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
+from service.domain.job import JobVersion
 from service.domain.key import KeyRecord
 from service.domain.prediction import Explanation, ImagePrediction
 from service.domain.version import (
     LIVE,
     AliasMove,
     ExpectedRevision,
+    Publication,
     SampleRef,
     ServedVersion,
     Version,
@@ -45,10 +47,12 @@ from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
+from service.usecases.jobs import Jobs
 from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
 from service.usecases.stored_samples import SamplePage, StoredSamples
+from tests.unit.service.fake_jobs import MemoryJobs
 
 T = TypeVar("T")
 
@@ -88,6 +92,10 @@ class FakeClients(Clients):
         for alias in aliases:
             self._move(draft.client, alias, version.number, "adapt")
         return version
+
+    def publication(self, client: str, made: JobVersion) -> Publication:
+        moves = [move for move in self.moves[client] if (move.version, move.reason) == (made.number, "adapt")]
+        return Publication(self.version(client, made.number), tuple(moves), made.live)
 
     def _of(self, client: str) -> dict[int, Version]:
         if client not in self.kept:
@@ -218,8 +226,9 @@ class FakeSamples(StoredSamples):
 class FakeAdaptation(IdempotentAdaptation):
     """Creates a version from every command, or raises the error that a test sets."""
 
-    def __init__(self, clients: FakeClients) -> None:
+    def __init__(self, clients: FakeClients, jobs: Jobs | None = None) -> None:
         self.clients = clients
+        self.jobs = jobs
         self.commands: list[AdaptCommand] = []
         self.controls: list[JobControl] = []
         self.raises: Exception | None = None
@@ -229,7 +238,12 @@ class FakeAdaptation(IdempotentAdaptation):
 
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
         self.controls.append(control)
-        return in_a_thread(lambda: self.run(command))
+        if command.job is None or self.jobs is None:
+            return in_a_thread(lambda: self.run(command))
+        self.jobs.add(command.job, command.client, None, control)
+        work = in_a_thread(lambda: self.run(command))
+        self.jobs.started(command.job, work)
+        return work
 
     def run(self, command: AdaptCommand) -> AdaptOutcome:
         self.commands.append(command)
@@ -400,7 +414,9 @@ class FakeServices(Services):
         self.readiness = Readiness({"catalog": lambda: None})
         self.closed = False
         self.finished_within_s = 0.0
-        self.adaptation = FakeAdaptation(self.clients)
+        self.kept_jobs = MemoryJobs(self.clients.publication)
+        self.jobs = Jobs(self.kept_jobs)
+        self.adaptation = FakeAdaptation(self.clients, self.jobs)
         self.prediction = FakePrediction(self.clients)
         self.explained = FakeExplained(self.prediction)
         self.entries: list[AuditEntry] = []
@@ -410,7 +426,7 @@ class FakeServices(Services):
         self.checkpoints = CheckpointList(
             [CheckpointSummary("tiny", "a" * 64, {"kind": "conv4"}, {"steps": 5}, {"side": 32, "channels": 1}, card)]
         )
-        self.metrics = lambda: {"weight_cache_hits_total": 3}
+        self.metrics = lambda: {"weight_cache_hits_total": 3, **self.jobs.metrics()}
         self.finish = self._finish
         self.close = self._close
 
@@ -422,4 +438,5 @@ class FakeServices(Services):
         self.finished_within_s = within_s
 
     def _close(self) -> None:
+        self.jobs.close()
         self.closed = True

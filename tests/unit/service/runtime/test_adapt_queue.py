@@ -14,8 +14,9 @@ from functools import partial
 
 import pytest
 
+from service.domain.job import Progress
 from service.errors import DeadlinePassed, Overloaded
-from service.runtime.adapt_queue import AdaptQueue, JobControl, Progress
+from service.runtime.adapt_queue import AdaptQueue, JobControl
 
 LIMIT_S = 30
 

@@ -17,7 +17,8 @@ from models.errors import AdaptationDiverged
 from models.images.preprocessing import ImageConfig
 from models.nets import build
 from models.task import Support
-from service.runtime.adapt_queue import JobControl, Progress
+from service.domain.job import Progress
+from service.runtime.adapt_queue import JobControl
 from service.runtime.inner_loop_executor import (
     BatchedExecutor,
     InnerLoopExecutor,

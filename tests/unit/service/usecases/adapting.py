@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from service.domain.job import Stage
 from service.domain.version import Idempotency
-from service.runtime.adapt_queue import JobControl, Stage
+from service.runtime.adapt_queue import JobControl
 from service.runtime.decoder import Upload
 from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome

@@ -19,6 +19,7 @@ from models.images.preprocessing import DecodeLimits
 from models.modalities.given import Given
 from models.task import Support
 from service.domain.client import ClientSettings
+from service.domain.job import Stage
 from service.domain.version import LIVE, Publication, VersionDraft
 from service.errors import (
     InvalidRequest,
@@ -33,7 +34,7 @@ from service.errors import (
     UnknownCheckpoint,
     UnknownClient,
 )
-from service.runtime.adapt_queue import JobControl, Stage
+from service.runtime.adapt_queue import JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import DecodedImage, InlineDecoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint

@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from service.domain.job import JobUpdate, JobVersion, Progress
 from service.domain.version import Idempotency, Publication
 from service.errors import IdempotencyInFlight, IdempotencyMismatch, Overloaded
 from service.runtime.adapt_queue import AdaptQueue, JobControl
@@ -16,6 +17,8 @@ from service.runtime.decoder import DecodedImage, Upload
 from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AcceptedRequest, AdaptCommand, AdaptOutcome, Decoding
 from service.usecases.idempotency import IdempotentAdaptation
+from service.usecases.jobs import Jobs
+from tests.unit.service.fake_jobs import MemoryJobs
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 
 KEY = Idempotency("k", "1" * 64)
@@ -62,9 +65,24 @@ def store() -> FakeStore:
     return FakeStore()
 
 
+def no_publication(client: str, made: JobVersion) -> Publication:
+    raise AssertionError(f"nobody reads version {made.number} of {client}")
+
+
 @pytest.fixture
-def once(store: FakeStore) -> IdempotentAdaptation:
-    return IdempotentAdaptation(store, store.recall, AdaptQueue(2))
+def records() -> MemoryJobs:
+    return MemoryJobs(no_publication)
+
+
+def process_of(store: FakeStore, records: MemoryJobs, queue: AdaptQueue | None = None) -> IdempotentAdaptation:
+    jobs = Jobs(records)
+    jobs.close()
+    return IdempotentAdaptation(store, store.recall, queue or AdaptQueue(2), jobs)
+
+
+@pytest.fixture
+def once(store: FakeStore, records: MemoryJobs) -> IdempotentAdaptation:
+    return process_of(store, records)
 
 
 @pytest.mark.parametrize("publish", ["always", "never"])
@@ -135,21 +153,48 @@ def test_a_key_that_was_rejected_can_be_sent_again(store: FakeStore, once: Idemp
     assert once.run(COMMAND) == first
 
 
-def test_a_key_can_be_sent_again_after_the_queue_rejected_it(store: FakeStore) -> None:
+def test_a_key_can_be_sent_again_after_the_queue_rejected_it(store: FakeStore, records: MemoryJobs) -> None:
     closed = AdaptQueue()
     closed.close()
-    rejecting = IdempotentAdaptation(store, store.recall, closed)
+    rejecting = process_of(store, records, closed)
     for _ in range(2):
         with pytest.raises(Overloaded):
             rejecting.run(COMMAND)
 
 
-def test_a_failed_request_can_be_sent_again_with_its_key(store: FakeStore, once: IdempotentAdaptation) -> None:
+def test_a_failed_request_can_be_sent_again_with_its_key(records: MemoryJobs) -> None:
     class Failing(FakeStore):
         def run(self, accepted: AcceptedRequest, control: JobControl) -> AdaptOutcome:
             raise ZeroDivisionError
 
-    failing = IdempotentAdaptation(Failing(), store.recall, AdaptQueue())
+    failing = process_of(Failing(), records)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             failing.run(COMMAND)
+
+
+def test_a_request_that_runs_in_another_process_is_rejected_until_that_process_is_lost(
+    store: FakeStore, once: IdempotentAdaptation, records: MemoryJobs
+) -> None:
+    other = process_of(store, records)
+    store.go_on.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(once.run, COMMAND)
+        assert store.during.wait(30)
+        with pytest.raises(IdempotencyInFlight, match="still running"):
+            other.run(COMMAND)
+        (job_id,) = records.kept
+        records.end(JobUpdate(job_id, "failed", Progress()))
+        second = other.submit(COMMAND, JobControl())
+        store.go_on.set()
+        assert second.result(30).version.number >= 1
+        assert first.result(30).version.number >= 1
+
+
+def test_a_repeated_request_that_runs_as_a_job_is_done_at_once(
+    store: FakeStore, once: IdempotentAdaptation, records: MemoryJobs
+) -> None:
+    first = once.run(COMMAND)
+    again = once.submit(replace(COMMAND, job="1" * 32), JobControl())
+    assert again.result(0) == first
+    assert "1" * 32 in records.kept

@@ -1,4 +1,4 @@
-"""Jobs: states, cancelling, and which ended jobs are kept."""
+"""Jobs: their states, cancelling, what is written of them and when, and jobs that another process ends."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from concurrent.futures import Future
 
 import pytest
 
-from service.errors import JobCancelled, UnknownJob
+from service.domain.job import LEASE_S, JobUpdate, Progress, new_job_id
+from service.errors import ClientDeleted, JobCancelled, StoreUnavailable, UnknownJob, WorkerLost
 from service.runtime.adapt_queue import JobControl
 from service.usecases.adapt_command import AdaptOutcome
-from service.usecases.jobs import KEPT_S, MAX_KEPT, Job, Jobs
+from service.usecases.jobs import Job, Jobs
+from tests.unit.service.fake_jobs import MemoryJobs
 from tests.unit.service.fakes import FakeAdaptation, FakeClients
 from tests.unit.service.usecases.test_idempotency import COMMAND
 
@@ -25,96 +27,191 @@ class Clock:
         return self.now
 
 
+class Started:
+    """A job that a test runs step by step."""
+
+    def __init__(self, jobs: Jobs, *, running: bool = True, followed: bool = True) -> None:
+        self.id, self.control, self.future = new_job_id(), JobControl(), Future[AdaptOutcome]()
+        self._jobs = jobs
+        jobs.add(self.id, "line", None, self.control, followed=followed)
+        jobs.started(self.id, self.future)
+        self.future.add_done_callback(lambda future: jobs.end(self.id, future, {"code": "broken"}))
+        if running:
+            self.future.set_running_or_notify_cancel()
+
+    def read(self) -> Job:
+        return self._jobs.get(self.id, lambda _: True)
+
+    def cancel(self) -> Job:
+        return self._jobs.cancel(self.id, lambda _: True)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def jobs(clock: Clock) -> Jobs:
-    return Jobs(clock)
+def clients() -> FakeClients:
+    return FakeClients()
 
 
 @pytest.fixture
-def outcome() -> AdaptOutcome:
-    return FakeAdaptation(FakeClients()).run(COMMAND)
+def records(clients: FakeClients) -> MemoryJobs:
+    return MemoryJobs(clients.publication)
 
 
-def is_kept(jobs: Jobs, job: Job) -> bool:
-    try:
-        return jobs.get(job.id, lambda _: True) is job
-    except UnknownJob:
-        return False
+@pytest.fixture
+def jobs(records: MemoryJobs, clock: Clock) -> Jobs:
+    """Jobs whose thread does nothing, so that only the tests renew them."""
+    jobs = Jobs(records, clock)
+    jobs.close()
+    return jobs
 
 
-def running(control: JobControl) -> Job:
-    job = Job("line", control, Future())
+@pytest.fixture
+def outcome(clients: FakeClients) -> AdaptOutcome:
+    return FakeAdaptation(clients).run(COMMAND)
+
+
+def test_a_job_has_the_state_the_progress_and_the_result_of_its_adaptation(jobs: Jobs, outcome: AdaptOutcome) -> None:
+    job = Started(jobs, running=False)
+    assert (job.read().state, job.read().client) == ("waiting", "line")
     job.future.set_running_or_notify_cancel()
-    return job
-
-
-def test_the_jobs_that_ended_first_are_removed_first(jobs: Jobs, clock: Clock) -> None:
-    added = [jobs.add("line", JobControl(), Future()) for _ in range(MAX_KEPT + 2)]
-    ended = [added[1], added[-1], added[0], *added[2:-1]]  # not in the order in which they were added
-    for job in ended:
-        clock.now += 1.0
-        jobs.ended(job)
-    assert [is_kept(jobs, job) for job in ended] == [False, False] + [True] * MAX_KEPT
-
-
-def test_running_jobs_are_never_removed(jobs: Jobs, clock: Clock) -> None:
-    running_job = jobs.add("line", JobControl(), Future())
-    for _ in range(MAX_KEPT + 1):
-        jobs.ended(jobs.add("line", JobControl(), Future()))
-    clock.now += 10 * KEPT_S
-    assert is_kept(jobs, running_job)
-    assert jobs.metrics() == {"adapt_jobs": 1}
-
-
-def test_an_ended_job_is_kept_for_a_while(jobs: Jobs, clock: Clock) -> None:
-    job = jobs.add("line", JobControl(), Future())
-    clock.now = 50.0
-    jobs.ended(job)
-    clock.now = 50.0 + KEPT_S
-    assert is_kept(jobs, job)
-    clock.now += 0.1
-    assert not is_kept(jobs, job)
-
-
-def test_a_job_has_the_state_and_result_of_its_future(outcome: AdaptOutcome) -> None:
-    job = Job("line", JobControl(), Future())
-    assert job.state == "waiting"
-    job.future.set_running_or_notify_cancel()
-    assert (job.state, job.outcome, job.error) == ("running", None, None)
+    job.control.plan(4)
+    job.control.step(0.5)
+    assert (job.read().state, job.read().progress) == ("running", Progress("waiting", 1, 4, 0.5))
+    job.control.publish_first(outcome)
+    assert (job.read().first, job.read().result) == (outcome, None)
     job.future.set_result(outcome)
-    assert (job.state, job.outcome, job.error) == ("done", outcome, None)
+    assert (job.read().state, job.read().first, job.read().result) == ("done", outcome, outcome)
+    assert job.read().progress == Progress("waiting", 1, 4, 0.5)
 
 
-def test_a_job_whose_thread_was_interrupted_has_an_ordinary_error() -> None:
-    job = running(JobControl())
-    job.future.set_exception(SystemExit())
-    assert (job.state, str(job.error)) == ("failed", "the job was interrupted")
+def test_a_failed_job_has_its_problem(jobs: Jobs) -> None:
+    job = Started(jobs)
+    job.future.set_exception(KeyError("gone"))
+    assert (job.read().state, job.read().problem) == ("failed", {"code": "broken"})
 
 
-def test_a_cancelled_job_is_stopped() -> None:
-    control = JobControl()
-    job = running(control)
-    job.cancel()
-    assert job.state == "cancelled"
+def test_a_cancelled_job_is_stopped_and_stays_cancelled(jobs: Jobs) -> None:
+    job = Started(jobs)
+    assert job.cancel().state == "cancelled"
     with pytest.raises(JobCancelled, match=job.id):
-        control.check()
+        job.control.check()
     job.future.set_exception(JobCancelled("stopped"))
-    assert (job.state, job.error) == ("cancelled", None)
+    assert (job.read().state, job.read().problem) == ("cancelled", None)
+
+
+def test_a_job_that_waits_is_withdrawn_when_it_is_cancelled(jobs: Jobs) -> None:
+    job = Started(jobs, running=False)
+    job.cancel()
+    assert job.future.cancelled()
+    assert job.read().state == "cancelled"
+
+
+def test_a_job_that_has_ended_is_not_cancelled(jobs: Jobs, outcome: AdaptOutcome) -> None:
+    job = Started(jobs)
+    job.future.set_result(outcome)
+    assert (job.cancel().state, job.cancel().result) == ("done", outcome)
+
+
+def test_jobs_of_clients_that_the_caller_cannot_access_are_unknown(jobs: Jobs) -> None:
+    job = Started(jobs)
+    for call in (jobs.get, jobs.cancel):
+        with pytest.raises(UnknownJob):
+            call(job.id, lambda client: client != "line")
+    job.control.check()
+
+
+def test_changed_progress_is_written_once(jobs: Jobs, records: MemoryJobs) -> None:
+    job = Started(jobs)
+    for _ in range(3):
+        job.control.step()
+        jobs.renew()
+        jobs.renew()
+    assert [update.progress.steps_done for updates in records.renewed for update in updates] == [1, 2, 3]
+    assert records.kept[job.id].state == "running"
+
+
+def test_leases_are_renewed_in_time_while_nothing_changes(jobs: Jobs, records: MemoryJobs, clock: Clock) -> None:
+    Started(jobs)
+    jobs.renew()
+    for clock.now in range(int(LEASE_S)):
+        jobs.renew()
+    assert len(records.renewed) == 1 + LEASE_S // 5 - 1
+
+
+def test_the_progress_of_requests_that_nobody_follows_is_not_written(
+    jobs: Jobs, records: MemoryJobs, clock: Clock
+) -> None:
+    job = Started(jobs, followed=False)
+    job.control.step()
+    jobs.renew()
+    assert records.renewed == []
+    clock.now = LEASE_S / 2
+    jobs.renew()
+    assert [update.progress for updates in records.renewed for update in updates] == [Progress()]
+    assert not job.control.observed
+    assert jobs.metrics() == {"adapt_jobs": 0}
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_job_that_another_process_cancels_is_stopped(jobs: Jobs, records: MemoryJobs, written: bool) -> None:
+    job = Started(jobs)
+    jobs.renew()
+    records.end(JobUpdate(job.id, "cancelled", Progress()))
+    if written:
+        job.control.step()
+    jobs.renew()
+    with pytest.raises(JobCancelled):
+        job.control.check()
+
+
+def test_a_job_that_others_take_for_lost_is_stopped(jobs: Jobs, records: MemoryJobs) -> None:
+    job = Started(jobs)
+    records.end(JobUpdate(job.id, "failed", Progress()))
+    jobs.renew()
+    with pytest.raises(WorkerLost):
+        job.control.check()
+    job.future.set_exception(WorkerLost("stopped"))
+    assert (job.read().state, job.read().problem) == ("failed", None)
+
+
+def test_a_job_whose_client_is_deleted_is_stopped_and_unknown(jobs: Jobs, records: MemoryJobs) -> None:
+    job = Started(jobs)
+    records.remove(job.id)
+    jobs.renew()
+    with pytest.raises(ClientDeleted):
+        job.control.check()
+    with pytest.raises(UnknownJob, match="list the versions"):
+        job.read()
+
+
+def test_the_end_of_a_job_is_written_when_the_store_works_again(jobs: Jobs, records: MemoryJobs) -> None:
+    job = Started(jobs)
+    records.raises = StoreUnavailable("the disk is full")
+    job.future.set_exception(KeyError("gone"))
+    with pytest.raises(StoreUnavailable):
+        jobs.renew()
+    records.raises = None
+    assert (records.kept[job.id].state, job.read().state) == ("waiting", "failed")
+    jobs.renew()
+    assert (records.kept[job.id].state, records.kept[job.id].problem) == ("failed", {"code": "broken"})
+
+
+def test_a_job_that_was_not_accepted_leaves_nothing(jobs: Jobs, records: MemoryJobs) -> None:
+    job = Started(jobs)
+    jobs.remove(job.id)
+    assert (records.kept, jobs.metrics()) == ({}, {"adapt_jobs": 0})
 
 
 def test_followers_are_woken_by_progress_by_a_cancellation_and_by_the_end(jobs: Jobs) -> None:
     async def follow() -> list[bool]:
         woken: list[bool] = []
-        control = JobControl()
-        job = jobs.add("line", control, Future())
-        job.future.set_running_or_notify_cancel()
-        for change in (control.step, job.cancel, lambda: jobs.ended(job)):
-            with job.followed() as changed:
+        job = Started(jobs)
+        for change in (job.control.step, job.cancel, lambda: job.future.set_exception(KeyError())):
+            with jobs.followed(job.id) as changed:
                 change()
                 await asyncio.sleep(0)
                 woken.append(changed.is_set())
@@ -125,43 +222,21 @@ def test_followers_are_woken_by_progress_by_a_cancellation_and_by_the_end(jobs: 
 
 def test_a_follower_that_has_left_is_not_woken_any_more(jobs: Jobs) -> None:
     async def follow() -> tuple[bool, bool]:
-        job = jobs.add("line", JobControl(), Future())
-        with job.followed() as stays:
-            with job.followed() as leaves:
+        job = Started(jobs)
+        with jobs.followed(job.id) as stays:
+            with jobs.followed(job.id) as leaves:
                 pass
-            job.notify()
+            job.control.step()
             await asyncio.sleep(0)
             return stays.is_set(), leaves.is_set()
 
     assert asyncio.run(follow()) == (True, False)
 
 
-def test_a_job_that_waits_is_withdrawn_when_it_is_cancelled() -> None:
-    job = Job("line", JobControl(), Future())
-    job.cancel()
-    assert job.future.cancelled()
-    assert job.state == "cancelled"
-
-
-def test_a_job_is_not_cancelled_while_its_version_is_recorded_or_afterwards(outcome: AdaptOutcome) -> None:
-    control = JobControl()
-    job = running(control)
-    with control.committing():
-        job.cancel()
-        assert job.state == "running"
-    job.cancel()
-    job.future.set_result(outcome)
-    assert (job.state, job.outcome) == ("done", outcome)
-
-
-def test_a_job_that_has_ended_is_not_cancelled(outcome: AdaptOutcome) -> None:
-    job = running(JobControl())
-    job.future.set_result(outcome)
-    job.cancel()
-    assert job.state == "done"
-
-
-def test_jobs_of_clients_that_the_caller_cannot_access_are_unknown(jobs: Jobs) -> None:
-    job = jobs.add("line", JobControl(), Future())
-    with pytest.raises(UnknownJob):
-        jobs.get(job.id, lambda client: client != "line")
+def test_jobs_are_renewed_in_the_background(records: MemoryJobs) -> None:
+    jobs = Jobs(records)
+    job = Started(jobs)
+    job.control.step()
+    records.until_renewed()
+    jobs.close()
+    assert records.kept[job.id].progress.steps_done == 1

@@ -11,15 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from service.errors import UnknownJob
+from service.domain.job import JobRecord, JobState, JobUpdate, Progress
 from service.http.app import create_app
 from service.http.middleware import auth
 from service.runtime.adapt_queue import JobControl
 from service.settings import load_settings
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
-from service.usecases.jobs import KEPT_S, Jobs
 from tests.in_process import PNG, Web, started
-from tests.unit.service.fakes import FakeAdaptation, FakeServices
+from tests.unit.service.fakes import NOON, FakeAdaptation, FakeServices
 from tests.unit.service.http.guarded import key_for
 
 LIMIT_S = 30
@@ -34,7 +33,7 @@ class Stepwise(FakeAdaptation):
     """Runs two inner steps, the second when the test sets `go`. Checks its `JobControl` before it stores a version."""
 
     def __init__(self, services: FakeServices) -> None:
-        super().__init__(services.clients)
+        super().__init__(services.clients, services.jobs)
         self.begun, self.go = threading.Event(), threading.Event()
 
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
@@ -159,24 +158,61 @@ def test_jobs_count_as_adaptations_of_their_key_until_they_have_ended(monkeypatc
         assert web("POST", "/adapt", **FORM, headers=headers).status_code == 202
 
 
-def test_a_service_with_several_workers_responds_with_the_version() -> None:
+def test_a_service_with_several_workers_has_jobs_too() -> None:
     services = FakeServices()
     with started(create_app(load_settings(workers=2), lambda _: services), services) as web:
-        response = web("POST", "/adapt", **FORM, headers=ASYNC)
-    assert (response.status_code, response.json()["version"]) == (201, 1)
+        path = web("POST", "/adapt", **FORM, headers=ASYNC).headers["location"]
+        assert events(web("GET", f"{path}/events"))[-1][1]["result"]["version"] == 1
 
 
-def test_ended_jobs_are_forgotten_after_a_while() -> None:
-    now = [0.0]
-    jobs = Jobs(clock=lambda: now[0])
-    finished, running = (jobs.add("line", JobControl(), Future()) for _ in range(2))
-    jobs.ended(finished)
-    now[0] = KEPT_S + 1
-    with pytest.raises(UnknownJob):
-        jobs.get(finished.id, lambda _: True)
-    assert jobs.get(running.id, lambda _: True) is running
-    with pytest.raises(UnknownJob):
-        jobs.get(running.id, lambda client: client != "line")
+def kept_by_another_worker(web: Web, state: JobState) -> str:
+    job = JobRecord("9" * 32, "line", "another worker", None, NOON, state, Progress("adapt", 3, 9, 0.5))
+    web.services.kept_jobs.kept[job.id] = job
+    return f"/jobs/{job.id}"
+
+
+def test_a_job_of_another_worker_is_shown_and_cancelled(web: Web) -> None:
+    path = kept_by_another_worker(web, "running")
+    job = web("GET", path).json()
+    assert (job["state"], job["steps"]) == ("running", {"done": 3, "of": 9, "loss": 0.5})
+    assert web("DELETE", path).json()["state"] == "cancelled"
+    assert [kind for kind, _ in events(web("GET", f"{path}/events"))] == ["cancelled"]
+
+
+def test_a_job_of_another_worker_is_followed(web: Web) -> None:
+    path = kept_by_another_worker(web, "running")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(web, "GET", f"{path}/events")
+        web.services.kept_jobs.until_read(2)
+        web.services.kept_jobs.end(JobUpdate("9" * 32, "cancelled", Progress("adapt", 5, 9)))
+        received = events(following.result(LIMIT_S))
+    assert [(kind, job["steps"]["done"]) for kind, job in received] == [("progress", 3), ("cancelled", 5)]
+
+
+def test_a_job_of_a_lost_worker_has_failed_with_a_problem_that_says_so(web: Web) -> None:
+    path = kept_by_another_worker(web, "failed")
+    kind, job = events(web("GET", f"{path}/events"))[-1]
+    assert (kind, job["problem"]["code"]) == ("failed", "worker_lost")
+    assert "Idempotency-Key" in job["problem"]["detail"]
+
+
+def test_a_followed_job_fails_when_its_client_is_deleted(web: Web) -> None:
+    path = kept_by_another_worker(web, "running")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(web, "GET", f"{path}/events")
+        web.services.kept_jobs.until_read(2)
+        web.services.kept_jobs.remove("9" * 32)
+        kind, job = events(following.result(LIMIT_S))[-1]
+    assert (kind, job["problem"]["code"]) == ("failed", "client_deleted")
+    assert web("GET", path).json()["code"] == "unknown_job"
+
+
+def test_jobs_of_clients_that_the_key_cannot_access_are_unknown(guarded: Web) -> None:
+    path = kept_by_another_worker(guarded, "running")
+    headers = key_for(guarded, "adapt", clients=("other",))
+    assert guarded("GET", path, headers=headers).json()["code"] == "unknown_job"
+    assert guarded("DELETE", path, headers=headers).json()["code"] == "unknown_job"
+    assert guarded("GET", path, headers=key_for(guarded, "adapt", clients=("line",))).status_code == 200
 
 
 def test_accepted_adaptations_are_finished_before_services_are_closed(settings: Any) -> None:
