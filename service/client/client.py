@@ -113,7 +113,7 @@ class Client:
             client: name of the client. A new client is created.
             samples: a folder with one sub-folder per class, a zip of such a folder, or images with labels.
             options: see `AdaptOptions`.
-            on_progress: called with the job each time it has changed. A service of several workers never calls it.
+            on_progress: called with the job each time it has changed.
             idempotency_key: identifies this adaptation: sent twice with the same key, it creates one version.
                 Default: a new key.
         """

@@ -134,7 +134,7 @@ def _adapt(client: str, form: list[Part], options: AdaptOptions, key: str | None
 
 
 def adapt_in_job(request: Request[AdaptResponse]) -> Request[AdaptResponse | Job]:
-    """The same adaptation as a job. A service of several workers has no jobs and responds with the version."""
+    """The same adaptation as a job. Earlier releases with several workers respond with the version instead."""
     headers = {**request.content["headers"], "Prefer": "respond-async"}
     read = RootModel[AdaptResponse | Job].model_validate_json
     return Request("POST", request.path, lambda body: read(body).root, {**request.content, "headers": headers})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,7 +41,7 @@ def store(place: StoreLocation) -> Iterator[VersionStore]:
 def settings(place: StoreLocation, tiny_checkpoint: Path) -> Settings:
     return load_settings(
         data=place.folder, catalog_url=place.catalog_url, blobs_url=place.blobs_url, model=str(tiny_checkpoint),
-        device="cpu", demo=False,
+        device="cpu", demo=False, max_steps=10_000,
     )  # fmt: skip
 
 
@@ -74,6 +76,53 @@ def test_an_idempotency_key_of_one_service_is_recognised_by_the_other(two: tuple
     again = adapt(other, headers={"Idempotency-Key": "part-17"})
     assert (first.status_code, again.json()["version"]) == (201, 1)
     assert again.json()["report"] == first.json()["report"]
+
+
+def start_long_job(web: Web, key: str) -> str:
+    """Start a job that takes minutes and wait for its first inner step. Returns its path."""
+    accepted = adapt(web, steps="10000", headers={"Prefer": "respond-async", "Idempotency-Key": key})
+    assert accepted.status_code == 202, accepted.text
+    path: str = accepted.headers["location"]
+    wait_until(lambda: web("GET", path).json()["steps"]["done"] > 0)
+    return path
+
+
+def wait_until(reached: Callable[[], bool], limit_s: float = 30.0) -> None:
+    until, pause = time.monotonic() + limit_s, threading.Event()
+    while not reached():
+        assert time.monotonic() < until
+        pause.wait(0.05)
+
+
+def test_a_job_of_one_service_is_shown_followed_and_cancelled_by_the_other(two: tuple[Web, Web]) -> None:
+    one, other = two
+    path = start_long_job(one, "k")
+    wait_until(lambda: other("GET", path).json()["steps"]["done"] > 0)
+    again = adapt(other, steps="10000", headers={"Idempotency-Key": "k"})
+    assert (again.status_code, again.json()["code"]) == (409, "idempotency_in_flight")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(other, "GET", f"{path}/events")
+        assert other("DELETE", path).json()["state"] == "cancelled"
+        assert following.result().text.strip().split("\n\n")[-1].startswith("event: cancelled")
+    assert one("GET", path).json()["state"] == "cancelled"
+    wait_until(lambda: "anole_adapt_in_work 0.0" in one("GET", "/metrics").text)
+    assert other("GET", "/clients").json()["clients"] == []
+    assert adapt(other, headers={"Idempotency-Key": "k"}).json()["version"] == 1
+
+
+def test_deleting_a_client_through_one_service_ends_its_job_in_the_other(two: tuple[Web, Web]) -> None:
+    one, other = two
+    adapt(one)
+    path = start_long_job(one, "k")
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(other, "GET", f"{path}/events")
+        wait_until(lambda: other("GET", path).json()["state"] == "running")
+        assert other("DELETE", "/clients/line").status_code == 200
+        last = following.result().text.strip().split("\n\n")[-1]
+    assert last.startswith("event: failed")
+    assert "client_deleted" in last
+    wait_until(lambda: "anole_adapt_in_work 0.0" in one("GET", "/metrics").text)
+    assert one("GET", "/clients").json()["clients"] == []
 
 
 def test_deleting_a_client_deletes_all_its_objects(two: tuple[Web, Web], store: VersionStore) -> None:

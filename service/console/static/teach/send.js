@@ -150,7 +150,7 @@ async function settle(draft) {
   await draft.readKept();
 }
 
-/** Send one adaptation as a job and follow it to its end. A service with several workers answers at once instead. */
+/** Send one adaptation as a job and follow it to its end. */
 async function run(draft, path, options, stop, counts) {
   const show = (values) => {
     draft.progress.value = { ...draft.progress.value, ...counts, ...values };
@@ -159,7 +159,7 @@ async function run(draft, path, options, stop, counts) {
   const headers = { Prefer: "respond-async", "Idempotency-Key": randomKey() };
   const request = () => call(path, { ...options, headers, signal: stop.signal });
   const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }), stop.signal);
-  return answer.job ? follow(answer, show, stop.signal) : answer;
+  return follow(answer, show, stop.signal);
 }
 
 /** A key that makes a repetition harmless. `crypto.randomUUID` is missing on pages over plain HTTP. */

@@ -369,6 +369,7 @@ export default {
   "problem.unknown_meta_model": "The service does not have the model of this client",
   "problem.unknown_job": "The service no longer knows this adaptation",
   "problem.job_cancelled": "The adaptation was cancelled",
+  "problem.worker_lost": "The process that ran the adaptation was lost",
   "problem.nothing_live": "This client has nothing live",
   "problem.idempotency_in_flight": "The same request is still running",
   "problem.client_deleted": "Someone deleted this client in the meantime",

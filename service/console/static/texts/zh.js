@@ -369,6 +369,7 @@ export default {
   "problem.unknown_meta_model": "服务中没有此客户端的模型",
   "problem.unknown_job": "服务已不知道此次适应",
   "problem.job_cancelled": "适应已取消",
+  "problem.worker_lost": "运行适应的进程已中断",
   "problem.nothing_live": "此客户端没有启用的版本",
   "problem.idempotency_in_flight": "同一请求仍在进行",
   "problem.client_deleted": "在此期间有人删除了此客户端",
