@@ -233,7 +233,7 @@ class Keys(Protocol):
 class JobRecords(Protocol):
     """Jobs of all processes. Every method is one transaction; nothing is cached.
 
-    A job whose worker does not renew it for `LEASE_S` fails: whoever reads it next records that.
+    A job whose worker does not renew it for `LEASE_S` fails; the next reader records that.
     """
 
     def add(self, job: JobRecord) -> None:
