@@ -12,6 +12,7 @@ import typer
 from models.errors import AnoleError
 from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
+from service.cli.doctor import doctor
 from service.cli.edge import edge
 from service.cli.import_dataset import import_dataset
 from service.cli.installation import require_full_installation
@@ -137,7 +138,7 @@ def serve(
     run(chosen, as_json=as_json)
 
 
-for command in _COMMANDS:
+for command in (*_COMMANDS, doctor):
     cli.command(epilog=EXIT_CODES)(command)
 cli.add_typer(store, name="store")
 cli.add_typer(keys, name="keys")

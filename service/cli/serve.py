@@ -29,7 +29,9 @@ from service.telemetry import configure_logging
 from service.usecases.keys import admit_first
 
 _BACKLOG: Final = 1024
-_OTHER_FILES: Final = 512
+FILES_WANTED: Final = Deadlines().connections + 512
+"""Open files of a worker: its connections and others."""
+
 _KEEP_ALIVE_S: Final = 5
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -129,7 +131,7 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         CheckpointInvalid, StoreUnavailable: the checkpoint or the store cannot be opened.
     """
     configure_logging(settings.log_level, settings.log_format)
-    _raise_file_limit(Deadlines().connections + _OTHER_FILES)
+    _raise_file_limit(FILES_WANTED)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)
         port = listener.getsockname()[1]

@@ -23,7 +23,7 @@ from service.settings import Settings
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.keys import SqlKeys
-from service.store.catalog.migrate import is_new, upgrade
+from service.store.catalog.migrate import is_current, is_new, upgrade
 from service.store.catalog.postgres import PostgresDatabase
 from service.store.catalog.sqlite import SqliteDatabase
 from service.store.ports import Blobs, Database, SyncFailures
@@ -109,6 +109,21 @@ def open_store(
 def open_keys(location: StoreLocation, *, missing: Missing = "create") -> SqlKeys:
     """Open the API keys, which are in the catalog's database. Raises as `open_store` does."""
     return SqlKeys(_open_database(location, SyncFailures(), missing, sync=True))
+
+
+def needs_upgrade(location: StoreLocation) -> bool:
+    """Whether opening the store would change its tables. Nothing is created or changed.
+
+    Raises:
+        InvalidSettings, StoreUnavailable: as `open_store`.
+    """
+    database = _connect(location, SyncFailures(), "reject", sync=True)
+    try:
+        if is_new(database):
+            raise _no_store(location)
+        return not is_current(database)
+    finally:
+        database.close()
 
 
 def _open_database(location: StoreLocation, failures: SyncFailures, missing: Missing, *, sync: bool) -> Database:

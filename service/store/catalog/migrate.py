@@ -29,6 +29,12 @@ def is_new(database: Database) -> bool:
         return not inspect(connection).get_table_names()
 
 
+def is_current(database: Database) -> bool:
+    """Whether the tables are those of this release. Raises StoreUnavailable if the database cannot be read."""
+    with database.reading() as connection:
+        return _revision(connection) == ScriptDirectory.from_config(_config()).get_current_head()
+
+
 def upgrade(database: Database) -> None:
     """Create or change the tables for this release; do nothing if they are up to date.
 
@@ -36,17 +42,21 @@ def upgrade(database: Database) -> None:
         StoreIncompatible: a newer release wrote the catalog, or the database is not a catalog of this project.
         StoreUnavailable: the database cannot be used.
     """
-    config = Config()
-    config.set_main_option("script_location", _SCRIPTS)
+    if is_current(database):
+        return
+    config = _config()
     scripts = ScriptDirectory.from_config(config)
-    with database.reading() as connection:
-        if _revision(connection) == scripts.get_current_head():
-            return
     with _ALEMBIC_LOCK, database.writing(ALL_CLIENTS) as connection:
         _reject_unknown(connection, scripts)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         renew_checksums(connection)
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", _SCRIPTS)
+    return config
 
 
 def _revision(connection: Connection) -> str | None:

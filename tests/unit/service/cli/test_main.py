@@ -301,7 +301,19 @@ def commands() -> list[list[str]]:
     return sorted(found)
 
 
-LOCAL = ("serve", "train", "evaluate", "search", "import-backbone", "store", "keys", "release", "rollout", "edge")
+LOCAL = (
+    "doctor",
+    "serve",
+    "train",
+    "evaluate",
+    "search",
+    "import-backbone",
+    "store",
+    "keys",
+    "release",
+    "rollout",
+    "edge",
+)
 """Commands and groups that work on files and do not call a service."""
 
 
