@@ -16,7 +16,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parents[2]
-START = [ROOT / "service" / "cli" / name for name in ("entry_point.py", "main.py")]
+START = [
+    *(ROOT / "service" / "cli" / name for name in ("entry_point.py", "main.py")),
+    *sorted((ROOT / "service" / "edge").glob("*.py")),  # which `anole edge` imports when it is called
+]
 PACKAGE = Path(__file__).parent / "anole"
 IMPORT = re.compile(r"^(\s*(?:from|import)) (service|models)\b", re.MULTILINE)
 

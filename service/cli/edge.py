@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from service.cli.console import AsJson, notices, plain, print_json
-from service.cli.installation import require_full_installation
-from service.cli.release import ChannelName, require_fleet
+from service.cli.installation import require_agent
+from service.cli.release import ChannelName
 from service.errors import InvalidRequest, InvalidSettings
 from service.settings import disable_onnxruntime_telemetry
 
 if TYPE_CHECKING:
     from service.edge.agent import Agent
+
+STOP_S: Final = 5.0
+"""For a poll that is running. One that takes longer is repeated after the next start."""
 
 
 def edge(
@@ -43,8 +46,7 @@ def edge(
     as_json: AsJson = False,
 ) -> None:
     """Predict on a device with signed releases, and follow a channel. It needs no torch, database or service."""
-    require_full_installation("anole edge")
-    require_fleet()
+    require_agent()
     disable_onnxruntime_telemetry()
     import uvicorn
 
@@ -65,6 +67,7 @@ def edge(
         uvicorn.run(create_app(agent), host=host.strip("[]"), port=int(port), log_level="warning")
     finally:
         stop.set()
+        thread.join(STOP_S)
 
 
 def _agent(repository: str, data: Path, channel: str, root: Path | None, clients: list[str]) -> Agent:

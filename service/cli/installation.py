@@ -26,6 +26,22 @@ def require_full_installation(what: str) -> None:
         raise InvalidInput(f"{what} needs the full installation: pip install . in a checkout of Anole")
 
 
+def require_agent() -> None:
+    """Check that what `anole edge` needs is installed.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    missing = [
+        name for name in ("onnxruntime", "starlette", "uvicorn", "tuf", "cryptography") if find_spec(name) is None
+    ]
+    if missing:
+        raise InvalidInput(
+            f"anole edge needs {', '.join(missing)}: in a checkout of Anole, pip install './deploy/client[edge]', or "
+            "'.[fleet]' beside the whole installation"
+        )
+
+
 class ServerCommand(TyperCommand):
     """A command of a group that needs the server. Its --help does not. It acts as `cli` in the audit log."""
 

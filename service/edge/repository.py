@@ -94,6 +94,7 @@ class TrustedRepository:
         self._root = root
         self.fetcher = HttpFetcher(client)
         self._etag: str | None = None
+        self._delivered: tuple[bytes, str | None] = (b"", None)
         self._updater: Updater | None = None
 
     def has_news(self) -> bool:
@@ -106,9 +107,10 @@ class TrustedRepository:
             found = self.fetcher.changed(f"{self._url}/metadata/{_TIMESTAMP}", self._etag)
         except (DownloadError, httpx.HTTPError) as error:
             raise RepositoryUnusable(f"the repository {self._url} cannot be reached: {error}") from error
-        if found is not None and found[0] != self._kept_timestamp():
-            return True
         if found is not None:
+            self._delivered = found
+            if found[0] != self._kept_timestamp():
+                return True
             self._etag = found[1]
         expires = self.expires()
         if expires is not None and expires <= datetime.now(UTC):
@@ -143,7 +145,8 @@ class TrustedRepository:
             sync(path)
         for path in (self._folder / "root_history", self._folder, self._folder.parent):
             sync(path)
-        self._etag = None
+        content, etag = self._delivered
+        self._etag = etag if content == self._kept_timestamp() else None
         self._updater = updater
 
     def channel(self, channel: str) -> ChannelState | None:

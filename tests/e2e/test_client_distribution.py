@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -50,10 +51,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     packages = folder / "packages"
     zipfile.ZipFile(wheel).extractall(packages)
     for distribution in with_dependencies(PROJECT["dependencies"]).values():
-        for name in {file.parts[0] for file in distribution.files or () if file.parts[0] not in {"..", "__pycache__"}}:
-            if not (packages / name).exists():
-                (packages / name).symlink_to(Path(str(distribution.locate_file(name))))
+        link(distribution, packages)
     return packages
+
+
+def link(distribution: importlib.metadata.Distribution, packages: Path) -> None:
+    """Link the files of an installed distribution into a folder of packages."""
+    for name in {file.parts[0] for file in distribution.files or () if file.parts[0] not in {"..", "__pycache__"}}:
+        if not (packages / name).exists():
+            (packages / name).symlink_to(Path(str(distribution.locate_file(name))))
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +134,39 @@ def test_the_command_line_works_but_for_commands_of_the_server(
 def test_its_dependencies_are_those_of_the_whole_project() -> None:
     whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(PROJECT["dependencies"]) < set(whole["dependencies"])
+    of_devices = set(PROJECT["optional-dependencies"]["edge"])
+    assert of_devices < set(whole["dependencies"]) | set(whole["optional-dependencies"]["fleet"])
     assert "version" in PROJECT["dynamic"]
+
+
+def test_a_device_imports_its_agent_without_torch_and_without_the_server(tmp_path: Path, installed: Path) -> None:
+    packages = tmp_path / "packages"
+    shutil.copytree(installed, packages, symlinks=True)
+    for distribution in with_dependencies(PROJECT["optional-dependencies"]["edge"]).values():
+        link(distribution, packages)
+    program = """
+import pkgutil, sys
+import anole.service.edge
+for module in pkgutil.iter_modules(anole.service.edge.__path__, "anole.service.edge."):
+    __import__(module.name)
+assert not {"torch", "fastapi", "sqlalchemy", "anole.service.store"} & set(sys.modules)
+from anole.service.cli.entry_point import main
+sys.argv = ["anole", "edge", "--repository", "http://127.0.0.1:9", "--data", "device"]
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        cwd=tmp_path, env={"PATH": os.environ["PATH"], "PYTHONPATH": str(packages)},
+        capture_output=True, text=True, check=False, timeout=LIMIT_S,
+    )  # fmt: skip
+    assert "does not know which keys to trust" in done.stderr
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+
+
+def test_without_the_packages_of_devices_the_agent_names_them(python: Python) -> None:
+    program = "from anole.service.cli.entry_point import main; main()"
+    done = python("-c", program, "edge", "--repository", "http://127.0.0.1:9", "--data", "device")
+    assert "anole edge needs onnxruntime, starlette, uvicorn, tuf, cryptography" in done.stderr
 
 
 def test_the_example_adapts_and_plots(python: Python, service: Process, pictures: Path, tmp_path: Path) -> None:

@@ -153,7 +153,6 @@ def test_a_device_without_a_release_is_not_ready_and_says_why(publisher: Publish
 
 
 def test_a_poll_without_news_is_one_small_request(device: Device) -> None:
-    device.agent.poll()
     device.server.requested.clear()
     device.agent.poll()
     assert device.server.requested == [(TIMESTAMP, 304)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -24,6 +27,7 @@ from tests.fleet_repository import CLIENT, Files, adapted_settings, device_of, f
 
 Anole = Callable[..., tuple[int, str, str]]
 MOST_RELEASE_BYTES = 300_000
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +206,24 @@ def test_the_agent_is_started_with_the_installed_releases(
     assert "follows stable of http://127.0.0.1:1" in err
     assert (tmp_path / "root.json").read_bytes() == (released / "metadata" / "1.root.json").read_bytes()
     assert "poll" not in {thread.name for thread in threading.enumerate() if not thread.daemon}
+
+
+def test_the_commands_of_the_page_work_in_their_order(
+    anole: Anole, adapted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **__: None)
+    monkeypatch.setenv("ANOLE_DATA", str(adapted.data))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reports").mkdir()
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / "fleet.md").read_text(encoding="utf-8"), re.S | re.M)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("anole ")]
+    assert len(commands) == 8
+    for command in commands:
+        words = [word.replace("/var/lib/anole", "device") for word in shlex.split(command)[1:]]
+        if words[0] == "edge":
+            shutil.copy(tmp_path / "updates" / "metadata" / "1.root.json", "1.root.json")
+            words[words.index("--repository") + 1] = "http://127.0.0.1:1"
+        code, _, err = anole(*words)
+        assert code == 0, (command, err)
+    ((shown,),) = [json.loads(anole("rollout", "status", "--repository", "updates", "--json")[1])]
+    assert (shown["client"], shown["rollout"]["percent"]) == (CLIENT, 100)
