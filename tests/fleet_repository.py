@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 import torch
+from securesystemslib.signer import CryptoSigner
+from tuf.api.metadata import Metadata, Root
 
 from models.checkpoint import load_checkpoint
 from service import bootstrap
@@ -114,6 +116,11 @@ class Publisher:
     @property
     def fleet(self) -> Fleet:
         return Fleet(self.repository)
+
+    def signer(self, role: str) -> CryptoSigner:
+        """The first key of a role."""
+        root = Metadata[Root].from_file(str(self.repository.root_path())).signed
+        return self.keys.signers(role, root.roles[role].keyids, 1)[0]
 
     def release(self, version: int, percent: int = 100, **changes: Any) -> Rollout:
         """Publish a version; `changes` are fields of its description."""

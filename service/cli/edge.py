@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import IO, TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -56,6 +57,7 @@ def edge(
     if not host or not port.isdigit():
         raise InvalidRequest(f"the address {listen!r} is not valid; allowed is HOST:PORT, for example 127.0.0.1:8100")
     agent = _agent(repository, data, channel, root, client or [])
+    lock = _locked(data)
     agent.load()
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(agent, poll_s, reports, stop), name="poll", daemon=True)
@@ -68,6 +70,7 @@ def edge(
     finally:
         stop.set()
         thread.join(STOP_S)
+        lock.close()
 
 
 def _agent(repository: str, data: Path, channel: str, root: Path | None, clients: list[str]) -> Agent:
@@ -90,6 +93,17 @@ def _agent(repository: str, data: Path, channel: str, root: Path | None, clients
     client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
     source = TrustedRepository(repository, data / "metadata", trusted.read_bytes(), client)
     return Agent(InstalledReleases(data), source, channel, clients)
+
+
+def _locked(data: Path) -> IO[str]:
+    """Hold the data folder until the file is closed. Raises InvalidSettings if another agent has it."""
+    file = (data / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InvalidSettings(f"another agent uses {data}; stop it, or name another folder with --data") from error
+    return file
 
 
 def _follow(agent: Agent, poll_s: float, reports: str | None, stop: threading.Event) -> None:

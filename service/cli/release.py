@@ -100,11 +100,15 @@ def publish(
 @release.command(cls=ServerCommand, epilog=EXIT_CODES)
 def renew(repository: Repository, keys: Keys = None, as_json: AsJson = False) -> None:
     """Sign the repository again before its signatures expire. Run it every day."""
-    until = signed_repository(repository, keys).renew()
+    opened = signed_repository(repository, keys)
+    until = opened.renew()
+    expiries = opened.expiries()
     if as_json:
-        print_json({"valid_until": until})
-    else:
-        output().print(f"devices accept the repository until {until:%Y-%m-%d %H:%M} UTC")
+        print_json({"valid_until": until, "expiries": expiries})
+        return
+    output().print(f"devices accept the repository until {until:%Y-%m-%d %H:%M} UTC")
+    for role, expires in expiries.items():
+        output().print(f"{role}: signed until {expires:%Y-%m-%d}")
 
 
 @release_keys.command(cls=ServerCommand, epilog=EXIT_CODES)

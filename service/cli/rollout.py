@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from service.edge.rings import Rollout
     from service.fleet.rollout import RolloutStatus
 
-Reports = Annotated[Path | None, typer.Option(help="Folder of the devices' reports.", exists=True, file_okay=False)]
+Reports = Annotated[str | None, typer.Option(metavar="DIR|URL", help="Where the devices' reports are.")]
 ClientName = Annotated[str, typer.Argument(metavar="CLIENT")]
 
 rollout = typer.Typer(no_args_is_help=True, help="Give releases to more devices, ring by ring, or halt them.")
@@ -99,7 +99,7 @@ def resume(
     _print(channel, client, fleet.halt(channel, client, halted=False), as_json=as_json)
 
 
-def _status(repository: Path, reports: Path | None) -> list[RolloutStatus]:
+def _status(repository: Path, reports: str | None) -> list[RolloutStatus]:
     from service.fleet.rollout import Fleet, read_reports
 
     return Fleet(signed_repository(repository, None)).status(() if reports is None else read_reports(reports))

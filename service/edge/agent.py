@@ -179,6 +179,11 @@ class Agent:
         return self._installed.releases(client).refused
 
     @property
+    def transferred(self) -> tuple[int, int]:
+        """Requests to the repository, and bytes of content received, since the agent started."""
+        return self._repository.fetcher.requests, self._repository.fetcher.received_bytes
+
+    @property
     def device(self) -> str:
         """Id of the device."""
         return self._installed.state.device

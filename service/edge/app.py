@@ -66,6 +66,8 @@ class Metrics:
         self.polls = Gauge("anole_edge_polls", "Polls since the start", registry=self.registry)
         self.rollbacks = Gauge("anole_edge_rollbacks", "Releases refused or taken back", registry=self.registry)
         self.releases = Gauge("anole_edge_releases", "Clients with a release", registry=self.registry)
+        self.requests = Gauge("anole_edge_repository_requests", "Requests since the start", registry=self.registry)
+        self.received = Gauge("anole_edge_repository_bytes", "Bytes received since the start", registry=self.registry)
         self.healthy = Gauge("anole_edge_poll_healthy", "Whether the latest poll succeeded", registry=self.registry)
 
     def exposition(self, agent: Agent) -> bytes:
@@ -73,6 +75,9 @@ class Metrics:
         self.polls.set(agent.polls)
         self.rollbacks.set(agent.rollbacks)
         self.releases.set(len(agent.summary()))
+        requests, received = agent.transferred
+        self.requests.set(requests)
+        self.received.set(received)
         self.healthy.set(agent.problem is None)
         return generate_latest(self.registry)
 

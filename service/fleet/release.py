@@ -26,7 +26,7 @@ from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.store.version_store import VersionStore
 
 SMOKE_IMAGES: Final = 4
-SMOKE_SIDE: Final = 48
+SMOKE_SIDE: Final = 32
 """Pixels of generated images, which every start's preprocessing enlarges."""
 
 

@@ -6,11 +6,12 @@ What a channel offers is in the custom fields of its target, so it is signed wit
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
 
@@ -24,6 +25,7 @@ RINGS: Final = (1, 10, 100)
 """Per cent of a channel's devices."""
 
 _CHANNELS: Final = "channels/"
+_TIMEOUT_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,19 +223,45 @@ def breach(counts: RingCounts, rule: HaltRule) -> str | None:
     return None
 
 
-def read_reports(folder: Path) -> list[DeviceReport]:
-    """Read the reports in a folder.
+def read_reports(place: str, http: httpx.Client | None = None) -> list[DeviceReport]:
+    """Read the reports of devices.
+
+    Args:
+        place: path of a folder, or the URL of one that lists its files as a JSON array of objects with a ``name``.
+        http: for a URL; None makes a client.
 
     Raises:
-        InvalidRequest: one of them is not a report.
+        InvalidRequest: there is no such place, or a file in it is not a report.
     """
+    if place.startswith(("http://", "https://")):
+        files = _delivered_files(place.rstrip("/"), http or httpx.Client(timeout=_TIMEOUT_S))
+    elif Path(place).is_dir():
+        files = ((str(path), path.read_bytes()) for path in sorted(Path(place).glob("*.json")))
+    else:
+        raise InvalidRequest(f"there is no folder {place!r}; name the folder or the URL of the devices' reports")
     reports = []
-    for path in sorted(folder.glob("*.json")):
+    for name, content in files:
         try:
-            reports.append(DeviceReport.model_validate_json(path.read_bytes()))
+            reports.append(DeviceReport.model_validate_json(content))
         except ValidationError as error:
-            raise InvalidRequest(f"{path} is not a device's report: {error}") from error
+            raise InvalidRequest(f"{name} is not a device's report: {error}") from error
     return reports
+
+
+def _delivered_files(url: str, http: httpx.Client) -> Iterator[tuple[str, bytes]]:
+    """Yield URL and content of each JSON file that a folder lists, as nginx does with ``autoindex_format json``."""
+    try:
+        listed = http.get(f"{url}/").raise_for_status().json()
+        if not isinstance(listed, list):
+            raise TypeError(f"a JSON {type(listed).__name__}")
+        names = [entry["name"] for entry in listed]
+        for name in sorted(name for name in names if name.endswith(".json")):
+            yield f"{url}/{name}", http.get(f"{url}/{name}").raise_for_status().content
+    except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
+        raise InvalidRequest(
+            f"the reports at {url}/ cannot be read: {error!r}; it must list its files as a JSON array of objects "
+            "with a name, such as nginx with autoindex_format json"
+        ) from error
 
 
 def _earlier(before: Rollout) -> Rollout | None:

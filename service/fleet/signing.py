@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,10 +78,6 @@ class KeyFolder:
                 "with --keys, and copy the missing keys there"
             )
         return found
-
-    def public(self) -> Mapping[str, Sequence[str]]:
-        """Ids of the keys that are here, by role."""
-        return {role: [_load(path).public_key.keyid for path in self._paths(role)] for role in ROLES}
 
     def _paths(self, role: str) -> list[Path]:
         return sorted(self.folder.glob(f"{role}-*{_SUFFIX}"))

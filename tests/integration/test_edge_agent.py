@@ -141,6 +141,7 @@ def test_health_and_metrics_tell_what_the_device_runs(web: EdgeWeb, device: Devi
     assert 'anole_edge_images_total{verdict="known"}' in metrics
     assert CLIENT not in metrics
     assert "anole_edge_poll_healthy 1.0" in metrics
+    assert "anole_edge_repository_requests 7.0" in metrics
 
 
 def test_a_device_without_a_release_is_not_ready_and_says_why(publisher: Publisher, tmp_path: Path) -> None:
@@ -330,11 +331,28 @@ def test_reports_have_counts_and_no_name_of_the_device(
 ) -> None:
     web.post("/predict", **form(IMAGES))
     send(report_of(device.agent), str(tmp_path / "reports"))
-    (report,) = read_reports(tmp_path / "reports")
+    (report,) = read_reports(str(tmp_path / "reports"))
     assert report.releases[0].images == len(IMAGES)
     assert device.agent.device not in report.model_dump_json()
     (status,) = publisher.fleet.status([report])
     assert (status.counts.devices, status.counts.images, status.breach) == (1, len(IMAGES), None)
+
+
+def test_reports_are_read_from_a_url_that_lists_its_files(device: Device) -> None:
+    report = report_of(device.agent)
+    files = {
+        "/r/": b'[{"name": "a.json", "type": "file"}, {"name": "notes.txt"}]',
+        "/r/a.json": report.model_dump_json().encode(),
+    }
+    answers = httpx.MockTransport(lambda request: httpx.Response(200, content=files[request.url.path]))
+    assert read_reports("http://reports.test/r", httpx.Client(transport=answers)) == [report]
+
+
+@pytest.mark.parametrize("listing", [b"<html>", b"{}", b'["a.json"]', b'[{"name": "a.json"}]'])
+def test_what_is_no_list_of_reports_is_said(listing: bytes) -> None:
+    answers = httpx.MockTransport(lambda _: httpx.Response(200, content=listing))
+    with pytest.raises(InvalidRequest, match=r"cannot be read|is not a device's report"):
+        read_reports("http://reports.test/r", httpx.Client(transport=answers))
 
 
 def test_reports_of_refusals_and_unknown_images_breach_the_rule(publisher: Publisher, device: Device) -> None:

@@ -112,10 +112,9 @@ def forge_a_newer_timestamp(_publisher: Publisher, device: Device) -> None:
 
 def let_everything_expire(publisher: Publisher, device: Device) -> None:
     """Indefinite freeze: correctly signed, but too long ago."""
-    signers = publisher.keys.signers("timestamp", publisher.keys.public()["timestamp"], 1)
     metadata = Metadata[Timestamp].from_bytes(device.server.read(TIMESTAMP))
     metadata.signed.expires = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-    metadata.sign(signers[0])
+    metadata.sign(publisher.signer("timestamp"))
     device.server.replaced[TIMESTAMP] = metadata.to_bytes()
 
 
@@ -132,7 +131,7 @@ def take_over_the_root(_publisher: Publisher, device: Device) -> None:
 
 def sign_the_root_with_one_key_twice(publisher: Publisher, device: Device) -> None:
     """A new root with one stolen key of the two that must sign, named twice."""
-    stolen = publisher.keys.signers("root", publisher.keys.public()["root"], 2)[0]
+    stolen = publisher.signer("root")
     metadata = Metadata[Root].from_bytes(device.server.read("metadata/1.root.json"))
     metadata.signed.version = 2
     metadata.signed.add_key(CryptoSigner.generate_ed25519().public_key, "targets")
@@ -145,7 +144,7 @@ def sign_the_root_with_one_key_twice(publisher: Publisher, device: Device) -> No
 
 def use_a_key_that_was_rotated_out(publisher: Publisher, device: Device) -> None:
     """A stolen key of the timestamp still signs after its rotation."""
-    stolen = publisher.keys.signers("timestamp", publisher.keys.public()["timestamp"], 1)[0]
+    stolen = publisher.signer("timestamp")
     publisher.repository.rotate("timestamp")
     metadata = Metadata[Timestamp].from_bytes(device.server.read(TIMESTAMP))
     metadata.signed.version += 1
@@ -222,10 +221,9 @@ def test_a_replayed_repository_is_refused_even_if_the_device_has_lost_its_metada
 
 def test_a_frozen_repository_is_noticed_when_its_signature_expires(publisher: Publisher, device: Device) -> None:
     kept = device.folder / TIMESTAMP
-    signers = publisher.keys.signers("timestamp", publisher.keys.public()["timestamp"], 1)
     metadata = Metadata[Timestamp].from_bytes(kept.read_bytes())
     metadata.signed.expires = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=1)
-    metadata.sign(signers[0])
+    metadata.sign(publisher.signer("timestamp"))
     kept.write_bytes(metadata.to_bytes())
     device.server.replaced[TIMESTAMP] = metadata.to_bytes()
     device.agent.poll()

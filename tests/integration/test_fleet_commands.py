@@ -205,7 +205,18 @@ def test_the_agent_is_started_with_the_installed_releases(
     assert (code, started["host"], started["port"]) == (0, "::1", 0)
     assert "follows stable of http://127.0.0.1:1" in err
     assert (tmp_path / "root.json").read_bytes() == (released / "metadata" / "1.root.json").read_bytes()
-    assert "poll" not in {thread.name for thread in threading.enumerate() if not thread.daemon}
+    assert "poll" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_two_agents_do_not_share_a_folder(
+    anole: Anole, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(released / "metadata" / "1.root.json")
+    command = ("edge", "--repository", "http://127.0.0.1:1", "--data", str(tmp_path), "--root", root)
+    second: list[tuple[int, str, str]] = []
+    monkeypatch.setattr(uvicorn, "run", lambda *_, **__: second.append(anole(*command)))
+    assert anole(*command)[0] == 0
+    assert (second[0][0], f"another agent uses {tmp_path}" in second[0][2]) == (1, True)
 
 
 def test_the_commands_of_the_page_work_in_their_order(
