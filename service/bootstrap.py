@@ -14,6 +14,7 @@ from models.adaptation.gradients import require_precision
 from models.checkpoint import load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
 from service.domain.audit import AuditEntry, AuditQuery
+from service.domain.prediction_log import Retention
 from service.domain.version import Version
 from service.errors import InvalidSettings
 from service.runtime.adapt_queue import AdaptQueue
@@ -33,9 +34,11 @@ from service.usecases.clients import Clients
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.jobs import Jobs
+from service.usecases.judged import Judged
 from service.usecases.keys import KeyCache
 from service.usecases.predict import Prediction
 from service.usecases.readiness import Readiness, readiness_checks
+from service.usecases.recording import PredictionRecorder
 from service.usecases.samples import AdaptLimits
 from service.usecases.stored_samples import StoredSamples
 
@@ -57,6 +60,8 @@ class Services:
         checkpoints: the available checkpoints.
         keys: finds the caller that a key stands for.
         audit: returns entries of the audit log.
+        recorder: records predictions.
+        judged: reads what was recorded.
         readiness: whether this process should get requests.
         metrics: returns counters and gauges by name.
         finish: accepts no more adaptations and ends the accepted ones within the given seconds.
@@ -72,6 +77,8 @@ class Services:
     checkpoints: CheckpointList
     keys: KeyCache
     audit: Callable[[AuditQuery], tuple[AuditEntry, ...]]
+    recorder: PredictionRecorder
+    judged: Judged
     readiness: Readiness
     metrics: Callable[[], Mapping[str, float]]
     finish: Callable[[float], None]
@@ -105,6 +112,8 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     queue = AdaptQueue(settings.adapt_running)
     prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
     explained = ExplainedPrediction(prediction, store, checkpoints)
+    retention = Retention(settings.predictions_days, settings.predictions_rows)
+    recorder = PredictionRecorder(lambda entries: store.catalog.add_predictions(entries, retention), prediction)
     adaptation, jobs = Adaptation(store, checkpoints, decoder, limits), Jobs(store.catalog.jobs)
 
     def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
@@ -120,14 +129,18 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         audit=store.catalog.audit,
+        recorder=recorder,
+        judged=Judged(store),
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),
-        metrics=functools.partial(_metrics, prediction, queue, decoder, jobs),
+        metrics=functools.partial(_metrics, prediction, recorder, queue, decoder, jobs),
         finish=queue.close,
-        close=functools.partial(_close, queue, jobs, explained, prediction, checkpoints, decoder, keys, store),
+        close=functools.partial(
+            _close, queue, jobs, recorder, explained, prediction, checkpoints, decoder, keys, store
+        ),
     )
 
 
-def _metrics(*sources: Prediction | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
+def _metrics(*sources: Prediction | PredictionRecorder | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
     return {name: value for source in sources for name, value in source.metrics().items()}
 
 

@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     )
     demo: bool = Field(True, description="add the client `demo` to an empty store")
 
+    # Prediction log
+    predictions_days: int = Field(90, ge=1, le=3650, description="days that an entry of the prediction log is kept")
+    predictions_rows: int = Field(
+        1_000_000, ge=1000, le=100_000_000, description="entries of the prediction log, of all clients together"
+    )
+
     # Request limits
     adapt_body_bytes: Bytes = Field(32 * _MIB, description="body of POST /adapt")
     predict_body_bytes: Bytes = Field(12 * _MIB, description="body of POST /predict")

@@ -12,6 +12,7 @@ from models.errors import AnoleError
 from service.domain.client import ClientSettings
 from service.domain.job import JobRecord
 from service.domain.key import Grant, KeyRecord, new_key, record_of
+from service.domain.prediction_log import Judgement, LoggedPrediction, PredictionQuery, Retention
 from service.domain.version import LIVE, Idempotency
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.keys import SqlKeys
@@ -39,9 +40,19 @@ def filled(database: Database) -> tuple[Catalog, KeyRecord]:
         catalog.publish(a_draft(client, weights="second"), [LIVE])
         catalog.update_settings(client, ClientSettings(keep_last=5))
     catalog.jobs.add(JobRecord(JOB, CLIENT, "worker", None, utc_now()))
+    catalog.add_predictions([a_prediction(catalog)], Retention(days=90, rows=100))
     record = record_of(new_key(), Grant("camera", ("predict",), (CLIENT,)), utc_now())
     SqlKeys(database).add(record)
     return catalog, record
+
+
+def a_prediction(catalog: Catalog) -> LoggedPrediction:
+    said = Judgement(2, "scratch", 0.75, 0.25, "known")
+    created_at = catalog.client(CLIENT).created_at
+    candidate = replace(said, version=1, label="dent")
+    return LoggedPrediction(
+        CLIENT, created_at, utc_now(), digest_of("file"), "0417", "camera", "request", said, candidate
+    )
 
 
 def needed(catalog: Catalog) -> frozenset[str]:
@@ -60,6 +71,7 @@ READS: dict[str, Callable[[Catalog], Any]] = {
     "served first": lambda catalog: catalog.served(CLIENT, 1),
     "alias": lambda catalog: catalog.alias(CLIENT, LIVE),
     "history": lambda catalog: catalog.history(CLIENT),
+    "predictions": lambda catalog: catalog.predictions(CLIENT, PredictionQuery()),
     "recall": lambda catalog: catalog.recall(CLIENT, KEY),
     "settings": lambda catalog: catalog.settings(CLIENT),
     "needed": needed,

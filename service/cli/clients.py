@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -34,6 +34,7 @@ from service.client import (
     AdaptOptions,
     AdaptResponse,
     Client,
+    Image,
     LabelledFile,
     PredictResponse,
     Samples,
@@ -137,6 +138,8 @@ def predict(
             help="Write each picture with a map of what spoke for its class to FOLDER, as NAME-explained.png.",
         ),
     ] = None,
+    part: Annotated[str | None, typer.Option(help="Part that the images show, for the prediction log.")] = None,
+    station: Annotated[str | None, typer.Option(help="Where they were taken, for the prediction log.")] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
@@ -148,9 +151,12 @@ def predict(
     if explain is not None:
         require_full_installation("--explain")
         make_folder(explain)
-    given = images if table is None else images_with_rows(images, read_table(table))
+    given = list(map(Image, images)) if table is None else images_with_rows(images, read_table(table))
+    given = given if part is None else [replace(image, part=part) for image in given]
     with connection.connect(url, key) as anole, notices().status(f"predicting {len(images)} images …"):
-        predicted = anole.predict(client, given, version=version, alias=alias, explain=explain is not None)
+        predicted = anole.predict(
+            client, given, version=version, alias=alias, explain=explain is not None, station=station
+        )
     written = [] if explain is None else write_heat_maps(explain, images, predicted)
     if as_json:
         maps = {} if explain is None else {"heat_maps": [str(path) for path in written]}

@@ -9,6 +9,7 @@ from service.client.folders import SampleSet, SkippedFile, read_class_folders
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, read_samples
 from service.http.schemas.audit import AuditEntry
+from service.http.schemas.predictions import LoggedPrediction, ShadowReport
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -48,6 +49,7 @@ __all__ = [
     "Job",
     "LabelledFile",
     "Liveness",
+    "LoggedPrediction",
     "MetaModel",
     "PredictResponse",
     "Readiness",
@@ -57,6 +59,7 @@ __all__ = [
     "ServiceProblem",
     "ServiceUnreachable",
     "SessionInfo",
+    "ShadowReport",
     "SkippedFile",
     "StoredSample",
     "UpgradeResponse",

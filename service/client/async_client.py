@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import anyio
 import httpx
@@ -21,10 +21,12 @@ from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_ad
 from service.client.errors import ClientError, ServiceUnreachable
 from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
+from service.client.records import Wanted
 from service.client.request import Request, unreachable
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.audit import AuditEntry
+from service.http.schemas.predictions import LoggedPrediction, ShadowReport
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -116,15 +118,18 @@ class AsyncClient:
         version: int | None = None,
         alias: str | None = None,
         explain: bool = False,
+        station: str | None = None,
     ) -> PredictResponse:
         """See `Client.predict`."""
         files = list_images(images)
         groups = split_images(files, DEFAULT_LIMITS, explain=explain)
         if len(groups) > 1:
             groups = split_images(files, await self._limits(), explain=explain)
-        responses = [await self._send(requests.predict(client, groups[0], version, alias, explain=explain))]
+        responses = [
+            await self._send(requests.predict(client, groups[0], version, alias, explain=explain, station=station))
+        ]
         for group in groups[1:]:
-            request = requests.predict(client, group, responses[0].version, explain=explain)
+            request = requests.predict(client, group, responses[0].version, explain=explain, station=station)
             responses.append(await self._send(request))
         return requests.joined(responses)
 
@@ -159,6 +164,31 @@ class AsyncClient:
     ) -> list[AuditEntry]:
         """See `Client.audit`."""
         return await self._all(partial(records.audit, client, since, until))
+
+    async def predictions(self, client: str, *, limit: int = 1000, **wanted: Unpack[Wanted]) -> list[LoggedPrediction]:
+        """See `Client.predictions`."""
+        found: list[LoggedPrediction] = []
+        while len(found) < limit:
+            request = records.predictions(client, wanted, limit - len(found), found[-1].id if found else None)
+            page = (await self._send(request)).predictions
+            found += page
+            if len(page) < requests.PAGE:
+                break
+        return found
+
+    async def shadow(self, client: str, version: int, candidate: int) -> ShadowReport:
+        """See `Client.shadow`."""
+        report = await self._send(records.shadow(client, version, candidate, None))
+        while len(report.changed) % requests.PAGE == 0 and report.changed:
+            page = await self._send(records.shadow(client, version, candidate, report.changed[-1].id))
+            if not page.changed:
+                break
+            report = page.model_copy(update={"changed": report.changed + page.changed})
+        return report
+
+    async def promote(self, client: str) -> Alias:
+        """See `Client.promote`."""
+        return await self._send(records.promote(client))
 
     async def settings(self, client: str) -> ClientSettings:
         """See `Client.settings`."""

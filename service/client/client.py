@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Generator, Mapping
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType, TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import httpx
 import tenacity
@@ -26,10 +26,12 @@ from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_ad
 from service.client.errors import ClientError, ServiceUnreachable
 from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
+from service.client.records import Wanted
 from service.client.request import Request, unreachable
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.audit import AuditEntry
+from service.http.schemas.predictions import LoggedPrediction, ShadowReport
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -149,6 +151,7 @@ class Client:
         version: int | None = None,
         alias: str | None = None,
         explain: bool = False,
+        station: str | None = None,
     ) -> PredictResponse:
         """Classify images with the live version, or with the given version or alias.
 
@@ -158,15 +161,19 @@ class Client:
         With `explain`, each prediction has an `explanation`, a small map of where the image has what speaks for its
         class.
 
+        The prediction log, if the client's setting `log_predictions` is true, has the `part` of each `Image` and the
+        `station`, which is where the images were taken.
+
         More images than one request may have are sent in several requests, all to the version that the first one used.
         """
         files = list_images(images)
         groups = split_images(files, DEFAULT_LIMITS, explain=explain)
         if len(groups) > 1:
             groups = split_images(files, self._limits(), explain=explain)
-        responses = [self._send(requests.predict(client, groups[0], version, alias, explain=explain))]
+        request = requests.predict(client, groups[0], version, alias, explain=explain, station=station)
+        responses = [self._send(request)]
         for group in groups[1:]:
-            request = requests.predict(client, group, responses[0].version, explain=explain)
+            request = requests.predict(client, group, responses[0].version, explain=explain, station=station)
             responses.append(self._send(request))
         return requests.joined(responses)
 
@@ -207,6 +214,38 @@ class Client:
             until: only changes before this moment.
         """
         return self._all(partial(records.audit, client, since, until))
+
+    def predictions(self, client: str, *, limit: int = 1000, **wanted: Unpack[Wanted]) -> list[LoggedPrediction]:
+        """Read what versions said about images, newest first.
+
+        Args:
+            client: name of the client.
+            limit: number of entries at most.
+            wanted: what the entries must have: `part`, `image` (SHA-256 of the file), `station`, `label`, `verdict` or
+                `version`; and the moments `since` and `until`, from which and before which they were made.
+        """
+        found: list[LoggedPrediction] = []
+        while len(found) < limit:
+            request = records.predictions(client, wanted, limit - len(found), found[-1].id if found else None)
+            page = self._send(request).predictions
+            found += page
+            if len(page) < requests.PAGE:
+                break
+        return found
+
+    def shadow(self, client: str, version: int, candidate: int) -> ShadowReport:
+        """Read how a candidate judged the images that a version answered, and all images that it would change."""
+        report = self._send(records.shadow(client, version, candidate, None))
+        while len(report.changed) % requests.PAGE == 0 and report.changed:
+            page = self._send(records.shadow(client, version, candidate, report.changed[-1].id))
+            if not page.changed:
+                break
+            report = page.model_copy(update={"changed": report.changed + page.changed})
+        return report
+
+    def promote(self, client: str) -> Alias:
+        """Make the candidate live, and return the alias `live`."""
+        return self._send(records.promote(client))
 
     def settings(self, client: str) -> ClientSettings:
         """Read the settings of a client."""

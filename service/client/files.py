@@ -22,11 +22,13 @@ class Image:
         source: path of an image file, or its bytes.
         text: a note, for versions of models that take texts.
         vector: numbers, such as readings of sensors, for versions of models that take vectors.
+        part: name of the physical part that it shows, for the prediction log.
     """
 
     source: ImageSource
     text: str | None = None
     vector: Sequence[float] | None = None
+    part: str | None = None
 
 
 Images = ImageSource | Image | Iterable[ImageSource | Image]
@@ -91,6 +93,7 @@ class ImageFile:
         size_bytes: size of the file.
         text: see `Image`.
         vector: see `Image`.
+        part: see `Image`.
     """
 
     name: str
@@ -98,6 +101,7 @@ class ImageFile:
     size_bytes: int
     text: str | None = None
     vector: Sequence[float] | None = None
+    part: str | None = None
 
     def read(self) -> bytes:
         """Return the bytes of the file. Raises InvalidInput if it cannot be read."""
@@ -119,11 +123,12 @@ def list_images(images: Images) -> list[ImageFile]:
 
 def _image_file(index: int, image: Image) -> ImageFile:
     if isinstance(image.source, bytes):
-        return ImageFile(f"image-{index}", image.source, len(image.source), image.text, image.vector)
+        return ImageFile(f"image-{index}", image.source, len(image.source), image.text, image.vector, image.part)
     path = Path(image.source)
     try:
         with path.open("rb") as opened:
-            return ImageFile(path.name, path, opened.seek(0, io.SEEK_END), image.text, image.vector)
+            size_bytes = opened.seek(0, io.SEEK_END)
+        return ImageFile(path.name, path, size_bytes, image.text, image.vector, image.part)
     except OSError as error:
         raise unreadable(path, error) from error
 

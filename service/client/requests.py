@@ -147,9 +147,13 @@ def predict(
     alias: str | None = None,
     *,
     explain: bool = False,
+    station: str | None = None,
 ) -> Request[PredictResponse]:
     """POST /predict. Raises InvalidInput."""
-    form = _form({"client": client, "version": version, "alias": alias, "explain": "true" if explain else None})
+    fields = {"client": client, "version": version, "alias": alias, "station": station}
+    form = _form({**fields, "explain": "true" if explain else None})
+    parts = [image.part or "" for image in images]
+    form += [("parts", (None, _utf8(part))) for part in parts if any(parts)]
     form += [*_given(images), *(_file("images", image.name, image.read()) for image in images)]
     return Request("POST", "/predict", PredictResponse.model_validate_json, {"files": form})
 

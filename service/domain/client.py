@@ -38,6 +38,7 @@ class ClientSettings:
         model: name of the checkpoint that the client's versions are adapted from; None is the service's default.
         uncertainty: "point"; or "bayes", predictions of the next versions are averaged over what the samples leave open
             about the classes, and say how uncertain they are. None is what the checkpoint's recipe says.
+        log_predictions: whether predictions are kept in the prediction log; None is not.
 
     Raises:
         InvalidRequest: a value is outside its range.
@@ -52,6 +53,7 @@ class ClientSettings:
     bit_depth: int | None = None
     model: str | None = None
     uncertainty: Literal["point", "bayes"] | None = None
+    log_predictions: bool | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last is not None and not 1 <= self.keep_last <= MAX_KEEP_LAST:

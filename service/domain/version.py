@@ -39,6 +39,9 @@ _FORBIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Z
 LIVE: Final = "live"
 """The alias that ``/predict`` uses by default."""
 
+CANDIDATE: Final = "candidate"
+"""The alias of a version that judges the requests to the live version too, in the background."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
@@ -117,6 +120,9 @@ class ServedVersion:
         temperature: divisor of the logits; None is 1.
         bit_depth: of images of 16 bits per sample that do not declare it; None if the version has no such samples.
         modalities: what it was taught with, "image" first; None for a model that takes images alone.
+        client_created_at: when the client was created, UTC; see `Lineage`.
+        logged: whether the client logs predictions.
+        candidate: number of the version that judges in the background what this one answers, or None.
     """
 
     client: str
@@ -129,6 +135,9 @@ class ServedVersion:
     temperature: float | None = None
     bit_depth: int | None = None
     modalities: tuple[str, ...] | None = None
+    client_created_at: datetime | None = None
+    logged: bool = False
+    candidate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +226,7 @@ class AliasMove:
         version: version that the alias points at from now on.
         previous: version that it pointed at before, or None.
         moved_at: UTC.
-        reason: "adapt", "set" or "rollback".
+        reason: "adapt", "set", "rollback" or "promote".
         restores: for a rollback, the revision that it brought back; otherwise None.
         client_created_at: when the client was created, UTC; see `Lineage`.
         actor: `Actor.id` of who moved it; None for moves of earlier releases.
@@ -300,6 +309,11 @@ def validate_part(text: str) -> str:
         InvalidName: see `validate_label`.
     """
     return _validate_text("part", text, "give every sample the name of the part that it shows, or send no parts")
+
+
+def validate_station(text: str) -> str:
+    """Return the name of a station, such as a camera; otherwise as `validate_part`."""
+    return _validate_text("station", text, "send the name of the camera or the line, or no station")
 
 
 def _validate_text(kind: str, text: str, if_empty: str) -> str:

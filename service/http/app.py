@@ -51,6 +51,7 @@ from service.http.routes import (
     jobs,
     models,
     predict,
+    predictions,
     samples,
     session,
     versions,
@@ -62,13 +63,14 @@ from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 ROUTERS: Final = tuple(
     resource.router
     for resource in (
-        *(predict, adapt, jobs),
+        *(predict, predictions, adapt, jobs),
         *(clients, versions, samples, corrections, aliases),
         *(models, inference_protocol, session, audit, health, docs, console),
     )
 )
 _TAGS: Final = [
-    *("adapt", "predict", "clients", "versions", "samples", "aliases", "models", "inference protocol", "session"),
+    *("adapt", "predict", "predictions", "clients", "versions", "samples", "aliases", "models"),
+    *("inference protocol", "session"),
     "operations",
 ]
 _FORM: Final = "multipart/form-data"

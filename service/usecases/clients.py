@@ -117,6 +117,10 @@ class Clients:
             validate_client_name(client), validate_alias_name(alias), expected_revision=expected_revision
         )
 
+    def promote(self, client: str, expected_revision: ExpectedRevision = None) -> AliasMove:
+        """Point the alias `live` at the candidate; see `Catalog.promote`."""
+        return self._store.catalog.promote(validate_client_name(client), expected_revision=expected_revision)
+
     def weights(self, client: str, number: int) -> bytes:
         """Return the weights of a version as the bytes of a safetensors file.
 

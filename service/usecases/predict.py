@@ -25,6 +25,7 @@ from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import DecodedImage, Decoder, Upload
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.predict_batcher import PredictBatcher
+from service.runtime.quiet import InFlight
 from service.runtime.weight_cache import WeightCache
 from service.store.version_store import VersionStore
 
@@ -40,11 +41,12 @@ WAITING_IMAGES: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class PredictOutcome:
-    """Predictions for all images of a request, and the version that made them."""
+    """Predictions for all images of a request, the version that made them, and the request."""
 
     served: ServedVersion
     predictions: tuple[ImagePrediction, ...]
     seconds: float
+    command: PredictCommand
 
     @property
     def client(self) -> str:
@@ -102,6 +104,9 @@ class Prediction:
         checkpoints: the checkpoints that versions were adapted from.
         weights: cache of serving weights.
         decoder: decodes images.
+
+    Attributes:
+        in_flight: the requests that were submitted and have not ended.
     """
 
     def __init__(
@@ -115,6 +120,7 @@ class Prediction:
             self.predict_batch, BATCH_IMAGES, BATCHES
         )
         self._loads = ThreadPoolExecutor(1, "load")
+        self.in_flight = InFlight()
 
     def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
         """Predict with the version that `reference`, an alias or a version number, stands for now. Blocks.
@@ -137,7 +143,9 @@ class Prediction:
             NoSamples, Overloaded: at once; the future raises the other errors of `run`.
         """
         command = self.command(client, uploads, reference, caller)
-        return self._batcher.submit(command, len(uploads), caller, after=command.images)
+        work = self._batcher.submit(command, len(uploads), caller, after=command.images)
+        self.in_flight.add(work)
+        return work
 
     def command(
         self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
@@ -263,7 +271,7 @@ def _outcomes(
             _with_modalities(image_prediction(upload.name, request.version, *next(results)), request.version, one)
             for upload, one in zip(request.command.uploads, request.given, strict=True)
         )
-        yield index, PredictOutcome(request.version, images, time.monotonic() - started_s)
+        yield index, PredictOutcome(request.version, images, time.monotonic() - started_s, request.command)
 
 
 def _uncertainties(found: PredictedUncertainty) -> list[Uncertainty]:

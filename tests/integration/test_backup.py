@@ -141,6 +141,7 @@ def test_the_next_backup_adds_new_data_and_deletes_erased_data(store: VersionSto
     filled(store).back_up(folder)
     assert store.back_up(folder).added == 0
     publish(store, 17)
+    erased = store.catalog.version(OTHER, 1).draft
     store.delete_client(OTHER)
     report = store.back_up(folder)
     assert (report.clients, report.versions) == (1, 4)
@@ -148,7 +149,8 @@ def test_the_next_backup_adds_new_data_and_deletes_erased_data(store: VersionSto
     assert {name.split("/")[0] for name in blobs_in(folder)} == {CLIENT}
     assert len(list(folder.glob("catalog-*"))) == 1
     catalog = next(folder.glob("catalog-*")).read_bytes()
-    assert OTHER.encode() not in catalog
+    assert erased.weights_digest.encode() not in catalog
+    assert all(sample.digest.encode() not in catalog for sample in erased.samples)
 
 
 def test_api_keys_and_idempotency_keys_are_restored(tmp_path: Path, folder: Path) -> None:

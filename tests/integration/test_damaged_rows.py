@@ -70,12 +70,12 @@ def test_a_changed_column_gives_no_wrong_result_and_a_check_finds_it(
 
 @pytest.mark.parametrize("table", [table for table in METADATA.sorted_tables if table.name != "clients"], ids=str)
 def test_a_check_finds_a_missing_row(database: Database, request: pytest.FixtureRequest, table: Table) -> None:
-    """A deleted row leaves no checksum, but a gap in a count. Deleted settings, keys and jobs leave neither."""
+    """A deleted row leaves no checksum, but a gap in a count. Deleted settings, keys, jobs and logs leave neither."""
     catalog, _ = filled(database)
     with unchecked_connection(database, request) as connection:
         first = connection.execute(select(table).order_by(*table.primary_key.columns).limit(1)).mappings().one()
         connection.execute(delete(table).where(*(key == first[key.name] for key in table.primary_key.columns)))
-    if table.name not in {"idempotency", "client_settings", "api_keys", "jobs"}:
+    if table.name not in {"idempotency", "client_settings", "api_keys", "jobs", "audit", "predictions"}:
         assert catalog.problems() != ()
 
 

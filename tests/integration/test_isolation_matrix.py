@@ -27,6 +27,7 @@ IDS = {
     "client": (MINE, THEIRS, MISSING),
     "version": ("1", "2", "99"),
     "before": ("1", "2"),
+    "candidate": ("1", "2"),
     "after": ("1", "2"),
     "alias": ("live", "absent"),
     "digest": (encode_sample(decode(PICTURES[0])).digest, "0" * 64),
@@ -36,7 +37,10 @@ IDS = {
 ROUTES = GUARDED
 OF_A_CLIENT = [route for route in ROUTES if "{client}" in route[1]]
 NAMED_IN_THE_FORM = {("POST", "/adapt"), ("POST", "/predict")}
-OF_NO_CLIENT = {("GET", "/clients"), ("GET", "/metrics"), ("GET", "/models"), ("GET", "/models/{name}")}
+OF_NO_CLIENT = {
+    *(("GET", "/clients"), ("GET", "/metrics"), ("GET", "/models"), ("GET", "/models/{name}")),
+    ("GET", "/audit"),
+}
 OF_A_JOB = {("GET", "/jobs/{job}"), ("DELETE", "/jobs/{job}"), ("GET", "/jobs/{job}/events")}
 VARYING = re.compile(rb'"(seconds|request_id|moved_at|created_at)":("[^"]*"|[\d.e-]+)')
 

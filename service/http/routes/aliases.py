@@ -106,6 +106,23 @@ def roll_back(
     return _answer(services.clients.rollback(client, alias, revision), response)
 
 
+@router.post(
+    "/promote",
+    summary="Promote the candidate",
+    dependencies=[require_scope("adapt"), Depends(QueryNames())],
+    responses=problems(*WRITE, UnknownAlias, AliasConflict, InvalidPrecondition, *QUERY),
+)
+def promote(
+    client: ClientPath, services: ServicesDep, response: Response, expected: ExpectedRevisionDep
+) -> schemas.Alias:
+    """Point the alias `live` to the version that `candidate` points to. Preconditions are those of `live`.
+
+    `GET /clients/{client}/versions/{version}/shadow/{candidate}` tells what that changes.
+    """
+    revision = _revision(services, client, LIVE, expected)
+    return _answer(services.clients.promote(client, revision), response)
+
+
 def alias_response(move: AliasMove) -> schemas.Alias:
     """Return an alias after its latest move. Its ETag is the tag of that move in double quotes."""
     return schemas.Alias(

@@ -21,6 +21,7 @@ from service.errors import (
 )
 from service.http.dependencies import Context, ContextDep, ServicesDep, VersionPath
 from service.http.inference_protocol import HEADER_LENGTH, read_images, read_request, tensors, write_response
+from service.http.log_fields import LOG_FIELDS
 from service.http.openapi import IMAGES, PARAMETERS, READ, problems
 from service.http.problems import (
     FileTooLarge,
@@ -34,6 +35,7 @@ from service.http.routes.predict import run_prediction
 from service.http.schemas import inference_protocol as schemas
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
 from service.http.uploads import check_size
+from service.usecases.recording import Origin
 
 router = APIRouter(prefix="/v2", tags=["inference protocol"])
 
@@ -163,6 +165,7 @@ async def _infer(request: Request, context: Context, client: str, reference: str
     for image in images:
         check_size(image, context.settings)
     outcome = await run_prediction(request, context, client, images, reference)
+    context.services.recorder.record(outcome, Origin(request_id=request.scope[LOG_FIELDS]["request_id"]))
     body, headers = write_response(outcome, infer_request)
     return Response(body, headers=headers)
 

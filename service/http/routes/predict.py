@@ -9,18 +9,19 @@ from fastapi import APIRouter, Request, Response
 
 from models.errors import ExplanationUnsupported
 from service.domain.client import validate_alias_name
-from service.domain.version import LIVE
+from service.domain.version import LIVE, validate_part, validate_station
 from service.errors import (
     InvalidRequest,
     ModalityCountMismatch,
     ModalityUnsupported,
     NothingLive,
+    PartCountMismatch,
     UnknownAlias,
     UnknownCheckpoint,
     UnknownVersion,
 )
 from service.http.dependencies import MAX_VERSION, Context, ContextDep, wait_for
-from service.http.log_fields import log_fields
+from service.http.log_fields import LOG_FIELDS, log_fields
 from service.http.middleware.admission import Slot
 from service.http.middleware.limits import SLOT
 from service.http.openapi import IMAGES, READ, UPLOAD, problems
@@ -42,12 +43,12 @@ from service.runtime.decoder import Upload
 from service.settings import Settings
 from service.usecases.explain import MAX_EXPLAINED
 from service.usecases.predict import PredictOutcome
+from service.usecases.recording import Origin
 
 router = APIRouter(tags=["predict"])
 
-_SHAPE: Final = FormShape(
-    single=frozenset({"client", "version", "alias", "explain"}), repeated=GIVEN, files=frozenset({"images"})
-)
+_SINGLE: Final = frozenset({"client", "version", "alias", "explain", "station"})
+_SHAPE: Final = FormShape(single=_SINGLE, repeated=GIVEN | {"parts", "part"}, files=frozenset({"images"}))
 _REFERENCES: Final[dict[str, Any]] = {
     "version": {"type": "integer", "minimum": 1, "maximum": MAX_VERSION, "examples": [""]},
     "alias": {"type": "string", "examples": [""], "description": "instead of a version; default: live"},
@@ -58,13 +59,21 @@ _REFERENCES: Final[dict[str, Any]] = {
         "description": "true: show in each image where it has what speaks for the predicted class; at most "
         f"{MAX_EXPLAINED} images",
     },
+    "station": {"type": "string", "examples": [""], "description": "where the images were taken, to be logged"},
 }
+_PART: Final[dict[str, Any]] = {"type": "string", "examples": [""], "description": "the physical part, to be logged"}
 _FORM: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["client", "images"],
     "properties": {
         "client": {"type": "string", "examples": ["demo"]},
         "images": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "image files"},
+        "parts": {
+            "type": "array",
+            "items": _PART,
+            "description": "optional, one per image, in the same order, empty for none: the physical part that it "
+            "shows, for the prediction log; may also be called `part`",
+        },
         **GIVEN_FORM,
         **_REFERENCES,
     },
@@ -88,6 +97,7 @@ _FORM: Final[dict[str, Any]] = {
         InvalidRequest,
         ModalityCountMismatch,
         ModalityUnsupported,
+        PartCountMismatch,
     ),
     openapi_extra={
         "requestBody": {
@@ -95,7 +105,7 @@ _FORM: Final[dict[str, Any]] = {
             "content": {
                 "multipart/form-data": {
                     "schema": _FORM,
-                    "encoding": {name: {"style": "form", "explode": True} for name in sorted(GIVEN)},
+                    "encoding": {name: {"style": "form", "explode": True} for name in ("parts", *sorted(GIVEN))},
                 },
                 "image/*": {"schema": {"type": "string", "format": "binary"}},
             },
@@ -108,7 +118,7 @@ _FORM: Final[dict[str, Any]] = {
                 "description": "only with an image as the body",
                 "schema": schema,
             }
-            for name, schema in {"client": {"type": "string"}, **_REFERENCES}.items()
+            for name, schema in {"client": {"type": "string"}, "part": _PART, **_REFERENCES}.items()
         ],
     },
 )
@@ -134,8 +144,10 @@ async def predict(request: Request, context: ContextDep) -> Response:
     """
     fields, images = await _read(request, context.settings)
     client = accessible_client(request, fields.required("client"))
+    origin = _origin(request, fields, len(images))
     explains = _explains(fields, len(images))
     outcome = await run_prediction(request, context, client, images, _reference(fields), explains)
+    context.services.recorder.record(outcome, origin)
     answer = schemas.PredictResponse.model_validate(outcome)
     wanted = {
         "explanation": explains,
@@ -175,7 +187,7 @@ async def run_prediction(
 
 async def _read(request: Request, settings: Settings) -> tuple[Fields, tuple[Upload, ...]]:
     if request.headers["content-type"].lower().startswith("image/"):
-        fields = read_query(request, _SHAPE.single)
+        fields = read_query(request, _SINGLE | {"part"})
         image = Upload("image", await request.body())
         return fields, (check_size(image, settings),)
     form = await read_form(request, _SHAPE, settings)
@@ -183,6 +195,27 @@ async def _read(request: Request, settings: Settings) -> tuple[Fields, tuple[Upl
     if not images:
         raise MissingField("field 'images' is missing; send one or more image files")
     return form.fields, with_given(form.fields, images)
+
+
+def _origin(request: Request, fields: Fields, images: int) -> Origin:
+    """Return where the images came from.
+
+    Raises:
+        ConflictingFields, PartCountMismatch, InvalidName.
+    """
+    reject_together(fields, ("parts", "part"))
+    parts = fields.all("parts") or fields.all("part")
+    if parts and len(parts) != images:
+        raise PartCountMismatch(
+            f"the request has {images} images and {len(parts)} parts; send one part for each image, in the same "
+            "order, or no parts"
+        )
+    station = fields.text("station")
+    return Origin(
+        tuple(validate_part(part) if part.strip() else "" for part in parts),
+        None if station is None else validate_station(station),
+        request.scope[LOG_FIELDS]["request_id"],
+    )
 
 
 def _explains(fields: Fields, images: int) -> bool:

@@ -166,7 +166,7 @@ class Alias(Answer):
     revision: int = Field(description="1, 2, 3 …, one more with each move", examples=[3])
     etag: str = Field(examples=['"4f2c81d0-3"'])
     moved_at: datetime
-    reason: str = Field(description="adapt, set or rollback", examples=["adapt"])
+    reason: str = Field(description="adapt, set, rollback or promote", examples=["adapt"])
     by: Actor | None = Field(None, description="who moved it; null for moves of earlier releases")
 
 
@@ -266,6 +266,11 @@ class ClientSettings(RequestBody):
         description="`bayes`: the next versions average `scores` over what their samples leave open about the classes, "
         "and predictions carry `uncertainty`; null: `point`, or `bayes` if the model was trained with "
         "bayesian-reptile",
+    )
+    log_predictions: bool | None = Field(
+        None,
+        strict=True,
+        description="true: keep what versions say about images in the prediction log, never the images; null: false",
     )
 
 

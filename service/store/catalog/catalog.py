@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
@@ -19,6 +19,7 @@ from models.errors import AnoleError
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.job import NO_ORIGIN, Origin
+from service.domain.prediction_log import Comparison, LoggedPrediction, PredictionQuery, Retention
 from service.domain.version import (
     AliasMove,
     ExpectedRevision,
@@ -31,7 +32,7 @@ from service.domain.version import (
     VersionSummary,
 )
 from service.errors import UnknownClient, VersionCorrupt, VersionInUse
-from service.store.catalog import audit, queries
+from service.store.catalog import audit, predictions, queries, served
 from service.store.catalog import copy as catalog_copy
 from service.store.catalog.integrity import row_problems
 from service.store.catalog.jobs import SqlJobs, delete_jobs
@@ -39,6 +40,9 @@ from service.store.catalog.publishing import Publishing
 from service.store.catalog.queries import ClientRow, version_values
 from service.store.catalog.tables import ALIASES, CLIENT_SETTINGS, CLIENTS, SAMPLES, VERSIONS, verify_row, with_checksum
 from service.store.ports import Database, JobRecords, utc_now
+
+_PREDICTIONS_SCOPE: Final = "predictions *"
+"""The scope that writers of the prediction log exclude each other from. No client has this name."""
 
 
 class Catalog:
@@ -121,6 +125,14 @@ class Catalog:
         with self._publishing(client) as transaction:
             return transaction.roll_back(client, alias, expected_revision=expected_revision)
 
+    def promote(self, client: str, *, expected_revision: ExpectedRevision = None) -> AliasMove:
+        """Point the alias `live` at the version that `candidate` points at. Raises UnknownClient, UnknownAlias.
+
+        `expected_revision` is that of `live`; see `move_alias`.
+        """
+        with self._publishing(client) as transaction:
+            return transaction.promote(client, expected_revision=expected_revision)
+
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
         """Return what was published under that key, or None if nothing was or the client is unknown.
 
@@ -178,7 +190,7 @@ class Catalog:
             UnknownClient, UnknownAlias, UnknownVersion.
         """
         with self._reading() as connection:
-            return queries.get_served(connection, client, reference)
+            return served.get_served(connection, client, reference)
 
     def revision(self) -> int | None:
         """Return a number that changes with every commit of any process.
@@ -258,6 +270,30 @@ class Catalog:
         """Return entries of the audit log, newest first."""
         with self._reading() as connection:
             return audit.entries(connection, query)
+
+    def add_predictions(self, entries: Sequence[LoggedPrediction], retention: Retention) -> int:
+        """Store entries of the prediction log, delete some that are not kept any more, and return how many were stored.
+
+        Entries of clients that were deleted in the meantime are left out.
+
+        Raises:
+            StoreFull, StoreUnavailable: nothing was stored.
+        """
+        with self._writing(_PREDICTIONS_SCOPE) as connection:
+            predictions.prune(connection, retention, self._clock())
+            return predictions.add(connection, entries)
+
+    def predictions(self, client: str, query: PredictionQuery) -> tuple[LoggedPrediction, ...]:
+        """Return entries of the prediction log, newest first. Raises UnknownClient."""
+        with self._reading() as connection:
+            return predictions.read(connection, queries.get_client(connection, client), query)
+
+    def compare_judgements(self, client: str, version: int, candidate: int) -> Comparison:
+        """Count how a candidate judged the images that a version answered. Raises UnknownClient, UnknownVersion."""
+        with self._reading() as connection:
+            found = queries.get_client(connection, client)
+            numbers = [queries.get_version(connection, found, number).number for number in (version, candidate)]
+            return predictions.compare(connection, found, *numbers)
 
     def delete_version(self, client: str, number: int) -> Version:
         """Mark a version deleted; its samples and its need of blobs go, its number stays taken.

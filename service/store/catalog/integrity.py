@@ -22,12 +22,17 @@ from service.store.catalog.tables import (
     CLIENTS,
     IDEMPOTENCY,
     JOBS,
+    PREDICTIONS,
     VERSIONS,
     row_checksum,
     samples_checksum,
 )
 
-_WITH_CHECKSUM: Final = (CLIENTS, VERSIONS, ALIASES, ALIAS_MOVES, IDEMPOTENCY, CLIENT_SETTINGS, API_KEYS, AUDIT, JOBS)
+_WITH_CHECKSUM: Final = (
+    *(CLIENTS, VERSIONS, ALIASES, ALIAS_MOVES, IDEMPOTENCY, CLIENT_SETTINGS),
+    *(API_KEYS, AUDIT, JOBS, PREDICTIONS),
+)
+_ROWS_AT_ONCE: Final = 5_000
 _OWNER: Final = "owner of the row"
 
 
@@ -50,10 +55,22 @@ def renew_checksums(connection: Connection) -> None:
         checksum = samples_checksum(samples.get(row.id, []))
         connection.execute(update(VERSIONS).where(this).values(samples_seal=checksum))
     for table in _WITH_CHECKSUM:
-        for found in connection.execute(_with_owner(table)).mappings().all():
+        for found in _all_rows(connection, table):
             this = and_(*(column == found[column.name] for column in table.primary_key.columns))
             values = {CHECKSUM_COLUMN: row_checksum(table, found[_OWNER], found)}
             connection.execute(update(table).where(this).values(values))
+
+
+def _all_rows(connection: Connection, table: Table) -> Iterator[Any]:
+    """Yield the rows of a table that may be changed meanwhile; of the prediction log, which may be long, in parts."""
+    if table is not PREDICTIONS:
+        yield from connection.execute(_with_owner(table)).mappings().all()
+        return
+    part = _with_owner(table).order_by(table.c.id).limit(_ROWS_AT_ONCE)
+    rows = connection.execute(part).mappings().all()
+    while rows:
+        yield from rows
+        rows = connection.execute(part.where(table.c.id > rows[-1]["id"])).mappings().all()
 
 
 def _checksum_problems(connection: Connection, table: Table) -> Iterator[str]:

@@ -15,7 +15,16 @@ from sqlalchemy import Connection, insert, select, update
 
 from service.domain.audit import current_actor
 from service.domain.job import JobVersion, Origin
-from service.domain.version import AliasMove, ExpectedRevision, Idempotency, Publication, Version, VersionDraft
+from service.domain.version import (
+    CANDIDATE,
+    LIVE,
+    AliasMove,
+    ExpectedRevision,
+    Idempotency,
+    Publication,
+    Version,
+    VersionDraft,
+)
 from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, client_deleted
 from service.store.catalog import audit, jobs, queries
 from service.store.catalog.queries import MOVE_COLUMNS, ClientRow, version_values
@@ -117,6 +126,13 @@ class Publishing:
                 "version; set the alias to a version, or adapt a new one"
             )
         return self.move_alias(client, alias, target.version, reason="rollback", restores=target.revision)
+
+    def promote(self, name: str, *, expected_revision: ExpectedRevision) -> AliasMove:
+        """See `Catalog.promote`."""
+        client = queries.get_client(self.connection, name)
+        candidate = queries.get_alias(self.connection, client, CANDIDATE)
+        _require_revision(queries.find_alias(self.connection, client, LIVE), LIVE, expected_revision)
+        return self.move_alias(client, LIVE, candidate.version, reason="promote")
 
     def get_or_create_client(self, name: str) -> ClientRow:
         """Return the client of that name; create it if there is none."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, and_, bindparam, func, or_, select
+from sqlalchemy import Connection, Select, and_, func, or_, select
 
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.version import (
@@ -21,17 +21,14 @@ from service.domain.version import (
     Lineage,
     Publication,
     SampleRef,
-    ServedVersion,
     Version,
     VersionDraft,
     VersionSummary,
-    unknown_score,
 )
 from service.errors import IdempotencyMismatch, UnknownAlias, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.catalog.tables import (
     ALIAS_MOVES,
     ALIASES,
-    CHECKSUM_COLUMN,
     CLIENT_SETTINGS,
     CLIENTS,
     IDEMPOTENCY,
@@ -198,7 +195,7 @@ def base_number(connection: Connection, client: ClientRow) -> int | None:
     newer = select(VERSIONS).where(VERSIONS.c.client_id == client.id, VERSIONS.c.number > live)
     base, extending = live, {live}
     for row in connection.execute(newer.order_by(VERSIONS.c.number)).mappings():
-        _verify_version(row, client.name)
+        verify_version(row, client.name)
         if row["parent"] in extending and row["number"] not in rolled_back:
             extending.add(row["number"])
             base = row["number"] if row["deleted_at"] is None else base
@@ -209,7 +206,7 @@ def latest_number(connection: Connection, client: ClientRow) -> int | None:
     """Return the newest number that is not deleted, or None."""
     query = select(VERSIONS).where(VERSIONS.c.client_id == client.id).order_by(VERSIONS.c.number.desc())
     for row in connection.execute(query).mappings():
-        _verify_version(row, client.name)
+        verify_version(row, client.name)
         if row["deleted_at"] is None:
             return int(row["number"])
     return None
@@ -245,40 +242,6 @@ def first_versions(connection: Connection, client: ClientRow, digest: str | None
     if digest is not None:
         query = query.where(SAMPLES.c.digest == digest)
     return {row[0]: row[1] for row in connection.execute(query.group_by(SAMPLES.c.digest))}
-
-
-_SERVED: Final = (
-    select(VERSIONS)
-    .join(CLIENTS, CLIENTS.c.id == VERSIONS.c.client_id)
-    .where(CLIENTS.c.name == bindparam("client"), VERSIONS.c.deleted_at.is_(None))
-)
-_ALIAS_TARGET: Final = and_(ALIASES.c.client_id == VERSIONS.c.client_id, ALIASES.c.version == VERSIONS.c.number)
-_SERVED_BY_NUMBER: Final = _SERVED.where(VERSIONS.c.number == bindparam("reference"))
-_SERVED_BY_ALIAS: Final = (
-    _SERVED.join(ALIASES, _ALIAS_TARGET)
-    .where(ALIASES.c.alias == bindparam("reference"))
-    .add_columns(ALIASES.c.alias, ALIASES.c.revision, ALIASES.c.version, ALIASES.c.seal.label("alias_checksum"))
-)
-"""Built once: every prediction runs one of these, and building a statement costs more than running it."""
-
-
-def get_served(connection: Connection, name: str, reference: str | int) -> ServedVersion:
-    """Return what a prediction needs of a version, with one query where there is such a version.
-
-    Raises:
-        UnknownClient, UnknownAlias, UnknownVersion.
-    """
-    query = _SERVED_BY_NUMBER if isinstance(reference, int) else _SERVED_BY_ALIAS
-    row = None
-    if isinstance(reference, str) or reference <= HIGHEST_NUMBER:
-        row = connection.execute(query, {"client": name, "reference": reference}).mappings().one_or_none()
-    if row is None:  # find out what is missing
-        client = get_client(connection, name)
-        number = reference if isinstance(reference, int) else get_alias(connection, client, reference).version
-        return _served(version_values(get_version(connection, client, number)), name)
-    if isinstance(reference, str):
-        _verify_alias({**row, CHECKSUM_COLUMN: row["alias_checksum"]}, name)
-    return _served(row, name)
 
 
 def find_publication(connection: Connection, client: ClientRow, idempotency: Idempotency) -> Publication | None:
@@ -321,7 +284,7 @@ def current_moves(connection: Connection, client_ids: Sequence[int] | None) -> M
     latest = {(row["client_id"], row["alias"]): row for row in connection.execute(moves).mappings()}
     found: defaultdict[int, dict[str, AliasMove]] = defaultdict(dict)
     for row in connection.execute(query.order_by(ALIASES.c.alias)).mappings():
-        _verify_alias(row, row["client"])
+        verify_alias(row, row["client"])
         move = latest.get((row["client_id"], row["alias"]))
         if move is None or move["version"] != row["version"]:
             raise VersionCorrupt(
@@ -420,7 +383,7 @@ def version_values(version: Version) -> dict[str, Any]:
 
 
 def _version(row: RowValues, client: str, samples: Sequence[SampleRef]) -> Version:
-    _verify_version(row, client)
+    verify_version(row, client)
     if row["samples_seal"] != samples_checksum(samples):
         raise VersionCorrupt(
             f"the rows of the samples of version {row['number']} of client {client!r} are damaged; restore a backup"
@@ -445,7 +408,7 @@ def _version(row: RowValues, client: str, samples: Sequence[SampleRef]) -> Versi
 
 
 def _summary(row: RowValues, client: str) -> VersionSummary:
-    _verify_version(row, client)
+    verify_version(row, client)
     return VersionSummary(
         client=client,
         number=row["number"],
@@ -460,22 +423,6 @@ def _summary(row: RowValues, client: str) -> VersionSummary:
     )
 
 
-def _served(row: RowValues, client: str) -> ServedVersion:
-    _verify_version(row, client)
-    return ServedVersion(
-        client,
-        row["number"],
-        tuple(row["classes"]),
-        row["meta_model"],
-        row["meta_model_digest"],
-        row["weights_digest"],
-        unknown_score(row["report"].get("unknown_threshold")),  # a familiarity is recorded
-        row["report"].get("temperature"),
-        row["report"].get("bit_depth"),
-        None if (modalities := row["report"].get("modalities")) is None else tuple(modalities),
-    )
-
-
 def _move(row: RowValues) -> AliasMove:
     client, alias = row["client"], row["alias"]
     verify_row(ALIAS_MOVES, client, row, f"move {row['revision']} of alias {alias!r} of client {client!r}")
@@ -483,9 +430,11 @@ def _move(row: RowValues) -> AliasMove:
     return AliasMove(client, **values, client_created_at=row["client_created_at"])
 
 
-def _verify_version(row: RowValues, client: str) -> None:
+def verify_version(row: RowValues, client: str) -> None:
+    """Raises VersionCorrupt if the row of a version is damaged."""
     verify_row(VERSIONS, client, row, f"version {row['number']} of client {client!r}")
 
 
-def _verify_alias(row: RowValues, client: str) -> None:
+def verify_alias(row: RowValues, client: str) -> None:
+    """Raises VersionCorrupt if the row of an alias is damaged."""
     verify_row(ALIASES, client, row, f"alias {row['alias']!r} of client {client!r}")

@@ -233,6 +233,32 @@ JOBS: Final = Table(
     Index(None, "client", "key"),
 )
 
+PREDICTIONS: Final = Table(
+    "predictions",
+    METADATA,
+    Column("id", BigInteger().with_variant(Integer(), "sqlite"), primary_key=True),
+    Column("client_id", Integer, ForeignKey("clients.id", ondelete="CASCADE"), nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("image_digest", String(64), nullable=False),
+    Column("part", String(64), nullable=True),
+    Column("station", String(64), nullable=True),
+    Column("request_id", String(64), nullable=True),
+    Column("version", Integer, nullable=False),
+    Column("label", String(64), nullable=False),
+    Column("confidence", Double, nullable=False),
+    Column("unknown_score", Double, nullable=True),
+    Column("verdict", String(8), nullable=False),
+    Column("candidate_version", Integer, nullable=True),
+    Column("candidate_label", String(64), nullable=True),
+    Column("candidate_confidence", Double, nullable=True),
+    Column("candidate_unknown_score", Double, nullable=True),
+    Column("candidate_verdict", String(8), nullable=True),
+    Column("seal", String(32), nullable=False, server_default=text("''")),
+    Index(None, "client_id", "at", "id"),
+    Index(None, "client_id", "part"),
+    Index(None, "client_id", "image_digest"),
+)
+
 CHECKSUM_COLUMN: Final = "seal"
 
 _CHECKSUM_BYTES: Final = 16

@@ -17,7 +17,9 @@ from service.domain.diff import VersionDiff, compare
 from service.domain.job import JobVersion
 from service.domain.key import KeyRecord
 from service.domain.prediction import Explanation, ImagePrediction
+from service.domain.prediction_log import Comparison, LoggedPrediction, PredictionQuery
 from service.domain.version import (
+    CANDIDATE,
     LIVE,
     AliasMove,
     ExpectedRevision,
@@ -48,9 +50,11 @@ from service.usecases.clients import Clients
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.jobs import Jobs
+from service.usecases.judged import Judged, ShadowReport
 from service.usecases.keys import KeyCache
-from service.usecases.predict import Prediction, PredictOutcome
+from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
+from service.usecases.recording import Origin, PredictionRecorder
 from service.usecases.stored_samples import SamplePage, StoredSamples
 from tests.unit.service.fake_jobs import MemoryJobs
 
@@ -162,6 +166,9 @@ class FakeClients(Clients):
         if current.previous is None:
             raise NothingToRollBackTo(f"alias {alias!r} of client {client!r} has no earlier version")
         return self._move(client, alias, current.previous, "rollback")
+
+    def promote(self, client: str, expected_revision: ExpectedRevision = None) -> AliasMove:
+        return self._move(client, LIVE, self.alias(client, CANDIDATE).version, "promote")
 
     def diff(self, client: str, before: int, after: int) -> VersionDiff:
         return compare(self.version(client, before), self.version(client, after))
@@ -352,7 +359,8 @@ class FakePrediction(Prediction):
         served = ServedVersion(
             client, number, draft.classes, draft.meta_model, draft.meta_model_digest, draft.weights_digest, None
         )
-        return PredictOutcome(served, predictions, 0.001)
+        command = PredictCommand(client, tuple(uploads), reference, Future())
+        return PredictOutcome(served, predictions, 0.001, command)
 
 
 class FakeExplained(ExplainedPrediction):
@@ -370,6 +378,38 @@ class FakeExplained(ExplainedPrediction):
         outcome = self.prediction.run(client, uploads, reference)
         places = Explanation(1, 2, [[0.25, 1.0]])
         return replace(outcome, predictions=tuple(replace(each, explanation=places) for each in outcome.predictions))
+
+
+class FakeJudged(Judged):
+    """The logged predictions that a test sets, newest first, for every client."""
+
+    def __init__(self, clients: FakeClients) -> None:
+        self.clients = clients
+        self.logged: list[LoggedPrediction] = []
+        self.queries: list[PredictionQuery] = []
+
+    def predictions(self, client: str, query: PredictionQuery) -> tuple[LoggedPrediction, ...]:
+        self.clients.get(client)
+        self.queries.append(query)
+        found = [each for each in self.logged if query.after is None or each.id < query.after]
+        return tuple(found[: query.limit])
+
+    def shadow(
+        self, client: str, version: int, candidate: int, after: int | None = None, limit: int = 1000
+    ) -> ShadowReport:
+        self.clients.version(client, version)
+        changed = self.predictions(client, PredictionQuery(changed=True, after=after, limit=limit))
+        return ShadowReport(Comparison(4, 3, 2, 1), (0.2, 0.9), changed)
+
+
+class FakeRecorder(PredictionRecorder):
+    """Keeps where the images came from."""
+
+    def __init__(self) -> None:
+        self.origins: list[Origin] = []
+
+    def record(self, outcome: PredictOutcome, origin: Origin) -> None:
+        self.origins.append(origin)
 
 
 class FakeKeys(Keys):
@@ -419,6 +459,8 @@ class FakeServices(Services):
         self.adaptation = FakeAdaptation(self.clients, self.jobs)
         self.prediction = FakePrediction(self.clients)
         self.explained = FakeExplained(self.prediction)
+        self.judged = FakeJudged(self.clients)
+        self.recorder = FakeRecorder()
         self.entries: list[AuditEntry] = []
         self.audit = self._audit
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)

@@ -19,6 +19,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "alias": "live",
     "at": datetime(2026, 3, 1, 12, tzinfo=UTC),
     "before": 1,
+    "candidate": 3,
     "changes": {"keep_last": 3},
     "client": "line",
     "digest": "b" * 64,
@@ -43,7 +44,8 @@ def requests_of(method: str) -> list[httpx.Request]:
         raise httpx.ConnectError("recorded")
 
     parameters = inspect.signature(getattr(Client, method)).parameters
-    required = [name for name, each in parameters.items() if each.default is each.empty and name != "self"]
+    needed = {name: each for name, each in parameters.items() if each.kind is not each.VAR_KEYWORD and name != "self"}
+    required = [name for name, each in needed.items() if each.default is each.empty]
     for names in (required, [name for name in parameters if name in EXAMPLES]):
         transport = httpx.MockTransport(unreachable)
         with Client(transport=transport, sleep=lambda _: None) as anole, contextlib.suppress(ServiceUnreachable):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from service.domain.audit import AuditQuery
 from service.domain.version import LIVE, Idempotency, SampleRef, ServedVersion, Version, VersionDraft
 from service.errors import StoreFull, StoreIncompatible, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.catalog import sqlite as database_sqlite
@@ -155,11 +156,13 @@ def test_deleted_data_is_in_no_file_of_the_catalog(
         def written(text: str) -> bool:
             return any(text.encode() in path.read_bytes() for path in folder.glob("catalog.sqlite3*"))
 
-        assert written(CLIENT)
+        weights = version.draft.weights_digest
+        assert written(weights)
         assert written("part.png")
         store.delete_client(CLIENT)
-        assert not written(CLIENT)
+        assert not written(weights)
         assert not written("part.png")
+        assert store.catalog.audit(AuditQuery())[0].action == "client.delete"
         assert not written(version.draft.weights_digest)
 
 

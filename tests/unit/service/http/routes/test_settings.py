@@ -20,6 +20,7 @@ DEFAULTS = {
     "bit_depth": None,
     "model": None,
     "uncertainty": None,
+    "log_predictions": None,
 }
 
 
