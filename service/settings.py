@@ -20,6 +20,7 @@ ENVIRONMENT_PREFIX: Final = "ANOLE_"
 _CHILD_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")
 _MAKE_PORT: Final = "PORT"
 _SECRETS: Final = ("bootstrap_key", "api_key")
+_TRACE_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
 
@@ -192,6 +193,20 @@ def export_to_workers(settings: Settings) -> None:
 def child_environment() -> dict[str, str]:
     """Return the variables that a helper process needs to start; no setting, key or credential is among them."""
     return {name: os.environ[name] for name in _CHILD_VARIABLES if name in os.environ}
+
+
+def tracing_requested() -> bool:
+    """Return whether OpenTelemetry's standard variables ask for traces. Its SDK reads the other ones itself.
+
+    Raises:
+        InvalidSettings: they ask for an exporter that is not supported.
+    """
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER", "").strip()
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none":
+        return False
+    if exporter not in ("", "otlp"):
+        raise InvalidSettings(f"environment variable OTEL_TRACES_EXPORTER is {exporter!r}; otlp and none are supported")
+    return bool(exporter) or any(os.environ.get(name) for name in _TRACE_ENDPOINTS)
 
 
 def disable_onnxruntime_telemetry() -> None:

@@ -17,14 +17,14 @@ import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from service import bootstrap
+from service import bootstrap, tracing
 from service.cli import demo as demonstration
 from service.cli.console import notices, output
 from service.domain.key import EVERY_CLIENT, SCOPES, Grant
 from service.errors import InvalidSettings
 from service.http.app import create_app, freeze_objects, stop_process
 from service.http.connections import DeadlinedConfig, Deadlines
-from service.settings import Settings, export_to_workers
+from service.settings import Settings, export_to_workers, tracing_requested
 from service.telemetry import configure_logging
 from service.usecases.keys import admit_first
 
@@ -131,6 +131,8 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         CheckpointInvalid, StoreUnavailable: the checkpoint or the store cannot be opened.
     """
     configure_logging(settings.log_level, settings.log_format)
+    if tracing_requested():
+        tracing.start()  # here, so that a missing package is reported in one line; workers start their own
     _raise_file_limit(FILES_WANTED)
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)

@@ -21,7 +21,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from service import bootstrap
+from service import bootstrap, tracing
 from service.bootstrap import Services
 from service.http import problems
 from service.http.dependencies import Context
@@ -56,7 +56,7 @@ from service.http.routes import (
     session,
     versions,
 )
-from service.settings import Settings, load_settings
+from service.settings import Settings, load_settings, tracing_requested
 from service.telemetry import Telemetry, configure_logging
 from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
 
@@ -187,6 +187,8 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log = structlog.get_logger("anole.app")
+        if tracing_requested():
+            await to_thread.run_sync(tracing.start)
         services = await to_thread.run_sync(build, settings)
         app.state.context = Context(services, settings, telemetry)
         telemetry.add_metrics(services.metrics)
@@ -206,6 +208,7 @@ def _lifespan(
         finally:
             await to_thread.run_sync(services.finish, stopping.remaining_s)
             await to_thread.run_sync(services.close)
+            await to_thread.run_sync(tracing.stop)
             log.info("stopped")
 
     return lifespan

@@ -22,6 +22,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
+from service import tracing
 from service.domain.job import Progress, Stage
 from service.errors import RETRY_BUSY_S, RETRY_STOPPING_S, DeadlinePassed, Overloaded
 
@@ -161,6 +162,7 @@ class _Job:
     control: JobControl
     context: Context = field(default_factory=copy_context)  # who asks, for the audit log and log lines
     result: Future[Any] = field(default_factory=Future)
+    waiting_since_s: float = 0.0
 
 
 class AdaptQueue:
@@ -239,6 +241,7 @@ class AdaptQueue:
         """Let a job wait for its turn, unless it was cancelled or the queue was closed in the meantime."""
         with self._changed:
             if self._decoding.pop(job, None) is not None:
+                job.waiting_since_s = time.monotonic()
                 self._waiting.setdefault(job.client, deque()).append(job)
                 self._start_jobs()
             self._changed.notify_all()
@@ -287,10 +290,15 @@ class AdaptQueue:
 def _outcome(job: _Job) -> tuple[Any, BaseException | None]:
     try:
         job.control.start()
-        return job.context.run(job.work), None
+        return job.context.run(_work, job), None
     except BaseException as error:  # noqa: BLE001 - it becomes the result of the job's future
         traceback.clear_frames(error.__traceback__)  # frames hold tensors, and memory may be what ran out
         return None, error
+
+
+def _work(job: _Job) -> Any:
+    tracing.record("queue", job.waiting_since_s)
+    return job.work()
 
 
 def _ended() -> Future[Any]:

@@ -20,6 +20,7 @@ from models.errors import ImageDepthMismatch, InvalidConfig
 from models.images.depth import common_depth
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationSkipped
 from models.validation.folds import group_samples
+from service import tracing
 from service.domain.client import ClientSettings, validate_client_name
 from service.domain.gate import decide
 from service.domain.job import JobUpdate, JobVersion, Origin
@@ -80,6 +81,7 @@ class _Stopwatch:
     def lap(self, stage: str) -> None:
         """Add the time since the last lap to `stage`."""
         now_s = time.monotonic()
+        tracing.record("prepare" if stage == "decode" else stage, self._last_s, now_s)  # images are decoded by now
         self._laps[stage] += now_s - self._last_s
         self._last_s = now_s
 
@@ -155,6 +157,7 @@ class Adaptation:
         labels = [] if stored_only else validate_labels(command.labels, count, self._limits)
         parts = validate_parts(command.parts, count)
         images = self._decoder.submit(command.uploads, command.caller, control.limit_s)
+        tracing.follow("decode", images)
         return AcceptedRequest(command, labels, parts, Decoding(images))
 
     def run(self, accepted: AcceptedRequest, control: JobControl) -> AdaptOutcome:

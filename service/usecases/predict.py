@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from models.errors import AnoleError
 from models.inference.predict import Predictions, ServingWeights
 from models.modalities.given import Given
 from models.nets.head_posterior import Uncertainty as PredictedUncertainty
+from service import tracing
 from service.domain.modality import require_taken
 from service.domain.prediction import ImagePrediction, Uncertainty, image_prediction
 from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion
@@ -73,12 +74,21 @@ class PredictCommand:
         uploads: image files.
         reference: an alias or a version number.
         images: the decoded files, when they are ready.
+        submitted_s: when it was made, in monotonic seconds.
+        trace: the context of its spans, as `tracing.current` returned it.
     """
 
     client: str
     uploads: tuple[Upload, ...]
     reference: str
     images: Future[list[DecodedImage]]
+    submitted_s: float = field(default_factory=time.monotonic)
+    trace: Any = field(default_factory=tracing.current)
+
+    def record(self, stage: str, started_s: float, ended_s: float | None = None) -> None:
+        """Record a stage in the trace of the request, see `tracing.record`."""
+        if self.trace is not None:
+            tracing.record(stage, started_s, ended_s, self.trace)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +163,9 @@ class Prediction:
         """Start to decode the images of a request and return it. Raises NoSamples, Overloaded."""
         if not uploads:
             raise NoSamples("the request has no images; send at least one")
-        return PredictCommand(client, tuple(uploads), reference, self._decoder.submit(uploads, caller))
+        images = self._decoder.submit(uploads, caller)
+        tracing.follow("decode", images)
+        return PredictCommand(client, tuple(uploads), reference, images)
 
     def metrics(self) -> Mapping[str, float]:
         """Counters and gauges by name."""
@@ -194,7 +206,7 @@ class Prediction:
         loaded: dict[int, ServingWeights] = {}
         for index in [index for index in prepared if index not in weights]:
             try:
-                loaded[index] = self._load_weights(prepared[index].version, prepared[index].checkpoint)
+                loaded[index] = self._load_weights(prepared[index])
             except Exception as error:  # noqa: BLE001 - it is the outcome of this request
                 yield index, error
         yield from _predict(prepared, loaded, started_s)
@@ -204,7 +216,7 @@ class Prediction:
         started_s = time.monotonic()
         checkpoint = self._checkpoints.get(version.meta_model_digest, version.meta_model)
         request = self._prepare(command, version, checkpoint)
-        ((_, outcome),) = _predict({0: request}, {0: self._load_weights(version, checkpoint)}, started_s)
+        ((_, outcome),) = _predict({0: request}, {0: self._load_weights(request)}, started_s)
         return outcome
 
     def _prepare(self, command: PredictCommand, version: ServedVersion, checkpoint: LoadedCheckpoint) -> _Prepared:
@@ -215,10 +227,15 @@ class Prediction:
         taught = len(version.modalities or ()) > 1
         return _Prepared(command, version, checkpoint, images, given if taught else [None] * len(given))
 
-    def _load_weights(self, version: ServedVersion, checkpoint: LoadedCheckpoint) -> ServingWeights:
+    def _load_weights(self, request: _Prepared) -> ServingWeights:
+        version, started_s = request.version, time.monotonic()
+
         def load() -> ServingWeights:
             delta = self._store.served_weights(version)
-            return checkpoint.serving_weights(delta, 1.0 if version.temperature is None else version.temperature)
+            temperature = 1.0 if version.temperature is None else version.temperature
+            folded = request.checkpoint.serving_weights(delta, temperature)
+            request.command.record("fold", started_s)
+            return folded
 
         return self._weights.get(version, load)
 
@@ -271,6 +288,8 @@ def _outcomes(
             _with_modalities(image_prediction(upload.name, request.version, *next(results)), request.version, one)
             for upload, one in zip(request.command.uploads, request.given, strict=True)
         )
+        request.command.record("queue", request.command.submitted_s, started_s)
+        request.command.record("predict", started_s)
         yield index, PredictOutcome(request.version, images, time.monotonic() - started_s, request.command)
 
 

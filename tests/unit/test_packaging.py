@@ -23,6 +23,7 @@ DISTRIBUTION_OF = {
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
+    "opentelemetry": "opentelemetry-sdk",
 }
 FIRST_PARTY = {"anole", "models", "service", "tests", "benchmarks"}
 
@@ -64,7 +65,8 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_imports_of_the_product_are_declared() -> None:
-    assert distributions_imported("models", "service") <= declared("plot", "shared", "export", "search", "fleet").keys()
+    extras = ("plot", "shared", "export", "search", "fleet", "otel")
+    assert distributions_imported("models", "service") <= declared(*extras).keys()
 
 
 def test_imports_of_tests_and_benchmarks_are_declared() -> None:

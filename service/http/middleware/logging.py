@@ -15,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import tracing
 from service.errors import RETRY_STOPPING_S, Overloaded
 from service.http.log_fields import LOG_FIELDS
 from service.http.problems import CLIENT_CLOSED_REQUEST, error_response
@@ -47,7 +48,11 @@ class RequestMiddleware:
             return
         request_id = f"{self._prefix}{next(self._count):012x}"
         scope[LOG_FIELDS] = {"request_id": request_id}
-        response = _Response(send, request_id)
+        response = _Response(send, {"X-Request-ID": request_id})
+        span = tracing.begin_request(scope["headers"])
+        if span is not None:
+            scope[LOG_FIELDS]["trace_id"] = span.trace_id
+            response.headers["traceresponse"] = span.traceresponse
         started = time.perf_counter()
         method = scope["method"]
         if method == "HEAD":  # a copy, because the server leaves out the body if the method in its own is HEAD
@@ -55,6 +60,8 @@ class RequestMiddleware:
         fields = structlog.contextvars.bound_contextvars(request_id=request_id)  # also for the lines of a job
         with self._telemetry.in_flight.track_inprogress(), fields:
             await self._handle(scope, receive, response)
+        if span is not None:
+            span.end(method, _route(scope), response.status)
         self._record(scope, method, response.status, time.perf_counter() - started)
 
     async def _handle(self, scope: Scope, receive: Receive, response: _Response) -> None:
@@ -71,7 +78,7 @@ class RequestMiddleware:
                 await error_response(error, scope["path"])(scope, receive, response)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None) or scope.get(ROUTE, "unmatched")
+        route = _route(scope)
         method = method if method in _METHODS else "other"
         self._telemetry.requests.labels(method, route, str(status)).inc()
         self._telemetry.request_seconds.labels(route).observe(seconds)
@@ -82,6 +89,10 @@ class RequestMiddleware:
         request = {"method": method, "path": scope["path"], "status": status}
         fields: dict[str, Any] = {**request, **named, **scope[LOG_FIELDS]}
         getattr(self._log, level)("request", seconds=round(seconds, 6), **fields)
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", None) or str(scope.get(ROUTE, "unmatched"))
 
 
 def _stopping() -> Overloaded:
@@ -95,9 +106,9 @@ def _stopping() -> Overloaded:
 class _Response:
     """`send` that adds headers, makes redirects relative, and remembers the status."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, headers: dict[str, str]) -> None:
         self._send = send
-        self._request_id = request_id
+        self.headers = headers
         self.status = CLIENT_CLOSED_REQUEST
         self.started = False
 
@@ -106,7 +117,7 @@ class _Response:
             self.started = True
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
-            headers["X-Request-ID"] = self._request_id
+            headers.update(self.headers)
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
             if self.status == HTTPStatus.TEMPORARY_REDIRECT:
