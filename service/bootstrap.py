@@ -181,7 +181,7 @@ def open_keys(settings: Settings) -> SqlKeys:
 
 def _offered(settings: Settings, device: torch.device) -> list[LoadedCheckpoint]:
     """Load the checkpoints that clients are adapted from."""
-    threads = max(1, usable_cores() // settings.workers)
+    threads = max(1, usable_cores() // (settings.workers or 1))
     offered: dict[str, LoadedCheckpoint] = {}
     for name_or_path in settings.model:
         loaded = LoadedCheckpoint(load_checkpoint(name_or_path, settings.allow_factory), device, threads)

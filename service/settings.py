@@ -19,6 +19,9 @@ from service.errors import InvalidSettings
 ENVIRONMENT_PREFIX: Final = "ANOLE_"
 _CHILD_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LANG", "LC_ALL")
 _MAKE_PORT: Final = "PORT"
+_WORKER_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus_client reads this variable too."""
+
 _SECRETS: Final = ("bootstrap_key", "api_key")
 _TRACE_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _KIB: Final = 1024
@@ -78,12 +81,18 @@ class Settings(BaseSettings):
     # Address and processes
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes any free one")
-    workers: int = Field(1, ge=1, le=64, description="worker processes, each with the model in memory")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="worker processes, each with the model in memory; default: one for every two cores, at most 4; "
+        "1 on a GPU",
+    )
 
     # Access
     bootstrap_key: SecretStr | None = Field(None, description="a key with every scope, added when the service starts")
-    key_rate_per_s: float = Field(200, gt=0, le=1e6, description="requests per second from one key, per worker")
-    key_in_flight: Count = Field(24, description="requests from one key at the same time, per worker")
+    key_rate_per_s: float = Field(200, gt=0, le=1e6, description="requests per second from one key")
+    key_in_flight: Count = Field(24, description="requests from one key at the same time")
     cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split_names)] = Field(
         (), description="origins whose pages may call the service from a browser (CORS), separated by commas"
     )
@@ -177,17 +186,28 @@ def load_settings(**given: Any) -> Settings:
         raise InvalidSettings("; ".join(_message(item, chosen) for item in error.errors())) from error
 
 
-def export_to_workers(settings: Settings) -> None:
+def export_to_workers(settings: Settings, folder: Path) -> None:
     """Put the settings into the environment, where worker processes that start afterwards read them.
 
     The keys are removed from it, because no worker needs them.
+
+    Args:
+        settings: all of them.
+        folder: what the workers share; see `service.workers.worker_folder`.
     """
+    os.environ[_WORKER_FOLDER] = str(folder)
     for name in _SECRETS:
         os.environ.pop(_variable(name), None)
     for name, value in settings.model_dump(mode="json", exclude_none=True, exclude=set(_SECRETS)).items():
         os.environ[_variable(name)] = ",".join(value) if isinstance(value, list) else str(value)
     if settings.catalog_url is not None:
         os.environ[_variable("catalog_url")] = settings.catalog_url.get_secret_value()
+
+
+def worker_folder() -> Path | None:
+    """Return the folder that this worker shares with the others of its service, or None if it is the only one."""
+    path = os.environ.get(_WORKER_FOLDER)
+    return Path(path) if path else None
 
 
 def child_environment() -> dict[str, str]:

@@ -106,7 +106,10 @@ def serve(
     data: Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="ANOLE_DATA, or data")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="ANOLE_DEVICE, or auto")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Number of worker processes.", show_default="ANOLE_WORKERS, or 1")
+        int | None,
+        typer.Option(
+            help="Number of worker processes.", show_default="ANOLE_WORKERS, or one for every two cores, at most 4"
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,

@@ -24,14 +24,17 @@ from service.domain.key import EVERY_CLIENT, SCOPES, Grant
 from service.errors import InvalidSettings
 from service.http.app import create_app, freeze_objects, stop_process
 from service.http.connections import DeadlinedConfig, Deadlines
+from service.runtime.device import pick_device, usable_cores
 from service.settings import Settings, export_to_workers, tracing_requested
 from service.telemetry import configure_logging
 from service.usecases.keys import admit_first
+from service.workers import worker_folder
 
 _BACKLOG: Final = 1024
 FILES_WANTED: Final = Deadlines().connections + 512
 """Open files of a worker: its connections and others."""
 
+_MOST_WORKERS: Final = 4
 _KEEP_ALIVE_S: Final = 5
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -131,6 +134,7 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         CheckpointInvalid, StoreUnavailable: the checkpoint or the store cannot be opened.
     """
     configure_logging(settings.log_level, settings.log_format)
+    settings = settings.model_copy(update={"workers": worker_count(settings)})
     if tracing_requested():
         tracing.start()  # here, so that a missing package is reported in one line; workers start their own
     _raise_file_limit(FILES_WANTED)
@@ -149,9 +153,25 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
                 _Server(_config(settings, app), announce).run(sockets=[listener])
             else:
                 services.close()
-                export_to_workers(settings)
-                config = _config(settings, "service.http.app:application")
-                Supervisor(config, [listener], announce).run()
+                with worker_folder() as folder:
+                    export_to_workers(settings, folder)
+                    config = _config(settings, "service.http.app:application")
+                    Supervisor(config, [listener], announce).run()
+
+
+def worker_count(settings: Settings) -> int:
+    """Return the number of workers: as set, else one for every two cores, because one predicts two batches at a time.
+
+    On a GPU it is one, because each worker would load the model there and make batches of its own.
+
+    Raises:
+        InvalidSettings: there is no such device.
+    """
+    if settings.workers is not None:
+        return settings.workers
+    if pick_device(settings.device).type != "cpu":
+        return 1
+    return max(1, min(_MOST_WORKERS, usable_cores() // 2))
 
 
 def _raise_file_limit(count: int) -> None:
@@ -225,7 +245,7 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
         app,
         deadlines,
         factory=True,
-        workers=settings.workers,
+        workers=settings.workers or 1,
         interface="asgi3",
         lifespan="on",
         ws="none",

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from functools import partial
 from importlib import metadata
 from types import FrameType
 from typing import Any, Final
@@ -37,6 +38,7 @@ from service.http.middleware.limits import (
     RouteLimits,
 )
 from service.http.middleware.logging import RequestMiddleware
+from service.http.middleware.rates import LocalTable, SharedTable, UsageTable
 from service.http.openapi import DESCRIPTION, Application
 from service.http.routes import (
     adapt,
@@ -56,9 +58,10 @@ from service.http.routes import (
     session,
     versions,
 )
-from service.settings import Settings, load_settings, tracing_requested
-from service.telemetry import Telemetry, configure_logging
+from service.settings import Settings, load_settings, tracing_requested, worker_folder
+from service.telemetry import Telemetry, configure_logging, share_metrics
 from service.usecases.predict import BATCH_IMAGES, BATCHES, WAITING_IMAGES
+from service.workers import WorkerPlace
 
 ROUTERS: Final = tuple(
     resource.router
@@ -86,15 +89,20 @@ CORRECTIONS_BODY_BYTES: Final = 1024 * 1024
 MEMORY_BODIES: Final = 8
 """Memory for the bodies of requests and what is unpacked from them, as a multiple of the largest body."""
 
+_REFRESH_S: Final = 1.0
+
 Build = Callable[[Settings], Services]
 
 
 def application() -> FastAPI:
     """Return the application of a worker process, with settings from the environment."""
     threading.Thread(target=_stop_with_supervisor, name="supervisor", daemon=True).start()
-    settings = load_settings()
+    settings, folder = load_settings(), worker_folder()
     configure_logging(settings.log_level, settings.log_format)
-    return create_app(settings, lambda settings: freeze_objects(bootstrap.build(settings, stop_process)))
+    place = None if folder is None else WorkerPlace(folder)
+    if place is not None:
+        share_metrics(place)
+    return create_app(settings, lambda settings: freeze_objects(bootstrap.build(settings, stop_process)), place)
 
 
 def _stop_with_supervisor() -> None:
@@ -123,14 +131,15 @@ def stop_process(reason: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
+def create_app(settings: Settings, build: Build = bootstrap.build, place: WorkerPlace | None = None) -> FastAPI:
     """Create the application. Nothing is opened before it starts.
 
     Args:
         settings: all settings.
         build: opens and connects the use cases when the application starts.
+        place: of this worker, if there are several; `share_metrics` was called with it.
     """
-    telemetry = Telemetry()
+    telemetry = Telemetry(place)
     memory = MemoryBudget(MEMORY_BODIES * max(settings.adapt_body_bytes, settings.predict_body_bytes))
     places = settings.adapt_running + settings.adapt_waiting
     adapting = AdmissionLimit("adapt", telemetry, places, memory=memory)
@@ -164,12 +173,12 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan(settings, telemetry, build),
+        lifespan=_lifespan(settings, telemetry, build, place),
         generate_unique_id_function=lambda route: route.name,
         middleware=[  # from the outside to the inside
             Middleware(RequestMiddleware, telemetry=telemetry),
             *cors(settings.cors_origins),
-            Middleware(AuthMiddleware, settings=settings, telemetry=telemetry),
+            Middleware(AuthMiddleware, settings=settings, telemetry=telemetry, usage=partial(_usage, place)),
             Middleware(LimitsMiddleware, limits=limits, pace=pace),
         ],
     )
@@ -181,8 +190,20 @@ def create_app(settings: Settings, build: Build = bootstrap.build) -> FastAPI:
     return app
 
 
+def _usage(place: WorkerPlace | None, name: str) -> UsageTable:
+    """Return the table of what callers have used, in all workers."""
+    return LocalTable() if place is None else SharedTable(place, name)
+
+
+async def _refresh_for_ever(telemetry: Telemetry) -> None:
+    """Show the other workers the metrics of this one."""
+    while True:
+        await asyncio.sleep(_REFRESH_S)
+        await to_thread.run_sync(telemetry.refresh)
+
+
 def _lifespan(
-    settings: Settings, telemetry: Telemetry, build: Build
+    settings: Settings, telemetry: Telemetry, build: Build, place: WorkerPlace | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -192,6 +213,8 @@ def _lifespan(
         services = await to_thread.run_sync(build, settings)
         app.state.context = Context(services, settings, telemetry)
         telemetry.add_metrics(services.metrics)
+        telemetry.set_build((each.name, each.digest) for each in services.checkpoints.list())
+        refreshing = None if place is None else asyncio.create_task(_refresh_for_ever(telemetry))
         await to_thread.run_sync(services.keys.read)
         log.info("ready", model=",".join(settings.model), data=str(settings.data))
         if services.keys.open:
@@ -209,6 +232,11 @@ def _lifespan(
             await to_thread.run_sync(services.finish, stopping.remaining_s)
             await to_thread.run_sync(services.close)
             await to_thread.run_sync(tracing.stop)
+            if refreshing is not None:
+                refreshing.cancel()
+            if place is not None:
+                supervisor = multiprocessing.parent_process()
+                place.leave(last_deletes=supervisor is not None and not supervisor.is_alive())
             log.info("stopped")
 
     return lifespan

@@ -49,13 +49,14 @@ class Served:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without variables of an outer make or an outer service."""
+    """Return the environment without variables of an outer make or an outer service, for one worker."""
     inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "PORT", "DATA")
-    return {
+    kept = {
         name: value
         for name, value in os.environ.items()
         if name not in inherited and (not name.startswith("ANOLE_") or name == "ANOLE_DATA_ROOT")
     }
+    return {**kept, "ANOLE_WORKERS": "1"}  # the same on every machine
 
 
 def collect(stream: IO[str], printed: list[str], announced: threading.Event) -> None:

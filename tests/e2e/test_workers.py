@@ -1,4 +1,4 @@
-"""Two workers on one store: both see alias moves at once, and a killed worker is replaced."""
+"""Two workers on one store: moves, jobs and metrics are those of both, and a killed worker is replaced."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ from tests.generated import tiny_checkpoint_in
 pytestmark = pytest.mark.slow
 
 CONNECTIONS = 6
+LISTED = 'anole_requests_total{method="GET",route="/clients",status="200"}'
 ALWAYS = AdaptOptions(mode="replace", publish="always")
-UNBOUNDED = {"ANOLE_DEMO": "false", "ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_DECODER_PROCESSES": "0"}
+UNBOUNDED = {
+    "ANOLE_DEMO": "false", "ANOLE_KEY_RATE_PER_S": "1000000", "ANOLE_DECODER_PROCESSES": "0",
+    "ANOLE_MAX_STEPS": "10000", "ANOLE_ADAPT_S": "600",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,14 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 def workers(service: Process) -> set[int]:
     """Return the worker processes: children that run the service, without helper processes of Python."""
     children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
-    return {int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+    return {int(pid) for pid in children if b"spawn_main" in command_of(pid)}
+
+
+def command_of(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:  # it has ended since
+        return b""
 
 
 @dataclass
@@ -93,6 +104,35 @@ def test_every_worker_sees_an_alias_move_at_once(pair: Process) -> None:
             line.close()
 
 
+def test_metrics_are_those_of_both_workers(pair: Process) -> None:
+    lines = [httpx.Client(base_url=pair.url, timeout=START_LIMIT_S) for _ in range(2 * CONNECTIONS)]
+    try:
+        before = metrics(lines[0])
+        for line in lines:
+            assert line.get("/clients").status_code == 200
+        wait_for(lambda: metrics(lines[0]).get(LISTED, 0) - before.get(LISTED, 0) == len(lines), "sum of requests")
+        assert metrics(lines[0])["anole_workers"] == 2
+        assert metrics(lines[0])["process_resident_memory_bytes"] > before["process_resident_memory_bytes"] / 2
+    finally:
+        for line in lines:
+            line.close()
+
+
+def metrics(line: httpx.Client) -> dict[str, float]:
+    text = line.get("/metrics").text
+    rows = (row.rpartition(" ") for row in text.splitlines() if not row.startswith("#"))
+    return {name: float(value) for name, _, value in rows}
+
+
+def start_long_job(pair: Process) -> str:
+    files = [("samples", (sample.name, sample.content)) for sample in SAMPLES]
+    fields = {"client": "lost", "steps": "10000", "labels": [sample.label for sample in SAMPLES]}
+    headers = {"Prefer": "respond-async", "Idempotency-Key": "again"}
+    accepted = httpx.post(f"{pair.url}/adapt", data=fields, files=files, headers=headers, timeout=START_LIMIT_S)
+    assert accepted.status_code == 202, accepted.text
+    return f"{pair.url}{accepted.headers['location']}"
+
+
 def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Process) -> None:
     with Client(pair.url) as anole:
         acknowledged = [anole.adapt("line", SAMPLES, ALWAYS).weights.digest for _ in range(2)]
@@ -120,6 +160,16 @@ def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Proce
         assert anole.adapt("line", SAMPLES, ALWAYS).version == 3
 
 
+def test_a_job_whose_worker_is_killed_fails_and_its_key_makes_a_new_attempt(pair: Process) -> None:
+    job = start_long_job(pair)
+    for pid in workers(pair):
+        os.kill(pid, signal.SIGKILL)
+    with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=START_LIMIT_S) as web:
+        assert "worker_lost" in web.get(f"{job}/events").text.strip().split("\n\n")[-1]
+    with Client(pair.url) as anole:
+        assert anole.adapt("lost", SAMPLES, ALWAYS, idempotency_key="again").version == 1
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -128,9 +178,9 @@ def alive(pid: int) -> bool:
 
 
 def test_after_sigterm_no_connection_is_accepted_that_no_worker_serves(tmp_path: Path) -> None:
-    settings = {**UNBOUNDED, "ANOLE_DRAIN_S": "0.2", "ANOLE_STOP_S": "10", "ANOLE_MAX_STEPS": "10000"}
+    settings = {**UNBOUNDED, "ANOLE_DRAIN_S": "0.2", "ANOLE_STOP_S": "10"}
     options = ("--workers", "2")
-    with serving(tmp_path, tiny_checkpoint_in(tmp_path), *options, **settings, ANOLE_ADAPT_S="600") as process:
+    with serving(tmp_path, tiny_checkpoint_in(tmp_path), *options, **settings) as process:
         with httpx.Client(base_url=process.url, timeout=START_LIMIT_S) as web, ThreadPoolExecutor(1) as pool:
             files = [("samples", (sample.name, sample.content)) for sample in SAMPLES]
             fields = {"client": "line", "steps": "10000", "labels": [sample.label for sample in SAMPLES]}

@@ -23,7 +23,8 @@ from service.domain.audit import ANONYMOUS_ID, Actor, acting_as
 from service.domain.key import ANONYMOUS, Caller
 from service.errors import KeyMissing, KeyRefused, RateExceeded
 from service.http.log_fields import LOG_FIELDS, log_fields
-from service.http.middleware.limits import ADAPT_ROUTES, RateLimit, RateLimiter, route_of
+from service.http.middleware.limits import ADAPT_ROUTES, route_of
+from service.http.middleware.rates import LocalTable, RateLimit, RateLimiter, UsageTable
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
 from service.http.session import check_session_request, session_key
@@ -77,6 +78,7 @@ class AuthMiddleware:
         telemetry: counts rejected requests.
         clock: monotonic seconds.
         sleep: waits for a number of seconds.
+        usage: returns the table with that name of what callers have used.
     """
 
     def __init__(
@@ -86,19 +88,21 @@ class AuthMiddleware:
         telemetry: Telemetry,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
+        usage: Callable[[str], UsageTable] = lambda _name: LocalTable(),
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._sleep, self._delayed = sleep, 0
         self._origins = settings.cors_origins
-        self._strangers = RateLimiter(RateLimit(PUBLIC_IN_FLIGHT, PUBLIC_RATE_PER_S, burst_s=PUBLIC_BURST_S), clock)
-        self._keys = RateLimiter(
-            RateLimit(settings.key_in_flight, settings.key_rate_per_s, "ANOLE_KEY_IN_FLIGHT", "ANOLE_KEY_RATE_PER_S")
+        strangers = RateLimit(PUBLIC_IN_FLIGHT, PUBLIC_RATE_PER_S, burst_s=PUBLIC_BURST_S)
+        self._strangers = RateLimiter(strangers, clock, usage("strangers"))
+        keys = RateLimit(settings.key_in_flight, settings.key_rate_per_s, "ANOLE_KEY_IN_FLIGHT", "ANOLE_KEY_RATE_PER_S")
+        self._keys = RateLimiter(keys, usage=usage("keys"))
+        self._adapting = RateLimiter(RateLimit(KEY_ADAPTING), usage=usage("adapting"))
+        addresses = RateLimit(
+            max(ADDRESS_IN_FLIGHT, settings.key_in_flight), max(ADDRESS_RATE_PER_S, settings.key_rate_per_s)
         )
-        self._adapting = RateLimiter(RateLimit(KEY_ADAPTING))
-        self._addresses = RateLimiter(
-            RateLimit(max(ADDRESS_IN_FLIGHT, settings.key_in_flight), max(ADDRESS_RATE_PER_S, settings.key_rate_per_s))
-        )
+        self._addresses = RateLimiter(addresses, usage=usage("addresses"))
         self._lock, self._thread = Lock(), CapacityLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

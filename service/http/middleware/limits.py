@@ -1,4 +1,4 @@
-"""Limits: how many requests are admitted, what their bodies may be, and the rate and concurrency of one caller."""
+"""Limits: how many requests are admitted and what their bodies may be."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import asyncio
 import math
 import re
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Overloaded, RateExceeded
+from service.errors import Overloaded
 from service.http.middleware.admission import AdmissionLimit, Slot
 from service.http.middleware.logging import ROUTE, UNLOGGED
 from service.http.problems import BodyTooLarge, BodyTooSlow, UnsupportedMediaType, error_response, of_setting
@@ -42,10 +40,6 @@ INFER_ROUTES: Final = frozenset(
 _CLIENT: Final = re.compile("(?<=^/clients/)[^/]+|(?<=^/v2/models/)[^/]+")
 _VERSION: Final = re.compile("(?<=^/v2/models/{client}/versions/)[^/]+")
 _REPORT_S: Final = 1.0
-
-_BURST_S: Final = 2.0
-
-_MAX_CALLERS: Final = 10_000
 
 
 def route_of(scope: Scope) -> tuple[str, str]:
@@ -288,95 +282,3 @@ def _too_large(limits: RouteLimits) -> BodyTooLarge:
         f"the body has more than {limits.max_bytes} bytes, which is the limit{of_setting(limits.setting)}; send fewer "
         "or smaller files"
     )
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """What one caller may use.
-
-    Attributes:
-        in_flight: requests at the same time.
-        rate_per_s: requests per second, on average.
-        in_flight_setting: environment variable that sets `in_flight`; empty if none does.
-        rate_setting: environment variable that sets `rate_per_s`; empty if none does.
-        burst_s: a caller that was idle may send the requests of this many seconds at once.
-    """
-
-    in_flight: int
-    rate_per_s: float = math.inf
-    in_flight_setting: str = ""
-    rate_setting: str = ""
-    burst_s: float = _BURST_S
-
-
-@dataclass(slots=True)
-class _Usage:
-    """Tokens left at `updated_s`, monotonic seconds, and requests in flight."""
-
-    tokens: float
-    updated_s: float
-    in_flight: int = 0
-
-
-class RateLimiter:
-    """A token bucket and a concurrency limit per caller, in this process. Not thread-safe.
-
-    Args:
-        limit: applies to each caller.
-        clock: monotonic seconds.
-        max_callers: how many callers are remembered. Callers with requests in flight are never forgotten.
-    """
-
-    def __init__(
-        self, limit: RateLimit, clock: Callable[[], float] = time.monotonic, max_callers: int = _MAX_CALLERS
-    ) -> None:
-        self._limit = limit
-        self._burst = max(1.0, limit.rate_per_s * limit.burst_s)
-        self._clock = clock
-        self._max_callers = max_callers
-        self._callers: OrderedDict[str, _Usage] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._callers)
-
-    @contextmanager
-    def request(self, caller: str) -> Iterator[None]:
-        """Count a request while the block runs.
-
-        Raises:
-            RateExceeded: the caller has too many requests; says when to try again.
-        """
-        usage = self._usage(caller)
-        if usage.in_flight >= self._limit.in_flight:
-            raise RateExceeded(
-                f"{usage.in_flight} requests of this caller are running, which is the limit"
-                f"{of_setting(self._limit.in_flight_setting)}; wait for their responses, or try again in 1 s",
-                retry_after_s=1,
-            )
-        if usage.tokens < 1:
-            wait_s = math.ceil((1 - usage.tokens) / self._limit.rate_per_s)
-            raise RateExceeded(
-                f"this caller sends more than {self._limit.rate_per_s:g} requests per second, which is the limit"
-                f"{of_setting(self._limit.rate_setting)}; try again in {wait_s} s",
-                retry_after_s=wait_s,
-            )
-        usage.tokens -= 1
-        usage.in_flight += 1
-        try:
-            yield
-        finally:
-            usage.in_flight -= 1
-
-    def _usage(self, caller: str) -> _Usage:
-        now = self._clock()
-        usage = self._callers.setdefault(caller, _Usage(self._burst, now))
-        self._callers.move_to_end(caller)
-        if now > usage.updated_s:
-            usage.tokens = min(self._burst, usage.tokens + (now - usage.updated_s) * self._limit.rate_per_s)
-            usage.updated_s = now
-        while len(self._callers) > self._max_callers:
-            idle = next((name for name, other in self._callers.items() if not other.in_flight), caller)
-            if idle == caller:
-                break
-            del self._callers[idle]
-        return usage

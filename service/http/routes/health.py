@@ -46,5 +46,8 @@ def readyz(services: ServicesDep, response: Response) -> schemas.Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(context: ContextDep) -> Response:
-    """Metrics of this process in the text format of Prometheus. No label has the name of a client."""
+    """Metrics of all workers in the text format of Prometheus. No label has the name of a client.
+
+    Counters and histograms are sums over all workers, those that have ended included. Gauges are sums over the workers
+    that run, and at most a second old."""
     return Response(context.telemetry.exposition(), media_type=METRICS_MEDIA_TYPE)

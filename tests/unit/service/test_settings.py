@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.errors import InvalidSettings
-from service.settings import Settings, export_to_workers, load_settings
+from service.settings import Settings, export_to_workers, load_settings, worker_folder
 
 
 def test_arguments_take_precedence_over_the_environment_and_that_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,8 +66,11 @@ def test_workers_read_the_same_settings_from_the_environment(monkeypatch: pytest
     given = load_settings(port=1234, data=tmp_path, demo=False, drain_s=0.5, log_level="error", model=models)
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
-    export_to_workers(given)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    assert worker_folder() is None
+    export_to_workers(given, tmp_path)
     assert load_settings() == given
+    assert worker_folder() == tmp_path
 
 
 def test_models_are_separated_by_commas_and_there_is_at_least_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,21 +87,22 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert load_settings().port == 8000
 
 
-def test_workers_get_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in Settings.model_fields:
         monkeypatch.setenv(f"ANOLE_{name.upper()}", "")
     monkeypatch.setenv("ANOLE_BOOTSTRAP_KEY", "secret")
     monkeypatch.setenv("ANOLE_API_KEY", "secret")
-    export_to_workers(load_settings())
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    export_to_workers(load_settings(), tmp_path)
     assert "ANOLE_BOOTSTRAP_KEY" not in os.environ
     assert load_settings().api_key is None
 
 
-def test_workers_get_the_catalog_url_and_it_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_the_catalog_url_and_it_is_not_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     url = "postgresql://anole:hunter2@db/anole"
     settings = load_settings(catalog_url=url)
     assert "hunter2" not in repr(settings)
     assert "hunter2" not in settings.model_dump_json()
     monkeypatch.setattr(os, "environ", {})
-    export_to_workers(settings)
+    export_to_workers(settings, tmp_path)
     assert load_settings() == settings

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import structlog
+from prometheus_client import values
 
-from service.telemetry import Telemetry, configure_logging
+from service.telemetry import Telemetry, configure_logging, share_metrics
+from service.workers import WorkerPlace
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -78,3 +82,74 @@ def test_added_metrics_are_read_at_each_scrape() -> None:
     text = telemetry.exposition().decode()
     assert "anole_queue 5.0" in text
     assert "anole_misses_total 7.0" in text
+
+
+def samples(telemetry: Telemetry) -> dict[str, float]:
+    lines = telemetry.exposition().decode().splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for workers. The metrics of later tests stay in their process."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    return tmp_path
+
+
+def a_worker(folder: Path, versions: int, waiting: float) -> tuple[WorkerPlace, Telemetry]:
+    place = WorkerPlace(folder)
+    share_metrics(place)
+    telemetry = Telemetry(place)
+    telemetry.add_metrics(lambda: {"adapt_waiting": waiting, "adapt_ended_total": versions})
+    telemetry.versions.labels("publish").inc(versions)
+    telemetry.adapt_seconds.labels("total").observe(0.2)
+    telemetry.refresh()
+    return place, telemetry
+
+
+def test_each_worker_shows_the_metrics_of_all(folder: Path) -> None:
+    (_, one), (_, other) = a_worker(folder, 2, 1.0), a_worker(folder, 3, 4.0)
+    for found in (samples(one), samples(other)):
+        assert found['anole_versions_total{gate="publish"}'] == 5
+        assert found['anole_adapt_seconds_bucket{le="0.5",part="total"}'] == 2
+        assert (found["anole_adapt_waiting"], found["anole_adapt_ended_total"]) == (5, 5)
+        assert found["anole_workers"] == 2
+
+
+def test_a_dead_worker_leaves_its_counters_and_no_gauges(folder: Path) -> None:
+    (_, one), (dead, _) = a_worker(folder, 2, 1.0), a_worker(folder, 3, 4.0)
+    dead.leave(last_deletes=False)
+    found = samples(one)
+    assert (found['anole_versions_total{gate="publish"}'], found["anole_adapt_waiting"]) == (5, 1)
+    assert found["anole_workers"] == 1
+
+
+def test_the_worker_that_follows_a_dead_one_goes_on_with_its_counters_in_the_same_files(folder: Path) -> None:
+    (_, one), (dead, _) = a_worker(folder, 2, 1.0), a_worker(folder, 3, 4.0)
+    files = sorted(folder.iterdir())
+    dead.leave(last_deletes=False)
+    next_one, _ = a_worker(folder, 10, 0.0)
+    assert next_one.number == dead.number
+    assert sorted(folder.iterdir()) == files
+    found = samples(one)
+    assert (found['anole_versions_total{gate="publish"}'], found["anole_adapt_ended_total"]) == (15, 15)
+    assert found["anole_adapt_waiting"] == 1
+
+
+def test_the_process_and_the_build_are_shown() -> None:
+    telemetry = Telemetry()
+    telemetry.set_build([("tiny", "a" * 64)])
+    found = samples(telemetry)
+    assert found["process_resident_memory_bytes"] > 1e6
+    assert found["process_cpu_seconds_total"] > 0
+    assert found["process_open_fds"] >= 3
+    (build,) = (name for name in found if name.startswith("anole_build_info"))
+    assert 'model="tiny",model_digest="' + "a" * 64 in build
+    assert re.search('torch="[0-9.]+', build)
+
+
+def test_a_counter_of_another_object_never_counts_twice() -> None:
+    telemetry = Telemetry()
+    telemetry.add_metrics(lambda: {"hits_total": 7})
+    assert [samples(telemetry)["anole_hits_total"] for _ in range(2)] == [7, 7]

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+import torch
 from uvicorn.supervisors.multiprocess import Process
 
 from service.bootstrap import Services
@@ -268,3 +269,18 @@ def test_sighup_drains_the_service_like_sigterm(services: FakeServices, server_h
 
     anyio.run(live)
     assert server_handler == [signal.SIGHUP]
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])
+def test_there_is_one_worker_for_every_two_cores_unless_set(
+    cores: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "usable_cores", lambda: cores)
+    assert serve.worker_count(load_settings(device="cpu")) == workers
+    assert serve.worker_count(load_settings(device="cpu", workers=7)) == 7
+
+
+def test_there_is_one_worker_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "usable_cores", lambda: 64)
+    monkeypatch.setattr(serve, "pick_device", lambda _wanted: torch.device("cuda"))
+    assert serve.worker_count(load_settings()) == 1

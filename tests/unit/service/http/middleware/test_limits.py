@@ -12,7 +12,7 @@ from service.domain.key import Grant
 from service.errors import RateExceeded
 from service.http.app import create_app
 from service.http.middleware import auth
-from service.http.middleware.limits import RateLimit, RateLimiter
+from service.http.middleware.rates import LocalTable, RateLimit, RateLimiter
 from service.settings import load_settings
 from service.usecases.keys import KeyCache, create
 from tests.in_process import PNG, Web, started
@@ -82,11 +82,12 @@ def test_requests_at_the_same_time_are_limited_and_failed_ones_do_not_count(cloc
 
 
 def test_idle_callers_are_forgotten_and_busy_ones_are_not(clock: Clock) -> None:
-    limiter = RateLimiter(RateLimit(in_flight=1), clock, max_callers=3)
+    table = LocalTable(max_callers=3)
+    limiter = RateLimiter(RateLimit(in_flight=1), clock, table)
     with limiter.request("busy"):
         for number in range(100):
             send(limiter, str(number), 1)
-        assert len(limiter) == 3
+        assert len(table) == 3
         with pytest.raises(RateExceeded), limiter.request("busy"):
             pass
 
