@@ -109,11 +109,13 @@ def _changed_settings(settings: Settings) -> tuple[Status, str]:
 
 
 def _device(settings: Settings) -> tuple[Status, str]:
+    from service.cli.serve import worker_count
     from service.runtime.device import pick_device, usable_cores
 
     cores = usable_cores()
-    text = f"{pick_device(settings.device)}, {cores} usable cores, {settings.workers} workers"
-    return ("warning", f"{text}; more workers than cores slow each other down") if settings.workers > cores else (
+    workers = worker_count(settings)
+    text = f"{pick_device(settings.device)}, {cores} usable cores, {workers} workers"
+    return ("warning", f"{text}; more workers than cores slow each other down") if workers > cores else (
         "ok", text
     )  # fmt: skip
 
