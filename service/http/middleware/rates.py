@@ -113,7 +113,7 @@ class SharedTable(UsageTable):
 
     def __init__(self, place: WorkerPlace, name: str) -> None:
         self._place = place.number
-        self._key = place.folder.name.encode()[-64:]  # random, so that nobody can choose callers of the same set
+        self._key = place.folder.name.encode()[-64:]  # random: callers cannot be chosen to share a set
         size = _SETS * _WAYS * _ENTRY.size
         self._file = os.open(place.folder / f"usage-{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         weakref.finalize(self, os.close, self._file)
