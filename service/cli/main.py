@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import typer
 
 from models.errors import AnoleError
+from service.cli.bridge import bridge
 from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.doctor import doctor
@@ -32,6 +33,7 @@ _COMMANDS: Final = (
     import_dataset,
     predict,
     watch,
+    bridge,
     clients,
     versions,
     diff,

@@ -1,0 +1,79 @@
+"""Pictures that appear in a folder, each once, also across restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from service.bridge.config import FolderSource
+from service.bridge.sources.base import Source
+from service.bridge.verdict import Picture
+from service.client import InvalidInput
+from service.client.watched_folder import FolderScan
+
+LOG: Final = logging.getLogger("anole.bridge")
+
+
+class Folder(Source):
+    """A folder and its sub-folders.
+
+    A picture is done when every sink has taken its verdict. Then a line with its time and name is appended to the state
+    file. After a restart the others come again, so a verdict may come twice, with another id, but none is lost.
+
+    Args:
+        config: the folder.
+    """
+
+    connection_errors = (OSError, InvalidInput)
+
+    def __init__(self, config: FolderSource) -> None:
+        super().__init__(config.name)
+        self._config = config
+        self._keys: dict[str, str] = {}
+        self._done = _read_state(config.state)
+        self._scan = FolderScan(config.path, lambda name, reason: LOG.warning("skipped %s: %s", name, reason))
+
+    async def pictures(self) -> AsyncIterator[Picture]:
+        """Yield the pictures that are complete and not done, and look again, for ever."""
+        while True:
+            for path, name, time in await asyncio.to_thread(lambda: list(self._scan.complete())):
+                key = f"{time} {name}"
+                if key not in self._done and key not in self._keys.values():
+                    picture = await asyncio.to_thread(self._read, path, name)
+                    if picture is not None:
+                        self._keys[picture.id] = key
+                        yield picture
+            await asyncio.sleep(self._config.every_s)
+
+    def delivered(self, picture: Picture) -> None:
+        """Write down that the picture is done."""
+        key = self._keys.pop(picture.id)
+        self._done.add(key)
+        try:
+            with self._config.state.open("a", encoding="utf-8") as state:
+                state.write(f"{key}\n")
+        except OSError as error:
+            LOG.warning("%s is judged again after a restart, because of the state file: %s", picture.name, error)
+
+    def dropped(self, picture: Picture) -> None:
+        """Take the picture as done, because it would be dropped again and again while Anole is away."""
+        self.delivered(picture)
+
+    def _read(self, path: Path, name: str) -> Picture | None:
+        try:
+            return Picture(self.name, name, path.read_bytes())
+        except OSError as error:
+            LOG.warning("skipped %s: %s", name, error.strerror or error)
+            return None
+
+
+def _read_state(path: Path) -> set[str]:
+    """Return the lines of the state file. Raises InvalidInput."""
+    try:
+        path.touch()
+        return set(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"cannot use the state file {path}: {error}") from error

@@ -1,0 +1,101 @@
+"""MQTT with a real broker, which is killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiomqtt
+import pytest
+
+from service.bridge.config import MqttSink, MqttSource
+from service.bridge.sinks.mqtt import Mqtt
+from service.bridge.sources.mqtt import Mqtt as MqttPictures
+from tests.unit.service.bridge.broker import Broker, needs_broker
+from tests.unit.service.bridge.conftest import PNG, Recorded, Scripted, run, running
+
+pytestmark = needs_broker
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.kill()
+
+
+def subscriber(broker: Broker) -> aiomqtt.Client:
+    """Return a client whose messages the broker keeps while it is away."""
+    return aiomqtt.Client("127.0.0.1", broker.port, identifier="mes", clean_session=False)
+
+
+async def received(broker: Broker, count: int) -> list[Any]:
+    async with subscriber(broker) as client:
+        return [json.loads(str((await anext(client.messages)).payload, "utf-8")) for _ in range(count)]
+
+
+def test_verdicts_of_an_outage_arrive_once_the_broker_is_back(broker: Broker) -> None:
+    async def main() -> None:
+        async with subscriber(broker) as client:
+            await client.subscribe("anole/line/+/verdict", qos=1)
+        source = Scripted()
+        sink = Mqtt(MqttSink(type="mqtt", host="127.0.0.1", port=broker.port))
+        async with running([source], [(sink, 99)]) as bridge:
+            counters = bridge.counters.sinks["mqtt"]
+
+            async def sent(count: int) -> None:
+                while counters.sent < count:
+                    await asyncio.sleep(0)
+
+            source.put("1", "2")
+            await sent(2)
+            first = await received(broker, 2)
+            broker.kill()
+            source.put("3", "4", "5")
+            while not counters.reconnects:
+                await asyncio.sleep(0)
+            broker.start()
+            await sent(5)
+        messages = [*first, *await received(broker, 3)]
+        assert [each["name"] for each in messages] == ["1", "2", "3", "4", "5"]
+        assert len({each["id"] for each in messages}) == 5
+        assert counters.dropped == 0
+
+    run(main())
+
+
+def test_the_status_says_whether_the_bridge_is_there(broker: Broker) -> None:
+    async def main() -> None:
+        async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+            sink = Mqtt(MqttSink(type="mqtt", host="127.0.0.1", port=broker.port))
+            async with sink.connected():
+                await client.subscribe("anole/bridge/status")
+                assert (await anext(client.messages)).payload == b"online"
+
+    run(main())
+
+
+def test_messages_with_pictures_are_judged(broker: Broker) -> None:
+    async def main() -> None:
+        source = MqttPictures(MqttSource(type="mqtt", host="127.0.0.1", port=broker.port, topic="cameras/#"))
+        sink = Recorded()
+        async with aiomqtt.Client("127.0.0.1", broker.port, identifier=source.name) as camera:
+            # the session of the source exists before the bridge runs, so that the broker keeps the messages
+            async with aiomqtt.Client(
+                "127.0.0.1", broker.port, identifier="anole-bridge-pictures", clean_session=False
+            ) as session:
+                await session.subscribe("cameras/#", qos=1)
+            for name in ("left", "right"):
+                await camera.publish(f"cameras/{name}", PNG, qos=1)
+            await camera.publish("cameras/empty", b"", qos=1)
+            async with running([source], [(sink, 9)]) as bridge:
+                assert await sink.names(2) == ["cameras/left", "cameras/right"]
+            assert bridge.counters.pictures == 2
+
+    run(main())

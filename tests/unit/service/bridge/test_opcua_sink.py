@@ -1,0 +1,122 @@
+"""OPC UA: a client reads the latest result, and activates a version."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from asyncua import ua
+from asyncua.client.client import Client
+from asyncua.ua.uaerrors import UaError
+
+from service.bridge.config import OpcUaSink
+from service.bridge.sinks.opcua import NAMESPACE, OpcUa, Recipes
+from service.client import ServiceUnreachable
+from tests.unit.service.bridge.conftest import GOOD, free_port, verdict
+
+
+class Versions:
+    """The versions of a client, and those that were activated."""
+
+    def __init__(self) -> None:
+        self.numbers = [1, 2]
+        self.activated: list[int] = []
+
+    async def list(self) -> list[int]:
+        return self.numbers
+
+    async def activate(self, version: int) -> None:
+        if version not in self.numbers:
+            raise ServiceUnreachable(f"no version {version}")
+        self.activated.append(version)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A sink that serves, in the event loop of `portal`."""
+
+    portal: BlockingPortal
+    sink: OpcUa
+    url: str
+    versions: Versions
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    password = tmp_path_factory.mktemp("opcua") / "password"
+    password.write_text("hunter2\n", encoding="utf-8")
+    versions, port = Versions(), free_port()
+    config = OpcUaSink(type="opcua", port=port, username="plc", password_file=password, activate=True)
+    sink = OpcUa(config, Recipes(versions.list, versions.activate))
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(sink.connected()):
+        yield Served(portal, sink, f"opc.tcp://127.0.0.1:{port}/anole", versions)
+
+
+def client_of(served: Served, user: str = "plc", password: str = "hunter2") -> Client:
+    client = Client(served.url)
+    if user:
+        client.set_user(user)
+        client.set_password(password)
+    return client
+
+
+async def value(client: Client, *path: str) -> Any:
+    index = await client.get_namespace_index(NAMESPACE)
+    node = await client.nodes.objects.get_child([f"{index}:{name}" for name in ("VisionSystem", *path)])
+    return await node.read_value()
+
+
+class Changes:
+    """Receives what a subscription sends."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    def datachange_notification(self, node: Any, val: Any, data: Any) -> None:
+        self.queue.put_nowait(val)
+
+
+def test_a_client_reads_and_subscribes_to_the_latest_result(served: Served) -> None:
+    async def main() -> None:
+        async with client_of(served) as client:
+            index = await client.get_namespace_index(NAMESPACE)
+            path = [f"{index}:{name}" for name in ("VisionSystem", "ResultManagement", "Counter")]
+            counter = await client.nodes.objects.get_child(path)
+            changes = Changes()
+            await (await client.create_subscription(10, changes)).subscribe_data_change(counter)
+            assert await changes.queue.get() == 0
+            await served.sink.send(verdict(GOOD))
+            assert await changes.queue.get() == 1
+            for name, expected in (("Result", "pass"), ("Class", "good"), ("Confidence", 0.9), ("RecipeId", 3)):
+                assert await value(client, "ResultManagement", name) == expected
+            assert await value(client, "RecipeManagement", "Recipes") == [1, 2]
+            assert await value(client, "RecipeManagement", "ActiveRecipe") == 3
+            with pytest.raises(UaError):
+                await counter.write_value(7, ua.VariantType.UInt32)
+
+    served.portal.call(main)
+
+
+def test_a_user_activates_a_version(served: Served) -> None:
+    async def main() -> None:
+        async with client_of(served) as client:
+            index = await client.get_namespace_index(NAMESPACE)
+            names = [f"{index}:VisionSystem", f"{index}:RecipeManagement"]
+            management = await client.nodes.objects.get_child(names)
+            await management.call_method(f"{index}:ActivateRecipe", ua.Variant(2, ua.VariantType.UInt32))
+            assert await value(client, "RecipeManagement", "ActiveRecipe") == 2
+            with pytest.raises(UaError, match="BadInvalidArgument"):
+                await management.call_method(f"{index}:ActivateRecipe", ua.Variant(9, ua.VariantType.UInt32))
+
+    served.portal.call(main)
+    assert served.versions.activated == [2]
+
+
+@pytest.mark.parametrize(("user", "password"), [("", ""), ("other", "hunter2"), ("plc", "wrong")])
+def test_other_users_are_rejected(served: Served, user: str, password: str) -> None:
+    with pytest.raises(UaError):
+        served.portal.call(client_of(served, user, password).connect)
