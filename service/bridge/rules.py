@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 from service.bridge.config import RulesConfig
 from service.bridge.verdict import Judgement, Picture, Result, Verdict
 
+LOG: Final = logging.getLogger("anole.bridge")
 UNLISTED: Final = 65535
 """Number of a class that `rules.class_numbers` does not have."""
 
@@ -25,10 +27,12 @@ class Rules:
         self._number = 0
         self._runs: dict[str, tuple[Result, int]] = {}
         self._states: dict[str, Result] = {}
+        self._checked_version = 0
 
     def apply(self, picture: Picture, judgement: Judgement | None, error: str = "") -> Verdict:
         """Return the verdict about a picture. A picture that Anole rejected, with its error, never passes."""
         self._number += 1
+        self._check_classes(judgement)
         result = self._result(judgement)
         return Verdict(
             picture=picture,
@@ -57,6 +61,23 @@ class Rules:
         if length >= self._config.debounce:
             self._states[source] = result
         return self._states.get(source, "unknown")
+
+    def _check_classes(self, judgement: Judgement | None) -> None:
+        """Warn once per version of classes in the rules that the version does not have."""
+        if judgement is None or judgement.version == self._checked_version:
+            return
+        self._checked_version = judgement.version
+        named = {"pass": self._config.pass_classes, "class_numbers": frozenset(self._config.class_numbers)}
+        for key, classes in named.items():
+            missing = sorted(classes - set(judgement.classes))
+            if missing:
+                LOG.warning(
+                    "rules.%s has %s, which version %d does not have; its classes are %s",
+                    key,
+                    ", ".join(missing),
+                    judgement.version,
+                    ", ".join(judgement.classes),
+                )
 
     def _class_number(self, judgement: Judgement | None) -> int:
         if judgement is None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +23,7 @@ class Folder(Source):
     """A folder and its sub-folders.
 
     A picture is done when every sink has taken its verdict. Then a line with its time and name is appended to the state
-    file. After a restart the others come again, so a verdict may come twice, with another id, but none is lost.
+    file. After a restart the others come again, so a verdict may come twice, with the same id, but none is lost.
 
     Args:
         config: the folder.
@@ -42,7 +44,7 @@ class Folder(Source):
             for path, name, time in await asyncio.to_thread(lambda: list(self._scan.complete())):
                 key = f"{time} {name}"
                 if key not in self._done and key not in self._keys.values():
-                    picture = await asyncio.to_thread(self._read, path, name)
+                    picture = await asyncio.to_thread(self._read, path, name, time)
                     if picture is not None:
                         self._keys[picture.id] = key
                         yield picture
@@ -62,9 +64,10 @@ class Folder(Source):
         """Take the picture as done, because it would be dropped again and again while Anole is away."""
         self.delivered(picture)
 
-    def _read(self, path: Path, name: str) -> Picture | None:
+    def _read(self, path: Path, name: str, time: str) -> Picture | None:
+        identity = hashlib.sha256(f"{self.name} {time} {name}".encode(errors="surrogateescape")).hexdigest()[:32]
         try:
-            return Picture(self.name, name, path.read_bytes())
+            return Picture(self.name, name, path.read_bytes(), identity, datetime.fromisoformat(time))
         except OSError as error:
             LOG.warning("skipped %s: %s", name, error.strerror or error)
             return None

@@ -22,6 +22,9 @@ from service.bridge.verdict import Picture, Verdict
 RESPONSE_LIMIT_S: Final = 30.0
 """How long a sender waits for its verdict."""
 
+MAX_CONNECTIONS: Final = 64
+"""Senders at the same time, which bounds the memory for their pictures. Others get 503."""
+
 
 class Http(Source):
     """A server with `POST /pictures` and `GET /status`.
@@ -43,7 +46,8 @@ class Http(Source):
         """Serve, and yield what is posted."""
         routes = [Route("/pictures", self._receive, methods=["POST"]), Route("/status", self._show, methods=["GET"])]
         listening = _listen(self._config.host, self._config.port)
-        server = _Server(uvicorn.Config(Starlette(routes=routes), log_level="warning", lifespan="off"))
+        app = Starlette(routes=routes)
+        server = _Server(uvicorn.Config(app, log_level="warning", lifespan="off", limit_concurrency=MAX_CONNECTIONS))
         serving = asyncio.create_task(server.serve([listening]))
         try:
             while True:

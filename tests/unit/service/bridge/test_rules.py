@@ -53,3 +53,10 @@ def test_classes_have_numbers_by_name_or_those_of_the_rules() -> None:
     assert [verdict(each).class_number for each in (BAD, GOOD, None)] == [1, 2, 0]
     listed = rules(class_numbers={"good": 7})
     assert [verdict(each, listed).class_number for each in (GOOD, BAD)] == [7, UNLISTED]
+
+
+def test_a_class_that_the_version_does_not_have_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    mistyped = rules(**{"pass": ["god", "good"]})
+    for _ in range(2):
+        verdict(GOOD, mistyped)
+    assert caplog.messages == ["rules.pass has god, which version 3 does not have; its classes are bad, good"]

@@ -57,8 +57,9 @@ def test_a_picture_in_a_folder_comes_again_after_a_restart_until_its_verdict_is_
         one, two = await first(source, 2)
         assert (one.name, two.name, one.content) == ("1.png", "2.png", PNG)
         source.delivered(one)
-        restarted = folder_source(tmp_path)
-        assert [each.name for each in await first(restarted, 1)] == ["2.png"]
+        (again,) = await first(folder_source(tmp_path), 1)
+        assert (again.name, again.id) == ("2.png", two.id)
+        assert again.taken_at.timestamp() == 1_700_000_001
         put(tmp_path, "1.png", 1_700_000_009)  # written anew
         assert [each.name for each in await first(folder_source(tmp_path), 2)] == ["2.png", "1.png"]
 
