@@ -8,6 +8,7 @@
 #   JOBS     number of processes of `make test`: a number or auto, which is one per core and at most 4 (auto)
 #   FORMS IMAGES ROUTES SEED   number of cases of `make fuzz` (100000, 50000, 100 per route) and their seed (0)
 #   SOAK_MINUTES   duration of `make soak` (120)
+#   MINUTES   duration of `make bridge-soak` (60)
 #   CRASH    arguments for `make crash`, such as "--kills 500" or "--part bugs"
 #   MUTATE_MINUTES   time limit of `make mutate` (30); ARGS="models.validation.*" selects what it changes
 #   RACE     arguments for `make race`, such as "--shared" or "--threads 8 --publishes 256"
@@ -32,6 +33,7 @@ IMAGES ?= 50000
 ROUTES ?= 100
 SEED ?= 0
 SOAK_MINUTES ?= 120
+MINUTES ?= 60
 MUTATE_MINUTES ?= 30
 
 BIN := .venv/bin
@@ -40,7 +42,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak mutate check docs sbom audit format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate check docs sbom audit format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -64,6 +66,10 @@ test-offline: ## run the tests of the service with no network except loopback (L
 soak: ## send requests for SOAK_MINUTES and print memory, descriptors and threads
 	@.ci/install test
 	@$(BIN)/python -m benchmarks.soak --minutes '$(SOAK_MINUTES)' $(ARGS)
+
+bridge-soak: ## send verdicts for MINUTES to a broker that is killed once per minute, and count them (needs mosquitto)
+	@.ci/install test
+	@$(BIN)/python -m benchmarks.bridge_soak --minutes '$(MINUTES)' $(ARGS)
 
 fuzz: ## send malformed forms, malformed images and requests generated from the OpenAPI description
 	@.ci/install test

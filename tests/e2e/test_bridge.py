@@ -6,7 +6,6 @@ import contextlib
 import csv
 import json
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import ANOLE, COARSE, FINE, STOP_LIMIT_S, clean_environment
+from tests.free_port import free_port
 
 CONFIG = """[anole]
 client = "line"
@@ -41,9 +41,7 @@ path = "verdicts.csv"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "in").mkdir()
     (tmp_path / "bridge.toml").write_text(CONFIG.format(port=port), encoding="utf-8")
     (tmp_path / "port").write_text(str(port), encoding="utf-8")

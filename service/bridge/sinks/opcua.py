@@ -60,7 +60,7 @@ class Recipes:
 
 
 class _Users(UserManager):
-    """Admits one user, or everyone if there is no name. Nobody may write variables.
+    """Admits one user, or everyone if there is no name. No user may write variables.
 
     Args:
         username: name of the user.

@@ -12,7 +12,8 @@ from pymodbus.exceptions import ModbusException
 
 from service.bridge.config import ModbusSink
 from service.bridge.sinks.modbus import REGISTERS, Modbus
-from tests.unit.service.bridge.conftest import BAD, GOOD, Scripted, free_port, run, running, verdict
+from tests.free_port import free_port
+from tests.unit.service.bridge.conftest import BAD, GOOD, Scripted, run, running, verdict
 
 
 @asynccontextmanager

@@ -14,10 +14,12 @@ import pytest
 from service.bridge.config import MqttSink, MqttSource
 from service.bridge.sinks.mqtt import Mqtt
 from service.bridge.sources.mqtt import Mqtt as MqttPictures
-from tests.unit.service.bridge.broker import Broker, needs_broker
+from tests.mosquitto import MOSQUITTO, Broker
 from tests.unit.service.bridge.conftest import PNG, Recorded, Scripted, run, running
 
-pytestmark = needs_broker
+pytestmark = pytest.mark.skipif(
+    MOSQUITTO is None, reason="MQTT IS NOT TESTED: there is no mosquitto; on Debian: apt-get install mosquitto"
+)
 
 
 @pytest.fixture

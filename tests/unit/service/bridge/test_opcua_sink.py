@@ -16,7 +16,8 @@ from asyncua.ua.uaerrors import UaError
 from service.bridge.config import OpcUaSink
 from service.bridge.sinks.opcua import NAMESPACE, OpcUa, Recipes
 from service.client import ServiceUnreachable
-from tests.unit.service.bridge.conftest import GOOD, free_port, verdict
+from tests.free_port import free_port
+from tests.unit.service.bridge.conftest import GOOD, verdict
 
 
 class Versions:

@@ -24,7 +24,8 @@ from service.bridge.sources.genicam import Genicam
 from service.bridge.sources.http import Http
 from service.bridge.verdict import Picture
 from service.client import InvalidInput
-from tests.unit.service.bridge.conftest import PNG, Recorded, always_good, free_port, run, running
+from tests.free_port import free_port
+from tests.unit.service.bridge.conftest import PNG, Recorded, always_good, run, running
 
 EVERY_S = 0.01
 

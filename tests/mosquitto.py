@@ -10,17 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
-
-from tests.unit.service.bridge.conftest import free_port
+from tests.free_port import free_port
 
 MOSQUITTO: Final = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 START_TRIES: Final = 500
 START_STEP_S: Final = 0.02
-
-needs_broker = pytest.mark.skipif(
-    MOSQUITTO is None, reason="MQTT IS NOT TESTED: there is no mosquitto; on Debian: apt-get install mosquitto"
-)
 
 
 class Broker:
@@ -52,7 +46,7 @@ class Broker:
                     self._process.wait(START_STEP_S)
             else:
                 return
-        pytest.fail("mosquitto does not start")
+        raise RuntimeError("mosquitto does not start")
 
     def kill(self) -> None:
         """Kill it, if it runs."""
