@@ -102,12 +102,14 @@ class BridgeOptions:
         on_verdict: called with every verdict.
         status_file: file that the counters are written to, every second.
         backoff: makes the waits between attempts.
+        check_every_s: how often a sink without verdicts checks its connection, in seconds.
     """
 
     queue: int = 100
     on_verdict: Callable[[Verdict], object] = lambda _verdict: None
     status_file: Path | None = None
     backoff: Callable[[], Backoff] = Backoff
+    check_every_s: float = 5.0
 
 
 class Bridge:
@@ -207,7 +209,7 @@ class Bridge:
             try:
                 async with sink.connected():
                     while True:
-                        verdict = verdict or await queue.get()
+                        verdict = verdict or await self._next(sink, queue)
                         counters.waiting = len(queue)
                         await self._send(sink, verdict, counters)
                         verdict = None
@@ -217,6 +219,15 @@ class Bridge:
                 counters.last_error = str(error) or type(error).__name__
                 LOG.warning("sink %s: %s; connecting again", sink.name, counters.last_error)
                 await backoff.wait()
+
+    async def _next(self, sink: Sink, queue: DropOldestQueue[Verdict]) -> Verdict:
+        """Return the next verdict. While there is none, check the connection now and then."""
+        while True:
+            try:
+                async with asyncio.timeout(self._options.check_every_s):
+                    return await queue.get()
+            except TimeoutError:
+                await sink.check()
 
     async def _send(self, sink: Sink, verdict: Verdict, counters: SinkCounters) -> None:
         try:

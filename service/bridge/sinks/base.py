@@ -30,6 +30,9 @@ class Sink(abc.ABC):
     def connected(self) -> AbstractAsyncContextManager[None]:
         """Be connected inside the block. Raises one of `connection_errors`."""
 
+    async def check(self) -> None:  # noqa: B027 - most sinks find out when they send
+        """Raise one of `connection_errors` if the connection is gone. Called now and then while there is no verdict."""
+
     @abc.abstractmethod
     async def send(self, verdict: Verdict) -> None:
         """Pass a verdict on, and return when it has arrived.

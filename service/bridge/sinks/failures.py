@@ -13,6 +13,8 @@ from service.bridge.config import FailuresSink
 from service.bridge.sinks.base import Sink
 from service.bridge.verdict import Verdict
 
+_OWN: Final = re.compile(r"\d{8}T\d{6}\.\d{6}-(?:pass|fail|unknown)-.*-[0-9a-f]{32}\.\w+")
+"""Names of files that this sink has written. Others in the folder are left alone."""
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 _SUFFIXES: Final = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 
@@ -46,7 +48,7 @@ class Failures(Sink):
         (self._config.path / f"{time}-{verdict.result}-{label}-{picture.id}{_suffix(picture.content)}").write_bytes(
             picture.content
         )
-        kept = sorted(self._config.path.glob("*-*-*-*"))
+        kept = sorted(path for path in self._config.path.iterdir() if _OWN.fullmatch(path.name))
         sizes = {path: path.stat().st_size for path in kept}
         total = sum(sizes.values())
         while kept and (len(kept) > self._config.max_files or total > self._config.max_bytes):

@@ -33,18 +33,24 @@ class Mqtt(Sink):
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Be connected to the broker inside the block."""
-        status = self._config.status_topic
-        will = aiomqtt.Will(status, "offline", qos=1, retain=True)
+        will = aiomqtt.Will(self._config.status_topic, "offline", qos=1, retain=True)
         async with broker(self._config, will=will) as self._client:
-            await self._client.publish(status, "online", qos=1, retain=True)
+            await self.check()
             try:
                 yield
             finally:
                 self._client = None
 
+    async def check(self) -> None:
+        """Publish the status again."""
+        await self._publish(self._config.status_topic, "online", retain=True)
+
     async def send(self, verdict: Verdict) -> None:
         """Publish a message, and wait until the broker has it."""
+        topic = self._config.topic.replace("{client}", verdict.client).replace("{source}", verdict.picture.source)
+        await self._publish(topic, json.dumps(verdict.fields()))
+
+    async def _publish(self, topic: str, payload: str, *, retain: bool = False) -> None:
         if self._client is None:
             raise aiomqtt.MqttError("not connected")
-        topic = self._config.topic.replace("{client}", verdict.client).replace("{source}", verdict.picture.source)
-        await self._client.publish(topic, json.dumps(verdict.fields()), qos=1)
+        await self._client.publish(topic, payload, qos=1, retain=retain)

@@ -43,7 +43,10 @@ _RESULT: Final[dict[str, tuple[str, ua.VariantType]]] = {
     "RecipeId": ("version", ua.VariantType.UInt32),
     "Error": ("error", ua.VariantType.String),
 }
-"""Variable -> field of the verdict and type. `Counter` is written last, so that a subscriber of it sees the rest."""
+"""Variable -> field of the verdict and type."""
+
+_LAST: Final = "Counter"
+"""The variable that is written last, so that a subscriber of it finds the others up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class OpcUa(Sink):
     async def send(self, verdict: Verdict) -> None:
         """Write the variables."""
         fields = verdict.fields()
-        for name in sorted(_RESULT, key="Counter".__eq__):
+        for name in (*(name for name in _RESULT if name != _LAST), _LAST):
             field, kind = _RESULT[name]
             await self._variables[name].write_value(fields[field], kind)
         if verdict.version:

@@ -12,9 +12,12 @@ from typing import Final
 
 from service.bridge.config import FolderSource
 from service.bridge.sources.base import Source
-from service.bridge.verdict import Picture
+from service.bridge.verdict import Picture, Verdict
 from service.client import InvalidInput
 from service.client.watched_folder import FolderScan
+
+AHEAD: Final = 16
+"""Pictures that wait for Anole at the same time. The others wait in the folder, so that none of them is dropped."""
 
 LOG: Final = logging.getLogger("anole.bridge")
 
@@ -35,6 +38,8 @@ class Folder(Source):
         super().__init__(config.name)
         self._config = config
         self._keys: dict[str, str] = {}
+        self._unjudged: set[str] = set()
+        self._settled = asyncio.Event()
         self._done = _read_state(config.state)
         self._scan = FolderScan(config.path, lambda name, reason: LOG.warning("skipped %s: %s", name, reason))
 
@@ -47,7 +52,9 @@ class Folder(Source):
                     picture = await asyncio.to_thread(self._read, path, name, time)
                     if picture is not None:
                         self._keys[picture.id] = key
+                        self._unjudged.add(picture.id)
                         yield picture
+                        await self._until_fewer_wait()
             await asyncio.sleep(self._config.every_s)
 
     def delivered(self, picture: Picture) -> None:
@@ -60,9 +67,21 @@ class Folder(Source):
         except OSError as error:
             LOG.warning("%s is judged again after a restart, because of the state file: %s", picture.name, error)
 
+    def judged(self, verdict: Verdict) -> None:
+        """Go on with the next picture."""
+        self._unjudged.discard(verdict.picture.id)
+        self._settled.set()
+
     def dropped(self, picture: Picture) -> None:
-        """Take the picture as done, because it would be dropped again and again while Anole is away."""
-        self.delivered(picture)
+        """Let the picture come again, because it is still in the folder."""
+        del self._keys[picture.id]
+        self._unjudged.discard(picture.id)
+        self._settled.set()
+
+    async def _until_fewer_wait(self) -> None:
+        while len(self._unjudged) >= AHEAD:
+            self._settled.clear()
+            await self._settled.wait()
 
     def _read(self, path: Path, name: str, time: str) -> Picture | None:
         identity = hashlib.sha256(f"{self.name} {time} {name}".encode(errors="surrogateescape")).hexdigest()[:32]

@@ -52,7 +52,7 @@ def test_a_verdict_that_comes_twice_is_one_row(tmp_path: Path) -> None:
 
 def failure(number: int, size: int = 10) -> Verdict:
     taken_at = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(seconds=number)
-    picture = replace(verdict().picture, taken_at=taken_at, content=b"\x89PNG".ljust(size), id=f"id{number}")
+    picture = replace(verdict().picture, taken_at=taken_at, content=b"\x89PNG".ljust(size), id=f"{number:032x}")
     return replace(verdict(BAD), picture=picture)
 
 
@@ -60,20 +60,24 @@ def test_pictures_that_did_not_pass_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "failures"
     sent(Failures(FailuresSink(type="failures", path=folder)), verdict(GOOD), failure(1))
     (kept,) = folder.iterdir()
-    assert (kept.name, kept.read_bytes()) == ("20260301T120001.000000-fail-bad-id1.png", b"\x89PNG      ")
+    assert (kept.name, kept.read_bytes()) == (f"20260301T120001.000000-fail-bad-{1:032x}.png", b"\x89PNG      ")
 
 
 def test_the_oldest_pictures_are_deleted_beyond_the_bounds(tmp_path: Path) -> None:
     def ids(**bounds: int) -> list[str]:
         folder = tmp_path / str(bounds)
+        folder.mkdir()
+        (folder / "20200101-other-file-.png").touch()
         sent(Failures(FailuresSink(type="failures", path=folder, **bounds)), *(failure(n, 600) for n in range(4)))
-        return sorted(path.stem.rpartition("-")[2] for path in folder.iterdir())
+        return sorted(path.stem.rpartition("-")[2].lstrip("0") for path in folder.iterdir())
 
-    assert ids(max_files=3) == ["id1", "id2", "id3"]
-    assert ids(max_bytes=1300) == ["id2", "id3"]
+    assert ids(max_files=3) == ["", "1", "2", "3"]  # the empty id is that of the other file
+    assert ids(max_bytes=1300) == ["", "2", "3"]
 
 
 def test_labels_cannot_leave_the_folder(tmp_path: Path) -> None:
     escaped = replace(failure(1), judgement=replace(BAD, label="../../etc"))
     sent(Failures(FailuresSink(type="failures", path=tmp_path)), escaped)
-    assert [path.name for path in tmp_path.iterdir()] == ["20260301T120001.000000-fail-.._.._etc-id1.png"]
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "20260301T120001.000000-fail-.._.._etc-00000000000000000000000000000001.png"
+    ]

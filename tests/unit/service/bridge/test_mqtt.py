@@ -37,9 +37,12 @@ def subscriber(broker: Broker) -> aiomqtt.Client:
     return aiomqtt.Client("127.0.0.1", broker.port, identifier="mes", clean_session=False)
 
 
-async def received(broker: Broker, count: int) -> list[Any]:
+async def receive(broker: Broker, messages: dict[str, Any], count: int) -> None:
+    """Receive messages until there are so many ids. After a kill the broker sends again what it sent before."""
     async with subscriber(broker) as client:
-        return [json.loads(str((await anext(client.messages)).payload, "utf-8")) for _ in range(count)]
+        while len(messages) < count:
+            message = json.loads(str((await anext(client.messages)).payload, "utf-8"))
+            messages[message["id"]] = message
 
 
 def test_verdicts_of_an_outage_arrive_once_the_broker_is_back(broker: Broker) -> None:
@@ -57,16 +60,16 @@ def test_verdicts_of_an_outage_arrive_once_the_broker_is_back(broker: Broker) ->
 
             source.put("1", "2")
             await sent(2)
-            first = await received(broker, 2)
+            messages: dict[str, Any] = {}
+            await receive(broker, messages, 2)
             broker.kill()
             source.put("3", "4", "5")
             while not counters.reconnects:
                 await asyncio.sleep(0)
             broker.start()
             await sent(5)
-        messages = [*first, *await received(broker, 3)]
-        assert [each["name"] for each in messages] == ["1", "2", "3", "4", "5"]
-        assert len({each["id"] for each in messages}) == 5
+        await receive(broker, messages, 5)
+        assert [each["name"] for each in messages.values()] == ["1", "2", "3", "4", "5"]
         assert counters.dropped == 0
 
     run(main())
@@ -79,6 +82,22 @@ def test_the_status_says_whether_the_bridge_is_there(broker: Broker) -> None:
             async with sink.connected():
                 await client.subscribe("anole/bridge/status")
                 assert (await anext(client.messages)).payload == b"online"
+
+    run(main())
+
+
+def test_the_status_is_published_again_after_the_broker_was_away_without_a_verdict(broker: Broker) -> None:
+    async def main() -> None:
+        sink = Mqtt(MqttSink(type="mqtt", host="127.0.0.1", port=broker.port))
+        async with running([], [(sink, 9)], check_every_s=0.05) as bridge:
+            broker.kill()
+            while not bridge.counters.sinks["mqtt"].reconnects:
+                await asyncio.sleep(0)
+            broker.start()
+            async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+                await client.subscribe("anole/bridge/status")
+                while (await anext(client.messages)).payload != b"online":
+                    pass
 
     run(main())
 

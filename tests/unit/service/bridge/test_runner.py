@@ -145,6 +145,27 @@ def test_verdicts_wait_while_a_sink_is_away_and_the_oldest_are_dropped_and_count
     run(main())
 
 
+def test_a_sink_without_verdicts_checks_its_connection() -> None:
+    async def main() -> None:
+        sink, checked = Recorded(), asyncio.Event()
+
+        async def check() -> None:
+            if checked.is_set():
+                return
+            checked.set()
+            raise ConnectionError("gone")
+
+        sink.check = check  # type: ignore[method-assign]
+        source = Scripted()
+        async with running([source], [(sink, 9)], check_every_s=0.01) as bridge:
+            await checked.wait()
+            source.put("1")
+            assert await sink.names(1) == ["1"]
+        assert bridge.counters.sinks["machine"].reconnects == 1
+
+    run(main())
+
+
 def test_a_source_that_fails_is_connected_again() -> None:
     async def main() -> None:
         source, sink = Scripted(), Recorded()

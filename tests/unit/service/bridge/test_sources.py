@@ -19,7 +19,7 @@ from service.bridge.config import CameraSource, FolderSource, GenicamSource, Htt
 from service.bridge.counters import Counters
 from service.bridge.sources.base import Source
 from service.bridge.sources.camera import Camera, Motion
-from service.bridge.sources.folder import Folder
+from service.bridge.sources.folder import AHEAD, Folder
 from service.bridge.sources.genicam import Genicam
 from service.bridge.sources.http import Http
 from service.bridge.verdict import Picture
@@ -79,6 +79,38 @@ def test_pictures_of_a_folder_are_judged_once(tmp_path: Path) -> None:
 
     run(main())
     assert len((tmp_path / "done.txt").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_pictures_of_a_folder_wait_there_while_anole_is_away(tmp_path: Path) -> None:
+    async def main() -> None:
+        source, sink, away = folder_source(tmp_path), Recorded(), asyncio.Event()
+        for number in range(2 * AHEAD):
+            put(tmp_path, f"{number:02}.png", 1_700_000_000 + number)
+
+        async def predict(content: bytes) -> Any:
+            await away.wait()
+            return await always_good(content)
+
+        async with running([source], [(sink, 99)], predict, queue=AHEAD) as bridge:
+            while bridge.counters.pictures < AHEAD:
+                await asyncio.sleep(0)
+            away.set()
+            assert await sink.names(2 * AHEAD) == [f"{number:02}.png" for number in range(2 * AHEAD)]
+        assert bridge.counters.dropped == 0
+
+    run(main())
+
+
+def test_a_picture_of_a_folder_that_is_dropped_comes_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = folder_source(tmp_path)
+        put(tmp_path, "1.png", 1_700_000_000)
+        pictures = source.pictures()
+        picture = await anext(pictures)
+        source.dropped(picture)
+        assert (await anext(pictures)).id == picture.id
+
+    run(main())
 
 
 def test_a_state_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
