@@ -7,12 +7,14 @@
 #
 # BASE_IMAGE   any Debian-like image whose python3 is 3.11 or newer, with its venv module
 # FLAVOUR      cpu or cuda
+# EXTRAS       extras of pyproject.toml, such as "shared bridge"
 # CPU_INDEX    index of CPU builds of torch; empty if PIP_FIND_LINKS or PIP_INDEX_URL provides them
 # PIP_*        variables of pip, for a mirror, a folder of wheels or a certificate
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 ARG FLAVOUR=cpu
+ARG EXTRAS=shared
 ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -30,8 +32,9 @@ RUN set -eu; \
         cuda) indexes="${PIP_EXTRA_INDEX_URL:-}" ;; \
         *) echo "FLAVOUR=$FLAVOUR: choose cpu or cuda" >&2; exit 64 ;; \
     esac; \
-    python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-print(*p["dependencies"], *p["optional-dependencies"]["shared"], sep="\n")' >requirements.txt; \
+    python3 -c 'import sys, tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+extras = [line for extra in sys.argv[1].split() for line in p["optional-dependencies"][extra]]; \
+print(*p["dependencies"], *extras, sep="\n")' "$EXTRAS" >requirements.txt; \
     PIP_EXTRA_INDEX_URL="$indexes" /opt/anole/bin/pip install -c constraints.txt -r requirements.txt
 
 COPY . .

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 DISTRIBUTION_OF = {
+    "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "multipart": "python-multipart",
     "skimage": "scikit-image",
@@ -65,7 +66,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_imports_of_the_product_are_declared() -> None:
-    extras = ("plot", "shared", "export", "search", "fleet", "otel")
+    extras = ("plot", "shared", "export", "search", "fleet", "otel", "bridge", "genicam")
     assert distributions_imported("models", "service") <= declared(*extras).keys()
 
 

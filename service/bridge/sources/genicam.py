@@ -90,5 +90,7 @@ def _installed_harvester() -> Callable[[], Any]:
     try:
         from harvesters.core import Harvester
     except ImportError as error:
-        raise InvalidInput("a source of the type genicam needs Harvester: pip install harvesters") from error
+        raise InvalidInput(
+            "a source of the type genicam needs the package harvesters: pip install '.[genicam]' in a checkout of Anole"
+        ) from error
     return Harvester  # type: ignore[no-any-return]
