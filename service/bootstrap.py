@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -14,7 +14,7 @@ from models.adaptation.gradients import require_precision
 from models.checkpoint import load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
 from service.domain.audit import AuditEntry, AuditQuery
-from service.domain.prediction_log import Retention
+from service.domain.prediction_log import LoggedPrediction, Retention
 from service.domain.version import Version
 from service.errors import InvalidSettings
 from service.runtime.adapt_queue import AdaptQueue
@@ -31,6 +31,7 @@ from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
 from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
+from service.usecases.drift_watch import DriftWatch
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.jobs import Jobs
@@ -112,8 +113,9 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     queue = AdaptQueue(settings.adapt_running)
     prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
     explained = ExplainedPrediction(prediction, store, checkpoints)
-    retention = Retention(settings.predictions_days, settings.predictions_rows)
-    recorder = PredictionRecorder(lambda entries: store.catalog.add_predictions(entries, retention), prediction)
+    judged = Judged(store)
+    drift = DriftWatch(judged)
+    recorder = _recorder(settings, store, drift, prediction)
     adaptation, jobs = Adaptation(store, checkpoints, decoder, limits), Jobs(store.catalog.jobs)
 
     def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
@@ -130,9 +132,9 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         keys=KeyCache(keys, open_without_keys=settings.loopback),
         audit=store.catalog.audit,
         recorder=recorder,
-        judged=Judged(store),
+        judged=judged,
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest)),
-        metrics=functools.partial(_metrics, prediction, recorder, queue, decoder, jobs),
+        metrics=functools.partial(_metrics, prediction, recorder, drift, queue, decoder, jobs),
         finish=queue.close,
         close=functools.partial(
             _close, queue, jobs, recorder, explained, prediction, checkpoints, decoder, keys, store
@@ -140,7 +142,18 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     )
 
 
-def _metrics(*sources: Prediction | PredictionRecorder | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
+def _recorder(settings: Settings, store: VersionStore, drift: DriftWatch, prediction: Prediction) -> PredictionRecorder:
+    retention = Retention(settings.predictions_days, settings.predictions_rows)
+
+    def write(entries: Sequence[LoggedPrediction]) -> int:
+        written = store.catalog.add_predictions(entries, retention)
+        drift.check({entry.client for entry in entries})
+        return written
+
+    return PredictionRecorder(write, prediction)
+
+
+def _metrics(*sources: Prediction | PredictionRecorder | DriftWatch | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
     return {name: value for source in sources for name, value in source.metrics().items()}
 
 

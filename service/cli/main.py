@@ -18,7 +18,7 @@ from service.cli.edge import edge
 from service.cli.import_dataset import import_dataset
 from service.cli.installation import require_full_installation
 from service.cli.keys import keys
-from service.cli.records import audit, predictions, promote, shadow
+from service.cli.records import audit, drift, predictions, promote, shadow
 from service.cli.release import release
 from service.cli.resources import alias, clients, delete, diff, history, job, models, settings, status, weights
 from service.cli.rollout import rollout
@@ -46,6 +46,7 @@ _COMMANDS: Final = (
     predictions,
     shadow,
     promote,
+    drift,
     settings,
     upgrade,
     weights,

@@ -11,7 +11,7 @@ import typer
 
 from service.cli import connection
 from service.cli.connection import ClientName, Key, Url
-from service.cli.console import NO_VALUE, AsJson, facts, output, percent, plain, print_json, second, table
+from service.cli.console import NO_VALUE, AsJson, facts, minute, output, percent, plain, print_json, second, table
 from service.cli.resources import moment
 from service.client.files import read_file
 from service.client.records import Wanted
@@ -144,3 +144,26 @@ def promote(client: ClientName, url: Url = None, key: Key = None, as_json: AsJso
         print_json(moved.model_dump(mode="json"))
     else:
         output().print(f"{moved.alias} of {client} points at version {moved.version}; before: {moved.previous}")
+
+
+def drift(
+    client: ClientName,
+    hours: Annotated[int, typer.Option(min=1, help="Hours to look back.")] = 24,
+    url: Url = None,
+    key: Key = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show whether CLIENT's images are unlike those that its live version was validated on."""
+    with connection.connect(url, key) as anole:
+        found = anole.drift(client, hours)
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    state = "drifting" if found.drifting else "no drift"
+    output().print(plain(f"{client}, version {found.version}: {state}"))
+    listed = table(*("since, UTC", "images", "unknown", "errors", "above"), numbers=("images", "unknown", "errors"))
+    listed.add_row("at most", "", percent(found.expected.unknown), percent(found.expected.errors), "")
+    for each in (found.total, *found.hours):
+        above = ", ".join(each.above) or NO_VALUE
+        listed.add_row(minute(each.since), str(each.images), percent(each.unknown), percent(each.errors), above)
+    output().print(listed)

@@ -9,7 +9,7 @@ from service.client.folders import SampleSet, SkippedFile, read_class_folders
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, read_samples
 from service.http.schemas.audit import AuditEntry
-from service.http.schemas.predictions import LoggedPrediction, ShadowReport
+from service.http.schemas.predictions import DriftReport, LoggedPrediction, ShadowReport
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -41,6 +41,7 @@ __all__ = [
     "ClientInfo",
     "ClientSettings",
     "DatasetKind",
+    "DriftReport",
     "History",
     "Image",
     "ImageSource",

@@ -26,7 +26,7 @@ from service.client.request import Request, unreachable
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.audit import AuditEntry
-from service.http.schemas.predictions import LoggedPrediction, ShadowReport
+from service.http.schemas.predictions import DriftReport, LoggedPrediction, ShadowReport
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -185,6 +185,10 @@ class AsyncClient:
                 break
             report = page.model_copy(update={"changed": report.changed + page.changed})
         return report
+
+    async def drift(self, client: str, hours: int = 24) -> DriftReport:
+        """See `Client.drift`."""
+        return await self._send(records.drift(client, hours))
 
     async def promote(self, client: str) -> Alias:
         """See `Client.promote`."""

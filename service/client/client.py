@@ -31,7 +31,7 @@ from service.client.request import Request, unreachable
 from service.client.requests import AdaptOptions
 from service.client.samples import Samples, archive_of, read_samples
 from service.http.schemas.audit import AuditEntry
-from service.http.schemas.predictions import LoggedPrediction, ShadowReport
+from service.http.schemas.predictions import DriftReport, LoggedPrediction, ShadowReport
 from service.http.schemas.reports import VersionDiff
 from service.http.schemas.resources import (
     AdaptResponse,
@@ -242,6 +242,10 @@ class Client:
                 break
             report = page.model_copy(update={"changed": report.changed + page.changed})
         return report
+
+    def drift(self, client: str, hours: int = 24) -> DriftReport:
+        """Read whether the images of the last hours are unlike those that the live version was validated on."""
+        return self._send(records.drift(client, hours))
 
     def promote(self, client: str) -> Alias:
         """Make the candidate live, and return the alias `live`."""

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from service.client.request import Request
 from service.client.requests import PAGE, page_of, path_of
 from service.http.schemas.audit import AuditEntry, AuditList
-from service.http.schemas.predictions import LoggedPredictionList, ShadowReport
+from service.http.schemas.predictions import DriftReport, LoggedPredictionList, ShadowReport
 from service.http.schemas.resources import Alias
 
 
@@ -48,6 +48,11 @@ def shadow(name: str, version: int, candidate: int, after: int | None) -> Reques
     """GET /clients/{client}/versions/{version}/shadow/{candidate}, a page of the changed images."""
     path = path_of(name, "versions", str(version), "shadow", str(candidate))
     return Request("GET", path, ShadowReport.model_validate_json, page_of(after or 0))
+
+
+def drift(name: str, hours: int) -> Request[DriftReport]:
+    """GET /clients/{client}/drift."""
+    return Request("GET", path_of(name, "drift"), DriftReport.model_validate_json, {"params": {"hours": hours}})
 
 
 def promote(name: str) -> Request[Alias]:

@@ -198,3 +198,13 @@ def test_the_candidate_is_promoted_if_the_live_version_is_the_expected_one(catal
     assert (moved.alias, moved.version, moved.previous, moved.reason) == (LIVE, 2, 1, "promote")
     assert catalog.served(CLIENT, LIVE).number == 2
     assert catalog.roll_back(CLIENT, LIVE).version == 1
+
+
+def test_recent_answers_of_a_version_are_read_newest_first(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    unknown = said(1, "scratch", "unknown")
+    entries = [entry(catalog, at, judgement=one) for at, one in enumerate((said(1), unknown, said(2), said(1)))]
+    catalog.add_predictions(entries, KEPT)
+    newest, before = catalog.recent_judgements(CLIENT, 1, NOON + MINUTE, 10)
+    assert (newest, before) == ((NOON + 3 * MINUTE, False, 0.1 + 0.2), (NOON + MINUTE, True, 0.1 + 0.2))
+    assert catalog.recent_judgements(CLIENT, 1, NOON, 1) == [newest]

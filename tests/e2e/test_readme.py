@@ -20,7 +20,7 @@ import pytest
 
 from tests.e2e.conftest import ROOT, Served, clean_environment
 
-GUIDES = ("get-started", "versions", "corrections", "jobs", "cameras", "models", "operation", "metrics")
+GUIDES = ("get-started", "versions", "corrections", "jobs", "cameras", "models", "judged", "operation", "metrics")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in GUIDES))
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 TEXT = "\n".join(TEXTS.values())

@@ -6,11 +6,21 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query
 
+from service.domain.drift import Expectation, Period
 from service.domain.prediction_log import Judgement, LoggedPrediction, PredictionQuery
 from service.domain.version import validate_part
-from service.errors import UnknownVersion
+from service.errors import UnknownAlias, UnknownVersion
 from service.http.content_types import CSV_RESPONSE, as_csv, prefers_csv
-from service.http.dependencies import MAX_VERSION, Page, PageDep, Paging, PeriodDep, ServicesDep, VersionPath
+from service.http.dependencies import (
+    MAX_VERSION,
+    Page,
+    PageDep,
+    Paging,
+    PeriodDep,
+    QueryNames,
+    ServicesDep,
+    VersionPath,
+)
 from service.http.openapi import QUERY, READ, problems
 from service.http.problems import InvalidField
 from service.http.schemas import predictions as schemas
@@ -19,6 +29,7 @@ from service.http.scopes import ANY_KEY, ClientPath
 router = APIRouter(prefix="/clients/{client}", tags=["predictions"])
 
 _MAX_ID: Final = 2**53
+MAX_HOURS: Final = 168
 _FILTERS: Final = tuple(schemas.PredictionFilter.model_fields)
 
 
@@ -102,7 +113,44 @@ def get_shadow(
     )
 
 
-def _share(count: int, images: int) -> float | None:
+@router.get(
+    "/drift",
+    summary="Get drift",
+    dependencies=[ANY_KEY, Depends(QueryNames("hours"))],
+    responses=problems(*READ, UnknownAlias, *QUERY),
+)
+def get_drift(
+    client: ClientPath,
+    services: ServicesDep,
+    hours: Annotated[int, Query(ge=1, le=MAX_HOURS, description="hours to look back")] = 24,
+) -> schemas.DriftReport:
+    """Get whether the images that the live version judges are unlike those that it was validated on.
+
+    It counts what the prediction log has of the live version: of the newest 20,000 images at most.
+    """
+    found = services.judged.drift(client, hours)
+    return schemas.DriftReport(
+        client=client,
+        version=found.version,
+        drifting=found.drifting,
+        expected=schemas.DriftExpectation.model_validate(found.expected),
+        total=_period(found.total, found.expected),
+        hours=[_period(each, found.expected) for each in found.hours],
+    )
+
+
+def _period(period: Period, expected: Expectation) -> schemas.DriftPeriod:
+    unknown, errors = period.drifts(expected)
+    return schemas.DriftPeriod(
+        since=period.since,
+        images=period.images,
+        unknown=_share(period.unknown, period.images),
+        errors=_share(period.doubt, period.images),
+        above=[*(["unknown"] if unknown else []), *(["errors"] if errors else [])],
+    )
+
+
+def _share(count: float, images: int) -> float | None:
     return count / images if images else None
 
 

@@ -86,6 +86,43 @@ class ShadowReport(Answer):
     changed: list[LoggedPrediction] = Field(description="images whose answer would change, newest first")
 
 
+class DriftPeriod(Answer):
+    """What the live version said in a period."""
+
+    since: datetime = Field(description="begin of the period, UTC; an hour, or the whole period")
+    images: int = Field(examples=[120])
+    unknown: float | None = Field(description="share of the verdict `unknown`; null without images", examples=[0.03])
+    errors: float | None = Field(
+        description="share of errors that the version itself expects: the mean of 1 - `confidence`", examples=[0.06]
+    )
+    above: list[Literal["unknown", "errors"]] = Field(
+        description="which of the shares is so far above the expectation that chance does not explain it"
+    )
+
+
+class DriftExpectation(Answer):
+    """The highest shares that are no drift; null if validation did not measure them."""
+
+    unknown: float | None = Field(
+        description="from the client's `unknown_rate` and the number of samples that the threshold was measured on",
+        examples=[0.12],
+    )
+    errors: float | None = Field(
+        description="from the lower end of the interval of the estimated accuracy", examples=[0.14]
+    )
+
+
+class DriftReport(Answer):
+    """Whether the images of a client are unlike those that its live version was validated on."""
+
+    client: str = Field(examples=["line-7"])
+    version: int = Field(description="the live version", examples=[1])
+    drifting: bool = Field(description="whether a share of the whole period, or of its newest hour, is above")
+    expected: DriftExpectation
+    total: DriftPeriod
+    hours: list[DriftPeriod] = Field(description="the hours with images, oldest first")
+
+
 class PredictionFilter(BaseModel):
     """What entries must have."""
 

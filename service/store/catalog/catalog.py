@@ -288,6 +288,18 @@ class Catalog:
         with self._reading() as connection:
             return predictions.read(connection, queries.get_client(connection, client), query)
 
+    def recent_judgements(
+        self, client: str, version: int, since: datetime, limit: int
+    ) -> list[tuple[datetime, bool, float]]:
+        """Return time, whether it is unknown, and confidence of the newest answers of a version.
+
+        Raises:
+            UnknownClient.
+        """
+        with self._reading() as connection:
+            found = queries.get_client(connection, client)
+            return predictions.recent(connection, found, version, since, limit)
+
     def compare_judgements(self, client: str, version: int, candidate: int) -> Comparison:
         """Count how a candidate judged the images that a version answered. Raises UnknownClient, UnknownVersion."""
         with self._reading() as connection:

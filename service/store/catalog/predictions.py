@@ -94,6 +94,16 @@ def compare(connection: Connection, client: ClientRow, version: int, candidate: 
     return Comparison(*connection.execute(query).one())
 
 
+def recent(
+    connection: Connection, client: ClientRow, version: int, since: datetime, limit: int
+) -> list[tuple[datetime, bool, float]]:
+    """Return time, whether it is unknown, and confidence of the newest answers of a version; no row is verified."""
+    columns = PREDICTIONS.c.at, PREDICTIONS.c.verdict, PREDICTIONS.c.confidence
+    mine = (PREDICTIONS.c.client_id == client.id) & (PREDICTIONS.c.version == version)
+    newest = select(*columns).where(mine, PREDICTIONS.c.at >= since).order_by(PREDICTIONS.c.at.desc()).limit(limit)
+    return [(row.at, row.verdict == "unknown", row.confidence) for row in connection.execute(newest)]
+
+
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
     return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
 

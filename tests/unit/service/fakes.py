@@ -14,6 +14,7 @@ from service.bootstrap import Services
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
 from service.domain.diff import VersionDiff, compare
+from service.domain.drift import Expectation, Period
 from service.domain.job import JobVersion
 from service.domain.key import KeyRecord
 from service.domain.prediction import Explanation, ImagePrediction
@@ -50,7 +51,7 @@ from service.usecases.clients import Clients
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.idempotency import IdempotentAdaptation
 from service.usecases.jobs import Jobs
-from service.usecases.judged import Judged, ShadowReport
+from service.usecases.judged import DriftReport, Judged, ShadowReport
 from service.usecases.keys import KeyCache
 from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
@@ -400,6 +401,11 @@ class FakeJudged(Judged):
         self.clients.version(client, version)
         changed = self.predictions(client, PredictionQuery(changed=True, after=after, limit=limit))
         return ShadowReport(Comparison(4, 3, 2, 1), (0.2, 0.9), changed)
+
+    def drift(self, client: str, hours: int = 24) -> DriftReport:
+        version = self.clients.alias(client, LIVE).version
+        total = Period(NOON, 100, 40, 2.0)
+        return DriftReport(version, Expectation(0.1, 0.25), total, (total,))
 
 
 class FakeRecorder(PredictionRecorder):

@@ -77,6 +77,7 @@ def test_every_operation_has_a_command(anole: Anole, recorded: Recording, folder
         ["alias", "line", "candidate", "--set", "1"],
         ["shadow", "line"],
         ["promote", "line"],
+        ["drift", "line"],
         ["settings", "line"],
         ["settings", "line", "floor=0.7"],
         ["settings", "line", "floor=0.7", "--replace"],

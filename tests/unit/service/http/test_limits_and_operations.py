@@ -165,6 +165,7 @@ def test_the_description_has_every_route_of_the_contract_and_both_bodies(web: We
         ("/clients/{client}/rollback", "post"),
         ("/clients/{client}/promote", "post"),
         ("/clients/{client}/predictions", "get"),
+        ("/clients/{client}/drift", "get"),
         ("/clients/{client}/versions/{version}/shadow/{candidate}", "get"),
         ("/audit", "get"),
         ("/models", "get"),

@@ -155,6 +155,7 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("POST", "/clients/{client}/promote"): "adapt",
     ("GET", "/audit"): "admin",
     ("GET", "/clients/{client}/predictions"): None,
+    ("GET", "/clients/{client}/drift"): None,
     ("GET", "/clients/{client}/versions/{version}/shadow/{candidate}"): None,
     ("GET", "/clients/{client}/versions/{version}/weights"): "admin",
     ("DELETE", "/clients/{client}"): "admin",

@@ -60,3 +60,11 @@ def test_parts_and_station_are_passed_to_the_log(two_versions: Web) -> None:
     (origin,) = two_versions.services.recorder.origins
     assert (origin.parts, origin.station) == (("0417", ""), "camera")
     assert origin.request_id == answer.headers["x-request-id"]
+
+
+def test_drift_names_the_share_that_is_above_what_validation_lets_expect(two_versions: Web) -> None:
+    answer = two_versions("GET", "/clients/line/drift?hours=12").json()
+    assert (answer["version"], answer["drifting"], answer["expected"]) == (2, True, {"unknown": 0.1, "errors": 0.25})
+    period = {"since": "2026-03-01T12:00:00Z", "images": 100, "unknown": 0.4, "errors": 0.02, "above": ["unknown"]}
+    assert (answer["total"], answer["hours"]) == (period, [period])
+    assert two_versions("GET", "/clients/line/drift?hours=0").json()["code"] == "parameter_invalid"
