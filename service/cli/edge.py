@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Final
@@ -65,9 +66,11 @@ def edge(
     if as_json:
         print_json({"url": f"http://{listen}", "repository": repository, "channel": channel, "data": data})
     notices().print(plain(f"anole edge follows {channel} of {repository} and listens on http://{listen}"))
+    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())  # uvicorn stops, and raises the signal again
     try:
         uvicorn.run(create_app(agent), host=host.strip("[]"), port=int(port), log_level="warning")
     finally:
+        signal.signal(signal.SIGTERM, before)
         stop.set()
         thread.join(STOP_S)
         lock.close()

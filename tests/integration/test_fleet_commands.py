@@ -53,8 +53,9 @@ def anole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture(scope="module")
-def files(adapted: Settings) -> Files:
-    return files_of(adapted)
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Files of a small start: the commands are the same for every start."""
+    return files_of(adapted_settings(tmp_path_factory.mktemp("small"), "omniglot"))
 
 
 @pytest.fixture
@@ -68,26 +69,6 @@ def released(files: Files, tmp_path: Path) -> Path:
 
 def rollout(anole: Anole, repository: Path, *arguments: str) -> tuple[int, str, str]:
     return anole("rollout", *arguments, "--repository", str(repository))
-
-
-def test_a_release_of_the_default_start_is_small_and_a_device_predicts_with_it(
-    anole: Anole, adapted: Settings, tmp_path: Path
-) -> None:
-    released = tmp_path / "repository"
-    assert anole("release", "keys", "create", "--repository", str(released))[0] == 0
-    code, out, err = anole(
-        "release", CLIENT, "--version", "1", "--repository", str(released), "--data", str(adapted.data)
-    )
-    assert (code, err) == (0, "")
-    assert out.startswith(f"released version 1 of {CLIENT} to 1 % of stable: ")
-    (file,) = (released / "targets" / "releases" / CLIENT).iterdir()
-    assert file.stat().st_size < MOST_RELEASE_BYTES
-    assert Release.from_bytes(file.read_bytes()).info.start_name == "efficientnet-lite0"
-    for percent in ("10 %", "100 %"):
-        assert percent in rollout(anole, released, "advance", CLIENT)[1]
-    device = device_of(SignedRepository(released, KeyFolder(tmp_path / "none")), tmp_path / "device")
-    device.agent.poll()
-    assert (device.agent.problem, device.runs()) == (None, 1)
 
 
 def test_rollouts_advance_halt_and_resume(anole: Anole, released: Path) -> None:
@@ -178,9 +159,8 @@ def test_renewing_moves_the_expiry_and_changes_no_target(anole: Anole, released:
 
 
 def test_a_version_that_does_not_exist_is_named(anole: Anole, released: Path, adapted: Settings) -> None:
-    code, _, err = anole(
-        "release", CLIENT, "--version", "9", "--repository", str(released), "--data", str(adapted.data)
-    )
+    data = str(adapted.data)
+    code, _, err = anole("release", CLIENT, "--version", "9", "--repository", str(released), "--data", data)
     assert (code, "version 9" in err) == (1, True)
 
 
@@ -219,7 +199,7 @@ def test_two_agents_do_not_share_a_folder(
     assert (second[0][0], f"another agent uses {tmp_path}" in second[0][2]) == (1, True)
 
 
-def test_the_commands_of_the_page_work_in_their_order(
+def test_the_commands_of_the_page_bring_a_small_release_of_the_default_start_to_a_device(
     anole: Anole, adapted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uvicorn, "run", lambda *_, **__: None)
@@ -236,5 +216,11 @@ def test_the_commands_of_the_page_work_in_their_order(
             words[words.index("--repository") + 1] = "http://127.0.0.1:1"
         code, _, err = anole(*words)
         assert code == 0, (command, err)
-    ((shown,),) = [json.loads(anole("rollout", "status", "--repository", "updates", "--json")[1])]
+    (shown,) = json.loads(anole("rollout", "status", "--repository", "updates", "--json")[1])
     assert (shown["client"], shown["rollout"]["percent"]) == (CLIENT, 100)
+    (file,) = (tmp_path / "updates" / "targets" / "releases" / CLIENT).iterdir()
+    assert file.stat().st_size < MOST_RELEASE_BYTES
+    assert Release.from_bytes(file.read_bytes()).info.start_name == "efficientnet-lite0"
+    device = device_of(SignedRepository(tmp_path / "updates", KeyFolder(tmp_path / "none")), tmp_path / "other")
+    device.agent.poll()
+    assert (device.agent.problem, device.runs()) == (None, 1)
