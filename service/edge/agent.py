@@ -206,28 +206,28 @@ class Agent:
             raise ReleaseInvalid("; ".join(failures))
 
     def _follow(self, client: str, rollout: Rollout) -> None:
-        wanted = rollout.wanted(self.device)
-        if wanted is None:
-            return
-        target, start_path = wanted
-        known = self._installed.releases(client)
-        release_digest, start_digest = self._repository.sha256(target), self._repository.sha256(start_path)
-        if release_digest in known.refused:
-            return
-        installed = Installed(target=target, release=release_digest, start=start_digest)
-        active = self._active.get(client)
-        if active is not None and active.installed == installed:
-            return
-        self._fetch_start(start_path, start_digest)
-        content = self._installed.fetch(release_digest, self._download(target, MAX_RELEASE_BYTES))
+        """Install the best release that did not fail here, if it is not the current one."""
+        refused = self.refused(client)
+        for target, start in rollout.wanted(self.device):
+            release_digest = self._repository.sha256(target)
+            if release_digest not in refused:
+                installed = Installed(target=target, release=release_digest, start=self._repository.sha256(start))
+                active = self._active.get(client)
+                if active is None or active.installed != installed:
+                    self._install(client, installed, start)
+                return
+
+    def _install(self, client: str, installed: Installed, start_path: str) -> None:
+        self._fetch_start(start_path, installed.start)
+        content = self._installed.fetch(installed.release, self._download(installed.target, MAX_RELEASE_BYTES))
         try:
             self._check(client, installed, content)
         except ReleaseInvalid as error:
             with self._lock:
-                self._installed.refuse(client, release_digest)
+                self._installed.refuse(client, installed.release)
                 self.rollbacks += 1
-            raise ReleaseInvalid(f"release {target} is refused on this device: {error}") from error
-        self._log.info("release installed", client=client, target=target)
+            raise ReleaseInvalid(f"release {installed.target} is refused on this device: {error}") from error
+        self._log.info("release installed", client=client, target=installed.target)
 
     def _check(self, client: str, installed: Installed, content: bytes) -> None:
         """Load a release, check its smoke set, then swap."""
@@ -250,9 +250,13 @@ class Agent:
         self._installed.refuse(client, installed.release)
         self.rollbacks += 1
         del self._active[client]
+        self._settled = False  # the next poll installs the previous one again if it is damaged
         previous = self._installed.releases(client).current
         if previous is not None:
-            self._activate(client, previous, Release.from_bytes(self._installed.read(previous.release)))
+            try:
+                self._activate(client, previous, Release.from_bytes(self._installed.read(previous.release)))
+            except ReleaseInvalid as error:
+                self._log.warning("release not loaded", client=client, reason=str(error))
 
     def _fetch_start(self, path: str, digest: str) -> None:
         if digest not in self._starts:

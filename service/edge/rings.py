@@ -39,13 +39,14 @@ class Rollout(_Signed):
     previous: str | None = None
     previous_start: str | None = None
 
-    def wanted(self, device: str) -> tuple[str, str] | None:
-        """The paths of the release and of the start that a device should run; None for no change."""
+    def wanted(self, device: str) -> list[tuple[str, str]]:
+        """The releases that a device may run, the best first: path of the release, and of its start."""
+        found = []
         if not self.halted and position(device, self.target) < self.percent:
-            return self.target, self.start
-        if self.previous is None or self.previous_start is None:
-            return None
-        return self.previous, self.previous_start
+            found.append((self.target, self.start))
+        if self.previous is not None and self.previous_start is not None:
+            found.append((self.previous, self.previous_start))
+        return found
 
 
 class ChannelState(_Signed):

@@ -251,6 +251,33 @@ def test_a_release_that_breaches_its_health_rule_gives_way_to_the_one_before(
     assert device.runs() == 1
 
 
+def test_a_new_device_that_refuses_the_newest_release_runs_the_one_before(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.release(2, tolerance=1e-6, smoke=tuple(
+        one.model_copy(update={"familiarity": 0.0}) for one in publisher.files.releases[2].info.smoke
+    ))  # fmt: skip
+    new = device_of(publisher.repository, tmp_path / "new")
+    new.agent.poll()
+    assert (new.agent.rollbacks, new.runs()) == (1, None)
+    new.agent.poll()
+    assert new.agent.problem is None
+    assert new.runs() == 1
+
+
+def test_a_device_goes_back_although_the_release_before_is_damaged(publisher: Publisher, device: Device) -> None:
+    before = {path.name for path in (device.folder / "files").iterdir()} - {
+        publisher.repository.targets()[path].hashes["sha256"]
+        for path in publisher.repository.targets()
+        if path.startswith("starts/")
+    }
+    publisher.release(2, health=HealthRule(least_images=10))
+    device.agent.poll()
+    (device.folder / "files" / before.pop()).write_bytes(b"damaged")
+    device.agent.record(device.agent.release(CLIENT), Counts(images=10, unknown=10))
+    assert device.runs() is None
+    device.agent.poll()
+    assert device.runs() == 1
+
+
 def test_the_first_release_stays_although_it_breaches_its_rule(device: Device) -> None:
     loaded = device.agent.release(CLIENT)
     device.agent.record(loaded, Counts(images=1000, unknown=1000))
