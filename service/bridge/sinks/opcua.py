@@ -27,6 +27,8 @@ from service.client import ClientError
 
 LOG: Final = logging.getLogger("anole.bridge")
 NAMESPACE: Final = "urn:anole:bridge"
+APPLICATION: Final = "urn:anole:bridge:server"
+"""The URI that the server's certificate must have among its alternative names."""
 
 _RESULT: Final[dict[str, tuple[str, ua.VariantType]]] = {
     "ResultId": ("id", ua.VariantType.String),
@@ -113,6 +115,7 @@ class OpcUa(Sink):
         await self._secure(server)
         server.set_endpoint(f"opc.tcp://{self._config.host}:{self._config.port}/anole")
         server.set_server_name("Anole bridge")
+        await server.set_application_uri(APPLICATION)
         index = await server.register_namespace(NAMESPACE)
         await self._add_nodes(server, index)
         await self._refresh(None)

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from asyncua import ua
 from asyncua.client.client import Client
+from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 from asyncua.ua.uaerrors import UaError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from service.bridge.config import OpcUaSink
-from service.bridge.sinks.opcua import NAMESPACE, OpcUa, Recipes
+from service.bridge.sinks.opcua import APPLICATION, NAMESPACE, OpcUa, Recipes
 from service.client import ServiceUnreachable
 from tests.free_port import free_port
 from tests.unit.service.bridge.conftest import GOOD, verdict
@@ -36,6 +44,28 @@ class Versions:
         self.activated.append(version)
 
 
+def write_certificate(folder: Path, name: str, uri: str) -> dict[str, Path]:
+    """Write a key and a certificate signed by itself."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private_key = folder / f"{name}.der", folder / f"{name}.pem"
+    certificate.write_bytes(made.public_bytes(Encoding.DER))
+    private_key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {"certificate": certificate, "private_key": private_key}
+
+
 @dataclass(frozen=True)
 class Served:
     """A sink that serves, in the event loop of `portal`."""
@@ -44,21 +74,29 @@ class Served:
     sink: OpcUa
     url: str
     versions: Versions
+    client_files: dict[str, Path]
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    password = tmp_path_factory.mktemp("opcua") / "password"
+    folder = tmp_path_factory.mktemp("opcua")
+    password = folder / "password"
     password.write_text("hunter2\n", encoding="utf-8")
     versions, port = Versions(), free_port()
-    config = OpcUaSink(type="opcua", port=port, username="plc", password_file=password, activate=True)
+    access: dict[str, Any] = {"username": "plc", "password_file": password, "activate": True}
+    config = OpcUaSink(type="opcua", port=port, **access, **write_certificate(folder, "bridge", APPLICATION))
     sink = OpcUa(config, Recipes(versions.list, versions.activate))
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(sink.connected()):
-        yield Served(portal, sink, f"opc.tcp://127.0.0.1:{port}/anole", versions)
+        files = write_certificate(folder, "plc", "urn:plc")
+        yield Served(portal, sink, f"opc.tcp://127.0.0.1:{port}/anole", versions, files)
 
 
-def client_of(served: Served, user: str = "plc", password: str = "hunter2") -> Client:
+async def client_of(served: Served, user: str = "plc", password: str = "hunter2") -> Client:
+    """Return a client whose connection is signed and encrypted."""
     client = Client(served.url)
+    client.application_uri = "urn:plc"
+    files = served.client_files
+    await client.set_security(SecurityPolicyBasic256Sha256, files["certificate"], files["private_key"])
     if user:
         client.set_user(user)
         client.set_password(password)
@@ -83,7 +121,7 @@ class Changes:
 
 def test_a_client_reads_and_subscribes_to_the_latest_result(served: Served) -> None:
     async def main() -> None:
-        async with client_of(served) as client:
+        async with await client_of(served) as client:
             index = await client.get_namespace_index(NAMESPACE)
             path = [f"{index}:{name}" for name in ("VisionSystem", "ResultManagement", "Counter")]
             counter = await client.nodes.objects.get_child(path)
@@ -104,7 +142,7 @@ def test_a_client_reads_and_subscribes_to_the_latest_result(served: Served) -> N
 
 def test_a_user_activates_a_version(served: Served) -> None:
     async def main() -> None:
-        async with client_of(served) as client:
+        async with await client_of(served) as client:
             index = await client.get_namespace_index(NAMESPACE)
             names = [f"{index}:VisionSystem", f"{index}:RecipeManagement"]
             management = await client.nodes.objects.get_child(names)
@@ -119,5 +157,14 @@ def test_a_user_activates_a_version(served: Served) -> None:
 
 @pytest.mark.parametrize(("user", "password"), [("", ""), ("other", "hunter2"), ("plc", "wrong")])
 def test_other_users_are_rejected(served: Served, user: str, password: str) -> None:
+    async def main() -> None:
+        await (await client_of(served, user, password)).connect()
+
     with pytest.raises(UaError):
-        served.portal.call(client_of(served, user, password).connect)
+        served.portal.call(main)
+
+
+def test_a_connection_in_clear_text_is_rejected_if_there_is_a_certificate(served: Served) -> None:
+    client = Client(served.url)
+    with pytest.raises(UaError, match="No matching endpoints"):
+        served.portal.call(client.connect)
