@@ -7,6 +7,9 @@
     ├── InvalidConfig               a setting out of range, or a pattern that matches no weight
     ├── AdaptationDiverged          the loss or the weights of an inner loop are no longer finite
     ├── CheckpointInvalid           a missing or damaged checkpoint, or one of another format
+    ├── ExportUnsupported           a version that cannot be exported in this format, or not here
+    ├── ExportInvalid               a file that is not an exported version, or is damaged
+    ├── ParityTooLow                an exported version that differs too much from the service
     ├── DatasetUnavailable          a dataset that cannot be found, downloaded or read
     └── ImageRejected               an image file that is not accepted
         ├── ImageEmpty
@@ -56,6 +59,18 @@ class CheckpointInvalid(AnoleError):
 
 class ExplanationUnsupported(AnoleError, ValueError):
     """The predictions of this net cannot be traced to places in the image."""
+
+
+class ExportUnsupported(AnoleError, ValueError):
+    """A version cannot be exported in this format, or not here."""
+
+
+class ExportInvalid(AnoleError, ValueError):
+    """The file is not an exported version, or it is damaged."""
+
+
+class ParityTooLow(AnoleError):
+    """The exported version differs too much from the service."""
 
 
 class DatasetUnavailable(AnoleError):

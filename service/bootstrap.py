@@ -33,7 +33,9 @@ from service.usecases.checkpoints import CheckpointList, CheckpointSummary
 from service.usecases.clients import Clients
 from service.usecases.drift_watch import DriftWatch
 from service.usecases.explain import ExplainedPrediction
+from service.usecases.export import Exports
 from service.usecases.idempotency import IdempotentAdaptation
+from service.usecases.import_version import Imports
 from service.usecases.jobs import Jobs
 from service.usecases.judged import Judged
 from service.usecases.keys import KeyCache
@@ -56,6 +58,8 @@ class Services:
         jobs: the background jobs of the store.
         prediction: predicts the classes of images.
         explained: predicts them and explains the predictions.
+        exports: exports versions as files.
+        imports: makes versions of exported files.
         clients: reads and changes clients, versions and aliases.
         samples: reads stored samples.
         checkpoints: the available checkpoints.
@@ -73,6 +77,8 @@ class Services:
     jobs: Jobs
     prediction: Prediction
     explained: ExplainedPrediction
+    exports: Exports
+    imports: Imports
     clients: Clients
     samples: StoredSamples
     checkpoints: CheckpointList
@@ -126,6 +132,8 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         jobs=jobs,
         prediction=prediction,
         explained=explained,
+        exports=Exports(store, checkpoints, queue),
+        imports=Imports(store, checkpoints, queue),
         clients=Clients(store, start_weights, checkpoints.named),
         samples=StoredSamples(store),
         checkpoints=CheckpointList([CheckpointSummary.of(each.checkpoint) for each in checkpoints.offered]),

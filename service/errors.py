@@ -136,6 +136,10 @@ def unknown_checkpoint(name: str, offered: Iterable[str]) -> UnknownCheckpoint:
     )
 
 
+class ModelMismatch(ServiceError):
+    """The imported version belongs to another model than the one that the client uses."""
+
+
 class UnknownJob(ServiceError, LookupError):
     """There is no job with that id, or it was removed."""
 

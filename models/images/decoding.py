@@ -59,6 +59,8 @@ CANONICAL_PIXELS = 256 * 256
 long, narrow image stay visible."""
 CANONICAL_MAX_SIDE = 1024
 """Longest side of a canonical image."""
+REDUCING_GAP = 2
+"""A large image is first averaged over blocks, to no less than this multiple of the canonical size."""
 
 SMALL_BYTES = 96 * 1024 * 1024
 """Memory that most images need at most while they are decoded: those of 12 megapixels in colour, or 30 in grey."""
@@ -330,7 +332,7 @@ def _canonical(upright: Image.Image, orientation: int) -> NDArray[np.uint8]:
         upright = upright.transpose(_TRANSPOSITIONS[orientation])
     size = _canonical_size(*upright.size)
     if size != upright.size:
-        upright = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        upright = upright.resize(size, Image.Resampling.LANCZOS, reducing_gap=REDUCING_GAP)
     pixels = np.array(upright, dtype=np.uint8)  # (height, width[, 3])
     return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (1|3, height, width)
 

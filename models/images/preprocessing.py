@@ -185,7 +185,7 @@ def prepare_by_shape(images: Sequence[Tensor], config: ImageConfig) -> Iterator[
 
 def _normalise_contrast(values: Tensor, parameters: ContrastParameters) -> Tensor:
     """Subtract the local mean and divide by the local deviation; flat regions stay near zero."""
-    blur = _blur_matrix(values.shape[-1], parameters.sigma_of_side).to(values.device)  # (side, side)
+    blur = blur_matrix(values.shape[-1], parameters.sigma_of_side).to(values.device)  # (side, side)
     grey = values.mean(dim=1, keepdim=True)  # (count, 1, side, side)
     centred = values - blur @ grey @ blur.T  # (count, channels, side, side)
     power = centred.square().mean(dim=1, keepdim=True)  # (count, 1, side, side)
@@ -195,7 +195,7 @@ def _normalise_contrast(values: Tensor, parameters: ContrastParameters) -> Tenso
 
 
 @functools.lru_cache(maxsize=8)
-def _blur_matrix(side: int, sigma_of_side: float) -> Tensor:
+def blur_matrix(side: int, sigma_of_side: float) -> Tensor:
     """Gaussian blur along one axis with replicated borders, as a matrix: float32 (side, side), rows sum to 1."""
     sigma = side * sigma_of_side
     radius = math.ceil(3 * sigma)

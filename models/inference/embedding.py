@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,6 +117,18 @@ def graph_weights(net: BackboneNet) -> Mapping[str, Tensor]:
     """The weights that the ONNX graph of a backbone takes from the checkpoint, by the names that they have there."""
     folded = fold_batch_norms(net.backbone)
     return {f"net.backbone.{name}": tensor.contiguous() for name, tensor in folded.named_parameters()}
+
+
+def with_weights(graph: bytes, net: BackboneNet) -> Any:
+    """An ONNX graph with the weights in it that it would take from the checkpoint, as a ModelProto."""
+    import onnx  # of the extra `export`
+    from onnx import numpy_helper
+
+    proto, weights = onnx.load_from_string(graph), graph_weights(net)
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == tensor.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
+    return proto
 
 
 def embed_images(

@@ -30,8 +30,8 @@ from models.atomic_files import write_atomically
 from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.data.folders import open_folder
 from models.errors import AnoleError, CheckpointInvalid
-from models.images.preprocessing import prepare_by_shape
-from models.inference.embedding import graph_weights
+from models.images.preprocessing import ImageConfig, prepare_by_shape
+from models.inference.embedding import with_weights
 from models.inference.onnx_backbone import EMBED_IMAGES
 from models.nets import BackboneNet
 
@@ -60,9 +60,7 @@ def quantised(checkpoint: Checkpoint, images: Sequence[Tensor]) -> Checkpoint:
         )
     kernels = {name: _rounded(tensor) if tensor.ndim > 1 else tensor for name, tensor in checkpoint.backbone.items()}
     net.backbone.load_state_dict(kernels)
-    shapes = prepare_by_shape(images, checkpoint.net_config.image)
-    prepared = (row[None].numpy() for _, batch in shapes for row in batch)
-    integers = _in_integers(_with_weights(graph, net), _Calibration(prepared))
+    integers = in_integers(with_weights(graph, net), images, checkpoint.net_config.image)
     return replace(checkpoint, name=f"{checkpoint.name}-int8", backbone=kernels, onnx_graph=integers)
 
 
@@ -84,32 +82,27 @@ class _Calibration:
         return None if image is None else {EMBED_IMAGES: image}
 
 
-def _with_weights(graph: bytes, net: BackboneNet) -> Any:
-    """An ONNX graph with the weights in it that it would take from the checkpoint, as a ModelProto."""
-    import onnx  # of the extra
-    from onnx import numpy_helper
+def in_integers(proto: Any, images: Sequence[Tensor], config: ImageConfig) -> bytes:
+    """The graph of a ModelProto with operators of 8-bit integers.
 
-    proto, weights = onnx.load_from_string(graph), graph_weights(net)
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == tensor.EXTERNAL:
-            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
-    return proto
-
-
-def _in_integers(proto: Any, calibration: _Calibration) -> bytes:
-    """The graph of a ModelProto with operators of 8-bit integers."""
+    Args:
+        proto: of a frozen backbone, with its weights.
+        images: canonical images that set the range of each layer's values.
+        config: their preprocessing.
+    """
     from onnxruntime.quantization import (  # type: ignore[import-untyped]  # takes a second, and needs the extra
         QuantFormat,
         QuantType,
         quantize_static,
     )
 
+    prepared = (row[None].numpy() for _, batch in prepare_by_shape(images, config) for row in batch)
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "integers.onnx"
         quantize_static(
             proto,
             written,
-            calibration,
+            _Calibration(prepared),
             quant_format=QuantFormat.QOperator,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -111,11 +111,15 @@ class HeadPosterior:
         """Memory held."""
         return sum(tensor.nbytes for tensor in (self.bias, self.gram, self.counts, self.draws))
 
+    def inverse_gram(self) -> Tensor:
+        """Pseudo-inverse of the Gram matrix, (n_way, n_way)."""
+        inverse: Tensor = torch.linalg.pinv(self.gram, rtol=_LEAST_EIGENVALUE, hermitian=True)
+        return inverse
+
     def deviation(self, logits: Tensor) -> Tensor:
         """Standard deviation of each score, spread * d / sqrt(n): (images, n_way) -> (images, n_way)."""
         products = logits.detach().cpu().double() - self.bias  # of each image with each class mean
-        inverse = torch.linalg.pinv(self.gram, rtol=_LEAST_EIGENVALUE, hermitian=True)
-        length = ((products[:, None] * inverse).sum(-1) * products).sum(-1, keepdim=True)  # (images, 1)
+        length = ((products[:, None] * self.inverse_gram()).sum(-1) * products).sum(-1, keepdim=True)  # (images, 1)
         squares = length - 2 * products + self.gram.diagonal()
         deviation: Tensor = self.spread * (squares.clamp(min=0) / self.counts).sqrt()
         return deviation

@@ -123,10 +123,15 @@ def _distances(images: Tensor, memory: Tensor, excluded: Tensor | None = None) -
     return torch.stack(rows) if rows else memory.new_zeros(0, len(memory), memory.shape[-1]).float()
 
 
+def largest_counts(places: int) -> list[int]:
+    """Numbers of largest distances that are averaged: one, and `PATCH_SHARES` of the places."""
+    return [1, *(max(1, round(share * places)) for share in PATCH_SHARES)]
+
+
 def _summarise(squares: Tensor) -> Tensor:
     """Pool distances (images, n_way, places) to features (images, n_way * FEATURES_PER_CLASS)."""
     places = squares.shape[-1]
-    counts = [1, *(max(1, round(share * places)) for share in PATCH_SHARES)]
+    counts = largest_counts(places)
     largest = squares.topk(max(counts), dim=-1).values
     pooled = [*(largest[..., :count].mean(-1) for count in counts), squares.mean(-1)]
     return torch.stack(pooled, -1).clamp(min=LEAST_PATCH_DISTANCE).log().flatten(1)

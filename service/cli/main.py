@@ -15,6 +15,7 @@ from service.cli.clients import adapt, predict, rollback, upgrade, versions
 from service.cli.console import EXIT_CODES, FAILED, AsJson, notices, plain
 from service.cli.doctor import doctor
 from service.cli.edge import edge
+from service.cli.export import export, import_version, verify
 from service.cli.import_dataset import import_dataset
 from service.cli.installation import require_full_installation
 from service.cli.keys import keys
@@ -50,6 +51,8 @@ _COMMANDS: Final = (
     settings,
     upgrade,
     weights,
+    export,
+    verify,
     delete,
     job,
     models,
@@ -149,6 +152,7 @@ def serve(
 
 for command in (*_COMMANDS, doctor):
     cli.command(epilog=EXIT_CODES)(command)
+cli.command("import", epilog=EXIT_CODES)(import_version)
 cli.add_typer(store, name="store")
 cli.add_typer(keys, name="keys")
 cli.add_typer(release, name="release")

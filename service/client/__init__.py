@@ -4,6 +4,7 @@ from service.client.async_client import AsyncClient
 from service.client.client import Client
 from service.client.datasets import DatasetKind, read_dataset
 from service.client.errors import ClientError, InvalidInput, ServiceProblem, ServiceUnreachable
+from service.client.exports import ExportOptions
 from service.client.files import Image, Images, ImageSource, LabelledFile, with_parts
 from service.client.folders import SampleSet, SkippedFile, read_class_folders
 from service.client.requests import AdaptOptions
@@ -42,6 +43,7 @@ __all__ = [
     "ClientSettings",
     "DatasetKind",
     "DriftReport",
+    "ExportOptions",
     "History",
     "Image",
     "ImageSource",

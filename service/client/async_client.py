@@ -15,10 +15,11 @@ import httpx
 import tenacity
 from httpx_sse import aconnect_sse
 
-from service.client import jobs, records, requests
+from service.client import exports, jobs, records, requests
 from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_address
 from service.client.errors import ClientError, ServiceUnreachable
+from service.client.exports import ExportOptions
 from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
 from service.client.records import Wanted
@@ -51,6 +52,7 @@ from service.http.schemas.session import SessionInfo
 T = TypeVar("T")
 
 _DEFAULTS: Final = AdaptOptions()
+_EXPORT_DEFAULTS: Final = ExportOptions()
 
 
 class AsyncClient:
@@ -229,6 +231,14 @@ class AsyncClient:
     async def weights(self, client: str, version: int) -> bytes:
         """See `Client.weights`."""
         return await self._send(requests.weights(client, version))
+
+    async def export(self, client: str, version: int, options: ExportOptions = _EXPORT_DEFAULTS) -> bytes:
+        """See `Client.export`."""
+        return await self._send(exports.export(client, version, options))
+
+    async def import_version(self, client: str, content: bytes, *, publish: str | None = None) -> AdaptResponse:
+        """See `Client.import_version`."""
+        return await self._send(exports.import_version(client, content, publish))
 
     async def diff(self, client: str, before: int, after: int) -> VersionDiff:
         """See `Client.diff`."""

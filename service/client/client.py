@@ -20,10 +20,11 @@ import httpx
 import tenacity
 from httpx_sse import connect_sse
 
-from service.client import jobs, records, requests
+from service.client import exports, jobs, records, requests
 from service.client.batches import DEFAULT_LIMITS, split_images, split_samples
 from service.client.connection import DEFAULT_URL, TIMEOUT, uses_proxy, valid_address
 from service.client.errors import ClientError, ServiceUnreachable
+from service.client.exports import ExportOptions
 from service.client.files import Images, list_images
 from service.client.jobs import OnProgress
 from service.client.records import Wanted
@@ -56,6 +57,7 @@ from service.http.schemas.session import SessionInfo
 T = TypeVar("T")
 
 _DEFAULTS: Final = AdaptOptions()
+_EXPORT_DEFAULTS: Final = ExportOptions()
 
 
 class Client:
@@ -293,6 +295,25 @@ class Client:
     def weights(self, client: str, version: int) -> bytes:
         """Download the weights of a version as a safetensors file."""
         return self._send(requests.weights(client, version))
+
+    def export(self, client: str, version: int, options: ExportOptions = _EXPORT_DEFAULTS) -> bytes:
+        """Download a version as one file that takes an image of any size and predicts as the service does.
+
+        The service compares the file with itself first. `anole verify FILE` repeats that anywhere.
+
+        Args:
+            client: name of the client.
+            version: number of the version.
+            options: see `ExportOptions`.
+        """
+        return self._send(exports.export(client, version, options))
+
+    def import_version(self, client: str, content: bytes, *, publish: str | None = None) -> AdaptResponse:
+        """Create a new version of `client` from a file that `export` returned, here or from another service.
+
+        It is held unless `publish` says otherwise: "always", or "auto", which leaves it to the gate.
+        """
+        return self._send(exports.import_version(client, content, publish))
 
     def diff(self, client: str, before: int, after: int) -> VersionDiff:
         """Compare two versions."""

@@ -95,7 +95,7 @@ def decide(
     draft: VersionDraft,
     settings: ClientSettings,
     lineage: Lineage,
-    skipped: CrossValidationSkipped | None,
+    skipped: CrossValidationSkipped | Reason | None,
     notes: Sequence[Reason] = (),
 ) -> GateDecision:
     """Decide whether a version that is about to be recorded goes live.
@@ -108,7 +108,7 @@ def decide(
         draft: the new version, with its report.
         settings: those of its client.
         lineage: the versions that the client has so far.
-        skipped: why there is no estimate, or None.
+        skipped: why there is no estimate, or None if there is one.
         notes: what a person should know about the request; it does not decide.
     """
     limits = Limits.of(settings, len(draft.classes))
@@ -130,10 +130,12 @@ def decide(
     return GateDecision(decision, tuple(reasons), limits, dropped, (*notes, *missing))
 
 
-def _objections(draft: VersionDraft, limits: Limits, skipped: CrossValidationSkipped | None) -> list[Reason]:
+def _objections(draft: VersionDraft, limits: Limits, skipped: CrossValidationSkipped | Reason | None) -> list[Reason]:
     """What the version's own report says against it."""
     if limits.floor <= 0 and limits.lower_bound <= 0:
         return []
+    if isinstance(skipped, Reason):
+        return [skipped]
     if skipped is not None:
         return [Reason(skipped.code, f"the accuracy could not be estimated: {skipped.reason}")]
     return [*_too_low(draft, limits), *_not_recognised(draft)]
@@ -242,7 +244,7 @@ def _reasons_to_publish(
 def _remarks(draft: VersionDraft) -> list[Reason]:
     """What a person should know and what does not decide."""
     remarks = []
-    if draft.report["estimated_accuracy"] is None:
+    if draft.report["estimated_accuracy"] is None and draft.report.get("unknown_threshold") is None:
         text = "the version has no threshold for unknown images, so it gives every image the verdict known"
         remarks.append(Reason("no_unknown_verdict", text))
     alike = draft.report.get("alike")

@@ -11,6 +11,7 @@ from models.validation.cross_validation import SkipCode
 ReasonCode = Literal[
     SkipCode,
     # Against the version
+    "imported",
     "estimate_below_floor",
     "interval_below_bound",
     "classes_not_estimated",

@@ -32,6 +32,7 @@ from service.http.middleware.cors import cors
 from service.http.middleware.limits import (
     ADAPT_ROUTES,
     CORRECTIONS,
+    IMPORTS,
     INFER_ROUTES,
     BodyPace,
     LimitsMiddleware,
@@ -48,6 +49,7 @@ from service.http.routes import (
     console,
     corrections,
     docs,
+    export,
     health,
     inference_protocol,
     jobs,
@@ -67,7 +69,7 @@ ROUTERS: Final = tuple(
     resource.router
     for resource in (
         *(predict, predictions, adapt, jobs),
-        *(clients, versions, samples, corrections, aliases),
+        *(clients, versions, export, samples, corrections, aliases),
         *(models, inference_protocol, session, audit, health, docs, console),
     )
 )
@@ -77,6 +79,7 @@ _TAGS: Final = [
     "operations",
 ]
 _FORM: Final = "multipart/form-data"
+_BINARY: Final = "application/octet-stream"
 
 MAX_IMAGES: Final = BATCHES * BATCH_IMAGES + WAITING_IMAGES
 """Images of predictions that wait or run at the same time."""
@@ -156,6 +159,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build, place: Worker
         ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting, "ANOLE_ADAPT_BODY_BYTES"),
         ("POST", "/session"): RouteLimits(LOGIN_BODY_BYTES, ("application/json",)),
         CORRECTIONS: RouteLimits(CORRECTIONS_BODY_BYTES, ("application/json",), adapting),
+        IMPORTS: RouteLimits(settings.adapt_body_bytes, (_BINARY,), adapting, "ANOLE_ADAPT_BODY_BYTES"),
         ("POST", "/predict"): RouteLimits(
             settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"
         ),

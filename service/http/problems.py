@@ -173,6 +173,11 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     learning.ImageTooSmall: Problem(422, "image_too_small", "Image too small"),
     learning.ImageRejected: Problem(422, "image_rejected", "Image cannot be used"),
     learning.ExplanationUnsupported: Problem(422, "explanation_unsupported", "The model cannot be explained"),
+    # Exports
+    learning.ExportUnsupported: Problem(422, "export_unsupported", "The version cannot be exported like this"),
+    learning.ExportInvalid: Problem(422, "export_invalid", "Not an exported version, or a damaged one"),
+    serving.ModelMismatch: Problem(409, "model_mismatch", "The file belongs to another model"),
+    learning.ParityTooLow: Problem(422, "parity_too_low", "The exported file differs from the service"),
     # The caller
     serving.KeyMissing: Problem(401, "key_missing", "API key required"),
     serving.KeyRefused: Problem(401, "key_refused", "Invalid API key"),

@@ -19,6 +19,7 @@ from models.feature_arrays import Floats
 from models.images.preprocessing import prepare, prepare_batch
 from models.inference.embedding import embed_images, embedder_for
 from models.inference.explain import Explainer, explainer_for
+from models.inference.exports.version import ExportedNet, exported_net
 from models.inference.predict import (
     BatchPredictor,
     FeaturePredictor,
@@ -233,6 +234,16 @@ class LoadedCheckpoint:
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:
         """Turn a stored delta into `predictor` weights."""
         return self.predictor.serving_weights(self.fold(delta, temperature))
+
+    def exported_net(
+        self,
+        delta: Mapping[str, Tensor],
+        temperature: float,
+        unknown_threshold: float | None,
+        calibration: Sequence[Tensor] | None = None,
+    ) -> ExportedNet:
+        """Return what an exported file of a version is built from; see `models.inference.exports.version`."""
+        return exported_net(self.checkpoint, self.fold(delta, temperature), unknown_threshold, calibration)
 
     def explain(self, folded: Mapping[str, Tensor], image: Tensor, label: int) -> Tensor:
         """Show where a canonical image has what speaks for a class; see `Explainer.explain`.

@@ -356,8 +356,9 @@ class Adaptation:
         client, kept = command.client, () if parent is None else parent.draft.samples
         if parent is not None and not parent.draft.samples_kept:
             raise SamplesNotKept(
-                f"client {client!r} keeps no samples (its setting retain_samples), so its version {parent.number} "
-                "cannot be extended or upgraded; send the samples of every class together, with mode=replace"
+                f"version {parent.number} of client {client!r} has no stored samples (because of the client's setting "
+                "retain_samples, or because it was imported), so it cannot be extended or upgraded; send the "
+                "samples of every class together, with mode=replace"
             )
         if command.corrections is not None:
             kept = command.corrections.apply(client, kept)

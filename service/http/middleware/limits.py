@@ -29,8 +29,10 @@ SLOT: Final = "anole.slot"
 
 CORRECTIONS: Final = ("POST", "/clients/{client}/corrections")
 
-ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade"), CORRECTIONS})
-"""The routes that adapt, as `route_of` returns them."""
+IMPORTS: Final = ("POST", "/clients/{client}/versions")
+
+ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade"), CORRECTIONS, IMPORTS})
+"""The routes that make versions, as `route_of` returns them."""
 
 INFER_ROUTES: Final = frozenset(
     {("POST", "/v2/models/{client}/infer"), ("POST", "/v2/models/{client}/versions/{version}/infer")}

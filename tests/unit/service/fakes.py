@@ -57,6 +57,7 @@ from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
 from service.usecases.readiness import Readiness
 from service.usecases.recording import Origin, PredictionRecorder
 from service.usecases.stored_samples import SamplePage, StoredSamples
+from tests.unit.service.fake_exports import FakeExports, FakeImports
 from tests.unit.service.fake_jobs import MemoryJobs
 
 T = TypeVar("T")
@@ -452,6 +453,8 @@ class FakeServices(Services):
     adaptation: FakeAdaptation
     prediction: FakePrediction
     explained: FakeExplained
+    exports: FakeExports
+    imports: FakeImports
 
     def __init__(self) -> None:
         self.clients = FakeClients()
@@ -469,6 +472,10 @@ class FakeServices(Services):
         self.recorder = FakeRecorder()
         self.entries: list[AuditEntry] = []
         self.audit = self._audit
+        self.exports = FakeExports(self.clients.version)
+        held = FakeAdaptation(self.clients, self.jobs)
+        held.decision = "hold"
+        self.imports = FakeImports(held.submit)
         self.keys = KeyCache(self.kept_keys, open_without_keys=True)
         card = {"data": "generated", "accuracy": 0.5}
         self.checkpoints = CheckpointList(

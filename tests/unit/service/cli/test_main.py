@@ -304,6 +304,7 @@ def commands() -> list[list[str]]:
 LOCAL = (
     "doctor",
     "serve",
+    "verify",
     "train",
     "evaluate",
     "search",

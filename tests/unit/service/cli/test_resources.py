@@ -14,6 +14,7 @@ from service.cli import connection
 from service.client import Client
 from service.domain.report import HeldOutPrediction
 from service.domain.version import SampleRef
+from service.usecases.export import ExportCommand
 from service.usecases.stored_samples import SamplePage, StoredSample
 from tests.in_process import PNG, InProcess, Web, operation_of, operations
 from tests.unit.service.cli.conftest import Anole
@@ -83,6 +84,8 @@ def test_every_operation_has_a_command(anole: Anole, recorded: Recording, folder
         ["settings", "line", "floor=0.7", "--replace"],
         ["upgrade", "line"],
         ["weights", "line", "1", "--out", str(folder / "weights")],
+        ["export", "line", "-o", str(folder / "line.onnx")],
+        ["import", "line", str(folder / "line.onnx")],
         ["models"],
         ["models", web.services.checkpoints.list()[0].name],
         ["status"],
@@ -166,6 +169,23 @@ def test_weights_are_written_to_a_file(
     assert (folder / "line-1.safetensors").read_bytes() == b"safetensors"
     code, _, error = anole("weights", "line", "1", "--out", str(folder))
     assert (code, error.startswith(f"error: cannot write {folder}")) == (1, True)
+
+
+def test_the_live_version_is_exported_to_a_file_and_imported_without_going_live(
+    anole: Anole, service: Web, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anole("adapt", "line", str(folder))
+    monkeypatch.chdir(folder)
+    code, printed, _ = anole("export", "line", "--precision", "int8", "--batch")
+    assert (code, printed) == (0, "line-1.onnx: version 1, 4 bytes; to check it: anole verify line-1.onnx")
+    assert (folder / "line-1.onnx").read_bytes() == b"onnx"
+    assert service.services.exports.commands == [ExportCommand("line", 1, "int8", batch=True)]
+    code, printed, _ = anole("import", "copy", "line-1.onnx", "--json")
+    assert (code, json.loads(printed)["published"]) == (0, False)
+    assert [command.content for command in service.services.imports.commands] == [b"onnx"]
+    assert anole("import", "copy", "line-1.onnx", "--publish", "auto")[0] == 3
+    code, _, error = anole("import", "copy", "missing.onnx")
+    assert (code, error) == (1, "error: cannot read missing.onnx: No such file or directory\n")
 
 
 def test_samples_are_listed_and_downloaded(anole: Anole, service: Web, folder: Path) -> None:

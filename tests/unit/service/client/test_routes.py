@@ -22,6 +22,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "candidate": 3,
     "changes": {"keep_last": 3},
     "client": "line",
+    "content": b"onnx",
     "digest": "b" * 64,
     "images": [b"\x89PNG"],
     "job": "5f1c",

@@ -1,0 +1,160 @@
+"""Builds the ONNX graph of a whole version: from an image of any size to what the service predicts for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+from models.checkpoint import Checkpoint
+from models.errors import ExportUnsupported
+from models.images.preprocessing import ImageConfig
+from models.inference.embedding import with_weights
+from models.inference.exports.graph import GraphWriter, described
+from models.inference.exports.net import NetWriter
+from models.inference.exports.preprocessing import prepare
+from models.nets import BackboneNet, Net
+from models.weights import Weights
+
+IMAGE: Final = "image"
+SCORES, LABEL, UNKNOWN_SCORE, KNOWN = OUTPUTS = ("scores", "label", "unknown_score", "known")
+
+_DIGITS: Final = 1e6
+"""The service rounds scores to six digits before it compares them."""
+
+
+@dataclass(frozen=True)
+class ExportedNet:
+    """What the graph of a version is built from.
+
+    Attributes:
+        net: of the checkpoint.
+        image: its preprocessing.
+        net_graph: ModelProto of the net, with its weights.
+        folded: weights of the version, from `fold_calibrated`.
+        unknown_threshold: unknown score above which an image is unknown; None if no image can be.
+    """
+
+    net: Net
+    image: ImageConfig
+    net_graph: Any
+    folded: Weights
+    unknown_threshold: float | None
+
+
+def exported_net(
+    checkpoint: Checkpoint,
+    folded: Weights,
+    unknown_threshold: float | None,
+    calibration: Sequence[Tensor] | None = None,
+) -> ExportedNet:
+    """Return what the graph of a version is built from.
+
+    Args:
+        checkpoint: that the version was adapted from.
+        folded: weights of the version, from `fold_calibrated`.
+        unknown_threshold: unknown score above which an image is unknown; None if no image can be.
+        calibration: canonical images that set the range of each layer's values, for a net in 8-bit integers; None for
+            one in float32.
+
+    Raises:
+        ExportUnsupported: the packages are not installed, or the net cannot be exported so.
+    """
+    require_onnx()
+    import onnx
+
+    config, net = checkpoint.net_config, checkpoint.build_net().eval()
+    if config.second != "none":
+        raise ExportUnsupported(
+            f"the model {checkpoint.name!r} takes a {config.second} with each image, and an exported file takes images "
+            "alone; export a version of a model that takes images alone"
+        )
+    content = checkpoint.onnx_graph or _exported(net)
+    graph = with_weights(content, net) if isinstance(net, BackboneNet) else onnx.load_from_string(content)
+    if calibration is not None:
+        graph = onnx.load_from_string(_quantised(checkpoint, net, graph, calibration))
+    return ExportedNet(net, config.image, graph, folded, unknown_threshold)
+
+
+def _quantised(checkpoint: Checkpoint, net: Net, graph: Any, images: Sequence[Tensor]) -> bytes:
+    from models.inference.quantise import in_integers
+
+    if not isinstance(net, BackboneNet):
+        raise ExportUnsupported(
+            f"the model {checkpoint.name!r} has no frozen backbone, so its kernels differ by version and are not "
+            "quantised; export with precision=float32"
+        )
+    return in_integers(graph, images, checkpoint.net_config.image)
+
+
+def require_onnx() -> None:
+    """Raises ExportUnsupported if onnx is not installed."""
+    from models.inference.export import can_export
+
+    if not can_export():
+        raise ExportUnsupported(
+            "exporting needs the packages of the extra `export`, which are not installed where the service runs; "
+            "install them there with `pip install 'anole[export]'`, or `pip install onnx onnxscript`, and restart it"
+        )
+
+
+def _exported(net: Net) -> bytes:
+    from models.inference.export import export_backbone, export_onnx
+
+    return export_backbone(net) if isinstance(net, BackboneNet) else export_onnx(net)
+
+
+def build_graph(version: ExportedNet, *, batch: bool = False) -> Any:
+    """Return the ModelProto of a version.
+
+    The input ``image`` is uint8 (height, width, 3), RGB, of any size. The outputs are ``scores`` float32 (n_way,), the
+    probabilities in the order of the classes; ``label`` int64, the index of the most probable class; ``unknown_score``
+    float32; and ``known`` bool. A version that measures no novelty has the unknown score NaN.
+
+    Args:
+        version: what to build it from.
+        batch: all of them have one more axis in front, of images of one size.
+    """
+    graph = GraphWriter()
+    count: list[int | str] = ["count"] if batch else []
+    images = IMAGE if batch else graph.op("Unsqueeze", IMAGE, graph.indices(0))
+    writer = NetWriter(graph, version.net, version.net_graph.graph, version.folded)
+    prepared = prepare(graph, images, version.image)
+    probabilities, familiarity = writer.predict(graph, prepared, version.folded)
+    rounded = graph.op(
+        "Round", graph.op("Mul", graph.cast(probabilities, np.float64), graph.constant(_DIGITS, np.float64))
+    )
+    label = graph.op("ArgMax", graph.cast(rounded, np.float32), axis=1, keepdims=0)
+    unknown, known = _unknown(graph, familiarity, label, version.unknown_threshold)
+    n_way = len(version.folded["head.bias"])
+    found: dict[str, tuple[str, DTypeLike, list[int | str]]] = {
+        SCORES: (probabilities, np.float32, [n_way]),
+        LABEL: (label, np.int64, []),
+        UNKNOWN_SCORE: (unknown, np.float32, []),
+        KNOWN: (known, np.bool_, []),
+    }
+    outputs = {
+        name: (value if batch else graph.op("Squeeze", value, graph.indices(0)), described(name, dtype, count + shape))
+        for name, (value, dtype, shape) in found.items()
+    }
+    return graph.finish(
+        version.net_graph.opset_import, [described(IMAGE, np.uint8, [*count, "height", "width", 3])], outputs
+    )
+
+
+def _unknown(graph: GraphWriter, familiarity: str | None, label: str, threshold: float | None) -> tuple[str, str]:
+    """The unknown score, float32 (count,), and whether the verdict is "known", bool (count,)."""
+    count = graph.op("Shape", label)
+    always = graph.op("Expand", graph.constant(True, np.bool_), count)
+    if familiarity is None:
+        return graph.op("Expand", graph.constant(np.nan), count), always
+    digits = graph.constant(_DIGITS, np.float64)
+    score = graph.op("Sub", digits, graph.op("Round", graph.op("Mul", familiarity, digits)))
+    shown = graph.cast(graph.op("Div", score, digits), np.float32)
+    if threshold is None:
+        return shown, always
+    return shown, graph.op("LessOrEqual", score, graph.constant(np.rint(threshold * _DIGITS), np.float64))

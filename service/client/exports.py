@@ -1,0 +1,42 @@
+"""The requests for versions as files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from service.client.request import Request
+from service.client.requests import client
+from service.http.schemas.resources import AdaptResponse
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """Options of an export.
+
+    Attributes:
+        format: "onnx".
+        precision: "float32", or "int8", which is faster on processors and less accurate.
+        batch: whether the file takes several images of one size at once.
+    """
+
+    format: str = "onnx"
+    precision: str = "float32"
+    batch: bool = False
+
+
+def export(name: str, version: int, options: ExportOptions) -> Request[bytes]:
+    """GET /clients/{client}/versions/{version}/export."""
+    params = {**asdict(options), "batch": "true" if options.batch else "false"}
+    return Request("GET", f"{client(name).path}/versions/{version}/export", bytes, {"params": params})
+
+
+def import_version(name: str, content: bytes, publish: str | None) -> Request[AdaptResponse]:
+    """POST /clients/{client}/versions."""
+    arguments = {
+        "content": content,
+        "headers": {"Content-Type": "application/octet-stream"},
+        "params": {} if publish is None else {"publish": publish},
+    }
+    return Request(
+        "POST", f"{client(name).path}/versions", AdaptResponse.model_validate_json, arguments, repeatable=False
+    )
