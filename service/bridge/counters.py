@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -14,7 +14,6 @@ class SinkCounters:
     Attributes:
         sent: verdicts that the sink has taken.
         dropped: verdicts that were dropped because the queue was full, or because the sink rejected them.
-        waiting: verdicts in the queue.
         reconnects: how often the connection was lost or could not be made.
         last_error: reason of the latest of these.
         lag_s: from the picture to the sink, of the latest verdict, in seconds.
@@ -22,7 +21,6 @@ class SinkCounters:
 
     sent: int = 0
     dropped: int = 0
-    waiting: int = 0
     reconnects: int = 0
     last_error: str = ""
     lag_s: float = 0.0
@@ -37,7 +35,6 @@ class Counters:
         judged: pictures with a verdict, including those that Anole rejected.
         rejected: pictures that Anole rejected.
         dropped: pictures that were dropped, unjudged, because the queue was full.
-        waiting: pictures in the queue.
         retries: requests to Anole that failed and were repeated.
         last_error: reason of the latest of these.
         results: verdicts by result.
@@ -49,27 +46,32 @@ class Counters:
     judged: int = 0
     rejected: int = 0
     dropped: int = 0
-    waiting: int = 0
     retries: int = 0
     last_error: str = ""
     results: Counter[str] = field(default_factory=Counter)
     reconnects: Counter[str] = field(default_factory=Counter)
     sinks: dict[str, SinkCounters] = field(default_factory=dict)
 
+    @property
+    def waiting(self) -> int:
+        """Pictures without a verdict that were not dropped."""
+        return self.pictures - self.judged - self.dropped
+
+    def waiting_for(self, sink: SinkCounters) -> int:
+        """Verdicts that a sink has neither taken nor dropped."""
+        return self.judged - sink.sent - sink.dropped
+
     def to_json(self) -> dict[str, Any]:
         """Return the counters as JSON data."""
-        values = {
-            name: getattr(self, name) for name in self.__slots__ if name not in {"results", "reconnects", "sinks"}
-        }
-        sinks = {
-            name: {each: getattr(sink, each) for each in SinkCounters.__slots__} for name, sink in self.sinks.items()
-        }
-        return {**values, "results": dict(self.results), "reconnects": dict(self.reconnects), "sinks": sinks}
+        sinks = {name: {**asdict(sink), "waiting": self.waiting_for(sink)} for name, sink in self.sinks.items()}
+        collected = {"results": dict(self.results), "reconnects": dict(self.reconnects), "sinks": sinks}
+        numbers = ("pictures", "judged", "rejected", "dropped", "waiting", "retries", "last_error")
+        return {**{name: getattr(self, name) for name in numbers}, **collected}
 
     def summary(self) -> str:
         """Return the counters as one line."""
         sent = "; ".join(
-            f"{name}: {sink.sent} sent, {sink.dropped} dropped, {sink.waiting} waiting"
+            f"{name}: {sink.sent} sent, {sink.dropped} dropped, {self.waiting_for(sink)} waiting"
             for name, sink in self.sinks.items()
         )
         line = f"{self.pictures} pictures, {self.judged} judged, {self.dropped} dropped, {self.waiting} waiting"

@@ -163,7 +163,6 @@ class Bridge:
                     backoff.reset()
                     self.counters.pictures += 1
                     self._pictures.put(picture)
-                    self.counters.waiting = len(self._pictures)
                 return  # a source that has an end, such as a video file
             except source.connection_errors as error:
                 self.counters.reconnects[source.name] += 1
@@ -173,7 +172,6 @@ class Bridge:
     async def _judge(self) -> None:
         while True:
             picture = await self._pictures.get()
-            self.counters.waiting = len(self._pictures)
             judgement, error = await self._ask(picture)
             verdict = self._rules.apply(picture, judgement, error)
             self.counters.judged += 1
@@ -183,9 +181,8 @@ class Bridge:
             self._source_of(picture).judged(verdict)
             if self._sinks:
                 self._undelivered[picture.id] = len(self._sinks)
-            for sink, queue in self._sinks:
+            for _, queue in self._sinks:
                 queue.put(verdict)
-                self.counters.sinks[sink.name].waiting = len(queue)
 
     async def _ask(self, picture: Picture) -> tuple[Judgement | None, str]:
         """Ask Anole until it responds. Return what it says, or why it rejects the picture."""
@@ -210,7 +207,6 @@ class Bridge:
                 async with sink.connected():
                     while True:
                         verdict = verdict or await self._next(sink, queue)
-                        counters.waiting = len(queue)
                         await self._send(sink, verdict, counters)
                         verdict = None
                         backoff.reset()

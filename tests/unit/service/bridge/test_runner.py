@@ -231,6 +231,19 @@ def test_a_full_queue_drops_its_oldest_entry() -> None:
     run(main())
 
 
+def test_what_is_in_hand_counts_as_waiting() -> None:
+    async def main() -> None:
+        source, anole = Scripted(), Anole()
+        anole.open.clear()
+        source.put("1", "2")
+        async with running([source], [(Recorded(), 9)], anole) as bridge:
+            while bridge.counters.pictures < 2:
+                await asyncio.sleep(0)
+            assert bridge.counters.to_json()["waiting"] == 2
+
+    run(main())
+
+
 @pytest.mark.parametrize("name", ["camera", "machine"])
 def test_the_summary_has_the_counters(name: str) -> None:
     async def main() -> str:
