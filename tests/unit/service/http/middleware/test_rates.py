@@ -97,5 +97,5 @@ def test_the_workers_of_a_service_share_the_limits_of_requests_without_a_key(
         started(create_app(settings, lambda _: services[0], WorkerPlace(tmp_path)), services[0]) as one,
         started(create_app(settings, lambda _: services[1], WorkerPlace(tmp_path)), services[1]) as other,
     ):
-        assert one("GET", "/livez").status_code == 200
-        assert other("GET", "/livez").json()["code"] == "rate_exceeded"
+        assert one("GET", "/docs/start.js").status_code == 200
+        assert other("GET", "/docs/start.js").json()["code"] == "rate_exceeded"
