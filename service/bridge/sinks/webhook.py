@@ -41,18 +41,23 @@ class Webhook(Sink):
         self._secret = read_secret(config.secret_file)
         self._transport = transport
         self._clock = clock
-        self._http = httpx.AsyncClient()
+        self._http: httpx.AsyncClient | None = None
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Keep connections open inside the block."""
         async with httpx.AsyncClient(transport=self._transport, timeout=self._config.timeout_s) as self._http:
-            yield
+            try:
+                yield
+            finally:
+                self._http = None
 
     async def send(self, verdict: Verdict) -> None:
         """Send a request."""
         if verdict.result not in self._config.results:
             return
+        if self._http is None:
+            raise httpx.ConnectError("not connected")
         body = json.dumps({"type": "verdict", "data": verdict.fields()}).encode()
         sent = str(int(self._clock()))
         headers = {"content-type": "application/json", "webhook-id": verdict.picture.id, "webhook-timestamp": sent}
