@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import io
@@ -39,11 +40,15 @@ def test_what_was_judged_is_logged_from_when_the_client_wants_it(web: Web) -> No
     two = predict(web, FINE[0], COARSE[0], parts=["0417", " "], station="camera-3")
     raw = web("POST", "/predict?client=line&part=0418", content=COARSE[1], headers={"Content-Type": "image/png"})
     explained = predict(web, FINE[1], part="0419", explain="true", version="1")
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(FINE[1]).decode()]}
+    inferred = web("POST", "/v2/models/line/infer", json={"inputs": [tensor]})
     web("PATCH", "/clients/line/settings", json={"log_predictions": False})
     predict(web, FINE[2])
     web.services.recorder.close()
 
-    newest, third, second, first = logged(web)
+    protocol, newest, third, second, first = logged(web)
+    assert protocol["request_id"] == inferred.headers["x-request-id"]
+    assert protocol["image"] == newest["image"]
     said = two.json()["predictions"][0]
     assert first == {
         "id": first["id"],
@@ -65,7 +70,7 @@ def test_what_was_judged_is_logged_from_when_the_client_wants_it(web: Web) -> No
     answer = web("GET", "/clients/line/predictions?part=0417", headers={"Accept": "text/csv"})
     (row,) = csv.DictReader(io.StringIO(answer.text))
     assert (row["part"], row["label"], row["candidate_version"]) == ("0417", first["label"], "")
-    assert "anole_predictions_logged_total 4.0" in web("GET", "/metrics").text
+    assert "anole_predictions_logged_total 5.0" in web("GET", "/metrics").text
 
 
 def test_a_candidate_judges_in_the_background_what_the_live_version_answers(web: Web) -> None:
