@@ -96,6 +96,13 @@ def test_credentials_come_from_the_secret_and_settings_exist(made: dict[str, Any
         assert variable["name"] in settings or not variable["name"].startswith(ENVIRONMENT_PREFIX)
 
 
+def test_the_number_of_workers_is_set_because_the_default_counts_the_cores_of_the_host(made: dict[str, Any]) -> None:
+    assert {"name": "ANOLE_WORKERS", "value": "1"} in container_of(made)["env"]
+    services = [each for each in COMPOSE["services"].values() if "ANOLE_DEVICE" in each.get("environment", {})]
+    assert len(services) == 3
+    assert all("ANOLE_WORKERS" in service["environment"] for service in services)
+
+
 def test_only_the_shared_store_runs_more_than_one_replica(made: dict[str, Any]) -> None:
     deployment = made["Deployment"]["spec"]
     embedded = "PersistentVolumeClaim" in made
