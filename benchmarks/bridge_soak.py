@@ -101,8 +101,8 @@ def main() -> None:
             f'[[source]]\ntype = "http"\nport = {posting}\n\n'
             f'[[sink]]\ntype = "mqtt"\nhost = "127.0.0.1"\nport = {broker.port}\nqueue = 100000\n'
         )
-        broker.start()
         try:
+            broker.start()
             with bridge(Path(folder), service.url, tables):
                 account = asyncio.run(soak(arguments, broker, posting, task.query_images()))
         finally:

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     broker = Broker(tmp_path)
-    broker.start()
     try:
+        broker.start()
         yield broker
     finally:
         broker.kill()
