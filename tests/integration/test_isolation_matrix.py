@@ -95,6 +95,8 @@ def bodies(method: str, path: str) -> list[dict[str, Any]]:
     """Return what to send: valid bodies, and invalid JSON where JSON is expected."""
     if path.endswith("/corrections"):
         return [{"json": {"remove": [digest]}} for digest in IDS["digest"]] + [{"json": {}}, {"json": [1]}]
+    if method == "POST" and path.endswith("/versions"):
+        return [{"content": b"not an export", "headers": {"Content-Type": "application/octet-stream"}}]
     if method not in {"PUT", "PATCH"}:
         return [{}]
     sound = {"version": 1} if "/aliases/" in path else {"keep_last": 3}
