@@ -6,6 +6,7 @@
     ├── InvalidTask                 invalid support or query
     ├── InvalidConfig               a setting out of range, or a pattern that matches no weight
     ├── AdaptationDiverged          the loss or the weights of an inner loop are no longer finite
+    ├── CohortTooSmall              too few clients replied in a federated round
     ├── CheckpointInvalid           a missing or damaged checkpoint, or one of another format
     ├── ExportUnsupported           a version that cannot be exported in this format, or not here
     ├── ExportInvalid               a file that is not an exported version, or is damaged
@@ -50,6 +51,22 @@ class AdaptationDiverged(AnoleError):
         super().__init__(
             f"the adaptation diverged: the loss or the weights are no longer finite after inner step {step}; "
             "use a lower learning rate or fewer steps"
+        )
+
+
+class CohortTooSmall(AnoleError):
+    """Fewer clients replied in a federated round than the server may average.
+
+    Attributes:
+        clients: how many replied.
+        cohort: how many are needed.
+    """
+
+    def __init__(self, clients: int, cohort: int) -> None:
+        self.clients, self.cohort = clients, cohort
+        super().__init__(
+            f"{clients} clients replied in this round; at least {cohort} are needed, so that no difference can be told "
+            "from the mean. Wait for more clients, or repeat the round"
         )
 
 
