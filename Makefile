@@ -37,12 +37,13 @@ MINUTES ?= 60
 MUTATE_MINUTES ?= 30
 
 BIN := .venv/bin
+FEDERATED := FLWR_TELEMETRY_ENABLED=0 PYTHONPATH=. .venv-federated/bin/python
 CODE := models service tests benchmarks
 
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate check docs sbom audit format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo check docs sbom audit format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -89,6 +90,13 @@ mutate: ## change the code in small ways, and list the changes that no test dete
 	@OMP_NUM_THREADS=1 timeout --signal INT '$(MUTATE_MINUTES)m' $(BIN)/mutmut run $(if $(ARGS),'$(ARGS)') || [ $$? = 124 ]
 	@$(BIN)/mutmut results
 
+federated-demo: ## test and run clinics that learn together, on Flower in .venv-federated
+	@[ .venv-federated/installed -nt deploy/federated/pyproject.toml ] || \
+	{ $(or $(PYTHON),python3) -m venv .venv-federated && \
+	.venv-federated/bin/pip install $(PIPARGS) -e './deploy/federated[test]' && touch .venv-federated/installed; }
+	@$(FEDERATED) -m pytest -q -c deploy/federated/pyproject.toml deploy/federated
+	@$(FEDERATED) deploy/federated/demo.py $(ARGS)
+
 check: ## run ruff, mypy, import-linter and hadolint
 	@.ci/install dev
 	$(BIN)/ruff check $(CODE)
@@ -125,5 +133,5 @@ image-test: ## build the container image without a daemon and test it (root, Deb
 	@.ci/image-test
 
 clean: ## remove .venv and all caches, but not the store
-	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants build dist
+	rm -rf .venv .venv-federated .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache mutants build dist
 	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

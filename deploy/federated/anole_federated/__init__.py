@@ -1,0 +1,1 @@
+"""Federated Reptile on Flower. `models.meta.federated` is what it runs."""
