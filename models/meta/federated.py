@@ -154,8 +154,8 @@ def client_updates(
         supports: the samples of each client.
         recipe: the inner loop.
         privacy: clipping and noise.
-        generators: one per client, the source of all its draws. On a device, seed it from the system's entropy: whoever
-            knows the seed can subtract the noise.
+        generators: one per client, the source of all its draws. On a device, seed it from the system's entropy: anyone
+            who knows the seed can subtract the noise.
 
     Raises:
         AdaptationDiverged: a difference is not finite. Such a client must not reply, since one NaN spoils the sum.
