@@ -20,11 +20,12 @@ NEVER_ANSWERED = {
     "RequestRejected",
     "InvalidSettings",
     "CheckpointInvalid",
+    "CohortTooSmall",
     "DatasetUnavailable",
     "InvalidKey",
     "UnknownKey",
 }
-"""Base classes, and errors that only stop a start, a training run or a command for keys."""
+"""Base classes, and errors that only stop a start, a training run, a federated round or a command for keys."""
 
 
 def raised_by(*modules: ModuleType) -> list[type[AnoleError]]:
