@@ -10,10 +10,8 @@ from typing import Final
 import numpy as np
 import structlog
 
-from models.images.decoding import DecodedPixels
-from service.domain.prediction import ImagePrediction
 from service.edge.bundle import MAX_RELEASE_BYTES, MAX_START_BYTES, Release, Start
-from service.edge.errors import EdgeError, NothingInstalled, ReleaseInvalid
+from service.edge.errors import AnoleMismatch, EdgeError, NothingInstalled, ReleaseInvalid
 from service.edge.installed import Installed, InstalledReleases
 from service.edge.predictor import LoadedRelease, LoadedStart
 from service.edge.repository import TrustedRepository
@@ -97,7 +95,7 @@ class Agent:
                 if installed is None:
                     continue
                 try:
-                    self._activate(client, installed, Release.from_bytes(self._installed.read(installed.release)))
+                    self._activate(client, installed)
                     break
                 except ReleaseInvalid as error:
                     self._log.warning("release not loaded", client=client, reason=str(error))
@@ -131,18 +129,6 @@ class Agent:
         self.problem = reason
         return False
 
-    def predict(
-        self, client: str, files: Sequence[tuple[str, DecodedPixels]]
-    ) -> tuple[LoadedRelease, list[ImagePrediction]]:
-        """Predict decoded images with a client's current release.
-
-        Raises:
-            NothingInstalled: there is none.
-            ImageDepthMismatch: see `LoadedRelease.predict`.
-        """
-        release = self.release(client)
-        return release, release.predict(files)
-
     def record(self, release: LoadedRelease, counts: Counts) -> None:
         """Add what a request did to the counts of its release, and go back if they breach its health rule."""
         client = release.info.client
@@ -156,8 +142,12 @@ class Agent:
             total.failed += counts.failed
             total.seconds += counts.seconds
             reason = _breach(release, total)
-            if reason is not None and self._installed.releases(client).previous is not None:
+            if reason is None or self._installed.releases(client).previous is None:
+                return
+            try:
                 self._go_back(client, active.installed, reason)
+            except OSError as error:  # the predictions are right all the same; the next request tries again
+                self._log.error("release not taken back", client=client, reason=str(error))
 
     def release(self, client: str) -> LoadedRelease:
         """The current release of a client. Raises NothingInstalled."""
@@ -174,9 +164,13 @@ class Agent:
         """The current release of each client and its counts."""
         return {client: (active.loaded, active.counts) for client, active in sorted(self._active.items())}
 
-    def refused(self, client: str) -> tuple[str, ...]:
-        """SHA-256 (hex) of the client's releases that failed here."""
-        return self._installed.releases(client).refused
+    def running(self) -> dict[str, str]:
+        """SHA-256 (hex) of the file of each client's current release."""
+        return {client: active.installed.release for client, active in self._active.items()}
+
+    def refused(self) -> dict[str, tuple[str, ...]]:
+        """SHA-256 (hex) of the releases that failed here, by client."""
+        return {client: releases.refused for client, releases in sorted(self._installed.state.clients.items())}
 
     @property
     def transferred(self) -> tuple[int, int]:
@@ -207,7 +201,7 @@ class Agent:
 
     def _follow(self, client: str, rollout: Rollout) -> None:
         """Install the best release that did not fail here, if it is not the current one."""
-        refused = self.refused(client)
+        refused = self._installed.releases(client).refused
         for target, start in rollout.wanted(self.device):
             release_digest = self._repository.sha256(target)
             if release_digest not in refused:
@@ -215,6 +209,8 @@ class Agent:
                 active = self._active.get(client)
                 if active is None or active.installed != installed:
                     self._install(client, installed, start)
+                if rollout.halted:
+                    self._installed.forget_previous(client, rollout.target)
                 return
 
     def _install(self, client: str, installed: Installed, start_path: str) -> None:
@@ -222,6 +218,8 @@ class Agent:
         content = self._installed.fetch(installed.release, self._download(installed.target, MAX_RELEASE_BYTES))
         try:
             self._check(client, installed, content)
+        except AnoleMismatch:
+            raise
         except ReleaseInvalid as error:
             with self._lock:
                 self._installed.refuse(client, installed.release)
@@ -240,23 +238,23 @@ class Agent:
             self._installed.install(client, installed)
             self._active[client] = _Active(installed, loaded)
 
-    def _activate(self, client: str, installed: Installed, release: Release) -> None:
-        loaded = LoadedRelease(release, self._start(installed.start))
-        self._active[client] = _Active(installed, loaded)
+    def _activate(self, client: str, installed: Installed) -> None:
+        release = Release.from_bytes(self._installed.read(installed.release))
+        self._active[client] = _Active(installed, LoadedRelease(release, self._start(installed.start)))
 
     def _go_back(self, client: str, installed: Installed, reason: str) -> None:
         """Take a release back and predict with the previous one. The caller holds the lock."""
         self._log.error("release taken back", client=client, target=installed.target, reason=reason)
         self._installed.refuse(client, installed.release)
         self.rollbacks += 1
-        del self._active[client]
         self._settled = False  # the next poll installs the previous one again if it is damaged
         previous = self._installed.releases(client).current
-        if previous is not None:
-            try:
-                self._activate(client, previous, Release.from_bytes(self._installed.read(previous.release)))
-            except ReleaseInvalid as error:
-                self._log.warning("release not loaded", client=client, reason=str(error))
+        try:
+            if previous is not None:
+                self._activate(client, previous)
+        except ReleaseInvalid as error:
+            del self._active[client]
+            self._log.warning("release not loaded", client=client, reason=str(error))
 
     def _fetch_start(self, path: str, digest: str) -> None:
         if digest not in self._starts:
@@ -305,7 +303,10 @@ def follow(
     wait_s, failures = generator.uniform(0, interval_s) if agent.summary() else 0.0, 0
     while not stop.wait(wait_s):
         agent.poll()
-        on_poll()
+        try:
+            on_poll()
+        except Exception:  # noqa: BLE001 - as for a poll: the device must go on following its channel
+            structlog.get_logger("anole.edge").exception("the call after a poll failed")
         failures = 0 if agent.problem is None else failures + 1
         wait_s = interval_s * generator.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
         if failures:

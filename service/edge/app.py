@@ -122,16 +122,16 @@ def _predict(agent: Agent, metrics: Metrics, target: tuple[str, str | None], fil
     """Decode and predict. Images that are rejected are the sender's failure; any other one is the release's."""
     client, reference = target
     started_s = time.perf_counter()
-    active = agent.release(client)
-    _require_current(active, reference)
+    release = agent.release(client)
+    _require_current(release, reference)
     decoded = [(name, _decode(name, content)) for name, content in files]
     try:
-        release, predictions = agent.predict(client, decoded)
-    except (ImageDepthMismatch, NothingInstalled):
+        predictions = release.predict(decoded)
+    except ImageDepthMismatch:
         raise
     except Exception:
         metrics.failed.inc()
-        agent.record(active, Counts(failed=1))
+        agent.record(release, Counts(failed=1))
         raise
     seconds = time.perf_counter() - started_s
     metrics.seconds.observe(seconds)

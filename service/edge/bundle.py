@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from service.domain.version import ServedVersion
-from service.edge.errors import ReleaseInvalid
+from service.edge.errors import AnoleMismatch, ReleaseInvalid
 
 START_FORMAT: Final = "anole-start-1"
 RELEASE_FORMAT: Final = "anole-release-1"
@@ -224,7 +224,7 @@ def _document(content: bytes, kind: type[Info]) -> Info:
         return kind.model_validate_json(header.get("__metadata__", {}).get(_DOCUMENT, ""))
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ReleaseInvalid(
+        raise AnoleMismatch(
             f"the file is not a {kind.__name__.removesuffix('Info').lower()} that this release of Anole can read "
             f"({reasons}); publish it again, or update Anole on the device"
         ) from error

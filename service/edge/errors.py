@@ -13,6 +13,10 @@ class ReleaseInvalid(EdgeError):
     """A release or its start cannot be used on this device."""
 
 
+class AnoleMismatch(ReleaseInvalid):
+    """A file needs another release of Anole than the device has. It can be used once either of them is updated."""
+
+
 class RepositoryUnusable(EdgeError):
     """The repository cannot be reached, or what it delivers is not signed, not whole, expired or older than before."""
 

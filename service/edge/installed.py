@@ -113,7 +113,8 @@ class InstalledReleases:
         if now < known - CLOCK_SLACK:
             raise ClockBehind(
                 f"the clock shows {now:%Y-%m-%d %H:%M} UTC, but it was {known:%Y-%m-%d %H:%M} before; no release is "
-                "installed until it is set right"
+                f"installed until it is set right; if the time before was wrong, stop the agent, correct `clock` in "
+                f"{self._folder / STATE}, and start it again"
             )
         if now > known + CLOCK_SLACK:
             with self._lock:
@@ -193,6 +194,13 @@ class InstalledReleases:
             if before.current is not None and before.current.release == release:
                 changes |= {"current": before.previous, "previous": None}
             self._replace(client, before.model_copy(update=changes))
+
+    def forget_previous(self, client: str, target: str) -> None:
+        """Forget the release before the current one if it is `target`, so that the device never goes back to it."""
+        with self._lock:
+            before = self.releases(client)
+            if before.previous is not None and before.previous.target == target:
+                self._replace(client, before.model_copy(update={"previous": None}))
 
     def _replace(self, client: str, releases: ClientReleases) -> None:
         self._save(self.state.model_copy(update={"clients": {**self.state.clients, client: releases}}))

@@ -29,7 +29,7 @@ from models.inference.onnx_backbone import OnnxBackbone, Pooling
 from models.weight_names import HEAD_GAIN, HEAD_LENGTH, HEAD_LEVEL, HEAD_MEANS, SECOND_LOOK
 from service.domain.prediction import ImagePrediction, image_prediction
 from service.edge.bundle import Release, Start
-from service.edge.errors import ReleaseInvalid
+from service.edge.errors import AnoleMismatch, ReleaseInvalid
 
 _AFTER_THE_NET = frozenset({HEAD_MEANS, HEAD_GAIN, HEAD_LEVEL, HEAD_LENGTH, SECOND_LOOK})
 
@@ -42,14 +42,15 @@ class LoadedStart:
         threads: of one run.
 
     Raises:
-        ReleaseInvalid: the graph cannot be run, or this release of Anole prepares images in another way.
+        AnoleMismatch: this release of Anole prepares images in another way.
+        ReleaseInvalid: the graph cannot be run.
     """
 
     def __init__(self, start: Start, threads: int = 1) -> None:
         if start.info.preprocessing != PREPROCESSING_VERSION:
-            raise ReleaseInvalid(
+            raise AnoleMismatch(
                 f"the start {start.info.name!r} needs preprocessing {start.info.preprocessing}, and this release of "
-                f"Anole has {PREPROCESSING_VERSION}; update Anole on the device"
+                f"Anole has {PREPROCESSING_VERSION}; update Anole on the device, or on the publisher and release again"
             )
         self.info = start.info
         self.weights = start.weights

@@ -13,7 +13,6 @@ from models.atomic_files import write_atomically
 from service.edge.agent import Agent
 from service.edge.errors import EdgeError
 
-MAX_REPORT_BYTES: Final = 64 * 1024
 _TIMEOUT_S: Final = 10.0
 
 
@@ -22,7 +21,8 @@ class ReleaseCounts(BaseModel):
 
     Attributes:
         client: name of the client.
-        version: number of the version.
+        version: number of the version; None if the device runs none of the client's.
+        release: SHA-256 (hex) of the release's file; None if the device runs none.
         images: predicted.
         unknown: of them, with the verdict unknown.
         failed: predictions that ended with an internal error.
@@ -30,10 +30,11 @@ class ReleaseCounts(BaseModel):
         refused: versions' files that failed on the device, as SHA-256 (hex).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     client: str = Field(max_length=64)
-    version: int = Field(ge=1)
+    version: int | None = Field(ge=1)
+    release: str | None = None
     images: int = Field(ge=0)
     unknown: int = Field(ge=0)
     failed: int = Field(ge=0)
@@ -50,15 +51,16 @@ class DeviceReport(BaseModel):
         releases: counts of what it runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     device: str = Field(pattern="^[0-9a-f]{64}$")
     channel: str = Field(max_length=64)
-    releases: tuple[ReleaseCounts, ...] = Field(max_length=100)
+    releases: tuple[ReleaseCounts, ...]
 
 
 def report_of(agent: Agent) -> DeviceReport:
     """The agent's counts as they are now."""
+    summary, running, refused = agent.summary(), agent.running(), agent.refused()
     return DeviceReport(
         device=hashlib.sha256(agent.device.encode()).hexdigest(),
         channel=agent.channel,
@@ -66,13 +68,19 @@ def report_of(agent: Agent) -> DeviceReport:
             ReleaseCounts(
                 client=client,
                 version=loaded.info.version,
+                release=running.get(client),
                 images=counts.images,
                 unknown=counts.unknown,
                 failed=counts.failed,
                 seconds=round(counts.seconds, 3),
-                refused=agent.refused(client),
+                refused=refused.get(client, ()),
             )
-            for client, (loaded, counts) in agent.summary().items()
+            for client, (loaded, counts) in summary.items()
+        )
+        + tuple(
+            ReleaseCounts(client=client, version=None, images=0, unknown=0, failed=0, seconds=0, refused=digests)
+            for client, digests in refused.items()
+            if digests and client not in summary
         ),
     )
 
@@ -95,5 +103,5 @@ def send(report: DeviceReport, place: str) -> None:
             httpx.put(url, content=content, headers=headers, timeout=_TIMEOUT_S).raise_for_status()
         else:
             write_atomically(Path(place) / f"{report.device}.json", content, durable=False)
-    except (httpx.HTTPError, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise EdgeError(f"the report could not be sent to {place}: {error}") from error

@@ -17,7 +17,8 @@ from service import bootstrap
 from service.edge import app as edge_app
 from service.edge.agent import Counts, follow
 from service.edge.bundle import HealthRule, Release, SmokeAnswer
-from service.edge.errors import NothingInstalled
+from service.edge.errors import EdgeError, NothingInstalled
+from service.edge.predictor import LoadedRelease
 from service.edge.reports import report_of, send
 from service.errors import InvalidRequest
 from service.fleet.rollout import HaltRule, read_reports
@@ -251,6 +252,56 @@ def test_a_release_that_breaches_its_health_rule_gives_way_to_the_one_before(
     assert device.runs() == 1
 
 
+def test_a_device_never_goes_back_to_a_halted_release(publisher: Publisher, device: Device) -> None:
+    publisher.release(2)
+    device.agent.poll()
+    publisher.fleet.halt("stable", CLIENT)
+    device.agent.poll()
+    device.agent.record(device.agent.release(CLIENT), Counts(images=1000, unknown=1000))
+    assert device.runs() == 1
+    device.restart()
+    assert device.runs() == 1
+
+
+def test_a_device_that_cannot_go_back_on_a_full_disk_predicts_and_goes_back_later(
+    publisher: Publisher, device: Device, web: EdgeWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.release(2, health=HealthRule(least_images=1, max_unknown=0), unknown_threshold=-1.0)
+    device.agent.poll()
+    with monkeypatch.context() as full:
+
+        def no_space(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        full.setattr("service.edge.installed.write_atomically", no_space)
+        answer = web.post("/predict", **form(IMAGES[:1]))
+        assert (answer.status_code, answer.json()["version"]) == (200, 2)
+    web.post("/predict", **form(IMAGES[:1]))
+    assert device.runs() == 1
+
+
+def test_a_release_that_needs_another_anole_is_installed_after_the_update(
+    publisher: Publisher, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher.release(2)
+    with monkeypatch.context() as older:
+        older.setattr("service.edge.predictor.PREPROCESSING_VERSION", 0)
+        device.restart()
+        device.agent.poll()
+        assert "update Anole on the device" in (device.agent.problem or "")
+    device.restart()
+    device.agent.poll()
+    assert (device.agent.problem, device.runs()) == (None, 2)
+
+
+def test_another_channel_does_not_change_a_release(publisher: Publisher, device: Device) -> None:
+    (before,) = [one for path, one in publisher.repository.targets().items() if path.startswith("releases/")]
+    made = publisher.files.releases[1]
+    changed = Release(made.info.model_copy(update={"tolerance": 0.1}), made.weights, made.smoke)
+    publisher.fleet.publish("canary", changed, publisher.files.start, 1)
+    assert publisher.repository.targets()[before.path].hashes == before.hashes
+
+
 def test_a_new_device_that_refuses_the_newest_release_runs_the_one_before(publisher: Publisher, tmp_path: Path) -> None:
     publisher.release(2, tolerance=1e-6, smoke=tuple(
         one.model_copy(update={"familiarity": 0.0}) for one in publisher.files.releases[2].info.smoke
@@ -258,6 +309,8 @@ def test_a_new_device_that_refuses_the_newest_release_runs_the_one_before(publis
     new = device_of(publisher.repository, tmp_path / "new")
     new.agent.poll()
     assert (new.agent.rollbacks, new.runs()) == (1, None)
+    (status,) = publisher.fleet.status([report_of(new.agent)])
+    assert status.breach == "1 of 1 devices refused the release; at most 5.0% may"
     new.agent.poll()
     assert new.agent.problem is None
     assert new.runs() == 1
@@ -290,7 +343,7 @@ def test_a_failing_prediction_is_counted_and_answered_without_details(
     def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(device.agent, "predict", broken)
+    monkeypatch.setattr(LoadedRelease, "predict", broken)
     problem = web.post("/predict", **form(IMAGES[:1]))
     assert (problem.status_code, problem.json()["code"]) == (500, "internal_error")
     assert "secret" not in problem.text
@@ -365,6 +418,16 @@ def test_reports_have_counts_and_no_name_of_the_device(
     assert (status.counts.devices, status.counts.images, status.breach) == (1, len(IMAGES), None)
 
 
+def test_reports_of_a_deleted_client_do_not_count_for_its_successor(publisher: Publisher, device: Device) -> None:
+    device.agent.record(device.agent.release(CLIENT), Counts(images=200, unknown=150))
+    report = report_of(device.agent)
+    made = publisher.files.releases[2]
+    successor = Release(made.info.model_copy(update={"version": 1}), made.weights, made.smoke)
+    publisher.fleet.publish("stable", successor, publisher.files.start)
+    (status,) = publisher.fleet.status([report])
+    assert (status.rollout.version, status.counts.devices, status.counts.other_images) == (1, 0, 200)
+
+
 def test_reports_are_read_from_a_url_that_lists_its_files(device: Device) -> None:
     report = report_of(device.agent)
     files = {
@@ -375,7 +438,7 @@ def test_reports_are_read_from_a_url_that_lists_its_files(device: Device) -> Non
     assert read_reports("http://reports.test/r", httpx.Client(transport=answers)) == [report]
 
 
-@pytest.mark.parametrize("listing", [b"<html>", b"{}", b'["a.json"]', b'[{"name": "a.json"}]'])
+@pytest.mark.parametrize("listing", [b"<html>", b"{}", b'["a.json"]', b'[{"name": "a.json"}]', b'[{"name": 1}, {}]'])
 def test_what_is_no_list_of_reports_is_said(listing: bytes) -> None:
     answers = httpx.MockTransport(lambda _: httpx.Response(200, content=listing))
     with pytest.raises(InvalidRequest, match=r"cannot be read|is not a device's report"):
@@ -393,6 +456,17 @@ def test_reports_of_refusals_and_unknown_images_breach_the_rule(publisher: Publi
     device.agent.poll()
     (status,) = publisher.fleet.status([report_of(device.agent)])
     assert status.breach == "1 of 1 devices refused the release; at most 5.0% may"
+
+
+def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(InvalidRequest, match=r"a\.json cannot be read"):
+        read_reports(str(tmp_path))
+
+
+def test_a_report_that_cannot_be_sent_is_an_error_of_the_agent(device: Device) -> None:
+    with pytest.raises(EdgeError, match=r"could not be sent to http://\["):
+        send(report_of(device.agent), "http://[")
 
 
 def test_an_unknown_client_is_named_with_those_that_are_installed(device: Device) -> None:
@@ -418,6 +492,15 @@ def test_polls_are_spread_around_the_interval(device: Device) -> None:
     assert 0 <= stop.waits[0] <= 60
     assert all(30 <= wait_s <= 90 for wait_s in stop.waits[1:])
     assert len(set(stop.waits)) == 4
+
+
+def test_polls_go_on_after_a_failed_report(device: Device) -> None:
+    def broken() -> None:
+        raise ValueError("unexpected")
+
+    before = device.agent.polls
+    follow(device.agent, 60.0, Stop(), np.random.default_rng(0), broken)
+    assert device.agent.polls == before + 3
 
 
 def test_polls_go_on_after_an_unexpected_error(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
