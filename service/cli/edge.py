@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -38,7 +40,7 @@ def edge(
         typer.Option(help="Client to predict for; repeat for more.", show_default="all of the channel"),
     ] = None,
     listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of /predict.")] = "127.0.0.1:8100",
-    poll_s: Annotated[float, typer.Option(min=1, help="Seconds between polls, on average.")] = 60.0,
+    poll_s: Annotated[float, typer.Option(min=1, max=86_400, help="Seconds between polls, on average.")] = 60.0,
     reports: Annotated[
         str | None,
         typer.Option(
@@ -50,30 +52,49 @@ def edge(
     """Predict on a device with signed releases, and follow a channel. It needs no torch, database or service."""
     require_agent()
     disable_onnxruntime_telemetry()
+    host, port = _address(listen)
+    if not repository.startswith(("http://", "https://")):
+        raise InvalidRequest(
+            f"the repository {repository!r} is not a URL; deliver its folder with a web server, and name its http:// "
+            "or https:// URL"
+        )
+    with _locked(data):
+        with _usable(data):
+            agent = _agent(repository, data, channel, root, client or [])
+        agent.load()
+        if as_json:
+            print_json({"url": f"http://{listen}", "repository": repository, "channel": channel, "data": data})
+        notices().print(plain(f"anole edge follows {channel} of {repository} and listens on http://{listen}"))
+        _run(agent, (host, port), poll_s, reports)
+
+
+def _run(agent: Agent, address: tuple[str, int], poll_s: float, reports: str | None) -> None:
+    """Poll in a thread, and predict until the process is told to stop."""
     import uvicorn
 
     from service.edge.app import create_app
 
-    host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit():
-        raise InvalidRequest(f"the address {listen!r} is not valid; allowed is HOST:PORT, for example 127.0.0.1:8100")
-    agent = _agent(repository, data, channel, root, client or [])
-    lock = _locked(data)
-    agent.load()
     stop = threading.Event()
     thread = threading.Thread(target=_follow, args=(agent, poll_s, reports, stop), name="poll", daemon=True)
     thread.start()
-    if as_json:
-        print_json({"url": f"http://{listen}", "repository": repository, "channel": channel, "data": data})
-    notices().print(plain(f"anole edge follows {channel} of {repository} and listens on http://{listen}"))
     before = signal.signal(signal.SIGTERM, lambda *_: stop.set())  # uvicorn stops, and raises the signal again
     try:
-        uvicorn.run(create_app(agent), host=host.strip("[]"), port=int(port), log_level="warning")
+        uvicorn.run(create_app(agent), host=address[0], port=address[1], log_level="warning")
     finally:
         signal.signal(signal.SIGTERM, before)
         stop.set()
         thread.join(STOP_S)
-        lock.close()
+
+
+def _address(listen: str) -> tuple[str, int]:
+    """Split HOST:PORT. Raises InvalidRequest if it is not of this form."""
+    host, _, port = listen.rpartition(":")
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise InvalidRequest(
+            f"the address {listen!r} is not valid; allowed is HOST:PORT with a port up to 65535, for example "
+            "127.0.0.1:8100"
+        )
+    return host.strip("[]"), int(port)
 
 
 def _agent(repository: str, data: Path, channel: str, root: Path | None, clients: list[str]) -> Agent:
@@ -98,15 +119,27 @@ def _agent(repository: str, data: Path, channel: str, root: Path | None, clients
     return Agent(InstalledReleases(data), source, channel, clients)
 
 
-def _locked(data: Path) -> IO[str]:
-    """Hold the data folder until the file is closed. Raises InvalidSettings if another agent has it."""
-    file = (data / ".lock").open("w")
+@contextmanager
+def _usable(data: Path) -> Iterator[None]:
+    """Raise InvalidSettings instead of the OSError of a folder that cannot be made, read or written."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     except OSError as error:
-        file.close()
-        raise InvalidSettings(f"another agent uses {data}; stop it, or name another folder with --data") from error
-    return file
+        raise InvalidSettings(f"the folder {data} cannot be used: {error}; name another one with --data") from error
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """Hold the data folder. Raises InvalidSettings if another agent has it, or if it cannot be used."""
+    with _usable(data):
+        data.mkdir(parents=True, exist_ok=True)
+        file = (data / ".lock").open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InvalidSettings(f"another agent uses {data}; stop it, or name another folder with --data") from error
+        yield
 
 
 def _follow(agent: Agent, poll_s: float, reports: str | None, stop: threading.Event) -> None:

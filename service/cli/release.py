@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +18,9 @@ from service.settings import disable_onnxruntime_telemetry, load_settings
 Repository = Annotated[Path, typer.Option(help="Folder of the repository, which a web server delivers.")]
 Keys = Annotated[Path | None, typer.Option(help="Folder of the private keys.", show_default="REPOSITORY-keys")]
 ChannelName = Annotated[Literal["canary", "stable"], typer.Option(help="Channel that devices follow.")]
+
+ROOT_WARNING: Final = timedelta(days=60)
+"""How long before its expiry `renew` asks to sign root again. Devices install nothing with an expired one."""
 
 _PUBLISH = "publish"
 
@@ -57,7 +61,8 @@ def signed_repository(folder: Path, keys: Path | None) -> Any:
     from service.fleet.repository import SignedRepository
     from service.fleet.signing import KeyFolder
 
-    return SignedRepository(folder, KeyFolder(keys or folder.with_name(f"{folder.resolve().name}-keys")))
+    beside = folder.absolute().parent if folder.name not in ("", "..") else folder.resolve().parent
+    return SignedRepository(folder, KeyFolder(keys or beside / f"{folder.resolve().name}-keys"))
 
 
 @release.command(_PUBLISH, cls=ServerCommand, epilog=EXIT_CODES)
@@ -109,6 +114,8 @@ def renew(repository: Repository, keys: Keys = None, as_json: AsJson = False) ->
     output().print(f"devices accept the repository until {until:%Y-%m-%d %H:%M} UTC")
     for role, expires in expiries.items():
         output().print(f"{role}: signed until {expires:%Y-%m-%d}")
+    if expiries["root"] - datetime.now(UTC) < ROOT_WARNING:
+        notices().print("root expires soon: sign it again with its keys, by `anole release keys rotate timestamp`")
 
 
 @release_keys.command(cls=ServerCommand, epilog=EXIT_CODES)

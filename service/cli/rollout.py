@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +13,7 @@ from service.cli.release import ChannelName, Keys, Repository, signed_repository
 
 if TYPE_CHECKING:
     from service.edge.rings import Rollout
-    from service.fleet.rollout import RolloutStatus
+    from service.fleet.rollout import Fleet, RolloutStatus
 
 Reports = Annotated[str | None, typer.Option(metavar="DIR|URL", help="Where the devices' reports are.")]
 ClientName = Annotated[str, typer.Argument(metavar="CLIENT")]
@@ -23,9 +22,11 @@ rollout = typer.Typer(no_args_is_help=True, help="Give releases to more devices,
 
 
 @rollout.command("status", cls=ServerCommand, epilog=EXIT_CODES)
-def show(repository: Repository, reports: Reports = None, as_json: AsJson = False) -> None:
+def show(repository: Repository, reports: Reports = None, keys: Keys = None, as_json: AsJson = False) -> None:
     """List the rollouts, and what the reports of devices say. A breached rule is a failure."""
-    found = _status(repository, reports)
+    from service.fleet.rollout import Fleet
+
+    found = _status(Fleet(signed_repository(repository, keys)), reports)
     if as_json:
         print_json([{**asdict(each), "rollout": each.rollout.model_dump()} for each in found])
     else:
@@ -62,7 +63,7 @@ def advance(
     from service.fleet.rollout import Fleet
 
     fleet = Fleet(signed_repository(repository, keys))
-    for each in _status(repository, reports):
+    for each in _status(fleet, reports):
         if (each.channel, each.client) == (channel, client) and each.breach is not None and not each.rollout.halted:
             _print(channel, client, fleet.halt(channel, client), as_json=as_json)
             notices().print(plain(f"halted instead: {each.breach}"))
@@ -99,10 +100,10 @@ def resume(
     _print(channel, client, fleet.halt(channel, client, halted=False), as_json=as_json)
 
 
-def _status(repository: Path, reports: str | None) -> list[RolloutStatus]:
-    from service.fleet.rollout import Fleet, read_reports
+def _status(fleet: Fleet, reports: str | None) -> list[RolloutStatus]:
+    from service.fleet.rollout import read_reports
 
-    return Fleet(signed_repository(repository, None)).status(() if reports is None else read_reports(reports))
+    return fleet.status(() if reports is None else read_reports(reports))
 
 
 def _print(channel: str, client: str, now: Rollout, *, as_json: bool) -> None:

@@ -80,6 +80,7 @@ class SignedRepository:
         Raises:
             InvalidRequest: there is a repository already.
         """
+        self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
             if self._versions("root"):
                 raise InvalidRequest(f"{self.folder} has a repository already; rotate its keys, or name another folder")
@@ -105,6 +106,8 @@ class SignedRepository:
         with self._locked():
             before = self._load("root", Root).signed
             metadata = self._load("root", Root)
+            for each, named in before.roles.items():  # with a key missing, half of the rotation would be delivered
+                self._keys.signers(each, named.keyids, named.threshold)
             removed = before.roles[role].keyids[0]
             added = self._keys.create(role).public_key
             metadata.signed.add_key(added, role)
@@ -112,9 +115,7 @@ class SignedRepository:
             metadata.signed.version += 1
             metadata.signed.expires = self._expiry("root")
             metadata.signatures.clear()
-            self._sign(
-                "root", metadata, before, write=False
-            )  # devices follow only if the old keys and the new ones sign
+            self._sign("root", metadata, before, write=False)  # devices follow only if old and new keys sign
             self._sign("root", metadata, metadata.signed)
             self._write_targets(self._load("targets", Targets), metadata.signed)
         return removed, added.keyid
@@ -168,7 +169,7 @@ class SignedRepository:
                 self._write_targets(targets, root)
             else:
                 self._write_snapshot(root, targets.signed.version)
-            return self._expiry("timestamp")
+            return min(self.expiries().values())
 
     def expiries(self) -> Mapping[str, datetime]:
         """When the newest metadata of each role expire."""
@@ -235,7 +236,10 @@ class SignedRepository:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the repository's lock against other processes that change it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            raise InvalidRequest(
+                f"there is no repository {self.folder}; make one with `anole release keys create --repository DIR`"
+            )
         with (self.folder / _LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

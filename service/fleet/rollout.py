@@ -5,6 +5,7 @@ What a channel offers is in the custom fields of its target, so it is signed wit
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
 
 from service.edge.bundle import Release, Start
-from service.edge.reports import DeviceReport
+from service.edge.reports import DeviceReport, ReleaseCounts
 from service.edge.rings import CUSTOM, ChannelState, Rollout, channel_path
 from service.errors import InvalidRequest
 from service.fleet.repository import SignedRepository
@@ -100,11 +101,9 @@ class Fleet:
             InvalidRequest: the channel has this release already, or one that is not at 100 per cent or halted.
         """
         info = release.info
-        path = f"releases/{info.client}/{info.version}-{info.weights_digest[:12]}.safetensors"
-        start_path = f"starts/{start.info.name}-{start.info.digest[:12]}.safetensors"
-        files = {path: release.to_bytes()}
-        if start_path not in self._repository.targets():
-            files[start_path] = start.to_bytes()
+        content, start_content = release.to_bytes(), start.to_bytes()
+        path = f"releases/{info.client}/{info.version}-{_short_digest(content)}.safetensors"
+        start_path = f"starts/{start.info.name}-{_short_digest(start_content)}.safetensors"
 
         def change(state: ChannelState) -> Rollout:
             before = state.clients.get(info.client)
@@ -128,7 +127,7 @@ class Fleet:
                 previous_start=None if kept is None else kept.start,
             )
 
-        return self._change(channel, info.client, change, files)
+        return self._change(channel, info.client, change, {path: content, start_path: start_content})
 
     def advance(self, channel: str, client: str, percent: int | None = None) -> Rollout:
         """Go to the next ring, or to a percentage.
@@ -236,7 +235,7 @@ def read_reports(place: str, http: httpx.Client | None = None) -> list[DeviceRep
     if place.startswith(("http://", "https://")):
         files = _delivered_files(place.rstrip("/"), http or httpx.Client(timeout=_TIMEOUT_S))
     elif Path(place).is_dir():
-        files = ((str(path), path.read_bytes()) for path in sorted(Path(place).glob("*.json")))
+        files = _local_files(Path(place))
     else:
         raise InvalidRequest(f"there is no folder {place!r}; name the folder or the URL of the devices' reports")
     reports = []
@@ -244,8 +243,18 @@ def read_reports(place: str, http: httpx.Client | None = None) -> list[DeviceRep
         try:
             reports.append(DeviceReport.model_validate_json(content))
         except ValidationError as error:
-            raise InvalidRequest(f"{name} is not a device's report: {error}") from error
+            raise InvalidRequest(
+                f"{name} is not a device's report; remove the file, or name another place: {error}"
+            ) from error
     return reports
+
+
+def _local_files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            yield str(path), path.read_bytes()
+        except OSError as error:
+            raise InvalidRequest(f"the report {path} cannot be read: {error}; remove it, or permit reading") from error
 
 
 def _delivered_files(url: str, http: httpx.Client) -> Iterator[tuple[str, bytes]]:
@@ -254,14 +263,19 @@ def _delivered_files(url: str, http: httpx.Client) -> Iterator[tuple[str, bytes]
         listed = http.get(f"{url}/").raise_for_status().json()
         if not isinstance(listed, list):
             raise TypeError(f"a JSON {type(listed).__name__}")
-        names = [entry["name"] for entry in listed]
+        names = [str(entry["name"]) for entry in listed]
         for name in sorted(name for name in names if name.endswith(".json")):
             yield f"{url}/{name}", http.get(f"{url}/{name}").raise_for_status().content
-    except (httpx.HTTPError, ValueError, TypeError, KeyError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError) as error:
         raise InvalidRequest(
             f"the reports at {url}/ cannot be read: {error!r}; it must list its files as a JSON array of objects "
             "with a name, such as nginx with autoindex_format json"
         ) from error
+
+
+def _short_digest(content: bytes) -> str:
+    """Part of a path, so that the same path never gets other content, whatever other channels publish."""
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 def _earlier(before: Rollout) -> Rollout | None:
@@ -287,9 +301,13 @@ def _state(targets: Mapping[str, TargetFile], channel: str) -> ChannelState:
 
 
 def _sum(reports: Iterable[DeviceReport], client: str, rollout: Rollout, release: str) -> RingCounts:
+    def is_new(each: ReleaseCounts) -> bool:
+        """By the file where the report names it: a client that was deleted and created again has a version 1 twice."""
+        return each.version == rollout.version if each.release is None else each.release == release
+
     of_client = [each for report in reports for each in report.releases if each.client == client]
-    new = [each for each in of_client if each.version == rollout.version]
-    other = [each for each in of_client if each.version != rollout.version]
+    new = [each for each in of_client if is_new(each)]
+    other = [each for each in of_client if not is_new(each)]
     return RingCounts(
         devices=len(new),
         refused=sum(release in each.refused for each in other),

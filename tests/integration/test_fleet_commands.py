@@ -19,7 +19,7 @@ from service.cli import main
 from service.edge.bundle import Release
 from service.edge.reports import DeviceReport, ReleaseCounts
 from service.errors import InvalidRequest
-from service.fleet.repository import SignedRepository
+from service.fleet.repository import SignedRepository, Validity
 from service.fleet.rollout import Fleet
 from service.fleet.signing import KeyFolder, Threshold
 from service.settings import Settings
@@ -95,7 +95,8 @@ def test_reports_that_breach_the_rule_halt_the_ring(anole: Anole, released: Path
     assert (code, "66.7% of the images are unknown" in out) == (1, True)
     code, out, err = rollout(anole, released, "advance", CLIENT, *given)
     assert (code, "is halted" in out, "66.7%" in err) == (1, True, True)
-    assert rollout(anole, released, "status", *given)[0] == 0
+    keys = str(released.with_name("repository-keys"))
+    assert rollout(anole, released, "status", "--keys", keys, *given)[0] == 0
 
 
 def test_keys_are_never_inside_the_repository(tmp_path: Path) -> None:
@@ -114,6 +115,25 @@ def test_without_enough_keys_nothing_is_signed(anole: Anole, released: Path) -> 
     key.unlink()
     code, _, err = rollout(anole, released, "advance", CLIENT)
     assert (code, "has 0 of the 1 keys of 'targets' that must sign" in err) == (1, True)
+
+
+def test_a_rotation_without_all_keys_changes_nothing(anole: Anole, released: Path) -> None:
+    keys = released.with_name("repository-keys")
+    next(keys.glob("targets-*")).unlink()
+    before = sorted(path.name for path in (*keys.iterdir(), *(released / "metadata").iterdir()))
+    code, _, err = anole("release", "keys", "rotate", "timestamp", "--repository", str(released))
+    assert (code, "has 0 of the 1 keys of 'targets' that must sign" in err) == (1, True)
+    assert sorted(path.name for path in (*keys.iterdir(), *(released / "metadata").iterdir())) == before
+
+
+def test_a_mistyped_repository_is_not_created(anole: Anole, tmp_path: Path) -> None:
+    code, _, err = anole("release", "renew", "--repository", str(tmp_path / "typo"))
+    assert (code, "there is no repository" in err, list(tmp_path.iterdir())) == (1, True, [])
+
+
+def test_a_repository_may_be_the_current_folder(anole: Anole, released: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(released)
+    assert rollout(anole, Path(), "advance", CLIENT)[0] == 0
 
 
 @pytest.mark.parametrize("text", ["root=3/2", "root=0/1", "mirrors=1/1", "root", "root=a/b"])
@@ -158,6 +178,18 @@ def test_renewing_moves_the_expiry_and_changes_no_target(anole: Anole, released:
     assert "devices accept the repository until" in anole("release", "renew", "--repository", str(released))[1]
 
 
+def test_renewing_tells_in_time_that_root_expires(anole: Anole, files: Files, tmp_path: Path) -> None:
+    keys = tmp_path / "repository-keys"
+    repository = publisher_in(tmp_path, files, Validity(root=3)).repository
+    (tmp_path / "keys").rename(keys)
+    code, out, err = anole("release", "renew", "--repository", str(repository.folder))
+    assert (code, "root expires soon" in err) == (0, True)
+    assert f"devices accept the repository until {repository.expiries()['root']:%Y-%m-%d %H:%M} UTC" in out
+    assert anole("release", "keys", "rotate", "timestamp", "--repository", str(repository.folder))[0] == 0
+    code, out, err = anole("release", "renew", "--repository", str(repository.folder))
+    assert (code, "root expires soon" in err) == (0, False)
+
+
 def test_a_version_that_does_not_exist_is_named(anole: Anole, released: Path, adapted: Settings) -> None:
     data = str(adapted.data)
     code, _, err = anole("release", CLIENT, "--version", "9", "--repository", str(released), "--data", data)
@@ -167,6 +199,23 @@ def test_a_version_that_does_not_exist_is_named(anole: Anole, released: Path, ad
 def test_a_device_says_that_it_needs_a_root(anole: Anole, tmp_path: Path) -> None:
     code, _, err = anole("edge", "--repository", "http://127.0.0.1:1", "--data", str(tmp_path))
     assert (code, "does not know which keys to trust" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"--repository": "updates"}, "the repository 'updates' is not a URL"),
+        ({"--listen": "127.0.0.1:99999"}, "a port up to 65535"),
+        ({"--listen": "127.0.0.1:²"}, "a port up to 65535"),
+        ({"--data": "/dev/null/device"}, "the folder /dev/null/device cannot be used"),
+    ],
+)
+def test_an_agent_says_what_is_wrong_with_its_options(
+    anole: Anole, tmp_path: Path, options: dict[str, str], said: str
+) -> None:
+    given = {"--repository": "http://127.0.0.1:1", "--data": str(tmp_path), **options}
+    code, _, err = anole("edge", *(word for option in given.items() for word in option))
+    assert (code, said in " ".join(err.split())) == (1, True), err
 
 
 def test_the_agent_is_started_with_the_installed_releases(
