@@ -69,7 +69,7 @@ def edge(
 
 
 def _run(agent: Agent, address: tuple[str, int], poll_s: float, reports: str | None) -> None:
-    """Poll in a thread, and predict until the process is told to stop."""
+    """Poll in a thread, and predict until a signal stops the process."""
     import uvicorn
 
     from service.edge.app import create_app

@@ -175,8 +175,8 @@ def _require_current(release: LoadedRelease, reference: str | None) -> None:
 async def _read(request: Request) -> tuple[str, str | None, list[File]]:
     """Read a form with client and images, or one image with ?client=, as the service's /predict does."""
     length = request.headers.get("content-length", "")
-    if not length.isdigit():
-        raise BadRequest("length_required", 411, "the request has no Content-Length; send one")
+    if not length.isdigit() or "transfer-encoding" in request.headers:  # a chunked body may have any length
+        raise BadRequest("length_required", 411, "the body has no Content-Length, or is chunked; send its length")
     if int(length) > MAX_BODY_BYTES:
         raise BadRequest("body_too_large", 413, f"the body has {length} bytes; at most {MAX_BODY_BYTES} are allowed")
     kind = request.headers.get("content-type", "").lower()

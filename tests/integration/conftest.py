@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +13,9 @@ from service.http.app import create_app
 from service.settings import Settings, load_settings
 from tests.generated import tiny_checkpoint_in
 from tests.in_process import Web, started
+
+if TYPE_CHECKING:
+    from tests.fleet_repository import Device, Files, Publisher
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +44,38 @@ def web(settings: Settings) -> Iterator[Web]:
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
         yield web
+
+
+@pytest.fixture(scope="session")
+def small_fleet(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a store with two versions of a small start: signed releases are the same for every start."""
+    from tests.fleet_repository import adapted_settings  # needs the extra fleet, unlike most tests
+
+    return adapted_settings(tmp_path_factory.mktemp("fleet"), "omniglot")
+
+
+@pytest.fixture(scope="session")
+def fleet_files(small_fleet: Settings) -> Files:
+    from tests.fleet_repository import files_of
+
+    return files_of(small_fleet)
+
+
+@pytest.fixture
+def publisher(tmp_path: Path, fleet_files: Files) -> Publisher:
+    from tests.fleet_repository import publisher_in
+
+    made = publisher_in(tmp_path, fleet_files)
+    made.release(1)
+    return made
+
+
+@pytest.fixture
+def device(publisher: Publisher, tmp_path: Path) -> Device:
+    """A device that runs version 1."""
+    from tests.fleet_repository import device_of
+
+    made = device_of(publisher.repository, tmp_path / "device")
+    made.agent.poll()
+    assert made.runs() == 1
+    return made

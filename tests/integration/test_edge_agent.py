@@ -17,11 +17,11 @@ from service import bootstrap
 from service.edge import app as edge_app
 from service.edge.agent import Counts, follow
 from service.edge.bundle import HealthRule, Release, SmokeAnswer
-from service.edge.errors import EdgeError, NothingInstalled
+from service.edge.errors import NothingInstalled
 from service.edge.predictor import LoadedRelease
 from service.edge.reports import report_of, send
 from service.errors import InvalidRequest
-from service.fleet.rollout import HaltRule, read_reports
+from service.fleet.rollout import read_reports
 from service.http.problems import PROBLEMS
 from service.runtime.decoder import Upload
 from service.settings import Settings
@@ -29,43 +29,14 @@ from tests.fleet_repository import (
     CLIENT,
     Device,
     EdgeWeb,
-    Files,
     Publisher,
-    adapted_settings,
     device_of,
-    files_of,
-    publisher_in,
 )
 from tests.generated import striped
 
 TIMESTAMP = "metadata/timestamp.json"
+CHUNKED = {"Transfer-Encoding": "chunked", "Content-Length": "9"}
 IMAGES = [*striped(3, 6, seed=5), *striped(3, 20, seed=5), *striped(2, 12, seed=5)]
-
-
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return adapted_settings(tmp_path_factory.mktemp("fleet"), "omniglot")
-
-
-@pytest.fixture(scope="module")
-def files(adapted: Settings) -> Files:
-    return files_of(adapted)
-
-
-@pytest.fixture
-def publisher(tmp_path: Path, files: Files) -> Publisher:
-    made = publisher_in(tmp_path, files)
-    made.release(1)
-    return made
-
-
-@pytest.fixture
-def device(publisher: Publisher, tmp_path: Path) -> Device:
-    """A device that runs version 1."""
-    made = device_of(publisher.repository, tmp_path / "device")
-    made.agent.poll()
-    assert made.runs() == 1
-    return made
 
 
 @pytest.fixture
@@ -80,8 +51,8 @@ def form(images: list[bytes], **fields: str) -> dict[str, Any]:
     }
 
 
-def test_a_device_predicts_as_the_service_does(adapted: Settings, web: EdgeWeb) -> None:
-    services = bootstrap.build(adapted)
+def test_a_device_predicts_as_the_service_does(small_fleet: Settings, web: EdgeWeb) -> None:
+    services = bootstrap.build(small_fleet)
     expected = services.prediction.run(CLIENT, [Upload(f"{i}.png", image) for i, image in enumerate(IMAGES)], "1")
     services.close()
     answer = web.post("/predict", **form(IMAGES)).json()
@@ -115,6 +86,11 @@ def test_the_version_may_be_named_if_it_is_the_one_of_the_device(web: EdgeWeb) -
         ({"data": {}, "files": [("images", ("a.png", IMAGES[0]))]}, 422, "field_missing"),
         (form(IMAGES[:1], client="line-9"), 404, "unknown_client"),
         (form(IMAGES[:1], explain="true"), 422, "field_unknown"),
+        (
+            {"content": IMAGES[0], "headers": CHUNKED},
+            411,
+            "length_required",
+        ),
         ({"content": b"text", "headers": {"Content-Type": "text/plain"}}, 415, "media_type_unsupported"),
         ({"content": b"--x", "headers": {"Content-Type": "multipart/form-data"}}, 400, "form_malformed"),
     ],
@@ -416,57 +392,6 @@ def test_reports_have_counts_and_no_name_of_the_device(
     assert device.agent.device not in report.model_dump_json()
     (status,) = publisher.fleet.status([report])
     assert (status.counts.devices, status.counts.images, status.breach) == (1, len(IMAGES), None)
-
-
-def test_reports_of_a_deleted_client_do_not_count_for_its_successor(publisher: Publisher, device: Device) -> None:
-    device.agent.record(device.agent.release(CLIENT), Counts(images=200, unknown=150))
-    report = report_of(device.agent)
-    made = publisher.files.releases[2]
-    successor = Release(made.info.model_copy(update={"version": 1}), made.weights, made.smoke)
-    publisher.fleet.publish("stable", successor, publisher.files.start)
-    (status,) = publisher.fleet.status([report])
-    assert (status.rollout.version, status.counts.devices, status.counts.other_images) == (1, 0, 200)
-
-
-def test_reports_are_read_from_a_url_that_lists_its_files(device: Device) -> None:
-    report = report_of(device.agent)
-    files = {
-        "/r/": b'[{"name": "a.json", "type": "file"}, {"name": "notes.txt"}]',
-        "/r/a.json": report.model_dump_json().encode(),
-    }
-    answers = httpx.MockTransport(lambda request: httpx.Response(200, content=files[request.url.path]))
-    assert read_reports("http://reports.test/r", httpx.Client(transport=answers)) == [report]
-
-
-@pytest.mark.parametrize("listing", [b"<html>", b"{}", b'["a.json"]', b'[{"name": "a.json"}]', b'[{"name": 1}, {}]'])
-def test_what_is_no_list_of_reports_is_said(listing: bytes) -> None:
-    answers = httpx.MockTransport(lambda _: httpx.Response(200, content=listing))
-    with pytest.raises(InvalidRequest, match=r"cannot be read|is not a device's report"):
-        read_reports("http://reports.test/r", httpx.Client(transport=answers))
-
-
-def test_reports_of_refusals_and_unknown_images_breach_the_rule(publisher: Publisher, device: Device) -> None:
-    loaded = device.agent.release(CLIENT)
-    device.agent.record(loaded, Counts(images=200, unknown=150))
-    (status,) = publisher.fleet.status([report_of(device.agent)], HaltRule(least_images=100))
-    assert status.breach == "75.0% of the images are unknown; at most 50.0% may be"
-    publisher.release(
-        2, tolerance=1e-6, smoke=tuple(one.model_copy(update={"familiarity": 0.0}) for one in loaded.info.smoke)
-    )
-    device.agent.poll()
-    (status,) = publisher.fleet.status([report_of(device.agent)])
-    assert status.breach == "1 of 1 devices refused the release; at most 5.0% may"
-
-
-def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.json").mkdir()
-    with pytest.raises(InvalidRequest, match=r"a\.json cannot be read"):
-        read_reports(str(tmp_path))
-
-
-def test_a_report_that_cannot_be_sent_is_an_error_of_the_agent(device: Device) -> None:
-    with pytest.raises(EdgeError, match=r"could not be sent to http://\["):
-        send(report_of(device.agent), "http://[")
 
 
 def test_an_unknown_client_is_named_with_those_that_are_installed(device: Device) -> None:

@@ -20,34 +20,10 @@ from tests.fleet_repository import (
     Device,
     Files,
     Publisher,
-    adapted_settings,
-    device_of,
-    files_of,
     publisher_in,
 )
 
 TIMESTAMP = "metadata/timestamp.json"
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    return files_of(adapted_settings(tmp_path_factory.mktemp("fleet"), "omniglot"))
-
-
-@pytest.fixture
-def publisher(tmp_path: Path, files: Files) -> Publisher:
-    made = publisher_in(tmp_path, files)
-    made.release(1)
-    return made
-
-
-@pytest.fixture
-def device(publisher: Publisher, tmp_path: Path) -> Device:
-    """A device that runs version 1."""
-    made = device_of(publisher.repository, tmp_path / "device")
-    made.agent.poll()
-    assert made.runs() == 1
-    return made
 
 
 def replace_the_release(publisher: Publisher, device: Device) -> None:
@@ -266,8 +242,8 @@ def test_a_device_without_the_first_root_trusts_nothing(publisher: Publisher, de
     assert device.runs() == 1
 
 
-def test_a_start_is_named_by_the_digest_of_its_checkpoint(files: Files) -> None:
-    assert Start.from_bytes(files.start.to_bytes()).info.digest == files.releases[1].info.start
+def test_a_start_is_named_by_the_digest_of_its_checkpoint(fleet_files: Files) -> None:
+    assert Start.from_bytes(fleet_files.start.to_bytes()).info.digest == fleet_files.releases[1].info.start
 
 
 def _release_name(publisher: Publisher) -> str:

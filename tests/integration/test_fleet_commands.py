@@ -23,7 +23,7 @@ from service.fleet.repository import SignedRepository, Validity
 from service.fleet.rollout import Fleet
 from service.fleet.signing import KeyFolder, Threshold
 from service.settings import Settings
-from tests.fleet_repository import CLIENT, Files, adapted_settings, device_of, files_of, publisher_in
+from tests.fleet_repository import CLIENT, Files, adapted_settings, device_of, publisher_in
 
 Anole = Callable[..., tuple[int, str, str]]
 MOST_RELEASE_BYTES = 300_000
@@ -52,18 +52,12 @@ def anole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
     return run
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Files of a small start: the commands are the same for every start."""
-    return files_of(adapted_settings(tmp_path_factory.mktemp("small"), "omniglot"))
-
-
 @pytest.fixture
-def released(files: Files, tmp_path: Path) -> Path:
+def released(fleet_files: Files, tmp_path: Path) -> Path:
     """A repository with version 1 at 1 per cent of the channel stable, and its keys beside it."""
     repository = SignedRepository(tmp_path / "repository", KeyFolder(tmp_path / "repository-keys"))
     repository.create({})
-    Fleet(repository).publish("stable", files.releases[1], files.start)
+    Fleet(repository).publish("stable", fleet_files.releases[1], fleet_files.start)
     return repository.folder
 
 
@@ -148,8 +142,8 @@ def test_a_repository_is_not_created_twice(anole: Anole, released: Path) -> None
 
 
 @pytest.mark.parametrize("role", ["root", "targets", "snapshot", "timestamp"])
-def test_devices_follow_the_rotation_of_a_key(anole: Anole, role: str, files: Files, tmp_path: Path) -> None:
-    publisher = publisher_in(tmp_path, files)
+def test_devices_follow_the_rotation_of_a_key(anole: Anole, role: str, fleet_files: Files, tmp_path: Path) -> None:
+    publisher = publisher_in(tmp_path, fleet_files)
     publisher.release(1)
     device = device_of(publisher.repository, tmp_path / "device")
     device.agent.poll()
@@ -178,9 +172,9 @@ def test_renewing_moves_the_expiry_and_changes_no_target(anole: Anole, released:
     assert "devices accept the repository until" in anole("release", "renew", "--repository", str(released))[1]
 
 
-def test_renewing_tells_in_time_that_root_expires(anole: Anole, files: Files, tmp_path: Path) -> None:
+def test_renewing_tells_in_time_that_root_expires(anole: Anole, fleet_files: Files, tmp_path: Path) -> None:
     keys = tmp_path / "repository-keys"
-    repository = publisher_in(tmp_path, files, Validity(root=3)).repository
+    repository = publisher_in(tmp_path, fleet_files, Validity(root=3)).repository
     (tmp_path / "keys").rename(keys)
     code, out, err = anole("release", "renew", "--repository", str(repository.folder))
     assert (code, "root expires soon" in err) == (0, True)

@@ -1,0 +1,67 @@
+"""Reports of devices: how they are sent and read, and what in them halts a rollout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.edge.agent import Counts
+from service.edge.bundle import Release
+from service.edge.errors import EdgeError
+from service.edge.reports import report_of, send
+from service.errors import InvalidRequest
+from service.fleet.rollout import HaltRule, read_reports
+from tests.fleet_repository import CLIENT, Device, Publisher
+
+
+def test_reports_of_a_deleted_client_do_not_count_for_its_successor(publisher: Publisher, device: Device) -> None:
+    device.agent.record(device.agent.release(CLIENT), Counts(images=200, unknown=150))
+    report = report_of(device.agent)
+    made = publisher.files.releases[2]
+    successor = Release(made.info.model_copy(update={"version": 1}), made.weights, made.smoke)
+    publisher.fleet.publish("stable", successor, publisher.files.start)
+    (status,) = publisher.fleet.status([report])
+    assert (status.rollout.version, status.counts.devices, status.counts.other_images) == (1, 0, 200)
+
+
+def test_reports_are_read_from_a_url_that_lists_its_files(device: Device) -> None:
+    report = report_of(device.agent)
+    files = {
+        "/r/": b'[{"name": "a.json", "type": "file"}, {"name": "notes.txt"}]',
+        "/r/a.json": report.model_dump_json().encode(),
+    }
+    answers = httpx.MockTransport(lambda request: httpx.Response(200, content=files[request.url.path]))
+    assert read_reports("http://reports.test/r", httpx.Client(transport=answers)) == [report]
+
+
+@pytest.mark.parametrize("listing", [b"<html>", b"{}", b'["a.json"]', b'[{"name": "a.json"}]', b'[{"name": 1}, {}]'])
+def test_what_is_no_list_of_reports_is_said(listing: bytes) -> None:
+    answers = httpx.MockTransport(lambda _: httpx.Response(200, content=listing))
+    with pytest.raises(InvalidRequest, match=r"cannot be read|is not a device's report"):
+        read_reports("http://reports.test/r", httpx.Client(transport=answers))
+
+
+def test_reports_of_refusals_and_unknown_images_breach_the_rule(publisher: Publisher, device: Device) -> None:
+    loaded = device.agent.release(CLIENT)
+    device.agent.record(loaded, Counts(images=200, unknown=150))
+    (status,) = publisher.fleet.status([report_of(device.agent)], HaltRule(least_images=100))
+    assert status.breach == "75.0% of the images are unknown; at most 50.0% may be"
+    publisher.release(
+        2, tolerance=1e-6, smoke=tuple(one.model_copy(update={"familiarity": 0.0}) for one in loaded.info.smoke)
+    )
+    device.agent.poll()
+    (status,) = publisher.fleet.status([report_of(device.agent)])
+    assert status.breach == "1 of 1 devices refused the release; at most 5.0% may"
+
+
+def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(InvalidRequest, match=r"a\.json cannot be read"):
+        read_reports(str(tmp_path))
+
+
+def test_a_report_that_cannot_be_sent_is_an_error_of_the_agent(device: Device) -> None:
+    with pytest.raises(EdgeError, match=r"could not be sent to http://\["):
+        send(report_of(device.agent), "http://[")
