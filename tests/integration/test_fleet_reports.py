@@ -10,7 +10,7 @@ import pytest
 from service.edge.agent import Counts
 from service.edge.bundle import Release
 from service.edge.errors import EdgeError
-from service.edge.reports import report_of, send
+from service.edge.reports import DeviceReport, ReleaseCounts, report_of, send
 from service.errors import InvalidRequest
 from service.fleet.rollout import HaltRule, read_reports
 from tests.fleet_repository import CLIENT, Device, Publisher
@@ -63,5 +63,20 @@ def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_a_report_that_cannot_be_sent_is_an_error_of_the_agent(device: Device) -> None:
-    with pytest.raises(EdgeError, match=r"could not be sent to http://\["):
-        send(report_of(device.agent), "http://[")
+    with pytest.raises(EdgeError, match="could not be sent to http://reports:port"):
+        send(report_of(device.agent), "http://reports:port")
+
+
+def test_a_device_may_report_on_many_clients(tmp_path: Path) -> None:
+    counts = [
+        ReleaseCounts(client=f"line-{number}", version=1, images=0, unknown=0, failed=0, seconds=0)
+        for number in range(1000)
+    ]
+    report = DeviceReport(device="0" * 64, channel="stable", releases=tuple(counts))
+    send(report, str(tmp_path))
+    assert read_reports(str(tmp_path)) == [report]
+
+
+def test_the_address_of_reports_is_named_if_it_is_no_url() -> None:
+    with pytest.raises(InvalidRequest, match="the reports at http://reports:port/ cannot be read"):
+        read_reports("http://reports:port")
