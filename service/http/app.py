@@ -32,6 +32,7 @@ from service.http.middleware.cors import cors
 from service.http.middleware.limits import (
     ADAPT_ROUTES,
     CORRECTIONS,
+    EXPORTS,
     IMPORTS,
     INFER_ROUTES,
     BodyPace,
@@ -155,7 +156,7 @@ def create_app(settings: Settings, build: Build = bootstrap.build, place: Worker
         }
     )
     limits = {
-        **dict.fromkeys(ADAPT_ROUTES, RouteLimits(admission=adapting)),
+        **dict.fromkeys([*ADAPT_ROUTES, EXPORTS], RouteLimits(admission=adapting)),
         ("POST", "/adapt"): RouteLimits(settings.adapt_body_bytes, (_FORM,), adapting, "ANOLE_ADAPT_BODY_BYTES"),
         ("POST", "/session"): RouteLimits(LOGIN_BODY_BYTES, ("application/json",)),
         CORRECTIONS: RouteLimits(CORRECTIONS_BODY_BYTES, ("application/json",), adapting),

@@ -180,7 +180,9 @@ def write_response(outcome: PredictOutcome, request: InferRequest) -> tuple[byte
 
 
 def _check_outputs(request: InferRequest) -> None:
+    _check_flag(request.parameters, "binary_data_output")
     for output in request.outputs:
+        _check_flag(output.parameters, "binary_data")
         if output.name not in OUTPUTS:
             raise UnknownField(f"the request wants the output {shown(output.name)}; allowed: {', '.join(OUTPUTS)}")
         if "classification" in output.parameters:
@@ -188,6 +190,11 @@ def _check_outputs(request: InferRequest) -> None:
                 f"output {output.name!r} has the parameter 'classification', which is not supported; the output "
                 "'classes' names the columns of 'scores'"
             )
+
+
+def _check_flag(parameters: Mapping[str, Scalar], name: str) -> None:
+    if not isinstance(parameters.get(name, False), bool):
+        raise InvalidField(f"the parameter {name!r} is {shown(str(parameters[name]))}; allowed: true, false")
 
 
 def _binary_data(tensor: InputTensor, binary: bytes) -> bytes | None:
@@ -202,17 +209,26 @@ def _binary_data(tensor: InputTensor, binary: bytes) -> bytes | None:
 
 def _files(tensor: InputTensor, content: bytes | None) -> list[bytes]:
     """Return the image files of a BYTES input."""
-    files = [_decoded(text) for text in _flat(tensor.data or [])] if content is None else _split(content)
+    files = (
+        [_decoded(text) for text in _flat(tensor.data or [])] if content is None else _split(content, tensor.shape[0])
+    )
     if not tensor.shape[0] == math.prod(tensor.shape) == len(files):
         raise InvalidField(f"input {INPUT!r} has the shape {tensor.shape} and {len(files)} elements; make them agree")
     return files
 
 
-def _split(content: bytes) -> list[bytes]:
-    """Split binary BYTES: four bytes with the length of an element, little-endian, then the element."""
+def _split(content: bytes, count: int) -> list[bytes]:
+    """Split binary BYTES: four bytes with the length of an element, little-endian, then the element.
+
+    Stops after `count` elements: a body of zeros would be millions of empty ones.
+    """
     files: list[bytes] = []
     start = 0
     while start < len(content):
+        if len(files) == count:
+            raise InvalidField(
+                f"the binary data of input {INPUT!r} has more elements than its shape says, {count}; make them agree"
+            )
         length = int.from_bytes(content[start : start + 4], "little")
         start += 4
         if start + length > len(content):

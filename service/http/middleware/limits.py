@@ -31,6 +31,9 @@ CORRECTIONS: Final = ("POST", "/clients/{client}/corrections")
 
 IMPORTS: Final = ("POST", "/clients/{client}/versions")
 
+EXPORTS: Final = ("GET", "/clients/{client}/versions/{version}/export")
+"""Exports run in the queue of adaptations, so they take its places. As `route_of` returns them."""
+
 ADAPT_ROUTES: Final = frozenset({("POST", "/adapt"), ("POST", "/clients/{client}/upgrade"), CORRECTIONS, IMPORTS})
 """The routes that make versions, as `route_of` returns them."""
 
@@ -40,14 +43,16 @@ INFER_ROUTES: Final = frozenset(
 """The routes of the Open Inference Protocol that predict, as `route_of` returns them."""
 
 _CLIENT: Final = re.compile("(?<=^/clients/)[^/]+|(?<=^/v2/models/)[^/]+")
-_VERSION: Final = re.compile("(?<=^/v2/models/{client}/versions/)[^/]+")
+_VERSION: Final = re.compile(
+    "(?<=^/v2/models/{client}/versions/)[^/]+|(?<=^/clients/{client}/versions/)[^/]+(?=/export$)"
+)
 _REPORT_S: Final = 1.0
 
 
 def route_of(scope: Scope) -> tuple[str, str]:
     """Return the method and the path of a request, with "{client}" in place of a client's name.
 
-    The number of a version in a path of the Open Inference Protocol becomes "{version}".
+    The number of a version becomes "{version}" in paths of exports and of the Open Inference Protocol.
     """
     return scope["method"], _VERSION.sub("{version}", _CLIENT.sub("{client}", scope["path"]))
 

@@ -5,9 +5,11 @@ Errors are the problems of all other routes, with the member `error` that the pr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any, Final
 
+from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
 from service.domain.version import LIVE
@@ -35,6 +37,8 @@ from service.http.routes.predict import run_prediction
 from service.http.schemas import inference_protocol as schemas
 from service.http.scopes import ANY_KEY, ClientPath, require_scope
 from service.http.uploads import check_size
+from service.runtime.decoder import Upload
+from service.settings import Settings
 from service.usecases.recording import Origin
 
 router = APIRouter(prefix="/v2", tags=["inference protocol"])
@@ -160,14 +164,21 @@ async def infer_with_version(
 
 
 async def _infer(request: Request, context: Context, client: str, reference: str) -> Response:
-    infer_request, binary = read_request(await request.body(), request.headers)
-    images = read_images(infer_request, binary, context.settings.max_files)
-    for image in images:
-        check_size(image, context.settings)
+    body = await request.body()
+    infer_request, images = await to_thread.run_sync(_read, body, request.headers, context.settings)
     outcome = await run_prediction(request, context, client, images, reference)
     context.services.recorder.record(outcome, Origin(request_id=request.scope[LOG_FIELDS]["request_id"]))
-    body, headers = write_response(outcome, infer_request)
-    return Response(body, headers=headers)
+    content, headers = write_response(outcome, infer_request)
+    return Response(content, headers=headers)
+
+
+def _read(body: bytes, headers: Mapping[str, str], settings: Settings) -> tuple[schemas.InferRequest, list[Upload]]:
+    """Read a request. A large one takes long, so this runs in a thread."""
+    infer_request, binary = read_request(body, headers)
+    images = read_images(infer_request, binary, settings.max_files)
+    for image in images:
+        check_size(image, settings)
+    return infer_request, images
 
 
 def _live(services: ServicesDep, client: str) -> int:

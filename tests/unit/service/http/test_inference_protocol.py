@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import threading
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from models.images.decoding import DecodeLimits, decode_pixels
 from service.errors import Overloaded
 from service.http.inference_protocol import HEADER_LENGTH, MAX_JSON_VALUES, png
 from service.http.middleware.limits import INFER_ROUTES, route_of
+from service.http.schemas.inference_protocol import InferRequest
 from tests.in_process import PNG, Web
 
 INFER = "/v2/models/line/infer"
@@ -189,6 +191,39 @@ def test_binary_data_that_ends_inside_an_element_is_rejected(two_versions: Web) 
     tensor = image(data=None, parameters={"binary_data_size": len(SECTION) - 1})
     response = binary(two_versions, tensor, SECTION[:-1])
     assert "ends inside element 0" in response.json()["error"]
+
+
+def test_binary_data_is_read_only_as_far_as_its_shape_says(two_versions: Web) -> None:
+    content = struct.pack("<I", 0) + struct.pack("<I", 9)  # the second element ends too early, and is not read
+    response = binary(two_versions, image(data=None, parameters={"binary_data_size": 8}), content)
+    assert (response.status_code, response.json()["code"]) == (422, "field_invalid")
+    assert "more elements than its shape says, 1" in response.json()["error"]
+
+
+def test_requests_are_read_outside_of_the_event_loop(two_versions: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    read = InferRequest.model_validate_json
+
+    def observed(content: bytes) -> InferRequest:
+        threads.append(threading.get_ident())
+        return read(content)
+
+    monkeypatch.setattr(InferRequest, "model_validate_json", observed)
+    assert sent(two_versions, image()).status_code == 200
+    assert threads != [two_versions.portal.call(threading.get_ident)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"parameters": {"binary_data_output": "false"}},
+        {"outputs": [{"name": "label", "parameters": {"binary_data": 0}}]},
+    ],
+)
+def test_a_flag_that_is_neither_true_nor_false_is_rejected(two_versions: Web, fields: dict[str, Any]) -> None:
+    response = sent(two_versions, image(), **fields)
+    assert (response.status_code, response.json()["code"]) == (422, "field_invalid")
+    assert "allowed: true, false" in response.json()["error"]
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "99999", ""])

@@ -68,9 +68,10 @@ def busy(services: FakeServices) -> Iterator[Web]:
             assert upgrade.result(LIMIT_S).status_code == 201
 
 
-def test_upgrades_and_adaptations_share_a_limit_and_metrics_do_not_name_the_client(busy: Web) -> None:
-    for response in (busy("POST", PATH), busy.adapt()):
+def test_upgrades_exports_and_adaptations_share_a_limit_and_metrics_do_not_name_the_client(busy: Web) -> None:
+    for response in (busy("POST", PATH), busy.adapt(), busy("GET", "/clients/line/versions/1/export")):
         assert (response.status_code, response.json()["code"]) == (503, "overloaded")
     metrics = busy("GET", "/metrics").text
     assert 'route="/clients/{client}/upgrade",status="503"' in metrics
-    assert "line/upgrade" not in metrics
+    assert 'route="/clients/{client}/versions/{version}/export",status="503"' in metrics
+    assert "line/" not in metrics
