@@ -37,9 +37,10 @@ class Limits:
 
 LIMITS: Final[Mapping[str, Limits]] = {
     "float32": Limits(difference=0.005, labels=0.99, verdicts=0.99),
-    "int8": Limits(difference=0.5, labels=0.95, verdicts=0.9),
+    "int8": Limits(difference=0.3, labels=0.95, verdicts=0.95),
 }
-"""By the type of number that the net computes in."""
+"""By the type of number that the net computes in. Those of int8: the largest difference on samples of five versions was
+0.23; a file that mislabels one of ten samples that the version was adapted to is of no use."""
 
 
 @dataclass(frozen=True)
