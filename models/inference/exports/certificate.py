@@ -40,7 +40,7 @@ LIMITS: Final[Mapping[str, Limits]] = {
     "int8": Limits(difference=0.3, labels=0.95, verdicts=0.95),
 }
 """By the type of number that the net computes in. Those of int8: the largest difference on samples of five versions was
-0.23; a file that mislabels one of ten samples that the version was adapted to is of no use."""
+0.23; a file that mislabels more than one of 20 samples that the version was adapted to is of no use."""
 
 
 @dataclass(frozen=True)
