@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import re
 import subprocess
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import onnx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request, Route, expect
@@ -240,6 +243,23 @@ def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: 
         page.get_by_role("dialog", name="Are you sure?").get_by_role("button", name="Go back to version 2").click()
         expect(page.get_by_text("live was rolled back from version 1 to version 2")).to_be_visible()
         expect(page.get_by_role("button", name="Back to version 1")).to_be_visible()
+
+
+def test_a_version_is_exported_and_the_last_day_of_its_log_is_shown(browser: Browser, url: str, line: str) -> None:
+    with opened_page(browser) as page, Client(url) as anole:
+        anole.change_settings(line, {"log_predictions": True})
+        anole.predict(line, FINE[:3])
+        until = time.monotonic() + START_LIMIT_S
+        while len(anole.predictions(line)) < 3 and time.monotonic() < until:  # logged off the path of the request
+            threading.Event().wait(0.05)
+        page.goto(f"{url}/#/versions/{line}")
+        second = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Version 2"))
+        with page.expect_download() as downloading:
+            second.get_by_role("button", name="Export as ONNX").click()
+        assert downloading.value.suggested_filename == f"{line}-2.onnx"
+        assert onnx.load(downloading.value.path()).graph.output[0].name == "scores"
+        expect(second.get_by_role("button", name="Export as ONNX")).to_be_enabled()
+        expect(page.get_by_text("In the last 24 hours it judged 3 pictures")).to_be_visible()
 
 
 def test_a_rollback_fails_if_someone_else_has_moved_the_alias_meanwhile(browser: Browser, url: str, line: str) -> None:

@@ -1,7 +1,7 @@
 /** The versions and alias moves of a client, as one time line. */
 
 import { batch, signal } from "../core/ui.js";
-import { call, list, part, problemOf, readVersion } from "../core/api.js";
+import { call, list, part, problemOf, readVersion, send } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { readClients, say } from "../core/state.js";
 import { publish, rollBack } from "../teach/send.js";
@@ -11,6 +11,8 @@ export const problem = signal(null);
 export const busy = signal(false);
 export const opened = signal(null); // the open report: {key, details, problem}
 export const compared = signal(null); // {before, after, diff, problem}
+export const drift = signal(null); // what the live version judged in the last day, if the client keeps a log
+export const exporting = signal(""); // key of the version that is exported
 
 let reading = "";
 
@@ -22,8 +24,10 @@ export async function readHistory(client, again = false) {
       history.value = null;
       compared.value = null;
       problem.value = null;
+      drift.value = null;
     });
   }
+  readDrift(client);
   try {
     const path = `clients/${part(client)}`;
     const [versions, moves] = await Promise.all([list(`${path}/versions`, "versions"), list(`${path}/history`, "moves"), readClients()]);
@@ -37,11 +41,17 @@ export async function readHistory(client, again = false) {
   }
 }
 
+/** It is shown beside the versions, which do not wait for it; without a live version there is none. */
+async function readDrift(client) {
+  const found = await call(`clients/${part(client)}/drift`).catch(() => null);
+  if (reading === client) drift.value = found?.total.images ? found : null;
+}
+
 /** Forget what was read, so that the next visit reads it again. Another client may have the name by then. */
 export function leaveHistory() {
   reading = "";
   batch(() => {
-    for (const found of [history, problem, compared, opened]) found.value = null;
+    for (const found of [history, problem, compared, opened, drift]) found.value = null;
   });
 }
 
@@ -94,6 +104,22 @@ export const goBack = (client) => change(client, rollBack(client), "rolledback")
 
 /** What a version is apart from others, also from one of an earlier client of the same name. */
 export const keyOf = ({ client, version, created_at }) => `${client}/${version}/${created_at}`;
+
+/** Let the browser save a version as one file for other programs. The service first compares its predictions. */
+export async function exportVersion(version) {
+  exporting.value = keyOf(version);
+  const shown = history.value;
+  try {
+    const response = await send(`clients/${part(version.client)}/versions/${version.version}/export`, { headers: { Accept: "*/*" } });
+    const url = URL.createObjectURL(await response.blob());
+    Object.assign(document.createElement("a"), { href: url, download: `${version.client}-${version.version}.onnx` }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the browser reads it after the click
+  } catch (error) {
+    if (history.value === shown) problem.value = problemOf(error);
+    else say(problemOf(error).words);
+  }
+  exporting.value = "";
+}
 
 export async function openReport(version) {
   const shown = { key: keyOf(version) };

@@ -9,7 +9,24 @@ import { current, may } from "../core/state.js";
 import { Reasons } from "../teach/result.js";
 import { Confusion } from "../teach/report.js";
 import { Compare } from "./compare.js";
-import { busy, compare, compared, goBack, goLive, history, keyOf, opened, openReport, problem, readHistory, rollbackTarget, timeline } from "./state.js";
+import {
+  busy,
+  compare,
+  compared,
+  drift,
+  exporting,
+  exportVersion,
+  goBack,
+  goLive,
+  history,
+  keyOf,
+  opened,
+  openReport,
+  problem,
+  readHistory,
+  rollbackTarget,
+  timeline,
+} from "./state.js";
 
 const confirming = signal(null); // {text, yes, run}
 
@@ -26,6 +43,7 @@ export function Versions() {
       </div>
       ${shown && html`<${RollBack} shown=${shown} client=${client.client} />`}
     </header>
+    ${drift.value?.client === client.client && html`<${LastDay} found=${drift.value} />`}
     <${ProblemBox} problem=${problem.value} retry=${() => readHistory(client.client, true)} />
     ${!shown && !problem.value && html`<${Spinner} text=${t("reading")} />`}
     ${shown?.versions.length > 1 && html`<${CompareBar} shown=${shown} client=${client.client} />`}
@@ -48,6 +66,13 @@ async function confirm() {
   const asked = confirming.value;
   await asked.run();
   if (confirming.value === asked) confirming.value = null;
+}
+
+/** What the live version judged lately, from the client's prediction log. */
+function LastDay({ found }) {
+  const text = t("lastday", { n: found.total.images, unknown: percent(found.total.unknown, 1) });
+  if (!found.drifting) return html`<p class="muted">${text}</p>`;
+  return html`<div class="card bad" role="status"><p>${icon("warn")} <strong>${t("lastday.drifting")}</strong></p><p>${text}</p></div>`;
 }
 
 function RollBack({ shown, client }) {
@@ -108,7 +133,8 @@ function Entry({ entry, shown }) {
         <button type="button" aria-expanded=${String(Boolean(found))} onClick=${toggle}>${t("report")}</button>
         ${
           may("admin") &&
-          html`<a class="button quiet" download href=${`clients/${part(version.client)}/versions/${version.version}/weights`}>${icon("download")} ${t("weights", { size: bytes(version.weights.bytes) })}</a>`
+          html`<a class="button quiet" download href=${`clients/${part(version.client)}/versions/${version.version}/weights`}>${icon("download")} ${t("weights", { size: bytes(version.weights.bytes) })}</a>
+            <button type="button" class="quiet" disabled=${Boolean(exporting.value)} onClick=${() => exportVersion(version)}>${t(exporting.value === keyOf(version) ? "exporting" : "export")}</button>`
         }
       </div>
       ${found && html`<${ReportOf} ...${found} retry=${() => openReport(version)} />`}
