@@ -40,12 +40,17 @@ _HELP: Final[Mapping[str, str]] = {
     "anole_adapt_jobs": "Background jobs that wait or run now.",
     "anole_adapt_taken": "Requests to adapt that are read, wait or run now.",
     "anole_adapt_waiting": "Adaptations that wait for their images or their turn now.",
+    "anole_candidate_dropped_total": "Images that the candidate left out, because the service was busy or it failed.",
+    "anole_candidate_judged_total": "Images that the candidate judged in the background.",
     "anole_decoder_images_quarantined": "Images that crashed a decoder process and are not decoded again.",
     "anole_decoder_processes_lost_total": "Decoder processes that crashed or were ended for exceeding a limit.",
+    "anole_drifting_clients": "Clients whose images drifted when they were last checked, by the worker with most.",
     "anole_predict_batched_requests_total": "Requests that were predicted, alone or with others in a batch.",
     "anole_predict_batches_total": "Batches that were predicted.",
     "anole_predict_taken": "Images of predictions that are read, wait or run now.",
     "anole_predict_waiting": "Requests that wait for a batch now.",
+    "anole_predictions_dropped_total": "Images that are not in the prediction log, because it could not keep up.",
+    "anole_predictions_logged_total": "Images that were written to the prediction log.",
     "anole_request_memory_bytes": "Bytes of memory that the bodies of requests take now.",
     "anole_weight_cache_bytes": "Bytes of version weights in memory.",
     "anole_weight_cache_entries": "Versions whose weights are in memory.",
@@ -62,8 +67,12 @@ _HELP: Final[Mapping[str, str]] = {
 }
 """What each metric is that other objects keep. None counts decoder processes or the supervisor."""
 
-_LOWEST: Final = frozenset({"process_max_fds", "process_start_time_seconds"})
-"""Metrics of which the lowest of all workers is shown; all others are sums."""
+_NOT_SUMS: Final[Mapping[str, Literal["livemin", "livemax"]]] = {
+    "anole_drifting_clients": "livemax",  # each worker checks the clients that it serves, and many serve the same
+    "process_max_fds": "livemin",
+    "process_start_time_seconds": "livemin",
+}
+"""Gauges of which the lowest or the highest of all workers is shown; all others are sums."""
 
 
 def share_metrics(place: WorkerPlace) -> None:
@@ -158,11 +167,8 @@ class Telemetry:
             metric = self._mirrored[name] = (
                 Counter(name, text, registry=self._registry)
                 if name.endswith("_total")
-                else Gauge(
-                    name, text, registry=self._registry,
-                    multiprocess_mode="livemin" if name in _LOWEST else "livesum",
-                )
-            )  # fmt: skip
+                else Gauge(name, text, registry=self._registry, multiprocess_mode=_NOT_SUMS.get(name, "livesum"))
+            )
         if isinstance(metric, Counter):
             metric.inc(value - self._seen.get(name, 0.0))
             self._seen[name] = value

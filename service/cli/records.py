@@ -51,6 +51,7 @@ def predictions(
     client: ClientName,
     part: Annotated[str | None, typer.Option(help="Only images of this part.")] = None,
     image: Annotated[Path | None, typer.Option(metavar="FILE", help="Only this image file.")] = None,
+    station: Annotated[str | None, typer.Option(help="Only images that were taken here.")] = None,
     label: Annotated[str | None, typer.Option(help="Only images with this predicted class.")] = None,
     verdict: Annotated[str | None, typer.Option(help="known or unknown.")] = None,
     version: Annotated[int | None, typer.Option(help="Only answers of this version.")] = None,
@@ -66,6 +67,7 @@ def predictions(
     wanted = Wanted(
         part=part,
         image=digest,
+        station=station,
         label=label,
         verdict=verdict,
         version=version,

@@ -32,9 +32,9 @@ class DriftWatch:
         self._log = structlog.get_logger("anole.drift")
 
     def check(self, clients: Collection[str]) -> None:
-        """Check those of the clients that were not checked lately."""
+        """Check those of the clients, and of the clients that drifted, that were not checked lately."""
         now_s = self._clock()
-        for client in clients:
+        for client in sorted({*clients, *self._drifting}):
             if now_s - self._checked_at_s.get(client, -CHECK_EVERY_S) >= CHECK_EVERY_S:
                 self._checked_at_s[client] = now_s
                 self._check(client, now_s)

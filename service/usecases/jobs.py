@@ -165,7 +165,7 @@ class Jobs:
         Raises:
             UnknownJob: there is no such job, or it ended long ago.
         """
-        record = self._records.get(job_id)
+        record = self._records.get(job_id) if job_id.isprintable() else None  # PostgreSQL's texts cannot hold a NUL
         if record is None or not can_access(record.client):
             raise UnknownJob(
                 f"there is no job {job_id[:64]!r}; jobs are removed {KEPT_S / 60:g} min after they ended, and with "

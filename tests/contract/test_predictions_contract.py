@@ -115,6 +115,14 @@ def test_entries_that_are_too_old_are_deleted(catalog: Catalog) -> None:
     assert [each.at for each in catalog.predictions(CLIENT, EVERYTHING)] == [NOON - timedelta(days=1)]
 
 
+def test_an_entry_of_a_machine_whose_clock_was_wrong_takes_no_other_entry_with_it(catalog: Catalog) -> None:
+    catalog.publish(a_draft(), [LIVE])
+    long_ago = replace(entry(catalog), at=NOON - timedelta(days=10_000))
+    catalog.add_predictions([entry(catalog, 1), long_ago, entry(catalog, 2)], KEPT)
+    catalog.add_predictions([], KEPT)
+    assert [each.at for each in catalog.predictions(CLIENT, EVERYTHING)] == [NOON + 2 * MINUTE, NOON + MINUTE]
+
+
 def test_a_copy_of_the_catalog_has_the_log(catalog: Catalog, tmp_path: Path) -> None:
     catalog.publish(a_draft(), [LIVE])
     catalog.add_predictions([entry(catalog)], KEPT)

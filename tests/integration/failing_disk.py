@@ -24,7 +24,11 @@ def main(folder: Path, checkpoint: str) -> None:
         fsync(handle)
 
     os.fsync = failing  # type: ignore[assignment]
-    run(load_settings(data=folder / "data", model=checkpoint, device="cpu", demo=False, port=0, drain_s=0.0))
+    settings = load_settings(
+        data=folder / "data", model=checkpoint, device="cpu", demo=False, port=0, drain_s=0.0,
+        predict_s=60,  # the first prediction waits for a decoder process, which starts slowly on a busy machine
+    )  # fmt: skip
+    run(settings)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def settings(tiny_checkpoint: Path, disk: Disk) -> Settings:
-    return load_settings(data=disk.path / "data", model=str(tiny_checkpoint), device="cpu", demo=False)
+    return load_settings(
+        data=disk.path / "data", model=str(tiny_checkpoint), device="cpu", demo=False,
+        predict_s=60,  # the first prediction waits for a decoder process, which starts slowly on a busy machine
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -39,6 +39,11 @@ def test_every_metric_that_is_named_exists(exported: dict[str, str]) -> None:
     assert set(NAME.findall(PAGE)) - known == set()
 
 
+def test_every_metric_has_a_sentence_that_explains_it(web: Web) -> None:
+    described = re.findall(r"^# HELP (\S+) (.*)$", web("GET", "/metrics").text, re.MULTILINE)
+    assert [name for name, text in described if not text.endswith(".")] == []
+
+
 def test_the_page_lists_every_alert() -> None:
     assert re.findall(r"^\| `(Anole\w+)`", PAGE, re.MULTILINE) == [rule["alert"] for rule in RULES]
     assert all(rule["annotations"].keys() == {"summary", "description"} for rule in RULES)

@@ -65,6 +65,7 @@ def test_what_was_judged_is_logged_from_when_the_client_wants_it(web: Web) -> No
     assert (third["part"], third["request_id"]) == ("0418", raw.headers["x-request-id"])
     assert (newest["part"], newest["request_id"]) == ("0419", explained.headers["x-request-id"])
     assert logged(web, "?part=0418") == [third]
+    assert logged(web, "?station=%20camera-3&label=%20fine&part=0417") == [first]
     assert logged(web, f"?image={hashlib.sha256(FINE[0]).hexdigest()}&station=camera-3") == [first]
     assert logged(web, f"?to={first['at'].replace('+00:00', 'Z')}") == []
     answer = web("GET", "/clients/line/predictions?part=0417", headers={"Accept": "text/csv"})

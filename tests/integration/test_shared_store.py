@@ -135,6 +135,20 @@ def test_deleting_a_client_deletes_all_its_objects(two: tuple[Web, Web], store: 
     assert list(store._blobs.spaces()) == ["kept"]
 
 
+def test_a_nul_character_in_a_request_for_records_is_rejected(two: tuple[Web, Web]) -> None:
+    """PostgreSQL's texts cannot hold it."""
+    one, _ = two
+    adapt(one)
+    for path, code in (
+        ("/clients/line/predictions?label=%00", "invalid_name"),
+        ("/clients/line/predictions?station=%00", "invalid_name"),
+        ("/jobs/%00", "unknown_job"),
+        ("/jobs/%00/events", "unknown_job"),
+    ):
+        assert one("GET", path).json()["code"] == code
+    assert one("DELETE", "/jobs/%00").json()["code"] == "unknown_job"
+
+
 def test_a_file_name_with_a_nul_character_is_accepted(two: tuple[Web, Web]) -> None:
     """PostgreSQL's texts cannot hold it."""
     files = [("samples", (f"part\0{i}.png", content)) for i, content in enumerate(striped(2, 6) + striped(2, 20))]

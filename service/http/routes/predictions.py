@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query
 
 from service.domain.drift import Expectation, Period
 from service.domain.prediction_log import Judgement, LoggedPrediction, PredictionQuery
-from service.domain.version import validate_part
+from service.domain.version import validate_label, validate_part, validate_station
 from service.errors import UnknownAlias, UnknownVersion
 from service.http.content_types import CSV_RESPONSE, as_csv, prefers_csv
 from service.http.dependencies import (
@@ -34,8 +34,10 @@ _FILTERS: Final = tuple(schemas.PredictionFilter.model_fields)
 
 
 async def _filter(wanted: Annotated[schemas.PredictionFilter, Query()]) -> schemas.PredictionFilter:
-    part = None if wanted.part is None else validate_part(wanted.part)
-    return wanted.model_copy(update={"part": part})
+    """Normalise names as they were when they were logged. PostgreSQL's texts cannot hold a NUL, which is rejected."""
+    checks = {"part": validate_part, "station": validate_station, "label": validate_label}
+    given = {name: check(text) for name, check in checks.items() if (text := getattr(wanted, name)) is not None}
+    return wanted.model_copy(update=given)
 
 
 @router.get(

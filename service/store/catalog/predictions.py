@@ -47,15 +47,16 @@ def add(connection: Connection, predictions: Sequence[LoggedPrediction]) -> int:
 
 
 def prune(connection: Connection, retention: Retention, now: datetime) -> int:
-    """Delete entries that are not kept any more, and return how many: a few thousand at most, the oldest first."""
+    """Delete entries that are not kept any more, and return how many: a few thousand at most, the oldest first.
+
+    Each is judged by its own time, because an entry of a machine with a wrong clock says nothing about those before it.
+    """
     newest = connection.execute(select(func.max(PREDICTIONS.c.id))).scalar_one() or 0
     oldest = select(PREDICTIONS.c.id, PREDICTIONS.c.at).order_by(PREDICTIONS.c.id).limit(_PRUNED_AT_ONCE).subquery()
     expired = oldest.c.at < now - timedelta(days=retention.days)
     superfluous = oldest.c.id <= newest - retention.rows
-    last = connection.execute(select(func.max(oldest.c.id)).where(expired | superfluous)).scalar_one()
-    if last is None:
-        return 0
-    return connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id <= last)).rowcount
+    pruned = select(oldest.c.id).where(expired | superfluous)
+    return connection.execute(delete(PREDICTIONS).where(PREDICTIONS.c.id.in_(pruned))).rowcount
 
 
 def read(connection: Connection, client: ClientRow, query: PredictionQuery) -> tuple[LoggedPrediction, ...]:

@@ -101,7 +101,9 @@ def a_worker(folder: Path, versions: int, waiting: float) -> tuple[WorkerPlace, 
     place = WorkerPlace(folder)
     share_metrics(place)
     telemetry = Telemetry(place)
-    telemetry.add_metrics(lambda: {"adapt_waiting": waiting, "adapt_ended_total": versions})
+    telemetry.add_metrics(
+        lambda: {"adapt_waiting": waiting, "adapt_ended_total": versions, "drifting_clients": versions}
+    )
     telemetry.versions.labels("publish").inc(versions)
     telemetry.adapt_seconds.labels("total").observe(0.2)
     telemetry.refresh()
@@ -115,6 +117,7 @@ def test_each_worker_shows_the_metrics_of_all(folder: Path) -> None:
         assert found['anole_adapt_seconds_bucket{le="0.5",part="total"}'] == 2
         assert (found["anole_adapt_waiting"], found["anole_adapt_ended_total"]) == (5, 5)
         assert found["anole_workers"] == 2
+        assert found["anole_drifting_clients"] == 3  # both may count the same clients
 
 
 def test_a_dead_worker_leaves_its_counters_and_no_gauges(folder: Path) -> None:

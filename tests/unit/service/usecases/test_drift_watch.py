@@ -20,10 +20,11 @@ class Shares(Judged):
     def __init__(self) -> None:
         self.drifting = {"line"}
         self.checked: list[str] = []
+        self.deleted = {"nobody"}
 
     def drift(self, client: str, hours: int = 24) -> DriftReport:
         self.checked.append(client)
-        if client == "nobody":
+        if client in self.deleted:
             raise UnknownClient(client)
         total = Period(NOON, 100, 100 if client in self.drifting else 0, 0.0)
         return DriftReport(1, Expectation(0.1, None), total, ())
@@ -54,6 +55,16 @@ def test_clients_that_drift_are_counted_and_warned_about_once_an_hour() -> None:
     watched.shares.drifting.clear()
     watched.now_s = WARN_EVERY_S + CHECK_EVERY_S
     assert watched.check("line") == []
+    assert watched.watch.metrics() == {"drifting_clients": 0}
+
+
+def test_a_client_that_drifted_and_was_deleted_is_not_counted_any_more() -> None:
+    watched = Watched()
+    watched.check("line")
+    assert watched.watch.metrics() == {"drifting_clients": 1}
+    watched.shares.deleted.add("line")
+    watched.now_s = CHECK_EVERY_S
+    watched.check("other")
     assert watched.watch.metrics() == {"drifting_clients": 0}
 
 
