@@ -16,6 +16,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Queue = Annotated[int, Field(ge=1, le=1_000_000)]
+PublishTopic = Annotated[str, Field(pattern=r"^[^+#\x00]+$")]
+"""A topic without the wildcards + and #, which only subscribers may use."""
 
 _TABLE: Final = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]\]?")
 _TYPES: Final = frozenset(
@@ -158,8 +160,8 @@ class MqttSink(MqttBroker):
 
     type: Literal["mqtt"]
     name: Name = "mqtt"
-    topic: str = "anole/{client}/{source}/verdict"
-    status_topic: str = "anole/bridge/status"
+    topic: PublishTopic = "anole/{client}/{source}/verdict"
+    status_topic: PublishTopic = "anole/bridge/status"
     client_id: Name = "anole-bridge-verdicts"
     queue: Queue = 1000
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from typing import Any
+from typing import Any, Self
 
 import aiomqtt
 
@@ -12,7 +13,7 @@ from service.bridge.config import MqttBroker, read_secret
 
 def broker(config: MqttBroker, **options: Any) -> aiomqtt.Client:
     """Return a client of the broker, to be entered with `async with`. `options` are those of `aiomqtt.Client`."""
-    return aiomqtt.Client(
+    return _Client(
         config.host,
         config.port,
         username=config.username,
@@ -22,3 +23,17 @@ def broker(config: MqttBroker, **options: Any) -> aiomqtt.Client:
         timeout=10,
         **options,
     )
+
+
+class _Client(aiomqtt.Client):
+    """Retrieves the error of a lost connection, because asyncio logs an error that nobody retrieves."""
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        self._disconnected.add_done_callback(_retrieve)
+        return self
+
+
+def _retrieve(disconnected: asyncio.Future[None]) -> None:
+    if not disconnected.cancelled():
+        disconnected.exception()

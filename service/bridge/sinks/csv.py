@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -45,5 +46,9 @@ class Csv(Sink):
     def _append(self, cells: Iterable[str]) -> None:
         line = io.StringIO(newline="")
         csv.writer(line).writerow(cells)
+        content = line.getvalue().encode()
         with self._path.open("ab", buffering=0) as table:
-            table.write(line.getvalue().encode())  # in one call, so that an interrupt leaves no half a line
+            end = table.seek(0, os.SEEK_END)
+            if table.write(content) != len(content):  # one call, so that an interrupt leaves no half a line
+                table.truncate(end)
+                raise OSError(f"{self._path} takes only a part of a line; is the disk full?")

@@ -58,6 +58,7 @@ def test_a_small_configuration_has_defaults(tmp_path: Path) -> None:
         ('type = "http"', 'type = "http"\nhost = "0.0.0.0"', "FILE, line 7: source[1]: a host that other machines"),
         ('type = "modbus"', 'type = "modbus"\nname = "csv"', "2 tables [[sink]] have the name 'csv'"),
         ('"modbus"\nport = 5020', '"opcua"\nactivate = true', "activate = true needs username and password_file"),
+        ('"modbus"\nport = 5020', '"mqtt"\nhost = "x"\ntopic = "a/#"', "FILE, line 17: sink[2].topic: "),
         ("[rules]", "[rules", "FILE is not TOML: "),
     ],
 )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import resource
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import pytest
 
 from service.bridge.config import CsvSink, FailuresSink, SqliteSink
 from service.bridge.sinks.base import Sink
@@ -36,6 +39,20 @@ def test_lines_are_appended_to_the_csv_file_across_restarts(tmp_path: Path) -> N
     assert header == list(COLUMNS)
     assert dict(zip(header, first, strict=True))["label"] == "good"
     assert dict(zip(header, second, strict=True))["name"] == "'=1+1.png"
+
+
+def test_a_full_disk_leaves_no_half_a_line_in_the_csv_file(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.csv"
+    sent(Csv(CsvSink(type="csv", path=path)), verdict(GOOD))
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="is the disk full"):
+            sent(Csv(CsvSink(type="csv", path=path)), verdict(BAD))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
 
 
 def test_the_columns_of_the_csv_file_are_the_fields_of_a_verdict() -> None:

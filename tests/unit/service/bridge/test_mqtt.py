@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +102,27 @@ def test_the_status_is_published_again_after_the_broker_was_away_without_a_verdi
                     pass
 
     run(main())
+
+
+async def until_lost(sink: Mqtt) -> None:
+    with contextlib.suppress(aiomqtt.MqttError):
+        while True:
+            await sink.check()
+
+
+def test_an_outage_before_the_end_leaves_no_error_that_asyncio_logs(broker: Broker) -> None:
+    logged: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["message"]))
+        sink = Mqtt(MqttSink(type="mqtt", host="127.0.0.1", port=broker.port))
+        async with sink.connected():
+            broker.kill()
+            await until_lost(sink)
+        gc.collect()
+
+    run(main())
+    assert not logged
 
 
 def test_messages_with_pictures_are_judged(broker: Broker) -> None:
