@@ -26,7 +26,7 @@ def broker(config: MqttBroker, **options: Any) -> aiomqtt.Client:
 
 
 class _Client(aiomqtt.Client):
-    """Retrieves the error of a lost connection, because asyncio logs an error that nobody retrieves."""
+    """Retrieves the error of a lost connection, because asyncio logs an error that no task retrieves."""
 
     async def __aenter__(self) -> Self:
         await super().__aenter__()
