@@ -10,7 +10,7 @@
 | +5 | confidence, 0 to 10000 |
 | +6 | version that predicted |
 
-Counters and version go on at 0 after 65535.
+Counters and version go on at 0 after 65535. When the bridge starts, +1 to +6 are 0.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Modbus(Sink):
         super().__init__(config.name)
         self._config = config
         self._write: Write | None = None
+        self._cleared = False
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -105,6 +106,9 @@ class Modbus(Sink):
         if not await client.connect():
             raise OSError(f"cannot connect to {config.host}:{config.port}")
         try:
+            if not self._cleared:  # the PLC may still hold the counter of an earlier run, which also began at 1
+                await write(config.address + 1, [0] * (REGISTERS - 1))
+                self._cleared = True
             yield write
         finally:
             client.close()

@@ -15,6 +15,7 @@ import httpx
 from service.bridge.config import WebhookSink, read_secret
 from service.bridge.sinks.base import Sink, VerdictRejected
 from service.bridge.verdict import Verdict
+from service.client import InvalidInput
 
 _PREFIX = "whsec_"
 
@@ -26,6 +27,9 @@ class Webhook(Sink):
         config: address, secret and the results to send.
         transport: for tests.
         clock: seconds since 1970.
+
+    Raises:
+        InvalidInput: the secret cannot be read.
     """
 
     connection_errors = (httpx.HTTPError,)
@@ -39,6 +43,8 @@ class Webhook(Sink):
         super().__init__(config.name)
         self._config = config
         self._secret = read_secret(config.secret_file)
+        if self._secret is not None:
+            _key(self._secret)
         self._transport = transport
         self._clock = clock
         self._http: httpx.AsyncClient | None = None
@@ -78,6 +84,14 @@ def signature(secret: str, message: str, timestamp: str, body: bytes) -> str:
         timestamp: seconds since 1970.
         body: the body.
     """
-    key = base64.b64decode(secret.removeprefix(_PREFIX)) if secret.startswith(_PREFIX) else secret.encode()
-    signed = hmac.new(key, b".".join((message.encode(), timestamp.encode(), body)), hashlib.sha256)
+    signed = hmac.new(_key(secret), b".".join((message.encode(), timestamp.encode(), body)), hashlib.sha256)
     return f"v1,{base64.b64encode(signed.digest()).decode()}"
+
+
+def _key(secret: str) -> bytes:
+    if not secret.startswith(_PREFIX):
+        return secret.encode()
+    try:
+        return base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except ValueError as error:
+        raise InvalidInput(f"what follows {_PREFIX} in the secret of a webhook is not Base64: {error}") from error

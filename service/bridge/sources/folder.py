@@ -47,7 +47,7 @@ class Folder(Source):
         """Yield the pictures that are complete and not done, and look again, for ever."""
         while True:
             for path, name, time in await asyncio.to_thread(lambda: list(self._scan.complete())):
-                key = f"{time} {name}"
+                key = f"{time} {name}".replace("\n", "\\n")
                 if key not in self._done and key not in self._keys.values():
                     picture = await asyncio.to_thread(self._read, path, name, time)
                     if picture is not None:
@@ -96,6 +96,6 @@ def _read_state(path: Path) -> set[str]:
     """Return the lines of the state file. Raises InvalidInput."""
     try:
         path.touch()
-        return set(path.read_text(encoding="utf-8").splitlines())
+        return set(path.read_text(encoding="utf-8").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"cannot use the state file {path}: {error}") from error

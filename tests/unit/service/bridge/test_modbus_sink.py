@@ -79,6 +79,22 @@ def test_registers_are_written_into_the_plc_also_after_it_was_away() -> None:
     run(main())
 
 
+def test_a_bridge_that_starts_clears_what_an_earlier_one_left_in_the_plc() -> None:
+    async def main() -> None:
+        port = free_port()
+        served = Modbus(ModbusSink(type="modbus", port=port))
+        written = Modbus(ModbusSink(type="modbus", mode="client", port=port))
+        async with served.connected(), plc(port) as client:
+            await served.send(verdict(GOOD))
+            async with written.connected():
+                assert (await read(client))[1:] == [0, 0, 0, 0, 0, 0]
+                await written.send(verdict(BAD))
+            async with written.connected():  # the connection of a running bridge was lost
+                assert (await read(client))[1] == 1
+
+    run(main())
+
+
 def test_registers_that_the_plc_does_not_have_are_named() -> None:
     async def main() -> None:
         port = free_port()

@@ -67,6 +67,18 @@ def test_a_picture_in_a_folder_comes_again_after_a_restart_until_its_verdict_is_
     run(main())
 
 
+def test_a_picture_with_line_breaks_in_its_name_comes_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        source = folder_source(tmp_path)
+        put(tmp_path, "1\n\u2028.png", 1_700_000_000)
+        (one,) = await first(source, 1)
+        source.delivered(one)
+        put(tmp_path, "2.png", 1_700_000_001)
+        assert [each.name for each in await first(folder_source(tmp_path), 1)] == ["2.png"]
+
+    run(main())
+
+
 def test_pictures_of_a_folder_are_judged_once(tmp_path: Path) -> None:
     async def main() -> None:
         source, sink = folder_source(tmp_path), Recorded()

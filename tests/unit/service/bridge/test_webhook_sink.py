@@ -14,6 +14,7 @@ import pytest
 from service.bridge.config import WebhookSink
 from service.bridge.sinks.base import VerdictRejected
 from service.bridge.sinks.webhook import Webhook, signature
+from service.client import InvalidInput
 from tests.unit.service.bridge.conftest import BAD, GOOD, Scripted, run, running, verdict
 
 URL = "https://mes.example/verdicts"
@@ -48,6 +49,13 @@ def test_the_request_is_signed_as_standard_webhooks_describes(tmp_path: Path) ->
     assert request.headers["webhook-id"] == one.picture.id
     expected = signature("key of the receiver", one.picture.id, "1700000000", request.content)
     assert request.headers["webhook-signature"] == expected
+
+
+def test_a_secret_that_is_no_base64_is_rejected_at_the_start(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_a secret with blanks", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="what follows whsec_ in the secret of a webhook is not Base64"):
+        webhook(secret_file=secret)
 
 
 def test_the_signature_is_that_of_the_published_example() -> None:
