@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import JSON, Column, Connection, Double, Integer, Table, select
+from sqlalchemy import Column, Connection, String, Table, select
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
@@ -16,7 +16,7 @@ from service.domain.prediction_log import Judgement, LoggedPrediction, Predictio
 from service.domain.version import LIVE, Idempotency
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.keys import SqlKeys
-from service.store.catalog.tables import METADATA, SAMPLES
+from service.store.catalog.tables import METADATA, SAMPLES, UtcDateTime
 from service.store.ports import Database, utc_now
 from tests.contract.values import CLIENT, a_draft, digest_of
 
@@ -98,6 +98,8 @@ def changed(value: Any) -> Any:
         return not value
     if isinstance(value, int):
         return value ^ 4
+    if isinstance(value, float):
+        return value + 0.25
     if isinstance(value, str):
         return chr(ord(value[0]) ^ 1) + value[1:] if value else "x"
     if isinstance(value, dict):
@@ -113,8 +115,10 @@ def change(connection: Connection, table: Table, column: Column[Any]) -> None:
     row = connection.execute(first).mappings().one()
     this = [key == row[key.name] for key in table.primary_key.columns]
     value = changed(row[column.name])
-    if row[column.name] is None and not isinstance(column.type, Integer | JSON | Double):
+    if row[column.name] is None and isinstance(column.type, UtcDateTime):
         value = utc_now()
+    elif row[column.name] is None and isinstance(column.type, String):
+        value = "x"
     connection.execute(table.update().where(*this).values({column.name: value}))
 
 

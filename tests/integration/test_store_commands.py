@@ -22,6 +22,7 @@ def anole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     def run(*arguments: str, data: str = "data") -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["anole", "store", *arguments, "--data", str(tmp_path / data)])
         monkeypatch.setenv("COLUMNS", "300")
+        capsys.readouterr()  # what filling the store has logged
         with pytest.raises(SystemExit) as exited:
             cli.main()
         captured = capsys.readouterr()

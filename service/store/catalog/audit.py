@@ -9,7 +9,7 @@ from typing import Any, Final
 import structlog
 from sqlalchemy import Connection, event, insert, select
 
-from service.domain.audit import Actor, AuditEntry, AuditQuery, current_actor
+from service.domain.audit import CLI_ID, Actor, AuditEntry, AuditQuery, current_actor
 from service.store.catalog.tables import AUDIT, RowValues, verify_row, with_checksum
 
 _LOG: Final = structlog.get_logger("anole.audit")
@@ -18,7 +18,10 @@ _LOG: Final = structlog.get_logger("anole.audit")
 def record(
     connection: Connection, at: datetime, action: str, client: str | None, details: Mapping[str, Any] | None = None
 ) -> None:
-    """Add an entry about a change that this transaction makes, and log it when the transaction has committed."""
+    """Add an entry about a change that this transaction makes.
+
+    A service also logs it when the transaction has committed. A command prints its result and nothing else.
+    """
     actor = current_actor()
     values = {
         "at": at,
@@ -30,6 +33,8 @@ def record(
         "details": dict(details or {}),
     }
     connection.execute(insert(AUDIT).values(with_checksum(AUDIT, "", values)))
+    if actor.id == CLI_ID:
+        return
     fields = {name: value for name, value in values.items() if name not in ("at", "details") and value}
 
     def log(_connection: Connection) -> None:

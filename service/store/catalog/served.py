@@ -25,6 +25,7 @@ from service.store.catalog.tables import (
     CLIENTS,
     VERSIONS,
     RowValues,
+    verify_row,
 )
 
 _CANDIDATE: Final = ALIASES.alias("candidate")
@@ -32,6 +33,8 @@ _SERVED: Final = (
     select(
         VERSIONS,
         CLIENTS.c.created_at.label("client_created_at"),
+        CLIENTS.c.latest.label("client_latest"),
+        CLIENTS.c.seal.label("client_checksum"),
         # a text that needs no parsing, so that a damaged row of settings stops no prediction
         CLIENT_SETTINGS.c.settings.cast(Text).contains('"log_predictions":true').label("logged"),
         _CANDIDATE.c.version.label("candidate"),
@@ -67,10 +70,18 @@ def get_served(connection: Connection, name: str, reference: str | int) -> Serve
         return _served(version_values(get_version(connection, client, number)), name)
     if isinstance(reference, str):
         verify_alias({**row, CHECKSUM_COLUMN: row["alias_checksum"]}, name)
+    _verify_client(row, name)
     served = _served(row, name)
     if served.candidate is None or (reference == LIVE and not _candidate_ended(connection, row)):
         return served
     return replace(served, candidate=None)
+
+
+def _verify_client(row: RowValues, name: str) -> None:
+    """Raise VersionCorrupt if the row of the client is not what was written."""
+    values = {"id": row["client_id"], "name": name, "created_at": row["client_created_at"]}
+    values |= {"latest": row["client_latest"], CHECKSUM_COLUMN: row["client_checksum"]}
+    verify_row(CLIENTS, "", values, f"client {name!r}")
 
 
 def _candidate_ended(connection: Connection, row: RowValues) -> bool:
