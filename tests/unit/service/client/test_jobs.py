@@ -180,7 +180,7 @@ def test_a_job_of_the_real_application_is_followed(web: Web, in_process: InProce
     assert (command.first, command.idempotency.key) == ("prototypes", "once")
 
 
-def test_a_service_of_several_workers_returns_the_version_without_progress() -> None:
+def test_jobs_of_a_service_of_several_workers_are_followed() -> None:
     services = FakeServices()
     seen: list[Job] = []
 
@@ -191,8 +191,10 @@ def test_a_service_of_several_workers_returns_the_version_without_progress() -> 
     with started(create_app(load_settings(workers=2), lambda _: services), services) as web:
         with Client("http://127.0.0.1", transport=InProcess(web)) as anole:
             assert anole.adapt("line", SAMPLES, on_progress=seen.append).version == 1
+        assert [job.state for job in seen][-1:] == ["done"]
+        seen.clear()
         assert web.portal.call(talk, web.transport).version == 2
-    assert seen == []
+    assert [job.state for job in seen][-1:] == ["done"]
 
 
 def test_a_job_is_followed_by_its_number_until_it_is_over() -> None:

@@ -24,6 +24,7 @@ from tests.unit.service.http.guarded import key_for
 
 LIMIT_S = 30
 FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+EXPORT = {"Content-Type": "application/octet-stream"}
 IDS = {
     "client": "line",
     "version": "1",
@@ -158,6 +159,8 @@ NEEDS: dict[tuple[str, str], Scope | None] = {
     ("GET", "/clients/{client}/drift"): None,
     ("GET", "/clients/{client}/versions/{version}/shadow/{candidate}"): None,
     ("GET", "/clients/{client}/versions/{version}/weights"): "admin",
+    ("GET", "/clients/{client}/versions/{version}/export"): "admin",
+    ("POST", "/clients/{client}/versions"): "admin",
     ("DELETE", "/clients/{client}"): "admin",
     ("DELETE", "/clients/{client}/versions/{version}"): "admin",
     ("GET", "/clients"): None,
@@ -195,7 +198,8 @@ def test_a_key_without_the_required_scope_is_rejected(
     method, path = route
     for held in ("predict", "adapt", "admin"):
         as_json = method in {"PUT", "PATCH"} or path.endswith("/corrections")
-        headers = {**key_for(guarded, held), **(FORM if method == "POST" and not as_json else {})}
+        content_type = EXPORT if path.endswith("/versions") else FORM
+        headers = {**key_for(guarded, held), **(content_type if method == "POST" and not as_json else {})}
         response = guarded(method, filled(path), headers=headers, json={} if as_json else None)
         if scope is None or held == scope:
             assert response.status_code not in {401, 403}
