@@ -355,6 +355,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
             anole.adapt("line", labelled(fine=FINE[:4], coarse=COARSE[:4]), AdaptOptions(publish="always"))
             anole.move_alias("line", "live", 1)
         page.goto(f"{running.url}/#/versions/line")
+        page.reload()  # the page does not know yet that the client exists
         expect(page.get_by_text("live was set from version 1 to version 1 by tablet")).to_be_visible()
         page.get_by_role("button", name="Sign out tablet").click()
         expect(page.get_by_text("This service needs a key.")).to_be_visible()

@@ -27,7 +27,6 @@ export async function readHistory(client, again = false) {
       drift.value = null;
     });
   }
-  readDrift(client);
   try {
     const path = `clients/${part(client)}`;
     const [versions, moves] = await Promise.all([list(`${path}/versions`, "versions"), list(`${path}/history`, "moves"), readClients()]);
@@ -36,12 +35,13 @@ export async function readHistory(client, again = false) {
       history.value = { client, live: versions.live, versions: versions.versions, moves: moves.moves };
       problem.value = null;
     });
+    if (versions.live) readDrift(client);
   } catch (error) {
     if (reading === client) problem.value = problemOf(error);
   }
 }
 
-/** It is shown beside the versions, which do not wait for it; without a live version there is none. */
+/** It is shown beside the versions, which do not wait for it. */
 async function readDrift(client) {
   const found = await call(`clients/${part(client)}/drift`).catch(() => null);
   if (reading === client) drift.value = found?.total.images ? found : null;
