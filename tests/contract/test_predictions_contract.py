@@ -52,7 +52,7 @@ def test_entries_are_read_back_newest_first(catalog: Catalog) -> None:
     assert catalog.add_predictions([bare, whole], KEPT) == 2
     assert unnumbered(catalog.predictions(CLIENT, EVERYTHING)) == [whole, bare]
     with pytest.raises(UnknownClient):
-        catalog.predictions("nobody", EVERYTHING)
+        catalog.predictions("missing", EVERYTHING)
 
 
 def test_pages_follow_each_other_whatever_is_added_meanwhile(catalog: Catalog) -> None:

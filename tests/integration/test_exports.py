@@ -183,7 +183,7 @@ def test_files_that_do_not_describe_a_version_are_rejected(web: Web, exported: b
         ("/clients/line/versions/1/export?format=torch", (422, "parameter_invalid")),
         ("/clients/line/versions/1/export?name=x", (422, "field_unknown")),
         ("/clients/line/versions/9/export", (404, "unknown_version")),
-        ("/clients/nobody/versions/1/export", (404, "unknown_client")),
+        ("/clients/missing/versions/1/export", (404, "unknown_client")),
     ],
 )
 def test_exports_that_are_not_possible_are_problems(web: Web, path: str, expected: tuple[int, str]) -> None:

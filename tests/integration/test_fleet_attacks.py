@@ -1,4 +1,4 @@
-"""Whoever controls the web server, the network or an old key cannot make a device run anything but a signed release.
+"""A device runs signed releases only, even if an attacker controls the web server, the network or an old key.
 
 The attacks are those of section 1.5.2 of the specification of The Update Framework, and those of Anole's own rules.
 """

@@ -47,7 +47,7 @@ class ReptileClient(NumPyClient):
         smallest = min(dataset.count(index) for index in range(len(dataset)))
         shape = EpisodeShape(min(settings.n_way, len(dataset)), min(settings.n_shot, smallest), anchor_shots=1)
         sampler = EpisodeSampler(dataset, shape, checkpoint.net_config.image)
-        generator = torch.Generator().manual_seed(secrets.randbits(62))  # nobody else may know the noise
+        generator = torch.Generator().manual_seed(secrets.randbits(62))  # secret, so that no one can subtract the noise
         support = sampler.support(secrets.randbits(62))
         start = {**checkpoint.weights, **sent}
         (update,) = client_updates(

@@ -15,12 +15,12 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 class Shares(Judged):
-    """The clients whose every image is unknown; "nobody" does not exist."""
+    """The clients whose every image is unknown; "missing" does not exist."""
 
     def __init__(self) -> None:
         self.drifting = {"line"}
         self.checked: list[str] = []
-        self.deleted = {"nobody"}
+        self.deleted = {"missing"}
 
     def drift(self, client: str, hours: int = 24) -> DriftReport:
         self.checked.append(client)
@@ -78,4 +78,4 @@ def test_a_client_is_not_checked_again_too_soon() -> None:
 
 def test_a_client_that_cannot_be_checked_stops_nothing() -> None:
     watched = Watched()
-    assert watched.check("nobody", "line") == ["line"]
+    assert watched.check("missing", "line") == ["line"]

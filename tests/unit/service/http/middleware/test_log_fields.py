@@ -38,9 +38,9 @@ def test_a_request_without_a_key_is_logged_without_one(web: Web) -> None:
 
 def test_a_form_that_fails_is_logged_with_its_client(web: Web) -> None:
     with structlog.testing.capture_logs() as lines:
-        web("POST", "/predict", data={"client": "nobody"}, files={"images": b"\x89PNG"})
+        web("POST", "/predict", data={"client": "missing"}, files={"images": b"\x89PNG"})
     line = line_of(lines)
-    assert (line["client"], line["code"]) == ("nobody", "unknown_client")
+    assert (line["client"], line["code"]) == ("missing", "unknown_client")
 
 
 def test_work_for_a_request_knows_who_sent_it(guarded: Web) -> None:

@@ -32,7 +32,7 @@ def test_the_log_is_answered_in_pages(two_versions: Web) -> None:
     assert ids(last.json()["predictions"]) == [1]
     query = judged.queries[-1]
     assert (query.part, query.verdict, query.version, query.after) == ("0417", "known", 1, 2)
-    assert two_versions("GET", "/clients/nobody/predictions").json()["code"] == "unknown_client"
+    assert two_versions("GET", "/clients/missing/predictions").json()["code"] == "unknown_client"
 
 
 def test_the_comparison_with_a_candidate_has_shares_and_pages_of_changed_images(two_versions: Web) -> None:
