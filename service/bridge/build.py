@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from service.bridge.config import BridgeConfig
 from service.bridge.counters import Counters
+from service.bridge.options import BridgeOptions
 from service.bridge.rules import Rules
-from service.bridge.runner import Bridge, BridgeOptions
+from service.bridge.runner import Bridge
 from service.bridge.sinks.base import Sink
 from service.bridge.sources.base import Source
 from service.bridge.verdict import Verdict

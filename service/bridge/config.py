@@ -16,6 +16,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Queue = Annotated[int, Field(ge=1, le=1_000_000)]
+ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+"""What the service allows. It would reject every picture with another one."""
+
 PublishTopic = Annotated[str, Field(pattern=r"^[^+#\x00]+$")]
 """A topic without the wildcards + and #, which only subscribers may use."""
 
@@ -36,7 +39,7 @@ class Section(BaseModel):
 class AnoleConfig(Section):
     """The service that judges. Address and key may come from the command line or the environment instead."""
 
-    client: str
+    client: ClientName
     url: str | None = None
     key_file: FilePath | None = None
     alias: str | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import os
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+from service.bridge.appending import append_whole
 from service.bridge.config import CsvSink
 from service.bridge.sinks.base import Sink
 from service.bridge.verdict import Verdict
@@ -33,22 +33,20 @@ class Csv(Sink):
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
-        """Write the header if the file is new."""
-        if not self._path.exists():
-            await asyncio.to_thread(self._append, COLUMNS)
+        """Write the header if the file is new or empty."""
+        await self._append(b"")
         yield
 
     async def send(self, verdict: Verdict) -> None:
         """Append a line."""
         fields = verdict.fields()
-        await asyncio.to_thread(self._append, [to_cell(str(fields[name])) for name in COLUMNS])
+        await self._append(_line(to_cell(str(fields[name])) for name in COLUMNS))
 
-    def _append(self, cells: Iterable[str]) -> None:
-        line = io.StringIO(newline="")
-        csv.writer(line).writerow(cells)
-        content = line.getvalue().encode()
-        with self._path.open("ab", buffering=0) as table:
-            end = table.seek(0, os.SEEK_END)
-            if table.write(content) != len(content):  # one call, so that an interrupt leaves no half a line
-                table.truncate(end)
-                raise OSError(f"{self._path} takes only a part of a line; is the disk full?")
+    async def _append(self, line: bytes) -> None:
+        await asyncio.to_thread(append_whole, self._path, line, _line(COLUMNS))
+
+
+def _line(cells: Iterable[str]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(cells)
+    return text.getvalue().encode()

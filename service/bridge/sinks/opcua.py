@@ -98,7 +98,7 @@ class OpcUa(Sink):
         recipes: the versions of Anole.
     """
 
-    connection_errors = (OSError, UaError, ClientError)
+    connection_errors = (OSError, UaError)
 
     def __init__(self, config: OpcUaSink, recipes: Recipes) -> None:
         super().__init__(config.name)
@@ -118,9 +118,15 @@ class OpcUa(Sink):
         await server.set_application_uri(APPLICATION)
         index = await server.register_namespace(NAMESPACE)
         await self._add_nodes(server, index)
+        self._known = []
         await self._refresh(None)
         async with server:
             yield
+
+    async def check(self) -> None:
+        """Read the list of versions if Anole did not respond before."""
+        if not self._known:
+            await self._refresh(None)
 
     async def send(self, verdict: Verdict) -> None:
         """Write the variables."""
@@ -165,9 +171,16 @@ class OpcUa(Sink):
         return []
 
     async def _refresh(self, active: int | None) -> None:
-        """Show the active version. The list of versions is read when there is one that it does not have."""
+        """Show the active version. The list of versions is read when there is one that it does not have.
+
+        If Anole does not respond, the clients stay connected, and the list is read again later.
+        """
         if active is None or active not in self._known:
-            self._known = await self._recipes.versions()
-            await self._variables["Recipes"].write_value(self._known, ua.VariantType.UInt32)
+            try:
+                self._known = await self._recipes.versions()
+            except ClientError as error:
+                LOG.warning("sink %s: the list of recipes is out of date: %s", self.name, error)
+            else:
+                await self._variables["Recipes"].write_value(self._known, ua.VariantType.UInt32)
         if active is not None:
             await self._variables["ActiveRecipe"].write_value(active, ua.VariantType.UInt32)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from service.bridge.appending import append_whole
 from service.bridge.config import FolderSource
 from service.bridge.sources.base import Source
 from service.bridge.verdict import Picture, Verdict
@@ -48,13 +49,14 @@ class Folder(Source):
         while True:
             for path, name, time in await asyncio.to_thread(lambda: list(self._scan.complete())):
                 key = f"{time} {name}".replace("\n", "\\n")
-                if key not in self._done and key not in self._keys.values():
-                    picture = await asyncio.to_thread(self._read, path, name, time)
-                    if picture is not None:
-                        self._keys[picture.id] = key
-                        self._unjudged.add(picture.id)
-                        yield picture
-                        await self._until_fewer_wait()
+                if key in self._done or (identity := self._identity(name, time)) in self._keys:
+                    continue
+                picture = await asyncio.to_thread(self._read, path, name, time, identity)
+                if picture is not None:
+                    self._keys[identity] = key
+                    self._unjudged.add(identity)
+                    yield picture
+                    await self._until_fewer_wait()
             await asyncio.sleep(self._config.every_s)
 
     def delivered(self, picture: Picture) -> None:
@@ -62,8 +64,7 @@ class Folder(Source):
         key = self._keys.pop(picture.id)
         self._done.add(key)
         try:
-            with self._config.state.open("a", encoding="utf-8") as state:
-                state.write(f"{key}\n")
+            append_whole(self._config.state, f"{key}\n".encode())
         except OSError as error:
             LOG.warning("%s is judged again after a restart, because of the state file: %s", picture.name, error)
 
@@ -83,8 +84,10 @@ class Folder(Source):
             self._settled.clear()
             await self._settled.wait()
 
-    def _read(self, path: Path, name: str, time: str) -> Picture | None:
-        identity = hashlib.sha256(f"{self.name} {time} {name}".encode(errors="surrogateescape")).hexdigest()[:32]
+    def _identity(self, name: str, time: str) -> str:
+        return hashlib.sha256(f"{self.name} {time} {name}".encode()).hexdigest()[:32]
+
+    def _read(self, path: Path, name: str, time: str, identity: str) -> Picture | None:
         try:
             return Picture(self.name, name, path.read_bytes(), identity, datetime.fromisoformat(time))
         except OSError as error:

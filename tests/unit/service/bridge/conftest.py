@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 
 from service.bridge.config import BridgeConfig, RulesConfig, SinkConfig, SourceConfig
 from service.bridge.counters import Counters
+from service.bridge.options import BridgeOptions
 from service.bridge.rules import Rules
-from service.bridge.runner import Backoff, Bridge, BridgeOptions
+from service.bridge.runner import Bridge
 from service.bridge.sinks.base import Sink
 from service.bridge.sources.base import Source
 from service.bridge.verdict import Judgement, Picture, Verdict
+from service.bridge.waiting import Backoff
 from service.client import PredictResponse
 
 T = TypeVar("T")

@@ -53,6 +53,7 @@ def test_a_small_configuration_has_defaults(tmp_path: Path) -> None:
         ("port = 5020", "prot = 5020", "FILE, line 16: sink[2].prot: extra inputs are not permitted"),
         ('path = "verdicts.csv"\n', "", "FILE, line 10: sink[1].path: field required"),
         ('client = "line"\n', "", "FILE, line 1: anole.client: field required"),
+        ('client = "line"', 'client = "Line 4"', "FILE, line 2: anole.client: string should match pattern"),
         ('"modbus"', '"profinet"', "FILE, line 14: sink[2]: "),
         ('pass = ["good"]', "pass = []", "FILE, line 5: rules.pass: "),
         ('type = "http"', 'type = "http"\nhost = "0.0.0.0"', "FILE, line 7: source[1]: a host that other machines"),

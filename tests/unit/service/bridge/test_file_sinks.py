@@ -55,6 +55,22 @@ def test_a_full_disk_leaves_no_half_a_line_in_the_csv_file(tmp_path: Path) -> No
     assert path.read_bytes() == before
 
 
+def test_a_csv_file_that_is_empty_or_was_moved_away_gets_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.csv"
+    path.touch()  # what a full disk leaves
+
+    async def main() -> None:
+        sink = Csv(CsvSink(type="csv", path=path))
+        async with sink.connected():
+            await sink.send(verdict(GOOD))
+            path.rename(tmp_path / "yesterday.csv")
+            await sink.send(verdict(BAD))
+
+    run(main())
+    for table in (path, tmp_path / "yesterday.csv"):
+        assert [line.split(",")[0] == "id" for line in table.read_text(encoding="utf-8").splitlines()] == [True, False]
+
+
 def test_the_columns_of_the_csv_file_are_the_fields_of_a_verdict() -> None:
     assert list(COLUMNS) == list(verdict().fields())
 

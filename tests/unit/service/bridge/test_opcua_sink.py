@@ -25,7 +25,7 @@ from service.bridge.config import OpcUaSink
 from service.bridge.sinks.opcua import APPLICATION, NAMESPACE, OpcUa, Recipes
 from service.client import ServiceUnreachable
 from tests.free_port import free_port
-from tests.unit.service.bridge.conftest import GOOD, verdict
+from tests.unit.service.bridge.conftest import GOOD, run, verdict
 
 
 class Versions:
@@ -34,8 +34,11 @@ class Versions:
     def __init__(self) -> None:
         self.numbers = [1, 2]
         self.activated: list[int] = []
+        self.away = False
 
     async def list(self) -> list[int]:
+        if self.away:
+            raise ServiceUnreachable("Anole is away")
         return self.numbers
 
     async def activate(self, version: int) -> None:
@@ -153,6 +156,25 @@ def test_a_user_activates_a_version(served: Served) -> None:
 
     served.portal.call(main)
     assert served.versions.activated == [2]
+
+
+def test_clients_stay_connected_while_anole_is_away_and_get_the_versions_later(tmp_path: Path) -> None:
+    versions, port = Versions(), free_port()
+    versions.away = True
+    sink = OpcUa(OpcUaSink(type="opcua", port=port), Recipes(versions.list, versions.activate))
+
+    async def main() -> None:
+        async with sink.connected(), Client(f"opc.tcp://127.0.0.1:{port}/anole") as client:
+            await sink.send(verdict(GOOD))
+            await sink.check()
+            assert await value(client, "ResultManagement", "Counter") == 1
+            assert await value(client, "RecipeManagement", "ActiveRecipe") == 3
+            assert await value(client, "RecipeManagement", "Recipes") == [0]
+            versions.away = False
+            await sink.check()
+            assert await value(client, "RecipeManagement", "Recipes") == [1, 2]
+
+    run(main())
 
 
 @pytest.mark.parametrize(("user", "password"), [("", ""), ("other", "hunter2"), ("plc", "wrong")])

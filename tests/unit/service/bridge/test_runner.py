@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from service.bridge.runner import LONGEST_WAIT_S, Backoff, DropOldestQueue
+from service.bridge.delivery import UNEXPECTED_TRIES
 from service.bridge.sinks.base import VerdictRejected
-from service.bridge.verdict import Verdict
-from service.client import PredictResponse, ServiceProblem, ServiceUnreachable
+from service.bridge.verdict import Picture, Verdict
+from service.bridge.waiting import LONGEST_WAIT_S, Backoff, DropOldestQueue
+from service.client import InvalidInput, PredictResponse, ServiceProblem, ServiceUnreachable
 from service.http.schemas.base import ProblemDetails
 from tests.unit.service.bridge.conftest import Recorded, Scripted, always_good, answer, run, running
 
@@ -75,6 +78,105 @@ def test_a_verdict_that_the_sink_rejects_is_counted_and_not_repeated() -> None:
         assert (bridge.counters.sinks["machine"].sent, bridge.counters.sinks["machine"].dropped) == (1, 1)
 
     run(main())
+
+
+def test_an_unexpected_error_of_a_sink_is_repeated_and_stops_no_other_sink(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        source, broken, sink = Scripted(), Recorded("broken"), Recorded()
+        broken.errors = [ValueError("a bug"), ZeroDivisionError()]
+        source.put("1", "2")
+        async with running([source], [(broken, 9), (sink, 9)]) as bridge:
+            assert await sink.names(2) == await broken.names(2) == ["1", "2"]
+        counters = bridge.counters.sinks["broken"]
+        assert (counters.sent, counters.dropped, counters.reconnects) == (2, 0, 2)
+        assert counters.last_error == "ZeroDivisionError"
+
+    run(main())
+    assert "sink broken: a bug; connecting again" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+def test_a_verdict_that_a_sink_always_fails_with_is_dropped_so_that_the_next_one_comes() -> None:
+    async def main() -> None:
+        source, sink = Scripted(), Recorded()
+        sink.errors = [ValueError("cannot be encoded") for _ in range(UNEXPECTED_TRIES)]
+        source.put("1", "2")
+        async with running([source], [(sink, 9)]) as bridge:
+            assert await sink.names(1) == ["2"]
+        assert (bridge.counters.sinks["machine"].sent, bridge.counters.sinks["machine"].dropped) == (1, 1)
+        assert {event for event in source.events if event[0] == "delivered"} == {("delivered", "1"), ("delivered", "2")}
+
+    run(main())
+
+
+def test_a_sink_whose_password_file_is_gone_connects_when_it_is_back(caplog: pytest.LogCaptureFixture) -> None:
+    class Locked(Recorded):
+        missing = UNEXPECTED_TRIES + 3
+
+        @asynccontextmanager
+        async def connected(self) -> AsyncIterator[None]:
+            if self.missing:
+                self.missing -= 1
+                raise InvalidInput("cannot read the secret in /run/mqtt.password")
+            yield
+
+    async def main() -> None:
+        source, sink = Scripted(), Locked()
+        source.put("1")
+        async with running([source], [(sink, 9)]):
+            assert await sink.names(1) == ["1"]
+
+    run(main())
+    assert "sink machine: cannot read the secret in /run/mqtt.password; connecting again" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_an_unexpected_error_of_a_source_stops_no_other_source() -> None:
+    class Broken(Scripted):
+        async def pictures(self) -> AsyncIterator[Picture]:
+            if not self.events:
+                self.events.append(("failed", ""))
+                raise ValueError("a bug")
+            async for picture in super().pictures():
+                yield picture
+
+    async def main() -> None:
+        broken, source, sink = Broken("broken"), Scripted(), Recorded()
+        source.put("1")
+        async with running([broken, source], [(sink, 9)]) as bridge:
+            assert await sink.names(1) == ["1"]
+            broken.put("2")
+            assert await sink.names(1) == ["2"]
+        assert bridge.counters.reconnects == {"broken": 1}
+
+    run(main())
+
+
+def test_a_picture_with_which_the_bridge_fails_never_passes_and_stops_no_other() -> None:
+    async def main() -> None:
+        source, sink = Scripted(), Recorded()
+        seen: list[Verdict] = []
+        source.put("1", "2")
+        async with running([source], [(sink, 9)], Anole(ValueError("no bytes")), on_verdict=seen.append):
+            await sink.names(2)
+        assert [each.result for each in seen] == ["unknown", "pass"]
+        assert "no bytes" in seen[0].error
+
+    run(main())
+
+
+def test_verdicts_are_delivered_when_they_cannot_be_printed(caplog: pytest.LogCaptureFixture) -> None:
+    def print_to_a_full_disk(_: Verdict) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def main() -> None:
+        source, sink = Scripted(), Recorded()
+        source.put("1", "2")
+        async with running([source], [(sink, 9)], on_verdict=print_to_a_full_disk):
+            assert await sink.names(2) == ["1", "2"]
+
+    run(main())
+    assert "cannot print verdict 2" in caplog.text
 
 
 def test_pictures_wait_while_anole_is_away_and_the_oldest_are_dropped() -> None:

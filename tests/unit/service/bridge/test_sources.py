@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,26 @@ def test_a_picture_with_line_breaks_in_its_name_comes_once(tmp_path: Path) -> No
         source.delivered(one)
         put(tmp_path, "2.png", 1_700_000_001)
         assert [each.name for each in await first(folder_source(tmp_path), 1)] == ["2.png"]
+
+    run(main())
+
+
+def test_a_full_disk_leaves_no_half_a_line_in_the_state_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        source, state = folder_source(tmp_path), tmp_path / "done.txt"
+        for number in range(3):
+            put(tmp_path, f"{number}.png", 1_700_000_000 + number)
+        pictures = await first(source, 3)
+        source.delivered(pictures[0])
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (state.stat().st_size + 10, limits[1]))
+        try:
+            source.delivered(pictures[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        source.delivered(pictures[2])
+        assert [each.name for each in await first(folder_source(tmp_path), 1)] == ["1.png"]
+        assert len(state.read_text(encoding="utf-8").splitlines()) == 2
 
     run(main())
 
