@@ -106,6 +106,7 @@ class OpcUa(Sink):
         self._recipes = recipes
         self._variables: dict[str, Node] = {}
         self._known: list[int] = []
+        self._out_of_date = False
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
@@ -179,8 +180,15 @@ class OpcUa(Sink):
             try:
                 self._known = await self._recipes.versions()
             except ClientError as error:
-                LOG.warning("sink %s: the list of recipes is out of date: %s", self.name, error)
+                LOG.log(
+                    logging.DEBUG if self._out_of_date else logging.WARNING,
+                    "sink %s: the list of recipes is out of date: %s",
+                    self.name,
+                    error,
+                )
+                self._out_of_date = True
             else:
+                self._out_of_date = False
                 await self._variables["Recipes"].write_value(self._known, ua.VariantType.UInt32)
         if active is not None:
             await self._variables["ActiveRecipe"].write_value(active, ua.VariantType.UInt32)
