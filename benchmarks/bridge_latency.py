@@ -32,7 +32,7 @@ from benchmarks.running_service import add_options, chosen_options, serving
 from tests.free_port import free_port
 
 WARM_UP: Final = 20
-START_TRIES: Final = 600
+START_TRIES: Final = 6000
 START_STEP_S: Final = 0.1
 COUNTER: Final = 1
 _COMMAND: Final = Path(sys.executable).with_name("anole")

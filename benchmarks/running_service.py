@@ -25,7 +25,7 @@ from benchmarks.fixtures import DEFAULT_MODEL
 from benchmarks.measuring import cpu_seconds
 from models.errors import AnoleError
 
-START_TIMEOUT_S: Final = 120.0
+START_TIMEOUT_S: Final = 600.0
 STOP_TIMEOUT_S: Final = 30.0
 
 _COMMAND: Final = Path(sys.executable).with_name("anole")

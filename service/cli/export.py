@@ -13,15 +13,17 @@ import typer
 from service.cli import connection
 from service.cli.clients import exit_if_held, print_adapted
 from service.cli.connection import ClientName, Key, Url
-from service.cli.console import NO_VALUE, AsJson, facts, output, percent, plain, print_json, table
+from service.cli.console import NO_VALUE, AsJson, facts, notices, output, percent, plain, print_json, table
 from service.cli.files import save
 from service.cli.installation import require_full_installation
 from service.client import ExportOptions, InvalidInput
+from service.http.schemas.exports import ENDINGS
 from service.settings import disable_onnxruntime_telemetry
 
 if TYPE_CHECKING:
     from models.inference.exports.certificate import Agreement
-    from models.inference.exports.file import ExportedVersion, Pixels, Prediction
+    from models.inference.exports.file import Pixels, Prediction
+    from models.inference.exports.formats import OpenedExport
 
 
 def export(
@@ -29,24 +31,35 @@ def export(
     version: Annotated[
         int | None, typer.Option(metavar="VERSION", help="Number of the version.", show_default="the live version")
     ] = None,
-    file_format: Annotated[str, typer.Option("--format", metavar="FORMAT", help="onnx.")] = "onnx",
+    file_format: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="onnx, or openvino: a zip with model.xml and model.bin.")
+    ] = "onnx",
     precision: Annotated[
         str, typer.Option(metavar="PRECISION", help="float32, or int8: faster on processors and less accurate.")
     ] = "float32",
     batch: Annotated[bool, typer.Option("--batch", help="Take several images of one size at once.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default="CLIENT-VERSION.onnx"),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File to write.",
+            show_default="CLIENT-VERSION.onnx or .zip",
+        ),
     ] = None,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
     """Download a version of CLIENT as one file that predicts as the service does, anywhere."""
+    if out is not None:
+        _check_name(out, file_format)
     with connection.connect(url, key) as anole:
         number = anole.alias(client).version if version is None else version
-        content = anole.export(client, number, ExportOptions(file_format, precision, batch))
-    path = out or Path(f"{client}-{number}.{file_format}")
+        with notices().status(f"exporting version {number} and comparing it with the service …"):
+            content = anole.export(client, number, ExportOptions(file_format, precision, batch))
+    path = out or Path(f"{client}-{number}{ENDINGS.get(file_format, '')}")
     save(path, content)
     if as_json:
         print_json({"client": client, "version": number, "path": str(path), "bytes": len(content)})
@@ -56,7 +69,7 @@ def export(
 
 def import_version(
     client: ClientName,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file from `anole export`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File from `anole export`.")],
     publish: Annotated[str, typer.Option(help="never, always or auto.")] = "never",
     url: Url = None,
     key: Key = None,
@@ -85,11 +98,11 @@ def verify(
     """
     require_full_installation("anole verify")
     disable_onnxruntime_telemetry()
+    from models.inference.exports import formats
     from models.inference.exports.certificate import LIMITS
     from models.inference.exports.certificate import verify as repeat
-    from models.inference.exports.file import ExportedVersion
 
-    exported = ExportedVersion(_read(file))
+    exported = formats.open_file(_read(file))
     pixels = {str(path): _pixels(_read(path)) for path in images or ()}
     certificate = exported.description.certificate
     agreement = repeat(exported, certificate, pixels.values())
@@ -99,6 +112,15 @@ def verify(
     else:
         _print_verified(exported, agreement, predictions)
     agreement.require(LIMITS[certificate["precision"]])
+
+
+def _check_name(path: Path, file_format: str) -> None:
+    """Raises InvalidInput, before the service works for a minute, if the name of the file cannot be used."""
+    ending = ENDINGS.get(file_format)
+    if ending is not None and path.suffix.lower() != ending:
+        raise InvalidInput(f"the file {path} has the format {file_format}; give a name that ends with {ending}")
+    if not path.parent.is_dir():
+        raise InvalidInput(f"there is no folder {path.parent}; create it first")
 
 
 def _read(path: Path) -> bytes:
@@ -119,7 +141,7 @@ def _pixels(content: bytes) -> Pixels:
 
 
 def _verified_json(
-    exported: ExportedVersion, agreement: Agreement, predictions: Mapping[str, Prediction]
+    exported: OpenedExport, agreement: Agreement, predictions: Mapping[str, Prediction]
 ) -> dict[str, Any]:
     described = exported.description
     return {
@@ -139,7 +161,7 @@ def _verified_json(
     }
 
 
-def _print_verified(exported: ExportedVersion, agreement: Agreement, predictions: Mapping[str, Prediction]) -> None:
+def _print_verified(exported: OpenedExport, agreement: Agreement, predictions: Mapping[str, Prediction]) -> None:
     version, certificate = exported.description.version, exported.description.certificate
     rows = [
         ("client", str(version["client"])),

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from models.images.encoding import encode_png
 from models.images.preprocessing import PREPROCESSING_VERSION, decode
+from models.inference.exports import formats
 from models.inference.exports.certificate import LIMITS, SIZES, Reference, compare, generated_image, pixels_digest
 from models.inference.exports.certificate import to_json as certificate_json
-from models.inference.exports.file import Description, ExportedVersion, Pixels, describe_onnx
+from models.inference.exports.file import Description, Pixels
 from models.inference.exports.graph import OPSET
-from models.inference.exports.version import build_graph, require_onnx
+from models.inference.exports.version import build_graph
 from service.domain.client import validate_client_name
 from service.domain.version import SCORE_DIGITS, ServedVersion, Version, unknown_score
 from service.runtime.adapt_queue import AdaptQueue, JobControl
@@ -53,12 +54,14 @@ class ExportCommand:
     Attributes:
         client: client name.
         version: its number.
+        format: of the file.
         precision: numbers that the net computes in.
         batch: the file takes several images of one size at once.
     """
 
     client: str
     version: int
+    format: formats.Format = "onnx"
     precision: Precision = "float32"
     batch: bool = False
 
@@ -114,7 +117,7 @@ class Exports:
             The future raises UnknownClient, UnknownVersion, UnknownCheckpoint, VersionCorrupt, StoreUnavailable,
             ParityTooLow, and the error that `control` is stopped with.
         """
-        require_onnx()
+        formats.require(command.format)
         validate_client_name(command.client)
         return self._queue.submit(command.client, partial(self.run, command, control), control)
 
@@ -136,7 +139,7 @@ class Exports:
         references = self._references(source, [*kept, *generated], images, first_generated=len(kept))
         control.check()
         described = Description(self._described(source, command), {}, source.weights)
-        exported = ExportedVersion(describe_onnx(graph, described))
+        exported = formats.open_file(formats.write_file(command.format, graph, described))
         agreement = compare(exported, zip(images, references, strict=True))
         agreement.require(LIMITS[command.precision])
         certificate = {
@@ -147,7 +150,8 @@ class Exports:
             "weights_digest": source.served.weights_digest,
             "model_digest": source.served.meta_model_digest,
         }
-        return Exported(describe_onnx(graph, replace(described, certificate=certificate)), certificate)
+        certified = replace(described, certificate=certificate)
+        return Exported(formats.write_file(command.format, graph, certified), certificate)
 
     def _source(self, command: ExportCommand) -> _Source:
         version, weights = self._store.weights_content(command.client, command.version)
@@ -203,6 +207,7 @@ class Exports:
             "weights_digest": served.weights_digest,
             "licence": source.checkpoint.checkpoint.training.get("licence"),
             "preprocessing": PREPROCESSING_VERSION,
+            "format": command.format,
             "precision": command.precision,
             "batch": command.batch,
             "opset": OPSET,

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from models.config import InnerLoopConfig
 from models.errors import ExportInvalid, InvalidConfig
-from models.inference.exports.file import Description, read_description
-from models.inference.exports.version import require_onnx
+from models.inference.exports import formats
+from models.inference.exports.file import Description
 from service.domain.client import ClientSettings
 from service.domain.gate import decide
 from service.domain.job import Origin
@@ -104,13 +104,13 @@ class Imports:
             The future raises ExportInvalid, ModelMismatch, InvalidName, TooManyClasses, UnknownCheckpoint,
             ClientDeleted, StoreFull, StoreUnavailable, and the error that `control` is stopped with.
         """
-        require_onnx()
+        formats.require("onnx")
         return self._queue.submit(command.client, partial(self.run, command, control), control)
 
     def run(self, command: ImportCommand, control: JobControl) -> AdaptOutcome:
         """Import on the calling thread; see `submit`."""
         control.enter("decode")
-        described = read_description(command.content)
+        described = formats.read_description(command.content)
         record = _record(described)
         settings = self._settings(command.client)
         checkpoint = self._checkpoints.named(settings.model)

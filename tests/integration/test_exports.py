@@ -19,7 +19,8 @@ from onnx import numpy_helper
 from models.errors import ParityTooLow
 from models.images.decoding import decode_pixels
 from models.inference.exports.certificate import verify
-from models.inference.exports.file import ExportedVersion, read_description
+from models.inference.exports.file import ExportedVersion
+from models.inference.exports.formats import open_file, read_description
 from service import bootstrap
 from service.cli.export import verify as verify_file
 from service.http.app import create_app
@@ -83,6 +84,28 @@ def test_the_certificate_covers_kept_samples_and_generated_images(web: Web, expo
     samples = [np.repeat(decode_pixels(image).pixels[0][:, :, None], 3, axis=2) for image in striped(4, 13)]
     repeated = verify(version, certificate, samples)
     assert (repeated.images, repeated.equal_labels) == (10, 1.0)
+
+
+def test_a_file_for_openvino_gives_what_the_service_gives_and_can_be_imported(
+    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    response = web("GET", "/clients/line/versions/1/export?format=openvino")
+    assert response.status_code == 200, response.text
+    assert response.headers["content-disposition"] == 'attachment; filename="line-1.zip"'
+    file = tmp_path / "line.zip"
+    file.write_bytes(response.content)
+    capsys.readouterr()  # what the service logs
+    verify_file(file, as_json=True)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["certificate"]["runtime"].startswith("openvino 20")
+    assert (printed["certificate"]["images"], printed["verified"]["images"]) == (14, 6)
+    assert printed["verified"]["largest_difference"] < 1e-3
+    image = striped(1, 7, seed=5)[0]
+    found = open_file(response.content).predict(np.repeat(decode_pixels(image).pixels[0][:, :, None], 3, axis=2))
+    assert found.scores == pytest.approx(list(predicted(web, "line", image)["scores"].values()), abs=1e-3)
+    imported = web("POST", "/clients/from-zip/versions", content=response.content, headers=ONNX)
+    assert imported.status_code == 201, imported.text
+    assert predicted(web, "from-zip", image) == predicted(web, "line", image)
 
 
 def test_an_imported_version_is_held_and_predicts_as_the_exported_one(web: Web, exported: bytes) -> None:

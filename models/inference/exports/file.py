@@ -1,4 +1,4 @@
-"""Exported files: reads them, runs them, and adds what they say about themselves. Needs no torch."""
+"""Exported ONNX files: reads them, runs them, and adds what they say about themselves. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from models.errors import ExportInvalid
 
 FORMAT: Final = "anole-export-1"
+
+IMAGE: Final = "image"
+SCORES, LABEL, UNKNOWN_SCORE, KNOWN = OUTPUTS = ("scores", "label", "unknown_score", "known")
 
 _FORMAT, _VERSION, _CERTIFICATE, _WEIGHTS = "anole.format", "anole.version", "anole.certificate", "anole.weights"
 _KEYS: Final = (_FORMAT, _VERSION, _CERTIFICATE, _WEIGHTS)
@@ -148,7 +151,7 @@ def describe_onnx(graph: Any, description: Description) -> bytes:
     return content
 
 
-def read_description(content: bytes) -> Description:
+def read_onnx_description(content: bytes) -> Description:
     """Read what an exported ONNX file says about itself, without running it. Needs the package onnx.
 
     Raises:
@@ -159,5 +162,5 @@ def read_description(content: bytes) -> Description:
     try:
         graph = onnx.load_from_string(content)
     except Exception as error:  # protobuf raises a class of its own, which onnx does not export
-        raise ExportInvalid("the file is not in ONNX format; give an .onnx file from `anole export`") from error
+        raise ExportInvalid("the file is neither in ONNX format nor a zip; give a file from `anole export`") from error
     return Description.from_texts({entry.key: entry.value for entry in graph.metadata_props if entry.key in _KEYS})

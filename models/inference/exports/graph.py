@@ -17,6 +17,9 @@ IR_VERSION: Final = 10
 Branch = Callable[["GraphWriter"], str]
 """Writes one branch of a condition, and returns the name of its result."""
 
+Branches = Callable[["GraphWriter"], Sequence[str]]
+"""The same for several results."""
+
 
 class GraphWriter:
     """Collects nodes and constants.
@@ -64,12 +67,19 @@ class GraphWriter:
 
     def choose(self, condition: str, then: Branch, otherwise: Branch) -> str:
         """Compute only one of two float32 values, by a condition that is known when the graph runs."""
+        return self.choose_all(
+            condition, lambda branch: [then(branch)], lambda branch: [otherwise(branch)], dtypes=[np.float32]
+        )[0]
+
+    def choose_all(self, condition: str, then: Branches, otherwise: Branches, dtypes: Sequence[DTypeLike]) -> list[str]:
+        """Compute only one of two lists of values. `dtypes` are those of the values."""
         branches = {}
         for name, write in (("then_branch", then), ("else_branch", otherwise)):
             branch = GraphWriter(self)
-            result = branch.op("Identity", write(branch))
-            branches[name] = branch._as_graph(name, [], [_described(result, np.float32, None)])
-        return self.op("If", condition, **branches)
+            results = [branch.op("Identity", value) for value in write(branch)]
+            described = [_described(value, dtype, None) for value, dtype in zip(results, dtypes, strict=True)]
+            branches[name] = branch._as_graph(name, [], described)
+        return self.ops("If", condition, outputs=len(dtypes), **branches)
 
     def insert(self, graph: Any, inputs: Mapping[str, str]) -> list[str]:
         """Write the nodes of another graph, whose initializers are in `initializers` already.

@@ -5,11 +5,11 @@ The nodes of the net itself come from the graph that lies beside the checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from models.feature_arrays import LEAST_PATCH_DISTANCE, SPREAD_EPSILON
 from models.inference.array_predict import IMAGES
@@ -30,6 +30,19 @@ class _Outputs(NamedTuple):
     logits: str
     features: str
     length: str | None
+
+
+class Finish(NamedTuple):
+    """Writes what comes after the net.
+
+    Attributes:
+        write: turns the names of probabilities (count, n_way) and of in-distribution scores, float64 (count,) or None,
+            into those of the results.
+        dtypes: of the results.
+    """
+
+    write: Callable[[GraphWriter, str, str | None], list[str]]
+    dtypes: Sequence[DTypeLike]
 
 
 class NetWriter:
@@ -56,20 +69,37 @@ class NetWriter:
         graph.initializers.update({names[each.name]: numpy_helper.to_array(each) for each in net_graph.initializer})
         graph.initializers.update({f"{_NET}{name}": self._weights[name] for name in self._taken_weights()})
 
-    def predict(self, graph: GraphWriter, prepared: str, folded: Weights) -> tuple[str, str | None]:
+    def predict(self, graph: GraphWriter, prepared: str, folded: Weights, finish: Finish) -> list[str]:
         """Write what `BatchPredictor.predict` computes.
 
         Args:
             graph: is written to.
             prepared: float32 (count, channels, height, width).
             folded: as given to the constructor.
+            finish: writes what comes after the net. It is written into both branches of the second look, so that
+                nothing comes after them: OpenVINO 2026.4 computes wrong values from the results of branches when it
+                runs a graph for the first time.
 
         Returns:
-            The names of probabilities (count, n_way) and of in-distribution scores, float64 (count,), or None.
+            The names of the results.
         """
         outputs = self._outputs(graph, prepared)
-        if heads.SECOND_LOOK in folded and isinstance(self._net, BackboneNet):
-            outputs = outputs._replace(logits=self._second_look(graph, prepared, outputs.logits))
+
+        def finished(writer: GraphWriter, logits: str) -> list[str]:
+            return finish.write(writer, *self._predictions(writer, outputs._replace(logits=logits), folded))
+
+        if heads.SECOND_LOOK not in folded or not isinstance(self._net, BackboneNet):
+            return finished(graph, outputs.logits)
+        lead, doubtful = self._doubt(graph, outputs.logits)
+        return graph.choose_all(
+            doubtful,
+            lambda branch: finished(branch, self._second_look(branch, prepared, outputs.logits, lead)),
+            lambda branch: finished(branch, outputs.logits),
+            finish.dtypes,
+        )
+
+    def _predictions(self, graph: GraphWriter, outputs: _Outputs, folded: Weights) -> tuple[str, str | None]:
+        """Write the probabilities and the in-distribution scores for given logits; see `predict`."""
         posterior = HeadPosterior.of(folded)
         if posterior is None:
             probabilities = graph.op("Softmax", outputs.logits, axis=1)
@@ -136,31 +166,26 @@ class NetWriter:
         stage = self._net.patch_stage
         return int(self._net_graph.output[stage].type.tensor_type.shape.dim[1].dim_value)
 
-    def _second_look(self, graph: GraphWriter, prepared: str, logits: str) -> str:
-        """Write `heads.second_look`; images that are turned only pass through the net where one is in doubt."""
-        margin = graph.constant(self._weights[heads.SECOND_LOOK].reshape(()))
+    def _doubt(self, graph: GraphWriter, logits: str) -> tuple[str, str]:
+        """The lead of the best class, (count, 1), and whether `heads.second_look` is due for any image, bool ()."""
         best, _ = graph.ops("TopK", logits, graph.indices(2), axis=1, outputs=2)
         first, second = graph.ops("Split", best, outputs=2, axis=1, num_outputs=2)
-        lead = graph.op("Sub", first, second)  # (count, 1)
-        doubtful = graph.op("Less", graph.op("ReduceMin", lead, keepdims=0), margin)
+        lead = graph.op("Sub", first, second)
+        return lead, graph.op("Less", graph.op("ReduceMin", lead, keepdims=0), self._margin(graph))
 
-        def averaged(branch: GraphWriter) -> str:
-            share = branch.op("Div", branch.op("Mul", lead, branch.constant(-2.0)), margin)
-            share = branch.op("Add", share, branch.constant(2.0))
-            share = branch.op("Clip", share, branch.constant(0.0), branch.constant(1.0))
-            turned = branch.op(
-                "Slice",
-                prepared,
-                branch.indices(-1, -1),
-                branch.indices(_FIRST, _FIRST),
-                branch.indices(2, 3),
-                branch.indices(-1, -1),
-            )
-            difference = branch.op("Sub", self._outputs(branch, turned).logits, logits)
-            half = branch.op("Mul", difference, branch.constant(0.5))
-            return branch.op("Add", logits, branch.op("Mul", share, half))
+    def _margin(self, graph: GraphWriter) -> str:
+        return graph.constant(self._weights[heads.SECOND_LOOK].reshape(()))
 
-        return graph.choose(doubtful, averaged, lambda branch: branch.op("Identity", logits))
+    def _second_look(self, graph: GraphWriter, prepared: str, logits: str, lead: str) -> str:
+        """Write `heads.second_look`: logits (count, n_way)."""
+        share = graph.op("Div", graph.op("Mul", lead, graph.constant(-2.0)), self._margin(graph))
+        share = graph.op("Add", share, graph.constant(2.0))
+        share = graph.op("Clip", share, graph.constant(0.0), graph.constant(1.0))
+        axes, ends, steps = graph.indices(2, 3), graph.indices(_FIRST, _FIRST), graph.indices(-1, -1)
+        turned = graph.op("Slice", prepared, graph.indices(-1, -1), ends, axes, steps)
+        difference = graph.op("Sub", self._outputs(graph, turned).logits, logits)
+        half = graph.op("Mul", difference, graph.constant(0.5))
+        return graph.op("Add", logits, graph.op("Mul", share, half))
 
     def _distance(self, graph: GraphWriter, outputs: _Outputs) -> str | None:
         """Write `novelty.novelty_distance`: (count,)."""

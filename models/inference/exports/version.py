@@ -14,14 +14,13 @@ from models.checkpoint import Checkpoint
 from models.errors import ExportUnsupported
 from models.images.preprocessing import ImageConfig
 from models.inference.embedding import with_weights
+from models.inference.exports import formats
+from models.inference.exports.file import IMAGE, KNOWN, LABEL, SCORES, UNKNOWN_SCORE
 from models.inference.exports.graph import GraphWriter, described
-from models.inference.exports.net import NetWriter
+from models.inference.exports.net import Finish, NetWriter
 from models.inference.exports.preprocessing import prepare
 from models.nets import BackboneNet, Net
 from models.weights import Weights
-
-IMAGE: Final = "image"
-SCORES, LABEL, UNKNOWN_SCORE, KNOWN = OUTPUTS = ("scores", "label", "unknown_score", "known")
 
 _DIGITS: Final = 1e6
 """The service rounds scores to six digits before it compares them."""
@@ -64,7 +63,7 @@ def exported_net(
     Raises:
         ExportUnsupported: the packages are not installed, or the net cannot be exported so.
     """
-    require_onnx()
+    formats.require("onnx")
     import onnx
 
     config, net = checkpoint.net_config, checkpoint.build_net().eval()
@@ -91,17 +90,6 @@ def _quantised(checkpoint: Checkpoint, net: Net, graph: Any, images: Sequence[Te
     return in_integers(graph, images, checkpoint.net_config.image)
 
 
-def require_onnx() -> None:
-    """Raises ExportUnsupported if onnx is not installed."""
-    from models.inference.export import can_export
-
-    if not can_export():
-        raise ExportUnsupported(
-            "exporting needs the packages of the extra `export`, which are not installed where the service runs; "
-            "install them there with `pip install 'anole[export]'`, or `pip install onnx onnxscript`, and restart it"
-        )
-
-
 def _exported(net: Net) -> bytes:
     from models.inference.export import export_backbone, export_onnx
 
@@ -124,22 +112,25 @@ def build_graph(version: ExportedNet, *, batch: bool = False) -> Any:
     images = IMAGE if batch else graph.op("Unsqueeze", IMAGE, graph.indices(0))
     writer = NetWriter(graph, version.net, version.net_graph.graph, version.folded)
     prepared = prepare(graph, images, version.image)
-    probabilities, familiarity = writer.predict(graph, prepared, version.folded)
-    rounded = graph.op(
-        "Round", graph.op("Mul", graph.cast(probabilities, np.float64), graph.constant(_DIGITS, np.float64))
-    )
-    label = graph.op("ArgMax", graph.cast(rounded, np.float32), axis=1, keepdims=0)
-    unknown, known = _unknown(graph, familiarity, label, version.unknown_threshold)
     n_way = len(version.folded["head.bias"])
-    found: dict[str, tuple[str, DTypeLike, list[int | str]]] = {
-        SCORES: (probabilities, np.float32, [n_way]),
-        LABEL: (label, np.int64, []),
-        UNKNOWN_SCORE: (unknown, np.float32, []),
-        KNOWN: (known, np.bool_, []),
+    found: dict[str, tuple[DTypeLike, list[int | str]]] = {
+        SCORES: (np.float32, [n_way]),
+        LABEL: (np.int64, []),
+        UNKNOWN_SCORE: (np.float32, []),
+        KNOWN: (np.bool_, []),
     }
+
+    def finish(part: GraphWriter, probabilities: str, familiarity: str | None) -> list[str]:
+        scaled = part.op("Mul", part.cast(probabilities, np.float64), part.constant(_DIGITS, np.float64))
+        label = part.op("ArgMax", part.cast(part.op("Round", scaled), np.float32), axis=1, keepdims=0)
+        results = [probabilities, label, *_unknown(part, familiarity, label, version.unknown_threshold)]
+        return results if batch else [part.op("Squeeze", each, part.indices(0)) for each in results]
+
+    finishing = Finish(finish, [dtype for dtype, _ in found.values()])
+    results = writer.predict(graph, prepared, version.folded, finishing)
     outputs = {
-        name: (value if batch else graph.op("Squeeze", value, graph.indices(0)), described(name, dtype, count + shape))
-        for name, (value, dtype, shape) in found.items()
+        name: (value, described(name, dtype, count + shape))
+        for (name, (dtype, shape)), value in zip(found.items(), results, strict=True)
     }
     return graph.finish(
         version.net_graph.opset_import, [described(IMAGE, np.uint8, [*count, "height", "width", 3])], outputs

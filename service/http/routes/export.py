@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from models.errors import ExportInvalid, ExportUnsupported, ParityTooLow
+from models.inference.exports.formats import Format
 from service.errors import (
     ClientDeleted,
     DeadlinePassed,
@@ -26,6 +27,7 @@ from service.http.dependencies import ContextDep, QueryNames, VersionPath, wait_
 from service.http.openapi import QUERY, READ, WRITE, problems
 from service.http.problems import BodyTooLarge, BodyTooSlow, UnsupportedMediaType
 from service.http.routes.adapt import adapt_response
+from service.http.schemas.exports import ENDINGS
 from service.http.schemas.resources import AdaptResponse
 from service.http.scopes import ClientPath, require_scope
 from service.runtime.adapt_queue import JobControl
@@ -41,13 +43,15 @@ _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    format: str
+    format: Format
     precision: Precision
     batch: bool
 
 
 async def _options(
-    format: Annotated[Literal["onnx"], Query(description="file format")] = "onnx",  # noqa: A002 - name in the query
+    format: Annotated[  # noqa: A002 - name in the query
+        Format, Query(description="file format: one ONNX file, or a zip for OpenVINO with model.xml and model.bin")
+    ] = "onnx",
     precision: Annotated[
         Precision, Query(description="numbers that the net computes in; int8 is faster on processors and less accurate")
     ] = "float32",
@@ -87,7 +91,7 @@ async def export_version(
     `label`, int64; `unknown_score`, float32; and `known`, bool. Before the file is sent, it is compared with the
     service on samples of the version and on generated images. Its metadata contain the result, class names and digests.
     """
-    command = ExportCommand(client, version, options.precision, options.batch)
+    command = ExportCommand(client, version, options.format, options.precision, options.batch)
     control = JobControl(context.settings.adapt_s)
     try:
         work = await to_thread.run_sync(context.services.exports.submit, command, control)
@@ -96,7 +100,7 @@ async def export_version(
         control.stop(ClientDisconnect())
     digest = hashlib.sha256(exported.content)
     headers = {
-        "Content-Disposition": f'attachment; filename="{client}-{version}.{options.format}"',
+        "Content-Disposition": f'attachment; filename="{client}-{version}{ENDINGS[options.format]}"',
         "Repr-Digest": f"sha-256=:{base64.b64encode(digest.digest()).decode('ascii')}:",
     }
     return Response(exported.content, media_type=_ONNX, headers=headers)

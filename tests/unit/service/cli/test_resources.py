@@ -171,6 +171,22 @@ def test_weights_are_written_to_a_file(
     assert (code, error.startswith(f"error: cannot write {folder}")) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-o", "line.txt"], "the file line.txt has the format onnx; give a name that ends with .onnx"),
+        (["--format", "openvino", "-o", "line.onnx"], "give a name that ends with .zip"),
+        (["-o", "none/line.onnx"], "there is no folder none; create it first"),
+    ],
+)
+def test_the_name_of_an_exported_file_is_checked_before_the_service_exports(
+    anole: Anole, service: Web, options: list[str], said: str
+) -> None:
+    code, _, error = anole("export", "line", *options)
+    assert (code, said in error) == (1, True)
+    assert service.services.exports.commands == []
+
+
 def test_the_live_version_is_exported_to_a_file_and_imported_without_going_live(
     anole: Anole, service: Web, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +195,7 @@ def test_the_live_version_is_exported_to_a_file_and_imported_without_going_live(
     code, printed, _ = anole("export", "line", "--precision", "int8", "--batch")
     assert (code, printed) == (0, "line-1.onnx: version 1, 4 bytes; to check it: anole verify line-1.onnx")
     assert (folder / "line-1.onnx").read_bytes() == b"onnx"
-    assert service.services.exports.commands == [ExportCommand("line", 1, "int8", batch=True)]
+    assert service.services.exports.commands == [ExportCommand("line", 1, "onnx", "int8", batch=True)]
     code, printed, _ = anole("import", "copy", "line-1.onnx", "--json")
     assert (code, json.loads(printed)["published"]) == (0, False)
     assert [command.content for command in service.services.imports.commands] == [b"onnx"]

@@ -1,0 +1,9 @@
+"""Names of exported files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+ENDINGS: Final[Mapping[str, str]] = {"onnx": ".onnx", "openvino": ".zip"}
+"""Format -> how the names of its files end."""
