@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,7 +94,8 @@ def main() -> None:
     if MOSQUITTO is None:
         sys.exit("error: there is no mosquitto; on Debian: apt-get install mosquitto")
     task = draw(generated(3, 20, side=96, channels=3), np.random.default_rng(0), 3, 10, 10)
-    with serving(chosen_options(arguments)) as service, tempfile.TemporaryDirectory(prefix="anole-soak-") as folder:
+    options = replace(chosen_options(arguments), environment={"ANOLE_ADAPT_S": "600"})  # other work may keep cores busy
+    with serving(options) as service, tempfile.TemporaryDirectory(prefix="anole-soak-") as folder:
         publish_version(service.url, task.support)
         broker, posting = Broker(Path(folder)), free_port()
         tables = (

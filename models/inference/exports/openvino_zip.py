@@ -52,15 +52,15 @@ class OpenvinoVersion:
         xml, weights = _member(content, _MODEL), _member(content, _WEIGHTS)
         try:
             core = openvino.Core()
-            self._model = core.compile_model(core.read_model(xml, weights), "CPU", _properties(threads))
+            self._compiled = core.compile_model(core.read_model(xml, weights), "CPU", _properties(threads))
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise ExportInvalid(f"OpenVINO cannot read the file ({error}); give a file from `anole export`") from error
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
-        self._batch = self._model.input(0).partial_shape.rank.get_length() == 4
+        self._batch = self._compiled.input(0).partial_shape.rank.get_length() == 4
 
     def predict(self, image: Pixels) -> Prediction:
         """Predict one image."""
-        results = self._model([image[None] if self._batch else image])
+        results = self._compiled([image[None] if self._batch else image])
         scores, label, unknown_score, known = (
             results[name][0] if self._batch else results[name].copy() for name in OUTPUTS
         )
@@ -71,10 +71,10 @@ def write_openvino(graph: Any, description: Description) -> bytes:
     """Return a ModelProto as a zip for OpenVINO, with the description in it."""
     import openvino
 
-    model = openvino.Core().read_model(graph.SerializeToString())
+    net = openvino.Core().read_model(graph.SerializeToString())
     with tempfile.TemporaryDirectory(prefix="anole-export-") as folder:
         path = Path(folder) / _MODEL
-        openvino.save_model(model, path, compress_to_fp16=False)
+        openvino.save_model(net, path, compress_to_fp16=False)
         contents = {name: (path.parent / name).read_bytes() for name in (_MODEL, _WEIGHTS)}
     contents[_DESCRIPTION] = json.dumps(description.to_texts(), indent=1).encode()
     packed = io.BytesIO()
