@@ -47,6 +47,19 @@ def test_two_classes_are_taught_and_a_picture_is_judged(served: Served, page: Pa
     expect(page.locator(".call-label")).to_have_text("defect", timeout=TIMEOUT_MS)
 
 
+def test_a_first_visitor_judges_a_picture_of_the_demo(served: Served, page: Page) -> None:
+    only_the_demo = {"clients": [{"client": "demo", "live": 1, "versions": 1, "aliases": []}]}
+    page.route("**/clients", lambda route: route.fulfill(json=only_the_demo))
+    page.goto(f"{served.url}/#/teach")
+    page.get_by_role("link", name="Look at the demo").click()
+    page.get_by_role("button", name="Try a picture of the demo").click()
+
+    card = page.locator(".judged-card")
+    name = card.get_by_role("img").get_attribute("alt")
+    assert name is not None
+    expect(card.locator(".call-label")).to_have_text(name.partition("-")[0])
+
+
 def test_the_camera_takes_ten_pictures_in_a_row(served: Served, page: Page) -> None:
     page.goto(f"{served.url}/#/teach")
     page.get_by_role("button", name="Camera for good").click()

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route, expect
 
+from service.client import Client
 from tests.e2e.browsing import class_card, files, needs_browser, opened_page, paste, started_browser
 from tests.generated import encoded, striped
 
@@ -55,6 +56,24 @@ def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: s
         page.get_by_role("button", name="Open Teach").click()
         expect(page.locator(".toast")).to_have_count(0)
         expect(class_card(page, "fine")).to_contain_text("1 new, 8 known")
+
+
+def test_a_verdict_of_an_earlier_version_says_so_and_the_picture_is_judged_again(
+    browser: Browser, url: str, line: str
+) -> None:
+    with opened_page(browser) as page, Client(url) as anole:
+        page.goto(f"{url}/#/judge/{line}")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "early"))
+        early = page.get_by_role("listitem").filter(has_text="early-0.png")
+        expect(early.get_by_role("status")).to_contain_text("coarse")
+        anole.rollback(line)
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=8), "late"))
+        expect(page.get_by_text("Version 1 is live.")).to_be_visible()
+        expect(early).to_contain_text("Version 2 judged this.")
+        anole.move_alias(line, "live", 2)
+        early.get_by_role("button", name="Judge with version 1").click()
+        expect(page.get_by_text("Version 2 is live.")).to_be_visible()
+        expect(early).not_to_contain_text("judged this")
 
 
 def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:

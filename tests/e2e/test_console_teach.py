@@ -9,18 +9,20 @@ import zipfile
 from collections.abc import Iterator
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from service.client import Client
 from tests.e2e.browsing import (
     choose,
     class_card,
+    drop,
     name_classes,
     needs_browser,
     opened_page,
     started_browser,
 )
-from tests.e2e.conftest import COARSE, FINE
+from tests.e2e.conftest import COARSE, FINE, labelled
 from tests.generated import striped
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -60,6 +62,20 @@ def faulty_archive() -> bytes:
 def directory_entry(archive: bytearray, name: bytes) -> int:
     """Return where the entry of a file begins in the central directory."""
     return archive.rindex(b"PK\x01\x02", 0, archive.rindex(name))
+
+
+def unusual_files() -> bytes:
+    """Return a zip of two folders with an empty file, a text and half a PNG that are called pictures, and two GIFs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zipped:
+        zipped.writestr("fine/empty.png", b"")
+        zipped.writestr("fine/text.jpg", b"a text")
+        zipped.writestr("fine/half.png", FINE[0][:100])
+        for label, content in (("fine", FINE[1]), ("coarse", COARSE[1])):
+            converted = io.BytesIO()
+            Image.open(io.BytesIO(content)).save(converted, "GIF")
+            zipped.writestr(f"{label}/{label}.gif", converted.getvalue())
+    return buffer.getvalue()
 
 
 def few_files(route: Route) -> None:
@@ -164,3 +180,60 @@ def test_pictures_taken_out_after_their_part_had_arrived_are_not_kept(browser: B
         adapt_with_a_failure(page, "medium-0.png")
         added = {sample.name for sample in anole.samples("retried")} - set(names)
         assert added == {f"medium-{index}.png" for index in range(1, 6)}
+
+
+def test_a_zip_dropped_on_a_class_keeps_its_folders_and_only_readable_pictures_are_sent(
+    browser: Browser, url: str
+) -> None:
+    with opened_page(browser) as page, Client(url) as anole:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "unusual", "fine", "other")
+        drop(class_card(page, "other"), "parts.zip", "application/zip", unusual_files())
+        expect(page.get_by_text("parts.zip/fine/empty.png (empty)")).to_be_visible()
+        expect(class_card(page, "fine").get_by_role("button", name="half.png: cannot be read")).to_be_visible()
+        page.get_by_role("button", name="Remove 2 pictures that cannot be read").click()
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_role("region", name="Result: version 1")).to_be_visible()
+        assert {(sample.label, sample.name) for sample in anole.samples("unusual")} == {
+            ("fine", "fine.gif"),
+            ("coarse", "coarse.gif"),
+        }
+
+
+def test_a_new_client_does_not_join_one_that_was_made_meanwhile_unasked(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page, Client(url) as anole:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "taken", "fine", "coarse")
+        choose(page, "fine", FINE[:2])
+        choose(page, "coarse", COARSE[:2])
+        anole.adapt("taken", labelled(fine=FINE[4:6], coarse=COARSE[4:6]))
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("There is a client of this name by now.")
+        expect(page.get_by_text("taken exists already.")).to_be_visible()
+        assert len(anole.versions("taken")) == 1
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_role("region", name="Result: version 2")).to_be_visible()
+
+
+def test_classes_stay_as_they_were_sent_and_the_end_is_told_in_another_view(
+    browser: Browser, url: str, line: str
+) -> None:
+    with opened_page(browser) as page:
+        held: list[Route] = []
+        page.route("**/adapt", held.append)
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "left", "fine", "coarse")
+        choose(page, "fine", FINE[:2])
+        choose(page, "coarse", COARSE[:2])
+        with page.expect_request("**/adapt"):
+            page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_label("Name of the client")).to_be_disabled()
+        expect(page.get_by_label("Name of the class").first).to_be_disabled()
+        expect(page.get_by_role("button", name="Remove class coarse")).to_be_disabled()
+        page.goto(f"{url}/#/judge/{line}")
+        expect(page.get_by_role("heading", name=f"Judge with {line}")).to_be_visible()
+        held[0].continue_()
+        expect(page.locator(".toast")).to_contain_text("Version 1 of left is ready.")
+        expect(page.get_by_role("heading", name=f"Judge with {line}")).to_be_visible()
+        page.locator(".toast").get_by_role("button", name="Open Teach").click()
+        expect(page.get_by_role("region", name="Result: version 1")).to_be_visible()

@@ -7,7 +7,7 @@ import { icon } from "./core/icons.js";
 import { listenForPictures, takePictures } from "./core/intake.js";
 import { Login, signOut } from "./core/login.js";
 import { ProblemBox } from "./core/parts.js";
-import { address, clients, current, go, goNew, notice, readClients, readSession, route, session, VIEWS } from "./core/state.js";
+import { address, clients, current, DEMO, go, goNew, notice, readClients, readSession, route, session, VIEWS } from "./core/state.js";
 import { applyTheme, chooseTheme, theme, THEMES } from "./core/theme.js";
 import { Judge, takeForJudge } from "./judge/view.js";
 import { live } from "./judge/live.js";
@@ -102,7 +102,7 @@ function followRoute() {
 /** Open the client that has something to judge, or Teach for the first visitor. */
 function openFirstView() {
   if (route.value.view && (current.value || !route.value.client)) return;
-  const own = (clients.value ?? []).filter((each) => each.client !== "demo");
+  const own = (clients.value ?? []).filter((each) => each.client !== DEMO);
   if (own.length) location.replace(address("judge", own[0].client));
   else location.replace("#/teach");
 }

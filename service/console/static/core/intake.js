@@ -73,7 +73,7 @@ export const dropTarget = (name, take) => ({
 });
 
 /** A button that opens a file dialog. */
-export function FileButton({ take, folder, capture, children, kind = "", multiple = true, name }) {
+export function FileButton({ take, folder, accept = "image/*,.tif,.tiff,.bmp,.zip", capture, children, kind = "", multiple = true, name }) {
   const chosen = (event) => {
     const files = [...event.target.files];
     event.target.value = "";
@@ -84,7 +84,7 @@ export function FileButton({ take, folder, capture, children, kind = "", multipl
       type="file"
       class="hidden"
       multiple=${multiple}
-      accept=${folder ? undefined : "image/*,.tif,.tiff,.bmp,.zip"}
+      accept=${folder ? undefined : accept}
       webkitdirectory=${Boolean(folder)}
       capture=${capture}
       aria-label=${name}

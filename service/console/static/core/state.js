@@ -43,6 +43,9 @@ export const session = signal(null);
 export const clients = signal(null);
 export const clientsProblem = signal(null);
 
+/** The client that a new service makes, so that there is something to look at. */
+export const DEMO = "demo";
+
 export const current = computed(() => clients.value?.find((each) => each.client === route.value.client) ?? null);
 
 /** Whether the caller may do what this scope allows. */

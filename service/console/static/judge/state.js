@@ -1,10 +1,11 @@
 /** Pictures that are judged: sent one small request after the other, newest first. */
 
 import { signal } from "../core/ui.js";
-import { call, patiently, problemOf } from "../core/api.js";
+import { call, list, part, patiently, problemOf, send } from "../core/api.js";
 import { t } from "../core/i18n.js";
-import { say } from "../core/state.js";
+import { clients, readClients, say } from "../core/state.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
+import { single } from "../pictures/read.js";
 
 /**
  * @typedef {object} Judged
@@ -37,12 +38,24 @@ export function judge(client, { entries, skipped }) {
   for (const each of added) enqueue(each);
 }
 
+/** Judge one of the pictures that a client was taught with, chosen at random. */
+export async function judgeKept(client) {
+  try {
+    const { samples } = await list(`clients/${part(client)}/samples`, "samples");
+    const { name, digest } = samples[Math.floor(Math.random() * samples.length)];
+    const content = await (await send(`clients/${part(client)}/samples/${digest}`)).blob();
+    judge(client, single(new File([content], name, { type: content.type })));
+  } catch (error) {
+    say(problemOf(error).words);
+  }
+}
+
 function enqueue(each) {
   sending = sending.then(() => inTurn(() => judgeOne(each)));
 }
 
 export function again(each) {
-  change(each.id, { problem: null });
+  change(each.id, { problem: null, prediction: null });
   enqueue(each);
 }
 
@@ -91,7 +104,9 @@ export async function predict(client, file, name, explain) {
   form.set("images", file, name);
   if (wanted) form.set("explain", "true");
   try {
-    return await patiently(() => call("predict", { method: "POST", body: form }));
+    const answer = await patiently(() => call("predict", { method: "POST", body: form }));
+    if (clients.value?.find((each) => each.client === client)?.live !== answer.version) await readClients();
+    return answer;
   } catch (error) {
     if (error.code !== "explanation_unsupported") throw error;
     unexplained.value = new Set([...unexplained.value, client]);

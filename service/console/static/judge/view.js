@@ -5,8 +5,8 @@ import { dragged, FileButton } from "../core/intake.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
 import { Empty, ProblemBox, Spinner } from "../core/parts.js";
-import { address, current, may, route } from "../core/state.js";
-import { again, forget, forgetAll, judge, judged, unexplained } from "./state.js";
+import { address, current, DEMO, may, route } from "../core/state.js";
+import { again, forget, forgetAll, judge, judged, judgeKept, unexplained } from "./state.js";
 import { Heat } from "./heat.js";
 import { Live, live } from "./live.js";
 import { TeachIt } from "./teach.js";
@@ -37,6 +37,7 @@ export function Judge() {
       <p>${icon("image")} <span>${t("judge.drop")}</span></p>
       <div class="row center">
         <${FileButton} kind="primary" take=${take} name=${t("choose")}>${icon("image")} ${t("choose")}<//>
+        ${client.client === DEMO && may("adapt") && html`<button type="button" onClick=${() => judgeKept(DEMO)}>${icon("judge")} ${t("judge.demo")}</button>`}
         <button type="button" aria-pressed=${String(live.value)} onClick=${() => (live.value = !live.value)}>${icon("camera")} ${t(live.value ? "live.stop" : "live.start")}</button>
       </div>
     </div>
@@ -44,7 +45,7 @@ export function Judge() {
     ${mine.length > 0 && html`<${Tools} client=${client.client} count=${mine.length} />`}
     ${mine.length > 1 && html`<${Totals} predictions=${mine.map((each) => each.prediction).filter(Boolean)} />`}
     <ul class="judged">
-      ${mine.map((each) => html`<${Card} key=${each.id} each=${each} />`)}
+      ${mine.map((each) => html`<${Card} key=${each.id} each=${each} live=${client.live} />`)}
     </ul>
   </div>`;
 }
@@ -69,20 +70,21 @@ function Totals({ predictions }) {
   return html`<p class="totals">${t("judge.totals", { pictures: t("samples", { n: predictions.length }), counts: counts.join(", ") })}</p>`;
 }
 
-function Card({ each }) {
-  const { prediction, problem } = each;
+function Card({ each, live }) {
+  const { prediction, problem, version } = each;
   return html`<li class="card judged-card">
     <div class="stage">
       ${each.url ? html`<img src=${each.url} alt=${each.name} />` : html`<span class="tile-blank">${each.name}</span>`}
       ${heat.value && prediction?.explanation && html`<${Heat} map=${prediction.explanation} label=${prediction.label} />`}
     </div>
     <div class="judged-body">
-      <div class="row"><span class="picture-name" title=${each.name}>${each.name}</span>
+      <div class="row one-line"><span class="picture-name" title=${each.name}>${each.name}</span>
         <button type="button" class="bare end" aria-label=${t("remove.one", { name: each.name })} onClick=${() => forget(each.id)}>${icon("close")}</button></div>
       ${!prediction && !problem && html`<${Spinner} text=${t("judge.running")} />`}
       <${ProblemBox} problem=${problem} retry=${() => again(each)} />
       ${prediction && html`<${Verdict} prediction=${prediction} />`}
       ${prediction && html`<${Bars} scores=${prediction.scores} most=${CARD_BARS} />`}
+      ${prediction && version !== live && html`<p class="muted">${t("judge.before", { version })} <button type="button" class="quiet" onClick=${() => again(each)}>${t("judge.again", { version: live })}</button></p>`}
       ${prediction && may("adapt") && html`<${TeachIt} each=${each} />`}
     </div>
   </li>`;

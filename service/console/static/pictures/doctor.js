@@ -86,12 +86,13 @@ function variance(values) {
 
 /**
  * Mark pictures.
- * @param {{id: number, group: number, digest: string, look: Look | null}[]} pictures
- * @returns {Map<number, string[]>} the marks of each picture that has some: blurred, dark, bright, twice, both, off
+ * @param {{id: number, group: number, digest: string, unreadable: boolean, look: Look | null}[]} pictures
+ * @returns {Map<number, string[]>} the marks of each picture that has some: unreadable, blurred, dark, bright, twice, both, off
  */
 export function examine(pictures) {
   const marks = new Map();
   const mark = (picture, name) => marks.set(picture.id, [...(marks.get(picture.id) ?? []), name]);
+  for (const picture of pictures) if (picture.unreadable) mark(picture, "unreadable");
   markTwins(pictures, mark);
   const seen = pictures.filter((picture) => picture.look);
   const all = typical(seen);

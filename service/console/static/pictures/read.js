@@ -63,6 +63,7 @@ async function sort(found) {
   const leave = (name, reason) => skipped.push(t("skipped.one", { name, reason: t(`skipped.${reason}`) }));
   for (const { file, path } of found.filter(({ path }) => !CLUTTER.test(path))) {
     if (!file) leave(path, "gone");
+    else if (!file.size) leave(path, "empty");
     else if (isPicture(file)) entries.push({ file, label: folderOf(path) });
     else if (!isZip(file)) leave(path, "picture");
     else {

@@ -6,7 +6,7 @@ const MAX_ENTRY_BYTES = 64 * 1024 * 1024;
 const MAX_BYTES = 2 * 1024 * 1024 * 1024;
 
 /**
- * @typedef {"picture" | "encrypted" | "large" | "damaged"} Reason why a file is left out; "picture": it is none
+ * @typedef {"picture" | "encrypted" | "empty" | "large" | "damaged"} Reason why a file is left out; "picture": it is none
  */
 
 /**
@@ -26,6 +26,7 @@ export async function readZip(zip, isPicture, isClutter) {
     const leave = (reason) => left.push({ path: entry.path, reason });
     if (!isPicture(entry.path)) leave("picture");
     else if (entry.encrypted) leave("encrypted");
+    else if (!entry.size) leave("empty");
     else if (entry.size > MAX_ENTRY_BYTES || total + entry.size > MAX_BYTES) leave("large");
     else {
       const content = await read(zip, entry).catch(() => null);

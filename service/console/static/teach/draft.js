@@ -22,6 +22,7 @@ import { inTurn, prepare } from "../pictures/prepare.js";
  * @property {string} url of its thumbnail
  * @property {boolean} ready
  * @property {boolean} shrunk
+ * @property {boolean} unreadable
  * @property {string} digest
  * @property {import("../pictures/doctor.js").Look | null} look
  *
@@ -125,12 +126,14 @@ export class Draft {
   }
 
   /**
-   * Add pictures, each to the class of its folder, else to `group`, else to the first class without pictures.
+   * Add pictures to `group`, unless they come from several folders; else each to the class of its folder, else to the
+   * first class without pictures.
    * @param {import("../pictures/read.js").Intake} intake
    * @param {number} [group]
    */
   add({ entries, skipped }, group) {
-    if (!this.groups.value.some(({ id }) => id === group)) group = undefined; // it was removed while files were read
+    const folders = new Set(entries.map(({ label }) => label));
+    if (folders.size > 1 || !this.groups.value.some(({ id }) => id === group)) group = undefined; // or it was removed by now
     batch(() => {
       this.skipped.value = skipped;
       if (group === undefined && entries.some((entry) => entry.label)) this.dropEmptyGroups();
@@ -143,6 +146,7 @@ export class Draft {
         url: "",
         ready: false,
         shrunk: false,
+        unreadable: false,
         digest: "",
         look: null,
       }));

@@ -18,7 +18,7 @@ export function SendPanel({ draft }) {
         pictures.length ? t("send.count", { n: pictures.length, classes: t("client.classes", { n: used.length }) }) : t("send.nothing")
       }</p>
       ${pictures.length > 0 && html`<${Advice} draft=${draft} used=${used} />`}
-      <${Doctor} draft=${draft} />
+      ${!busy && html`<${Doctor} draft=${draft} />`}
       ${draft.skipped.value.length > 0 && html`<${Skipped} draft=${draft} />`}
       ${
         busy
@@ -47,12 +47,12 @@ function Doctor({ draft }) {
   const names = [...new Set(found)];
   const kinds = names.map((kind) => t("mark.count", { n: found.filter((each) => each === kind).length, mark: t(`mark.${kind}`) }));
   const title = t("doctor.title", { n: draft.marks.value.size });
-  const twice = [...draft.marks.value].filter(([, marks]) => marks.includes("twice")).map(([id]) => id);
+  const removable = ["unreadable", "twice"].map((kind) => [kind, [...draft.marks.value].filter(([, marks]) => marks.includes(kind)).map(([id]) => id)]);
   return html`<div class="note warn" role="status">${icon("warn")}
     <div><strong>${names.length === 1 ? t("doctor.kind", { title, mark: t(`mark.${names[0]}`) }) : title}</strong>
       ${names.length > 1 && html`<p>${kinds.join(" · ")}</p>`}
       <p class="muted">${t("doctor.hint")}</p>
-      ${twice.length > 0 && html`<button type="button" class="quiet" onClick=${() => draft.remove(twice)}>${t("doctor.twice", { n: twice.length })}</button>`}
+      ${removable.map(([kind, ids]) => ids.length > 0 && html`<button type="button" class="quiet" onClick=${() => draft.remove(ids)}>${t(`doctor.${kind}`, { n: ids.length })}</button>`)}
     </div>
   </div>`;
 }

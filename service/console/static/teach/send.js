@@ -3,8 +3,8 @@
 import { batch } from "../core/ui.js";
 import { call, list, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
-import { clients, go, readClients, service } from "../core/state.js";
-import { adopt, asLabel } from "./draft.js";
+import { clients, go, readClients, route, say, service } from "../core/state.js";
+import { adopt, asLabel, draftOf } from "./draft.js";
 
 const FORM_BYTES = 16 * 1024;
 const PART_BYTES = 2 * 1024;
@@ -50,6 +50,7 @@ export async function adapt(draft) {
   const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group) }));
   const requests = inRequests(sent, service.value.limits);
   try {
+    await checkStillNew(draft);
     if (draft.mode.value === "replace" && requests.length > 1) throw new Problem("replace_in_parts", "", "");
     const mode = await startMode(draft, name, stop);
     let made = null;
@@ -80,6 +81,19 @@ export async function adapt(draft) {
   } finally {
     draft.progress.value = null;
   }
+}
+
+/** Whether there is a client of the name that a new one is to have. Its pictures would be joined. */
+export const nameTaken = (draft) => !draft.client && Boolean(clients.value?.some((each) => each.client === draft.name.value));
+
+/**
+ * Another tablet may have made a client of this name since the page read the clients. A name that was taken before has
+ * been shown as taken.
+ */
+async function checkStillNew(draft) {
+  if (nameTaken(draft) || draft.arrived?.client === draft.name.value) return;
+  await readClients();
+  if (nameTaken(draft)) throw new Problem("name_taken", "", "");
 }
 
 /**
@@ -138,17 +152,26 @@ function begin(draft) {
 }
 
 function fail(draft, error) {
-  if (error.name !== "AbortError" && error.code !== "job_cancelled") draft.problem.value = problemOf(error);
+  if (error.name === "AbortError" || error.code === "job_cancelled") return;
+  draft.problem.value = problemOf(error);
+  if (!isOpen(draft)) tell(draft, draft.problem.value.words);
 }
 
 async function settle(draft) {
   await readClients();
+  const open = isOpen(draft);
   if (!draft.client) {
     adopt(draft);
-    go("teach", draft.client);
+    if (open) go("teach", draft.client);
   }
+  if (!open) tell(draft, t("made.elsewhere", { client: draft.client, version: draft.result.value.version }));
   await draft.readKept();
 }
+
+const isOpen = (draft) => route.value.view === "teach" && draftOf() === draft;
+
+/** Say how an adaptation ended to someone who looks at something else by now. */
+const tell = (draft, text) => say(text, { text: t("teachit.open"), run: () => go("teach", draft.client) });
 
 /** Send one adaptation as a job and follow it to its end. */
 async function run(draft, path, options, stop, counts) {

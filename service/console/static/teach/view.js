@@ -5,13 +5,14 @@ import { dragged, dropTarget, FileButton } from "../core/intake.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
 import { Dialog, ProblemBox } from "../core/parts.js";
-import { clients, may } from "../core/state.js";
+import { address, clients, DEMO, may } from "../core/state.js";
 import { pictureOf, wait } from "../core/api.js";
 import { Camera, cameraAllowed, frameOf } from "../pictures/camera.js";
 import { single } from "../pictures/read.js";
 import { asLabel, asName, draftOf } from "./draft.js";
 import { Result } from "./result.js";
 import { SendPanel } from "./panel.js";
+import { nameTaken } from "./send.js";
 
 const SHOWN = 60;
 const BURST = 10;
@@ -25,32 +26,46 @@ export function Teach() {
   const draft = draftOf();
   if (draft.client && !draft.read) draft.readKept();
   const reading = draft.client && !draft.kept.value && !draft.unread.value;
-  const exists = !draft.client && clients.value?.some((each) => each.client === draft.name.value);
   return html`<div class="page">
     <header class="page-head">
       <div>
         <h1>${draft.client ? t("teach.title", { client: draft.client }) : t("teach.new")}</h1>
-        <p class="lead">${t(draft.client ? "teach.lead" : "teach.lead.new")}</p>
+        <p class="lead">${t(draft.client ? "teach.lead" : "teach.lead.new")} ${!draft.client && html`<${DemoLink} />`}</p>
       </div>
-      ${!draft.client && html`<${NameField} draft=${draft} />`}
     </header>
-    ${exists && html`<p class="note warn" role="status">${icon("warn")} <span>${t("client.exists", { client: draft.name.value })}</span></p>`}
+    ${!draft.client && html`<${NameField} draft=${draft} />`}
+    ${nameTaken(draft) && html`<p class="note warn" role="status">${icon("warn")} <span>${t("client.exists", { client: draft.name.value })}</span></p>`}
     ${draft.result.value && html`<${Result} draft=${draft} made=${draft.result.value} />`}
     ${!draft.retained.value && html`<p class="note">${t("teach.notkept")}</p>`}
     <${ProblemBox} problem=${draft.unread.value} retry=${() => draft.readKept()}><p class="muted">${t("teach.unread")}</p><//>
+    <${Sources} draft=${draft} />
     <div class="teach">
-      <div class="groups">
+      <fieldset class="groups" disabled=${Boolean(draft.progress.value)}>
         ${reading ? html`<p class="muted">${t("reading")}</p>` : draft.groups.value.map((group) => html`<${GroupCard} key=${group.id} draft=${draft} group=${group} />`)}
         <div class="group-add">
           <button type="button" class="add" onClick=${() => draft.addGroup()}>${icon("add")} ${t("class.add")}</button>
-          <p class="muted hint">${t("teach.drop")}</p>
-          <${FileButton} kind="quiet" folder take=${(intake) => draft.add(intake)} name=${t("choose.folder")}>${icon("folder")} ${t("choose.folder")}<//>
         </div>
-      </div>
+      </fieldset>
       <${SendPanel} draft=${draft} />
     </div>
     ${opened.value && html`<${PictureSheet} draft=${draft} />`}
     ${filming.value && html`<${CameraSheet} draft=${draft} />`}
+  </div>`;
+}
+
+/** For the first look, while there is nothing but the demo. */
+function DemoLink() {
+  const [first, ...others] = clients.value ?? [];
+  return first?.client === DEMO && !others.length && html`<a href=${address("judge", DEMO)}>${t("teach.demo")}</a>`;
+}
+
+/** Pictures of several classes at once. */
+function Sources({ draft }) {
+  const take = (intake) => draft.add(intake);
+  return html`<div class="row">
+    <${FileButton} folder take=${take} name=${t("choose.folder")}>${icon("folder")} ${t("choose.folder")}<//>
+    <${FileButton} accept=".zip" take=${take} name=${t("choose.zip")}>${icon("folder")} ${t("choose.zip")}<//>
+    <span class="muted hint">${t("teach.drop")}</span>
   </div>`;
 }
 
@@ -60,7 +75,7 @@ function NameField({ draft }) {
     event.target.value = draft.name.value;
   };
   return html`<label class="field name-field">${t("client.name")}
-    <input value=${draft.name.value} onInput=${typed} maxlength="64" autocomplete="off" spellcheck=${false} />
+    <input value=${draft.name.value} disabled=${Boolean(draft.progress.value)} onInput=${typed} maxlength="64" autocomplete="off" spellcheck=${false} />
     <span class="muted">${t("client.hint")}</span>
   </label>`;
 }

@@ -45,6 +45,7 @@ export default {
   "teach.lead": "New pictures join those that this client knows already.",
   "teach.lead.new": "Give each class some pictures, ten if you have them. Then adapt.",
   "teach.drop": "Or drop pictures, folders or a zip anywhere. Folders become classes.",
+  "teach.demo": "First time here? Look at the demo.",
   "teach.notkept": "This client keeps no pictures, so each adaptation starts anew from what you send.",
   "teach.unread": "The classes and pictures that this client has could not be read.",
   "client.name": "Name of the client",
@@ -67,6 +68,7 @@ export default {
   choose: "Choose pictures",
   "choose.for": "Choose pictures for {name}",
   "choose.folder": "Choose a folder",
+  "choose.zip": "Choose a zip",
   camera: "Camera",
   "camera.for": "Camera for {name}",
   "camera.one": "Take one",
@@ -93,12 +95,14 @@ export default {
   "skipped.zip": "cannot be read; unpack it and drop the folder",
 
   // The sample doctor
+  "mark.unreadable": "cannot be read",
   "mark.blurred": "blurred",
   "mark.dark": "too dark",
   "mark.bright": "too bright",
   "mark.twice": "twice",
   "mark.both": "in two classes",
   "mark.off": "looks different",
+  "mark.unreadable.why": "The browser cannot read it, so it is probably damaged, or in a format that Anole does not read either. Export it as PNG or JPEG, or remove it.",
   "mark.blurred.why": "It is much softer than the others. Take it again, unless parts look like that on the line.",
   "mark.dark.why": "It is much darker than the others, or black. Check the light.",
   "mark.bright.why": "Much of it is plain white. Check the light.",
@@ -109,6 +113,7 @@ export default {
   "doctor.title": { one: "{n} picture is worth a look", other: "{n} pictures are worth a look" },
   "doctor.kind": "{title}: {mark}",
   "doctor.hint": "Tap a marked picture to see why. You can send them all the same.",
+  "doctor.unreadable": { one: "Remove {n} picture that cannot be read", other: "Remove {n} pictures that cannot be read" },
   "doctor.twice": { one: "Remove {n} duplicate", other: "Remove {n} duplicates" },
 
   // Adapt
@@ -158,6 +163,7 @@ export default {
   "estimate.none": "More pictures give an estimate.",
   "estimate.rough": "This is rough. With {good} or more pictures a class the estimate is more reliable.",
   "estimate.bar": "about {n} of 100, between {low} and {high}",
+  "made.elsewhere": "Version {version} of {client} is ready.",
   "gate.why.live": "Why it went live",
   "gate.why.held": "Why it is held back",
   "publish.anyway": "Publish anyway",
@@ -224,7 +230,10 @@ export default {
   "judge.nolive": "{client} has nothing live yet",
   "judge.nolive.hint": "Teach it some pictures, or publish one of its versions.",
   "judge.drop": "Drop or paste pictures here",
+  "judge.demo": "Try a picture of the demo",
   "judge.running": "Judging …",
+  "judge.before": "Version {version} judged this.",
+  "judge.again": "Judge with version {version}",
   "judge.clear": { one: "Clear {n}", other: "Clear {n}" },
   "judge.totals": "{pictures}: {counts}",
   "judge.total": "{n} {label}",
@@ -325,6 +334,7 @@ export default {
   "live.none": "nothing live",
 
   // Problems, by their code
+  "problem.name_taken": "There is a client of this name by now. Choose another name, or press Adapt again to add these pictures to it.",
   "problem.unreachable": "The service does not answer. Is it running, and is the network there?",
   "problem.replace_in_parts": "These are too many pictures to replace the earlier ones in one request. Send fewer, or keep the earlier ones.",
   "problem.page_failed": "The page itself failed. Reload it; please report it if it happens again.",

@@ -45,6 +45,7 @@ export default {
   "teach.lead": "新图片会加入此客户端已经认识的图片。",
   "teach.lead.new": "给每个类别一些图片，最好各十张，然后开始适应。",
   "teach.drop": "也可以把图片、文件夹或 zip 拖到任意位置，文件夹会成为类别。",
+  "teach.demo": "第一次使用？先看看演示。",
   "teach.notkept": "此客户端不保存图片，每次适应都只用您这次发送的图片。",
   "teach.unread": "未能读取此客户端已有的类别和图片。",
   "client.name": "客户端名称",
@@ -67,6 +68,7 @@ export default {
   choose: "选择图片",
   "choose.for": "为 {name} 选择图片",
   "choose.folder": "选择文件夹",
+  "choose.zip": "选择 zip",
   camera: "相机",
   "camera.for": "为 {name} 拍照",
   "camera.one": "拍一张",
@@ -93,12 +95,14 @@ export default {
   "skipped.zip": "无法读取；请解压后拖入文件夹",
 
   // The sample doctor
+  "mark.unreadable": "无法读取",
   "mark.blurred": "模糊",
   "mark.dark": "太暗",
   "mark.bright": "太亮",
   "mark.twice": "重复",
   "mark.both": "在两个类别中",
   "mark.off": "看起来不同",
+  "mark.unreadable.why": "浏览器无法读取它，所以它可能已损坏，或者是 Anole 也无法读取的格式。请导出为 PNG 或 JPEG，或者删除它。",
   "mark.blurred.why": "它比其他图片模糊得多。除非产线上的零件就是这样，否则请重拍。",
   "mark.dark.why": "它比其他图片暗得多，或者全黑。请检查光照。",
   "mark.bright.why": "大部分是纯白。请检查光照。",
@@ -109,6 +113,7 @@ export default {
   "doctor.title": "有 {n} 张图片值得再看一眼",
   "doctor.kind": "{title}：{mark}",
   "doctor.hint": "点按有标记的图片查看原因。您仍然可以发送它们。",
+  "doctor.unreadable": "删除 {n} 张无法读取的图片",
   "doctor.twice": "删除 {n} 张重复图片",
 
   // Adapt
@@ -158,6 +163,7 @@ export default {
   "estimate.none": "更多图片才能给出估计。",
   "estimate.rough": "这只是粗略估计。每个类别有 {good} 张或更多图片时，估计更可靠。",
   "estimate.bar": "100 张中约 {n} 张，在 {low} 到 {high} 之间",
+  "made.elsewhere": "{client} 的版本 {version} 已完成。",
   "gate.why.live": "为什么启用",
   "gate.why.held": "为什么暂缓",
   "publish.anyway": "仍然启用",
@@ -224,7 +230,10 @@ export default {
   "judge.nolive": "{client} 还没有启用的版本",
   "judge.nolive.hint": "教它一些图片，或者启用它的某个版本。",
   "judge.drop": "把图片拖到或粘贴到这里",
+  "judge.demo": "试一张演示图片",
   "judge.running": "正在判定…",
+  "judge.before": "由版本 {version} 判定。",
+  "judge.again": "用版本 {version} 判定",
   "judge.clear": "清除 {n} 张",
   "judge.totals": "{pictures}：{counts}",
   "judge.total": "{label} {n} 张",
@@ -325,6 +334,7 @@ export default {
   "live.none": "未启用",
 
   // Problems, by their code
+  "problem.name_taken": "现在已经有同名的客户端。请换一个名称，或再次按“开始适应”，把这些图片加入它。",
   "problem.unreachable": "服务没有响应。它在运行吗？网络正常吗？",
   "problem.replace_in_parts": "图片太多，无法在一次请求中替换以前的图片。请少发一些，或保留以前的图片。",
   "problem.page_failed": "页面本身出错了。请重新加载；若再次发生请报告。",

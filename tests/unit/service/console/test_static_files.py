@@ -26,10 +26,10 @@ NEVER_CAUSED_BY_THE_PAGE = {
 }  # fmt: skip
 ONLY_OF_THE_PAGE = {
     "camera_insecure", "camera_lost", "camera_missing", "camera_refused", "no_answer", "page_failed",
-    "replace_in_parts", "unreachable",
+    "name_taken", "replace_in_parts", "unreachable",
 }  # fmt: skip
 MAX_LINES = 500
-IMPORTED = re.compile(r"""^(?:import|export|\}).*?["']([^"'\s]+)["'];$""", re.MULTILINE)
+IMPORTED = re.compile(r"""^(?:import |(?:import|export|\}).* from )["']([^"'\s]+)["'];$""", re.MULTILINE)
 SCRIPTS_WITHOUT_TEXTS = [path for path in OWN if path.parent.name != "texts"]
 
 
