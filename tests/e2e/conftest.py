@@ -139,7 +139,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a service for the tests of the web page."""
-    with serving(tmp_path_factory.mktemp("console"), checkpoint, ANOLE_DEMO="false") as running:
+    models = ("--model", "surface-notes")  # for clients that choose it
+    with serving(tmp_path_factory.mktemp("console"), checkpoint, *models, ANOLE_DEMO="false") as running:
         yield running.url
 
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Route, expect
 
-from service.client import Client
+from service.client import AdaptOptions, Client
 from tests.e2e.browsing import class_card, files, needs_browser, opened_page, paste, started_browser
+from tests.e2e.conftest import COARSE, FINE, labelled
 from tests.generated import encoded, striped
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -74,6 +75,41 @@ def test_a_verdict_of_an_earlier_version_says_so_and_the_picture_is_judged_again
         early.get_by_role("button", name="Judge with version 1").click()
         expect(page.get_by_text("Version 2 is live.")).to_be_visible()
         expect(early).not_to_contain_text("judged this")
+
+
+def test_notes_are_taught_and_judged_and_a_verdict_says_what_it_is_made_from(browser: Browser, url: str) -> None:
+    unexplained = "Failed to load resource: the server responded with a status of 422"
+    with opened_page(browser, expected=(unexplained,)) as page, Client(url) as anole:
+        anole.adapt("noted", labelled(fine=FINE[:3], coarse=COARSE[:3]), AdaptOptions(publish="always"))
+        anole.change_settings("noted", {"model": "surface-notes", "uncertainty": "bayes"})
+        page.goto(f"{url}/#/judge/noted")
+        expect(page.get_by_role("heading", name="Judge with noted")).to_be_visible()
+        expect(page.get_by_label("Note for the next pictures")).to_have_count(0)
+
+        page.get_by_role("link", name="Teach").click()
+        for label, contents in (("fine", FINE[3:6]), ("coarse", COARSE[3:6])):
+            page.get_by_label(f"Choose pictures for {label}").set_input_files(files(contents, label))
+            page.get_by_label(f"Note for the new pictures of {label}").fill(f"{label} side")
+        page.get_by_role("button", name="fine-0.png", exact=True).click()
+        page.get_by_label("Note for this picture").fill("shift 2")
+        page.keyboard.press("Escape")
+        page.get_by_text("More choices").click()
+        page.get_by_label("go live in any case").check()
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_text("Version 2 is live")).to_be_visible()
+        texts = [sample.text for sample in anole.version("noted", 2).sample_list if sample.text]
+        assert sorted(texts) == ["coarse side"] * 3 + ["fine side"] * 2 + ["shift 2"]
+
+        page.get_by_role("link", name="Judge", exact=True).click()
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "plain"))
+        plain = page.get_by_role("listitem").filter(has_text="plain-0.png")
+        expect(plain).to_contain_text("From the picture alone.")
+        expect(plain).to_contain_text("because it was taught with few pictures")
+        page.get_by_label("Note for the next pictures").fill("coarse side")
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "noted"))
+        expect(page.get_by_role("listitem").filter(has_text="noted-0.png")).to_contain_text(
+            "From the picture and the note “coarse side”."
+        )
 
 
 def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:

@@ -220,7 +220,11 @@ def test_classes_stay_as_they_were_sent_and_the_end_is_told_in_another_view(
 ) -> None:
     with opened_page(browser) as page:
         held: list[Route] = []
-        page.route("**/adapt", held.append)
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route("**/adapt", hold)
         page.goto(f"{url}/#/teach")
         name_classes(page, "left", "fine", "coarse")
         choose(page, "fine", FINE[:2])

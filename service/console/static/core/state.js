@@ -64,8 +64,16 @@ export async function readSession() {
   });
 }
 
+/** The models that the service offers; the first one is the default. */
+export const models = signal([]);
+
+/** Whether a model takes a text beside each picture. */
+export const takesText = (model) => model?.net.second === "text";
+
+/** Read the clients, and once the models. */
 export async function readClients() {
   try {
+    if (!models.value.length) models.value = (await list("models", "models")).models;
     clients.value = (await list("clients", "clients")).clients;
     clientsProblem.value = null;
   } catch (error) {

@@ -7,8 +7,8 @@ import { ProblemBox } from "../core/parts.js";
 import { Camera, frameOf } from "../pictures/camera.js";
 import { single } from "../pictures/read.js";
 import { icon } from "../core/icons.js";
-import { judge, predict } from "./state.js";
-import { Bars, Verdict } from "./verdict.js";
+import { judge, notes, predict } from "./state.js";
+import { Bars, Grounds, Verdict } from "./verdict.js";
 
 const LONGEST = 640;
 const PAUSE_S = 0.15;
@@ -38,8 +38,9 @@ export class Live extends Component {
   async judgeFrame() {
     try {
       const frame = await frameOf(this.video, LONGEST);
-      const answer = await predict(this.props.client, frame, frame.name, false);
-      this.latest.value = this.video && answer.predictions[0];
+      const note = (notes.value.get(this.props.client) ?? "").trim();
+      const answer = await predict(this.props.client, frame, { name: frame.name, note }, false);
+      this.latest.value = this.video && { ...answer.predictions[0], note };
       this.problem.value = null;
     } catch (error) {
       this.problem.value = problemOf(error);
@@ -56,7 +57,7 @@ export class Live extends Component {
     return html`<section class="card live" aria-label=${t("live.title")}>
       <${Camera} onVideo=${this.run} />
       <div class="live-body">
-        ${prediction ? html`<${Verdict} prediction=${prediction} /><${Bars} scores=${prediction.scores} />` : html`<p class="muted">${t("live.waiting")}</p>`}
+        ${prediction ? html`<${Verdict} prediction=${prediction} /><${Bars} scores=${prediction.scores} /><${Grounds} prediction=${prediction} note=${prediction.note} />` : html`<p class="muted">${t("live.waiting")}</p>`}
         <${ProblemBox} problem=${this.problem.value} />
         <button type="button" class="big" onClick=${this.hold}>${icon("camera")} ${t("live.hold")}</button>
       </div>

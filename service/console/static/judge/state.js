@@ -3,7 +3,7 @@
 import { signal } from "../core/ui.js";
 import { call, list, part, patiently, problemOf, send } from "../core/api.js";
 import { t } from "../core/i18n.js";
-import { clients, readClients, say } from "../core/state.js";
+import { clients, models, readClients, say, takesText } from "../core/state.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
 import { single } from "../pictures/read.js";
 
@@ -13,6 +13,7 @@ import { single } from "../pictures/read.js";
  * @property {string} client
  * @property {string} name
  * @property {Blob} file
+ * @property {string} note
  * @property {string} url
  * @property {object | null} prediction
  * @property {number} version
@@ -21,17 +22,36 @@ import { single } from "../pictures/read.js";
 
 export const judged = signal(/** @type {Judged[]} */ ([]));
 
+/** The text that goes with the next pictures, of each client whose live version can take one. */
+export const notes = signal(new Map());
+
+/** Know whether the live version of a client takes a text. It is asked for only where a model of the service does. */
+export async function readNotes({ client, live }) {
+  const key = `${client}/${live}`;
+  if (key === asked || !models.value.some(takesText)) return;
+  asked = key;
+  const found = await call(`clients/${part(client)}/versions?after=${live - 1}&limit=1`).catch(() => null);
+  const model = models.value.find(({ name }) => name === found?.versions[0]?.model);
+  if (takesText(model)) setNote(client, notes.value.get(client) ?? "");
+}
+
+export const setNote = (client, note) => {
+  notes.value = new Map([...notes.value, [client, note]]);
+};
+
 /** Clients whose model cannot show what decided. */
 export const unexplained = signal(new Set());
 
 let lastId = 0;
+let asked = ""; // client and version that `readNotes` has asked about
 let sending = Promise.resolve();
 
 /** Judge pictures with the live version of a client. */
 export function judge(client, { entries, skipped }) {
+  const note = (notes.value.get(client) ?? "").trim();
   const added = entries.map(({ file }) => {
     lastId += 1;
-    return { id: lastId, client, name: file.name, file, url: "", prediction: null, version: 0, problem: null };
+    return { id: lastId, client, name: file.name, file, note, url: "", prediction: null, version: 0, problem: null };
   });
   judged.value = [...added, ...judged.value];
   if (skipped.length) say(t("skipped", { n: skipped.length }));
@@ -83,7 +103,7 @@ async function judgeOne(each) {
     if (before.url) URL.revokeObjectURL(before.url);
     const url = prepared.look ? URL.createObjectURL(prepared.file) : "";
     change(each.id, { url, file: prepared.file });
-    const answer = await predict(each.client, prepared.file, each.name, true);
+    const answer = await predict(each.client, prepared.file, each, true);
     change(each.id, { prediction: answer.predictions[0], version: answer.version });
   } catch (error) {
     change(each.id, { problem: problemOf(error) });
@@ -94,14 +114,15 @@ async function judgeOne(each) {
  * Classify one picture, with an explanation where the client's model can give one.
  * @param {string} client
  * @param {Blob} file
- * @param {string} name
+ * @param {{name: string, note: string}} about
  * @param {boolean} explain
  */
-export async function predict(client, file, name, explain) {
+export async function predict(client, file, about, explain) {
   const wanted = explain && !unexplained.value.has(client);
   const form = new FormData();
   form.set("client", client);
-  form.set("images", file, name);
+  form.set("images", file, about.name);
+  if (about.note) form.set("texts", about.note);
   if (wanted) form.set("explain", "true");
   try {
     const answer = await patiently(() => call("predict", { method: "POST", body: form }));
@@ -110,6 +131,6 @@ export async function predict(client, file, name, explain) {
   } catch (error) {
     if (error.code !== "explanation_unsupported") throw error;
     unexplained.value = new Set([...unexplained.value, client]);
-    return predict(client, file, name, false);
+    return predict(client, file, about, false);
   }
 }

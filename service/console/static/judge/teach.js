@@ -13,7 +13,7 @@ export const taught = signal(new Map()); // id -> label
 function teach(each, label) {
   const draft = draftOf(each.client);
   const file = each.file instanceof File ? each.file : new File([each.file], each.name, { type: each.file.type });
-  draft.add(single(file), draft.groupNamed(label));
+  draft.add(single(file, each.note), draft.groupNamed(label));
   taught.value = new Map([...taught.value, [each.id, label]]);
   asking.value = 0;
   typed.value = "";

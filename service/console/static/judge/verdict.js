@@ -16,6 +16,14 @@ export function Verdict({ prediction }) {
   </div>`;
 }
 
+/** What the verdict was made from, where the model takes more than the picture, and how uncertain it is, where known. */
+export function Grounds({ prediction, note }) {
+  const { modalities, uncertainty, scores } = prediction;
+  const share = (nats) => percent(nats / Math.log(Math.max(2, Object.keys(scores).length)));
+  return html`${modalities && html`<p class="muted">${modalities.includes("text") ? t("grounds.both", { note }) : t("grounds.picture")}</p>`}
+    ${uncertainty && html`<p class="muted">${t("grounds.uncertainty", { total: share(uncertainty.total), data: share(uncertainty.data), model: share(uncertainty.model) })}</p>`}`;
+}
+
 /** The most probable classes as bars. */
 export function Bars({ scores, most = 5 }) {
   const sorted = Object.entries(scores).sort(([, one], [, other]) => other - one);

@@ -4,13 +4,13 @@ import { classes, html, signal } from "../core/ui.js";
 import { dragged, FileButton } from "../core/intake.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
-import { Empty, ProblemBox, Spinner } from "../core/parts.js";
+import { Empty, NoteField, ProblemBox, Spinner } from "../core/parts.js";
 import { address, current, DEMO, may, route } from "../core/state.js";
-import { again, forget, forgetAll, judge, judged, judgeKept, unexplained } from "./state.js";
+import { again, forget, forgetAll, judge, judged, judgeKept, notes, readNotes, setNote, unexplained } from "./state.js";
 import { Heat } from "./heat.js";
 import { Live, live } from "./live.js";
 import { TeachIt } from "./teach.js";
-import { Bars, Verdict } from "./verdict.js";
+import { Bars, Grounds, Verdict } from "./verdict.js";
 
 const heat = signal(false);
 const CARD_BARS = 3;
@@ -23,6 +23,8 @@ export function Judge() {
       <a class="button primary" href=${address("teach")}>${t("teach")}</a><a class="button" href=${address("versions")}>${t("versions")}</a>
     <//></div>`;
   }
+  readNotes(client);
+  const note = notes.value.get(client.client);
   const take = (intake) => judge(client.client, intake);
   const mine = judged.value.filter((each) => each.client === client.client);
   const over = dragged.value === "page";
@@ -33,6 +35,7 @@ export function Judge() {
         <p class="lead">${t("judge.lead", { version: client.live })}</p>
       </div>
     </header>
+    ${note !== undefined && html`<${NoteField} label=${t("note.judge")} value=${note} placeholder=${t("note.example")} change=${(text) => setNote(client.client, text)} />`}
     <div class=${classes("dropzone", over && "over", (mine.length || live.value) && "small")}>
       <p>${icon("image")} <span>${t("judge.drop")}</span></p>
       <div class="row center">
@@ -84,6 +87,7 @@ function Card({ each, live }) {
       <${ProblemBox} problem=${problem} retry=${() => again(each)} />
       ${prediction && html`<${Verdict} prediction=${prediction} />`}
       ${prediction && html`<${Bars} scores=${prediction.scores} most=${CARD_BARS} />`}
+      ${prediction && html`<${Grounds} prediction=${prediction} note=${each.note} />`}
       ${prediction && version !== live && html`<p class="muted">${t("judge.before", { version })} <button type="button" class="quiet" onClick=${() => again(each)}>${t("judge.again", { version: live })}</button></p>`}
       ${prediction && may("adapt") && html`<${TeachIt} each=${each} />`}
     </div>

@@ -1,21 +1,20 @@
 /** What the overview reads: the service's health and metrics, and the live version of each client. */
 
 import { signal } from "../core/ui.js";
-import { call, list, part, Problem, problemOf, readVersion, send } from "../core/api.js";
+import { call, part, Problem, problemOf, readVersion, send } from "../core/api.js";
 import { clients, readClients } from "../core/state.js";
 
 const MOST_CLIENTS = 60;
 
 export const health = signal(null); // {status, checks} or a problem
 export const metrics = signal(null); // Map name -> number; null if the key may not read them
-export const models = signal([]);
 export const liveVersions = signal(new Map()); // client -> version as lists show it
 export const device = signal(""); // where the newest live version was adapted
 export const readAt = signal(0);
 
 export async function readOverview() {
   readAt.value = Date.now();
-  await Promise.all([readHealth(), readMetrics(), readModels(), readClients()]);
+  await Promise.all([readHealth(), readMetrics(), readClients()]);
   const found = await Promise.all((clients.value ?? []).slice(0, MOST_CLIENTS).map(readLive));
   liveVersions.value = new Map(found.filter(Boolean).map((version) => [version.client, version]));
   await readDevice();
@@ -34,10 +33,6 @@ async function readMetrics() {
     .then((response) => response.text())
     .then(parse)
     .catch(() => null);
-}
-
-async function readModels() {
-  models.value = (await list("models", "models").catch(() => ({ models: [] }))).models;
 }
 
 async function readLive(client) {

@@ -4,8 +4,8 @@ import { classes, html } from "../core/ui.js";
 import { icon } from "../core/icons.js";
 import { ago, bytes, moment, number, percent, t } from "../core/i18n.js";
 import { Empty, Estimate, inWords, ProblemBox, Spinner } from "../core/parts.js";
-import { address, clients, clientsProblem, route, service } from "../core/state.js";
-import { device, health, liveVersions, metrics, models, readAt, readOverview } from "./state.js";
+import { address, clients, clientsProblem, models, route, service } from "../core/state.js";
+import { device, health, liveVersions, metrics, readAt, readOverview } from "./state.js";
 
 const EVERY_MS = 15_000;
 

@@ -10,7 +10,8 @@ const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.
 
 /**
  * @typedef {{file: File | null, path: string}} Found a file, or null if it is gone, and its path in what was dropped
- * @typedef {{file: File, label: string | null}} Entry a picture and the class that its folder names, if any
+ * @typedef {{file: File, label: string | null, note?: string}} Entry a picture, the class that its folder names, if any,
+ * and a text that goes with it
  * @typedef {{entries: Entry[], skipped: string[]}} Intake the pictures, and what was left out and why
  */
 
@@ -33,7 +34,7 @@ export const fromFiles = (files) =>
   sort([...files].map((file) => ({ file, path: file.webkitRelativePath || file.name })));
 
 /** @returns {Intake} one picture without a class, such as a frame of the camera */
-export const single = (file) => ({ entries: [{ file, label: null }], skipped: [] });
+export const single = (file, note = "") => ({ entries: [{ file, label: null, note }], skipped: [] });
 
 /** @returns {Promise<Found[]>} */
 async function walk(entry) {

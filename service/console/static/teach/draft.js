@@ -1,10 +1,10 @@
 /** What is being taught: the classes and new pictures of each client, kept in memory until they are sent. */
 
 import { batch, computed, signal } from "../core/ui.js";
-import { list, part, problemOf } from "../core/api.js";
+import { call, list, part, problemOf } from "../core/api.js";
 import { t } from "../core/i18n.js";
 import { remember, remembered } from "../core/memory.js";
-import { clients, route } from "../core/state.js";
+import { clients, models, route } from "../core/state.js";
 import { examine } from "../pictures/doctor.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
 
@@ -12,6 +12,7 @@ import { inTurn, prepare } from "../pictures/prepare.js";
  * @typedef {object} Group a class as it is being edited
  * @property {number} id
  * @property {string} name
+ * @property {string} [note] of those of its new pictures that have none of their own
  * @property {boolean} [known] whether the client has pictures of it, so that its name stays as it is
  *
  * @typedef {object} Picture
@@ -19,6 +20,7 @@ import { inTurn, prepare } from "../pictures/prepare.js";
  * @property {number} group id of its class
  * @property {string} name
  * @property {Blob} file what will be sent
+ * @property {string} note a text that is sent with it, if the model takes one
  * @property {string} url of its thumbnail
  * @property {boolean} ready
  * @property {boolean} shrunk
@@ -52,6 +54,7 @@ export class Draft {
     this.groups = signal(client ? [] : firstGroups());
     /** @type {{value: Picture[]}} */
     this.pictures = signal([]);
+    this.model = signal(/** @type {string | null} */ (null)); // that the client chose; null: the default
     this.kept = signal(/** @type {object[] | null} */ (null));
     this.unread = signal(null); // why the kept samples could not be read
     this.retained = signal(true);
@@ -72,6 +75,7 @@ export class Draft {
     if (!this.client) return;
     this.read = true;
     this.unread.value = null;
+    this.model.value = await call(`clients/${part(this.client)}/settings`).then(({ model }) => model, () => null);
     try {
       this.setKept((await list(`clients/${part(this.client)}/samples`, "samples")).samples);
     } catch (error) {
@@ -105,9 +109,18 @@ export class Draft {
     return this.groupNamed(freeClass(this.groups.value.map((group) => group.name)));
   }
 
-  rename(id, name) {
-    this.groups.value = this.groups.value.map((group) => (group.id === id ? { ...group, name } : group));
+  /** Change the name or the note of a class. */
+  edit(id, values) {
+    this.groups.value = this.groups.value.map((group) => (group.id === id ? { ...group, ...values } : group));
   }
+
+  /** The model that the next version is adapted from. */
+  get start() {
+    return models.value.find(({ name }) => name === this.model.value) ?? models.value[0];
+  }
+
+  /** The note that is sent with a picture. */
+  noteOf = (picture) => picture.note.trim() || (this.groups.value.find(({ id }) => id === picture.group)?.note ?? "").trim();
 
   removeGroup(id) {
     batch(() => {
@@ -138,11 +151,12 @@ export class Draft {
       this.skipped.value = skipped;
       if (group === undefined && entries.some((entry) => entry.label)) this.dropEmptyGroups();
       const loose = group ?? (entries.some((entry) => !entry.label) ? this.looseGroup() : 0);
-      const added = entries.map(({ file, label }) => ({
+      const added = entries.map(({ file, label, note = "" }) => ({
         id: newId(),
         group: group === undefined && label ? this.groupNamed(label) : loose,
         name: file.name,
         file,
+        note,
         url: "",
         ready: false,
         shrunk: false,
@@ -254,8 +268,9 @@ export function adopt(draft) {
   drafts.set(draft.client, draft);
   if (!other?.pictures.value.length) return;
   const labels = new Map(other.groups.value.map((group) => [group.id, group.name]));
-  const entries = other.pictures.value.map(({ file, name, group }) => ({
+  const entries = other.pictures.value.map(({ file, name, group, note }) => ({
     file: new File([file], name, { type: file.type }),
+    note,
     label: labels.get(group),
   }));
   draft.add({ entries, skipped: [] });

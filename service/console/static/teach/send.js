@@ -3,7 +3,7 @@
 import { batch } from "../core/ui.js";
 import { call, list, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
-import { clients, go, readClients, route, say, service } from "../core/state.js";
+import { clients, go, readClients, route, say, service, takesText } from "../core/state.js";
 import { adopt, asLabel, draftOf } from "./draft.js";
 
 const FORM_BYTES = 16 * 1024;
@@ -47,7 +47,7 @@ export async function adapt(draft) {
   const stop = begin(draft);
   const name = draft.name.value;
   const labels = new Map(draft.groups.value.map((group) => [group.id, asLabel(group.name)]));
-  const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group) }));
+  const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group), note: draft.noteOf(picture) }));
   const requests = inRequests(sent, service.value.limits);
   try {
     await checkStillNew(draft);
@@ -60,9 +60,10 @@ export async function adapt(draft) {
       form.set("client", name);
       form.set("mode", index ? "extend" : mode);
       form.set("publish", last ? draft.publish.value : "never");
-      for (const { file, name: fileName, label } of samples) {
+      for (const { file, name: fileName, label, note } of samples) {
         form.append("samples", file, fileName);
         form.append("labels", label);
+        if (takesText(draft.start)) form.append("texts", note);
       }
       made = await run(draft, "adapt", { method: "POST", body: form }, stop, { part: index + 1, parts: requests.length });
       const before = (index || mode === "extend") && draft.arrived?.client === name ? draft.arrived : null;

@@ -94,6 +94,11 @@ export default {
   "skipped.gone": "cannot be read",
   "skipped.zip": "cannot be read; unpack it and drop the folder",
 
+  "note.class": "Note for the new pictures of {name}",
+  "note.picture": "Note for this picture",
+  "note.judge": "Note for the next pictures",
+  "note.example": "for example: drive side, shift 2",
+
   // The sample doctor
   "mark.unreadable": "cannot be read",
   "mark.blurred": "blurred",
@@ -242,6 +247,9 @@ export default {
   unknown: "Unknown",
   "unknown.why": "It looks like none of the classes. The nearest is {label}.",
   "unknown.short": "unknown, rather {label}",
+  "grounds.both": "From the picture and the note “{note}”.",
+  "grounds.picture": "From the picture alone.",
+  "grounds.uncertainty": "Uncertainty {total}: {data} because the picture lies between classes, {model} because it was taught with few pictures.",
   bars: "Probability of each class",
   "heat.show": "Show what decided",
   "heat.legend": "Red areas spoke for the class",
@@ -389,6 +397,7 @@ export default {
   "problem.unknown_job": "The service no longer knows this adaptation",
   "problem.job_cancelled": "The adaptation was cancelled",
   "problem.worker_lost": "The process that ran the adaptation was lost",
+  "problem.modality_unsupported": "The model of this client takes no notes",
   "problem.nothing_live": "This client has nothing live",
   "problem.idempotency_in_flight": "The same request is still running",
   "problem.client_deleted": "Someone deleted this client in the meantime",

@@ -94,6 +94,11 @@ export default {
   "skipped.gone": "无法读取",
   "skipped.zip": "无法读取；请解压后拖入文件夹",
 
+  "note.class": "{name} 新图片的备注",
+  "note.picture": "此图片的备注",
+  "note.judge": "接下来的图片的备注",
+  "note.example": "例如：驱动侧，第 2 班",
+
   // The sample doctor
   "mark.unreadable": "无法读取",
   "mark.blurred": "模糊",
@@ -242,6 +247,9 @@ export default {
   unknown: "未知",
   "unknown.why": "它不像任何一个类别。最接近的是 {label}。",
   "unknown.short": "未知，较像 {label}",
+  "grounds.both": "依据图片和备注“{note}”。",
+  "grounds.picture": "只依据图片。",
+  "grounds.uncertainty": "不确定性 {total}：{data} 因为图片介于类别之间，{model} 因为教学图片较少。",
   bars: "各类别的概率",
   "heat.show": "显示判定依据",
   "heat.legend": "红色区域支持该类别",
@@ -389,6 +397,7 @@ export default {
   "problem.unknown_job": "服务已不知道此次适应",
   "problem.job_cancelled": "适应已取消",
   "problem.worker_lost": "运行适应的进程已中断",
+  "problem.modality_unsupported": "此客户端的模型不接受备注",
   "problem.nothing_live": "此客户端没有启用的版本",
   "problem.idempotency_in_flight": "同一请求仍在进行",
   "problem.client_deleted": "在此期间有人删除了此客户端",

@@ -20,7 +20,7 @@ PROBLEM_CODES = {problem.code for problem in [*PROBLEMS.values(), INTERNAL]}
 NEVER_CAUSED_BY_THE_PAGE = {
     "archive_invalid", "archive_too_large", "field_duplicate", "field_invalid", "field_missing", "field_unknown",
     "fields_conflict", "form_malformed", "head_ambiguous", "idempotency_mismatch", "invalid_recipe", "invalid_task",
-    "label_count_mismatch", "media_type_unsupported", "modality_count_mismatch", "modality_unsupported", "no_samples",
+    "label_count_mismatch", "media_type_unsupported", "modality_count_mismatch", "no_samples",
     "nothing_to_upgrade", "parameter_invalid", "part_count_mismatch", "precondition_invalid", "too_many_parts",
     "unknown_alias", "version_in_use",
 }  # fmt: skip
