@@ -49,7 +49,7 @@ export async function send(path, { json, ...options } = {}) {
     response = await fetch(path, { ...options, headers, credentials: "same-origin" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("unreachable", t("problem.unreachable"), String(error.message));
+    throw new Problem("unreachable", t("problem.unreachable"), ""); // the browser's own words are in its console
   }
   if (!response.ok) throw await problemFrom(response);
   return response;

@@ -70,7 +70,7 @@ function Progress({ now }) {
   const step = Math.max(0, STAGES.indexOf(now.stage));
   const within = (step + (now.share ?? 0.3)) / STAGES.length;
   const share = (now.part - 1 + within) / now.parts;
-  const words = t(`stage.${now.stage}`, { n: now.seconds ?? 0 });
+  const words = t(`stage.${now.away ? "away" : now.stage}`, { n: now.seconds ?? 0 });
   return html`<div class="progress">
     <p role="status">${words}${now.parts > 1 && ` ${t("stage.part", { part: now.part, parts: now.parts })}`}</p>
     <progress max="1" value=${share} aria-label=${t("adapt")}></progress>

@@ -179,7 +179,7 @@ async function run(draft, path, options, stop, counts) {
   const show = (values) => {
     draft.progress.value = { ...draft.progress.value, ...counts, ...values };
   };
-  show({ stage: "send" });
+  show({ stage: "send", away: false });
   const headers = { Prefer: "respond-async", "Idempotency-Key": randomKey() };
   const request = () => call(path, { ...options, headers, signal: stop.signal });
   const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }), stop.signal);
@@ -192,22 +192,23 @@ const randomKey = () => [...crypto.getRandomValues(new Uint32Array(4))].map((wor
 async function follow(job, show, stopped) {
   const cancel = () => send(`jobs/${job.job}`, { method: "DELETE" }).catch(() => null);
   stopped.addEventListener("abort", cancel, { once: true });
-  const shown = (each) => show({ stage: each.stage, share: each.steps.of ? each.steps.done / each.steps.of : null });
-  const ended = (await byEvents(job, shown, stopped)) ?? (await byPolling(job, shown, stopped));
+  const ended = (await byEvents(job, show, stopped)) ?? (await byPolling(job, show, stopped));
   if (ended.state === "done") return ended.result;
   const { code, title, detail, status } = ended.problem ?? { code: "job_cancelled", title: t("cancelled"), detail: "" };
   throw new Problem(code, title, detail, status);
 }
 
+const progressOf = ({ stage, steps }) => ({ stage, share: steps.of ? steps.done / steps.of : null, away: false });
+
 /** Follow by server-sent events. Returns the job once it has ended, or null if the stream broke. */
-function byEvents(job, shown, stopped) {
+function byEvents(job, show, stopped) {
   return new Promise((done) => {
     const events = new EventSource(`jobs/${job.job}/events`);
     const close = (value) => {
       events.close();
       done(value);
     };
-    events.addEventListener("progress", (event) => shown(JSON.parse(event.data)));
+    events.addEventListener("progress", (event) => show(progressOf(JSON.parse(event.data))));
     for (const name of ["done", "failed", "cancelled"]) {
       events.addEventListener(name, (event) => close(JSON.parse(event.data)));
     }
@@ -217,18 +218,19 @@ function byEvents(job, shown, stopped) {
 }
 
 /** Follow by asking again and again. The job goes on while the service cannot be reached, so that is no end yet. */
-async function byPolling(job, shown, stopped) {
+async function byPolling(job, show, stopped) {
   for (let failed = 0; ; ) {
     let pause = POLL_S;
     try {
       const now = await call(`jobs/${job.job}`, { signal: stopped });
       if (["done", "failed", "cancelled"].includes(now.state)) return now;
-      shown(now);
+      show(progressOf(now));
       failed = 0;
     } catch (error) {
       const refused = error.status >= 400 && error.status < 500 && error.status !== 429;
       failed += 1;
       if (refused || stopped.aborted || failed === MOST_FAILED_POLLS) throw error;
+      show({ away: true });
       pause = Math.min(10, error.retryAfter || POLL_S);
     }
     await wait(pause, stopped);

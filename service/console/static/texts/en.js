@@ -147,6 +147,7 @@ export default {
   "mode.replace": "forget them and use only the new ones",
   "stage.send": "Sending pictures …",
   "stage.busy": "The service is busy. Trying again in {n} s …",
+  "stage.away": "The service does not answer. Waiting for it …",
   "stage.waiting": "Waiting for its turn …",
   "stage.decode": "Reading pictures …",
   "stage.adapt": "Adapting and testing itself …",

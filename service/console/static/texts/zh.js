@@ -147,6 +147,7 @@ export default {
   "mode.replace": "忘掉，只用新图片",
   "stage.send": "正在发送图片…",
   "stage.busy": "服务繁忙，{n} 秒后重试…",
+  "stage.away": "服务没有响应，正在等待…",
   "stage.waiting": "正在排队…",
   "stage.decode": "正在读取图片…",
   "stage.adapt": "正在适应并自我检验…",
