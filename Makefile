@@ -108,7 +108,8 @@ check: ## run ruff, mypy, import-linter and hadolint
 docs: ## build the documentation into build/docs, with all links checked and nothing from other hosts
 	@.ci/install docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
-	@echo "docs: open build/docs/index.html, or serve the folder build/docs"
+	@echo "docs: open build/docs/index.html; for the search, run '$(BIN)/python -m http.server -d build/docs 8010' and open"
+	@echo "      http://127.0.0.1:8010"
 
 sbom: ## list the packages in .venv with their licences in build/sbom.json (CycloneDX)
 	@.ci/install audit

@@ -10,6 +10,7 @@ import typer
 from service.cli.console import EXIT_CODES, AsJson, minute, notices, output, plain, print_json, table
 from service.cli.installation import ServerCommand
 from service.domain.key import SCOPES, Grant, KeyRecord, as_scopes
+from service.errors import StoreUnavailable
 from service.settings import load_settings
 
 Data = Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="ANOLE_DATA, or data")]
@@ -30,12 +31,22 @@ def create(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a key and print it. It cannot be shown again."""
+    """Create a key and print it. It cannot be shown again.
+
+    The key is for services on the same store. Without a store, one is created.
+    """
     from service.store.open_store import StoreLocation, open_keys
     from service.usecases.keys import create as create_key
 
     grant = Grant(name, as_scopes(scope or ["predict"]), tuple(client))
-    with open_keys(StoreLocation.of(load_settings(data=data))) as opened:
+    settings = load_settings(data=data)
+    try:
+        opened = open_keys(StoreLocation.of(settings), missing="reject")
+    except StoreUnavailable:  # there is none yet; if it cannot be reached, creating it fails too
+        opened = open_keys(StoreLocation.of(settings))
+        text = f"there was no store in {settings.data.absolute()}, so a new one is there now; "
+        notices().print(plain(f"{text}if your service uses another folder, create the key there with --data"))
+    with opened:
         key, record = create_key(opened, grant)
     if as_json:
         print_json({"key": key, **_shown(record)})

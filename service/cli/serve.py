@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import resource
+import shlex
 import signal
 import socket
 import time
@@ -39,7 +40,6 @@ _KEEP_ALIVE_S: Final = 5
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _CALM_S: Final = 120.0
-_OPEN: Final = "open to everyone on this machine, until you create a key with `anole keys create`"
 _EVERYTHING: Final = Grant("bootstrap", SCOPES, (EVERY_CLIENT,))
 
 
@@ -272,7 +272,10 @@ def _announce(settings: Settings, port: int, *, open_to_all: bool, as_json: bool
         return
     lines = [f"Anole serves on {url}", f"  page         {url}/", f"  routes       {url}/docs"]
     lines.append(f"  store        {settings.data.absolute()}")
-    lines.append(f"  access       {_OPEN if open_to_all else 'requires a key; see `anole keys list`'}")
+    folder = shlex.quote(str(settings.data.absolute()))
+    first_key = f"anole keys create NAME --client '*' --scope predict --scope adapt --scope admin --data {folder}"
+    open_until = f"open to everyone on this machine, until you create a key: {first_key}"
+    lines.append(f"  access       {open_until if open_to_all else f'requires a key: anole keys list --data {folder}'}")
     example = demonstration.example(settings.data)
     if example is not None:
         key = "" if open_to_all else "-H 'X-API-Key: KEY' "
