@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -11,7 +11,7 @@ import typer
 from service.cli import connection
 from service.cli.clients import adapt_with_progress, exit_if_held, print_adapted
 from service.cli.connection import ClientName, Key, Url
-from service.cli.console import NO_VALUE, AsJson, output, percent, plain, print_json, table
+from service.cli.console import NO_VALUE, AsJson, notices, output, percent, plain, print_json, table
 from service.cli.files import different_names, file_name, save
 from service.client import AdaptResponse, Client, InvalidInput, StoredSample
 from service.client.jobs import OnProgress
@@ -88,11 +88,22 @@ def correct(
                     f"the same sample has two labels: {first!r} and {label!r} for {whole[digest][:_SHORT]}; give one"
                 )
         left_out = [whole[digest] for digest in remove or ()]
+        _tell_new_classes(anole, client, labels.values())
         return anole.correct(client, relabel=labels, remove=left_out, publish=publish, on_progress=on_progress)
 
     corrected = adapt_with_progress(client, url, key, call)
     print_adapted(corrected, as_json=as_json)
     exit_if_held(publish, corrected)
+
+
+def _tell_new_classes(anole: Client, client: str, labels: Iterable[str]) -> None:
+    """Say which labels no sample has yet: a mistyped label makes a class of its own."""
+    wanted = sorted(set(labels))
+    classes = {sample.label for sample in anole.samples(client)} if wanted else set()
+    new = [label for label in wanted if label not in classes]
+    if new:
+        names = ", ".join(repr(label) for label in new)
+        notices().print(plain(f"new for {client}: {names}; its classes so far are {', '.join(sorted(classes))}"))
 
 
 def _correction(text: str) -> tuple[str, str]:

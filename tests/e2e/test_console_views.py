@@ -140,6 +140,39 @@ def test_a_wrong_label_is_asked_about_and_corrected(browser: Browser, url: str) 
         expect(page.get_by_role("heading", name="1 label changed")).to_be_visible()
 
 
+def test_a_known_picture_gets_another_label_and_earlier_verdicts_say_their_version(browser: Browser, url: str) -> None:
+    with opened_page(browser, height=400) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "known", "fine", "coarse")
+        choose(page, "fine", [*FINE, *striped(1, 13, seed=5)])
+        choose(page, "coarse", COARSE)
+        adapt(page).get_by_role("link", name="Judge a picture").click()
+        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        expect(page.get_by_role("listitem").filter(has_text="part-0.png").get_by_role("status")).to_be_visible()
+        page.get_by_role("link", name="Teach", exact=True).click()
+        class_card(page, "fine").get_by_text("9 pictures it knows already").click()
+        class_card(page, "fine").get_by_role("button", name="fine-8.png").click()
+        sheet = page.get_by_role("dialog")
+        expect(sheet.get_by_role("button", name="Change and adapt again")).to_be_disabled()
+        sheet.get_by_label("What it is").select_option("coarse")
+        sheet.get_by_role("button", name="Change and adapt again").click()
+        expect(page.get_by_role("region", name="Result: version 2")).to_be_in_viewport()
+        expect(class_card(page, "coarse")).to_contain_text("9 known")
+        page.get_by_role("link", name="Judge", exact=True).click()
+        outdated = page.get_by_text("Version 1 judged this.")
+        expect(outdated).to_be_visible()
+        page.get_by_role("button", name="Judge with version 2").click()
+        expect(outdated).to_have_count(0)
+
+
+def test_a_new_class_is_named_at_once(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        page.get_by_role("button", name="Add a class").click()
+        page.keyboard.type("dent")
+        expect(class_card(page, "dent")).to_be_visible()
+
+
 def test_a_version_that_the_gate_held_back_is_published_anyway(browser: Browser, url: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/teach")
@@ -238,10 +271,10 @@ def test_versions_are_compared_published_and_rolled_back(browser: Browser, url: 
         first = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Version 1"))
         first.get_by_role("button", name="Publish").click()
         page.get_by_role("dialog").get_by_role("button", name="Publish version 1").click()
-        expect(page.get_by_text("live was set from version 2 to version 1")).to_be_visible()
+        expect(page.get_by_text("Version 1 went live, after version 2")).to_be_visible()
         page.get_by_role("button", name="Back to version 2").click()
         page.get_by_role("dialog", name="Are you sure?").get_by_role("button", name="Go back to version 2").click()
-        expect(page.get_by_text("live was rolled back from version 1 to version 2")).to_be_visible()
+        expect(page.get_by_text("Rolled back from version 1 to version 2")).to_be_visible()
         expect(page.get_by_role("button", name="Back to version 1")).to_be_visible()
 
 
@@ -358,7 +391,7 @@ def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
             anole.move_alias("line", "live", 1)
         page.goto(f"{running.url}/#/versions/line")
         page.reload()  # the page does not know yet that the client exists
-        expect(page.get_by_text("live was set from version 1 to version 1 by tablet")).to_be_visible()
+        expect(page.get_by_text("Version 1 went live, after version 1 by tablet")).to_be_visible()
         page.get_by_role("button", name="Sign out tablet").click()
         expect(page.get_by_text("This service needs a key.")).to_be_visible()
         assert page.context.cookies() == []

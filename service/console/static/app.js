@@ -7,12 +7,12 @@ import { icon } from "./core/icons.js";
 import { listenForPictures, takePictures } from "./core/intake.js";
 import { Login, signOut } from "./core/login.js";
 import { ProblemBox } from "./core/parts.js";
-import { address, clients, current, DEMO, go, goNew, notice, readClients, readSession, route, session, VIEWS } from "./core/state.js";
-import { applyTheme, chooseTheme, theme, THEMES } from "./core/theme.js";
+import { address, clients, current, DEMO, go, goNew, may, notice, readClients, readSession, route, session, VIEWS } from "./core/state.js";
+import { applyTheme, chooseTheme, nextTheme, theme } from "./core/theme.js";
 import { Judge, takeForJudge } from "./judge/view.js";
 import { live } from "./judge/live.js";
 import { Overview, refreshOverview } from "./overview/view.js";
-import { picturesWait } from "./teach/draft.js";
+import { draftOf, picturesWait } from "./teach/draft.js";
 import { answersWait } from "./teach/report.js";
 import { Teach, takeForTeach } from "./teach/view.js";
 import { leaveHistory } from "./versions/state.js";
@@ -49,9 +49,15 @@ function skip(event) {
 const Tabs = () =>
   html`<nav class="tabs" aria-label=${t("nav")}>
     ${VIEWS.map(
-      (view) => html`<a href=${address(view)} class=${classes("tab", route.value.view === view && "on")} aria-current=${route.value.view === view ? "page" : undefined}>${icon(view)}<span>${t(view)}</span></a>`,
+      (view) => html`<a href=${address(view)} class=${classes("tab", route.value.view === view && "on")} aria-current=${route.value.view === view ? "page" : undefined}>${icon(view)}<span>${t(view)}</span>${view === "teach" && html`<${Waiting} />`}</a>`,
     )}
   </nav>`;
+
+/** How many pictures of the client wait in Teach. */
+function Waiting() {
+  const n = draftOf().pictures.value.length;
+  return n > 0 && html`<span class="badge"><span aria-hidden="true">${n}</span><span class="hidden">${t("count.new", { n })}</span></span>`;
+}
 
 const NEW = "?new";
 const ALL = "?all";
@@ -74,7 +80,7 @@ function ClientPicker() {
 
 function Preferences() {
   const other = Object.keys(LANGUAGES).find((name) => name !== language.value);
-  const next = THEMES[(THEMES.indexOf(theme.value) + 1) % THEMES.length];
+  const next = nextTheme();
   return html`<div class="preferences">
     <button type="button" class="bare" lang=${other} aria-label=${LANGUAGES[other]} onClick=${() => chooseLanguage(other)}>${other === "zh" ? "中" : "EN"}</button>
     <button type="button" class="bare" title=${t(`theme.${theme.value}`)} aria-label=${t("theme.switch", { now: t(`theme.${theme.value}`), next: t(`theme.${next}`) })} onClick=${() => chooseTheme(next)}>${icon(`theme-${theme.value}`)}</button>
@@ -102,7 +108,8 @@ function followRoute() {
 /** Open the client that has something to judge, or Teach for the first visitor. */
 function openFirstView() {
   if (route.value.view && (current.value || !route.value.client)) return;
-  const own = (clients.value ?? []).filter((each) => each.client !== DEMO);
+  const all = clients.value ?? [];
+  const own = may("adapt") ? all.filter((each) => each.client !== DEMO) : all;
   if (own.length) location.replace(address("judge", own[0].client));
   else location.replace("#/teach");
 }

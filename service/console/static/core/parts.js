@@ -4,10 +4,12 @@ import { classes, Component, html } from "./ui.js";
 import { icon } from "./icons.js";
 import { ofHundred, percent, t } from "./i18n.js";
 
+const intoView = (element) => element?.scrollIntoView({ block: "nearest" });
+
 /** An error beside what caused it: what happened, what to do, and how to try again. */
 export function ProblemBox({ problem, retry, children }) {
   if (!problem) return null;
-  return html`<div class="problem" role="alert">
+  return html`<div class="problem" role="alert" ref=${intoView}>
     ${icon("warn")}
     <div>
       <strong>${problem.words}</strong>
@@ -18,9 +20,9 @@ export function ProblemBox({ problem, retry, children }) {
   </div>`;
 }
 
-/** A text of the service as a sentence: with a capital and a full stop. */
+/** A text of the service as a sentence: with a capital and a full stop, and without the marks around commands. */
 export function sentence(text) {
-  const trimmed = text.trim();
+  const trimmed = text.trim().replaceAll("`", "");
   const ended = /[.!?。]$/.test(trimmed) ? trimmed : `${trimmed}.`;
   return ended.charAt(0).toUpperCase() + ended.slice(1);
 }

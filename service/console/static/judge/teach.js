@@ -4,7 +4,7 @@ import { html, signal } from "../core/ui.js";
 import { t } from "../core/i18n.js";
 import { go, say } from "../core/state.js";
 import { single } from "../pictures/read.js";
-import { draftOf } from "../teach/draft.js";
+import { asLabel, draftOf } from "../teach/draft.js";
 
 const asking = signal(0); // id of the picture whose label is asked for
 const typed = signal("");
@@ -20,6 +20,14 @@ function teach(each, label) {
   say(t("teachit.done", { label }), { text: t("teachit.open"), run: () => go("teach", each.client) });
 }
 
+/** The label with which a picture waits in Teach; none once it was sent or taken out. */
+function waitingLabel(each) {
+  const label = taught.value.get(each.id);
+  const draft = draftOf(each.client);
+  const group = label && draft.groups.value.find(({ name }) => asLabel(name) === asLabel(label));
+  return group && draft.in(group.id).some(({ name }) => name === each.name) ? label : null;
+}
+
 const MOST_CHIPS = 12;
 
 /** The classes by probability. The one that the verdict named comes last, because it is said to be wrong. */
@@ -31,7 +39,7 @@ function offered({ scores, verdict, label }) {
 }
 
 export function TeachIt({ each }) {
-  const label = taught.value.get(each.id);
+  const label = waitingLabel(each);
   if (label) return html`<p class="muted">${t("teachit.done", { label })}</p>`;
   if (asking.value !== each.id) {
     return html`<button type="button" class="quiet" onClick=${() => (asking.value = each.id)}>${t("teachit")}</button>`;

@@ -1,6 +1,6 @@
 /** Overview: the service's health, and each client with its live version. */
 
-import { classes, html } from "../core/ui.js";
+import { classes, html, signal } from "../core/ui.js";
 import { icon } from "../core/icons.js";
 import { ago, bytes, moment, number, percent, t } from "../core/i18n.js";
 import { Empty, Estimate, inWords, ProblemBox, Spinner } from "../core/parts.js";
@@ -8,6 +8,7 @@ import { address, clients, clientsProblem, models, route, service } from "../cor
 import { device, health, liveVersions, metrics, readAt, readOverview } from "./state.js";
 
 const EVERY_MS = 15_000;
+const entered = signal(null); // the address at which the overview was read
 
 /** Read again while the overview is open and seen. */
 export function refreshOverview() {
@@ -16,8 +17,13 @@ export function refreshOverview() {
   }, EVERY_MS);
 }
 
+const FRESH_MS = 1000;
+
 export function Overview() {
-  if (!readAt.peek()) queueMicrotask(readOverview);
+  if (entered.peek() !== route.value) {
+    entered.value = route.value;
+    if (Date.now() - readAt.peek() > FRESH_MS) queueMicrotask(readOverview);
+  }
   return html`<div class="page">
     <header class="page-head">
       <div><h1>${t("overview")}</h1><p class="lead">${t("overview.lead")}</p></div>

@@ -66,6 +66,7 @@ export class Draft {
     this.result = signal(null);
     this.marks = computed(() => examine(this.pictures.value.filter((picture) => picture.ready)));
     this.read = false;
+    this.nameNext = 0; // id of a class that was added to be named next
     /** @type {Arrived | null} */
     this.arrived = null;
   }

@@ -6,7 +6,7 @@ import { icon } from "../core/icons.js";
 import { percent, t } from "../core/i18n.js";
 import { remember, remembered } from "../core/memory.js";
 import { Dialog, Spinner } from "../core/parts.js";
-import { may } from "../core/state.js";
+import { go, may } from "../core/state.js";
 import { correct } from "./send.js";
 
 const cell = signal(null); // the open cell of a confusion table: {client, truth, predicted, samples}
@@ -107,7 +107,9 @@ export function Suspects({ draft, client, details }) {
   const send = async () => {
     const relabel = Object.fromEntries(given.filter(([, value]) => value !== "remove").map(([digest, value]) => [digest, value.label]));
     const remove = given.filter(([, value]) => value === "remove").map(([digest]) => digest);
-    if (await correct(draft, client, { relabel, remove })) answers.value = new Map();
+    if (!(await correct(draft, client, { relabel, remove }))) return;
+    answers.value = new Map();
+    go("teach", client); // where the result is
   };
   return html`<section class="suspects" aria-label=${t("suspects.title", { n: samples.length })}>
     <h3>${t("suspects.title", { n: samples.length })}</h3>

@@ -9,10 +9,20 @@ import { address, may, readClients, say } from "../core/state.js";
 import { Confusion, Suspects } from "./report.js";
 import { publish } from "./send.js";
 
+/** What was brought into view: each result once, wherever the page was scrolled to. */
+let seen = null;
+
+function bringIntoView(element, details) {
+  if (!element || seen === details) return;
+  seen = details;
+  element.focus({ preventScroll: true });
+  element.scrollIntoView({ block: "start" });
+}
+
 export function Result({ draft, made }) {
   const { report, details, client, version } = made;
   const isLive = made.live === version;
-  return html`<section class="card result" aria-label=${t("result.title", { version })}>
+  return html`<section class="card result" tabindex="-1" ref=${(element) => bringIntoView(element, details)} aria-label=${t("result.title", { version })}>
     <header class="row">
       <span class=${`pill ${isLive ? "good" : "held"}`}>${icon(isLive ? "check" : "warn")} ${t(isLive ? "result.live" : "result.held", { version })}</span>
       <button type="button" class="bare end" aria-label=${t("close")} onClick=${() => (draft.result.value = null)}>${icon("close")}</button>

@@ -12,13 +12,14 @@ import { single } from "../pictures/read.js";
 import { asLabel, asName, draftOf } from "./draft.js";
 import { Result } from "./result.js";
 import { SendPanel } from "./panel.js";
-import { nameTaken } from "./send.js";
+import { correct, nameTaken } from "./send.js";
 
 const SHOWN = 60;
 const BURST = 10;
 const BURST_S = 0.3;
 
 const opened = signal(null); // the picture whose sheet is open
+const correcting = signal(null); // {sample, label}: the known picture whose sheet is open, and the label chosen there
 const filming = signal(null); // the class that the camera takes pictures for
 const everything = signal(new Set()); // classes whose pictures are all shown
 
@@ -43,12 +44,13 @@ export function Teach() {
       <fieldset class="groups" disabled=${Boolean(draft.progress.value)}>
         ${reading ? html`<p class="muted">${t("reading")}</p>` : draft.groups.value.map((group) => html`<${GroupCard} key=${group.id} draft=${draft} group=${group} />`)}
         <div class="group-add">
-          <button type="button" class="add" onClick=${() => draft.addGroup()}>${icon("add")} ${t("class.add")}</button>
+          <button type="button" class="add" onClick=${() => (draft.nameNext = draft.addGroup())}>${icon("add")} ${t("class.add")}</button>
         </div>
       </fieldset>
       <${SendPanel} draft=${draft} />
     </div>
     ${opened.value && html`<${PictureSheet} draft=${draft} />`}
+    ${correcting.value && html`<${KeptSheet} draft=${draft} />`}
     ${filming.value && html`<${CameraSheet} draft=${draft} />`}
   </div>`;
 }
@@ -92,7 +94,7 @@ function GroupCard({ draft, group }) {
       ${
         group.known
           ? html`<h2 class="group-title">${group.name}</h2>`
-          : html`<input class="group-name" aria-label=${t("class.name")} aria-invalid=${String(repeated)} value=${group.name} onInput=${(event) => draft.edit(group.id, { name: event.target.value })} maxlength="64" />`
+          : html`<input class="group-name" ref=${(element) => draft.nameNext === group.id && named(draft, element)} aria-label=${t("class.name")} aria-invalid=${String(repeated)} value=${group.name} onInput=${(event) => draft.edit(group.id, { name: event.target.value })} maxlength="64" />`
       }
       <span class="muted count">${counts(pictures.length, kept.length)}</span>
       ${
@@ -114,6 +116,14 @@ function GroupCard({ draft, group }) {
       }
     </footer>
   </section>`;
+}
+
+/** Let a new class be named at once: its name is chosen, so that typing replaces it. */
+function named(draft, element) {
+  if (!element) return;
+  draft.nameNext = 0;
+  element.focus();
+  element.select();
 }
 
 function counts(fresh, kept) {
@@ -158,11 +168,39 @@ function Kept({ draft, samples }) {
     <ul class="tiles">
       ${shown.map(
         (sample) => html`<li class="tile" key=${sample.digest}>
-          <img src=${pictureOf(draft.client, sample.digest, 96)} alt=${sample.name} title=${sample.name} loading="lazy" />
+          <button type="button" class="tile-open" title=${sample.name} aria-label=${sample.name} onClick=${() => (correcting.value = { sample, label: sample.label })}>
+            <img src=${pictureOf(draft.client, sample.digest, 96)} alt="" loading="lazy" />
+          </button>
         </li>`,
       )}
     </ul>
   </details>`;
+}
+
+/** A picture that the client knows, large: another label for it, or without it, and adapt again. */
+function KeptSheet({ draft }) {
+  const { sample, label } = correcting.value;
+  const close = () => {
+    correcting.value = null;
+  };
+  const send = (changes) => {
+    close();
+    correct(draft, draft.client, { relabel: {}, remove: [], ...changes });
+  };
+  const names = draft.groups.value.map((group) => asLabel(group.name)).filter(Boolean);
+  const busy = Boolean(draft.progress.value) || !may("adapt");
+  return html`<${Dialog} title=${sample.name} onClose=${close}>
+    <img class="sheet-picture" src=${pictureOf(draft.client, sample.digest, 512)} alt=${sample.name} />
+    <div class="row">
+      <label class="field">${t("kept.label")}
+        <select value=${label} disabled=${busy} onChange=${(event) => (correcting.value = { sample, label: event.target.value })}>
+          ${names.map((name) => html`<option value=${name}>${name}</option>`)}
+        </select>
+      </label>
+      <button type="button" class="primary" disabled=${busy || label === sample.label} onClick=${() => send({ relabel: { [sample.digest]: label } })}>${t("kept.relabel")}</button>
+      <button type="button" class="danger end" disabled=${busy} onClick=${() => send({ remove: [sample.digest] })}>${icon("trash")} ${t("kept.remove")}</button>
+    </div>
+  <//>`;
 }
 
 /** One picture, large, with what the sample doctor says and what can be done. */

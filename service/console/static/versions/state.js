@@ -92,6 +92,7 @@ export function rollbackTarget(moves, kept) {
 async function change(client, moved, text) {
   busy.value = true;
   const { version, failed } = await moved.catch((error) => ({ failed: problemOf(error) }));
+  compared.value = null;
   await (reading === client ? readHistory(client, true) : readClients());
   if (!failed) say(t(text, { version }));
   else if (reading === client) problem.value = failed;

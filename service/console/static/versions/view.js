@@ -7,7 +7,8 @@ import { ago, bytes, moment, percent, t } from "../core/i18n.js";
 import { Dialog, Empty, Estimate, inWords, ProblemBox, Rough, Spinner } from "../core/parts.js";
 import { current, may } from "../core/state.js";
 import { Reasons } from "../teach/result.js";
-import { Confusion } from "../teach/report.js";
+import { draftOf } from "../teach/draft.js";
+import { Confusion, Suspects } from "../teach/report.js";
 import { Compare } from "./compare.js";
 import {
   busy,
@@ -87,8 +88,9 @@ function RollBack({ shown, client }) {
 
 function CompareBar({ shown, client }) {
   const numbers = shown.versions.map((version) => version.version);
-  const before = compared.value?.before ?? numbers.at(-2);
-  const after = compared.value?.after ?? numbers.at(-1);
+  const newest = shown.versions.at(-1);
+  const before = compared.value?.before ?? (numbers.includes(newest.parent) ? newest.parent : numbers.at(-2));
+  const after = compared.value?.after ?? newest.version;
   const choose = (which, value) => compare(client, which === "before" ? value : before, which === "after" ? value : after);
   const select = (which, value) =>
     html`<label class="field inline">${t(`compare.${which}`)}
@@ -129,7 +131,7 @@ function Entry({ entry, shown }) {
       <p>${inWords(version.estimated_accuracy)}</p>
       <p class="muted">${version.classes.join(", ")} · ${t("samples", { n: version.samples })} · ${origin(version)}</p>
       <div class="row">
-        ${!isLive && may("adapt") && html`<button type="button" disabled=${busy.value} onClick=${ask}>${t("golive")}</button>`}
+        ${!isLive && may("adapt") && html`<button type="button" disabled=${busy.value} onClick=${ask}>${t(version.gate === "hold" ? "publish.anyway" : "golive")}</button>`}
         <button type="button" aria-expanded=${String(Boolean(found))} onClick=${toggle}>${t("report")}</button>
         ${
           may("admin") &&
@@ -151,6 +153,7 @@ function ReportOf({ details, problem, retry }) {
     <${Estimate} share=${report.estimated_accuracy} interval=${report.interval} />
     <${Rough} details=${details} />
     <${Reasons} gate=${report.gate} open />
+    ${details.version === current.value?.latest && html`<${Suspects} draft=${draftOf(details.client)} client=${details.client} details=${details} />`}
     <${Confusion} client=${details.client} details=${details} />
     <dl class="facts">
       <dt>${t("fact.model")}</dt><dd>${details.model}</dd>
@@ -165,9 +168,11 @@ function ReportOf({ details, problem, retry }) {
 /** An alias move that no version tells: published by hand, or rolled back. */
 function Move({ move }) {
   const values = { alias: move.alias, version: move.version, previous: move.previous ?? "–" };
+  const how = move.reason === "rollback" ? "rollback" : move.previous === null ? "first" : "set";
+  const key = `move.${how}${move.alias === "live" ? ".live" : ""}`;
   const by = move.by && move.by.id !== "anonymous" ? move.by.name || move.by.id : "";
   return html`<li class="entry move">
-    <p>${icon(move.reason === "rollback" ? "back" : "right")} <span>${t(`move.${move.reason === "rollback" ? "rollback" : "set"}`, values)}${by && ` ${t("move.by", { name: by })}`}</span>
+    <p>${icon(move.reason === "rollback" ? "back" : "right")} <span>${t(key, values)}${by && ` ${t("move.by", { name: by })}`}</span>
       <time class="muted" datetime=${move.moved_at} title=${moment(move.moved_at)}>${ago(move.moved_at)}</time></p>
   </li>`;
 }

@@ -247,6 +247,8 @@ def test_a_key_is_printed_once_listed_by_its_prefix_and_revoked(anole: Anole, tm
     assert (code, key.count("\n")) == (0, 0)
     assert prefix_of(key.encode()) == key[:14]
     assert f"key {key[:14]} (camera 7) allows predict, adapt for line-7, line-8" in notice
+    assert f"there was no store in {tmp_path}" in notice
+    assert "there was no store" not in anole("keys", "create", "camera 8", "--client", "*", *data)[2]
     _, listed, _ = anole("keys", "list", *data)
     assert key[:14] in listed
     assert key[15:] not in listed

@@ -292,8 +292,10 @@ def test_a_service_that_is_not_ready_is_exit_code_1(anole: Anole, service: Web) 
 def test_samples_are_corrected_by_the_beginning_of_their_digests(anole: Anole, service: Web, folder: Path) -> None:
     anole("adapt", "line", str(folder))
     service.services.samples.page_of = stored()
-    code, printed, _ = anole("correct", "line", "--relabel", f"{DIGEST[:12]}=bad=worse", "--remove", "e" * 64, "--json")
+    corrected = ("--relabel", f"{DIGEST[:12]}=bad=worse", "--remove", "e" * 64, "--json")
+    code, printed, notice = anole("correct", "line", *corrected)
     assert (code, json.loads(printed)["version"]) == (0, 2)
+    assert "new for line: 'bad=worse'; its classes so far are" in notice
     corrections = service.services.adaptation.commands[-1].corrections
     assert corrections is not None
     assert (corrections.relabel, corrections.remove) == ({DIGEST: "bad=worse"}, {"e" * 64})

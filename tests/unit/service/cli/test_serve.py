@@ -135,7 +135,9 @@ def test_a_service_on_loopback_without_keys_is_open_and_announces_it(
     settings = load_settings(data=tmp_path)
     assert serve._open_to_all(settings)
     serve._announce(settings, 8123, open_to_all=True)
-    assert "open to everyone on this machine" in capsys.readouterr().out
+    announced = capsys.readouterr().out
+    assert "open to everyone on this machine, until you create a key: anole keys create NAME" in announced
+    assert f"--data {tmp_path}" in announced
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "example.org"])
