@@ -99,9 +99,9 @@ federated-demo: ## test and run clinics that learn together, on Flower in .venv-
 
 check: ## run ruff, mypy, import-linter and hadolint
 	@.ci/install dev
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/mypy --num-workers 2 $(CODE)
+	$(BIN)/ruff check $(CODE) deploy docs
+	$(BIN)/ruff format --check $(CODE) deploy docs
+	$(BIN)/mypy --num-workers 2 $(CODE) deploy/federated
 	$(BIN)/lint-imports --no-cache
 	@[ ! -x $(BIN)/hadolint ] || { echo '$(BIN)/hadolint Dockerfile' && $(BIN)/hadolint Dockerfile; }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,12 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def run_rounds(
-    checkpoint: Path, clients: int, dropped: tuple[int, ...] = (), **changes: object
+    checkpoint: Path, changes: Mapping[str, object] | None = None, dropped: tuple[int, ...] = ()
 ) -> tuple[Checkpoint, InProcessGrid]:
+    """Run rounds of four clients and return the new start, and what the clients sent."""
     out = checkpoint.with_name("new.safetensors")
-    defaults = {**DEFAULTS, "checkpoint": str(checkpoint), "out": str(out), **changes}
-    grid = InProcessGrid(client_app(samples), clients, defaults, dropped)
+    defaults = {**DEFAULTS, "checkpoint": str(checkpoint), "out": str(out), **(changes or {})}
+    grid = InProcessGrid(client_app(samples), 4, defaults, dropped)
     context = Context(1, 0, {}, RecordDict(), {})
     return run(grid, context, Settings.of(context, defaults)), grid
 
@@ -102,7 +104,7 @@ def test_every_byte_that_a_client_sends_is_the_difference_or_a_count(
 
 
 def test_with_secure_aggregation_a_client_sends_keys_masked_numbers_and_counts(checkpoint: Path) -> None:
-    _, grid = run_rounds(checkpoint, clients=4)
+    _, grid = run_rounds(checkpoint)
     records = {key for reply in grid.replies for key in reply.content}
     assert records == {
         RECORD_KEY_CONFIGS, "fitres.metrics", "fitres.num_examples", "fitres.parameters", "fitres.status",
@@ -119,7 +121,7 @@ def test_with_secure_aggregation_a_client_sends_keys_masked_numbers_and_counts(c
 
 
 def test_no_class_name_and_no_pixels_leave_the_device(checkpoint: Path) -> None:
-    _, grid = run_rounds(checkpoint, clients=4)
+    _, grid = run_rounds(checkpoint)
     sent = b"".join(message_to_proto(reply).SerializeToString() for reply in grid.replies)
     assert SECRET not in sent
     for node in range(1, 5):
@@ -130,7 +132,7 @@ def test_no_class_name_and_no_pixels_leave_the_device(checkpoint: Path) -> None:
 
 def test_a_round_moves_the_start_by_at_most_the_clip_norm(checkpoint: Path) -> None:
     start = load_checkpoint(checkpoint)
-    new, _ = run_rounds(checkpoint, clients=4, **{"clip-norm": 0.01})
+    new, _ = run_rounds(checkpoint, {"clip-norm": 0.01})
     assert changed(start.weights, new.weights)
     moved = torch.cat([(new.weights[name] - start.weights[name]).flatten() for name in start.weights])
     assert 0 < float(moved.norm()) < 0.0101
@@ -139,7 +141,7 @@ def test_a_round_moves_the_start_by_at_most_the_clip_norm(checkpoint: Path) -> N
 
 def test_a_client_that_drops_out_after_sharing_its_keys_is_left_out(checkpoint: Path) -> None:
     start = load_checkpoint(checkpoint)
-    new, _ = run_rounds(checkpoint, clients=4, dropped=(2,), **{"clip-norm": 0.01})
+    new, _ = run_rounds(checkpoint, {"clip-norm": 0.01}, dropped=(2,))
     moved = torch.cat([(new.weights[name] - start.weights[name]).flatten() for name in start.weights])
     assert 0 < float(moved.norm()) < 0.0101  # a mask that remained would be far longer
     assert new.training["federated"]["rounds"] == 1
@@ -147,18 +149,18 @@ def test_a_client_that_drops_out_after_sharing_its_keys_is_left_out(checkpoint: 
 
 def test_a_round_with_fewer_clients_than_the_cohort_changes_nothing(checkpoint: Path) -> None:
     start = load_checkpoint(checkpoint)
-    new, _ = run_rounds(checkpoint, clients=4, dropped=(2, 3))
+    new, _ = run_rounds(checkpoint, dropped=(2, 3))
     assert not changed(start.weights, new.weights)
     assert new.training["federated"]["rounds"] == 0
 
 
 def test_a_cohort_of_one_is_refused(checkpoint: Path) -> None:
     with pytest.raises(InvalidConfig, match="cohort is 1; allowed: at least 2"):
-        run_rounds(checkpoint, clients=4, cohort=1)
+        run_rounds(checkpoint, {"cohort": 1})
 
 
 def test_the_privacy_loss_is_recorded_in_the_checkpoint(checkpoint: Path) -> None:
-    new, _ = run_rounds(checkpoint, clients=4, rounds=2, **{"noise-multiplier": 2.0})
+    new, _ = run_rounds(checkpoint, {"rounds": 2, "noise-multiplier": 2.0})
     assert float(new.training["federated"]["epsilon"]) == pytest.approx(
         Settings(noise_multiplier=2.0).privacy.epsilon(2, 1e-5)
     )

@@ -32,7 +32,9 @@ class ReptileClient(NumPyClient):
     def __init__(self, settings: Settings, open_samples: Callable[[ImageConfig], ClassDataset]) -> None:
         self._settings, self._open_samples = settings, open_samples
 
-    def fit(self, parameters: list[np.ndarray], config: Mapping[str, object]) -> tuple[list[np.ndarray], int, dict]:
+    def fit(
+        self, parameters: list[np.ndarray], config: Mapping[str, object]
+    ) -> tuple[list[np.ndarray], int, dict[str, int]]:
         """Reply with a difference, weight 1 in the mean, and the number of samples."""
         update = self._update(parameters)
         arrays = [update.difference[name].numpy() for name in sorted(update.difference)]
