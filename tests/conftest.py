@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+import typer.main
 from sqlalchemy import make_url
 
 from service.store.catalog.migrate import upgrade
@@ -34,6 +36,14 @@ def compiled_statements() -> Iterator[None]:
     """Compile each statement once. The tests open hundreds of stores."""
     with pytest.MonkeyPatch.context() as patch:
         share_compiled_statements(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def command_line() -> Iterator[None]:
+    """Build the commands once. At every call, typer evaluates the annotations of all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", functools.cache(typer.main.get_command))
         yield
 
 
