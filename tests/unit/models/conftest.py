@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 
-from models.config import NetConfig
+from models.config import PRESETS, NetConfig
 from models.images.preprocessing import ImageConfig
 from models.nets import Net, build
 from models.task import Support
@@ -15,6 +16,8 @@ from models.task import Support
 SPEC = NetConfig("conv4", ImageConfig(channels=1, side=16, contrast="none"), width=8)
 SURFACE_SPEC = NetConfig("surface", ImageConfig(channels=1, side=16, contrast="none"), width=16)
 RESNET_SPEC = NetConfig("resnet12", ImageConfig(channels=1, side=16, contrast="none"), width=4)
+
+SMALL_PRESETS = ("surfaces", "paper")
 
 MakeSupport = Callable[..., Support]
 
@@ -31,6 +34,16 @@ def random_support(seed: int, n_way: int = 3, n_shot: int = 4) -> Support:
 def make_support() -> MakeSupport:
     """Build a random support from a seed."""
     return random_support
+
+
+@pytest.fixture
+def small_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the nets of presets small, and their meta-batches one task, for tests of the command line."""
+    for name in SMALL_PRESETS:
+        chosen = PRESETS[name]
+        net = replace(chosen.net_config, image=replace(chosen.net_config.image, side=16), width=16)
+        small = replace(chosen, net_config=net, meta=replace(chosen.meta, meta_batch=1))
+        monkeypatch.setitem(PRESETS, name, small)
 
 
 @pytest.fixture(params=[SPEC, SURFACE_SPEC, RESNET_SPEC], ids=["conv4", "surface", "resnet12"])

@@ -7,6 +7,7 @@ import shutil
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 
 from models.checkpoint import load_checkpoint
-from models.config import preset
+from models.config import PRESETS, preset
 from models.data import registry as catalogue
 from models.data.mini_imagenet import SPLITS, MiniImagenet, SplitSizes, open_mini_imagenet
 from models.data.registry import open_dataset
@@ -177,7 +178,10 @@ def test_a_file_that_is_no_image_is_rejected_and_nothing_is_cached(flat: Path, t
 
 @pytest.fixture
 def anole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Anole:
-    """Run a command line with the small counts and return exit code, stdout and stderr."""
+    """Run a command line with small counts and few inner steps; return exit code, stdout and stderr."""
+    chosen = PRESETS["mini-imagenet"]
+    few = replace(chosen, serve=replace(chosen.serve, steps=2), meta=replace(chosen.meta, meta_batch=1))
+    monkeypatch.setitem(PRESETS, "mini-imagenet", few)
     monkeypatch.setattr(catalogue, "MINI_IMAGENET_SIZES", SIZES)
     monkeypatch.setattr(learn, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(curve, "can_plot", lambda: False)

@@ -107,6 +107,7 @@ def train_briefly(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     return stderr
 
 
+@pytest.mark.usefixtures("small_presets")
 def test_training_without_matplotlib_mentions_the_plot_extra_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +118,7 @@ def test_training_without_matplotlib_mentions_the_plot_extra_once(
     assert not (tmp_path / "run.png").exists()
 
 
+@pytest.mark.usefixtures("small_presets")
 def test_training_with_matplotlib_saves_the_plot_and_mentions_no_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,6 +129,7 @@ def train(monkeypatch: pytest.MonkeyPatch, out: Path, *options: str) -> int | st
     return exited.value.code
 
 
+@pytest.mark.usefixtures("small_presets")
 def test_the_command_line_accepts_multipliers_precision_and_recomputation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,7 @@ def test_a_resumed_run_ends_with_the_same_bits(algorithm: str, tmp_path: Path) -
     assert ends[0].outer_adam is None
 
 
+@pytest.mark.usefixtures("small_presets")
 @pytest.mark.parametrize("algorithm", ["reptile", "fomaml", "maml"])
 def test_the_command_line_trains_with_each_algorithm(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
