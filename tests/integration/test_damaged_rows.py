@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Connection, Table, create_engine, delete, make_url, select, text
+from sqlalchemy import Column, Connection, Engine, Table, create_engine, delete, insert, make_url, select, text
 
+from service.domain.key import KeyRecord
 from service.domain.version import LIVE
 from service.errors import StoreUnavailable, VersionCorrupt
 from service.store.catalog.catalog import Catalog
@@ -41,42 +43,87 @@ def database(request: pytest.FixtureRequest, catalog_file: Path) -> Iterator[Dat
     opened.close()
 
 
+def unchecked(path_or_url: Path | str) -> Engine:
+    """Return an engine whose connections enforce no constraint between rows."""
+    if isinstance(path_or_url, Path):
+        return create_engine(f"sqlite:///{path_or_url}")
+    url = make_url(path_or_url).set(drivername="postgresql+psycopg")
+    return create_engine(url, connect_args={"options": "-c session_replication_role=replica"})
+
+
 @contextmanager
 def unchecked_connection(database: Database, request: pytest.FixtureRequest) -> Iterator[Connection]:
-    """Open a connection that enforces no constraint between rows."""
-    if isinstance(database, SqliteDatabase):
-        engine = create_engine(f"sqlite:///{request.getfixturevalue('tmp_path')}/catalog.sqlite3")
-    else:
-        url = make_url(request.getfixturevalue("catalog_url")).set(drivername="postgresql+psycopg")
-        engine = create_engine(url, connect_args={"options": "-c session_replication_role=replica"})
+    name = "catalog_file" if isinstance(database, SqliteDatabase) else "catalog_url"
+    engine = unchecked(request.getfixturevalue(name))
     with engine.begin() as connection:
         yield connection
     engine.dispose()
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A filled catalog that many tests change and repair: making one takes longer than most of them."""
+
+    database: Database
+    record: KeyRecord
+    engine: Engine
+
+    @contextmanager
+    def changed(self, table: Table, change: Callable[[Connection], object]) -> Iterator[None]:
+        """Change the rows of a table for the length of the block."""
+        with self.engine.begin() as connection:
+            rows = [dict(row) for row in connection.execute(select(table)).mappings()]
+            change(connection)
+        try:
+            yield
+        finally:
+            with self.engine.begin() as connection:
+                connection.execute(delete(table))
+                connection.execute(insert(table), rows)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def shared(
+    request: pytest.FixtureRequest, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Filled]:
+    database: Database
+    if request.param == "sqlite":
+        path = shutil.copyfile(sqlite_template, tmp_path_factory.mktemp("shared") / CATALOG_FILE)
+        database, engine = SqliteDatabase(path), unchecked(path)
+    else:
+        server = request.getfixturevalue("postgres")
+        url = server.url(server.new_database(request.getfixturevalue("catalog_template")))
+        database, engine = PostgresDatabase(make_url(url)), unchecked(url)
+    _, record = filled(database)
+    yield Filled(database, record, engine)
+    engine.dispose()
+    database.close()
+
+
 @pytest.mark.parametrize(("table", "column"), CHECKED_COLUMNS, ids=lambda part: getattr(part, "name", str(part)))
 def test_a_changed_column_gives_no_wrong_result_and_a_check_finds_it(
-    database: Database, request: pytest.FixtureRequest, table: Table, column: Column[Any]
+    shared: Filled, table: Table, column: Column[Any]
 ) -> None:
-    catalog, record = filled(database)
+    catalog = Catalog(shared.database)
     before = read_results(catalog)
     assert catalog.problems() == ()
-    with unchecked_connection(database, request) as connection:
-        change(connection, table, column)
-    assert wrong_results(before, read_results(catalog)) == set()
-    assert SqlKeys(database).all() in ((record,), ())
-    assert catalog.problems() != ()
+    with shared.changed(table, lambda connection: change(connection, table, column)):
+        assert wrong_results(before, read_results(catalog)) == set()
+        assert SqlKeys(shared.database).all() in ((shared.record,), ())
+        assert catalog.problems() != ()
 
 
 @pytest.mark.parametrize("table", [table for table in METADATA.sorted_tables if table.name != "clients"], ids=str)
-def test_a_check_finds_a_missing_row(database: Database, request: pytest.FixtureRequest, table: Table) -> None:
+def test_a_check_finds_a_missing_row(shared: Filled, table: Table) -> None:
     """A deleted row leaves no checksum, but a gap in a count. Deleted settings, keys, jobs and logs leave neither."""
-    catalog, _ = filled(database)
-    with unchecked_connection(database, request) as connection:
+
+    def delete_first(connection: Connection) -> None:
         first = connection.execute(select(table).order_by(*table.primary_key.columns).limit(1)).mappings().one()
         connection.execute(delete(table).where(*(key == first[key.name] for key in table.primary_key.columns)))
-    if table.name not in {"idempotency", "client_settings", "api_keys", "jobs", "audit", "predictions"}:
-        assert catalog.problems() != ()
+
+    counted = table.name not in {"idempotency", "client_settings", "api_keys", "jobs", "audit", "predictions"}
+    with shared.changed(table, delete_first):
+        assert (Catalog(shared.database).problems() != ()) == counted
 
 
 def test_rows_moved_to_another_client_give_no_wrong_result(database: Database, request: pytest.FixtureRequest) -> None:
