@@ -106,11 +106,6 @@ def test_every_make_target_of_the_documentation_exists(target: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_every_file_the_readme_links_to_exists() -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", TEXTS["README.md"])
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
 def test_the_commands_of_the_documentation_use_no_address_of_another_machine() -> None:
     lines = [line for block in EXECUTED for line in block.text.splitlines() if not OF_THE_CHECKOUT.match(line)]
     addresses = [address for line in lines for address in re.findall(r"https?://[^\s/\"']+", line)]

@@ -281,12 +281,6 @@ def test_every_decision_is_in_the_index() -> None:
     assert sorted(linked) == sorted(path.name for path in folder.glob("[0-9]*.md"))
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
-def test_links_of_the_documentation_exist(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
-
-
 def test_benchmarks_named_in_the_documentation_exist() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {name for page in pages for name in re.findall(r"benchmarks/\w+\.py", page.read_text(encoding="utf-8"))}

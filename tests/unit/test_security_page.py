@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def named_tests(page: str) -> list[tuple[str, str]]:
     return found
 
 
+@functools.cache
+def functions_of(path: str) -> frozenset[str]:
+    tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
+    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef))
+
+
 @pytest.mark.parametrize(("page", "at_least"), [("SECURITY.md", 50), ("docs/faults.md", 10)])
 def test_the_page_names_tests(page: str, at_least: int) -> None:
     assert len(named_tests(page)) > at_least
@@ -33,5 +40,4 @@ def test_the_page_names_tests(page: str, at_least: int) -> None:
 
 @pytest.mark.parametrize(("path", "name"), sorted({named for page in PAGES for named in named_tests(page)}))
 def test_every_test_named_on_the_page_exists(path: str, name: str) -> None:
-    tree = ast.parse((ROOT / "tests" / path).read_text(encoding="utf-8"))
-    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert name in functions_of(path)
