@@ -249,7 +249,7 @@ class JobRecords(Protocol):
         ...
 
     def renew(self, worker: str, updates: Sequence[JobUpdate]) -> Mapping[str, JobState | None]:
-        """Write the progress of jobs of one worker and renew their leases.
+        """Write the progress of jobs of one worker and renew their leases, but not of those whose row is damaged.
 
         Returns:
             The state of each job that another process has ended; None if it was deleted. These are not changed.

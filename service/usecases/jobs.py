@@ -145,7 +145,7 @@ class Jobs:
         end = job.end = replace(job.update(), state=state, result=_version(outcome), problem=problem)
         try:
             self._write_end(job, end)
-        except (StoreUnavailable, VersionCorrupt) as error:  # `renew` tries again until the lease has expired
+        except StoreUnavailable as error:  # `renew` tries again until the lease has expired
             structlog.get_logger("anole.jobs").warning("the end of a job is not written", job=job_id, reason=str(error))
         self._notify(job_id)
 
@@ -250,7 +250,12 @@ class Jobs:
 
     def _write_end(self, job: _Running, end: JobUpdate) -> None:
         """Write the end of a job. One that made a version has ended in the catalog already, with it."""
-        self._records.end(end)
+        try:
+            self._records.end(end)
+        except VersionCorrupt as error:  # no later attempt can succeed
+            structlog.get_logger("anole.jobs").warning(
+                "the end of a job is not written", job=job.record.id, reason=str(error)
+            )
         with self._lock:
             self._running.pop(job.record.id, None)
 

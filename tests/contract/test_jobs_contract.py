@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from service.domain.job import KEPT_S, LEASE_S, JobRecord, JobState, JobUpdate, JobVersion, Origin, Progress
 from service.domain.version import LIVE, Idempotency
-from service.errors import ClientDeleted, IdempotencyInFlight, JobCancelled, WorkerLost
+from service.errors import ClientDeleted, IdempotencyInFlight, JobCancelled, VersionCorrupt, WorkerLost
 from service.store.catalog import jobs as catalog_jobs
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.tables import JOBS, with_checksum
@@ -161,6 +161,26 @@ def test_renewing_keeps_a_job_alive(catalog: Catalog, database: Database) -> Non
     found = catalog.jobs.get(IDS[0])
     assert found is not None
     assert found.state == "running"
+
+
+def test_a_damaged_job_does_not_keep_others_of_its_worker_from_being_renewed(
+    catalog: Catalog, database: Database
+) -> None:
+    for job_id in IDS[:2]:
+        catalog.jobs.add(a_job(job_id))
+        age(database, LEASE_S - 10, job_id)
+    with database.writing("test") as connection:
+        connection.execute(update(JOBS).where(JOBS.c.job == IDS[0]).values(steps=99))
+    assert catalog.jobs.renew("worker-1", [running(IDS[0]), running(IDS[1])]) == {}
+    age(database, LEASE_S - 10, IDS[1])
+    found = catalog.jobs.get(IDS[1])
+    assert found is not None
+    assert found.state == "running"
+    with pytest.raises(VersionCorrupt, match="the row of job"):
+        catalog.jobs.get(IDS[0])
+    with pytest.raises(VersionCorrupt):
+        catalog.publish(a_draft(), [LIVE], origin=done())
+    assert catalog.names() == ()
 
 
 def test_a_key_is_free_again_when_its_worker_is_lost(catalog: Catalog, database: Database) -> None:

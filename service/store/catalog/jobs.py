@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from service.domain.job import ACTIVE, KEPT_S, LEASE_S, MAX_KEPT, JobRecord, JobState, JobUpdate, JobVersion, Progress
@@ -72,7 +73,11 @@ class SqlJobs(JobRecords):
         with self._database.writing(_scope(worker)) as connection:
             now = self._now(connection)
             for each in sorted(updates, key=lambda update: update.id):  # in the same order everywhere: no deadlocks
-                row = _find(connection, each.id, lock=True)
+                try:
+                    row = _find(connection, each.id, lock=True)
+                except VersionCorrupt as error:  # the leases of the other jobs must not expire because of it
+                    structlog.get_logger("anole.jobs").warning("a job is not renewed", job=each.id, reason=str(error))
+                    continue
                 if row is None or row["state"] not in ACTIVE:
                     ended[each.id] = None if row is None else row["state"]
                 else:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from service.domain.job import ACTIVE, JobRecord, JobState, JobUpdate, JobVersion
 from service.domain.version import Publication
-from service.errors import IdempotencyInFlight
+from service.errors import IdempotencyInFlight, VersionCorrupt
 from service.store.ports import JobRecords
 
 
@@ -21,6 +21,7 @@ class MemoryJobs(JobRecords):
     Attributes:
         kept: the jobs by id.
         raises: the error that a test sets for every call.
+        damaged: jobs whose rows cannot be read.
         renewed: the updates of each call of `renew`.
     """
 
@@ -28,6 +29,7 @@ class MemoryJobs(JobRecords):
         self._publication = publication
         self.kept: dict[str, JobRecord] = {}
         self.raises: Exception | None = None
+        self.damaged: set[str] = set()
         self.renewed: list[Sequence[JobUpdate]] = []
         self._reads, self._read = 0, threading.Condition()
         self._was_renewed = threading.Event()
@@ -43,6 +45,7 @@ class MemoryJobs(JobRecords):
         with self._read:
             self._reads += 1
             self._read.notify_all()
+        self._verify(job_id)
         return self.kept.get(job_id)
 
     def until_read(self, count: int) -> None:
@@ -55,7 +58,7 @@ class MemoryJobs(JobRecords):
         self.renewed.append(updates)
         ended = self.ended([each.id for each in updates])
         for each in updates:
-            if each.id not in ended:
+            if each.id not in ended and each.id not in self.damaged:
                 self._write(each)
         self._was_renewed.set()
         return ended
@@ -71,6 +74,7 @@ class MemoryJobs(JobRecords):
 
     def end(self, update: JobUpdate) -> bool:
         self._fail()
+        self._verify(update.id)
         if update.id in self.ended([update.id]):
             return False
         self._write(update)
@@ -85,6 +89,10 @@ class MemoryJobs(JobRecords):
     def _fail(self) -> None:
         if self.raises is not None:
             raise self.raises
+
+    def _verify(self, job_id: str) -> None:
+        if job_id in self.damaged:
+            raise VersionCorrupt(f"the row of job {job_id} is damaged")
 
     def _write(self, update: JobUpdate) -> None:
         job = self.kept[update.id]

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from service.domain.job import LEASE_S, JobUpdate, Progress, new_job_id
-from service.errors import ClientDeleted, JobCancelled, StoreUnavailable, UnknownJob, WorkerLost
+from service.errors import ClientDeleted, JobCancelled, StoreUnavailable, UnknownJob, VersionCorrupt, WorkerLost
 from service.runtime.adapt_queue import JobControl
 from service.usecases.adapt_command import AdaptOutcome
 from service.usecases.jobs import Job, Jobs
@@ -198,6 +198,21 @@ def test_the_end_of_a_job_is_written_when_the_store_works_again(jobs: Jobs, reco
     assert (records.kept[job.id].state, job.read().state) == ("waiting", "failed")
     jobs.renew()
     assert (records.kept[job.id].state, records.kept[job.id].problem) == ("failed", {"code": "broken"})
+
+
+def test_a_job_whose_row_is_damaged_does_not_hold_up_the_others(jobs: Jobs, records: MemoryJobs) -> None:
+    damaged, good = Started(jobs), Started(jobs)
+    records.raises = StoreUnavailable("the disk is full")
+    damaged.future.set_exception(KeyError("gone"))
+    records.raises = None
+    records.damaged.add(damaged.id)
+    good.control.step()
+    jobs.renew()
+    assert records.kept[good.id].progress.steps_done == 1
+    with pytest.raises(VersionCorrupt):
+        damaged.read()
+    jobs.renew()
+    assert jobs.metrics() == {"adapt_jobs": 1}
 
 
 def test_a_job_that_was_not_accepted_leaves_nothing(jobs: Jobs, records: MemoryJobs) -> None:
