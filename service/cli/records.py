@@ -13,9 +13,11 @@ from service.cli import connection
 from service.cli.connection import ClientName, Key, Url
 from service.cli.console import NO_VALUE, AsJson, facts, minute, output, percent, plain, print_json, second, table
 from service.cli.resources import moment
+from service.client import InvalidInput
 from service.client.files import read_file
 from service.client.records import Wanted
 from service.http.schemas.predictions import Judgement
+from service.http.schemas.resources import Alias
 
 Since = Annotated[
     str | None,
@@ -100,7 +102,10 @@ def predictions(
 def shadow(
     client: ClientName,
     version: Annotated[
-        int | None, typer.Argument(metavar="[VERSION]", help="The version that answered.", show_default="live")
+        int | None,
+        typer.Argument(
+            metavar="[VERSION]", help="The version that answered.", show_default="live, or the one before it"
+        ),
     ] = None,
     candidate: Annotated[
         int | None, typer.Argument(metavar="[CANDIDATE]", help="The version that judged too.", show_default="candidate")
@@ -109,10 +114,10 @@ def shadow(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what would change if the candidate of CLIENT were live."""
+    """Show what would change if the candidate of CLIENT were live, or what its promotion changed."""
     with connection.connect(url, key) as anole:
-        answered = anole.alias(client, "live").version if version is None else version
         judged = anole.alias(client, "candidate").version if candidate is None else candidate
+        answered = _compared_with(judged, anole.alias(client, "live")) if version is None else version
         found = anole.shadow(client, answered, judged)
     if as_json:
         print_json(found.model_dump(mode="json"))
@@ -132,6 +137,22 @@ def shadow(
             cells = (second(entry.at), entry.part or NO_VALUE, _said(entry), _said(then), entry.image[:12])
             listed.add_row(*map(plain, cells))
         output().print(listed)
+
+
+def _compared_with(candidate: int, live: Alias) -> int:
+    """Return the live version; if the candidate was promoted, the one that it replaced.
+
+    Raises:
+        InvalidInput: the candidate is live, and no version was before.
+    """
+    if live.version != candidate:
+        return live.version
+    if live.previous is None or live.previous == candidate:
+        raise InvalidInput(
+            f"version {candidate} of {live.client} is live and the candidate, so there is nothing to compare; name two "
+            "versions"
+        )
+    return live.previous
 
 
 def _said(judgement: Judgement) -> str:

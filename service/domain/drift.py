@@ -98,10 +98,15 @@ def by_hour(images: Iterable[tuple[datetime, bool, float]]) -> list[Period]:
     """Count images by the hour, oldest first. Each is its time, whether it is unknown, and its confidence."""
     hours: dict[datetime, Period] = {}
     for at, unknown, confidence in images:
-        hour = at.replace(minute=0, second=0, microsecond=0)
+        hour = hour_of(at)
         before = hours.get(hour, Period(hour, 0, 0, 0.0))
         hours[hour] = Period(hour, before.images + 1, before.unknown + unknown, before.doubt + 1 - confidence)
     return [hours[hour] for hour in sorted(hours)]
+
+
+def hour_of(at: datetime) -> datetime:
+    """Return the begin of the hour of a moment."""
+    return at.replace(minute=0, second=0, microsecond=0)
 
 
 def in_total(hours: Iterable[Period], since: datetime) -> Period:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -11,12 +12,15 @@ from models.validation.calibration import wilson_interval
 from service.domain.client import validate_client_name
 from service.domain.drift import Expectation, Period, by_hour, in_total
 from service.domain.prediction_log import Comparison, LoggedPrediction, PredictionQuery
-from service.domain.version import LIVE
+from service.domain.version import LIVE, Version
+from service.errors import UnknownAlias, UnknownClient, UnknownVersion
 from service.store.ports import utc_now
 from service.store.version_store import VersionStore
 
 MAX_DRIFT_IMAGES: Final = 20_000
 """Images that one report of drift counts at most."""
+
+DRIFT_HOURS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +96,34 @@ class Judged:
         interval = wilson_interval(counts.agreeing / counts.images, counts.images) if counts.images else None
         return ShadowReport(counts, interval, self.predictions(client, query))
 
-    def drift(self, client: str, hours: int = 24) -> DriftReport:
+    def drift(self, client: str, hours: int = DRIFT_HOURS) -> DriftReport:
         """Return what the live version said in the last hours, of the newest `MAX_DRIFT_IMAGES` at most.
 
         Raises:
             UnknownClient: there is no such client.
             UnknownAlias: no version is live.
         """
-        catalog, name = self._store.catalog, validate_client_name(client)
-        draft = (version := catalog.version(name, catalog.alias(name, LIVE).version)).draft
-        since = self._clock() - timedelta(hours=hours)
-        images = catalog.recent_judgements(name, version.number, since, MAX_DRIFT_IMAGES)
-        periods = tuple(by_hour(images))
-        expected = Expectation.of(draft, catalog.settings(name))
-        return DriftReport(version.number, expected, in_total(periods, since), periods)
+        name = validate_client_name(client)
+        version, since = self._live(name), self._clock() - timedelta(hours=hours)
+        images = self._store.catalog.recent_judgements(name, version.number, since, MAX_DRIFT_IMAGES)
+        return self._report(version, since, by_hour(images))
+
+    def drift_of(self, clients: Collection[str]) -> Mapping[str, bool]:
+        """Return whether clients drift, of those that judged images in the last day.
+
+        Of all clients together it looks at the newest `MAX_DRIFT_IMAGES` images, so that it may be asked often.
+        """
+        since = self._clock() - timedelta(hours=DRIFT_HOURS)
+        found: dict[str, bool] = {}
+        for name, periods in self._store.catalog.live_hours(clients, since, MAX_DRIFT_IMAGES).items():
+            with suppress(UnknownClient, UnknownAlias, UnknownVersion):  # it was deleted in the meantime
+                found[name] = self._report(self._live(name), since, periods).drifting
+        return found
+
+    def _live(self, client: str) -> Version:
+        catalog = self._store.catalog
+        return catalog.version(client, catalog.alias(client, LIVE).version)
+
+    def _report(self, version: Version, since: datetime, hours: Sequence[Period]) -> DriftReport:
+        expected = Expectation.of(version.draft, self._store.catalog.settings(version.draft.client))
+        return DriftReport(version.number, expected, in_total(hours, since), tuple(hours))

@@ -6,22 +6,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from service.domain.client import ClientSettings
+from service.domain.drift import Period
 from service.domain.prediction_log import Comparison, Judgement, LoggedPrediction, PredictionQuery, Retention
 from service.domain.version import CANDIDATE, LIVE
 from service.errors import AliasConflict, UnknownAlias, UnknownClient, UnknownVersion
 from service.store.catalog.catalog import Catalog
 from service.store.ports import Database
+from service.usecases.judged import Judged
 from tests.contract.values import CLIENT, a_draft, digest_of
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 KEPT = Retention(days=90, rows=1000)
 EVERYTHING = PredictionQuery()
+near: Any = pytest.approx
 
 
 @pytest.fixture
@@ -205,7 +209,39 @@ def test_the_candidate_is_promoted_if_the_live_version_is_the_expected_one(catal
     moved = catalog.promote(CLIENT, expected_revision=live.tag)
     assert (moved.alias, moved.version, moved.previous, moved.reason) == (LIVE, 2, 1, "promote")
     assert catalog.served(CLIENT, LIVE).number == 2
+    assert catalog.promote(CLIENT) == moved
+    assert len(catalog.history(CLIENT)) == 3
+    with pytest.raises(AliasConflict):
+        catalog.promote(CLIENT, expected_revision=live.tag)
     assert catalog.roll_back(CLIENT, LIVE).version == 1
+    assert catalog.promote(CLIENT).revision == 4
+
+
+def test_answers_of_live_versions_are_counted_by_the_hour_among_the_newest_of_all_clients(catalog: Catalog) -> None:
+    for client in (CLIENT, CLIENT, "other"):
+        catalog.publish(a_draft(client), [LIVE])
+    unknown, earlier = said(2, "scratch", "unknown"), said(1)
+    pairs = [(0, said(2)), (10, unknown), (59, said(2)), (60, unknown), (61, earlier)]
+    catalog.add_predictions([entry(catalog, at, judgement=one) for at, one in pairs], KEPT)
+    catalog.add_predictions([entry(catalog, 5, "other")], KEPT)
+    hours = [Period(NOON, 2, 1, near(2 * 0.7)), Period(NOON + 60 * MINUTE, 1, 1, near(0.7))]
+    since = NOON + MINUTE
+    found = catalog.live_hours([CLIENT, "other"], since, 100)
+    assert (found[CLIENT], found["other"]) == (hours, [Period(NOON, 1, 0, near(0.7))])
+    assert catalog.live_hours([CLIENT], since, 100).keys() == {CLIENT}
+    assert catalog.live_hours([CLIENT], since, 3) == {CLIENT: hours[1:]}
+    assert catalog.live_hours([], since, 100) == {}
+
+
+def test_the_drift_of_many_clients_is_that_of_each(catalog: Catalog) -> None:
+    judged = Judged(cast(Any, SimpleNamespace(catalog=catalog)), lambda: NOON + 60 * MINUTE)
+    sure = replace(said(), confidence=1.0)
+    for client, judgement in (("doubtful", said()), ("sure", sure), ("quiet", None)):
+        catalog.publish(replace(a_draft(client), report={"interval": [0.9, 1.0]}), [LIVE])
+        if judgement is not None:
+            catalog.add_predictions([entry(catalog, at, client, judgement=judgement) for at in range(40)], KEPT)
+    assert judged.drift_of(["doubtful", "quiet", "sure"]) == {"doubtful": True, "sure": False}
+    assert [judged.drift(client).drifting for client in ("doubtful", "quiet", "sure")] == [True, False, False]
 
 
 def test_recent_answers_of_a_version_are_read_newest_first(catalog: Catalog) -> None:

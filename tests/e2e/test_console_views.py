@@ -236,6 +236,21 @@ def test_a_version_is_exported_and_the_last_day_of_its_log_is_shown(browser: Bro
         expect(page.get_by_text("In the last 24 hours it judged 3 pictures")).to_be_visible()
 
 
+def test_the_overview_names_the_clients_that_drift(browser: Browser, url: str, line: str, other_line: str) -> None:
+    def drifting(route: Route) -> None:
+        answer = route.fetch().json()
+        for client in answer["clients"]:
+            client["drifting"] = client["client"] == line
+        route.fulfill(json=answer)
+
+    with opened_page(browser) as page:
+        page.route("**/clients?drift=true", drifting)
+        page.goto(f"{url}/#/overview")
+        changed = page.get_by_role("listitem").filter(has_text="pictures have changed: see Versions")
+        expect(changed.get_by_role("heading")).to_have_text([line])
+        expect(page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=other_line))).to_be_visible()
+
+
 def test_a_rollback_fails_if_someone_else_has_moved_the_alias_meanwhile(browser: Browser, url: str, line: str) -> None:
     conflict = "Failed to load resource: the server responded with a status of 412"
     with opened_page(browser, expected=(conflict,)) as page, Client(url) as anole:

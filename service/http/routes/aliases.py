@@ -117,6 +117,8 @@ def promote(
 ) -> schemas.Alias:
     """Point the alias `live` to the version that `candidate` points to. Preconditions are those of `live`.
 
+    If it does already, nothing changes, so that a request can be repeated.
+
     `GET /clients/{client}/versions/{version}/shadow/{candidate}` tells what that changes.
     """
     revision = _revision(services, client, LIVE, expected)

@@ -196,6 +196,10 @@ class ClientInfo(Answer):
     latest: int = Field(description="highest version number so far", examples=[2])
     live: int | None = Field(description="the live version", examples=[2])
     aliases: list[Alias]
+    drifting: bool | None = Field(
+        None,
+        description="whether its images drift, in a list that was asked for with `drift=true`; null without images",
+    )
 
 
 class ClientList(Answer):

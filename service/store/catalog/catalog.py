@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, se
 from models.errors import AnoleError
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.client import ClientSettings, ClientSummary
+from service.domain.drift import Period
 from service.domain.job import NO_ORIGIN, Origin
 from service.domain.prediction_log import Comparison, LoggedPrediction, PredictionQuery, Retention
 from service.domain.version import (
@@ -126,7 +127,9 @@ class Catalog:
             return transaction.roll_back(client, alias, expected_revision=expected_revision)
 
     def promote(self, client: str, *, expected_revision: ExpectedRevision = None) -> AliasMove:
-        """Point the alias `live` at the version that `candidate` points at. Raises UnknownClient, UnknownAlias.
+        """Point the alias `live` at the version that `candidate` points at, unless it does already.
+
+        Raises UnknownClient, UnknownAlias.
 
         `expected_revision` is that of `live`; see `move_alias`.
         """
@@ -299,6 +302,11 @@ class Catalog:
         with self._reading() as connection:
             found = queries.get_client(connection, client)
             return predictions.recent(connection, found, version, since, limit)
+
+    def live_hours(self, names: Collection[str], since: datetime, limit: int) -> Mapping[str, list[Period]]:
+        """Count what the live versions of clients said, by the hour, among the newest entries of all clients."""
+        with self._reading() as connection:
+            return predictions.live_hours(connection, names, since, limit)
 
     def compare_judgements(self, client: str, version: int, candidate: int) -> Comparison:
         """Count how a candidate judged the images that a version answered. Raises UnknownClient, UnknownVersion."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, case, delete, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Text, and_, case, cast, delete, func, insert, select
 
+from service.domain.drift import Period, hour_of
 from service.domain.prediction_log import Comparison, Judgement, LoggedPrediction, PredictionQuery, Retention
+from service.domain.version import LIVE
 from service.store.catalog.queries import ClientRow
-from service.store.catalog.tables import CLIENTS, PREDICTIONS, RowValues, verify_row, with_checksum
+from service.store.catalog.tables import ALIASES, CLIENTS, PREDICTIONS, RowValues, verify_row, with_checksum
 
 _JUDGED: Final = ("version", "label", "confidence", "unknown_score", "verdict")
 _EQUAL: Final = {
@@ -103,6 +106,37 @@ def recent(
     mine = (PREDICTIONS.c.client_id == client.id) & (PREDICTIONS.c.version == version)
     newest = select(*columns).where(mine, PREDICTIONS.c.at >= since).order_by(PREDICTIONS.c.at.desc()).limit(limit)
     return [(row.at, row.verdict == "unknown", row.confidence) for row in connection.execute(newest)]
+
+
+def live_hours(
+    connection: Connection, names: Collection[str], since: datetime, limit: int
+) -> Mapping[str, list[Period]]:
+    """Count what the live versions of clients said, by the hour, in one query; no row is verified.
+
+    It reads the newest entries of all clients together, `limit` at most, so that its cost is bounded.
+    """
+    columns = (PREDICTIONS.c[name] for name in ("client_id", "version", "at", "verdict", "confidence"))
+    newest = select(*columns).order_by(PREDICTIONS.c.id.desc()).limit(limit).subquery()
+    live = and_(ALIASES.c.client_id == newest.c.client_id, ALIASES.c.version == newest.c.version)
+    hour = func.substr(cast(newest.c.at, Text), 1, len("2026-01-31 14"))
+    query = (
+        select(
+            CLIENTS.c.name,
+            func.min(newest.c.at),
+            func.count(),
+            _count(newest.c.verdict == "unknown"),
+            func.sum(1 - newest.c.confidence),
+        )
+        .join_from(newest, ALIASES, live)
+        .join(CLIENTS, CLIENTS.c.id == newest.c.client_id)
+        .where(ALIASES.c.alias == LIVE, newest.c.at >= since, CLIENTS.c.name.in_(names))
+        .group_by(CLIENTS.c.name, hour)
+        .order_by(func.min(newest.c.at))
+    )
+    found: defaultdict[str, list[Period]] = defaultdict(list)
+    for name, at, images, unknown, doubt in connection.execute(query):
+        found[name].append(Period(hour_of(at), images, unknown, doubt))
+    return found
 
 
 def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:

@@ -131,7 +131,10 @@ class Publishing:
         """See `Catalog.promote`."""
         client = queries.get_client(self.connection, name)
         candidate = queries.get_alias(self.connection, client, CANDIDATE)
-        _require_revision(queries.find_alias(self.connection, client, LIVE), LIVE, expected_revision)
+        live = queries.find_alias(self.connection, client, LIVE)
+        _require_revision(live, LIVE, expected_revision)
+        if live is not None and live.version == candidate.version:
+            return live
         return self.move_alias(client, LIVE, candidate.version, reason="promote")
 
     def get_or_create_client(self, name: str) -> ClientRow:

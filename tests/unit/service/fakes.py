@@ -170,7 +170,8 @@ class FakeClients(Clients):
         return self._move(client, alias, current.previous, "rollback")
 
     def promote(self, client: str, expected_revision: ExpectedRevision = None) -> AliasMove:
-        return self._move(client, LIVE, self.alias(client, CANDIDATE).version, "promote")
+        candidate, live = self.alias(client, CANDIDATE).version, self.alias(client, LIVE)
+        return live if live.version == candidate else self._move(client, LIVE, candidate, "promote")
 
     def diff(self, client: str, before: int, after: int) -> VersionDiff:
         return compare(self.version(client, before), self.version(client, after))
@@ -403,10 +404,12 @@ class FakeJudged(Judged):
         changed = self.predictions(client, PredictionQuery(changed=True, after=after, limit=limit))
         return ShadowReport(Comparison(4, 3, 2, 1), (0.2, 0.9), changed)
 
+    def drift_of(self, clients: Collection[str]) -> Mapping[str, bool]:
+        return {client: client == "line" for client in clients if client != "quiet"}
+
     def drift(self, client: str, hours: int = 24) -> DriftReport:
-        version = self.clients.alias(client, LIVE).version
         total = Period(NOON, 100, 40, 2.0)
-        return DriftReport(version, Expectation(0.1, 0.25), total, (total,))
+        return DriftReport(self.clients.alias(client, LIVE).version, Expectation(0.1, 0.25), total, (total,))
 
 
 class FakeRecorder(PredictionRecorder):

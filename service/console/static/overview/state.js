@@ -1,7 +1,7 @@
 /** What the overview reads: the service's health and metrics, and the live version of each client. */
 
 import { signal } from "../core/ui.js";
-import { call, part, Problem, problemOf, readVersion, send } from "../core/api.js";
+import { call, list, part, Problem, problemOf, readVersion, send } from "../core/api.js";
 import { clients, readClients } from "../core/state.js";
 
 const MOST_CLIENTS = 60;
@@ -10,11 +10,12 @@ export const health = signal(null); // {status, checks} or a problem
 export const metrics = signal(null); // Map name -> number; null if the key may not read them
 export const liveVersions = signal(new Map()); // client -> version as lists show it
 export const device = signal(""); // where the newest live version was adapted
+export const drifting = signal(new Set()); // names of clients whose pictures changed
 export const readAt = signal(0);
 
 export async function readOverview() {
   readAt.value = Date.now();
-  await Promise.all([readHealth(), readMetrics(), readClients()]);
+  await Promise.all([readHealth(), readMetrics(), readClients(), readDrifting()]);
   const found = await Promise.all((clients.value ?? []).slice(0, MOST_CLIENTS).map(readLive));
   liveVersions.value = new Map(found.filter(Boolean).map((version) => [version.client, version]));
   await readDevice();
@@ -33,6 +34,11 @@ async function readMetrics() {
     .then((response) => response.text())
     .then(parse)
     .catch(() => null);
+}
+
+async function readDrifting() {
+  const found = await list("clients?drift=true", "clients").catch(() => ({ clients: [] }));
+  drifting.value = new Set(found.clients.filter((client) => client.drifting).map((client) => client.client));
 }
 
 async function readLive(client) {

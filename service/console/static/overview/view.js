@@ -5,7 +5,7 @@ import { icon } from "../core/icons.js";
 import { ago, bytes, moment, number, percent, t } from "../core/i18n.js";
 import { Empty, Estimate, inWords, ProblemBox, Spinner } from "../core/parts.js";
 import { address, clients, clientsProblem, models, route, service } from "../core/state.js";
-import { device, health, liveVersions, metrics, readAt, readOverview } from "./state.js";
+import { device, drifting, health, liveVersions, metrics, readAt, readOverview } from "./state.js";
 
 const EVERY_MS = 15_000;
 const entered = signal(null); // the address at which the overview was read
@@ -92,6 +92,7 @@ function ClientCard({ client }) {
             <p class="muted">${t("client.classes", { n: version.classes.length })} · ${t("samples", { n: version.samples })} · ${html`<time datetime=${version.created_at} title=${moment(version.created_at)}>${t("client.adapted", { ago: ago(version.created_at) })}</time>`}</p>`
         : html`<p class="muted">${t("client.versions", { n: client.versions })}</p>`
     }
+    ${drifting.value.has(client.client) && html`<p><span class="pill held">${icon("warn")} ${t("client.drifting")}</span></p>`}
     <div class="row">
       <a class="button" href=${address("judge", client.client)}>${t("judge")}</a>
       <a class="button" href=${address("teach", client.client)}>${t("teach")}</a>

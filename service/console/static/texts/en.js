@@ -345,6 +345,7 @@ export default {
   "clients.none.hint": "A client is a line, a camera or a product with classes of its own.",
   "client.classes": { one: "{n} class", other: "{n} classes" },
   "client.adapted": "adapted {ago}",
+  "client.drifting": "pictures have changed: see Versions",
   "client.versions": { one: "{n} version", other: "{n} versions" },
   "live.version": "version {version} live",
   "live.none": "nothing live",

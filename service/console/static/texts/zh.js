@@ -345,6 +345,7 @@ export default {
   "clients.none.hint": "客户端是一条产线、一台相机或一种产品，有自己的类别。",
   "client.classes": "{n} 个类别",
   "client.adapted": "{ago}适应",
+  "client.drifting": "图片有变化，请看版本页",
   "client.versions": "{n} 个版本",
   "live.version": "版本 {version} 在用",
   "live.none": "未启用",

@@ -132,6 +132,18 @@ def test_an_alias_is_moved_and_its_history_printed(anole: Anole, service: Web, f
     assert anole("history", "line", "--at", "noon")[0] == 2
 
 
+def test_a_promoted_candidate_is_compared_with_the_version_before(anole: Anole, service: Web, folder: Path) -> None:
+    anole("adapt", "line", str(folder), "--publish", "always")
+    anole("alias", "line", "candidate", "--set", "1")
+    code, _, err = anole("shadow", "line")
+    assert (code, "nothing to compare; name two versions" in err) == (1, True)
+    anole("adapt", "line", str(folder), "--publish", "never")
+    anole("alias", "line", "candidate", "--set", "2")
+    assert anole("shadow", "line")[1].startswith("line, version 1, and version 2 as the candidate\n")
+    anole("promote", "line")
+    assert anole("shadow", "line")[1].startswith("line, version 1, and version 2 as the candidate\n")
+
+
 def test_settings_are_changed_by_name(anole: Anole, service: Web, folder: Path) -> None:
     anole("adapt", "line", str(folder))
     name = service.services.checkpoints.list()[0].name

@@ -51,6 +51,7 @@ def test_a_promotion_says_what_moved(two_versions: Web) -> None:
     two_versions("PUT", "/clients/line/aliases/candidate", json={"version": 1})
     moved = two_versions("POST", "/clients/line/promote").json()
     assert (moved["alias"], moved["version"], moved["previous"], moved["reason"]) == ("live", 1, 2, "promote")
+    assert two_versions("POST", "/clients/line/promote").json() == moved
 
 
 def test_parts_and_station_are_passed_to_the_log(two_versions: Web) -> None:
@@ -60,6 +61,16 @@ def test_parts_and_station_are_passed_to_the_log(two_versions: Web) -> None:
     (origin,) = two_versions.services.recorder.origins
     assert (origin.parts, origin.station) == (("0417", ""), "camera")
     assert origin.request_id == answer.headers["x-request-id"]
+
+
+def test_the_list_of_clients_says_which_drift_if_it_is_asked(two_versions: Web) -> None:
+    for client in ("other", "quiet"):
+        two_versions.adapt(client)
+    listed = two_versions("GET", "/clients?drift=true&limit=2")
+    assert [client["drifting"] for client in listed.json()["clients"]] == [True, False]
+    last = two_versions("GET", listed.headers["link"].partition(">")[0].strip("<")).json()
+    assert [client["drifting"] for client in last["clients"]] == [None]
+    assert {client["drifting"] for client in two_versions("GET", "/clients").json()["clients"]} == {None}
 
 
 def test_drift_names_the_share_that_is_above_what_validation_lets_expect(two_versions: Web) -> None:
