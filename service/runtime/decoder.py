@@ -92,6 +92,9 @@ class Decoder(abc.ABC):
         """Decode one file to uint8 (1 or 3, height, width). Blocks; raises what the future of `submit` raises."""
         return self.submit([Upload("", content)]).result()[0].pixels
 
+    def check(self) -> None:  # noqa: B027 - this default is for decoders that are always available
+        """Raise DecoderUnavailable until images can be decoded, and while no decoder can be started."""
+
     def metrics(self) -> Mapping[str, float]:
         """Return counters and gauges by name."""
         return {}

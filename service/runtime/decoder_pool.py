@@ -181,6 +181,7 @@ class DecoderPool(Decoder):
         self._in_work = 0
         self._slow_until: dict[str, float] = {}
         self._processes: dict[int, DecoderProcess] = {}
+        self._unavailable: str | None = "no decoder process has started yet"
         self._closed = False
         self._rejected: OrderedDict[bytes, None] = OrderedDict()
         self._lost = 0
@@ -207,6 +208,11 @@ class DecoderPool(Decoder):
             task.settle()
         task.future.add_done_callback(lambda future: self._drop(task) if future.cancelled() else None)
         return task.future
+
+    def check(self) -> None:
+        """See `Decoder.check`. A process that was lost is replaced, so losing one does not count."""
+        if self._unavailable is not None:
+            raise DecoderUnavailable(self._unavailable, RETRY_UNAVAILABLE_S)
 
     def metrics(self) -> Mapping[str, float]:
         """See `Decoder.metrics`."""
@@ -409,6 +415,7 @@ class DecoderPool(Decoder):
             raise
         with self._changed:
             self._processes[number] = process
+            self._unavailable = None
         return process
 
     def _end(self, number: int) -> None:
@@ -423,6 +430,8 @@ class DecoderPool(Decoder):
             if not self._tasks and not self._closed:
                 self._changed.wait(_CHECK_IDLE_S)
             unreachable = not self._processes
+            if unreachable:
+                self._unavailable = str(error)
         if unreachable:
             self._fail_all(error)
 

@@ -1,7 +1,7 @@
 """GET /readyz: whether this process should get requests.
 
-It looks at the store (the catalog and the blobs can be read), at the weights in memory (unchanged since the start), and
-at whether the process is about to stop. See `readiness_checks`.
+It looks at the store (the catalog and the blobs can be read), at the weights in memory (unchanged since the start), at
+the decoders of images, and at whether the process is about to stop. See `readiness_checks`.
 """
 
 from __future__ import annotations
@@ -71,14 +71,15 @@ class Readiness:
         return ReadinessReport(ready=all(text == "ok" for text in results.values()), checks=results)
 
 
-def readiness_checks(ping_store: Check, compute_digest: Callable[[], str]) -> dict[str, Check]:
+def readiness_checks(ping_store: Check, compute_digest: Callable[[], str], check_decoder: Check) -> dict[str, Check]:
     """Return the checks by name.
 
     Args:
         ping_store: raises `StoreUnavailable` if the catalog or the blobs cannot be read.
         compute_digest: digest of the checkpoint's weights in memory.
+        check_decoder: raises `DecoderUnavailable` if no image can be decoded.
     """
-    return {"store": ping_store, "meta_model": weights_unchanged(compute_digest)}
+    return {"store": ping_store, "meta_model": weights_unchanged(compute_digest), "decoder": check_decoder}
 
 
 def weights_unchanged(compute_digest: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> Check:

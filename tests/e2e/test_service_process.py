@@ -15,6 +15,7 @@ import pytest
 
 from service.client import Client
 from tests.e2e.conftest import ANOLE, ROOT, SAMPLES, START_LIMIT_S, STOP_LIMIT_S, Process, clean_environment, serving
+from tests.e2e.test_workers import wait_for
 from tests.generated import tiny_checkpoint_in
 
 pytestmark = pytest.mark.slow
@@ -126,7 +127,7 @@ def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, 
             assert anole.predict("line", [SAMPLES[0].content]).version == 1
         with httpx.Client(base_url=url) as web:
             assert web.get("/clients").status_code == 401
-            assert web.get("/readyz").status_code == 200
+            wait_for(lambda: web.get("/readyz").status_code == 200, "readiness of every worker")
         subprocess.run(
             [str(ANOLE), "keys", "revoke", key[:14], *data], env=clean_environment(), check=True, capture_output=True
         )

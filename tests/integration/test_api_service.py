@@ -226,6 +226,7 @@ def test_a_flipped_bit_in_stored_weights_is_detected_and_never_predicted_with(we
 def test_models_and_readiness_describe_the_real_checkpoint(web: Web) -> None:
     (only,) = web("GET", "/models").json()["models"]
     assert (only["name"], only["image"]["side"], only["recipe"]["steps"]) == ("tiny", 28, 5)
+    adapt(web)
     ready = web("GET", "/readyz")
     assert (ready.status_code, set(ready.json()["checks"].values())) == (200, {"ok"})
 

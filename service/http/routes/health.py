@@ -25,7 +25,8 @@ async def livez() -> schemas.Liveness:
     responses={503: {"model": schemas.Readiness, "description": "A check failed, or the process is stopping"}},
 )
 def readyz(services: ServicesDep, response: Response) -> schemas.Readiness:
-    """Check that the store can be read, that the model in memory is intact and that the process is not stopping.
+    """Check that the store can be read, that the model in memory is intact, that images can be decoded and that the
+    process is not stopping.
 
     If the service requires keys, only the log has the reason of a failure, which may contain paths and host names.
     """

@@ -135,6 +135,15 @@ def test_an_idle_process_that_was_killed_is_replaced_and_fails_no_image(started:
     assert pool.metrics() == {"decoder_processes_lost_total": 1, "decoder_images_quarantined": 0}
 
 
+def test_a_pool_is_available_once_a_process_has_started_and_stays_so_when_images_end_them(started: Started) -> None:
+    with pytest.raises(DecoderUnavailable, match="no decoder process has started yet"):
+        started().check()
+    pool = started()
+    with pytest.raises(ImageUndecodable):
+        pool.decode(b"die")
+    pool.check()
+
+
 def test_a_dead_idle_process_is_noticed_before_an_image_needs_it(started: Started) -> None:
     pool = started()
     pool.decode(GOOD)
@@ -255,6 +264,8 @@ def test_a_process_that_does_not_start_rejects_no_image() -> None:
             with pytest.raises(DecoderUnavailable, match="could not be started"):
                 pool.decode(GOOD)
         assert pool.metrics()["decoder_images_quarantined"] == 0
+        with pytest.raises(DecoderUnavailable, match="could not be started"):
+            pool.check()
     finally:
         pool.close()
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from models.errors import CheckpointInvalid
-from service.errors import StoreUnavailable
-from service.usecases.readiness import FRESH_S, WEIGHTS_FRESH_S, Readiness, weights_unchanged
+from service.errors import DecoderUnavailable, StoreUnavailable
+from service.usecases.readiness import FRESH_S, WEIGHTS_FRESH_S, Readiness, readiness_checks, weights_unchanged
 
 LIMIT_S = 60
 
@@ -38,6 +38,15 @@ def test_a_failed_check_is_reported_with_its_reason() -> None:
     report = Readiness({"store": broken, "meta_model": lambda: None}).report()
     assert not report.ready
     assert report.checks == {"store": "the disk is gone", "meta_model": "ok", "draining": "ok"}
+
+
+def test_a_service_that_cannot_decode_images_is_not_ready() -> None:
+    def starting() -> None:
+        raise DecoderUnavailable("no decoder process has started yet", retry_after_s=5)
+
+    report = Readiness(readiness_checks(lambda: None, lambda: "a" * 64, starting)).report()
+    assert not report.ready
+    assert report.checks["decoder"] == "no decoder process has started yet"
 
 
 class Clock:
