@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import multiprocessing
 import resource
 import shlex
 import signal
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import structlog
@@ -18,6 +20,7 @@ import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from models.errors import AnoleError
 from service import bootstrap, tracing
 from service.cli import demo as demonstration
 from service.cli.console import notices, output
@@ -145,18 +148,20 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         models = ", ".join(settings.model)
         url = _url(settings.host, port)
         structlog.get_logger("anole.serve").info("starting", model=models, data=str(settings.data), url=url)
-        with notices().status(f"loading {models}; {url} will respond when it is ready …"):
-            services = _prepared(settings)
-        with contextlib.suppress(KeyboardInterrupt):
-            if settings.workers == 1:
-                app = functools.partial(create_app, settings, lambda _: freeze_objects(services))
+        loading = notices().status(f"loading {models}; {url} will respond when it is ready …")
+        if settings.workers == 1:
+            with loading:
+                services = _prepared(settings)
+            app = functools.partial(create_app, settings, lambda _: freeze_objects(services))
+            with contextlib.suppress(KeyboardInterrupt):
                 _Server(_config(settings, app), announce).run(sockets=[listener])
-            else:
-                services.close()
-                with worker_folder() as folder:
-                    export_to_workers(settings, folder)
-                    config = _config(settings, "service.http.app:application")
-                    Supervisor(config, [listener], announce).run()
+        else:
+            with loading:
+                _prepare_in_process(settings)
+            with contextlib.suppress(KeyboardInterrupt), worker_folder() as folder:
+                export_to_workers(settings, folder)
+                config = _config(settings, "service.http.app:application")
+                Supervisor(config, [listener], announce).run()
 
 
 def worker_count(settings: Settings) -> int:
@@ -237,6 +242,44 @@ def _prepared(settings: Settings) -> bootstrap.Services:
         services.close()
         raise
     return services
+
+
+def _prepare_in_process(settings: Settings) -> None:
+    """Do the same in a process that ends, so that the supervisor of the workers does not keep a model in memory.
+
+    Raises:
+        InvalidSettings: the model or the store cannot be used, or the process ended before it knew.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_report_preparation, args=(settings, theirs), daemon=True)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process inherits it; Ctrl-C must reach us alone
+    process.start()
+    signal.signal(signal.SIGINT, on_interrupt)
+    theirs.close()
+    with ours:
+        try:
+            problem: str | None = ours.recv()
+        except EOFError:
+            process.join()
+            problem = (
+                f"the process that checks the models and the store ended with status {process.exitcode}; look at its "
+                "messages above, and at the memory of this machine"
+            )
+    process.join()
+    if problem is not None:
+        raise InvalidSettings(problem)
+
+
+def _report_preparation(settings: Settings, channel: Connection) -> None:
+    """Prepare the store in a process of its own, and send None, or what is wrong."""
+    configure_logging(settings.log_level, settings.log_format)
+    try:
+        _prepared(settings).close()
+    except AnoleError as error:
+        channel.send("; ".join([str(error), *getattr(error, "__notes__", ())]))
+    else:
+        channel.send(None)
 
 
 def _config(settings: Settings, app: Any) -> uvicorn.Config:

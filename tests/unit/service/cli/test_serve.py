@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import multiprocessing
 import signal
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 import torch
 from uvicorn.supervisors.multiprocess import Process
 
+from service import bootstrap
 from service.bootstrap import Services
 from service.cli import demo as demonstration
 from service.cli import serve
@@ -271,6 +273,17 @@ def test_sighup_drains_the_service_like_sigterm(services: FakeServices, server_h
 
     anyio.run(live)
     assert server_handler == [signal.SIGHUP]
+
+
+def test_a_model_for_several_workers_is_checked_in_a_process_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "build", lambda *_: pytest.fail("the supervisor loads the model"))
+    monkeypatch.setattr(serve, "configure_logging", lambda *_: None)
+    settings = load_settings(data=tmp_path, workers=2, port=0, model="missing.safetensors")
+    with pytest.raises(InvalidSettings, match=r"missing\.safetensors"):
+        serve.run(settings)
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (8, 4), (64, 4)])
