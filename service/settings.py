@@ -22,7 +22,7 @@ _MAKE_PORT: Final = "PORT"
 _WORKER_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client reads this variable too."""
 
-_SECRETS: Final = ("bootstrap_key", "api_key")
+_SECRETS: Final = ("bootstrap_key", "api_key", "signing_passphrase")
 _TRACE_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _KIB: Final = 1024
 _MIB: Final = 1024 * 1024
@@ -156,6 +156,9 @@ class Settings(BaseSettings):
         None, description="where the command line finds the service; default: at port `PORT`, or 8000, of 127.0.0.1"
     )
     api_key: SecretStr | None = Field(None, description="the key that the command line sends")
+    signing_passphrase: SecretStr | None = Field(
+        None, min_length=1, description="encrypts the keys that `anole release` signs with"
+    )
     data_root: Path | None = Field(None, description="folder of the data sets for training and evaluation")
 
     @property

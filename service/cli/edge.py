@@ -114,6 +114,13 @@ def _agent(repository: str, data: Path, channel: str, root: Path | None, clients
             )
         root_version(root.read_bytes())
         write_atomically(trusted, root.read_bytes())
+    elif root is not None and root.is_file() and root.read_bytes() != trusted.read_bytes():
+        notices().print(
+            plain(
+                f"{root} is not used: the device trusts {trusted}, which differs, and the roots that follow it; to "
+                f"trust {root} instead, delete {trusted} and {data / 'metadata'}, and start again"
+            )
+        )
     client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True)
     source = TrustedRepository(repository, data / "metadata", trusted.read_bytes(), client)
     return Agent(InstalledReleases(data), source, channel, clients)

@@ -26,7 +26,7 @@ _PUBLISH = "publish"
 
 
 class ReleaseGroup(TyperGroup):
-    """`anole release CLIENT` stands for `anole release publish CLIENT`."""
+    """`anole release CLIENT` stands for `anole release publish CLIENT`, unless CLIENT is the name of a command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Take a name that is no command for that of a client."""
@@ -37,7 +37,8 @@ class ReleaseGroup(TyperGroup):
 release = typer.Typer(
     cls=ReleaseGroup,
     no_args_is_help=True,
-    help="Publish a version for devices (`anole release CLIENT`), and sign the repository.",
+    help="Publish a version for devices (`anole release CLIENT`), and sign the repository. "
+    "For a client called keys, publish or renew, say `anole release publish CLIENT`.",
 )
 release_keys = typer.Typer(no_args_is_help=True, help="Create and rotate the keys that sign a repository.")
 release.add_typer(release_keys, name="keys")
@@ -62,7 +63,11 @@ def signed_repository(folder: Path, keys: Path | None) -> Any:
     from service.fleet.signing import KeyFolder
 
     beside = folder.absolute().parent if folder.name not in ("", "..") else folder.resolve().parent
-    return SignedRepository(folder, KeyFolder(keys or beside / f"{folder.resolve().name}-keys"))
+    passphrase = load_settings().signing_passphrase
+    opened = KeyFolder(
+        keys or beside / f"{folder.resolve().name}-keys", None if passphrase is None else passphrase.get_secret_value()
+    )
+    return SignedRepository(folder, opened, notify=lambda text: notices().print(plain(text)))
 
 
 @release.command(_PUBLISH, cls=ServerCommand, epilog=EXIT_CODES)
@@ -82,7 +87,10 @@ def publish(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a version for the first devices of a channel. `anole rollout advance` gives it to more."""
+    """Publish a version for the first devices of a channel. `anole rollout advance` gives it to more.
+
+    `publish` may be left out, unless the client has the name of a command.
+    """
     from service.edge.bundle import HealthRule
     from service.fleet.publishing import ReleaseRules, publish_version
 

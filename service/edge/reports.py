@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,11 @@ from service.edge.agent import Agent
 from service.edge.errors import EdgeError
 
 _TIMEOUT_S: Final = 10.0
+
+MAX_REPORT_BYTES: Final = 1 << 20
+"""A report of more bytes is not read."""
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class ReleaseCounts(BaseModel):
@@ -35,10 +40,10 @@ class ReleaseCounts(BaseModel):
     client: str = Field(max_length=64)
     version: int | None = Field(ge=1)
     release: str | None = None
-    images: int = Field(ge=0)
-    unknown: int = Field(ge=0)
-    failed: int = Field(ge=0)
-    seconds: float = Field(ge=0)
+    images: Count
+    unknown: Count
+    failed: Count
+    seconds: float = Field(ge=0, allow_inf_nan=False)
     refused: tuple[str, ...] = Field((), max_length=20)
 
 

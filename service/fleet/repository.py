@@ -2,6 +2,9 @@
 
 Files are written in an order that readers survive: targets, then the metadata that name them, and the timestamp last.
 Each file is written atomically and durably. Files of earlier states stay, because slow devices still read them.
+
+In force is what the timestamp leads to. A change that was interrupted before has no effect, and the next command signs
+over it. A new root is in force at once, so an interrupted rotation of keys is completed by the next command instead.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tuf.api.exceptions import RepositoryError
+from tuf.api.exceptions import RepositoryError, UnsignedMetadataError
 from tuf.api.metadata import Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 from tuf.api.serialization.json import JSONSerializer
 
@@ -52,6 +55,7 @@ class SignedRepository:
         keys: the folder of the keys, which must not be in the repository.
         validity: of new signatures.
         now: returns the time.
+        notify: gets a sentence about a change that was interrupted earlier.
 
     Raises:
         InvalidRequest: the keys would be delivered with the repository.
@@ -63,6 +67,7 @@ class SignedRepository:
         keys: KeyFolder,
         validity: Validity | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        notify: Callable[[str], None] = lambda _text: None,
     ) -> None:
         if keys.folder.resolve().is_relative_to(folder.resolve()):
             raise InvalidRequest(
@@ -73,6 +78,7 @@ class SignedRepository:
         self._keys = keys
         self._validity = validity or Validity()
         self._now = now
+        self._notify = notify
 
     def create(self, thresholds: Mapping[str, Threshold]) -> Path:
         """Make keys for all roles and an empty repository. Returns the path of the root that devices must trust.
@@ -82,7 +88,7 @@ class SignedRepository:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._locked():
-            if self._versions("root"):
+            if self._path("timestamp", 0).exists():
                 raise InvalidRequest(f"{self.folder} has a repository already; rotate its keys, or name another folder")
             root = Root(expires=self._expiry("root"), consistent_snapshot=True)
             for role in ROLES:
@@ -90,8 +96,10 @@ class SignedRepository:
                 for _ in range(threshold.keys):
                     root.add_key(self._keys.create(role).public_key, role)
                 root.roles[role].threshold = threshold.signatures
-            self._sign("root", Metadata(root), root)
-            self._write_targets(Metadata(Targets(expires=self._expiry("targets"))), root, first=True)
+            signed = Metadata(root)
+            self._sign("root", signed, root)
+            self._write("root", signed)
+            self._write_targets(Metadata(Targets(expires=self._expiry("targets"))), root)
         return self._path("root", 1)
 
     def rotate(self, role: str) -> tuple[str, str]:
@@ -103,7 +111,7 @@ class SignedRepository:
         Raises:
             InvalidRequest: the keys that must sign are not here.
         """
-        with self._locked():
+        with self._changing():
             before = self._load("root", Root).signed
             metadata = self._load("root", Root)
             for each, named in before.roles.items():  # with a key missing, half of the rotation would be delivered
@@ -115,8 +123,9 @@ class SignedRepository:
             metadata.signed.version += 1
             metadata.signed.expires = self._expiry("root")
             metadata.signatures.clear()
-            self._sign("root", metadata, before, write=False)  # devices follow only if old and new keys sign
+            self._sign("root", metadata, before)  # devices follow only if old and new keys sign
             self._sign("root", metadata, metadata.signed)
+            self._write("root", metadata)
             self._write_targets(self._load("targets", Targets), metadata.signed)
         return removed, added.keyid
 
@@ -136,7 +145,7 @@ class SignedRepository:
         Raises:
             InvalidRequest: there is no repository, or the keys that must sign are not here.
         """
-        with self._locked():
+        with self._changing():
             root = self._load("root", Root).signed
             metadata = self._load("targets", Targets)
             targets = dict(metadata.signed.targets)
@@ -161,7 +170,7 @@ class SignedRepository:
         Raises:
             InvalidRequest: there is no repository, or the keys that must sign are not here.
         """
-        with self._locked():
+        with self._changing():
             root = self._load("root", Root).signed
             targets = self._load("targets", Targets)
             soon = self._now() + timedelta(days=self._validity.timestamp)
@@ -184,32 +193,51 @@ class SignedRepository:
         """The first root, which devices trust."""
         return self._path("root", 1)
 
-    def _write_targets(self, metadata: Metadata[Targets], root: Root, *, first: bool = False) -> None:
-        metadata.signed.version += 0 if first else 1
+    def _write_targets(self, metadata: Metadata[Targets], root: Root) -> None:
+        metadata.signed.version = self._unused("targets")
         metadata.signed.expires = self._expiry("targets")
         metadata.signatures.clear()
         self._sign("targets", metadata, root)
-        self._write_snapshot(root, metadata.signed.version)
+        self._write_snapshot(root, metadata.signed.version, metadata)
 
-    def _write_snapshot(self, root: Root, targets_version: int) -> None:
-        version = max(self._versions("snapshot"), default=0) + 1
-        meta = {"targets.json": MetaFile(targets_version)}
-        self._sign("snapshot", Metadata(Snapshot(version, expires=self._expiry("snapshot"), meta=meta)), root)
-        before = self._load("timestamp", Timestamp).signed.version if version > 1 else 0
-        timestamp = Timestamp(before + 1, expires=self._expiry("timestamp"), snapshot_meta=MetaFile(version))
-        self._sign("timestamp", Metadata(timestamp), root)
+    def _write_snapshot(self, root: Root, targets_version: int, targets: Metadata[Targets] | None = None) -> None:
+        """Sign snapshot and timestamp, and write them after new targets, if there are any."""
+        version, meta = self._unused("snapshot"), {"targets.json": MetaFile(targets_version)}
+        snapshot = Metadata(Snapshot(version, expires=self._expiry("snapshot"), meta=meta))
+        self._sign("snapshot", snapshot, root)
+        created = self._path("timestamp", 0).exists()
+        before = self._load("timestamp", Timestamp).signed.version if created else 0
+        expires = self._expiry("timestamp")
+        timestamp = Metadata(Timestamp(before + 1, expires=expires, snapshot_meta=MetaFile(version)))
+        self._sign("timestamp", timestamp, root)
+        if targets is not None:
+            self._write("targets", targets)
+        self._write("snapshot", snapshot)
+        self._write("timestamp", timestamp)
 
-    def _sign(self, role: str, metadata: Metadata[Any], root: Root, *, write: bool = True) -> None:
-        """Add the signatures of a role as the root names its keys, and write the file."""
+    def _sign(self, role: str, metadata: Metadata[Any], root: Root) -> None:
+        """Add the signatures of a role as the root names its keys."""
         named = root.roles[role]
         for signer in self._keys.signers(role, named.keyids, named.threshold):
             metadata.sign(signer, append=True)
-        if write:
-            write_atomically(self._path(role, metadata.signed.version), metadata.to_bytes(JSONSerializer(compact=True)))
+
+    def _write(self, role: str, metadata: Metadata[Any]) -> None:
+        write_atomically(self._path(role, metadata.signed.version), metadata.to_bytes(JSONSerializer(compact=True)))
+
+    def _unused(self, role: str) -> int:
+        """The next version. One of an interrupted change is not used again, because caches may have its file."""
+        return max(self._versions(role), default=0) + 1
+
+    def _in_force(self, role: str) -> int:
+        """The version of a role's metadata that devices read."""
+        if role == "root":
+            return max(self._versions("root"), default=1)
+        if role == "targets":
+            return self._load("snapshot", Snapshot).signed.meta["targets.json"].version
+        return self._load("timestamp", Timestamp).signed.snapshot_meta.version if role == "snapshot" else 0
 
     def _load(self, role: str, _kind: type[Kind]) -> Metadata[Kind]:
-        versions = [0] if role == "timestamp" else self._versions(role)
-        path = self._path(role, max(versions, default=1))
+        path = self._path(role, self._in_force(role))
         try:
             return Metadata[Kind].from_file(str(path))
         except (RepositoryError, OSError) as error:
@@ -234,6 +262,22 @@ class SignedRepository:
         return self._validity.until(role, self._now())
 
     @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Hold the lock, and first bring what was interrupted to an end. `notify` says what was done."""
+        with self._locked():
+            root, targets = self._load("root", Root).signed, self._load("targets", Targets)
+            rotated = not _is_signed("targets", targets, root)
+            if rotated or self._unused("targets") > targets.signed.version + 1:
+                self._write_targets(targets, root)
+                self._notify(
+                    "an earlier rotation of keys was interrupted, and is complete now"
+                    if rotated
+                    else "an earlier change was interrupted before devices could see it, and has no effect; run its "
+                    "command again"
+                )
+            yield
+
+    @contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the repository's lock against other processes that change it."""
         if not self.folder.is_dir():
@@ -243,3 +287,12 @@ class SignedRepository:
         with (self.folder / _LOCK).open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _is_signed(role: str, metadata: Metadata[Any], root: Root) -> bool:
+    """Whether enough of the keys signed that the root names for the role."""
+    try:
+        root.verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+    except UnsignedMetadataError:
+        return False
+    return True

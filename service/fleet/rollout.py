@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from tuf.api.metadata import TargetFile
 
 from service.edge.bundle import Release, Start
-from service.edge.reports import DeviceReport, ReleaseCounts
+from service.edge.reports import MAX_REPORT_BYTES, DeviceReport, ReleaseCounts
 from service.edge.rings import CUSTOM, ChannelState, Rollout, channel_path
 from service.errors import InvalidRequest
 from service.fleet.repository import SignedRepository
@@ -27,6 +27,11 @@ RINGS: Final = (1, 10, 100)
 
 _CHANNELS: Final = "channels/"
 _TIMEOUT_S: Final = 20.0
+
+_CHUNK_BYTES: Final = 1 << 16
+
+MAX_REPORTS: Final = 1_000_000
+MAX_LISTING_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +235,7 @@ def read_reports(place: str, http: httpx.Client | None = None) -> list[DeviceRep
         http: for a URL; None makes a client.
 
     Raises:
-        InvalidRequest: there is no such place, or a file in it is not a report.
+        InvalidRequest: there is no such place, a file in it is not a report, or there is more than devices report.
     """
     if place.startswith(("http://", "https://")):
         files = _delivered_files(place.rstrip("/"), http or httpx.Client(timeout=_TIMEOUT_S))
@@ -238,8 +243,10 @@ def read_reports(place: str, http: httpx.Client | None = None) -> list[DeviceRep
         files = _local_files(Path(place))
     else:
         raise InvalidRequest(f"there is no folder {place!r}; name the folder or the URL of the devices' reports")
-    reports = []
+    reports: list[DeviceReport] = []
     for name, content in files:
+        if len(reports) == MAX_REPORTS:
+            raise InvalidRequest(f"there are more than {MAX_REPORTS} reports in {place}; remove those of other devices")
         try:
             reports.append(DeviceReport.model_validate_json(content))
         except ValidationError as error:
@@ -252,7 +259,8 @@ def read_reports(place: str, http: httpx.Client | None = None) -> list[DeviceRep
 def _local_files(folder: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(folder.glob("*.json")):
         try:
-            yield str(path), path.read_bytes()
+            with path.open("rb") as file:
+                yield str(path), _bounded(str(path), iter(lambda: file.read(_CHUNK_BYTES), b""), MAX_REPORT_BYTES)
         except OSError as error:
             raise InvalidRequest(f"the report {path} cannot be read: {error}; remove it, or permit reading") from error
 
@@ -260,17 +268,32 @@ def _local_files(folder: Path) -> Iterator[tuple[str, bytes]]:
 def _delivered_files(url: str, http: httpx.Client) -> Iterator[tuple[str, bytes]]:
     """Yield URL and content of each JSON file that a folder lists, as nginx does with ``autoindex_format json``."""
     try:
-        listed = http.get(f"{url}/").raise_for_status().json()
+        listed = json.loads(_download(http, f"{url}/", MAX_LISTING_BYTES))
         if not isinstance(listed, list):
             raise TypeError(f"a JSON {type(listed).__name__}")
         names = [str(entry["name"]) for entry in listed]
         for name in sorted(name for name in names if name.endswith(".json")):
-            yield f"{url}/{name}", http.get(f"{url}/{name}").raise_for_status().content
+            yield f"{url}/{name}", _download(http, f"{url}/{name}", MAX_REPORT_BYTES)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError) as error:
         raise InvalidRequest(
             f"the reports at {url}/ cannot be read: {error!r}; it must list its files as a JSON array of objects "
             "with a name, such as nginx with autoindex_format json"
         ) from error
+
+
+def _download(http: httpx.Client, url: str, limit: int) -> bytes:
+    with http.stream("GET", url) as response:
+        return _bounded(url, response.raise_for_status().iter_bytes(_CHUNK_BYTES), limit)
+
+
+def _bounded(name: str, chunks: Iterable[bytes], limit: int) -> bytes:
+    """Join chunks. Raises InvalidRequest if they have more bytes; they may come from a stranger."""
+    content = bytearray()
+    for chunk in chunks:
+        content += chunk
+        if len(content) > limit:
+            raise InvalidRequest(f"{name} has more than {limit} bytes, so it is not from a device; remove it")
+    return bytes(content)
 
 
 def _short_digest(content: bytes) -> str:

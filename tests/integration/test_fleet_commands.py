@@ -184,6 +184,41 @@ def test_renewing_tells_in_time_that_root_expires(anole: Anole, fleet_files: Fil
     assert (code, "root expires soon" in err) == (0, False)
 
 
+def test_encrypted_keys_sign_only_with_their_passphrase(
+    anole: Anole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOLE_SIGNING_PASSPHRASE", "correct horse")
+    repository = ("--repository", str(tmp_path / "updates"))
+    assert anole("release", "keys", "create", *repository)[0] == 0
+    keys = sorted((tmp_path / "updates-keys").iterdir())
+    assert all(path.read_bytes().startswith(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") for path in keys)
+    assert anole("release", "keys", "rotate", "targets", *repository)[0] == 0
+    assert anole("release", "renew", *repository)[0] == 0
+    monkeypatch.setenv("ANOLE_SIGNING_PASSPHRASE", "wrong")
+    code, _, err = anole("release", "renew", *repository)
+    assert (code, "cannot be opened with ANOLE_SIGNING_PASSPHRASE" in " ".join(err.split())) == (1, True), err
+    monkeypatch.delenv("ANOLE_SIGNING_PASSPHRASE")
+    code, _, err = anole("release", "renew", *repository)
+    assert (code, "is encrypted; set ANOLE_SIGNING_PASSPHRASE" in " ".join(err.split())) == (1, True), err
+
+
+def test_keys_without_a_passphrase_still_sign_when_there_is_one(
+    anole: Anole, released: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOLE_SIGNING_PASSPHRASE", "correct horse")
+    assert anole("release", "renew", "--repository", str(released))[0] == 0
+
+
+def test_a_client_with_the_name_of_a_command_is_released_with_publish(
+    anole: Anole, released: Path, adapted: Settings
+) -> None:
+    store = ("--repository", str(released), "--data", str(adapted.data))
+    for name in ("keys", "publish", "renew"):
+        code, _, err = anole("release", "publish", name, *store)
+        assert (code, f"there is no client '{name}'" in err) == (1, True), err
+    assert "anole release publish CLIENT" in " ".join(anole("release", "--help")[1].split())
+
+
 def test_a_version_that_does_not_exist_is_named(anole: Anole, released: Path, adapted: Settings) -> None:
     data = str(adapted.data)
     code, _, err = anole("release", CLIENT, "--version", "9", "--repository", str(released), "--data", data)
@@ -228,6 +263,12 @@ def test_the_agent_is_started_with_the_installed_releases(
     assert (code, started["host"], started["port"]) == (0, "::1", 0)
     assert "follows stable of http://127.0.0.1:1" in err
     assert (tmp_path / "root.json").read_bytes() == (released / "metadata" / "1.root.json").read_bytes()
+    assert "is not used" not in err
+    (tmp_path / "other.json").write_bytes(b"another root")
+    code, _, err = anole(
+        "edge", "--repository", "http://127.0.0.1:1", "--data", str(tmp_path), "--root", str(tmp_path / "other.json")
+    )
+    assert (code, "other.json is not used: the device trusts" in " ".join(err.split())) == (0, True), err
     assert "poll" not in {thread.name for thread in threading.enumerate()}
 
 

@@ -10,8 +10,9 @@ import pytest
 from service.edge.agent import Counts
 from service.edge.bundle import Release
 from service.edge.errors import EdgeError
-from service.edge.reports import DeviceReport, ReleaseCounts, report_of, send
+from service.edge.reports import MAX_REPORT_BYTES, DeviceReport, ReleaseCounts, report_of, send
 from service.errors import InvalidRequest
+from service.fleet import rollout
 from service.fleet.rollout import HaltRule, read_reports
 from tests.fleet_repository import CLIENT, Device, Publisher
 
@@ -59,6 +60,27 @@ def test_reports_of_refusals_and_unknown_images_breach_the_rule(publisher: Publi
 def test_a_report_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").mkdir()
     with pytest.raises(InvalidRequest, match=r"a\.json cannot be read"):
+        read_reports(str(tmp_path))
+
+
+def test_reports_that_no_device_sends_are_not_read(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = report_of(device.agent).model_dump_json()
+    (tmp_path / "a.json").write_text(report.replace('"images":0', '"images":1' + "0" * 400))
+    with pytest.raises(InvalidRequest, match="is not a device's report"):
+        read_reports(str(tmp_path))
+    (tmp_path / "a.json").write_text(report + " " * MAX_REPORT_BYTES)
+    with pytest.raises(InvalidRequest, match=r"a\.json has more than 1048576 bytes"):
+        read_reports(str(tmp_path))
+    endless = httpx.MockTransport(lambda _: httpx.Response(200, content=b" " * 3000))
+    monkeypatch.setattr(rollout, "MAX_LISTING_BYTES", 2000)
+    with pytest.raises(InvalidRequest, match=r"http://reports\.test/ has more than 2000 bytes"):
+        read_reports("http://reports.test", httpx.Client(transport=endless))
+    for name in "abc":
+        (tmp_path / f"{name}.json").write_text(report)
+    monkeypatch.setattr(rollout, "MAX_REPORTS", 2)
+    with pytest.raises(InvalidRequest, match="more than 2 reports"):
         read_reports(str(tmp_path))
 
 
