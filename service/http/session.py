@@ -53,15 +53,15 @@ def check_same_origin(scope: Scope) -> None:
     """
     headers = Headers(scope=scope)
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if site not in (None, "same-origin") or (origin is not None and not _is_own(origin.lower(), scope)):
+    if site not in (None, "same-origin") or (origin is not None and not is_own_origin(origin.lower(), scope)):
         raise CsrfRejected(
             "a page of another origin sent this request of a session; open the page of this service itself. A proxy in "
             "front of it must pass the Host header on unchanged"
         )
 
 
-def _is_own(origin: str, scope: Scope) -> bool:
-    """Whether an origin has the scheme, host and port of the request."""
+def is_own_origin(origin: str, scope: Scope) -> bool:
+    """Whether an origin, in lower case, has the scheme, host and port of the request."""
     scheme, _, address = origin.partition("://")
     port = _DEFAULT_PORTS.get(scheme)
     if port is None or scheme not in _schemes(scope):

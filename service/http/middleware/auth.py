@@ -27,7 +27,7 @@ from service.http.middleware.limits import ADAPT_ROUTES, route_of
 from service.http.middleware.rates import LocalTable, RateLimit, RateLimiter, UsageTable
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
-from service.http.session import check_session_request, session_key
+from service.http.session import check_session_request, is_own_origin, session_key
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.usecases.keys import KeyCache
@@ -256,11 +256,11 @@ def check_origin(scope: Scope, allowed: Collection[str] = ()) -> None:
         allowed: origins whose pages may send requests.
 
     Raises:
-        OriginRejected: the Origin differs from the Host, or the Host is a name that anybody could own.
+        OriginRejected: the Origin differs in scheme, host or port, or the Host is a name that anybody could own.
     """
     host = _header(scope, b"host") or ""
     origin = _header(scope, b"origin")
-    if origin is not None and origin not in allowed and origin.partition("://")[2] != host:
+    if origin is not None and origin not in allowed and not is_own_origin(origin.lower(), scope):
         raise OriginRejected(
             "a page of another site sent this request, which is allowed only with an API key, or from an origin in "
             "ANOLE_CORS_ORIGINS"
