@@ -119,7 +119,7 @@ sbom: ## list the packages in .venv with their licences in build/sbom.json (Cycl
 
 audit: ## look up known vulnerabilities of the packages in constraints.txt; needs the JSON interface of pypi.org
 	@.ci/install audit
-	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --progress-spinner off
+	@$(BIN)/python .ci/audit
 
 format: ## format the code
 	@.ci/install dev

@@ -36,6 +36,15 @@ def install(checkout: Path, level: str = "run", **environment: str) -> tuple[int
     return done.returncode, done.stdout
 
 
+def test_an_audit_that_cannot_look_anything_up_fails_with_one_sentence() -> None:
+    done = subprocess.run(
+        [sys.executable, ".ci/audit"], cwd=ROOT, env={"https_proxy": "http://127.0.0.1:1"}, text=True,
+        capture_output=True, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+    (sentence,) = done.stderr.splitlines()
+    assert (done.returncode, sentence.startswith("audit: no package was looked up, because")) == (1, True)
+
+
 def program(path: Path, text: str) -> Path:
     path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
     path.chmod(0o755)
