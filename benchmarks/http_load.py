@@ -21,6 +21,9 @@ from service.client import AdaptOptions, Client, LabelledFile
 from service.client import requests as client_requests
 from service.client.files import list_images
 
+PATIENCE_S: Final = 600.0
+"""How long the first adaptation may take: other work may keep the cores busy."""
+
 CLIENT: Final = "bench"
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -77,7 +80,7 @@ class WrkResult:
 
 def publish_version(url: str, support: Sequence[LabelledFile]) -> None:
     """Adapt the client `CLIENT` to the support and publish the version."""
-    with Client(url) as anole:
+    with Client(url, timeout=httpx.Timeout(PATIENCE_S)) as anole:
         anole.adapt(CLIENT, support, AdaptOptions(mode="replace", publish="always"))
 
 

@@ -19,7 +19,7 @@ STATISTICS_OF_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 REC601_LUMA: Final = (0.299, 0.587, 0.114)
 CONTRAST_LIMIT: Final = 5.0
 _MAX_SIDE = 256
-_SHAPE_UNIT = 32
+SHAPE_UNIT = 32
 """Sides of images that keep their aspect ratio are multiples of it, as is the stride of usual backbones."""
 
 
@@ -77,20 +77,20 @@ class ImageConfig:
             raise InvalidConfig("ImageConfig.contrast is 'torchvision' with 1 channel; allowed then: 3 channels")
         if self.fit not in ("stretch", "area"):
             raise InvalidConfig(f"ImageConfig.fit is {self.fit!r}; allowed: stretch, area")
-        if self.fit == "area" and self.side % _SHAPE_UNIT:
+        if self.fit == "area" and self.side % SHAPE_UNIT:
             raise InvalidConfig(
-                f"ImageConfig.side is {self.side} with fit area; allowed then: multiples of {_SHAPE_UNIT}"
+                f"ImageConfig.side is {self.side} with fit area; allowed then: multiples of {SHAPE_UNIT}"
             )
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
         """The (height, width) that images can get: the square first, then ever longer ones of about the same area."""
-        units = self.side // _SHAPE_UNIT
+        units = self.side // SHAPE_UNIT
         if self.fit == "stretch" or units < 3:
             return ((self.side, self.side),)
         wide = [(short, round(units**2 / short)) for short in range(units - 1, 1, -1)]
         sides = [(units, units)] + [shape for pair in wide for shape in (pair, pair[::-1])]
-        return tuple((height * _SHAPE_UNIT, width * _SHAPE_UNIT) for height, width in sides)
+        return tuple((height * SHAPE_UNIT, width * SHAPE_UNIT) for height, width in sides)
 
     def shape_for(self, height: int, width: int) -> tuple[int, int]:
         """The shape that an image of this height and width gets: the one whose aspect ratio is nearest to its own."""

@@ -84,15 +84,27 @@ def _fit(image: Tensor, config: ImageConfig) -> Tensor:
 def _fit_batch(images: Tensor, config: ImageConfig) -> Tensor:
     """uint8 (count, 1 or 3, height, width) -> (count, channels, height, width) of the config's nearest shape.
 
-    The values are whole numbers from 0 to 255. They are float32, because `_scale` needs float32 and conversions take
-    time.
+    The values are whole numbers from 0 to 255. They are float32, because `scale_values` needs float32 and conversions
+    take time.
     """
-    size = config.shape_for(*images.shape[2:])
-    values = images.to(torch.float32)
-    if config.channels == 1 and images.shape[1] == 3:
+    return fit_to_size(images.to(torch.float32), config.shape_for(*images.shape[2:]), config)
+
+
+def fit_to_size(values: Tensor, size: tuple[int, int], config: ImageConfig) -> Tensor:
+    """Convert canonical images to the config's channels and resize them with antialiasing.
+
+    Args:
+        values: whole numbers from 0 to 255 in float32, (count, 1 or 3, height, width).
+        size: height and width, one of the config's shapes.
+        config: target channels, and how to resize.
+
+    Returns:
+        Whole numbers from 0 to 255 in float32, (count, channels, *size).
+    """
+    if config.channels == 1 and values.shape[1] == 3:
         red, green, blue = values.unbind(1)
         values = (REC601_LUMA[0] * red + REC601_LUMA[1] * green + REC601_LUMA[2] * blue)[:, None]
-    if values.shape[2:] != size:
+    if torch.compiler.is_exporting() or values.shape[2:] != size:  # an exported program does not know the sizes
         mode = "bilinear" if config.fit == "stretch" else "bicubic"
         values = torch.nn.functional.interpolate(values, size, mode=mode, align_corners=False, antialias=True)
     return values.round_().clamp_(0, 255).expand(-1, config.channels, -1, -1).contiguous()
@@ -117,10 +129,10 @@ def normalise(images: Tensor, config: ImageConfig) -> Tensor:
             f"the images have type {images.dtype} and shape {tuple(images.shape)}; expected uint8 (count, "
             f"{config.channels}, {config.side}, {config.side}): use fit_to_side first"
         )
-    return _scale(images.to(torch.float32), config)
+    return scale_values(images.to(torch.float32), config)
 
 
-def _scale(values: Tensor, config: ImageConfig) -> Tensor:
+def scale_values(values: Tensor, config: ImageConfig) -> Tensor:
     """What `normalise` returns; `values` are whole numbers from 0 to 255 in float32, and may be overwritten."""
     if config.contrast == "imagenet":
         return values.sub_(127.0).mul_(1 / 128)
@@ -143,7 +155,7 @@ def prepare(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
     """
     if not images:
         return torch.empty(0, config.channels, config.side, config.side)
-    return torch.cat([_scale(_fit(image, config), config) for image in images])
+    return torch.cat([scale_values(_fit(image, config), config) for image in images])
 
 
 def prepare_batch(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
@@ -160,7 +172,7 @@ def prepare_batch(images: Sequence[Tensor], config: ImageConfig) -> Tensor:
             for start in range(0, len(indices), _BATCH_SIZE):
                 batch = indices[start : start + _BATCH_SIZE]
                 fitted = _fit_batch(torch.stack([images[index] for index in batch]), config)
-                prepared[batch] = _scale(fitted, config)
+                prepared[batch] = scale_values(fitted, config)
     return prepared
 
 
@@ -180,7 +192,7 @@ def prepare_by_shape(images: Sequence[Tensor], config: ImageConfig) -> Iterator[
     for indices in by_shape.values():
         for start in range(0, len(indices), _BATCH_SIZE):
             batch = indices[start : start + _BATCH_SIZE]
-            yield batch, _scale(torch.cat([_fit(images[index], config) for index in batch]), config)
+            yield batch, scale_values(torch.cat([_fit(images[index], config) for index in batch]), config)
 
 
 def _normalise_contrast(values: Tensor, parameters: ContrastParameters) -> Tensor:

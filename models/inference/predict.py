@@ -105,15 +105,28 @@ def predict_images(net: Net, folded: Weights, images: Tensor, turned: Tensor | N
     single = {name: tensor[None] for name, tensor in folded.items()}
     with torch.inference_mode():
         scores, features = logits_and_features(net, single, images[None], None if turned is None else turned[None])
-        probabilities, uncertainty = scores[0].softmax(-1), None
-        posterior = HeadPosterior.of(folded)
-        if posterior is not None:
-            averaged, uncertainty = posterior.predict(scores[0])
-            probabilities = averaged.to(scores.device)
-        if heads.MEANS not in single and heads.LEVEL not in single:
-            return Predictions(probabilities, None, uncertainty)
-        distance = novelty_distance(single, images[None], features, scores)[0]
-        return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance), uncertainty)
+        return predictions_from(folded, images, features, scores)
+
+
+def predictions_from(folded: Weights, images: Tensor, features: Tensor, scores: Tensor) -> Predictions:
+    """Turn the class scores of one version into predictions.
+
+    Args:
+        folded: from `fold_calibrated`, or from `fold`.
+        images: float32 (batch, ...), inputs of the net.
+        features: (1, batch, features).
+        scores: (1, batch, n_way).
+    """
+    probabilities, uncertainty = scores[0].softmax(-1), None
+    posterior = HeadPosterior.of(folded)
+    if posterior is not None:
+        averaged, uncertainty = posterior.predict(scores[0])
+        probabilities = averaged.to(scores.device)
+    if heads.MEANS not in folded and heads.LEVEL not in folded:
+        return Predictions(probabilities, None, uncertainty)
+    single = {name: tensor[None] for name, tensor in folded.items()}
+    distance = novelty_distance(single, images[None], features, scores)[0]
+    return Predictions(probabilities, in_distribution_score(probabilities.amax(-1), distance), uncertainty)
 
 
 def class_probabilities(net: Net, folded: Weights, images: Tensor) -> Tensor:

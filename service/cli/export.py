@@ -32,7 +32,12 @@ def export(
         int | None, typer.Option(metavar="VERSION", help="Number of the version.", show_default="the live version")
     ] = None,
     file_format: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="onnx, or openvino: a zip with model.xml and model.bin.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="onnx, openvino (a zip) or torch (a .pt2 file).",
+        ),
     ] = "onnx",
     precision: Annotated[
         str, typer.Option(metavar="PRECISION", help="float32, or int8: faster on processors and less accurate.")
@@ -45,7 +50,7 @@ def export(
             "-o",
             metavar="FILE",
             help="File to write.",
-            show_default="CLIENT-VERSION.onnx or .zip",
+            show_default="CLIENT-VERSION.onnx, .zip or .pt2",
         ),
     ] = None,
     url: Url = None,

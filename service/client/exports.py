@@ -14,7 +14,7 @@ class ExportOptions:
     """Options of an export.
 
     Attributes:
-        format: "onnx", or "openvino": a zip with `model.xml` and `model.bin`.
+        format: "onnx"; "openvino", a zip; or "torch", a .pt2 program of `torch.export`.
         precision: "float32", or "int8", which is faster on processors and less accurate.
         batch: whether the file takes several images of one size at once.
     """

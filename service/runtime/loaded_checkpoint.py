@@ -19,6 +19,7 @@ from models.feature_arrays import Floats
 from models.images.preprocessing import prepare, prepare_batch
 from models.inference.embedding import embed_images, embedder_for
 from models.inference.explain import Explainer, explainer_for
+from models.inference.exports.torch_program import export_apart
 from models.inference.exports.version import ExportedNet, exported_net
 from models.inference.predict import (
     BatchPredictor,
@@ -244,6 +245,12 @@ class LoadedCheckpoint:
     ) -> ExportedNet:
         """Return what an exported file of a version is built from; see `models.inference.exports.version`."""
         return exported_net(self.checkpoint, self.fold(delta, temperature), unknown_threshold, calibration)
+
+    def exported_program(
+        self, delta: Mapping[str, Tensor], temperature: float, unknown_threshold: float | None, *, batch: bool
+    ) -> bytes:
+        """Return a version as a program of torch; see `models.inference.exports.torch_program`."""
+        return export_apart(self.checkpoint, self.fold(delta, temperature), unknown_threshold, batch=batch)
 
     def explain(self, folded: Mapping[str, Tensor], image: Tensor, label: int) -> Tensor:
         """Show where a canonical image has what speaks for a class; see `Explainer.explain`.

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 
 from torch import Tensor
 
+from models.errors import ExportUnsupported
 from models.images.encoding import encode_png
 from models.images.preprocessing import PREPROCESSING_VERSION, decode
 from models.inference.exports import formats
@@ -118,6 +119,10 @@ class Exports:
             ParityTooLow, and the error that `control` is stopped with.
         """
         formats.require(command.format)
+        if command.format == "torch" and command.precision != "float32":
+            raise ExportUnsupported(
+                f"the format torch has no precision {command.precision}; allowed: float32, or another format"
+            )
         validate_client_name(command.client)
         return self._queue.submit(command.client, partial(self.run, command, control), control)
 
@@ -127,19 +132,13 @@ class Exports:
         kept = self._kept_images(source.version)
         generated = [decode(encode_png(_tensor(generated_image(number)))) for number in range(len(SIZES))]
         control.check()
-        net = source.checkpoint.exported_net(
-            from_bytes(source.weights),
-            source.temperature,
-            source.served.unknown_threshold,
-            calibration=(kept or generated) if command.precision == "int8" else None,
-        )
-        graph = build_graph(net, batch=command.batch)
+        built = self._built(source, command, kept or generated)
         control.check()
         images = [_pixels(image) for image in kept] + [generated_image(number) for number in range(len(SIZES))]
         references = self._references(source, [*kept, *generated], images, first_generated=len(kept))
         control.check()
         described = Description(self._described(source, command), {}, source.weights)
-        exported = formats.open_file(formats.write_file(command.format, graph, described))
+        exported = formats.open_file(formats.write_file(command.format, built, described))
         agreement = compare(exported, zip(images, references, strict=True))
         agreement.require(LIMITS[command.precision])
         certificate = {
@@ -151,7 +150,17 @@ class Exports:
             "model_digest": source.served.meta_model_digest,
         }
         certified = replace(described, certificate=certificate)
-        return Exported(formats.write_file(command.format, graph, certified), certificate)
+        return Exported(formats.write_file(command.format, built, certified), certificate)
+
+    def _built(self, source: _Source, command: ExportCommand, calibration: Sequence[Tensor]) -> Any:
+        """Return what `formats.write_file` writes."""
+        delta, threshold = from_bytes(source.weights), source.served.unknown_threshold
+        if command.format == "torch":
+            return source.checkpoint.exported_program(delta, source.temperature, threshold, batch=command.batch)
+        ranges = calibration if command.precision == "int8" else None
+        return build_graph(
+            source.checkpoint.exported_net(delta, source.temperature, threshold, ranges), batch=command.batch
+        )
 
     def _source(self, command: ExportCommand) -> _Source:
         version, weights = self._store.weights_content(command.client, command.version)

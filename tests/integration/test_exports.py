@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from models.inference.exports.formats import open_file, read_description
 from service import bootstrap
 from service.cli.export import verify as verify_file
 from service.http.app import create_app
+from service.http.schemas.exports import ENDINGS
 from service.settings import load_settings
 from tests.generated import striped
 from tests.in_process import Web, check_described, started
@@ -49,6 +52,17 @@ def exported(web: Web) -> bytes:
     assert response.status_code == 200, response.text
     assert response.headers["content-disposition"] == 'attachment; filename="line-1.onnx"'
     return response.content
+
+
+@pytest.fixture(scope="module")
+def files(web: Web, exported: bytes) -> dict[str, bytes]:
+    """The version in all formats."""
+    others = {name: web("GET", f"/clients/line/versions/1/export?format={name}") for name in ("openvino", "torch")}
+    for name, response in others.items():
+        assert response.status_code == 200, response.text
+        disposition = f'attachment; filename="line-1{ENDINGS[name]}"'
+        assert response.headers["content-disposition"] == disposition
+    return {"onnx": exported, **{name: response.content for name, response in others.items()}}
 
 
 def predicted(web: Web, client: str, image: bytes, version: int = 1) -> dict[str, Any]:
@@ -86,26 +100,29 @@ def test_the_certificate_covers_kept_samples_and_generated_images(web: Web, expo
     assert (repeated.images, repeated.equal_labels) == (10, 1.0)
 
 
-def test_a_file_for_openvino_gives_what_the_service_gives_and_can_be_imported(
-    web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("file_format", ["openvino", "torch"])
+def test_files_of_other_formats_give_what_the_service_gives_and_can_be_imported(
+    web: Web, files: Mapping[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str], file_format: str
 ) -> None:
-    response = web("GET", "/clients/line/versions/1/export?format=openvino")
-    assert response.status_code == 200, response.text
-    assert response.headers["content-disposition"] == 'attachment; filename="line-1.zip"'
-    file = tmp_path / "line.zip"
-    file.write_bytes(response.content)
+    file = tmp_path / "line"
+    file.write_bytes(files[file_format])
     capsys.readouterr()  # what the service logs
     verify_file(file, as_json=True)
     printed = json.loads(capsys.readouterr().out)
-    assert printed["certificate"]["runtime"].startswith("openvino 20")
+    assert printed["certificate"]["runtime"].startswith(f"{file_format} 2")
     assert (printed["certificate"]["images"], printed["verified"]["images"]) == (14, 6)
     assert printed["verified"]["largest_difference"] < 1e-3
     image = striped(1, 7, seed=5)[0]
-    found = open_file(response.content).predict(np.repeat(decode_pixels(image).pixels[0][:, :, None], 3, axis=2))
+    found = open_file(files[file_format]).predict(np.repeat(decode_pixels(image).pixels[0][:, :, None], 3, axis=2))
     assert found.scores == pytest.approx(list(predicted(web, "line", image)["scores"].values()), abs=1e-3)
-    imported = web("POST", "/clients/from-zip/versions", content=response.content, headers=ONNX)
+    imported = web("POST", f"/clients/from-{file_format}/versions", content=files[file_format], headers=ONNX)
     assert imported.status_code == 201, imported.text
-    assert predicted(web, "from-zip", image) == predicted(web, "line", image)
+    assert predicted(web, f"from-{file_format}", image) == predicted(web, "line", image)
+
+
+def test_a_program_of_torch_has_no_integers(web: Web) -> None:
+    response = web("GET", "/clients/line/versions/1/export?format=torch&precision=int8")
+    assert (response.status_code, response.json()["code"]) == (422, "export_unsupported")
 
 
 def test_an_imported_version_is_held_and_predicts_as_the_exported_one(web: Web, exported: bytes) -> None:
@@ -158,12 +175,21 @@ def test_a_file_that_no_longer_agrees_fails_the_verification(exported: bytes, tm
         verify_file(file)
 
 
-def test_the_example_of_the_documentation_runs(exported: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "file_format", "file"),
+    [(0, "onnx", "line.onnx"), (1, "openvino", "model.xml"), (2, "torch", "line.pt2")],
+)
+def test_the_examples_of_the_documentation_run(
+    files: Mapping[str, bytes], tmp_path: Path, number: int, file_format: str, file: str
+) -> None:
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "line.onnx").write_bytes(exported)
+    example = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[number]
+    if file_format == "openvino":
+        zipfile.ZipFile(io.BytesIO(files[file_format])).extractall(tmp_path)
+    else:
+        (tmp_path / file).write_bytes(files[file_format])
     (tmp_path / "new.png").write_bytes(striped(1, 4, seed=3)[0])
-    command = [sys.executable, "-c", example, "line.onnx", "new.png"]
+    command = [sys.executable, "-c", example, file, "new.png"]
     ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     name, label, score, verdict = ran.stdout.split()
     assert (name, label, verdict) == ("new.png", "fine", "known")
@@ -203,7 +229,7 @@ def test_files_that_do_not_describe_a_version_are_rejected(web: Web, exported: b
     ("path", "expected"),
     [
         ("/clients/line/versions/1/export?precision=int8", (422, "export_unsupported")),
-        ("/clients/line/versions/1/export?format=torch", (422, "parameter_invalid")),
+        ("/clients/line/versions/1/export?format=tflite", (422, "parameter_invalid")),
         ("/clients/line/versions/1/export?name=x", (422, "field_unknown")),
         ("/clients/line/versions/9/export", (404, "unknown_version")),
         ("/clients/missing/versions/1/export", (404, "unknown_client")),

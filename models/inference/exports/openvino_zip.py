@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.errors import ExportInvalid, ExportUnsupported
+from models.inference.exports import zips
 from models.inference.exports.file import OUTPUTS, Description, Pixels, Prediction
 
-_MODEL, _WEIGHTS, _DESCRIPTION = "model.xml", "model.bin", "anole.json"
+_MODEL, _WEIGHTS = "model.xml", "model.bin"
 _FIXED_TIME: Final = (1980, 1, 1, 0, 0, 0)
-ZIP: Final = b"PK\x03\x04"
-"""How a zip begins."""
+_ONE_THREAD: Final[dict[str, Any]] = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
 
 
 def require_openvino() -> None:
@@ -33,26 +33,25 @@ class OpenvinoVersion:
 
     Args:
         content: the file.
-        threads: of one run.
+        description: what it says about itself.
 
     Attributes:
-        description: what the file says about itself.
         runtime: name and release of what runs it.
 
     Raises:
-        ExportInvalid: it is not an exported version.
+        ExportInvalid: OpenVINO cannot read it.
         ExportUnsupported: OpenVINO is not installed.
     """
 
-    def __init__(self, content: bytes, threads: int = 1) -> None:
+    def __init__(self, content: bytes, description: Description) -> None:
         require_openvino()
         import openvino
 
-        self.description = read_zip(content)
-        xml, weights = _member(content, _MODEL), _member(content, _WEIGHTS)
+        self.description = description
+        xml, weights = zips.read_member(content, _MODEL), zips.read_member(content, _WEIGHTS)
         try:
             core = openvino.Core()
-            self._compiled = core.compile_model(core.read_model(xml, weights), "CPU", _properties(threads))
+            self._compiled = core.compile_model(core.read_model(xml, weights), "CPU", _ONE_THREAD)
         except Exception as error:  # OpenVINO raises RuntimeError and classes of its own
             raise ExportInvalid(f"OpenVINO cannot read the file ({error}); give a file from `anole export`") from error
         self.runtime = f"openvino {openvino.__version__.split('-')[0]}"
@@ -76,39 +75,9 @@ def write_openvino(graph: Any, description: Description) -> bytes:
         path = Path(folder) / _MODEL
         openvino.save_model(net, path, compress_to_fp16=False)
         contents = {name: (path.parent / name).read_bytes() for name in (_MODEL, _WEIGHTS)}
-    contents[_DESCRIPTION] = json.dumps(description.to_texts(), indent=1).encode()
+    contents[zips.DESCRIPTION] = json.dumps(description.to_texts(), indent=1).encode()
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name, content in contents.items():
             archive.writestr(zipfile.ZipInfo(name, _FIXED_TIME), content)
     return packed.getvalue()
-
-
-def read_zip(content: bytes) -> Description:
-    """Read what an exported zip says about itself. Needs no OpenVINO.
-
-    Raises:
-        ExportInvalid: it is not an exported version.
-    """
-    try:
-        texts = json.loads(_member(content, _DESCRIPTION))
-    except (ValueError, RecursionError) as error:
-        raise ExportInvalid(f"{_DESCRIPTION} in the zip is damaged ({error}); export it again") from error
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise ExportInvalid(f"{_DESCRIPTION} in the zip is not a JSON object of texts; export it again")
-    return Description.from_texts(texts)
-
-
-def _member(content: bytes, name: str) -> bytes:
-    """Return a file of the zip. Only stored files are read, so that none is larger than the zip."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-                raise ExportInvalid(f"{name} in the zip is compressed; give the zip from `anole export` as it was")
-            return archive.read(name)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, EOFError, OSError) as error:
-        raise ExportInvalid(f"the zip is damaged or not an exported version ({error}); export it again") from error
-
-
-def _properties(threads: int) -> dict[str, Any]:
-    return {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}

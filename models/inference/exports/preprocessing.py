@@ -264,7 +264,7 @@ def _as_bytes(graph: GraphWriter, values: str) -> str:
 
 
 def _scaled(graph: GraphWriter, values: str, config: ImageConfig) -> str:
-    """Write ``models.images.preprocessing._scale``."""
+    """Write ``models.images.preprocessing.scale_values``."""
     if config.contrast == "imagenet":
         return graph.op("Mul", graph.op("Sub", values, graph.constant(127.0)), graph.constant(1 / 128))
     values = graph.op("Div", values, graph.constant(255.0))

@@ -22,7 +22,7 @@ from models.inference.exports.preprocessing import prepare
 from models.nets import BackboneNet, Net
 from models.weights import Weights
 
-_DIGITS: Final = 1e6
+SCORE_DIGITS: Final = 1e6
 """The service rounds scores to six digits before it compares them."""
 
 
@@ -33,7 +33,7 @@ class ExportedNet:
     Attributes:
         net: of the checkpoint.
         image: its preprocessing.
-        net_graph: ModelProto of the net, with its weights.
+        net_graph: ModelProto of the net, with its weights; None for a program of torch.
         folded: weights of the version, from `fold_calibrated`.
         unknown_threshold: unknown score above which an image is unknown; None if no image can be.
     """
@@ -66,17 +66,23 @@ def exported_net(
     formats.require("onnx")
     import onnx
 
+    require_images_alone(checkpoint)
     config, net = checkpoint.net_config, checkpoint.build_net().eval()
-    if config.second != "none":
-        raise ExportUnsupported(
-            f"the model {checkpoint.name!r} takes a {config.second} with each image, and an exported file takes images "
-            "alone; export a version of a model that takes images alone"
-        )
     content = checkpoint.onnx_graph or _exported(net)
     graph = with_weights(content, net) if isinstance(net, BackboneNet) else onnx.load_from_string(content)
     if calibration is not None:
         graph = onnx.load_from_string(_quantised(checkpoint, net, graph, calibration))
     return ExportedNet(net, config.image, graph, folded, unknown_threshold)
+
+
+def require_images_alone(checkpoint: Checkpoint) -> None:
+    """Raises ExportUnsupported if a net takes more than an image."""
+    second = checkpoint.net_config.second
+    if second != "none":
+        raise ExportUnsupported(
+            f"the model {checkpoint.name!r} takes a {second} with each image, and an exported file takes images "
+            "alone; export a version of a model that takes images alone"
+        )
 
 
 def _quantised(checkpoint: Checkpoint, net: Net, graph: Any, images: Sequence[Tensor]) -> bytes:
@@ -121,7 +127,7 @@ def build_graph(version: ExportedNet, *, batch: bool = False) -> Any:
     }
 
     def finish(part: GraphWriter, probabilities: str, familiarity: str | None) -> list[str]:
-        scaled = part.op("Mul", part.cast(probabilities, np.float64), part.constant(_DIGITS, np.float64))
+        scaled = part.op("Mul", part.cast(probabilities, np.float64), part.constant(SCORE_DIGITS, np.float64))
         label = part.op("ArgMax", part.cast(part.op("Round", scaled), np.float32), axis=1, keepdims=0)
         results = [probabilities, label, *_unknown(part, familiarity, label, version.unknown_threshold)]
         return results if batch else [part.op("Squeeze", each, part.indices(0)) for each in results]
@@ -143,9 +149,9 @@ def _unknown(graph: GraphWriter, familiarity: str | None, label: str, threshold:
     always = graph.op("Expand", graph.constant(True, np.bool_), count)
     if familiarity is None:
         return graph.op("Expand", graph.constant(np.nan), count), always
-    digits = graph.constant(_DIGITS, np.float64)
+    digits = graph.constant(SCORE_DIGITS, np.float64)
     score = graph.op("Sub", digits, graph.op("Round", graph.op("Mul", familiarity, digits)))
     shown = graph.cast(graph.op("Div", score, digits), np.float32)
     if threshold is None:
         return shown, always
-    return shown, graph.op("LessOrEqual", score, graph.constant(np.rint(threshold * _DIGITS), np.float64))
+    return shown, graph.op("LessOrEqual", score, graph.constant(np.rint(threshold * SCORE_DIGITS), np.float64))

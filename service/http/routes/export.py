@@ -50,7 +50,8 @@ class _Options:
 
 async def _options(
     format: Annotated[  # noqa: A002 - name in the query
-        Format, Query(description="file format: one ONNX file, or a zip for OpenVINO with model.xml and model.bin")
+        Format,
+        Query(description="an ONNX file, a zip for OpenVINO, or a .pt2 program of torch.export"),
     ] = "onnx",
     precision: Annotated[
         Precision, Query(description="numbers that the net computes in; int8 is faster on processors and less accurate")

@@ -55,7 +55,7 @@ def test_the_description_is_read_from_the_zip() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (packed({"model.xml": b""}), "not an exported version"),
+        (packed({"model.xml": b""}), "has 0 files anole.json"),
         (packed({"anole.json": b"[1"}), "anole.json in the zip is damaged"),
         (packed({"anole.json": b"[1]"}), "not a JSON object of texts"),
         (packed({"anole.json": DESCRIBED}, zipfile.ZIP_DEFLATED), "anole.json in the zip is compressed"),
