@@ -215,8 +215,8 @@ def _sizes(values: Tensor, most: int) -> list[int]:
     """Read sizes, which are at least 1, from a tensor."""
     sizes: list[int] = values.tolist()
     for size in sizes:
-        torch._check(size >= 1)  # noqa: SLF001 - documented, in spite of its name
-        torch._check(size <= most)  # noqa: SLF001
+        torch._check(size >= 1)  # type: ignore[no-untyped-call]  # noqa: SLF001 - documented, in spite of its name
+        torch._check(size <= most)  # type: ignore[no-untyped-call]  # noqa: SLF001
     return sizes
 
 
