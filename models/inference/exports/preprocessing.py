@@ -7,7 +7,7 @@ operators for it differ among runtimes, and none has the Lanczos filter with whi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,21 @@ _CUBIC: Final = -0.5
 """Parameter of the cubic filter, as Pillow and torch have it with antialiasing."""
 _RECIPROCAL_UNIT: Final = 2**24
 """What Pillow multiplies reciprocals by."""
+
+
+class _Resampling(NamedTuple):
+    """How to resize.
+
+    Attributes:
+        kernel: the filter.
+        dtype: in which its weights are computed. Where two grey levels are equally near, the last bit decides, so they
+            are computed as the service computes them: in float64 as Pillow does, or in float32 as torch does.
+        rounded: whether to round to whole numbers after the columns.
+    """
+
+    kernel: _Filter
+    dtype: type[np.floating[Any]]
+    rounded: bool
 
 
 class _Size(NamedTuple):
@@ -54,8 +69,9 @@ def prepare(graph: GraphWriter, images: str, config: ImageConfig) -> str:
     if config.channels == 1:
         luma = graph.constant(np.reshape(REC601_LUMA, (1, 3, 1, 1)))
         bounded = graph.op("ReduceSum", graph.op("Mul", bounded, luma), graph.indices(1), keepdims=1)
-    target, kernel = _target(graph, size, config), _triangle if config.fit == "stretch" else _cubic
-    resized = _resized(graph, bounded, _scales(graph, size, target), target, (kernel, False))
+    target = _target(graph, size, config)
+    resampling = _Resampling(_triangle if config.fit == "stretch" else _cubic, np.float32, rounded=False)
+    resized = _resized(graph, bounded, _scales(graph, size, target), target, resampling)
     return _scaled(graph, _as_bytes(graph, resized), config)
 
 
@@ -94,7 +110,9 @@ def _bounded(graph: GraphWriter, pixels: str, size: _Size) -> str:
                 for scale, factor in zip(_scales(branch, size, target), factors, strict=True)
             )
         )
-        return _as_bytes(branch, _resized(branch, reduced, scales, target, (_lanczos, True)))
+        return _as_bytes(
+            branch, _resized(branch, reduced, scales, target, _Resampling(_lanczos, np.float64, rounded=True))
+        )
 
     return graph.choose(graph.op("Squeeze", large), scaled_down, lambda branch: _channels_first(branch, pixels))
 
@@ -193,26 +211,29 @@ def _scales(graph: GraphWriter, size: _Size, target: _Size) -> _Size:
     )
 
 
-def _resized(graph: GraphWriter, pixels: str, scales: _Size, target: _Size, how: tuple[_Filter, bool]) -> str:
-    """Resize (count, channels, height, width) with a filter, columns first; `how` also says to round in between."""
-    kernel, rounded = how
-    across = _filter_matrix(graph, pixels, 3, scales.width, (target.width, kernel))  # (target.width, width)
-    down = _filter_matrix(graph, pixels, 2, scales.height, (target.height, kernel))  # (target.height, height)
-    narrowed = graph.op("MatMul", pixels, graph.op("Transpose", across, perm=[1, 0]))
-    return graph.op("MatMul", down, _as_bytes(graph, narrowed) if rounded else narrowed)
-
-
-def _filter_matrix(graph: GraphWriter, pixels: str, axis: int, scale: str, target: tuple[str, _Filter]) -> str:
-    """Weights of every pixel along an axis for every pixel of the result: float32 (size of target, size)."""
-    wanted, kernel = target
-    half, one = graph.constant(0.5, np.float64), graph.constant(1.0, np.float64)
-    length = graph.op("Shape", pixels, start=axis, end=axis + 1)
-    centres = graph.op("Mul", graph.op("Add", _range(graph, wanted, np.float64), half), scale)
-    places = graph.op("Add", _range(graph, length, np.float64), half)
-    distance = graph.op(
-        "Sub", graph.op("Unsqueeze", places, graph.indices(0)), graph.op("Unsqueeze", centres, graph.indices(1))
+def _resized(graph: GraphWriter, pixels: str, scales: _Size, target: _Size, resampling: _Resampling) -> str:
+    """Resize (count, channels, height, width) with a filter, columns first."""
+    lengths = (graph.op("Shape", pixels, start=axis, end=axis + 1) for axis in (2, 3))
+    down, across = (  # (target.height, height) and (target.width, width)
+        _filter_matrix(graph, length, wanted, scale, resampling)
+        for length, wanted, scale in zip(lengths, target, scales, strict=True)
     )
-    weights = kernel(graph, graph.op("Div", distance, graph.op("Max", scale, one)))
+    narrowed = graph.op("MatMul", pixels, graph.op("Transpose", across, perm=[1, 0]))
+    return graph.op("MatMul", down, _as_bytes(graph, narrowed) if resampling.rounded else narrowed)
+
+
+def _filter_matrix(graph: GraphWriter, length: str, wanted: str, scale: str, resampling: _Resampling) -> str:
+    """Weights of every pixel along an axis for every pixel of the result: float32 (wanted, length)."""
+    dtype = resampling.dtype
+    half, one, scale = graph.constant(0.5, dtype), graph.constant(1.0, dtype), graph.cast(scale, dtype)
+    centres = graph.op("Mul", graph.op("Add", _range(graph, wanted, dtype), half), scale)
+    distance = graph.op(
+        "Sub",
+        graph.op("Unsqueeze", _range(graph, length, dtype), graph.indices(0)),
+        graph.op("Unsqueeze", centres, graph.indices(1)),
+    )
+    inverse = graph.op("Div", one, graph.op("Max", scale, one))
+    weights = resampling.kernel(graph, graph.op("Mul", graph.op("Add", distance, half), inverse))
     total = graph.op("ReduceSum", weights, graph.indices(1), keepdims=1)
     return graph.cast(graph.op("Div", weights, total), np.float32)
 
@@ -224,22 +245,22 @@ def _range(graph: GraphWriter, count: str, dtype: type[np.generic]) -> str:
 
 
 def _triangle(graph: GraphWriter, distance: str) -> str:
-    one, zero = graph.constant(1.0, np.float64), graph.constant(0.0, np.float64)
-    return graph.op("Max", graph.op("Sub", one, graph.op("Abs", distance)), zero)
+    return graph.op("Max", graph.op("Sub", graph.constant(1.0), graph.op("Abs", distance)), graph.constant(0.0))
 
 
 def _cubic(graph: GraphWriter, distance: str) -> str:
-    def polynomial(*coefficients: float) -> str:
-        value = graph.constant(coefficients[0], np.float64)
-        for coefficient in coefficients[1:]:
-            value = graph.op("Add", graph.op("Mul", value, x), graph.constant(coefficient, np.float64))
-        return value
+    """The filter of Keys, step by step in float32 as torch computes it."""
 
-    x, zero = graph.op("Abs", distance), graph.constant(0.0, np.float64)
-    inner = polynomial(_CUBIC + 2, -(_CUBIC + 3), 0, 1)
-    outer = polynomial(_CUBIC, -5 * _CUBIC, 8 * _CUBIC, -4 * _CUBIC)
-    beyond = graph.op("Where", graph.op("Less", x, graph.constant(2.0, np.float64)), outer, zero)
-    return graph.op("Where", graph.op("Less", x, graph.constant(1.0, np.float64)), inner, beyond)
+    def stepwise(first: str, *steps: tuple[str, float | str]) -> str:
+        for kind, operand in steps:
+            first = graph.op(kind, first, operand if isinstance(operand, str) else graph.constant(operand))
+        return first
+
+    x = graph.op("Abs", distance)
+    inner = stepwise(x, ("Mul", _CUBIC + 2), ("Sub", _CUBIC + 3), ("Mul", x), ("Mul", x), ("Add", 1.0))
+    outer = stepwise(x, ("Sub", 5.0), ("Mul", x), ("Add", 8.0), ("Mul", x), ("Sub", 4.0), ("Mul", _CUBIC))
+    beyond = graph.op("Where", graph.op("Less", x, graph.constant(2.0)), outer, graph.constant(0.0))
+    return graph.op("Where", graph.op("Less", x, graph.constant(1.0)), inner, beyond)
 
 
 def _lanczos(graph: GraphWriter, distance: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
@@ -34,13 +36,29 @@ def scene(height: int, width: int) -> Pixels:
     return np.clip(waves + generator.normal(0, 8, waves.shape), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.contrast}-{config.fit}")
-def test_a_graph_prepares_images_of_any_size_as_the_service_does(config: ImageConfig) -> None:
+def preparation(config: ImageConfig) -> Any:
+    """Return a graph that prepares an image."""
     graph = GraphWriter()
     prepared = write_preparation(graph, graph.op("Unsqueeze", "image", graph.indices(0)), config)
     output = described("prepared", np.float32, [1, config.channels, "rows", "columns"])
     proto = graph.finish([], [described("image", np.uint8, ["height", "width", 3])], {"prepared": (prepared, output)})
-    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    return onnxruntime.InferenceSession(proto.SerializeToString())
+
+
+def test_values_between_two_grey_levels_are_rounded_as_the_service_rounds_them() -> None:
+    session, generator = preparation(CONFIGS[0]), np.random.default_rng(0)
+    shares = []
+    for _ in range(10):  # enlarged three times, one of some thousand values is exactly between two levels
+        pixels = generator.integers(0, 256, (64, 64, 1), np.uint8).repeat(3, 2)
+        (found,) = session.run(None, {"image": pixels})
+        expected = prepare([decode(encode_png(planes(pixels)))], CONFIGS[0]).numpy()
+        shares.append(np.mean(np.abs(found - expected) > GREY_LEVEL / 2))
+    assert np.mean(shares) < 8e-5
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: f"{config.contrast}-{config.fit}")
+def test_a_graph_prepares_images_of_any_size_as_the_service_does(config: ImageConfig) -> None:
+    session = preparation(config)
     for height, width in SIZES:
         pixels = scene(height, width)
         (found,) = session.run(None, {"image": pixels})
