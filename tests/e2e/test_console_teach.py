@@ -215,6 +215,18 @@ def test_a_new_client_does_not_join_one_that_was_made_meanwhile_unasked(browser:
         expect(page.get_by_role("region", name="Result: version 2")).to_be_visible()
 
 
+def test_a_key_for_other_clients_is_told_so_when_it_names_a_new_one(browser: Browser, url: str) -> None:
+    refused = {"code": "unknown_client", "title": "Unknown client", "detail": "there is no client 'theirs'"}
+    with opened_page(browser, expected=(NOT_LOADED,)) as page:
+        page.route("**/adapt", lambda route: route.fulfill(status=404, json=refused))
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "theirs", "fine", "coarse")
+        choose(page, "fine", FINE[:1])
+        choose(page, "coarse", COARSE[:1])
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_role("alert")).to_contain_text("Your key may not teach a client of this name.")
+
+
 def test_classes_stay_as_they_were_sent_and_the_end_is_told_in_another_view(
     browser: Browser, url: str, line: str
 ) -> None:

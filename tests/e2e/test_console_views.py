@@ -37,6 +37,7 @@ pytestmark = [needs_browser, pytest.mark.slow]
 
 FIRST_PAGE_BYTES = 150_000
 PHONE = (360, 740)
+TABLET = (820, 1180)
 MARKUP = "<img src=x onerror=alert(1)>"
 
 
@@ -351,6 +352,28 @@ def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
         page.get_by_role("button", name="Sign out tablet").click()
         expect(page.get_by_text("This service needs a key.")).to_be_visible()
         assert page.context.cookies() == []
+
+
+def test_a_key_without_a_scope_sees_no_stored_pictures_and_the_bar_fits_a_tablet(
+    browser: Browser, url: str, line: str
+) -> None:
+    session = {
+        "keys_required": True, "authenticated": True, "name": "tablet", "scopes": ["predict"], "clients": ["*"],
+    }  # fmt: skip
+    with opened_page(browser, *TABLET) as page:
+        page.route("**/session", lambda route: route.fulfill(json=session))
+        page.goto(f"{url}/#/teach/{line}")
+        expect(page.get_by_text("Your key may look and judge, but not teach.")).to_be_visible()
+        expect(page.get_by_text("8 pictures it knows already")).to_have_count(0)
+        expect(page.get_by_role("button", name="Sign out tablet")).to_be_in_viewport(ratio=1)
+        assert overflow(page) == 0
+        page.goto(f"{url}/#/versions/{line}")
+        second = page.get_by_role("listitem").filter(has=page.get_by_role("heading", name="Version 2", exact=True))
+        second.get_by_role("button", name="Report").click()
+        second.get_by_text("pictures were recognised when it had not seen them").click()
+        second.get_by_role("button", name="8 pictures of medium taken for medium").click()
+        expect(page.get_by_role("dialog")).to_contain_text("medium-0.png")
+        expect(page.get_by_role("dialog").get_by_role("img")).to_have_count(0)
 
 
 def test_the_language_is_the_browsers_until_another_one_is_chosen(browser: Browser, url: str) -> None:

@@ -58,7 +58,7 @@ function CellSheet({ client, truth, predicted, samples }) {
     <ul class="pictures">
       ${samples.map(
         (sample) => html`<li key=${sample.digest}>
-          <img src=${pictureOf(client, sample.digest, 256)} alt=${sample.name} loading="lazy" />
+          ${may("adapt") && html`<img src=${pictureOf(client, sample.digest, 256)} alt=${sample.name} loading="lazy" />`}
           <span class="picture-name">${sample.name}</span>
           <span class="muted">${percent(sample.held_out.confidence)}</span>
         </li>`,

@@ -154,7 +154,8 @@ function begin(draft) {
 
 function fail(draft, error) {
   if (error.name === "AbortError" || error.code === "job_cancelled") return;
-  draft.problem.value = problemOf(error);
+  const refused = !draft.client && error.code === "unknown_client"; // adapting makes clients, but not for every key
+  draft.problem.value = refused ? new Problem("name_refused", "", "") : problemOf(error);
   if (!isOpen(draft)) tell(draft, draft.problem.value.words);
 }
 

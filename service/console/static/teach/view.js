@@ -106,7 +106,7 @@ function GroupCard({ draft, group }) {
     ${!pictures.length && !kept.length && html`<p class="drop-hint">${icon("image")}<span>${t("class.empty")}</span></p>`}
     ${pictures.length > 0 && html`<${Tiles} draft=${draft} pictures=${pictures} group=${group} />`}
     ${pictures.length > 0 && takesText(draft.start) && html`<${NoteField} label=${t("note.class", { name })} value=${group.note ?? ""} placeholder=${t("note.example")} change=${(note) => draft.edit(group.id, { note })} />`}
-    ${kept.length > 0 && html`<${Kept} draft=${draft} samples=${kept} />`}
+    ${kept.length > 0 && may("adapt") && html`<${Kept} draft=${draft} samples=${kept} />`}
     <footer class="row">
       <${FileButton} take=${take} name=${t("choose.for", { name })}>${icon("image")} ${t("choose")}<//>
       ${

@@ -5,6 +5,7 @@ import { pictureOf } from "../core/api.js";
 import { icon } from "../core/icons.js";
 import { percent, t } from "../core/i18n.js";
 import { ProblemBox, Spinner } from "../core/parts.js";
+import { may } from "../core/state.js";
 import { compared } from "./state.js";
 
 const share = (value) => (value === null || value === undefined ? "–" : percent(value));
@@ -56,7 +57,7 @@ function Changed({ client, sample }) {
     return html`<span class=${classes("outcome", right ? "right" : "wrong")}>${icon(right ? "check" : "close")} ${prediction.label}</span>`;
   };
   return html`<li>
-    <img src=${pictureOf(client, sample.digest, 256)} alt=${sample.name} loading="lazy" />
+    ${may("adapt") && html`<img src=${pictureOf(client, sample.digest, 256)} alt=${sample.name} loading="lazy" />`}
     <span class="picture-name">${sample.name}</span>
     <span class="muted">${relabelled(sample) ? t("compare.relabelled", { before: sample.label_before, after: sample.label_after }) : t("compare.is", { label: sample.label_after })}</span>
     <span class="change">${call(sample.before, sample.label_before)} ${icon("right")} ${call(sample.after, sample.label_after)}</span>
