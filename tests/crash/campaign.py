@@ -1,13 +1,13 @@
-"""Kills processes that use a store, at random moments and at every write, and checks the store after each kill."""
+"""Kills processes that use a store, at random moments and at every write, and checks what each kill leaves."""
 
 from __future__ import annotations
 
 import itertools
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -16,12 +16,14 @@ import numpy as np
 
 from tests.crash import run as runs
 from tests.crash.checks import Event, check_store
+from tests.crash.disk import write_tree
 from tests.crash.model import State
-from tests.crash.run import Run
+from tests.crash.run import Moment, Run
 from tests.processes import PROCESSES
 
 MEMORY_FOLDER: Final = Path("/dev/shm")
 KILLED: Final = -signal.SIGKILL
+STORE: Final = "store"
 KILLS_PER_STORE: Final = 40
 """After this many kills the next process creates a new store, and may be killed while it does."""
 MAX_EVENTS: Final = 9
@@ -83,19 +85,11 @@ def killed_after(run: Run, events_before_kill: int, delay_s: float) -> list[Even
         return _check_exit(running.exitcode, events)
 
 
-def _check_exit(code: int, events: list[Event], *allowed: int) -> list[Event]:
+def _check_exit(code: int, events: list[Event]) -> list[Event]:
     """Return the events. Raises RuntimeError if the process ended in another way and reported no failure."""
-    if code not in (KILLED, *allowed) and not any(event.failure for event in events):
+    if code != KILLED and not any(event.failure for event in events):
         raise RuntimeError(f"a process that should have been killed ended with {code} after the event {events[-1:]}")
     return events
-
-
-def killed_at(run: Run, call: int) -> tuple[bool, list[Event]]:
-    """Kill a process at that writing call; return whether it got so far, and its events."""
-    with process(runs.run_until_call, run, call) as (running, pipe):
-        events = list(received(pipe))
-        running.join()
-        return running.exitcode == KILLED, _check_exit(running.exitcode, events, 0)
 
 
 def kill_at_random(kills: int, *, seed: int, fault: str | None = None) -> Findings:
@@ -121,19 +115,25 @@ def kill_at_random(kills: int, *, seed: int, fault: str | None = None) -> Findin
 
 
 def kill_at_every_call(kinds: Sequence[str], *, safe_steps: int | None = None, fault: str | None = None) -> Findings:
-    """Kill a process before each of its writing calls in turn, each on a new store; stop at the first problem.
+    """Check what a kill before each writing call of a process leaves, in a random order; stop at the first problem."""
+    with (
+        temporary_folder() as root,
+        process(runs.run_and_copy, Run(root / STORE, {}, kinds=kinds, fault=fault, safe_steps=safe_steps)) as (_, pipe),
+    ):
+        calls, moments = pipe.recv()
+    order = np.random.default_rng(0).permutation(len(moments))
+    found = check_moments(moments[index] for index in order)
+    return found if found.problems else replace(found, kills=calls)
 
-    The first process is not killed: a problem that it shows has another cause.
-    """
-    call, acknowledged, killed = 0, 0, True
-    while killed:
-        with temporary_folder() as folder:
-            run = Run(folder / "store", {}, kinds=tuple(kinds), fault=fault, safe_steps=safe_steps)
-            killed, events = killed_at(run, call)
-            acknowledged += sum(event.result is not None for event in events)
-            checked = check_store(run.folder, {}, events)
-            if checked.problems:
-                return Findings(call, acknowledged, checked.problems)
-        killed |= call == 0
-        call += 1
-    return Findings(call - 2, acknowledged, ())
+
+def check_moments(moments: Iterable[Moment]) -> Findings:
+    """Check the store of each moment; stop at the first problem."""
+    tried = acknowledged = 0
+    for tree, events in moments:
+        tried, acknowledged = tried + 1, acknowledged + sum(event.result is not None for event in events)
+        with temporary_folder() as root:
+            write_tree(tree, root)
+            problems = check_store(root / STORE, {}, events).problems
+        if problems:
+            return Findings(tried, acknowledged, problems)
+    return Findings(tried, acknowledged, ())

@@ -8,10 +8,11 @@ rename survives completely or not at all.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Final
 
 import numpy as np
@@ -54,6 +55,30 @@ class _Change:
 
 Tree = Mapping[str, bytes | None]
 """The content of each file below the root, by path; None for a folder."""
+
+
+def read_tree(root: Path) -> Tree:
+    """Read everything below the root."""
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
+
+
+def write_tree(tree: Tree, root: Path) -> None:
+    """Write everything below the root, which is empty."""
+    for path in sorted(tree):
+        content = tree[path]
+        if content is None:
+            (root / path).mkdir()
+        else:
+            (root / path).write_bytes(content)
+
+
+def fingerprint(tree: Tree, events: int) -> bytes:
+    """Return a digest of the content and of the number of events before it."""
+    digest = hashlib.blake2b(str(events).encode(), digest_size=16)
+    for path in sorted(tree):
+        content = tree[path]
+        digest.update(f"\0{path}\0{-1 if content is None else len(content)}\0".encode() + (content or b""))
+    return digest.digest()
 
 
 class Disk:

@@ -6,7 +6,6 @@ commits survive a power loss with ``synchronous=EXTRA``, which is not tested her
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -14,18 +13,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from service.store.open_store import CATALOG_FILE
 from tests.crash.calls import watch
-from tests.crash.campaign import Findings, process, temporary_folder
-from tests.crash.checks import Event, check_store
-from tests.crash.disk import Call, Disk, Tree
-from tests.crash.run import Run, perform_run
-
-STORE: Final = "store"
+from tests.crash.campaign import STORE, Findings, check_moments, process, temporary_folder
+from tests.crash.checks import Event
+from tests.crash.disk import Call, Disk, Tree, fingerprint
+from tests.crash.run import Moment, Run, perform_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +102,10 @@ def record_run(kinds: Sequence[str], *, fault: str | None = None) -> list[Entry]
 
 def simulate_power_loss(entries: Sequence[Entry], *, seed: int = 0) -> Findings:
     """Lose power after every entry and check every different disk that may remain; stop at the first problem."""
-    tried, events = 0, []
-    for tree, received in _possible_disks(entries, np.random.default_rng(seed)):
-        tried, events = tried + 1, received
-        with temporary_folder() as root:
-            write_tree(tree, root)
-            problems = check_store(root / STORE, {}, received).problems
-        if problems:
-            return Findings(tried, _acknowledged(events), problems)
-    return Findings(tried, _acknowledged(events), ())
+    return check_moments(_possible_disks(entries, np.random.default_rng(seed)))
 
 
-def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator) -> Iterator[tuple[Tree, list[Event]]]:
+def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator) -> Iterator[Moment]:
     """Yield every different disk with the events before it; first those at the moment of an event."""
     known: set[bytes] = set()
     for events_first in (True, False):
@@ -130,32 +119,11 @@ def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator) ->
                 catalog = entry.catalog
             for outcome in disk.possible_trees(generator) if isinstance(entry, Event) or not events_first else ():
                 tree = _with_catalog(outcome, catalog)
-                fingerprint = _fingerprint(tree, len(events))
-                if fingerprint not in known:
-                    known.add(fingerprint)
+                found = fingerprint(tree, len(events))
+                if found not in known:
+                    known.add(found)
                     yield tree, list(events)
 
 
 def _with_catalog(tree: Tree, catalog: bytes | None) -> Tree:
     return tree if catalog is None or STORE not in tree else {**tree, f"{STORE}/{CATALOG_FILE}": catalog}
-
-
-def _fingerprint(tree: Tree, events: int) -> bytes:
-    digest = hashlib.blake2b(str(events).encode(), digest_size=16)
-    for path in sorted(tree):
-        content = tree[path]
-        digest.update(f"\0{path}\0{-1 if content is None else len(content)}\0".encode() + (content or b""))
-    return digest.digest()
-
-
-def write_tree(tree: Tree, root: Path) -> None:
-    for path in sorted(tree):
-        content = tree[path]
-        if content is None:
-            (root / path).mkdir()
-        else:
-            (root / path).write_bytes(content)
-
-
-def _acknowledged(events: Sequence[Event]) -> int:
-    return sum(event.result is not None for event in events)

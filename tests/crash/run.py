@@ -7,8 +7,6 @@ process was killed. The functions run in processes forked from one that has impo
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import torch
 from service.store.open_store import open_embedded
 from tests.crash.calls import watch
 from tests.crash.checks import Event
+from tests.crash.disk import Tree, fingerprint, read_tree
 from tests.crash.faults import apply_fault
 from tests.crash.model import State, Step, states_during
 from tests.crash.steps import CLIENTS, choose, draw, perform
@@ -101,25 +100,47 @@ def run_and_report(run: Run, pipe: Connection) -> None:
     pipe.close()
 
 
-class KillAtCall:
-    """Kills its own process right before its n-th writing call, counted from 1. A commit counts before and after."""
+Moment = tuple[Tree, list[Event]]
+"""A folder at one moment, and the events before it."""
 
-    def __init__(self, call: int) -> None:
-        self._left = call
+
+class CopyAtEachCall:
+    """Copies the folder into memory before each writing call, and after each commit.
+
+    A copy is what a kill at that moment leaves: a killed process does nothing more, and the system keeps what the
+    process wrote. Moments that do not differ are copied once.
+    """
+
+    def __init__(self, folder: Path, events: list[Event]) -> None:
+        self.moments: list[Moment] = []
+        self.calls = 0
+        self._folder, self._events = folder, events
+        self._known: set[bytes] = set()
 
     def before(self, _name: str, *_arguments: Any) -> None:
-        self._left -= 1
-        if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        self.calls += 1
+        self.copy()
 
     def after(self, name: str, *_arguments: Any) -> None:
         if name == "commit":
             self.before(name)
 
+    def copy(self) -> None:
+        """Copy the folder, if this moment differs from all before."""
+        tree = read_tree(self._folder)
+        known = fingerprint(tree, len(self._events))
+        if known not in self._known:
+            self._known.add(known)
+            self.moments.append((tree, list(self._events)))
 
-def run_until_call(run: Run, call: int, pipe: Connection) -> None:
-    """Run until that call, then kill this process."""
-    perform_run(run, pipe.send, lambda: watch(KillAtCall(call)))
+
+def run_and_copy(run: Run, pipe: Connection) -> None:
+    """Run to the end; send the number of writing calls, and what a kill at any of them would have left."""
+    events: list[Event] = []
+    copier = CopyAtEachCall(run.folder.parent, events)
+    perform_run(run, events.append, lambda: watch(copier))
+    copier.copy()
+    pipe.send((copier.calls, copier.moments))
     pipe.close()
 
 

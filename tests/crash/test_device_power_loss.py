@@ -14,8 +14,8 @@ import pytest
 from service.edge.installed import Installed, InstalledReleases
 from tests.crash.calls import watch
 from tests.crash.campaign import process, temporary_folder
-from tests.crash.disk import Call, Disk, Tree
-from tests.crash.power_loss import Recorder, write_tree
+from tests.crash.disk import Call, Disk, Tree, write_tree
+from tests.crash.power_loss import Recorder
 
 CONTENTS = (b"start " * 20, b"release one " * 20, b"release two " * 20)
 START, FIRST, SECOND = (hashlib.sha256(content).hexdigest() for content in CONTENTS)
