@@ -81,7 +81,7 @@ race: ## publish 2,048 versions of one client from 2 x 64 threads and check the 
 	@.ci/install test
 	@$(BIN)/python -m tests.integration.racing $(RACE)
 
-crash: ## kill the store 10,000 times, simulate power loss, and repeat both with seeded faults
+crash: ## kill the store 10,000 times, on PostgreSQL and S3 too, simulate power loss, and repeat with seeded faults
 	@.ci/install test
 	@$(BIN)/python -m tests.crash $(CRASH)
 

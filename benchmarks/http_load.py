@@ -110,10 +110,11 @@ def wire_bytes(request: httpx.Request) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-async def connect(url: str) -> Connection:
-    """Open a connection to the service."""
+async def connect(url: str, source: str | None = None) -> Connection:
+    """Open a connection to the service, from the address `source` of this machine if it is given."""
     address = urlsplit(url)
-    return await asyncio.open_connection(address.hostname, address.port)
+    local = None if source is None else (source, 0)
+    return await asyncio.open_connection(address.hostname, address.port, local_addr=local)
 
 
 async def exchange(connection: Connection, request: bytes) -> tuple[int, bytes]:

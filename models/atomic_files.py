@@ -65,6 +65,19 @@ def write_temporary(folder: Path, content: Content, *, durable: bool = True) -> 
     return Path(name)
 
 
+def create_folder(folder: Path, *, durable: bool = True) -> None:
+    """Create a folder and its missing parents, for this user alone, and sync the folder that holds each.
+
+    Raises:
+        OSError: it cannot be created. `SyncFailed` if a power loss may lose it.
+    """
+    new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    for path in reversed(new):
+        path.mkdir(mode=0o700, exist_ok=True)
+        if durable:
+            sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Flush a file's content, or the names in a folder, to the disk.
 

@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from models.atomic_files import TEMPORARY_PREFIX, sync, write_atomically
+from models.atomic_files import TEMPORARY_PREFIX, create_folder, sync, write_atomically
 from service.errors import InvalidRequest, StoreUnavailable, UnknownClient, UnknownVersion, VersionCorrupt
 from service.store.blobs.local import LocalBlobs
 from service.store.catalog.catalog import Catalog
@@ -262,7 +262,7 @@ def _still_required(catalog: Catalog, damage: Damage) -> bool:
 def _locked(folder: Path) -> Iterator[_Folder]:
     """Open the backup's folder, created if missing, and exclude other backups into it."""
     try:
-        (folder / BLOBS).mkdir(mode=0o700, parents=True, exist_ok=True)
+        create_folder(folder / BLOBS)
         with (folder / _LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):  # of runs that were killed

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from models.atomic_files import sync as sync_to_disk
+from models.atomic_files import create_folder
 from service.errors import InvalidSettings, StoreUnavailable
 from service.settings import Settings
 from service.store.blobs.local import LocalBlobs
@@ -215,7 +215,7 @@ def _make_writable(folder: Path, *, sync: bool) -> None:
         StoreUnavailable: it cannot be created or written.
     """
     try:
-        _create(folder, sync=sync)
+        create_folder(folder, durable=sync)
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
@@ -223,12 +223,3 @@ def _make_writable(folder: Path, *, sync: bool) -> None:
             f"the store cannot be kept in {folder.absolute()}: {error}; it must be a folder on a local disk that the "
             f"user {os.geteuid()} of this process may write to; name another one, or change its owner"
         ) from error
-
-
-def _create(folder: Path, *, sync: bool) -> None:
-    """Create the folder and its parents, for this user alone, and sync the folder that holds each."""
-    new = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
-    for path in reversed(new):
-        path.mkdir(mode=0o700, exist_ok=True)
-        if sync:
-            sync_to_disk(path.parent)

@@ -1,8 +1,8 @@
 """Reports every writing call of a store to a watcher, by replacing functions of this process.
 
-It wraps functions of the module os, and the statements and commits of the database. Only ``strace`` sees what SQLite
-does to its files within one commit (``system_calls.py``). The functions are not restored: use it in processes that are
-killed.
+It wraps functions of the module os, writes of objects, and the statements and commits of the database. Only ``strace``
+sees what SQLite does to its files within one commit (``system_calls.py``, ``recording.py``). The functions are not
+restored: use it in processes that are killed.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import os
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+import obstore
 from sqlalchemy import Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
 WRITES: Final = ("fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir", "utime", "ftruncate", "truncate")
+OBJECT_WRITES: Final = ("put", "delete")
 _READS: Final = ("SELECT", "PRAGMA")
 
 
@@ -35,6 +37,8 @@ def watch(watcher: Watcher) -> None:
     """Report every writing call of this process to the watcher from now on."""
     for name in WRITES:
         setattr(os, name, _watched(name, getattr(os, name), watcher))
+    for name in OBJECT_WRITES:
+        setattr(obstore, name, _watched(name, getattr(obstore, name), watcher))
     open_created = _watched("open", os.open, watcher)
     original_open = os.open
 

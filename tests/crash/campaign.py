@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import itertools
 import signal
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from service.store.open_store import StoreLocation
 from tests.crash import run as runs
 from tests.crash.checks import Event, check_store
 from tests.crash.disk import write_tree
 from tests.crash.model import State
 from tests.crash.run import Moment, Run
+from tests.crash.stores import STORE, NewStore, in_folder, temporary_folder
 from tests.processes import PROCESSES
 
-MEMORY_FOLDER: Final = Path("/dev/shm")
 KILLED: Final = -signal.SIGKILL
-STORE: Final = "store"
 KILLS_PER_STORE: Final = 40
 """After this many kills the next process creates a new store, and may be killed while it does."""
 MAX_EVENTS: Final = 9
@@ -56,15 +54,6 @@ def process(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Any,
             running.close()
 
 
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """Create an empty folder, in memory if possible: that survives the kill of a process."""
-    with tempfile.TemporaryDirectory(
-        prefix="anole-crash-", dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None
-    ) as folder:
-        yield Path(folder)
-
-
 def received(pipe: Connection) -> Iterator[Event]:
     """Yield the events that the process reports until it ends."""
     try:
@@ -92,22 +81,22 @@ def _check_exit(code: int, events: list[Event]) -> list[Event]:
     return events
 
 
-def kill_at_random(kills: int, *, seed: int, fault: str | None = None) -> Findings:
+def kill_at_random(kills: int, *, seed: int, new_store: NewStore = in_folder, fault: str | None = None) -> Findings:
     """Kill processes at random moments, many on one store; stop at the first problem."""
     generator = np.random.default_rng(seed)
     acknowledged = 0
     for start in range(0, kills, KILLS_PER_STORE):
-        with temporary_folder() as folder:
+        with new_store() as location:
             state: State = {}
             for kill in range(start, min(start + KILLS_PER_STORE, kills)):
-                run = Run(folder, state, first=kill * 1000, seed=int(generator.integers(1 << 32)), fault=fault)
+                run = Run(location, state, first=kill * 1000, seed=int(generator.integers(1 << 32)), fault=fault)
                 events_before_kill, delay_s = (
                     int(generator.integers(MAX_EVENTS)),
                     float(generator.uniform(0, MAX_DELAY_S)),
                 )
                 events = killed_after(run, events_before_kill, delay_s)
                 acknowledged += sum(event.result is not None for event in events)
-                checked = check_store(run.folder, state, events)
+                checked = check_store(run.location, state, events)
                 if checked.problems:
                     return Findings(kill + 1, acknowledged, checked.problems)
                 state = checked.state
@@ -117,8 +106,8 @@ def kill_at_random(kills: int, *, seed: int, fault: str | None = None) -> Findin
 def kill_at_every_call(kinds: Sequence[str], *, safe_steps: int | None = None, fault: str | None = None) -> Findings:
     """Check what a kill before each writing call of a process leaves, in a random order; stop at the first problem."""
     with (
-        temporary_folder() as root,
-        process(runs.run_and_copy, Run(root / STORE, {}, kinds=kinds, fault=fault, safe_steps=safe_steps)) as (_, pipe),
+        in_folder() as location,
+        process(runs.run_and_copy, Run(location, {}, kinds=kinds, fault=fault, safe_steps=safe_steps)) as (_, pipe),
     ):
         calls, moments = pipe.recv()
     order = np.random.default_rng(0).permutation(len(moments))
@@ -133,7 +122,7 @@ def check_moments(moments: Iterable[Moment]) -> Findings:
         tried, acknowledged = tried + 1, acknowledged + sum(event.result is not None for event in events)
         with temporary_folder() as root:
             write_tree(tree, root)
-            problems = check_store(root / STORE, {}, events).problems
+            problems = check_store(StoreLocation(root / STORE), {}, events).problems
         if problems:
             return Findings(tried, acknowledged, problems)
     return Findings(tried, acknowledged, ())

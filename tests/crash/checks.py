@@ -24,10 +24,11 @@ from typing import Final
 from models.errors import AnoleError
 from service.domain.version import LIVE
 from service.store.backup import MANIFEST
-from service.store.open_store import BLOBS_FOLDER, CATALOG_FILE, open_embedded
+from service.store.open_store import CATALOG_FILE, StoreLocation, open_embedded, open_store
 from service.store.version_store import VersionStore
 from tests.crash.model import ClientState, Move, State, Step, states_during, wrong_result
 from tests.crash.steps import BACKUP_FOLDER, CLIENTS, perform, weights_digest
+from tests.crash.stores import blob_names, read_blob, settle
 
 EXTRA: Final = 900_000
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
@@ -50,24 +51,25 @@ class Checked:
     state: State
 
 
-def check_store(folder: Path, state: State, events: Sequence[Event]) -> Checked:
-    """Open the store in `folder` and compare it with `state` and the events that followed.
+def check_store(location: StoreLocation, state: State, events: Sequence[Event]) -> Checked:
+    """Open the store at `location` and compare it with `state` and the events that followed.
 
     It also collects, after it has published once more: the interrupted step if that has a key, else a new version.
     """
     problems: list[str] = []
     state, interrupted = _acknowledged(state, events, problems)
+    settle(location)
     try:
-        problems += _incomplete_blobs(folder, interrupted)
-        with open_embedded(folder) as store:
+        problems += _incomplete_blobs(location, interrupted)
+        with open_store(location) as store:
             seen, _ = read_state(store, problems)
             problems += _unexpected_state(state, interrupted, seen)
             problems += _failed_check(store)
-            problems += _failed_restore(folder / BACKUP_FOLDER)
-            problems += _publish_again(store, folder, seen, interrupted)
+            problems += _failed_restore(location.folder / BACKUP_FOLDER, events)
+            problems += _publish_again(store, location, seen, interrupted)
             store.collect(grace_s=0.0)
             seen, needed = read_state(store, problems)
-            problems += _uncollected(folder, needed)
+            problems += _uncollected(location, needed)
     except (AnoleError, OSError) as error:
         return Checked((*problems, f"{type(error).__name__}: {error}"), state)
     return Checked(tuple(problems), seen)
@@ -129,18 +131,27 @@ def _failed_check(store: VersionStore) -> Iterator[str]:
     yield from report.catalog_problems
 
 
-def _failed_restore(backup: Path) -> Iterator[str]:
-    """Yield what is wrong with the backup: it must be complete at every moment after the first one."""
+def _failed_restore(backup: Path, events: Sequence[Event]) -> Iterator[str]:
+    """Yield what is wrong with the backup.
+
+    After the first one it must be complete at every moment. An acknowledged one must have all its versions, unless
+    another one began since.
+    """
+    backups = [event.result for event in events if event.step.kind == "backup"]
     if not (backup / MANIFEST).exists():
+        if any(versions is not None for versions in backups):
+            yield "the backup is gone"
         return
     with tempfile.TemporaryDirectory(prefix="anole-crash-") as folder:
         (Path(folder) / CATALOG_FILE).write_bytes(_empty_catalog())
         with open_embedded(Path(folder), sync=False) as store:
             try:
-                store.restore(backup)
+                restored = store.restore(backup).versions
             except AnoleError as error:
                 yield f"the backup cannot be restored: {error}"
             else:
+                if backups and backups[-1] not in (None, restored):
+                    yield f"the backup of {backups[-1]} versions has {restored}"
                 yield from _failed_check(store)
 
 
@@ -152,31 +163,34 @@ def _empty_catalog() -> bytes:
         return (Path(folder) / CATALOG_FILE).read_bytes()
 
 
-def _incomplete_blobs(folder: Path, interrupted: Step | None) -> Iterator[str]:
+def _incomplete_blobs(location: StoreLocation, interrupted: Step | None) -> Iterator[str]:
     """Yield the blobs that do not match their digest, except the one that the step itself damaged."""
     damaged = (
         {weights_digest(interrupted.i)} if interrupted is not None and interrupted.kind == "damaged_blob" else set()
     )
-    for path in sorted((folder / BLOBS_FOLDER).glob("*/*")):
-        is_blob = _DIGEST.fullmatch(path.name) and path.name not in damaged
-        if is_blob and hashlib.sha256(path.read_bytes()).hexdigest() != path.name:
-            yield f"{path.name[:12]} of {path.parent.name} is incomplete: {path.stat().st_size} bytes"
+    for client, name in sorted(blob_names(location)):
+        if _DIGEST.fullmatch(name) and name not in damaged:
+            content = read_blob(location, client, name)
+            if hashlib.sha256(content).hexdigest() != name:
+                yield f"{name[:12]} of {client} is incomplete: {len(content)} bytes"
 
 
-def _publish_again(store: VersionStore, folder: Path, seen: State, interrupted: Step | None) -> Iterator[str]:
+def _publish_again(
+    store: VersionStore, location: StoreLocation, seen: State, interrupted: Step | None
+) -> Iterator[str]:
     """Repeat the interrupted step if it has a key, which must not make a second version; else publish a new one."""
     again = interrupted is not None and interrupted.kind == "keyed"
     step = interrupted if interrupted is not None and again else Step("publish", CLIENTS[0], EXTRA)
     client_state = seen.get(step.client, ClientState())
     made = [number for number, i in client_state.versions if again and i == step.i]
     expected = made[0] if made else client_state.latest + 1
-    number = perform(store, folder, step)
+    number = perform(store, location, step)
     if number != expected:
         yield f"{'repeated' if again else 'new'} {step.kind} {step.i} returned version {number}, not {expected}"
 
 
-def _uncollected(folder: Path, needed: set[tuple[str, str]]) -> Iterator[str]:
+def _uncollected(location: StoreLocation, needed: set[tuple[str, str]]) -> Iterator[str]:
     """Yield blobs that a collection without grace left and that are not needed, and needed ones that it removed."""
-    found = {path.relative_to(folder / BLOBS_FOLDER).parts for path in (folder / BLOBS_FOLDER).glob("*/*")}
+    found = blob_names(location)
     yield from (f"after a collection {'/'.join(parts)[:40]} remains" for parts in sorted(found - needed))
     yield from (f"after a collection {'/'.join(parts)[:40]} is gone" for parts in sorted(needed - found))

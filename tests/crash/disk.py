@@ -3,7 +3,7 @@
 This is the strictest reading of POSIX: syncing a file makes its content durable but not its name; syncing a folder
 makes its names durable but not the content of its files; unsynced changes may survive or not, each name and each half
 of a write separately, in any combination (see "All File Systems Are Not Created Equal", Pillai et al., OSDI 2014). A
-rename survives completely or not at all.
+rename within a folder survives completely or not at all; one into another folder is two changes.
 """
 
 from __future__ import annotations
@@ -82,13 +82,19 @@ def fingerprint(tree: Tree, events: int) -> bytes:
 
 
 class Disk:
-    """Tracks what is durable and what is not yet."""
+    """Tracks what is durable and what is not yet. At the beginning, all of `tree` is durable."""
 
-    def __init__(self) -> None:
+    def __init__(self, tree: Tree | None = None) -> None:
         self._names: dict[str, dict[str, int | str]] = {"": {}}
         self._content: dict[int, bytes] = {}
         self._now: dict[str, int] = {}
         self._unsynced: list[_Change] = []
+        for path, content in sorted((tree or {}).items()):
+            self.do(Call("mkdir" if content is None else "create", path))
+            if content is not None:
+                self.do(Call("write", path, content=content))
+        _apply(self._unsynced, self._names, self._content)
+        self._unsynced = []
 
     def do(self, call: Call) -> None:
         """Apply a call; a call on an unknown path changes nothing."""
@@ -102,10 +108,14 @@ class Disk:
             content = call.content if call.kind == "write" else None
             self._unsynced.append(_Change(node=self._now[call.path], at=call.at, content=content))
 
-    def possible_trees(self, generator: np.random.Generator) -> Iterator[Tree]:
-        """Yield what may remain after a power loss now; for many unsynced changes a random selection."""
-        for chosen in _choices(len(self._unsynced), generator):
-            yield self._after([change for change, there in zip(self._unsynced, chosen, strict=True) if there])
+    def possible_trees(self, generator: np.random.Generator, share: float = 1.0) -> Iterator[Tree]:
+        """Yield what may remain after a power loss now: what is durable, and what has any of the unsynced changes too.
+
+        Of many unsynced changes only a selection is tried. A `share` below 1 yields what is durable and a random share.
+        """
+        for number, chosen in enumerate(_choices(len(self._unsynced), generator)):
+            if number == 0 or share == 1.0 or generator.random() < share:
+                yield self._after([change for change, there in zip(self._unsynced, chosen, strict=True) if there])
 
     def _add(self, call: Call) -> None:
         folder, name = _split(call.path)
@@ -123,9 +133,13 @@ class Disk:
         node = self._now.pop(call.path, 0)
         if node == 0 and call.kind != "rmdir":
             return
+        target, added = _split(call.to)
         if call.kind == "rename":
             self._now[call.to] = node
-        self._unsynced.append(_Change(folder, removed=name, added=_split(call.to)[1], node=node))
+        if call.kind == "rename" and target != folder:
+            self._unsynced += [_Change(target, added=added, node=node), _Change(folder, removed=name)]
+        else:
+            self._unsynced.append(_Change(folder, removed=name, added=added, node=node))
 
     def _sync(self, path: str) -> None:
         mine = [
@@ -155,18 +169,20 @@ class Disk:
 
 
 def _apply(changes: Sequence[_Change], names: dict[str, dict[str, int | str]], content: dict[int, bytes]) -> None:
+    changed: dict[int, bytearray] = {}
     for change in changes:
         if change.added or change.removed:
             names[change.folder].pop(change.removed, None)
             if change.added:
                 names[change.folder][change.added] = change.node
         elif isinstance(change.node, int):
-            before = content[change.node]
+            file = changed.setdefault(change.node, bytearray(content[change.node]))
+            file.extend(bytes(max(0, change.at - len(file))))
             if change.content is None:
-                content[change.node] = before[: change.at].ljust(change.at, b"\0")
+                del file[change.at :]
             else:
-                end = change.at + len(change.content)
-                content[change.node] = before[: change.at].ljust(change.at, b"\0") + change.content + before[end:]
+                file[change.at : change.at + len(change.content)] = change.content
+    content.update((node, bytes(file)) for node, file in changed.items())
 
 
 def _choices(count: int, generator: np.random.Generator) -> Iterator[Sequence[bool]]:

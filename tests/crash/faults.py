@@ -18,13 +18,17 @@ from service.errors import UnknownClient
 from service.store import backup, maintenance
 from service.store.blobs import local as blobs_local
 from service.store.blobs.local import LocalBlobs
+from service.store.blobs.s3 import ObjectBlobs
 from service.store.catalog import publishing
 from service.store.catalog.catalog import Catalog
 from service.store.catalog.publishing import Publishing
 from service.store.catalog.sqlite import SqliteDatabase
-from service.store.ports import utc_now
+from service.store.ports import Blobs, utc_now
 from service.store.version_store import VersionStore
 from tests.crash.sync_faults import (
+    backup_folder_not_synced,
+    commit_not_on_the_server,
+    commit_not_synced,
     existing_blobs_not_synced,
     file_not_synced,
     folder_not_synced,
@@ -42,8 +46,9 @@ class Fault:
         description: what is wrong.
         apply: puts the fault into this process.
         kinds: a short run that shows it.
-        found_by: the part of the campaign that finds it: "calls", "traced" for kills within a commit, or "power" if a
-            kill alone loses nothing.
+        found_by: the part of the campaign that finds it: "calls"; "traced" for kills within a commit; "power" if a
+            kill alone loses nothing, and "files" if that is in SQLite's files; "shared" for kills of a process whose
+            store is in PostgreSQL and S3, and "stops" for stops of PostgreSQL.
     """
 
     description: str
@@ -61,11 +66,11 @@ def _replace(owner: Any, name: str, new: Any) -> None:
     setattr(owner, name, new)
 
 
-def row_before_blobs() -> None:
-    put = LocalBlobs.put
+def row_before_blobs(blobs: type[Blobs] = LocalBlobs) -> None:
+    put = blobs.put
     pending: list[Any] = []
 
-    def later(self: LocalBlobs, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
+    def later(self: Blobs, space: str, contents: Sequence[bytes]) -> tuple[str, ...]:
         pending.append((self, space, contents))
         return tuple(hashlib.sha256(content).hexdigest() for content in contents)
 
@@ -75,8 +80,12 @@ def row_before_blobs() -> None:
             put(*pending.pop())
         return made
 
-    _replace(LocalBlobs, "put", later)
+    _replace(blobs, "put", later)
     _replace(VersionStore, "publish", publish)
+
+
+def row_before_objects() -> None:
+    row_before_blobs(ObjectBlobs)
 
 
 def acknowledged_before_commit() -> None:
@@ -311,5 +320,14 @@ FAULTS: Final[dict[str, Fault]] = {
             "power",
         ),
         Fault("files are synced after they are renamed", renamed_before_synced, ("publish",), "power"),
+        Fault("commits of SQLite are not synced", commit_not_synced, ("publish", "keyed"), "files"),
+        Fault(
+            "the parent of a new backup's folder is not synced",
+            backup_folder_not_synced,
+            ("publish", "backup"),
+            "files",
+        ),
+        Fault("the row is committed before the objects are stored", row_before_objects, ("publish",), "shared"),
+        Fault("PostgreSQL acknowledges commits before they are on its disk", commit_not_on_the_server, (), "stops"),
     )
 }

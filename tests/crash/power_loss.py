@@ -1,7 +1,7 @@
 """Records one run of steps call by call, and checks every disk that a power loss during the run could leave.
 
-The recording covers the blobs. The catalog is taken as of the latest commit that had returned: SQLite guarantees that
-commits survive a power loss with ``synchronous=EXTRA``, which is not tested here.
+This recording covers the blobs. The catalog is taken as of the latest commit that had returned. The recordings of
+``recording.py`` cover SQLite's files too, but need strace.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import numpy as np
 
 from service.store.open_store import CATALOG_FILE
 from tests.crash.calls import watch
-from tests.crash.campaign import STORE, Findings, check_moments, process, temporary_folder
+from tests.crash.campaign import Findings, check_moments, process
 from tests.crash.checks import Event
 from tests.crash.disk import Call, Disk, Tree, fingerprint
 from tests.crash.run import Moment, Run, perform_run
+from tests.crash.stores import STORE, in_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,15 @@ class Committed:
     catalog: bytes
 
 
-Entry = Call | Event | Committed
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """What was on the disk, and what had been reported, when the recording began."""
+
+    tree: Tree
+    events: tuple[Event, ...]
+
+
+Entry = Call | Event | Committed | Durable
 
 
 class Recorder:
@@ -84,7 +93,7 @@ def _opened(handle: int) -> Path:
 
 def run_and_record(run: Run, pipe: Connection) -> None:
     """Run to the end and send the recording."""
-    recorder = Recorder(run.folder.parent)
+    recorder = Recorder(run.location.folder.parent)
     perform_run(run, recorder.entries.append, lambda: watch(recorder))
     pipe.send(recorder.entries)
     pipe.close()
@@ -93,19 +102,22 @@ def run_and_record(run: Run, pipe: Connection) -> None:
 def record_run(kinds: Sequence[str], *, fault: str | None = None) -> list[Entry]:
     """Return the recording of a run on a new store."""
     with (
-        temporary_folder() as root,
-        process(run_and_record, Run(root / STORE, {}, kinds=tuple(kinds), fault=fault)) as (_, pipe),
+        in_folder() as location,
+        process(run_and_record, Run(location, {}, kinds=tuple(kinds), fault=fault)) as (_, pipe),
     ):
         entries: list[Entry] = pipe.recv()
         return entries
 
 
-def simulate_power_loss(entries: Sequence[Entry], *, seed: int = 0) -> Findings:
-    """Lose power after every entry and check every different disk that may remain; stop at the first problem."""
-    return check_moments(_possible_disks(entries, np.random.default_rng(seed)))
+def simulate_power_loss(entries: Sequence[Entry], *, seed: int = 0, share: float = 1.0) -> Findings:
+    """Lose power after every entry and check every different disk that may remain; stop at the first problem.
+
+    With a `share` below 1, only that share of the disks is checked, a random selection.
+    """
+    return check_moments(_possible_disks(entries, np.random.default_rng(seed), share))
 
 
-def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator) -> Iterator[Moment]:
+def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator, share: float) -> Iterator[Moment]:
     """Yield every different disk with the events before it; first those at the moment of an event."""
     known: set[bytes] = set()
     for events_first in (True, False):
@@ -113,11 +125,15 @@ def _possible_disks(entries: Sequence[Entry], generator: np.random.Generator) ->
         for entry in entries:
             if isinstance(entry, Call):
                 disk.do(entry)
+            elif isinstance(entry, Durable):
+                disk, events = Disk(entry.tree), list(entry.events)
             elif isinstance(entry, Event):
                 events.append(entry)
             else:
                 catalog = entry.catalog
-            for outcome in disk.possible_trees(generator) if isinstance(entry, Event) or not events_first else ():
+            for outcome in (
+                disk.possible_trees(generator, share) if isinstance(entry, Event) or not events_first else ()
+            ):
                 tree = _with_catalog(outcome, catalog)
                 found = fingerprint(tree, len(events))
                 if found not in known:

@@ -12,21 +12,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
-from service.store.open_store import open_embedded
+from service.store.catalog import sqlite
+from service.store.open_store import StoreLocation, open_store
 from tests.crash.calls import watch
 from tests.crash.checks import Event
 from tests.crash.disk import Tree, fingerprint, read_tree
 from tests.crash.faults import apply_fault
 from tests.crash.model import State, Step, states_during
-from tests.crash.steps import CLIENTS, choose, draw, perform
+from tests.crash.steps import CLIENTS, IN_FOLDERS_ONLY, KINDS, choose, draw, perform
 
 Next = Callable[[State, int], Step | None]
 """Chooses the next step, given the state and the number of the step; None skips that number."""
+
+MARKS: Final = "marks"
+"""File beside the folder of a store: a traced process writes a byte to it at each event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +38,24 @@ class Run:
     """What a process does.
 
     Attributes:
-        folder: folder of its store.
+        location: of its store.
         state: the state of the store at the start.
         first: the number of its first step.
         kinds: the kinds of its steps, in order; if empty, steps are random and do not end.
         seed: seed of random steps.
         fault: name of a fault to apply first, see ``faults.py``.
         safe_steps: number of first steps in which it is not killed; None: it may be killed while it opens its store.
+        wal: use SQLite's write-ahead log instead of its rollback journal, whatever the version of SQLite.
     """
 
-    folder: Path
+    location: StoreLocation
     state: State
     first: int = 0
     kinds: tuple[str, ...] = ()
     seed: int = 0
     fault: str | None = None
     safe_steps: int | None = None
+    wal: bool = False
 
     def steps(self) -> Iterator[Next]:
         """Yield the function that chooses each step."""
@@ -57,7 +63,8 @@ class Run:
             yield from (lambda state, i, kind=kind: choose(kind, state, i, CLIENTS[0]) for kind in self.kinds)
             return
         generator = np.random.default_rng(self.seed)
-        yield from itertools.repeat(lambda state, i: draw(generator, state, i))
+        kinds = [kind for kind in KINDS if self.location.blobs_url is None or kind not in IN_FOLDERS_ONLY]
+        yield from itertools.repeat(lambda state, i: draw(generator, state, i, kinds))
 
 
 def perform_run(run: Run, report: Callable[[Event], Any], start: Callable[[], None] = lambda: None) -> None:
@@ -68,10 +75,12 @@ def perform_run(run: Run, report: Callable[[Event], Any], start: Callable[[], No
     torch.set_num_threads(1)
     if run.fault is not None:
         apply_fault(run.fault)
+    if run.wal:
+        sqlite.FIRST_VERSION_SAFE_WITH_WAL = (3,)  # type: ignore[misc]
     state = run.state
     if run.safe_steps is None:
         start()
-    with open_embedded(run.folder) as store:
+    with open_store(run.location) as store:
         for i, decide in enumerate(run.steps()):
             if i == run.safe_steps:
                 start()
@@ -80,7 +89,7 @@ def perform_run(run: Run, report: Callable[[Event], Any], start: Callable[[], No
                 continue
             report(Event(step))
             try:
-                result = perform(store, run.folder, step)
+                result = perform(store, run.location, step)
             except Exception as error:  # noqa: BLE001 - any failure must be reported
                 report(Event(step, failure=f"{type(error).__name__}: {error}"))
                 return
@@ -137,7 +146,7 @@ class CopyAtEachCall:
 def run_and_copy(run: Run, pipe: Connection) -> None:
     """Run to the end; send the number of writing calls, and what a kill at any of them would have left."""
     events: list[Event] = []
-    copier = CopyAtEachCall(run.folder.parent, events)
+    copier = CopyAtEachCall(run.location.folder.parent, events)
     perform_run(run, events.append, lambda: watch(copier))
     copier.copy()
     pipe.send((copier.calls, copier.moments))
@@ -152,4 +161,25 @@ def run_and_wait(run: Run, pipe: Connection) -> None:
         pipe.recv()
 
     perform_run(run, pipe.send, wait)
+    pipe.close()
+
+
+def run_and_mark(run: Run, pipe: Connection) -> None:
+    """Run with strace attached from where the safe steps end, and send all events; each writes a byte to `MARKS`.
+
+    Where the safe steps end, send the number of events so far and wait for a message.
+    """
+    events: list[Event] = []
+    with (run.location.folder.parent / MARKS).open("ab", buffering=0) as marks:
+
+        def report(event: Event) -> None:
+            events.append(event)
+            marks.write(b".")
+
+        def wait() -> None:
+            pipe.send(len(events))
+            pipe.recv()
+
+        perform_run(run, report, wait)
+    pipe.send(events)
     pipe.close()

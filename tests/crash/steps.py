@@ -9,9 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,10 +29,11 @@ from service.errors import (
     UnknownAlias,
     VersionCorrupt,
 )
-from service.store.open_store import BLOBS_FOLDER
+from service.store.open_store import BLOBS_FOLDER, StoreLocation
 from service.store.tensor_bytes import to_bytes
 from service.store.version_store import VersionStore, encode_sample
 from tests.crash.model import CANARY, ClientState, State, Step
+from tests.crash.stores import blob_names, read_blob, write_blob
 
 CLIENTS: Final = ("line-1", "line-2")
 KEEP_LAST: Final = 3
@@ -44,6 +44,8 @@ FIRST_UNIQUE: Final = 1_000_000
 UNFINISHED: Final = ".unfinished-"
 BACKUP_FOLDER: Final = "backup"
 """Folder of the backup, in that of the store."""
+IN_FOLDERS_ONLY: Final = frozenset({"unsynced_rename"})
+"""Kinds of steps for which the blobs must be files."""
 
 KINDS: Final = {
     "publish": 6,
@@ -98,11 +100,11 @@ def choose(kind: str, state: State, i: int, client: str) -> Step | None:
     return Step(kind, client, version=client_state.numbers()[-1])
 
 
-def draw(generator: np.random.Generator, state: State, i: int) -> Step:
-    """Return a random step that is possible in this state."""
-    chances = np.array(list(KINDS.values())) / sum(KINDS.values())
+def draw(generator: np.random.Generator, state: State, i: int, kinds: Collection[str] = KINDS) -> Step:
+    """Return a random step of one of the kinds that is possible in this state."""
+    frequencies = np.array([KINDS[kind] for kind in kinds])
     while True:
-        kind = str(generator.choice(list(KINDS), p=chances))
+        kind = str(generator.choice(list(kinds), p=frequencies / frequencies.sum()))
         client = CLIENTS[int(generator.random() < (0.9 if kind == "delete_client" else 0.3))]
         step = choose(kind, state, i, client)
         if step is not None:
@@ -126,9 +128,9 @@ def weights_digest(i: int) -> str:
     return hashlib.sha256(to_bytes(payload(i)[1], {"kind": "delta"})).hexdigest()
 
 
-def perform(store: VersionStore, folder: Path, step: Step) -> int:
-    """Perform the step on the store in `folder` and return its result."""
-    return _PERFORM[step.kind](store, folder, step)
+def perform(store: VersionStore, location: StoreLocation, step: Step) -> int:
+    """Perform the step on the store at `location` and return its result."""
+    return _PERFORM[step.kind](store, location, step)
 
 
 StoredBlobs = tuple[Sequence[str], str, int]
@@ -164,18 +166,18 @@ def _publish(store: VersionStore, step: Step, stored: StoredBlobs, client_create
     return store.publish(draft, (LIVE,), origin=Origin(client_created_at)).version.number
 
 
-def _publish_version(store: VersionStore, _folder: Path, step: Step) -> int:
+def _publish_version(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     return _publish(store, step, _store_blobs(store, step))
 
 
-def _publish_after_collection(store: VersionStore, _folder: Path, step: Step) -> int:
+def _publish_after_collection(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     """Collect between blobs and row: the new blobs must stay."""
     stored = _store_blobs(store, step)
     store.collect()
     return _publish(store, step, stored)
 
 
-def _publish_collected_blobs(store: VersionStore, _folder: Path, step: Step) -> int:
+def _publish_collected_blobs(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     """Collect without grace between blobs and row: the blobs go, so the publish must fail."""
     stored = _store_blobs(store, step)
     store.collect(grace_s=0.0)
@@ -185,7 +187,7 @@ def _publish_collected_blobs(store: VersionStore, _folder: Path, step: Step) -> 
         return 0
 
 
-def _publish_for_deleted_client(store: VersionStore, folder: Path, step: Step) -> int:
+def _publish_for_deleted_client(store: VersionStore, location: StoreLocation, step: Step) -> int:
     """Delete the client between blobs and row, as beside an adaptation. Return the number of blobs that remain."""
     created_at = store.catalog.created_at(step.client)
     stored = _store_blobs(store, step)
@@ -195,24 +197,25 @@ def _publish_for_deleted_client(store: VersionStore, folder: Path, step: Step) -
         _publish(store, step, again, created_at)
     except ClientDeleted:
         store.discard(step.client, {*stored[0], stored[1]})
-    return sum(1 for _ in (folder / BLOBS_FOLDER).glob(f"{step.client}/*"))
+    return sum(client == step.client for client, _ in blob_names(location))
 
 
-def _back_up(store: VersionStore, folder: Path, _step: Step) -> int:
+def _back_up(store: VersionStore, location: StoreLocation, _step: Step) -> int:
     """Return the number of versions in the backup."""
-    return store.back_up(folder / BACKUP_FOLDER, replace=True).versions
+    return store.back_up(location.folder / BACKUP_FOLDER, replace=True).versions
 
 
-def _abandon_write(store: VersionStore, folder: Path, step: Step) -> int:
-    """Leave what a kill between blobs and row leaves, and what a kill within a blob leaves."""
+def _abandon_write(store: VersionStore, location: StoreLocation, step: Step) -> int:
+    """Leave what a kill between blobs and row leaves, and what a kill within a blob leaves; objects are never half."""
     _store_blobs(store, step)
-    (folder / BLOBS_FOLDER / step.client / f"{UNFINISHED}interrupted").write_bytes(b"half")
+    if location.blobs_url is None:
+        write_blob(location, step.client, f"{UNFINISHED}interrupted", b"half")
     return 0
 
 
-def _rename_without_sync(_store: VersionStore, folder: Path, step: Step) -> int:
+def _rename_without_sync(_store: VersionStore, location: StoreLocation, step: Step) -> int:
     """Leave blobs that were renamed without a sync of their folder; the next publish needs them."""
-    space = folder / BLOBS_FOLDER / step.client
+    space = location.folder / BLOBS_FOLDER / step.client
     images, weights = payload(step.i + 1)
     for content in (*(to_bytes({"image": image}) for image in images), to_bytes(weights, {"kind": "delta"})):
         handle = os.open(space / f"{UNFINISHED}renamed", os.O_CREAT | os.O_WRONLY, 0o600)
@@ -224,13 +227,12 @@ def _rename_without_sync(_store: VersionStore, folder: Path, step: Step) -> int:
     return 0
 
 
-def _repair_damaged_blob(store: VersionStore, folder: Path, step: Step) -> int:
+def _repair_damaged_blob(store: VersionStore, location: StoreLocation, step: Step) -> int:
     """Damage a blob on the disk: reading must fail, and storing the same content again must repair it."""
     _, digest, _ = _store_blobs(store, step)
-    blob = folder / BLOBS_FOLDER / step.client / digest
-    content = bytearray(blob.read_bytes())
+    content = bytearray(read_blob(location, step.client, digest))
     content[-1] ^= 1
-    blob.write_bytes(content)
+    write_blob(location, step.client, digest, bytes(content))
     try:
         store.weights(step.client, digest)
     except VersionCorrupt:
@@ -238,7 +240,7 @@ def _repair_damaged_blob(store: VersionStore, folder: Path, step: Step) -> int:
     return -1
 
 
-def _read_live_version(store: VersionStore, _folder: Path, step: Step) -> int:
+def _read_live_version(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     (served,) = store.served([(step.client, LIVE)])
     if isinstance(served, AnoleError):
         raise served
@@ -248,12 +250,12 @@ def _read_live_version(store: VersionStore, _folder: Path, step: Step) -> int:
     return version.number if all(torch.equal(found[name], expected[name]) for name in expected) else -1
 
 
-def _move_alias(store: VersionStore, _folder: Path, step: Step) -> int:
+def _move_alias(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     expected = _revision(store, step.client, CANARY)
     return store.catalog.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
 
 
-def _move_alias_from_stale_revision(store: VersionStore, _folder: Path, step: Step) -> int:
+def _move_alias_from_stale_revision(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     try:
         expected = _revision(store, step.client, CANARY) + 1
         return store.catalog.move_alias(step.client, CANARY, step.version, expected_revision=expected).revision
@@ -261,30 +263,30 @@ def _move_alias_from_stale_revision(store: VersionStore, _folder: Path, step: St
         return 0
 
 
-def _roll_back(store: VersionStore, _folder: Path, step: Step) -> int:
+def _roll_back(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     try:
         return store.catalog.roll_back(step.client, LIVE).version
     except NothingToRollBackTo:
         return 0
 
 
-def _delete_version(store: VersionStore, _folder: Path, step: Step) -> int:
+def _delete_version(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     store.delete_version(step.client, step.version)
     return 0
 
 
-def _update_settings(store: VersionStore, _folder: Path, step: Step) -> int:
+def _update_settings(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     store.update_settings(step.client, ClientSettings(keep_last=step.version or None))
     return 0
 
 
-def _collect(store: VersionStore, folder: Path, _step: Step) -> int:
+def _collect(store: VersionStore, location: StoreLocation, _step: Step) -> int:
     """Return the number of leftovers after the collection."""
     store.collect(grace_s=0.0)
-    return sum(1 for _ in (folder / BLOBS_FOLDER).glob(f"*/{UNFINISHED}*"))
+    return sum(name.startswith(UNFINISHED) for _, name in blob_names(location))
 
 
-def _delete_client(store: VersionStore, _folder: Path, step: Step) -> int:
+def _delete_client(store: VersionStore, _location: StoreLocation, step: Step) -> int:
     store.delete_client(step.client)
     return 0
 
@@ -296,7 +298,7 @@ def _revision(store: VersionStore, client: str, alias: str) -> int:
         return 0
 
 
-_PERFORM: Final[dict[str, Callable[[VersionStore, Path, Step], int]]] = {
+_PERFORM: Final[dict[str, Callable[[VersionStore, StoreLocation, Step], int]]] = {
     "publish": _publish_version,
     "keyed": _publish_version,
     "collect_between": _publish_after_collection,

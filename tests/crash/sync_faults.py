@@ -1,4 +1,4 @@
-"""Faults in what is synced and when. Power losses show them, kills do not; see ``faults.py``."""
+"""Faults in what is synced and when. Power losses show them, kills of a process do not; see ``faults.py``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.atomic_files import sync, write_temporary
-from service.store import open_store
+from models.atomic_files import create_folder, sync, write_temporary
+from service.store import backup, open_store
 from service.store.blobs import local as blobs_local
 from service.store.blobs.local import LocalBlobs
+from service.store.catalog.postgres import PostgresDatabase
+from service.store.catalog.sqlite import SqliteDatabase
 
 
 def _replace(owner: Any, name: str, new: Any) -> None:
@@ -34,7 +36,7 @@ def new_space_not_synced() -> None:
 
 
 def store_folder_not_synced() -> None:
-    _replace(open_store, "sync_to_disk", lambda _folder: None)
+    _replace(open_store, "create_folder", lambda folder, **_: create_folder(folder, durable=False))
 
 
 def renamed_before_synced() -> None:
@@ -57,3 +59,27 @@ def existing_blobs_not_synced() -> None:
         return put(self, space, contents) if self.missing(space, digests) else tuple(digests)
 
     _replace(LocalBlobs, "put", skip_existing)
+
+
+def commit_not_synced() -> None:
+    prepare = SqliteDatabase._prepare
+
+    def without_sync(self: SqliteDatabase, connection: Any, record: Any) -> None:
+        prepare(self, connection, record)
+        connection.execute("PRAGMA synchronous=OFF")
+
+    _replace(SqliteDatabase, "_prepare", without_sync)
+
+
+def backup_folder_not_synced() -> None:
+    _replace(backup, "create_folder", lambda folder: create_folder(folder, durable=False))
+
+
+def commit_not_on_the_server() -> None:
+    prepare = PostgresDatabase._prepare
+
+    def asynchronous(self: PostgresDatabase, connection: Any, record: Any) -> None:
+        self._sync = False
+        prepare(self, connection, record)
+
+    _replace(PostgresDatabase, "_prepare", asynchronous)

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from tests.crash import run as runs
-from tests.crash.campaign import KILLED, Findings, process, received, temporary_folder
+from tests.crash.campaign import KILLED, Findings, process, received
 from tests.crash.checks import Event, check_store
 from tests.crash.run import Run
+from tests.crash.stores import in_folder
 
 SYSTEM_CALLS: Final = (
     "pwrite64", "write", "fsync", "fdatasync", "ftruncate", "rename", "unlink", "mkdir", "rmdir", "utimensat", "openat",
@@ -32,13 +33,16 @@ class StraceUnavailable(Exception):
 
 
 @contextmanager
-def _killed_at_call(pid: int, call: str, number: int) -> Iterator[None]:
-    """Within the context, strace kills the process when it enters that call for the n-th time."""
+def attached(pid: int, *options: str) -> Iterator[None]:
+    """Within the context, strace traces the process and its threads with these options, until the process ends.
+
+    Raises:
+        StraceUnavailable: strace is not installed, or may not attach.
+    """
     strace = shutil.which("strace")
     if strace is None:
         raise StraceUnavailable("install the system package strace")
-    inject = f"inject={call}:signal=KILL:when={number}"
-    command = [strace, "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject, "-p", str(pid)]
+    command = [strace, "-f", *options, "-p", str(pid)]
     with subprocess.Popen(command, text=True, stderr=subprocess.PIPE) as tracer:
         stderr: Any = tracer.stderr
         line = stderr.readline()
@@ -53,7 +57,8 @@ def _run_killed_at(run: Run, call: str, number: int) -> tuple[bool, list[Event]]
         events: list[Event] = []
         while (event := pipe.recv()) is not None:
             events.append(event)
-        with _killed_at_call(running.pid, call, number):
+        inject = f"inject={call}:signal=KILL:when={number}"
+        with attached(running.pid, "-o", "/dev/null", "-e", f"trace={call}", "-e", inject):
             pipe.send(None)
             events += received(pipe)
             running.join()
@@ -75,10 +80,10 @@ def kill_at_every_system_call(
         number, killed = 0, True
         while killed:
             number += 1
-            with temporary_folder() as folder:
-                run = Run(folder / "store", {}, kinds=tuple(kinds), safe_steps=len(kinds) - 1, fault=fault)
+            with in_folder() as location:
+                run = Run(location, {}, kinds=tuple(kinds), safe_steps=len(kinds) - 1, fault=fault)
                 killed, events = _run_killed_at(run, call, number)
-                problems = check_store(run.folder, {}, events).problems
+                problems = check_store(location, {}, events).problems
             kills += killed
             acknowledged += sum(event.result is not None for event in events)
             if problems:

@@ -13,9 +13,10 @@ import pytest
 
 from service.edge.installed import Installed, InstalledReleases
 from tests.crash.calls import watch
-from tests.crash.campaign import process, temporary_folder
+from tests.crash.campaign import process
 from tests.crash.disk import Call, Disk, Tree, write_tree
 from tests.crash.power_loss import Recorder
+from tests.crash.stores import temporary_folder
 
 CONTENTS = (b"start " * 20, b"release one " * 20, b"release two " * 20)
 START, FIRST, SECOND = (hashlib.sha256(content).hexdigest() for content in CONTENTS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from service.store.open_store import StoreLocation
 from tests.crash.campaign import kill_at_every_call, kill_at_random
 from tests.crash.checks import Event, check_store
 from tests.crash.faults import FAULTS
@@ -58,26 +59,26 @@ def test_a_seeded_fault_is_found_by_killing_at_every_write(name: str) -> None:
 
 def test_a_run_without_kills_matches_the_model_for_every_kind_of_step(tmp_path: Path) -> None:
     events: list[Event] = []
-    perform_run(Run(tmp_path, {}, kinds=EVERY_KIND), events.append)
+    perform_run(Run(StoreLocation(tmp_path), {}, kinds=EVERY_KIND), events.append)
     assert {event.step.kind for event in events} == set(KINDS) == set(EVERY_KIND)
-    assert check_store(tmp_path, {}, events).problems == ()
+    assert check_store(StoreLocation(tmp_path), {}, events).problems == ()
 
 
 def test_the_check_reports_results_that_did_not_happen(tmp_path: Path) -> None:
     events: list[Event] = []
-    perform_run(Run(tmp_path, {}, kinds=("publish", "publish")), events.append)
+    perform_run(Run(StoreLocation(tmp_path), {}, kinds=("publish", "publish")), events.append)
     again = choose("publish", {}, 2, CLIENTS[0])
     assert again is not None
-    assert check_store(tmp_path, {}, [*events, Event(again, 3)]).problems
+    assert check_store(StoreLocation(tmp_path), {}, [*events, Event(again, 3)]).problems
 
 
 def test_an_interrupted_step_happened_completely_or_not_at_all(tmp_path: Path) -> None:
     events: list[Event] = []
-    perform_run(Run(tmp_path, {}, kinds=("publish", "publish")), events.append)
+    perform_run(Run(StoreLocation(tmp_path), {}, kinds=("publish", "publish")), events.append)
     interrupted = events[:-1]
     assert interrupted[-1].result is None
-    assert check_store(tmp_path, {}, interrupted).problems == ()
-    assert check_store(tmp_path, {}, events[:2]).problems != ()
+    assert check_store(StoreLocation(tmp_path), {}, interrupted).problems == ()
+    assert check_store(StoreLocation(tmp_path), {}, events[:2]).problems != ()
 
 
 def test_the_model_accepts_the_right_version_number_only() -> None:
