@@ -43,7 +43,7 @@ def test_a_power_loss_within_a_commit_of_sqlite_or_a_backup_loses_nothing_acknow
     entries = recorded(("publish", kind), wal=wal)
     written = {entry.path for entry in entries if isinstance(entry, Call)}
     assert any(path.endswith("-wal" if wal else "-journal") for path in written)
-    found = simulate_power_loss(entries, share=0.003)
+    found = simulate_power_loss(entries, share=0.002)
     assert found.problems == ()
     assert found.kills > 5
 
