@@ -15,7 +15,9 @@ from tests.generated import striped
 from tests.in_process import Web
 from tests.mutations import FORM, FormCase, damaged_form, encode_form, valid_forms
 
-ALLOWED = {200, 201, 400, 404, 409, 413, 415, 422}
+ALLOWED = {200, 201, 400, 404, 409, 413, 415, 422, 503}
+BUSY_SHARE = 0.01
+"""At most this share of the responses may be 503: where the machine is busy, a form can exceed its time limit."""
 GROWTH_MIB = 64.0
 
 
@@ -74,5 +76,6 @@ def test_every_damaged_form_gets_a_response_and_leaks_no_memory(web: Web, print_
         f"{counts.total():,} damaged forms: {dict(sorted(counts.items()))}; the process grew by {grown_mib:.1f} MiB"
     )
     assert len(counts) >= 4
+    assert counts[503] <= BUSY_SHARE * counts.total()
     assert grown_mib < GROWTH_MIB
     assert "anole_decoder_processes_lost_total 0.0" in web("GET", "/metrics").text
