@@ -105,11 +105,10 @@ def kill_at_random(kills: int, *, seed: int, new_store: NewStore = in_folder, fa
 
 def kill_at_every_call(kinds: Sequence[str], *, safe_steps: int | None = None, fault: str | None = None) -> Findings:
     """Check what a kill before each writing call of a process leaves, in a random order; stop at the first problem."""
-    with (
-        in_folder() as location,
-        process(runs.run_and_copy, Run(location, {}, kinds=kinds, fault=fault, safe_steps=safe_steps)) as (_, pipe),
-    ):
-        calls, moments = pipe.recv()
+    with in_folder() as location:
+        run = Run(location, {}, kinds=tuple(kinds), fault=fault, safe_steps=safe_steps)
+        with process(runs.run_and_copy, run) as (_, pipe):
+            calls, moments = pipe.recv()
     order = np.random.default_rng(0).permutation(len(moments))
     found = check_moments(moments[index] for index in order)
     return found if found.problems else replace(found, kills=calls)

@@ -76,7 +76,7 @@ def perform_run(run: Run, report: Callable[[Event], Any], start: Callable[[], No
     if run.fault is not None:
         apply_fault(run.fault)
     if run.wal:
-        sqlite.FIRST_VERSION_SAFE_WITH_WAL = (3,)  # type: ignore[misc]
+        sqlite.FIRST_VERSION_SAFE_WITH_WAL = (3, 0, 0)  # type: ignore[misc]
     state = run.state
     if run.safe_steps is None:
         start()
