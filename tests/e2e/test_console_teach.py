@@ -14,9 +14,11 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from service.client import Client
 from tests.e2e.browsing import (
+    adapt,
     choose,
     class_card,
     drop,
+    files,
     name_classes,
     needs_browser,
     opened_page,
@@ -27,6 +29,11 @@ from tests.generated import striped
 
 pytestmark = [needs_browser, pytest.mark.slow]
 
+LOST = {
+    "job": "lost",
+    "state": "failed",
+    "problem": {"code": "worker_lost", "title": "Worker lost", "detail": "the worker ended", "status": 503},
+}
 NOT_LOADED = "Failed to load resource"
 DROP_AND_LEAVE = """(target, [content, address]) => {
     const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
@@ -152,6 +159,37 @@ def test_a_zip_with_faults_names_what_it_leaves_out_and_stays_with_its_client(
         expect(page.get_by_text("3 files were left out")).to_be_visible()
         for left_out in ("b/coarse/secret.png (encrypted)", "b/coarse/bomb.png (damaged)", "notes.txt (not a picture)"):
             expect(page.get_by_text(f"parts.zip/a/{left_out}")).to_be_visible()
+
+
+def test_trying_again_after_a_lost_answer_makes_no_second_version(browser: Browser, url: str) -> None:
+    keys: list[str] = []
+
+    def remember(route: Route) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        route.continue_()
+
+    def lose(route: Route) -> None:
+        route.fulfill(body=f"event: failed\ndata: {json.dumps(LOST)}\n\n", content_type="text/event-stream")
+
+    with opened_page(browser) as page, Client(url) as anole:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "lost", "fine", "coarse")
+        choose(page, "fine", FINE)
+        choose(page, "coarse", COARSE)
+        page.route("**/adapt", remember)
+        page.route("**/jobs/*/events", lose)
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        again = page.get_by_role("button", name="Try again")
+        expect(again).to_be_visible()
+        page.unroute("**/jobs/*/events")
+        again.click()
+        expect(page.get_by_role("region", name="Result: version 1")).to_be_visible()
+        assert len(anole.versions("lost")) == 1
+        assert len(set(keys)) == 1 < len(keys)
+        page.get_by_label("Choose pictures for fine", exact=True).set_input_files(files(striped(2, 4, seed=3), "new"))
+        expect(class_card(page, "fine")).to_contain_text("2 new, 8 known")
+        adapt(page, version=2)
+        assert len(set(keys)) == 2
 
 
 def test_pictures_taken_out_after_their_part_had_arrived_are_not_kept(browser: Browser, url: str) -> None:

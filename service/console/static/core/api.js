@@ -115,13 +115,14 @@ export const wait = (seconds, signal) =>
     signal?.addEventListener("abort", () => failed(signal.reason), { once: true });
   });
 
-/** Send again while the service says that it is busy, at most three times. */
+/** Send again while the service says that it is busy, or still at work on the same request, at most three times. */
 export async function patiently(request, onWait = () => {}, signal = undefined) {
   for (let attempt = 0; ; attempt += 1) {
     try {
       return await request();
     } catch (error) {
-      const busy = error instanceof Problem && (error.status === 503 || error.status === 429);
+      const waits = error.status === 503 || error.status === 429 || error.code === "idempotency_in_flight";
+      const busy = error instanceof Problem && waits;
       if (!busy || attempt === 3) throw error;
       const seconds = Math.min(10, error.retryAfter || 2);
       onWait(seconds);

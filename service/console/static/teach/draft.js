@@ -69,6 +69,7 @@ export class Draft {
     this.nameNext = 0; // id of a class that was added to be named next
     /** @type {Arrived | null} */
     this.arrived = null;
+    this.keys = new Map(); // Idempotency-Key of each request that has not succeeded yet
   }
 
   /** Read the classes and pictures that the client has. */

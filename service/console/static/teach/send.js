@@ -65,7 +65,8 @@ export async function adapt(draft) {
         form.append("labels", label);
         if (takesText(draft.start)) form.append("texts", note);
       }
-      made = await run(draft, "adapt", { method: "POST", body: form }, stop, { part: index + 1, parts: requests.length });
+      const what = { client: name, mode: form.get("mode"), publish: form.get("publish"), samples: samples.map(({ id, label, note }) => [id, label, note]) };
+      made = await run(draft, "adapt", { what, method: "POST", body: form }, stop, { part: index + 1, parts: requests.length });
       const before = (index || mode === "extend") && draft.arrived?.client === name ? draft.arrived : null;
       const ids = [...(before?.ids ?? []), ...samples.map(({ id }) => id)];
       draft.arrived = last ? null : { client: name, first: before?.first ?? made.version, last: made.version, ids };
@@ -89,10 +90,12 @@ export const nameTaken = (draft) => !draft.client && Boolean(clients.value?.some
 
 /**
  * Another tablet may have made a client of this name since the page read the clients. A name that was taken before has
- * been shown as taken.
+ * been shown as taken, and a request of this page whose answer was lost may have made the client.
  */
 async function checkStillNew(draft) {
-  if (nameTaken(draft) || draft.arrived?.client === draft.name.value) return;
+  const name = draft.name.value;
+  const sentBefore = [...draft.keys.keys()].some((sent) => JSON.parse(sent)[1].client === name);
+  if (nameTaken(draft) || draft.arrived?.client === name || sentBefore) return;
   await readClients();
   if (nameTaken(draft)) throw new Problem("name_taken", "", "");
 }
@@ -115,7 +118,7 @@ async function startMode(draft, name, stop) {
   const relabel = Object.fromEntries(changed.map(({ digest }) => [digest, before.get(digest)]));
   if (remove.length || changed.length) {
     const json = { relabel, remove, publish: "never" };
-    await run(draft, `clients/${part(name)}/corrections`, { method: "POST", json }, stop, { part: 1, parts: 1 });
+    await sendCorrections(draft, name, json, stop);
   }
   draft.arrived = null;
   return draft.mode.value;
@@ -131,7 +134,7 @@ export async function correct(draft, client, corrections) {
   const stop = begin(draft);
   try {
     const json = { ...corrections, publish: "auto" };
-    const made = await run(draft, `clients/${part(client)}/corrections`, { method: "POST", json }, stop, { part: 1, parts: 1 });
+    const made = await sendCorrections(draft, client, json, stop);
     draft.result.value = { ...made, details: await readVersion(client, made.version) };
     await settle(draft);
     return true;
@@ -141,6 +144,10 @@ export async function correct(draft, client, corrections) {
   } finally {
     draft.progress.value = null;
   }
+}
+
+function sendCorrections(draft, client, json, stop) {
+  return run(draft, `clients/${part(client)}/corrections`, { what: json, method: "POST", json }, stop, { part: 1, parts: 1 });
 }
 
 function begin(draft) {
@@ -175,16 +182,28 @@ const isOpen = (draft) => route.value.view === "teach" && draftOf() === draft;
 /** Say how an adaptation ended to someone who looks at something else by now. */
 const tell = (draft, text) => say(text, { text: t("teachit.open"), run: () => go("teach", draft.client) });
 
-/** Send one adaptation as a job and follow it to its end. */
-async function run(draft, path, options, stop, counts) {
+/**
+ * Send one adaptation as a job and follow it to its end. The same request has the same Idempotency-Key until it succeeds:
+ * if its answer was lost, trying again makes no second version.
+ * @param {import("./draft.js").Draft} draft
+ * @param {string} path
+ * @param {RequestInit & {what: unknown, json?: unknown}} options `what` is all that makes the request another one
+ * @param {AbortController} stop
+ * @param {{part: number, parts: number}} counts
+ */
+async function run(draft, path, { what, ...options }, stop, counts) {
   const show = (values) => {
     draft.progress.value = { ...draft.progress.value, ...counts, ...values };
   };
   show({ stage: "send", away: false });
-  const headers = { Prefer: "respond-async", "Idempotency-Key": randomKey() };
+  const sent = JSON.stringify([path, what]);
+  if (!draft.keys.has(sent)) draft.keys.set(sent, randomKey());
+  const headers = { Prefer: "respond-async", "Idempotency-Key": draft.keys.get(sent) };
   const request = () => call(path, { ...options, headers, signal: stop.signal });
   const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }), stop.signal);
-  return follow(answer, show, stop.signal);
+  const made = await follow(answer, show, stop.signal);
+  draft.keys.delete(sent);
+  return made;
 }
 
 /** A key that makes a repetition harmless. `crypto.randomUUID` is missing on pages over plain HTTP. */
