@@ -119,9 +119,9 @@ class Exports:
             ParityTooLow, and the error that `control` is stopped with.
         """
         formats.require(command.format)
-        if command.format == "torch" and command.precision != "float32":
+        if command.precision != "float32" and command.format != "onnx":
             raise ExportUnsupported(
-                f"the format torch has no precision {command.precision}; allowed: float32, or another format"
+                f"the format {command.format} has no {command.precision}; allowed: float32, or the format onnx"
             )
         validate_client_name(command.client)
         return self._queue.submit(command.client, partial(self.run, command, control), control)

@@ -120,11 +120,6 @@ def test_files_of_other_formats_give_what_the_service_gives_and_can_be_imported(
     assert predicted(web, f"from-{file_format}", image) == predicted(web, "line", image)
 
 
-def test_a_program_of_torch_has_no_integers(web: Web) -> None:
-    response = web("GET", "/clients/line/versions/1/export?format=torch&precision=int8")
-    assert (response.status_code, response.json()["code"]) == (422, "export_unsupported")
-
-
 def test_an_imported_version_is_held_and_predicts_as_the_exported_one(web: Web, exported: bytes) -> None:
     response = web("POST", "/clients/copy/versions", content=exported, headers=ONNX)
     assert response.status_code == 201, response.text
@@ -229,6 +224,8 @@ def test_files_that_do_not_describe_a_version_are_rejected(web: Web, exported: b
     ("path", "expected"),
     [
         ("/clients/line/versions/1/export?precision=int8", (422, "export_unsupported")),
+        ("/clients/line/versions/1/export?format=torch&precision=int8", (422, "export_unsupported")),
+        ("/clients/line/versions/1/export?format=openvino&precision=int8", (422, "export_unsupported")),
         ("/clients/line/versions/1/export?format=tflite", (422, "parameter_invalid")),
         ("/clients/line/versions/1/export?name=x", (422, "field_unknown")),
         ("/clients/line/versions/9/export", (404, "unknown_version")),

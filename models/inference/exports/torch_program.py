@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from models.weights import Weights
 _CHECKPOINT, _FOLDED, _PROGRAM = "checkpoint.safetensors", "folded.safetensors", "version.pt2"
 _RECIPROCAL_UNIT: Final = 2**24
 _LARGEST_SIDE: Final = 30_000
+_LONGEST_S: Final = 600.0
 _EXAMPLE: Final = (301, 407)
 
 
@@ -63,13 +65,23 @@ def export_apart(
         )
         options = {"factory": checkpoint.net_config.factory, "unknown_threshold": unknown_threshold, "batch": batch}
         command = [sys.executable, "-m", "models.inference.exports.torch_program", folder, json.dumps(options)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - its own module
-        if ended.returncode != 0:
-            reason = (ended.stderr.strip().splitlines() or ["no reason"])[-1]
+        reason = _run(command)
+        if reason is not None:
             raise ExportUnsupported(
                 f"torch cannot export the model {checkpoint.name!r} ({reason[:200]}); export it in another format"
             )
         return (Path(folder) / _PROGRAM).read_bytes()
+
+
+def _run(command: Sequence[str]) -> str | None:
+    """Run a command. Return None if it succeeds, and why it fails otherwise."""
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LONGEST_S)  # noqa: S603 - its own
+    except subprocess.TimeoutExpired:
+        return f"it took longer than {_LONGEST_S:g} s"
+    except subprocess.CalledProcessError as error:
+        return (error.stderr.strip().splitlines() or [f"the process ended with {error.returncode}"])[-1]
+    return None
 
 
 def export_program(version: ExportedNet, *, batch: bool = False) -> bytes:

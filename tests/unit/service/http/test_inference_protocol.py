@@ -6,6 +6,7 @@ import base64
 import json
 import struct
 import threading
+import zlib
 from typing import Any
 
 import httpx
@@ -46,6 +47,15 @@ def test_the_server_describes_itself(web: Web) -> None:
     assert (described["name"], described["extensions"]) == ("anole", ["binary_tensor_data"])
     assert web("GET", "/v2/health/live").json() == {"live": True}
     assert web("GET", "/v2/health/ready").json() == {"ready": True}
+
+
+@pytest.mark.parametrize("shape", [(1, 200_000), (200_000, 1)])
+def test_pixels_of_any_shape_are_rows_of_a_png(shape: tuple[int, int]) -> None:
+    height, width = shape
+    content = png(bytes(3 * height * width), height, width)
+    assert struct.unpack(">II", content[16:24]) == (width, height)
+    rows = zlib.decompress(content[41 : content.index(b"IEND") - 8])
+    assert rows == bytes(height * (1 + 3 * width))
 
 
 def test_a_server_that_drains_is_not_ready(web: Web) -> None:
