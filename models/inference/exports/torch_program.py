@@ -80,7 +80,8 @@ def _run(command: Sequence[str]) -> str | None:
     except subprocess.TimeoutExpired:
         return f"it took longer than {_LONGEST_S:g} s"
     except subprocess.CalledProcessError as error:
-        return (error.stderr.strip().splitlines() or [f"the process ended with {error.returncode}"])[-1]
+        lines: list[str] = error.stderr.strip().splitlines()
+        return lines[-1] if lines else f"the process ended with {error.returncode}"
     return None
 
 
