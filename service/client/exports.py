@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Final
+
+import httpx
 
 from service.client.request import Request
 from service.client.requests import client
 from service.http.schemas.resources import AdaptResponse
+
+TIMEOUT: Final = httpx.Timeout(300.0, connect=5.0)
+"""In seconds. An export may take minutes on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,8 @@ class ExportOptions:
 def export(name: str, version: int, options: ExportOptions) -> Request[bytes]:
     """GET /clients/{client}/versions/{version}/export."""
     params = {**asdict(options), "batch": "true" if options.batch else "false"}
-    return Request("GET", f"{client(name).path}/versions/{version}/export", bytes, {"params": params})
+    arguments = {"params": params, "timeout": TIMEOUT}
+    return Request("GET", f"{client(name).path}/versions/{version}/export", bytes, arguments)
 
 
 def import_version(name: str, content: bytes, publish: str | None) -> Request[AdaptResponse]:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 
@@ -287,10 +286,16 @@ def png(pixels: bytes, height: int, width: int) -> bytes:
         height: rows.
         width: columns.
     """
-    rows = np.zeros((height, 1 + width * _CHANNELS), np.uint8)  # a byte in front of each row says that it is unfiltered
-    rows[:, 1:] = np.frombuffer(pixels, np.uint8).reshape(height, -1)
+    row = width * _CHANNELS
+    rows = bytearray(height * (1 + row))  # a byte in front of each row says that it is unfiltered
+    if height < row:
+        for y in range(height):
+            rows[y * (1 + row) + 1 : (y + 1) * (1 + row)] = pixels[y * row : (y + 1) * row]
+    else:  # an image of millions of rows has a few columns
+        for x in range(row):
+            rows[1 + x :: 1 + row] = pixels[x::row]
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bits, RGB
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes(), 0)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows, 0)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks

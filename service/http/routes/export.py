@@ -38,6 +38,8 @@ from service.usecases.import_version import ImportCommand
 router = APIRouter(tags=["versions"])
 
 _ONNX: Final = "application/octet-stream"
+_EXPORT_TIMES: Final = 4
+"""How many times longer than an adaptation an export may take: it compiles and compares a whole net."""
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -93,10 +95,11 @@ async def export_version(
     service on samples of the version and on generated images. Its metadata contain the result, class names and digests.
     """
     command = ExportCommand(client, version, options.format, options.precision, options.batch)
-    control = JobControl(context.settings.adapt_s)
+    limit_s = _EXPORT_TIMES * context.settings.adapt_s
+    control = JobControl(limit_s)
     try:
         work = await to_thread.run_sync(context.services.exports.submit, command, control)
-        exported = await wait_for(request, work, context.settings.adapt_s, setting="ANOLE_ADAPT_S")
+        exported = await wait_for(request, work, limit_s, setting=f"{_EXPORT_TIMES} x ANOLE_ADAPT_S")
     finally:
         control.stop(ClientDisconnect())
     digest = hashlib.sha256(exported.content)
