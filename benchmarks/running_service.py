@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ STOP_TIMEOUT_S: Final = 30.0
 
 _COMMAND: Final = Path(sys.executable).with_name("anole")
 _LOG_LINES_SHOWN: Final = 20
+_POLL_S: Final = 0.2
 
 
 class ServiceNotStarted(AnoleError):
@@ -132,10 +134,12 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def _wait_until_ready(url: str) -> None:
-    """The port is open, so one request is enough: it is answered when the service is ready."""
-    answer = httpx.get(f"{url}/readyz", timeout=START_TIMEOUT_S)
-    if answer.status_code != httpx.codes.OK:
-        raise ServiceNotStarted(f"{url}/readyz answered {answer.status_code}: {answer.text}")
+    """The port is open, so the first answer comes when the service has started; its decoders may need a moment more."""
+    until = time.monotonic() + START_TIMEOUT_S
+    while (answer := httpx.get(f"{url}/readyz", timeout=START_TIMEOUT_S)).status_code != httpx.codes.OK:
+        if time.monotonic() > until:
+            raise ServiceNotStarted(f"{url}/readyz answered {answer.status_code}: {answer.text}")
+        threading.Event().wait(_POLL_S)
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
