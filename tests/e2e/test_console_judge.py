@@ -223,5 +223,6 @@ def test_a_camera_that_is_unplugged_is_said_and_clearing_leaves_other_clients_pi
         page.evaluate(UNPLUG)
         expect(live.get_by_role("alert")).to_contain_text("The camera is gone")
         expect(live.get_by_text("Waiting for the first picture")).to_be_visible()
+        expect(live.get_by_role("button", name="Keep this picture")).to_be_disabled()
         live.get_by_role("button", name="Try again").click()
         expect(live.get_by_role("list", name="Probability of each class")).to_be_visible()

@@ -17,6 +17,7 @@ export const live = signal(false);
 
 export class Live extends Component {
   latest = signal(null);
+  video = signal(null); // while it plays
   problem = signal(null);
 
   componentWillUnmount() {
@@ -25,22 +26,22 @@ export class Live extends Component {
 
   /** Judge frames until this leaves the page. The video stays the same if another camera is chosen, and is null without one. */
   run = async (video) => {
-    this.video = video;
+    this.video.value = video;
     if (!video) this.latest.value = null;
     if (this.running) return;
     this.running = true;
     while (!this.left) {
-      if (this.video) await this.judgeFrame();
+      if (this.video.value) await this.judgeFrame();
       await wait(PAUSE_S);
     }
   };
 
   async judgeFrame() {
     try {
-      const frame = await frameOf(this.video, LONGEST);
+      const frame = await frameOf(this.video.value, LONGEST);
       const note = (notes.value.get(this.props.client) ?? "").trim();
       const answer = await predict(this.props.client, frame, { name: frame.name, note }, false);
-      this.latest.value = this.video && { ...answer.predictions[0], note };
+      this.latest.value = this.video.value && { ...answer.predictions[0], note };
       this.problem.value = null;
     } catch (error) {
       this.problem.value = problemOf(error);
@@ -49,7 +50,7 @@ export class Live extends Component {
   }
 
   hold = async () => {
-    if (this.video) judge(this.props.client, single(await frameOf(this.video)));
+    judge(this.props.client, single(await frameOf(this.video.value)));
   };
 
   render() {
@@ -59,7 +60,7 @@ export class Live extends Component {
       <div class="live-body">
         ${prediction ? html`<${Verdict} prediction=${prediction} /><${Bars} scores=${prediction.scores} /><${Grounds} prediction=${prediction} note=${prediction.note} />` : html`<p class="muted">${t("live.waiting")}</p>`}
         <${ProblemBox} problem=${this.problem.value} />
-        <button type="button" class="big" onClick=${this.hold}>${icon("camera")} ${t("live.hold")}</button>
+        <button type="button" class="big" disabled=${!this.video.value} onClick=${this.hold}>${icon("camera")} ${t("live.hold")}</button>
       </div>
     </section>`;
   }

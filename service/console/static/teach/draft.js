@@ -64,7 +64,12 @@ export class Draft {
     this.progress = signal(null);
     this.problem = signal(null);
     this.result = signal(null);
-    this.marks = computed(() => examine(this.pictures.value.filter((picture) => picture.ready)));
+    this.examined = new Map();
+    this.marks = computed(() => {
+      const all = this.pictures.value;
+      if (all.every(({ ready }) => ready)) this.examined = examine(all); // once, because thousands take long
+      return this.examined;
+    });
     this.read = false;
     this.nameNext = 0; // id of a class that was added to be named next
     /** @type {Arrived | null} */
