@@ -65,6 +65,11 @@ def test_a_known_picture_gets_another_label_and_earlier_verdicts_say_their_versi
         sheet.get_by_label("What it is").select_option("coarse")
         sheet.get_by_role("button", name="Change and adapt again").click()
         expect(page.get_by_role("region", name="Result: version 2")).to_be_in_viewport()
+        outcome = page.get_by_role("region", name="Result: version 2").locator(".pill").bounding_box()
+        bar = page.get_by_role("banner").bounding_box()
+        assert outcome is not None
+        assert bar is not None
+        assert outcome["y"] >= bar["height"]
         expect(class_card(page, "coarse")).to_contain_text("9 known")
         page.get_by_role("link", name="Judge", exact=True).click()
         outdated = page.get_by_text("Version 1 judged this.")

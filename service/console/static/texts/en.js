@@ -208,7 +208,7 @@ export default {
   "reason.next_builds_on_it": "It is stored, but not live. Add more pictures, or publish it anyway. New pictures join those of this version.",
   "reason.corrected": "Corrected pictures: {relabelled} got another class, {removed} were removed.",
   "reason.classes_gone": "Class {classes} has no pictures left.",
-  "reason.repeated_files": { one: "{n} of {files} files repeats a picture, and counts once.", other: "{n} of {files} files repeat a picture, and count once." },
+  "reason.repeated_files": { one: "{n} of {files} files repeats a picture, and counts once, in the class that it was sent with last.", other: "{n} of {files} files repeat a picture, and count once, in the class that they were sent with last." },
   "reason.first_without_effect": "There was no quick first version, because it takes no steps.",
   "reason.learning_rate_without_effect": "The learning rate changes nothing, because it takes no steps.",
   "reason.steps_without_effect": "More steps change next to nothing with the model {model}.",

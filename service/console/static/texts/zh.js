@@ -208,7 +208,7 @@ export default {
   "reason.next_builds_on_it": "它已保存，但没有启用。请添加更多图片，或者仍然启用它。新图片会加入这个版本的图片。",
   "reason.corrected": "已更正的图片：{relabelled} 张换了类别，{removed} 张被移除。",
   "reason.classes_gone": "类别 {classes} 没有图片了。",
-  "reason.repeated_files": "{files} 个文件中有 {n} 个重复，只算一次。",
+  "reason.repeated_files": "{files} 个文件中有 {n} 个重复，只算一次，类别以最后发送的为准。",
   "reason.first_without_effect": "没有快速的第一个版本，因为它不需要步骤。",
   "reason.learning_rate_without_effect": "学习率没有作用，因为它不需要步骤。",
   "reason.steps_without_effect": "对于模型 {model}，更多步骤几乎没有变化。",
