@@ -43,11 +43,13 @@ class WebServer:
         folder: of the repository.
         replaced: content to deliver instead, by path; None is a 404.
         requested: paths so far, with the status.
+        error: what every request raises, if it is not None.
     """
 
     folder: Path
     replaced: dict[str, bytes | None] = field(default_factory=dict)
     requested: list[tuple[str, int]] = field(default_factory=list)
+    error: Exception | None = None
 
     def client(self) -> httpx.Client:
         return httpx.Client(transport=httpx.MockTransport(self._respond))
@@ -61,6 +63,8 @@ class WebServer:
         return (self.folder / path).read_bytes()
 
     def _respond(self, request: httpx.Request) -> httpx.Response:
+        if self.error is not None:
+            raise self.error
         path = request.url.path.lstrip("/")
         response = self._response(request, path)
         self.requested.append((path, response.status_code))
@@ -95,12 +99,12 @@ def files_of(settings: Settings) -> Files:
     return Files(build_start(checkpoint), releases)
 
 
-def adapted_settings(folder: Path, model: str) -> Settings:
-    """Adapt two versions of the client from a shipped checkpoint. Returns the settings of the store."""
+def adapted_settings(folder: Path, model: str, versions: int = 2) -> Settings:
+    """Adapt versions of the client from a shipped checkpoint. Returns the settings of the store."""
     settings = load_settings(data=folder / "data", model=model, device="cpu", demo=False, decoder_processes=0)
     services = bootstrap.build(settings)
-    services.adaptation.run(command(CLIENT, (6, 20)))
-    services.adaptation.run(command(CLIENT, (6, 20), seed=1))
+    for seed in range(versions):
+        services.adaptation.run(command(CLIENT, (6, 20), seed))
     services.close()
     return settings
 

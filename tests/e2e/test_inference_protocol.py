@@ -67,7 +67,7 @@ def test_pixels_are_predicted_as_their_file(server: triton.InferenceServerClient
         assert np.array_equal(from_pixels.as_numpy(name), from_file.as_numpy(name))
 
 
-def test_pixels_and_outputs_in_json(server: triton.InferenceServerClient, line: str) -> None:
+def test_pixels_and_outputs_may_be_numbers_in_json(server: triton.InferenceServerClient, line: str) -> None:
     pixels = np.asarray(Image.open(io.BytesIO(COARSE[1])).convert("RGB"))
     tensor = triton.InferInput("image", [1, *pixels.shape], "UINT8")
     tensor.set_data_from_numpy(pixels[None], binary_data=False)

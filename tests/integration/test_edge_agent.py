@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 
@@ -428,11 +427,8 @@ def test_polls_go_on_after_a_failed_report(device: Device) -> None:
     assert device.agent.polls == before + 3
 
 
-def test_polls_go_on_after_an_unexpected_error(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: httpx.Request) -> httpx.Response:
-        raise ValueError("unexpected")
-
-    monkeypatch.setattr(device.server, "_response", lambda *_: broken(*_[:1]))
+def test_polls_go_on_after_an_unexpected_error(device: Device) -> None:
+    device.server.error = ValueError("unexpected")
     stop = Stop()
     follow(device.agent, 60.0, stop, np.random.default_rng(0))
     assert "unexpected" in (device.agent.problem or "")

@@ -30,11 +30,6 @@ MOST_RELEASE_BYTES = 300_000
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return adapted_settings(tmp_path_factory.mktemp("fleet"), "efficientnet-lite0")
-
-
 @pytest.fixture
 def anole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Anole:
     """Run a command and return its exit code, its output and its notices."""
@@ -210,17 +205,17 @@ def test_keys_without_a_passphrase_still_sign_when_there_is_one(
 
 
 def test_a_client_with_the_name_of_a_command_is_released_with_publish(
-    anole: Anole, released: Path, adapted: Settings
+    anole: Anole, released: Path, small_fleet: Settings
 ) -> None:
-    store = ("--repository", str(released), "--data", str(adapted.data))
+    store = ("--repository", str(released), "--data", str(small_fleet.data))
     for name in ("keys", "publish", "renew"):
         code, _, err = anole("release", "publish", name, *store)
         assert (code, f"there is no client '{name}'" in err) == (1, True), err
     assert "anole release publish CLIENT" in " ".join(anole("release", "--help")[1].split())
 
 
-def test_a_version_that_does_not_exist_is_named(anole: Anole, released: Path, adapted: Settings) -> None:
-    data = str(adapted.data)
+def test_a_version_that_does_not_exist_is_named(anole: Anole, released: Path, small_fleet: Settings) -> None:
+    data = str(small_fleet.data)
     code, _, err = anole("release", CLIENT, "--version", "9", "--repository", str(released), "--data", data)
     assert (code, "version 9" in err) == (1, True)
 
@@ -284,8 +279,9 @@ def test_two_agents_do_not_share_a_folder(
 
 
 def test_the_commands_of_the_page_bring_a_small_release_of_the_default_start_to_a_device(
-    anole: Anole, adapted: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    anole: Anole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    adapted = adapted_settings(tmp_path / "store", "efficientnet-lite0", versions=1)
     monkeypatch.setattr(uvicorn, "run", lambda *_, **__: None)
     monkeypatch.setenv("ANOLE_DATA", str(adapted.data))
     monkeypatch.chdir(tmp_path)

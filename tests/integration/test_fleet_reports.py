@@ -38,7 +38,7 @@ def test_reports_are_read_from_a_url_that_lists_its_files(device: Device) -> Non
 
 
 @pytest.mark.parametrize("listing", [b"<html>", b"{}", b'["a.json"]', b'[{"name": "a.json"}]', b'[{"name": 1}, {}]'])
-def test_what_is_no_list_of_reports_is_said(listing: bytes) -> None:
+def test_a_page_that_is_no_list_of_reports_is_named(listing: bytes) -> None:
     answers = httpx.MockTransport(lambda _: httpx.Response(200, content=listing))
     with pytest.raises(InvalidRequest, match=r"cannot be read|is not a device's report"):
         read_reports("http://reports.test/r", httpx.Client(transport=answers))

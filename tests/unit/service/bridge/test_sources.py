@@ -326,7 +326,7 @@ def test_a_posted_picture_is_answered_with_its_verdict(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_posted_picture_that_is_dropped_is_answered_so() -> None:
+def test_a_posted_picture_that_is_dropped_is_answered_with_503() -> None:
     async def main() -> None:
         port, asked, stuck = free_port(), asyncio.Event(), asyncio.Event()
 
