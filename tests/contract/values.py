@@ -1,12 +1,17 @@
-"""Drafts and digests for tests of the store."""
+"""Drafts, digests and old jobs for tests of the store."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import update
+
 from service.domain.version import SampleRef, VersionDraft
+from service.store.catalog.tables import JOBS, with_checksum
+from service.store.ports import Database
 
 CLIENT = "line-1"
 
@@ -14,6 +19,14 @@ CLIENT = "line-1"
 def digest_of(text: str) -> str:
     """The SHA-256 of a text, as a stand-in for a blob that was stored."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def age(database: Database, seconds: float, job_id: str) -> None:
+    """Make a job look as if it was changed so many seconds earlier. PostgreSQL's clock cannot be set."""
+    with database.writing("test") as connection:
+        row = connection.execute(JOBS.select().where(JOBS.c.job == job_id)).mappings().one()
+        earlier = with_checksum(JOBS, "", {**row, "changed_at": row["changed_at"] - timedelta(seconds=seconds)})
+        connection.execute(update(JOBS).where(JOBS.c.job == job_id).values(earlier))
 
 
 def a_draft(

@@ -17,6 +17,9 @@ from typing import IO
 import pytest
 
 from service.client import AdaptOptions, Client, LabelledFile
+from service.domain.key import Grant, Scope
+from service.store.open_store import StoreLocation, open_keys
+from service.usecases.keys import create
 from tests.generated import striped, tiny_checkpoint_in
 
 ROOT = Path(__file__).parents[2]
@@ -49,14 +52,20 @@ class Served:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without variables of an outer make or an outer service, for one worker."""
+    """Return the environment without variables of an outer make or an outer service, for one worker that stops soon."""
     inherited = ("MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS", "PORT", "DATA")
     kept = {
         name: value
         for name, value in os.environ.items()
         if name not in inherited and (not name.startswith("ANOLE_") or name == "ANOLE_DATA_ROOT")
     }
-    return {**kept, "ANOLE_WORKERS": "1"}  # the same on every machine
+    return {**kept, "ANOLE_WORKERS": "1", "ANOLE_DRAIN_S": "0"}  # one worker on every machine
+
+
+def create_key(data: Path, *scopes: Scope) -> str:
+    """Create a key for all clients in a store and return it."""
+    with open_keys(StoreLocation(data)) as keys:
+        return create(keys, Grant("tablet", scopes, ("*",)))[0]
 
 
 def collect(stream: IO[str], printed: list[str], announced: threading.Event) -> None:

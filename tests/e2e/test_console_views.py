@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import subprocess
 import threading
 import time
 import zipfile
@@ -30,7 +29,7 @@ from tests.e2e.browsing import (
     paste,
     started_browser,
 )
-from tests.e2e.conftest import ANOLE, COARSE, FINE, START_LIMIT_S, clean_environment, labelled, serving
+from tests.e2e.conftest import COARSE, FINE, START_LIMIT_S, create_key, labelled, serving
 from tests.generated import striped
 
 pytestmark = [needs_browser, pytest.mark.slow]
@@ -320,12 +319,7 @@ def test_an_adaptation_is_followed_past_a_failed_request(browser: Browser, url: 
 def test_the_page_asks_for_a_key_and_keeps_it_where_scripts_cannot_read_it(
     browser: Browser, checkpoint: Path, tmp_path: Path
 ) -> None:
-    scopes = ("--client", "*", "--scope", "predict", "--scope", "adapt")
-    created = subprocess.run(
-        [str(ANOLE), "keys", "create", "tablet", *scopes, "--data", str(tmp_path)],
-        env=clean_environment(), text=True, check=True, timeout=START_LIMIT_S, capture_output=True,
-    )  # fmt: skip
-    key = created.stdout.strip()
+    key = create_key(tmp_path, "predict", "adapt")
     with (
         serving(tmp_path, checkpoint, ANOLE_DEMO="false") as running,
         opened_page(browser, *PHONE) as page,

@@ -16,6 +16,7 @@ import pytest
 
 from service.client import AdaptOptions, Client
 from service.settings import Settings
+from service.store.open_store import open_embedded
 from tests.e2e.conftest import SAMPLES, serving
 from tests.generated import tiny_checkpoint_in
 
@@ -87,9 +88,9 @@ def test_sigterm_under_load_drops_no_request_and_the_process_exits_in_time(tmp_p
     assert load.failed == []
     assert {line.split()[0] for line in load.completed} == {"adapt", "predict"}
     assert any('"stopped"' in line for line in running.printed)
-    with serving(tmp_path, tmp_path / "tiny.safetensors", ANOLE_DEMO="false") as again, Client(again.url) as anole:
+    with open_embedded(tmp_path) as store:
         made = sum(line.startswith("adapt") for line in load.completed)
-        assert sum(len(anole.versions(f"line-{number}")) for number in range(ADAPTING)) == made
+        assert sum(len(store.catalog.versions(f"line-{number}")) for number in range(ADAPTING)) == made
 
 
 def test_an_endless_body_does_not_prevent_the_process_from_exiting(tmp_path: Path) -> None:

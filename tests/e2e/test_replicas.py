@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from service.client import Client
 from service.store.catalog.postgres import PostgresDatabase
-from tests.contract.test_jobs_contract import age
+from tests.contract.values import age
 from tests.e2e.conftest import SAMPLES, START_LIMIT_S, Process, serving
 from tests.e2e.test_workers import ALWAYS, UNBOUNDED, wait_for
 from tests.generated import tiny_checkpoint_in

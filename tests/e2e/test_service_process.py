@@ -14,7 +14,19 @@ import httpx
 import pytest
 
 from service.client import Client
-from tests.e2e.conftest import ANOLE, ROOT, SAMPLES, START_LIMIT_S, STOP_LIMIT_S, Process, clean_environment, serving
+from service.store.open_store import StoreLocation, open_keys
+from service.usecases.keys import FRESH_S
+from tests.e2e.conftest import (
+    ANOLE,
+    ROOT,
+    SAMPLES,
+    START_LIMIT_S,
+    STOP_LIMIT_S,
+    Process,
+    clean_environment,
+    create_key,
+    serving,
+)
 from tests.e2e.test_workers import wait_for
 from tests.generated import tiny_checkpoint_in
 
@@ -112,15 +124,8 @@ def test_an_invalid_start_prints_one_line_and_exits(tmp_path: Path) -> None:
 
 
 def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    data = ("--data", str(tmp_path))
-    reachable = ("--host", "0.0.0.0")
-    assert "anole keys create" in start_error(*data, *reachable)
-    created = subprocess.run(
-        [str(ANOLE), "keys", "create", "camera", "--client", "line", "--scope", "predict", "--scope", "adapt", *data],
-        env=clean_environment(), text=True, check=True, timeout=START_LIMIT_S, capture_output=True,
-    )  # fmt: skip
-    key = created.stdout.strip()
-    with serving(tmp_path, tiny_checkpoint, *reachable, "--workers", "2", ANOLE_DEMO="false") as running:
+    key = create_key(tmp_path, "predict", "adapt")
+    with serving(tmp_path, tiny_checkpoint, "--host", "0.0.0.0", "--workers", "2", ANOLE_DEMO="false") as running:
         url = running.url.replace("0.0.0.0", "127.0.0.1")
         with Client(url, key=key) as anole:
             anole.adapt("line", SAMPLES)
@@ -128,12 +133,11 @@ def test_a_key_is_required_and_revoking_it_reaches_every_worker(tmp_path: Path, 
         with httpx.Client(base_url=url) as web:
             assert web.get("/clients").status_code == 401
             wait_for(lambda: web.get("/readyz").status_code == 200, "readiness of every worker")
-        subprocess.run(
-            [str(ANOLE), "keys", "revoke", key[:14], *data], env=clean_environment(), check=True, capture_output=True
-        )
+        with open_keys(StoreLocation(tmp_path)) as keys:
+            keys.revoke(key[:14])
         revoked_at = time.monotonic()
         rejections = 0
-        while time.monotonic() < revoked_at + 5 or rejections < 20:  # connections may reach different workers
+        while time.monotonic() < revoked_at + FRESH_S or rejections < 20:  # connections may reach different workers
             with httpx.Client(base_url=url, headers={"X-API-Key": key}) as web:
                 rejections = rejections + 1 if web.get("/clients").status_code == 401 else 0
             assert time.monotonic() < revoked_at + 30

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import httpx
 import pytest
 
 from service.client import AdaptOptions, Client
+from service.domain.job import LEASE_S
+from service.store.catalog.sqlite import SqliteDatabase
+from service.store.open_store import CATALOG_FILE
+from tests.contract.values import age
 from tests.e2e.conftest import SAMPLES, START_LIMIT_S, STOP_LIMIT_S, Process, serving
 from tests.generated import tiny_checkpoint_in
 
@@ -30,8 +35,12 @@ UNBOUNDED = {
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    folder = tmp_path_factory.mktemp("workers")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workers")
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> Iterator[Process]:
     with serving(folder / "data", tiny_checkpoint_in(folder), "--workers", "2", **UNBOUNDED) as process:
         yield process
 
@@ -160,10 +169,14 @@ def test_a_killed_worker_is_replaced_and_the_other_one_loses_nothing(pair: Proce
         assert anole.adapt("line", SAMPLES, ALWAYS).version == 3
 
 
-def test_a_job_whose_worker_is_killed_fails_and_its_key_makes_a_new_attempt(pair: Process) -> None:
+def test_a_job_whose_worker_is_killed_fails_and_its_key_makes_a_new_attempt(pair: Process, folder: Path) -> None:
     job = start_long_job(pair)
-    for pid in workers(pair):
+    killed = workers(pair)
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(alive, killed)), "end of the workers")
+    with closing(SqliteDatabase(folder / "data" / CATALOG_FILE)) as database:
+        age(database, LEASE_S, job.rpartition("/")[2])
     with httpx.Client(transport=httpx.HTTPTransport(retries=20), timeout=START_LIMIT_S) as web:
         assert "worker_lost" in web.get(f"{job}/events").text.strip().split("\n\n")[-1]
     with Client(pair.url) as anole:
@@ -178,7 +191,7 @@ def alive(pid: int) -> bool:
 
 
 def test_after_sigterm_no_connection_is_accepted_that_no_worker_serves(tmp_path: Path) -> None:
-    settings = {**UNBOUNDED, "ANOLE_DRAIN_S": "0.2", "ANOLE_STOP_S": "10"}
+    settings = {**UNBOUNDED, "ANOLE_DRAIN_S": "0.2", "ANOLE_STOP_S": "5"}
     options = ("--workers", "2")
     with serving(tmp_path, tiny_checkpoint_in(tmp_path), *options, **settings) as process:
         with httpx.Client(base_url=process.url, timeout=START_LIMIT_S) as web, ThreadPoolExecutor(1) as pool:
