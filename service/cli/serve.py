@@ -40,6 +40,8 @@ FILES_WANTED: Final = Deadlines().connections + 512
 
 _MOST_WORKERS: Final = 4
 _KEEP_ALIVE_S: Final = 5
+_WORKER_ANSWERS_S: Final = 15
+"""A worker that does not answer its supervisor for so long is replaced. One that starts on a busy machine needs it."""
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 30.0
 _CALM_S: Final = 120.0
@@ -298,6 +300,7 @@ def _config(settings: Settings, app: Any) -> uvicorn.Config:
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=settings.stop_s,
+        timeout_worker_healthcheck=_WORKER_ANSWERS_S,
     )
 
 

@@ -129,6 +129,7 @@ def test_workers_create_the_application_from_exported_settings(monkeypatch: pyte
     config = serve._config(load_settings(workers=3, stop_s=7), "service.http.app:application")
     assert (config.workers, config.timeout_graceful_shutdown, config.factory) == (3, 7, True)
     assert not config.server_header
+    assert config.timeout_worker_healthcheck > 10  # time to start on a busy machine
 
 
 def test_a_service_on_loopback_without_keys_is_open_and_announces_it(
