@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -125,32 +124,6 @@ def test_an_adaptation_that_outlasts_the_time_to_stop_gets_a_problem_and_can_be_
     with serving(tmp_path, tmp_path / "tiny.safetensors", ANOLE_DEMO="false") as again, Client(again.url) as anole:
         assert anole.clients() == []
         assert anole.adapt("line", SAMPLES).version == 1
-
-
-@pytest.fixture
-def sighup_is_not_ignored() -> Iterator[None]:
-    """Child processes inherit that a signal is ignored, as SIGHUP is under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("sighup_is_not_ignored")
-def test_sighup_ends_running_requests_like_sigterm(tmp_path: Path) -> None:
-    with serving(tmp_path, tiny_checkpoint_in(tmp_path), ANOLE_DEMO="false", ANOLE_DRAIN_S="5") as running:
-        with Client(running.url) as anole:
-            anole.adapt("line", SAMPLES)
-        load = Load(running.url)
-        while len(load.completed) < 10 and not load.failed:
-            assert httpx.get(f"{running.url}/livez").status_code == 200
-        running.process.send_signal(signal.SIGHUP)
-        while httpx.get(f"{running.url}/readyz").status_code == 200:
-            assert running.process.poll() is None
-        load.stop.set()
-        assert load.ended()
-        running.process.wait(ENDS_IN_S)
-    assert load.failed == []
-    assert any('"stopped"' in line for line in running.printed)
 
 
 def test_the_default_stop_deadlines_are_short_enough() -> None:

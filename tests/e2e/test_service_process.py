@@ -80,17 +80,6 @@ def test_acknowledged_versions_survive_a_kill(tmp_path: Path, tiny_checkpoint: P
         assert anole.adapt("line", SAMPLES).version == 4
 
 
-def test_workers_share_one_store_and_one_demo_client(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    with serving(tmp_path, tiny_checkpoint, "--workers", "2") as running:
-        with Client(running.url) as anole:
-            anole.adapt("line", SAMPLES)
-            assert [version.version for version in anole.versions("demo")] == [1]
-        for _ in range(20):  # connections may reach different workers
-            with Client(running.url) as anole:
-                assert [client.client for client in anole.clients()] == ["demo", "line"]
-                assert anole.predict("line", [SAMPLES[0].content]).version == 1
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Iterator[Process]:
     """A service for tests that do not change it."""

@@ -41,7 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> Iterator[Process]:
-    with serving(folder / "data", tiny_checkpoint_in(folder), "--workers", "2", **UNBOUNDED) as process:
+    demo = {**UNBOUNDED, "ANOLE_DEMO": "true"}
+    with serving(folder / "data", tiny_checkpoint_in(folder), "--workers", "2", **demo) as process:
         yield process
 
 
@@ -97,6 +98,15 @@ def wait_for(reached: object, what: str) -> None:
         if time.monotonic() > until:
             pytest.fail(f"no {what} within {START_LIMIT_S} s", pytrace=False)
         threading.Event().wait(0.05)
+
+
+def test_workers_share_one_store_and_one_demo_client(pair: Process) -> None:
+    with Client(pair.url) as anole:
+        anole.adapt("shared", SAMPLES, ALWAYS)
+    for _ in range(20):  # connections may reach different workers
+        with Client(pair.url) as anole:
+            assert [version.version for version in anole.versions("demo")] == [1]
+            assert anole.predict("shared", [SAMPLES[0].content]).version == 1
 
 
 def test_every_worker_sees_an_alias_move_at_once(pair: Process) -> None:
@@ -216,13 +226,12 @@ def is_adapting(url: str) -> bool:
     return "anole_adapt_in_work 1.0" in httpx.get(f"{url}/metrics", timeout=START_LIMIT_S).text
 
 
-def test_workers_end_and_free_the_port_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    with serving(tmp_path, tiny_checkpoint_in(tmp_path), "--workers", "2", **UNBOUNDED) as process:
-        wait_for(lambda: httpx.get(f"{process.url}/readyz", timeout=START_LIMIT_S).status_code == 200, "worker")
-        orphans = workers(process)
-        assert len(orphans) == 2
-        process.process.kill()
-        process.process.wait(STOP_LIMIT_S)
-        wait_for(lambda: not any(map(alive, orphans)), "end of the workers")
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{process.url}/livez")
+def test_workers_end_and_free_the_port_when_their_supervisor_is_killed(pair: Process) -> None:
+    """The last test of this file: it ends the service of the others, since one more would take long to start."""
+    wait_for(lambda: len(workers(pair)) == 2, "two workers")
+    orphans = workers(pair)
+    pair.process.kill()
+    pair.process.wait(STOP_LIMIT_S)
+    wait_for(lambda: not any(map(alive, orphans)), "end of the workers")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{pair.url}/livez")
