@@ -247,10 +247,17 @@ class LoadedCheckpoint:
         return exported_net(self.checkpoint, self.fold(delta, temperature), unknown_threshold, calibration)
 
     def exported_program(
-        self, delta: Mapping[str, Tensor], temperature: float, unknown_threshold: float | None, *, batch: bool
+        self,
+        delta: Mapping[str, Tensor],
+        temperature: float,
+        unknown_threshold: float | None,
+        *,
+        batch: bool,
+        check: Callable[[], None] = lambda: None,
     ) -> bytes:
-        """Return a version as a program of torch; see `models.inference.exports.torch_program`."""
-        return export_apart(self.checkpoint, self.fold(delta, temperature), unknown_threshold, batch=batch)
+        """Return a version as a program of torch; see `models.inference.exports.torch_program.export_apart`."""
+        folded = self.fold(delta, temperature)
+        return export_apart(self.checkpoint, folded, unknown_threshold, batch=batch, check=check)
 
     def explain(self, folded: Mapping[str, Tensor], image: Tensor, label: int) -> Tensor:
         """Show where a canonical image has what speaks for a class; see `Explainer.explain`.

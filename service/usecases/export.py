@@ -132,7 +132,7 @@ class Exports:
         kept = self._kept_images(source.version)
         generated = [decode(encode_png(_tensor(generated_image(number)))) for number in range(len(SIZES))]
         control.check()
-        built = self._built(source, command, kept or generated)
+        built = self._built(source, command, kept or generated, control)
         control.check()
         images = [_pixels(image) for image in kept] + [generated_image(number) for number in range(len(SIZES))]
         references = self._references(source, [*kept, *generated], images, first_generated=len(kept))
@@ -152,11 +152,15 @@ class Exports:
         certified = replace(described, certificate=certificate)
         return Exported(formats.write_file(command.format, built, certified), certificate)
 
-    def _built(self, source: _Source, command: ExportCommand, calibration: Sequence[Tensor]) -> Any:
+    def _built(
+        self, source: _Source, command: ExportCommand, calibration: Sequence[Tensor], control: JobControl
+    ) -> Any:
         """Return what `formats.write_file` writes."""
         delta, threshold = from_bytes(source.weights), source.served.unknown_threshold
         if command.format == "torch":
-            return source.checkpoint.exported_program(delta, source.temperature, threshold, batch=command.batch)
+            return source.checkpoint.exported_program(
+                delta, source.temperature, threshold, batch=command.batch, check=control.check
+            )
         ranges = calibration if command.precision == "int8" else None
         return build_graph(
             source.checkpoint.exported_net(delta, source.temperature, threshold, ranges), batch=command.batch

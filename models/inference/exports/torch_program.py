@@ -11,7 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,12 +36,17 @@ from models.weights import Weights
 _CHECKPOINT, _FOLDED, _PROGRAM = "checkpoint.safetensors", "folded.safetensors", "version.pt2"
 _RECIPROCAL_UNIT: Final = 2**24
 _LARGEST_SIDE: Final = 30_000
-_LONGEST_S: Final = 600.0
+_CHECK_EVERY_S: Final = 0.2
 _EXAMPLE: Final = (301, 407)
 
 
 def export_apart(
-    checkpoint: Checkpoint, folded: Weights, unknown_threshold: float | None, *, batch: bool = False
+    checkpoint: Checkpoint,
+    folded: Weights,
+    unknown_threshold: float | None,
+    *,
+    batch: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> bytes:
     """Export in a process of its own: while torch traces, it changes how the modules of all threads are called.
 
@@ -50,6 +55,7 @@ def export_apart(
         folded: weights of the version, from `fold_calibrated`.
         unknown_threshold: unknown score above which an image is unknown; None if no image can be.
         batch: the program takes several images of one size.
+        check: is called now and then; if it raises an error, the process is killed.
 
     Returns:
         A .pt2 file without a description.
@@ -65,7 +71,7 @@ def export_apart(
         )
         options = {"factory": checkpoint.net_config.factory, "unknown_threshold": unknown_threshold, "batch": batch}
         command = [sys.executable, "-m", "models.inference.exports.torch_program", folder, json.dumps(options)]
-        reason = _run(command)
+        reason = _run(command, check)
         if reason is not None:
             raise ExportUnsupported(
                 f"torch cannot export the model {checkpoint.name!r} ({reason[:200]}); export it in another format"
@@ -73,16 +79,26 @@ def export_apart(
         return (Path(folder) / _PROGRAM).read_bytes()
 
 
-def _run(command: Sequence[str]) -> str | None:
-    """Run a command. Return None if it succeeds, and why it fails otherwise."""
-    try:
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LONGEST_S)  # noqa: S603 - its own
-    except subprocess.TimeoutExpired:
-        return f"it took longer than {_LONGEST_S:g} s"
-    except subprocess.CalledProcessError as error:
-        lines: list[str] = error.stderr.strip().splitlines()
-        return lines[-1] if lines else f"the process ended with {error.returncode}"
-    return None
+def _run(command: Sequence[str], check: Callable[[], None]) -> str | None:
+    """Run a command. Return None if it succeeds, and why it fails otherwise. It ends when `check` raises an error."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603
+        try:
+            errors = _errors_of(process, check)
+        finally:
+            process.kill()  # does nothing if it has ended
+    if process.returncode == 0:
+        return None
+    lines = errors.strip().splitlines()
+    return lines[-1] if lines else f"the process ended with {process.returncode}"
+
+
+def _errors_of(process: subprocess.Popen[str], check: Callable[[], None]) -> str:
+    """Wait until a process has ended, and return what it has written as errors."""
+    while True:
+        try:
+            return process.communicate(timeout=_CHECK_EVERY_S)[1]
+        except subprocess.TimeoutExpired:
+            check()
 
 
 def export_program(version: ExportedNet, *, batch: bool = False) -> bytes:

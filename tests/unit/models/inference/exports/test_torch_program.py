@@ -54,6 +54,14 @@ def test_a_net_that_takes_more_than_images_is_rejected() -> None:
         export_apart(load_checkpoint("surface-notes"), {}, None)
 
 
+def test_an_export_that_nobody_waits_for_ends() -> None:
+    def gone() -> None:
+        raise InterruptedError("the client has disconnected")
+
+    with pytest.raises(InterruptedError, match="disconnected"):
+        export_apart(load_checkpoint("omniglot"), {"head.bias": torch.zeros(2)}, None, check=gone)
+
+
 def test_why_torch_cannot_export_a_net_is_said() -> None:
     with pytest.raises(ExportUnsupported, match=r"torch cannot export the model 'omniglot' \(\w+Error"):
         export_apart(load_checkpoint("omniglot"), {"head.bias": torch.zeros(2)}, None)
