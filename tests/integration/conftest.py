@@ -24,12 +24,19 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_of(folder: Path, checkpoint: Path) -> Settings:
-    return load_settings(data=folder / "data", model=str(checkpoint), device="cpu", demo=False)
+    """Return settings for a service that decodes in this process, because each decoder process takes long to start."""
+    return load_settings(data=folder / "data", model=str(checkpoint), device="cpu", demo=False, decoder_processes=0)
 
 
 @pytest.fixture
 def settings(tiny_checkpoint: Path, tmp_path: Path) -> Settings:
     return settings_of(tmp_path, tiny_checkpoint)
+
+
+@pytest.fixture
+def isolating(settings: Settings) -> Settings:
+    """Return settings for a service that decodes in processes of their own, as is the default."""
+    return settings.model_copy(update={"decoder_processes": Settings.model_fields["decoder_processes"].default})
 
 
 @pytest.fixture(scope="module")

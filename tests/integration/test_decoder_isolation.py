@@ -20,10 +20,10 @@ LABELS = ["fine", "fine", "coarse", "coarse"]
 
 
 @pytest.fixture
-def failing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+def failing(isolating: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
     monkeypatch.setattr(bootstrap, "DecoderPool", functools.partial(DecoderPool, program=FAILING))
-    services = bootstrap.build(settings)
-    with started(create_app(settings, lambda _: services), services) as web:
+    services = bootstrap.build(isolating)
+    with started(create_app(isolating, lambda _: services), services) as web:
         yield web
 
 

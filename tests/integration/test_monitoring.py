@@ -6,12 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.in_process import Web
+from service import bootstrap
+from service.http.app import create_app
+from service.settings import Settings
+from tests.in_process import Web, started
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -24,6 +28,13 @@ QUERIES = [
     *(target["expr"] for panel in PANELS for target in panel["targets"]),
 ]
 NAME = re.compile(r"\banole_[a-z_]+")
+
+
+@pytest.fixture
+def web(isolating: Settings) -> Iterator[Web]:
+    services = bootstrap.build(isolating)
+    with started(create_app(isolating, lambda _: services), services) as web:
+        yield web
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def store(place: StoreLocation) -> Iterator[VersionStore]:
 def settings(place: StoreLocation, tiny_checkpoint: Path) -> Settings:
     return load_settings(
         data=place.folder, catalog_url=place.catalog_url, blobs_url=place.blobs_url, model=str(tiny_checkpoint),
-        device="cpu", demo=False, max_steps=10_000,
+        device="cpu", demo=False, max_steps=10_000, decoder_processes=0,
     )  # fmt: skip
 
 
