@@ -25,8 +25,8 @@ def _share(module: ModuleType, patch: pytest.MonkeyPatch) -> None:
 
     def create_shared(*arguments: Any, **named: Any) -> Any:
         engine = create_engine(*arguments, **named)
-        if not first:
-            first.append(engine)
+        if not first or not hasattr(first[0].dialect, "default_isolation_level"):  # which its first connection sets
+            first[:] = [engine]
         engine.dialect, engine._compiled_cache = first[0].dialect, first[0]._compiled_cache
         return engine
 
