@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.weight_names import PATCH_SCALE, PATCH_SHIFT, PATCHES
+from models.weight_names import PATCH_BASIS, PATCH_SCALE, PATCH_SHIFT, PATCHES
 
 Floats = NDArray[np.float32]
 
@@ -76,11 +76,16 @@ def projection_signs(channels: int) -> Floats:
 def compare_patches(weights: Mapping[str, Any], images: Floats) -> Floats:
     """Compute what `models.nets.patch_memory.compare` does: (images, PATCH_CHANNELS * places) -> (images, features)."""
     memory = np.asarray(weights[PATCHES], np.float32)  # (n_way, stored, channels, places)
+    basis = np.asarray(weights[PATCH_BASIS], np.float32) if PATCH_BASIS in weights else None
     places = memory.shape[-1]
     counts = [1, *(max(1, round(share * places)) for share in PATCH_SHARES)]
     rows = []
     for image in images.reshape(len(images), *memory.shape[-2:]):
-        squares = np.square(image - memory).mean(-2).min(1)  # (n_way, places)
+        differences = image - memory
+        if basis is not None:
+            flat = differences.reshape(-1, basis.shape[-1])
+            differences = (flat - flat @ basis.T @ basis).reshape(memory.shape)
+        squares = np.square(differences).mean(-2).min(1)  # (n_way, places)
         largest = -np.sort(-squares, axis=-1)
         pooled = [*(largest[:, :count].mean(-1) for count in counts), squares.mean(-1)]
         rows.append(np.log(np.maximum(np.stack(pooled, -1), np.float32(LEAST_PATCH_DISTANCE))).ravel())

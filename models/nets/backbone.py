@@ -23,7 +23,7 @@ from models.errors import InvalidConfig
 from models.feature_arrays import PATCH_CHANNELS, SPREAD_EPSILON
 from models.nets.base import Net
 from models.nets.normalisation import Standardise
-from models.nets.patch_memory import PatchMemory, can_remember, projection
+from models.nets.patch_memory import ALIGNED, PatchMemory, alignment, can_remember, projection
 from models.task import Support
 
 _EXTREME_SHARE = 0.02
@@ -160,6 +160,10 @@ class BackboneNet(Net):
         if support.inputs.shape[-1] <= self.feature_count:
             return False
         return can_remember(support.sample_labels, support.sample_groups, support.n_way)
+
+    def is_aligned(self, support: Support) -> bool:
+        """Whether the images of a support with local features seem to come from a fixed camera."""
+        return alignment(support.samples[:, self.feature_count :]) >= ALIGNED
 
     def adapted_part(self) -> BackboneNet:
         """See `Net.adapted_part`: the net without its backbone."""

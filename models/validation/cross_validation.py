@@ -225,11 +225,28 @@ class CrossValidator:
         parts = [support.without(folds.test_mask(fold)) for fold in range(folds.count)]
         seeds = [(seed + 1 + fold) % _LARGEST_SEED for fold in range(folds.count)]
         inputs: list[InnerLoopInput] = []
-        remembered = isinstance(self.net, BackboneNet) and all(map(self.net.can_remember, [support, *parts]))
-        for one in _recipes(recipe, folds, remembered):
+        for one in self._recipes(recipe, support, parts):
             recipes = [_fold_recipe(one, len(part) / len(support), part.inputs.device) for part in parts]
             inputs += [InnerLoopInput(support, one, seed), *map(InnerLoopInput, parts, recipes, seeds)]
         return CrossValidationPlan((*inputs, *self._recalled(inputs)), folds)
+
+    def _recipes(self, recipe: InnerLoopConfig, support: Support, parts: Sequence[Support]) -> list[InnerLoopConfig]:
+        """The recipes to choose from, the preferred one first: several only for `feature_gains` "auto", with folds.
+
+        Folds have fewer images than the version, and a few held-out ones decide. So images that seem to come from a
+        fixed camera get a patch memory unless another recipe is better, and others only if it is better.
+        """
+        if recipe.feature_gains != "auto":
+            return [recipe]
+        plain, gains = replace(recipe, feature_gains="none"), replace(recipe, feature_gains="fisher")
+        if not parts:
+            return [plain]
+        if recipe.steps or not isinstance(self.net, BackboneNet):
+            return [plain, gains]
+        if not all(map(self.net.can_remember, [support, *parts])):
+            return [plain, gains]
+        memory = replace(gains, patch_memory=True)
+        return [memory, plain, gains] if self.net.is_aligned(support) else [plain, gains, memory]
 
     def _recalled(self, inputs: Sequence[InnerLoopInput]) -> list[InnerLoopInput]:
         """The same inputs with the starts that the memory proposes for their supports; none without a memory."""
@@ -329,16 +346,6 @@ class _HeldOutPredictions:
 
         temperature = fit_averaged_temperature(averaged, labels)
         return averaged(temperature), temperature
-
-
-def _recipes(recipe: InnerLoopConfig, folds: Folds, can_remember: bool) -> list[InnerLoopConfig]:
-    """The recipes to choose from: several only for `feature_gains` "auto", and only where there are folds."""
-    if recipe.feature_gains != "auto":
-        return [recipe]
-    plain, gains = replace(recipe, feature_gains="none"), replace(recipe, feature_gains="fisher")
-    if not folds.count:
-        return [plain]
-    return [plain, gains, replace(gains, patch_memory=True)] if can_remember and not recipe.steps else [plain, gains]
 
 
 def _fold_recipe(recipe: InnerLoopConfig, share: float, device: torch.device) -> InnerLoopConfig:

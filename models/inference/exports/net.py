@@ -155,11 +155,21 @@ class NetWriter:
         cut = graph.op("Slice", padded, graph.indices(0), graph.indices(places), graph.indices(2))
         image = graph.op("Reshape", cut, graph.indices(-1, 1, 1, channels, places))
         difference = graph.op("Sub", image, own[patch_memory.PATCHES])
+        if patch_memory.BASIS in own:
+            difference = self._beyond_usual(graph, difference, own[patch_memory.BASIS])
         squares = graph.op("ReduceMean", graph.op("Mul", difference, difference), graph.indices(3), keepdims=0)
         nearest = graph.op("ReduceMin", squares, graph.indices(2), keepdims=0)  # (count, n_way, places)
         summarised = _summarise(graph, nearest, places)
         standardised = graph.op("Mul", summarised, own[patch_memory.SCALE])
         return _same_length(graph, graph.op("Add", standardised, own[patch_memory.SHIFT]))
+
+    def _beyond_usual(self, graph: GraphWriter, difference: str, basis: str) -> str:
+        """Write `patch_memory.beyond_usual` for differences (count, n_way, stored, channels, places)."""
+        n_way, stored, channels, places = self._weights[patch_memory.PATCHES].shape
+        flat = graph.op("Reshape", difference, graph.indices(-1, n_way, stored, channels * places))
+        shares = graph.op("MatMul", flat, graph.op("Transpose", basis, perm=[1, 0]))
+        beyond = graph.op("Sub", flat, graph.op("MatMul", shares, basis))
+        return graph.op("Reshape", beyond, graph.indices(-1, n_way, stored, channels, places))
 
     def _patch_channels(self) -> int:
         """Channels of the stage that local features come from."""

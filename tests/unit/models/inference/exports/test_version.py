@@ -106,8 +106,15 @@ def test_a_version_of_a_backbone_with_a_second_look_agrees(backbone: LoadedCheck
 
 def test_a_version_with_a_patch_memory_agrees(backbone: LoadedCheckpoint) -> None:
     version = taught(backbone, patch_memory=True)
-    assert patch_memory.PATCHES in version.delta
+    assert patch_memory.BASIS in version.delta
     assert_agrees(version)
+
+
+def test_a_version_of_an_earlier_release_with_stored_images_agrees(backbone: LoadedCheckpoint) -> None:
+    delta = taught(backbone, patch_memory=True).delta
+    del delta[patch_memory.BASIS]
+    delta[patch_memory.PATCHES] = torch.cat([delta[patch_memory.PATCHES], delta[patch_memory.PATCHES].flip(0)], dim=1)
+    assert_agrees(Taught(backbone, delta))
 
 
 def test_a_version_with_averaged_probabilities_agrees(backbone: LoadedCheckpoint) -> None:
