@@ -31,9 +31,12 @@ from models.weights import Weights, join, trainable_copy
 STATISTICS_SAMPLES = 256
 """Statistics are measured on at most this many support images; of a larger support, on an even subset."""
 
-_POOLED_SHARE = 0.5
-"""Of the pooled features' scores beside a patch memory. They fit the support perfectly and new images less well; the
-memory's features of an image are made without it."""
+_POOLED_SHARE = 0.25
+"""Share of the pooled features' scores beside a patch memory, for each class. They fit the support perfectly and new
+images less well, but tell several kinds of defects apart better than the memory does."""
+
+_MEMORY_SHRINKAGE = 0.2
+"""Of the covariance of a patch memory's features, which are few."""
 
 _RIDGE_SHARE = 0.5
 """Share of the prior's ridge that counts: limited features vary less than those that the prior was learned from."""
@@ -416,7 +419,7 @@ def _lda_head(
 
 
 def _memory_head(net: Net, support: Support, options: heads.LdaOptions, collected: SupportStatistics) -> _InitialHead:
-    """The LDA head of one task with a patch memory: one on the pooled features, by half, and one on the memory's.
+    """The LDA head of one task with a patch memory: a part of one on the pooled features, and one on the memory's.
 
     All views of a sample have the memory's features of the sample itself: a flipped image shows the same differences.
     """
@@ -427,13 +430,14 @@ def _memory_head(net: Net, support: Support, options: heads.LdaOptions, collecte
         patches, support.sample_labels, support.sample_groups, support.n_way
     )  # compared: (samples, features)
     pooled = _lda_head([support], options, support.n_way, [collected])
-    plain = heads.LdaOptions(options.shrinkage, options.scale)
+    plain = heads.LdaOptions(_MEMORY_SHRINKAGE, options.scale)
     own = heads.lda_head(compared, support.sample_labels, support.n_way, plain)
+    share = _POOLED_SHARE * support.n_way
     weights = {
-        heads.WEIGHT: torch.cat([_POOLED_SHARE * pooled.weights[heads.WEIGHT], own[heads.WEIGHT][None]], dim=-1),
-        heads.BIAS: _POOLED_SHARE * pooled.weights[heads.BIAS] + own[heads.BIAS],
+        heads.WEIGHT: torch.cat([share * pooled.weights[heads.WEIGHT], own[heads.WEIGHT][None]], dim=-1),
+        heads.BIAS: share * pooled.weights[heads.BIAS] + own[heads.BIAS],
     }
-    extra = {heads.LEVEL: _POOLED_SHARE * pooled.extra[heads.LEVEL] + own[heads.LEVEL]}
+    extra = {heads.LEVEL: share * pooled.extra[heads.LEVEL] + own[heads.LEVEL]}
     extra.update({name: tensor[None] for name, tensor in memory.items()})
     features = torch.cat([collected.features, compared.repeat(support.views, 1)[None]], dim=-1)
     return _InitialHead(weights, pooled.gain, extra, [SupportStatistics(collected.statistics, features)])
