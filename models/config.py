@@ -205,9 +205,10 @@ class InnerLoopConfig(_JsonRecord):
         shrinkage: of the "lda" head's covariance towards a multiple of the identity, above 0 to 1.
         feature_gains: of the "lda" head. "none"; "fisher", each feature is multiplied by the ratio of its variance
             between the classes to that within them, so that a few telling features are not drowned by thousands; or
-            "auto", cross-validation chooses between the two and `patch_memory`, and where there is none, it is "none".
-        patch_memory: of the "lda" head of a frozen backbone, without steps. It also compares images with stored support
-            images place by place (`models.nets.patch_memory`), for parts under a fixed camera.
+            "auto", cross-validation chooses between the two and `patch_memory`, which it prefers for images of a fixed
+            camera; without folds, it is "none".
+        patch_memory: of the "lda" head of a frozen backbone, without steps. It also compares images with the support
+            place by place (`models.nets.patch_memory`), for parts under a fixed camera.
         lr_multipliers: multipliers of the learning rate by weight name, including the head's; see `LrMultipliers`.
         clip_norm: largest global norm of a task's gradient; None does not clip.
         statistics: "frozen", normalise by the support's statistics, which the version stores, so that a prediction
