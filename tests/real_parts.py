@@ -119,7 +119,7 @@ class ObjectServer:
     def new_bucket(self) -> str:
         """Create a bucket and return its name."""
         name = f"bucket-{next(self._numbers)}"
-        httpx.put(f"{self.address}/{name}").raise_for_status()
+        httpx.put(f"{self.address}/{name}", timeout=START_LIMIT_S).raise_for_status()
         return name
 
     def url(self, bucket: str, prefix: str = "blobs") -> str:
@@ -133,17 +133,17 @@ class ObjectServer:
     def grow_older(self, bucket: str, key: str, seconds: float) -> None:
         """Set the modification time of an object back."""
         query = {"bucket": bucket, "key": key, "seconds": str(seconds)}
-        httpx.post(f"{self.address}/-/older", params=query).raise_for_status()
+        httpx.post(f"{self.address}/-/older", params=query, timeout=START_LIMIT_S).raise_for_status()
 
     def fail(self, method: str, status: int, times: int) -> None:
         """Respond to the next requests with that method with an error status."""
         query = {"method": method, "status": str(status), "times": str(times)}
-        httpx.post(f"{self.address}/-/fail", params=query).raise_for_status()
+        httpx.post(f"{self.address}/-/fail", params=query, timeout=START_LIMIT_S).raise_for_status()
 
     def fill(self, bucket: str, prefix: str, count: int) -> None:
         """Create empty objects with blob names."""
         query = {"bucket": bucket, "prefix": prefix, "count": str(count)}
-        httpx.post(f"{self.address}/-/fill", params=query).raise_for_status()
+        httpx.post(f"{self.address}/-/fill", params=query, timeout=START_LIMIT_S).raise_for_status()
 
     def remove(self) -> None:
         """Stop it."""
