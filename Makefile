@@ -43,7 +43,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo check docs sbom audit format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo ray-test check docs sbom audit format lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -129,6 +129,11 @@ format: ## format the code
 lock: ## update constraints.txt from pyproject.toml
 	@.ci/install dev
 	@.ci/lock
+
+ray-test: ## install Ray and run the tests of `anole serve --engine ray`
+	@.ci/install test
+	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || $(BIN)/pip install $(PIPARGS) -q -c constraints.txt -e '.[ray]'
+	@RAY_worker_niceness=0 $(BIN)/python -m pytest tests/e2e/test_ray.py $(ARGS)
 
 image-test: ## build the container image without a daemon and test it (root, Debian)
 	@.ci/image-test

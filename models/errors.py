@@ -24,9 +24,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AnoleError(Exception):
-    """Base class of all errors; the text says what is wrong, what is allowed and what to do."""
+    """Base class of all errors; the text says what is wrong, what is allowed and what to do.
+
+    An error can be sent to another process: its text and attributes arrive as they are.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.args), self.__dict__
+
+
+def _restore(kind: type[AnoleError], args: tuple[Any, ...]) -> AnoleError:
+    """Make an error again without its `__init__`, which may take other arguments than the text."""
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 class InvalidTask(AnoleError, ValueError):

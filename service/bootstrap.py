@@ -34,12 +34,12 @@ from service.usecases.clients import Clients
 from service.usecases.drift_watch import DriftWatch
 from service.usecases.explain import ExplainedPrediction
 from service.usecases.export import Exports
-from service.usecases.idempotency import IdempotentAdaptation
+from service.usecases.idempotency import Adapting, IdempotentAdaptation
 from service.usecases.import_version import Imports
 from service.usecases.jobs import Jobs
 from service.usecases.judged import Judged
 from service.usecases.keys import KeyCache
-from service.usecases.predict import Prediction
+from service.usecases.predict import CandidatePredicting, Predicting, Prediction
 from service.usecases.readiness import Readiness, readiness_checks
 from service.usecases.recording import PredictionRecorder
 from service.usecases.samples import AdaptLimits
@@ -73,10 +73,10 @@ class Services:
         close: releases all resources; no use case works afterwards.
     """
 
-    adaptation: IdempotentAdaptation
+    adaptation: Adapting
     jobs: Jobs
-    prediction: Prediction
-    explained: ExplainedPrediction
+    prediction: Predicting
+    explained: Predicting
     exports: Exports
     imports: Imports
     clients: Clients
@@ -92,12 +92,36 @@ class Services:
     close: Callable[[], None]
 
 
-def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _reason: None) -> Services:
+@dataclass(frozen=True, slots=True)
+class ModelUseCases:
+    """The use cases that run the model most of the time. Other processes may carry them out.
+
+    Attributes:
+        prediction: predicts.
+        explained: predicts and explains.
+        adaptation: makes versions.
+    """
+
+    prediction: CandidatePredicting
+    explained: Predicting
+    adaptation: Adapting
+
+
+Elsewhere = Callable[[VersionStore, Jobs], ModelUseCases]
+"""Returns use cases that other processes on the same store carry out."""
+
+
+def build(
+    settings: Settings,
+    on_sync_failure: Callable[[str], None] = lambda _reason: None,
+    elsewhere: Elsewhere | None = None,
+) -> Services:
     """Load the checkpoints, open the store and build the use cases.
 
     Args:
         settings: all of them.
         on_sync_failure: called when a write could not be made durable; the store then accepts no more writes.
+        elsewhere: has other processes predict and adapt; None does both in this process.
 
     Raises:
         CheckpointInvalid: a checkpoint does not exist or is damaged.
@@ -113,25 +137,23 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
     store = open_store(settings, on_sync_failure)
     keys = open_keys(settings)
     decoder = _decoder(settings)
-    for checkpoint in checkpoints.offered:
-        checkpoint.warm_up()
-    limits = AdaptLimits(max_steps=settings.max_steps)
-    queue = AdaptQueue(settings.adapt_running)
-    prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
-    explained = ExplainedPrediction(prediction, store, checkpoints)
+    queue, jobs = AdaptQueue(settings.adapt_running), Jobs(store.catalog.jobs)
+    if elsewhere is None:
+        used = _here(settings, store, checkpoints, decoder, queue, jobs)
+    else:
+        used = elsewhere(store, jobs)
     judged = Judged(store)
     drift = DriftWatch(judged)
-    recorder = _recorder(settings, store, drift, prediction)
-    adaptation, jobs = Adaptation(store, checkpoints, decoder, limits), Jobs(store.catalog.jobs)
+    recorder = _recorder(settings, store, drift, used.prediction)
 
     def start_weights(version: Version) -> Mapping[str, torch.Tensor]:
         return checkpoints.get(version.draft.meta_model_digest, version.draft.meta_model).checkpoint.weights
 
     return Services(
-        adaptation=IdempotentAdaptation(adaptation, store.catalog.recall, queue, jobs),
+        adaptation=used.adaptation,
         jobs=jobs,
-        prediction=prediction,
-        explained=explained,
+        prediction=used.prediction,
+        explained=used.explained,
         exports=Exports(store, checkpoints, queue),
         imports=Imports(store, checkpoints, queue),
         clients=Clients(store, start_weights, checkpoints.named),
@@ -142,15 +164,36 @@ def build(settings: Settings, on_sync_failure: Callable[[str], None] = lambda _r
         recorder=recorder,
         judged=judged,
         readiness=Readiness(readiness_checks(store.ping, checkpoints.start_digest, decoder.check)),
-        metrics=functools.partial(_metrics, prediction, recorder, drift, queue, decoder, jobs),
+        metrics=functools.partial(_metrics, used.prediction, recorder, drift, queue, decoder, jobs),
         finish=queue.close,
         close=functools.partial(
-            _close, queue, jobs, recorder, explained, prediction, checkpoints, decoder, keys, store
+            _close, queue, jobs, recorder, used.explained, used.prediction, checkpoints, decoder, keys, store
         ),
     )
 
 
-def _recorder(settings: Settings, store: VersionStore, drift: DriftWatch, prediction: Prediction) -> PredictionRecorder:
+def _here(
+    settings: Settings,
+    store: VersionStore,
+    checkpoints: LoadedCheckpoints,
+    decoder: Decoder,
+    queue: AdaptQueue,
+    jobs: Jobs,
+) -> ModelUseCases:
+    for checkpoint in checkpoints.offered:
+        checkpoint.warm_up()
+    prediction = Prediction(store, checkpoints, WeightCache(settings.cache_bytes), decoder)
+    adaptation = Adaptation(store, checkpoints, decoder, AdaptLimits(max_steps=settings.max_steps))
+    return ModelUseCases(
+        prediction,
+        ExplainedPrediction(prediction, store, checkpoints),
+        IdempotentAdaptation(adaptation, store.catalog.recall, queue, jobs),
+    )
+
+
+def _recorder(
+    settings: Settings, store: VersionStore, drift: DriftWatch, prediction: CandidatePredicting
+) -> PredictionRecorder:
     retention = Retention(settings.predictions_days, settings.predictions_rows)
 
     def write(entries: Sequence[LoggedPrediction]) -> int:
@@ -161,7 +204,7 @@ def _recorder(settings: Settings, store: VersionStore, drift: DriftWatch, predic
     return PredictionRecorder(write, prediction)
 
 
-def _metrics(*sources: Prediction | PredictionRecorder | DriftWatch | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
+def _metrics(*sources: Predicting | PredictionRecorder | DriftWatch | AdaptQueue | Decoder | Jobs) -> dict[str, float]:
     return {name: value for source in sources for name, value in source.metrics().items()}
 
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import InvalidSettings
@@ -68,6 +68,22 @@ def split_names(value: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, text.split(","))))
 
 
+def replica_range(text: str) -> tuple[int, int]:
+    """Return the least and the most replicas of a text such as "2" or "1-4"."""
+    least, _, most = text.partition("-")
+    return int(least), int(most or least)
+
+
+def _check_replicas(text: str) -> str:
+    least, most = replica_range(text)
+    if least > most:
+        raise ValueError("the first number must not be larger than the second")
+    return text
+
+
+Replicas = Annotated[str, Field(pattern=r"^[1-9][0-9]?(-[1-9][0-9]?)?$"), AfterValidator(_check_replicas)]
+
+
 class Settings(BaseSettings):
     """Frozen settings: an argument first, then the environment (``ANOLE_PORT=8080``), then the default.
 
@@ -88,6 +104,16 @@ class Settings(BaseSettings):
         description="worker processes, each with the model in memory; default: one for every two cores, at most 4; "
         "1 on a GPU",
     )
+
+    engine: Literal["uvicorn", "ray"] = Field(
+        "uvicorn", description="uvicorn: processes of this machine; ray: replicas on a cluster, by Ray Serve"
+    )
+    ray_address: str | None = Field(
+        None, min_length=1, description="a cluster of Ray, as HOST:PORT; default: start one on this machine"
+    )
+    ray_ingresses: int = Field(1, ge=1, le=99, description="replicas that take requests, at most one on each node")
+    ray_predictors: Replicas = Field("1-4", description="replicas that predict: how many, or the least and the most")
+    ray_adapters: Replicas = Field("1-2", description="replicas that adapt: how many, or the least and the most")
 
     # Access
     bootstrap_key: SecretStr | None = Field(None, description="a key with every scope, added when the service starts")
@@ -235,6 +261,11 @@ def tracing_requested() -> bool:
 def disable_onnxruntime_telemetry() -> None:
     """Keep onnxruntime from looking up its maker's telemetry host. Call this before onnxruntime is imported."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
+def disable_ray_usage_reports() -> None:
+    """Keep Ray from reporting its use to its makers. Call this before Ray is started."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 
 def _reject_unknown_variables() -> None:

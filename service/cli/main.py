@@ -132,6 +132,21 @@ def serve(
             show_default="ANOLE_ALLOW_FACTORY, or only Anole's own",
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="uvicorn: processes of this machine. ray: replicas on a cluster, by Ray Serve.",
+            show_default="ANOLE_ENGINE, or uvicorn",
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Cluster of Ray.",
+            show_default="ANOLE_RAY_ADDRESS, or one that is started on this machine",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Serve adaptation and prediction over HTTP."""
@@ -146,6 +161,8 @@ def serve(
         workers=workers,
         model=model or None,
         allow_factory=allow_factory or None,
+        engine=engine,
+        ray_address=address,
     )
     run(chosen, as_json=as_json)
 

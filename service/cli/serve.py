@@ -143,6 +143,9 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
     if tracing_requested():
         tracing.start()  # here, so that a missing package is reported in one line; workers start their own
     _raise_file_limit(FILES_WANTED)
+    if settings.engine == "ray":
+        _run_on_cluster(settings, as_json=as_json)
+        return
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         open_to_all = _open_to_all(settings)
         port = listener.getsockname()[1]
@@ -164,6 +167,21 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
                 export_to_workers(settings, folder)
                 config = _config(settings, "service.http.app:application")
                 Supervisor(config, [listener], announce).run()
+
+
+def _run_on_cluster(settings: Settings, *, as_json: bool) -> None:
+    """Serve on a cluster of Ray. Raises as `run`, and InvalidSettings if Ray is not installed."""
+    try:
+        from service.cluster import application
+    except ImportError as error:
+        raise InvalidSettings(f"--engine ray needs Ray Serve ({error}); install anole[ray]") from error
+    with contextlib.closing(_listen(settings.host, settings.port)) as listener:
+        settings = settings.model_copy(update={"port": listener.getsockname()[1]})  # Ray opens it again
+        open_to_all = _open_to_all(settings)
+        with notices().status(f"loading {', '.join(settings.model)} …"):
+            _prepared(settings).close()
+    announce = functools.partial(_announce, settings, settings.port, open_to_all=open_to_all, as_json=as_json)
+    application.run(settings, announce)
 
 
 def worker_count(settings: Settings) -> int:

@@ -139,6 +139,12 @@ class ServedVersion:
     logged: bool = False
     candidate: int | None = None
 
+    @property
+    def identity(self) -> str:
+        """Name of the version for caches: another version has another one, also one of a later client of that name."""
+        parts = (self.client, self.client_created_at, self.number, self.meta_model_digest, self.weights_digest)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
 
 @dataclass(frozen=True, slots=True)
 class Version:

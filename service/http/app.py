@@ -135,19 +135,23 @@ def stop_process(reason: str) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def create_app(settings: Settings, build: Build = bootstrap.build, place: WorkerPlace | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, build: Build = bootstrap.build, place: WorkerPlace | None = None, *, predictors: int = 1
+) -> FastAPI:
     """Create the application. Nothing is opened before it starts.
 
     Args:
         settings: all settings.
         build: opens and connects the use cases when the application starts.
         place: of this worker, if there are several; `share_metrics` was called with it.
+        predictors: processes that predict for this one at most.
     """
     telemetry = Telemetry(place)
     memory = MemoryBudget(MEMORY_BODIES * max(settings.adapt_body_bytes, settings.predict_body_bytes))
     places = settings.adapt_running + settings.adapt_waiting
     adapting = AdmissionLimit("adapt", telemetry, places, memory=memory)
-    predicting = AdmissionLimit("predict", telemetry, MAX_IMAGES, MAX_IMAGES, memory)
+    images = MAX_IMAGES * predictors
+    predicting = AdmissionLimit("predict", telemetry, images, images, memory)
     telemetry.add_metrics(
         lambda: {
             "adapt_taken": adapting.requests,

@@ -37,6 +37,7 @@ class JobControl:
 
     Attributes:
         limit_s: the time limit in seconds.
+        include_waiting: whether the time in the queue counts.
         first: the preliminary result before the inner steps, if the request asked for one.
 
     Args:
@@ -49,6 +50,7 @@ class JobControl:
         self, limit_s: float = math.inf, *, include_waiting: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.limit_s = limit_s
+        self.include_waiting = include_waiting
         self._clock = clock
         self._deadline = clock() + limit_s if include_waiting else None
         self._lock = threading.Lock()
@@ -56,6 +58,7 @@ class JobControl:
         self._committing = False
         self._progress = Progress()
         self._on_change: Callable[[], object] | None = None
+        self._end_elsewhere: Callable[[], bool] = lambda: True
         self.first: Any = None
 
     @property
@@ -72,12 +75,27 @@ class JobControl:
         """Call `callback` after each change, in the thread that makes the change. It must return quickly."""
         self._on_change = callback
 
+    @property
+    def remaining_s(self) -> float:
+        """Seconds that are left; the whole limit if the clock does not run yet."""
+        return self.limit_s if self._deadline is None else max(0.0, self._deadline - self._clock())
+
+    def on_stop(self, end_elsewhere: Callable[[], bool]) -> None:
+        """Have `stop` call a function for an adaptation in another process. It may block.
+
+        Args:
+            end_elsewhere: ends the adaptation; returns False if it is too late.
+        """
+        self._end_elsewhere = end_elsewhere
+
     def stop(self, error: Exception) -> bool:
         """Make the adaptation end with `error` at its next inner step.
 
         Returns:
             False if it is too late, because the version is being stored.
         """
+        if not self._end_elsewhere():
+            return False
         with self._lock:
             if self._committing:
                 return False

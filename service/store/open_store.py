@@ -62,6 +62,12 @@ class StoreLocation:
         return cls(settings.data, None if url is None else url.get_secret_value(), settings.blobs_url)
 
     @property
+    def shared(self) -> bool:
+        """Whether several machines can use the store: its catalog is in PostgreSQL and its blobs are not on a disk."""
+        on_server = self.catalog_url is not None and urlsplit(self.catalog_url).scheme.startswith("postgres")
+        return on_server and self.local_blobs is None
+
+    @property
     def local_blobs(self) -> Path | None:
         """The folder of the blobs; None if they are not on a local disk, or if the URL is not valid."""
         url = urlsplit(self.blobs_url or "")

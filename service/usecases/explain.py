@@ -16,7 +16,7 @@ from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Upload
 from service.runtime.predict_batcher import PredictBatcher
 from service.store.version_store import VersionStore
-from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
+from service.usecases.predict import PredictCommand, Predicting, Prediction, PredictOutcome
 
 MAX_EXPLAINED: Final = 8
 """Images of a request that are explained at most."""
@@ -26,7 +26,7 @@ _DIGITS: Final = 3
 Explained = tuple[int, PredictOutcome | Exception]
 
 
-class ExplainedPrediction:
+class ExplainedPrediction(Predicting):
     """Predicts and explains. Thread-safe.
 
     Args:
@@ -49,7 +49,7 @@ class ExplainedPrediction:
         """Queue what `Prediction.submit` does, with an explanation of each prediction.
 
         Raises:
-            NoSamples, Overloaded: at once; the future raises the other errors of `Prediction.run`, and
+            NoSamples, Overloaded: at once; the future raises the other errors of `Predicting.run`, and
             ExplanationUnsupported: the version's net cannot be explained.
         """
         command = self._prediction.command(client, uploads, reference, caller)
@@ -67,10 +67,7 @@ class ExplainedPrediction:
                 yield index, error
 
     def _explain(self, command: PredictCommand) -> PredictOutcome:
-        ((_, found),) = self._prediction.predict_batch([command])
-        outcome = found.result() if isinstance(found, Future) else found
-        if isinstance(outcome, Exception):
-            raise outcome
+        outcome = self._prediction.predict_now(command)
         version = outcome.served
         checkpoint = self._checkpoints.get(version.meta_model_digest, version.meta_model)
         folded = checkpoint.fold(self._store.served_weights(version))

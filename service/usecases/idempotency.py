@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,7 +19,33 @@ from service.usecases.jobs import Jobs
 Recall = Callable[[str, Idempotency], Publication | None]
 
 
-class IdempotentAdaptation:
+class Adapting(abc.ABC):
+    """Makes versions, in this process or in another one. Thread-safe."""
+
+    @abc.abstractmethod
+    def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
+        """Queue the adaptation, or return the outcome of an earlier request with the same key and body.
+
+        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts. If the command
+        names a job, the job exists afterwards.
+
+        Raises:
+            Overloaded: the service is stopping.
+            Those of `Adaptation.accept`.
+            IdempotencyInFlight: an earlier request with the same key is still running, in this or another process.
+            IdempotencyMismatch: an earlier request with the same key had another body.
+            StoreUnavailable: the key or the job cannot be recorded.
+        """
+
+    def run(self, command: AdaptCommand) -> AdaptOutcome:
+        """Adapt and return the outcome. Blocks; see `submit` for the errors."""
+        future, released = self.submit(command, JobControl()), threading.Event()
+        future.add_done_callback(lambda _: released.set())  # runs last: then the same request may be sent again
+        released.wait()
+        return future.result()
+
+
+class IdempotentAdaptation(Adapting):
     """Queues adaptations, and answers repeated requests with the version that the first one made, even after a restart.
 
     While a request with a key runs, it is a job in the catalog, so every process of the store knows that it runs.
@@ -36,26 +63,8 @@ class IdempotentAdaptation:
         self._queue = queue
         self._jobs = jobs
 
-    def run(self, command: AdaptCommand) -> AdaptOutcome:
-        """Adapt and return the outcome. Blocks; see `submit` for the errors."""
-        future, released = self.submit(command, JobControl()), threading.Event()
-        future.add_done_callback(lambda _: released.set())  # runs last: then the same request may be sent again
-        released.wait()
-        return future.result()
-
     def submit(self, command: AdaptCommand, control: JobControl) -> Future[AdaptOutcome]:
-        """Queue the adaptation, or return the outcome of an earlier request with the same key and body.
-
-        Blocks briefly to look up the key. Cancelling the future withdraws the request until it starts. If the command
-        names a job, the job exists afterwards, and the caller ends it with the outcome.
-
-        Raises:
-            Overloaded: the service is stopping.
-            Those of `Adaptation.accept`.
-            IdempotencyInFlight: an earlier request with the same key is still running, in this or another process.
-            IdempotencyMismatch: an earlier request with the same key had another body.
-            StoreUnavailable: the key or the job cannot be recorded.
-        """
+        """See `Adapting.submit`. If the command names a job, the caller ends it with the outcome."""
         key = command.idempotency
         earlier = None if key is None else self._recall(command.client, key)
         job_id = command.job or (None if key is None or earlier is not None else new_job_id())

@@ -192,6 +192,11 @@ class Jobs:
             self._stop(job_id, "cancelled")
         return self.get(job_id, can_access)
 
+    def lose(self, job_id: str) -> Job:
+        """End a job whose process is lost, unless it has ended, and return it. Blocks; raises as `get`."""
+        self._records.end(JobUpdate(job_id, "failed", self.get(job_id, lambda _: True).progress))
+        return self.get(job_id, lambda _: True)
+
     @contextmanager
     def followed(self, job_id: str) -> Iterator[asyncio.Event]:
         """Yield an event that is set after each change of a job that this process runs."""

@@ -5,6 +5,7 @@ A prediction depends on the image and the version alone, not on the other reques
 
 from __future__ import annotations
 
+import abc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -106,7 +107,54 @@ class _Prepared:
     given: Sequence[Given | None]
 
 
-class Prediction:
+class Predicting(abc.ABC):
+    """Predicts with stored versions, in this process or in another one. Thread-safe."""
+
+    @abc.abstractmethod
+    def submit(
+        self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
+    ) -> Future[PredictOutcome]:
+        """Queue what `run` does. Callers share the decoders and the batches equally.
+
+        Cancelling the future withdraws the request until it starts.
+
+        Raises:
+            NoSamples, Overloaded: at once; the future raises the other errors of `run`.
+        """
+
+    def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
+        """Predict with the version that `reference`, an alias or a version number, stands for now. Blocks.
+
+        Raises:
+            NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownCheckpoint,
+            VersionCorrupt, DecoderUnavailable, StoreUnavailable, Overloaded.
+        """
+        return self.submit(client, uploads, reference).result()
+
+    def metrics(self) -> Mapping[str, float]:
+        """Counters and gauges of this process by name."""
+        return {}
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Finish what runs; requests that still wait get Overloaded."""
+
+
+class CandidatePredicting(Predicting):
+    """Predicts again what it has predicted before, with another version, while it has nothing else to do.
+
+    Attributes:
+        in_flight: the requests that were submitted and have not ended.
+    """
+
+    in_flight: InFlight
+
+    @abc.abstractmethod
+    def predict_now(self, command: PredictCommand) -> PredictOutcome:
+        """Predict for a command outside of the queue. Blocks; raises as `run`."""
+
+
+class Prediction(CandidatePredicting):
     """Predicts with stored versions; requests that arrive together run as one batch. Thread-safe.
 
     Args:
@@ -114,9 +162,6 @@ class Prediction:
         checkpoints: the checkpoints that versions were adapted from.
         weights: cache of serving weights.
         decoder: decodes images.
-
-    Attributes:
-        in_flight: the requests that were submitted and have not ended.
     """
 
     def __init__(
@@ -132,26 +177,10 @@ class Prediction:
         self._loads = ThreadPoolExecutor(1, "load")
         self.in_flight = InFlight()
 
-    def run(self, client: str, uploads: Sequence[Upload], reference: str = LIVE) -> PredictOutcome:
-        """Predict with the version that `reference`, an alias or a version number, stands for now. Blocks.
-
-        Raises:
-            NoSamples, ImageRejected, UnknownClient, UnknownVersion, UnknownAlias, NothingLive, UnknownCheckpoint,
-            VersionCorrupt, DecoderUnavailable, StoreUnavailable, Overloaded.
-        """
-        return self.submit(client, uploads, reference).result()
-
     def submit(
         self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
     ) -> Future[PredictOutcome]:
-        """Queue what `run` does. Callers share the decoders and the batches equally.
-
-        Cancelling the future gives up the images that are not decoded yet, and withdraws the request until its batch
-        starts.
-
-        Raises:
-            NoSamples, Overloaded: at once; the future raises the other errors of `run`.
-        """
+        """See `Predicting.submit`. Cancelling the future also gives up the images that are not decoded yet."""
         command = self.command(client, uploads, reference, caller)
         work = self._batcher.submit(command, len(uploads), caller, after=command.images)
         self.in_flight.add(work)
@@ -161,11 +190,18 @@ class Prediction:
         self, client: str, uploads: Sequence[Upload], reference: str = LIVE, caller: str = ""
     ) -> PredictCommand:
         """Start to decode the images of a request and return it. Raises NoSamples, Overloaded."""
-        if not uploads:
-            raise NoSamples("the request has no images; send at least one")
+        require_images(uploads)
         images = self._decoder.submit(uploads, caller)
         tracing.follow("decode", images)
         return PredictCommand(client, tuple(uploads), reference, images)
+
+    def predict_now(self, command: PredictCommand) -> PredictOutcome:
+        """See `CandidatePredicting.predict_now`."""
+        ((_, found),) = self.predict_batch([command])
+        outcome = found.result() if isinstance(found, Future) else found
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def metrics(self) -> Mapping[str, float]:
         """Counters and gauges by name."""
@@ -185,12 +221,12 @@ class Prediction:
         checkpoint is not loaded yet gets a future and does not delay the others.
         """
         started_s = time.monotonic()
-        versions = self._store.served([_lookup(command) for command in commands])
+        versions = self._store.served([lookup(command.client, command.reference) for command in commands])
         prepared: dict[int, _Prepared] = {}
         weights: dict[int, ServingWeights] = {}
         for index, (command, version) in enumerate(zip(commands, versions, strict=True)):
             try:
-                found = _found(command, version)
+                found = require_found(version, command.client, command.reference)
                 checkpoint = self._checkpoints.find(found.meta_model_digest, found.meta_model)
                 if checkpoint is None:
                     yield index, self._loads.submit(self._load_and_predict, command, found)
@@ -240,15 +276,20 @@ class Prediction:
         return self._weights.get(version, load)
 
 
-def _lookup(command: PredictCommand) -> tuple[str, str | int]:
-    reference = command.reference
-    return command.client, int(reference) if reference.isdigit() else reference
+def require_images(uploads: Sequence[Upload]) -> None:
+    """Raise NoSamples if a request has no images."""
+    if not uploads:
+        raise NoSamples("the request has no images; send at least one")
 
 
-def _found(command: PredictCommand, version: ServedVersion | AnoleError) -> ServedVersion:
+def lookup(client: str, reference: str) -> tuple[str, str | int]:
+    """Return what `VersionStore.served` takes for an alias or a version number."""
+    return client, int(reference) if reference.isdigit() else reference
+
+
+def require_found(version: ServedVersion | AnoleError, client: str, reference: str) -> ServedVersion:
     """Return the version, or raise the error of its lookup."""
-    client = command.client
-    if isinstance(version, UnknownAlias) and command.reference == LIVE:
+    if isinstance(version, UnknownAlias) and reference == LIVE:
         raise NothingLive(
             f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, or name a "
             "version in the request"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
@@ -22,7 +21,7 @@ from service.domain.prediction_log import Judgement, LoggedPrediction
 from service.domain.version import LIVE
 from service.runtime.background import BackgroundQueue, QueueLimits
 from service.store.ports import utc_now
-from service.usecases.predict import PredictCommand, Prediction, PredictOutcome
+from service.usecases.predict import CandidatePredicting, PredictCommand, PredictOutcome
 
 LOG_LIMITS: Final = QueueLimits(size=4096, size_bytes=64 << 20, batch_size=512, gather_s=1.0)
 """In images, and in bytes of their files, which are kept until their digests are known."""
@@ -101,7 +100,7 @@ class PredictionRecorder:
         clock: the time that entries carry.
     """
 
-    def __init__(self, write: Write, prediction: Prediction, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, write: Write, prediction: CandidatePredicting, clock: Callable[[], datetime] = utc_now) -> None:
         self._store = write
         self._prediction = prediction
         self._clock = clock
@@ -157,14 +156,10 @@ class PredictionRecorder:
         """Return what the candidate predicts; None if it fails, which is logged."""
         command = replace(recorded.command, reference=str(recorded.outcome.served.candidate))
         try:
-            ((_, found),) = self._prediction.predict_batch([command])
-            judged = found.result() if isinstance(found, Future) else found
-            if isinstance(judged, Exception):
-                raise judged
+            return self._prediction.predict_now(command)
         except Exception as error:  # noqa: BLE001 - the answer is recorded without the candidate
             self._warn(recorded, error)
             return None
-        return judged
 
     def _warn(self, recorded: _Recorded, error: Exception) -> None:
         if time.monotonic() - self._warned_at_s >= _CANDIDATE_WARNING_S:

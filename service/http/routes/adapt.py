@@ -288,7 +288,7 @@ async def _adapt(request: Request, context: Context, make_command: Callable[[], 
         work = await to_thread.run_sync(_submit, request, context, make_command, control)
         return await wait_for(request, work, context.settings.adapt_s, setting="ANOLE_ADAPT_S")
     except (ClientDisconnect, DeadlinePassed) as error:
-        if work is None or control.stop(error) or isinstance(error, ClientDisconnect):
+        if work is None or await to_thread.run_sync(control.stop, error) or isinstance(error, ClientDisconnect):
             raise
         return await wait_for(request, work, _STORE_S)  # too late to stop: the version is being stored
     finally:
