@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 import ray
@@ -20,6 +19,7 @@ from ray.serve.exceptions import RayServeException
 
 from models.errors import AnoleError
 from service import bootstrap
+from service.cluster.placement import replica_settings, require_usable_store
 from service.cluster.remote import (
     AdaptRequest,
     PredictAnswer,
@@ -31,8 +31,8 @@ from service.cluster.remote import (
 from service.cluster.replicas import Adapter, Predictor
 from service.errors import InvalidSettings
 from service.http.app import create_app, freeze_objects, stop_process
-from service.runtime.device import pick_device, usable_cores
-from service.settings import Settings, disable_ray_usage_reports, load_settings, replica_range
+from service.runtime.device import pick_device
+from service.settings import Settings, disable_ray_usage_reports, replica_range
 from service.store.open_store import StoreLocation
 from service.store.version_store import VersionStore
 from service.telemetry import configure_logging
@@ -52,6 +52,9 @@ OBJECT_STORE_BYTES: Final = 1 << 30
 _GPU_SHARE: Final = 0.5
 """A predictor and an adapter fit on one GPU."""
 
+_NO_ACCESS_LOG: Final = {"enable_access_log": False}
+"""The application logs requests itself."""
+
 _LOST: Final = (RayActorError, ObjectLostError, TaskCancelledError, RayServeException)
 
 
@@ -62,7 +65,7 @@ class PredictorReplica(Predictor):
         self._services_here = _services(settings)
         super().__init__(self._services_here)
 
-    @serve.multiplexed(max_num_models_per_replica=VERSIONS_HELD)
+    @serve.multiplexed(max_num_models_per_replica=VERSIONS_HELD)  # type: ignore[untyped-decorator]
     async def hold(self, identity: str) -> str:
         """Tell the router that this replica has a version. Its weights are in the cache of `Prediction`."""
         return identity
@@ -130,13 +133,14 @@ def application(settings: Settings, node_id: str) -> serve.Application:
         settings: of all replicas.
         node_id: the node of an embedded store; all replicas run there.
     """
-    settings = _portable(settings)
+    settings = replica_settings(settings)
     place = {} if StoreLocation.of(settings).shared else {"label_selector": {"ray.io/node-id": node_id}}
     share = {"num_gpus": _GPU_SHARE} if pick_device(settings.device).type == "cuda" else {}
     running = settings.adapt_running
     predictors = serve.deployment(
         PredictorReplica,
         name="predictor",
+        logging_config=_NO_ACCESS_LOG,
         ray_actor_options={"num_cpus": 1, **share, **place},
         max_ongoing_requests=PREDICTIONS,
         autoscaling_config=_scaling(settings.ray_predictors, PREDICTIONS / 2),
@@ -145,6 +149,7 @@ def application(settings: Settings, node_id: str) -> serve.Application:
     adapters = serve.deployment(
         AdapterReplica,
         name="adapter",
+        logging_config=_NO_ACCESS_LOG,
         ray_actor_options={"num_cpus": 1, **share, **place},
         max_ongoing_requests=running + settings.adapt_waiting,
         autoscaling_config=_scaling(settings.ray_adapters, running),
@@ -153,6 +158,7 @@ def application(settings: Settings, node_id: str) -> serve.Application:
     ingress = serve.deployment(
         serve.ingress(_ingress(settings))(),
         name="ingress",
+        logging_config=_NO_ACCESS_LOG,
         num_replicas=settings.ray_ingresses,
         max_replicas_per_node=1,
         max_ongoing_requests=10_000,  # the application limits them itself
@@ -188,40 +194,6 @@ def _scaling(replicas: str, ongoing: float) -> dict[str, Any]:
     return {"min_replicas": least, "initial_replicas": least, "max_replicas": most, "target_ongoing_requests": ongoing}
 
 
-def _portable(settings: Settings) -> Settings:
-    """Return the settings for replicas: without keys, with absolute paths, and with one thread per operation."""
-    models = tuple(str(Path(model).absolute()) if Path(model).exists() else model for model in settings.model)
-    own = {"data": settings.data.absolute(), "model": models, "workers": usable_cores()}
-    return settings.model_copy(update={**own, "bootstrap_key": None, "api_key": None, "demo": False})
-
-
-def from_environment(_arguments: dict[str, str]) -> serve.Application:
-    """Return the application with settings from the environment, for `serve deploy` and a RayService.
-
-    Raises:
-        InvalidSettings: see `application`.
-    """
-    settings = load_settings()
-    return application(settings, _node_of_store(settings))
-
-
-def _node_of_store(settings: Settings) -> str:
-    """Return this node.
-
-    Raises:
-        InvalidSettings: the cluster has several nodes, and the store is on the disk of one.
-    """
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes > 1 and not StoreLocation.of(settings).shared:
-        raise InvalidSettings(
-            f"the cluster of Ray has {nodes} nodes, and the store is in a folder, which only one node can use; keep "
-            "the store on PostgreSQL and S3 (ANOLE_CATALOG_URL and ANOLE_BLOBS_URL, see docs/operation.md), or use a "
-            "cluster with one node"
-        )
-    node: str = ray.get_runtime_context().get_node_id()
-    return node
-
-
 def run(settings: Settings, announce: Callable[[], None]) -> None:
     """Serve on a cluster of Ray until a signal arrives, then stop the application.
 
@@ -234,7 +206,8 @@ def run(settings: Settings, announce: Callable[[], None]) -> None:
     """
     _connect(settings)
     try:
-        bound = application(settings, _node_of_store(settings))
+        require_usable_store(settings, sum(node["Alive"] for node in ray.nodes()))
+        bound = application(settings, ray.get_runtime_context().get_node_id())
         http = {"host": settings.host, "port": settings.port}
         serve.start(proxy_location="EveryNode", http_options=http)
         stopping = threading.Event()
@@ -265,5 +238,5 @@ def _connect(settings: Settings) -> None:
     except (ConnectionError, ValueError) as error:
         raise InvalidSettings(
             f"cannot connect to a cluster of Ray at {settings.ray_address!r}: {error}; start one with "
-            "`ray start --head`, or leave out --address"
+            "`ray start --head`, set RAY_AUTH_MODE=token if the cluster asks for a token, or leave out --address"
         ) from error
