@@ -147,11 +147,7 @@ def create_app(
         predictors: processes that predict for this one at most.
     """
     telemetry = Telemetry(place)
-    memory = MemoryBudget(MEMORY_BODIES * max(settings.adapt_body_bytes, settings.predict_body_bytes))
-    places = settings.adapt_running + settings.adapt_waiting
-    adapting = AdmissionLimit("adapt", telemetry, places, memory=memory)
-    images = MAX_IMAGES * predictors
-    predicting = AdmissionLimit("predict", telemetry, images, images, memory)
+    adapting, predicting, memory = _admission(settings, telemetry, predictors)
     telemetry.add_metrics(
         lambda: {
             "adapt_taken": adapting.requests,
@@ -197,6 +193,16 @@ def create_app(
     app.add_route("/openapi.json", docs.description, include_in_schema=False)
     problems.install(app)
     return app
+
+
+def _admission(
+    settings: Settings, telemetry: Telemetry, predictors: int
+) -> tuple[AdmissionLimit, AdmissionLimit, MemoryBudget]:
+    """Return the limits of adaptations and of predictions, and the memory that both share."""
+    memory = MemoryBudget(MEMORY_BODIES * max(settings.adapt_body_bytes, settings.predict_body_bytes))
+    adapting = AdmissionLimit("adapt", telemetry, settings.adapt_running + settings.adapt_waiting, memory=memory)
+    images = MAX_IMAGES * predictors
+    return adapting, AdmissionLimit("predict", telemetry, images, images, memory), memory
 
 
 def _usage(place: WorkerPlace | None, name: str) -> UsageTable:
