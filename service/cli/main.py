@@ -133,19 +133,11 @@ def serve(
         ),
     ] = None,
     engine: Annotated[
-        str | None,
-        typer.Option(
-            help="uvicorn: processes of this machine. ray: replicas on a cluster, by Ray Serve.",
-            show_default="ANOLE_ENGINE, or uvicorn",
-        ),
+        str | None, typer.Option(help="uvicorn, or ray for Ray Serve.", show_default="ANOLE_ENGINE, or uvicorn")
     ] = None,
     address: Annotated[
         str | None,
-        typer.Option(
-            metavar="HOST:PORT",
-            help="Cluster of Ray.",
-            show_default="ANOLE_RAY_ADDRESS, or one that is started on this machine",
-        ),
+        typer.Option(metavar="HOST:PORT", help="Cluster of Ray.", show_default="ANOLE_RAY_ADDRESS, or a new one"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
