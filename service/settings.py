@@ -166,7 +166,11 @@ class Settings(BaseSettings):
     adapt_running: Count = Field(2, description="adaptations running at the same time, per worker")
     adapt_waiting: int = Field(8, ge=0, le=10_000, description="adaptations waiting for their turn, per worker")
     adapt_s: float = Field(
-        30.0, gt=0, le=3600, description="time for an adaptation, including its time in the queue; for jobs, without it"
+        30.0,
+        gt=0,
+        le=3600,
+        description="time for an adaptation, including its time in the queue; for jobs, without it; an export may take "
+        "four times as long",
     )
     predict_s: float = Field(5.0, gt=0, le=600, description="time for a prediction, including its time in the queue")
     cache_bytes: Bytes = Field(256 * _MIB, description="version weights kept in memory, per worker")

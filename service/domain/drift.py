@@ -15,8 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from service.domain.client import ClientSettings
-from service.domain.report import HELD_OUT
-from service.domain.version import VersionDraft
+from service.domain.version import HELD_OUT, VersionDraft
 
 ALPHA: Final = 0.001
 """Probability of a false alarm for one share of one period."""

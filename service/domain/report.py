@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from models.validation.cross_validation import CrossValidatedAdaptation, CrossValidationResult, CrossValidationSkipped
-from service.domain.version import SampleRef, VersionDraft, unknown_score
-
-HELD_OUT: Final = "held_out"
-"""Key of the predictions on held-out samples. They are recorded with a version and are not part of an answer."""
+from service.domain.version import HELD_OUT, SampleRef, VersionDraft, unknown_score
 
 _DIGITS: Final = 6
 

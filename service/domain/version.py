@@ -42,6 +42,9 @@ LIVE: Final = "live"
 CANDIDATE: Final = "candidate"
 """The alias of a version that judges the requests to the live version too, in the background."""
 
+HELD_OUT: Final = "held_out"
+"""Key in a report of the predictions on held-out samples. They are recorded with a version, and in no answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
