@@ -272,10 +272,10 @@ def test_without_storage_and_with_a_malformed_address_the_page_opens(browser: Br
         page.add_init_script(NO_STORAGE)
         page.goto(f"{url}/#/teach/%E0%A4%A")
         expect(page.get_by_role("heading", name="Teach something new")).to_be_visible()
-        page.get_by_role("button", name="Switch to: Light").click()
+        page.get_by_role("button", name="Switch to: Dark").click()
         page.get_by_role("button", name="中文").click()
         expect(page.get_by_role("heading", name="教点新东西")).to_be_visible()
-        expect(page.locator("html")).to_have_attribute("data-theme", "light")
+        expect(page.locator("html")).to_have_attribute("data-theme", "dark")
 
 
 def test_a_report_is_read_again_after_a_failure_and_a_question_ends_with_its_address(
