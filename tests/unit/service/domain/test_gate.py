@@ -14,8 +14,8 @@ from service.domain.client import ClientSettings
 from service.domain.diff import compare
 from service.domain.gate import GateDecision, Limits, decide
 from service.domain.reason import Reason
-from service.domain.report import HELD_OUT, HeldOutPrediction, class_estimates, held_out_predictions, report_fields
-from service.domain.version import Lineage, SampleRef, Version, VersionDraft
+from service.domain.report import HeldOutPrediction, class_estimates, held_out_predictions, report_fields
+from service.domain.version import HELD_OUT, Lineage, SampleRef, Version, VersionDraft
 from service.errors import InvalidRequest
 from tests.contract.values import a_draft, digest_of
 
