@@ -66,7 +66,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_imports_of_the_product_are_declared() -> None:
-    extras = ("plot", "shared", "export", "openvino", "search", "fleet", "otel", "bridge", "genicam")
+    extras = ("plot", "shared", "export", "openvino", "search", "fleet", "otel", "bridge", "genicam", "ray")
     assert distributions_imported("models", "service") <= declared(*extras).keys()
 
 
