@@ -59,10 +59,12 @@ class Modbus(Sink):
         """Serve, or be connected to the PLC, and send heartbeats inside the block."""
         connect = self._serving if self._config.mode == "server" else self._writing
         async with connect() as self._write:
-            beating = asyncio.create_task(self._beat(self._write))
+            ended = asyncio.Event()
+            beating = asyncio.create_task(self._beat(self._write, ended))
             try:
                 yield
             finally:
+                ended.set()
                 beating.cancel()
                 with contextlib.suppress(asyncio.CancelledError, *self.connection_errors):
                     await beating
@@ -74,9 +76,10 @@ class Modbus(Sink):
         values = registers(verdict)
         await self._write(self._config.address + 1, values)
 
-    async def _beat(self, write: Write) -> None:
+    async def _beat(self, write: Write, ended: asyncio.Event) -> None:
+        """Count up until `ended`: pymodbus turns a cancellation in the middle of a write into an error of its own."""
         beats = 0
-        while True:
+        while not ended.is_set():
             beats = (beats + 1) % _WRAP
             with contextlib.suppress(*self.connection_errors):  # the next verdict meets the same error
                 await write(self._config.address, [beats])

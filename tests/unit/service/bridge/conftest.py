@@ -32,8 +32,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine, for a minute at most."""
 
     async def limited() -> T:
-        async with asyncio.timeout(LIMIT_S):
-            return await main
+        async with asyncio.timeout(LIMIT_S) as limit:
+            result = await main
+        if limit.expired():  # something took the cancellation for an error, and went on
+            raise TimeoutError(f"it took more than {LIMIT_S} s")
+        return result
 
     return asyncio.run(limited())
 
