@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -69,21 +69,19 @@ def test_a_job_is_followed_to_its_version_and_another_is_cancelled(anole: Client
 
 
 def test_errors_are_those_of_the_service_without_ray(anole: Client, cluster: Process) -> None:
-    def problem(path: str, **request: object) -> tuple[int, str]:
-        response = httpx.post(f"{cluster.url}{path}", timeout=60, **request)  # type: ignore[arg-type]
+    def error_code(path: str, files: str, count: int, fields: Mapping[str, object]) -> tuple[int, str]:
+        """Send text files instead of images, and return the status and the code of the problem."""
+        uploads = [(files, (f"{number}.png", b"no image")) for number in range(count)]
+        response = httpx.post(f"{cluster.url}{path}", timeout=60, data=fields, files=uploads)
         assert response.headers["content-type"] == "application/problem+json"
         return response.status_code, response.json()["code"]
 
-    text = {"files": [("images", ("a.png", b"no image"))]}
     anole.adapt("errors", labelled(fine=FINE, coarse=COARSE), ALWAYS)
-    assert problem("/predict", data={"client": "nobody"}, **text) == (404, "unknown_client")
-    assert problem("/predict", data={"client": "errors"}, **text) == (415, "image_format_unsupported")
-    broken = {"files": [("samples", (f"{i}.png", b"no image")) for i in range(2)]}
-    assert problem("/adapt", data={"client": "errors", "labels": ["a", "b"]}, **broken) == (
-        415,
-        "image_format_unsupported",
-    )
-    assert problem("/adapt", data={"client": "errors", "labels": ["a"]}, **broken) == (422, "label_count_mismatch")
+    assert error_code("/predict", "images", 1, {"client": "nobody"}) == (404, "unknown_client")
+    assert error_code("/predict", "images", 1, {"client": "errors"}) == (415, "image_format_unsupported")
+    two_labels, one_label = {"client": "errors", "labels": ["a", "b"]}, {"client": "errors", "labels": ["a"]}
+    assert error_code("/adapt", "samples", 2, two_labels) == (415, "image_format_unsupported")
+    assert error_code("/adapt", "samples", 2, one_label) == (422, "label_count_mismatch")
 
 
 def test_a_repeated_request_gets_the_version_of_the_first(cluster: Process) -> None:
