@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.figures import Parser, machine, markdown
 from benchmarks.measuring import Times, alternate
-from models.adaptation.allocator import keep_freed_memory
+from models.adaptation.allocator import TRAINING_BLOCK_BYTES, keep_freed_memory
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import batch_plan
 from models.config import InnerLoopConfig, NetConfig, preset
@@ -177,7 +177,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     setting = Setting(recipe, arguments.tasks, paper.meta.n_way, paper.meta.train_shots, device)
     found = machine("paper")
-    keep_freed_memory()
+    keep_freed_memory(TRAINING_BLOCK_BYTES)
     torch.backends.cudnn.allow_tf32 = False  # float32 on both sides and in torch.mm
     processor = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(

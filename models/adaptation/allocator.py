@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import torch
+import ctypes
+import sys
 
-_LARGEST_SIGN_BYTES = (32 << 20) - 8192
-"""Just below the largest block whose release raises glibc's thresholds (mallopt(3), M_MMAP_THRESHOLD)."""
+SERVING_BLOCK_BYTES = 32 << 20
+"""Largest block that a serving process keeps. All that it keeps is at most twice this."""
+
+TRAINING_BLOCK_BYTES = (1 << 30) - 1
+"""Largest block that a training process keeps; twice this is the most that the C library can be asked for."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt(3), from glibc's malloc.h."""
 
 
-def keep_freed_memory() -> None:
-    """Let the C library keep up to 64 MB of freed memory for the next inner step.
+def keep_freed_memory(block_bytes: int = SERVING_BLOCK_BYTES) -> None:
+    """Let the C library keep freed memory for the next inner step, in blocks of up to `block_bytes`.
 
     By default glibc returns freed memory to the system and gets it back page by page, with thousands of page faults per
-    meta step, until a large block has been allocated and freed. This function allocates and frees one without touching
-    its pages. Call it once per process. Other C libraries are not affected. See docs/decisions/0010-allocator-hint.md.
+    meta step. Call it once per process. Other C libraries are not affected. See docs/decisions/0010-allocator-hint.md.
+
+    Args:
+        block_bytes: largest block to keep, at most `TRAINING_BLOCK_BYTES`. Up to twice as much stays in the process.
     """
-    torch.empty(_LARGEST_SIGN_BYTES, dtype=torch.uint8)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, block_bytes)
+        mallopt(_M_TRIM_THRESHOLD, 2 * block_bytes)

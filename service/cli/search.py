@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 import typer
 
-from models.adaptation.allocator import keep_freed_memory
+from models.adaptation.allocator import TRAINING_BLOCK_BYTES, keep_freed_memory
 from models.atomic_files import write_atomically
 from models.checkpoint import load_checkpoint
 from models.config import preset
@@ -80,7 +80,7 @@ def search(
     from models.meta.search import Search, SearchConfig, best_result
 
     torch.set_num_threads(1)  # the tasks of a meta step are distributed over the threads
-    keep_freed_memory()
+    keep_freed_memory(TRAINING_BLOCK_BYTES)
     disable_onnxruntime_telemetry()
     chosen = preset(preset_name or (dataset if dataset in ("omniglot", "mini-imagenet") else "mini-imagenet"))
     limits: dict[str, Any] = {"max_mb": max_mb, "max_ms": max_ms_per_image, "meta_steps": trial_meta_steps}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 
-from models.adaptation.allocator import keep_freed_memory
+from models.adaptation.allocator import TRAINING_BLOCK_BYTES, keep_freed_memory
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import PRESETS, InnerLoopConfig, LrMultipliers, NetConfig, Precision, preset
 from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
@@ -217,7 +217,7 @@ def train(
         train_covariance(str(start), dataset, out, CovarianceTraining(seed=seed), data_root, threads, as_json=as_json)
         return
     torch.set_num_threads(1 if algorithm in _SPREADS_TASKS else threads)
-    keep_freed_memory()
+    keep_freed_memory(TRAINING_BLOCK_BYTES)
     kept = _given(n_way=ways, train_shots=shots, meta_steps=meta_steps, seed=seed, modality_dropout=modality_dropout)
     kept |= _given(lr_multipliers=_lr_multipliers(meta_rate, adapt_modality))
     meta = replace(chosen.meta, algorithm=algorithm, modalities=modality, **kept)
@@ -384,7 +384,7 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of a checkpoint on few-shot episodes, with a 95 % confidence interval."""
     torch.set_num_threads(threads)
-    keep_freed_memory()
+    keep_freed_memory(TRAINING_BLOCK_BYTES)
     disable_onnxruntime_telemetry()
     settings = load_settings(allow_factory=allow_factory or None)
     start = load_checkpoint(checkpoint, settings.allow_factory).on(pick_device(device))

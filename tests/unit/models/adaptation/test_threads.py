@@ -29,12 +29,12 @@ SGD = InnerLoopConfig(steps=3, learning_rate=0.005, batch_size=4)
 ADAM = InnerLoopConfig(steps=3, learning_rate=0.001, batch_size=4, optimiser="adam", carry_moments=True)
 
 FAULTS = """
-import resource, torch
-from models.adaptation.allocator import keep_freed_memory
+import resource, sys, torch
+from models.adaptation import allocator
 torch.set_num_threads(1)
-keep_freed_memory()
+allocator.keep_freed_memory(getattr(allocator, sys.argv[1]))
 def step():
-    kept = [torch.zeros(3 << 19) for _ in range(8)]
+    kept = [torch.zeros(int(sys.argv[2]) << 18) for _ in range(8)]
 for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -117,6 +117,9 @@ def test_a_task_that_diverges_on_another_thread_is_named(
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such threshold")
-def test_memory_freed_by_a_step_is_reused_by_the_next_step() -> None:
-    child = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
+@pytest.mark.parametrize(
+    ("block", "megabytes"), [("SERVING_BLOCK_BYTES", 6), ("TRAINING_BLOCK_BYTES", 45)], ids=["serving", "training"]
+)
+def test_memory_freed_by_a_step_is_reused_by_the_next_step(block: str, megabytes: int) -> None:
+    child = subprocess.run([sys.executable, "-c", FAULTS, block, str(megabytes)], capture_output=True, check=True)
     assert int(child.stdout) < 100
