@@ -114,6 +114,17 @@ def test_a_candidate_that_fails_leaves_the_answer_recorded_without_it(
     assert [(line["client"], line["version"]) for line in lines] == [("line", 2)]
 
 
+def test_a_candidate_judges_some_images_of_a_service_that_is_never_quiet(
+    store: Store, prediction: CandidatePrediction
+) -> None:
+    prediction.in_flight.add(Future())
+    recorder = PredictionRecorder(store, prediction, patience_s=0.01)
+    recorder.record(outcome(2, candidate=2), Origin())
+    recorder.close()
+    assert [each.candidate is not None for each in store.entries] == [True, True]
+    assert recorder.metrics()["candidate_judged_total"] == 2
+
+
 def test_images_that_the_candidate_has_no_time_for_are_recorded_without_it(
     recorder: PredictionRecorder, store: Store
 ) -> None:
