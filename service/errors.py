@@ -112,6 +112,18 @@ def client_deleted(client: str) -> ClientDeleted:
     )
 
 
+class ClientExists(ServiceError):
+    """The client exists, and the request was to create it."""
+
+
+def client_exists(client: str) -> ClientExists:
+    """Return the error for a request that was to create a client of a name that is taken."""
+    return ClientExists(
+        f"client {client!r} exists already, and If-None-Match: * allows only a new one; nothing of the request is "
+        "stored; choose another name, or leave the header out to add to that client"
+    )
+
+
 class UnknownVersion(ServiceError, LookupError):
     """The client has no version with that number, or it was deleted."""
 

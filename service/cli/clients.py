@@ -76,6 +76,7 @@ def adapt(
     seed: Annotated[int | None, typer.Option(help="Seed of the inner loop.")] = None,
     publish: Annotated[str | None, typer.Option(help="auto, always or never.")] = None,
     first: Annotated[str | None, typer.Option(help="prototypes: create a version without inner steps first.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Fail if CLIENT exists already.")] = False,
     parts: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +97,7 @@ def adapt(
 
     Interrupt the command to cancel the adaptation. It then creates no version.
     """
-    options = AdaptOptions(mode, steps, learning_rate, seed, publish, first)
+    options = AdaptOptions(mode, steps, learning_rate, seed, publish, first, new_client=new)
     samples, skipped = _samples(folder, parts, table)
     adapted = adapt_with_progress(
         client, url, key, lambda anole, on_progress: anole.adapt(client, samples, options, on_progress=on_progress)

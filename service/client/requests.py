@@ -61,6 +61,7 @@ class AdaptOptions:
         seed: seed of the inner loop.
         publish: "auto", "always" or "never".
         first: "prototypes" creates a version without inner steps before the full one. Requires `on_progress`.
+        new_client: create the client; if it exists, the service responds with the problem `client_exists`.
     """
 
     mode: str | None = None
@@ -69,6 +70,7 @@ class AdaptOptions:
     seed: int | None = None
     publish: str | None = None
     first: str | None = None
+    new_client: bool = False
 
 
 def adapt_archive(
@@ -94,8 +96,15 @@ def adapt(
             "and ANOLE_ADAPT_BODY_BYTES of the service, or leave out mode=replace and delete the client first"
         )
     unpublished = replace(options, steps=0, publish="never", first=None)
-    requests = [_adapt(client, form, unpublished, f"{key}.{index}") for index, form in enumerate(before, 1)]
-    return [*requests, _adapt(client, last, options, key)]
+    requests = [
+        _adapt(client, form, _following(unpublished, index), f"{key}.{index}") for index, form in enumerate(before, 1)
+    ]
+    return [*requests, _adapt(client, last, _following(options, len(groups)), key)]
+
+
+def _following(options: AdaptOptions, index: int) -> AdaptOptions:
+    """Return the options of the request of that number: only the first one can create the client."""
+    return options if index == 1 else replace(options, new_client=False)
 
 
 def last_of(made: Sequence[AdaptResponse]) -> AdaptResponse:
@@ -127,8 +136,11 @@ def _samples(samples: Sequence[LabelledFile]) -> list[Part]:
 
 
 def _adapt(client: str, form: list[Part], options: AdaptOptions, key: str | None) -> Request[AdaptResponse]:
-    fields = _form({"client": client, **asdict(options)})
+    values = asdict(options)
     headers = header("Idempotency-Key", key or str(uuid.uuid4()))
+    if values.pop("new_client"):
+        headers["If-None-Match"] = "*"
+    fields = _form({"client": client, **values})
     content = {"files": [*fields, *form], "headers": headers}
     return Request("POST", "/adapt", AdaptResponse.model_validate_json, content)
 

@@ -120,10 +120,12 @@ class Origin:
         client_created_at: if given, the client must still be the one that was created then.
         job: what becomes of the request's job in the transaction that records the version. The job must not have ended.
             Its `result`, or its `first` if it goes on, gets that version, whatever it says here.
+        new_client: whether the version must be the first thing that is stored of its client.
     """
 
     client_created_at: datetime | None = None
     job: JobUpdate | None = None
+    new_client: bool = False
 
 
 NO_ORIGIN: Final = Origin()

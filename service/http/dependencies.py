@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar, cast
 
-from fastapi import Depends, Path, Query, Request, Response
+from fastapi import Depends, Header, Path, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.errors import RETRY_BUSY_S, DeadlinePassed
-from service.http.problems import InvalidField, of_setting
+from service.http.problems import InvalidField, InvalidPrecondition, of_setting
 from service.http.uploads import check_query
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -57,9 +57,19 @@ async def _alias(
     return validate_alias_name(alias)
 
 
+async def _only_if_absent(
+    if_none_match: Annotated[str | None, Header(description="`*`: only if it does not exist yet")] = None,
+) -> bool:
+    """Return whether a request is to create what it names. Raises InvalidPrecondition for any value but `*`."""
+    if if_none_match is not None and if_none_match.strip() != "*":
+        raise InvalidPrecondition(f"If-None-Match is {if_none_match[:80]!r}; allowed: *")
+    return if_none_match is not None
+
+
 ContextDep = Annotated[Context, Depends(_context)]
 ServicesDep = Annotated[Services, Depends(_services)]
 AliasPath = Annotated[str, Depends(_alias)]
+OnlyIfAbsent = Annotated[bool, Depends(_only_if_absent)]
 VersionPath = Annotated[int, Path(ge=1, le=MAX_VERSION, description="number of a version")]
 
 

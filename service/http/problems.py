@@ -198,6 +198,7 @@ PROBLEMS: Final[Mapping[type[Exception], Problem]] = {
     serving.NothingToRollBackTo: Problem(409, "nothing_to_roll_back_to", "No earlier version"),
     serving.NothingToUpgrade: Problem(409, "nothing_to_upgrade", "Nothing to upgrade"),
     serving.VersionInUse: Problem(409, "version_in_use", "An alias points to the version"),
+    serving.ClientExists: Problem(412, "client_exists", "There is a client of this name already"),
     serving.AliasConflict: Problem(412, "alias_conflict", "The alias has changed"),
     serving.IdempotencyInFlight: Problem(409, "idempotency_in_flight", "The same request is still running"),
     serving.ClientDeleted: Problem(409, "client_deleted", "The client was deleted in the meantime"),

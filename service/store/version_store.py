@@ -138,7 +138,7 @@ class VersionStore:
 
         Raises:
             ParentSuperseded: `extends`, and the draft's parent is no longer the base; nothing was recorded.
-            ClientDeleted, JobCancelled, WorkerLost: `origin` does not hold any more; nothing was recorded.
+            ClientDeleted, ClientExists, JobCancelled, WorkerLost: `origin` does not hold; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             StoreUnavailable: nothing was recorded; also if a blob was deleted after it was stored.
         """

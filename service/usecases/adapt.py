@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Final
 
 from torch import Tensor
@@ -45,6 +46,7 @@ from service.errors import (
     UnknownClient,
     VersionCorrupt,
     client_deleted,
+    client_exists,
 )
 from service.runtime.adapt_queue import JobControl
 from service.runtime.checkpoints import LoadedCheckpoints
@@ -116,6 +118,10 @@ class _Request:
         first = None if made is None else JobVersion(made.version.number, made.live)
         return JobUpdate(self.command.job, "running" if self.preliminary else "done", self.control.progress, first)
 
+    def origin(self, client_created_at: datetime | None) -> Origin:
+        """Return what must hold when the version is recorded."""
+        return Origin(client_created_at, self.job, self.command.new_client)
+
     @property
     def seed(self) -> int:
         return self.command.seed or 0
@@ -172,6 +178,7 @@ class Adaptation:
             ImageRejected: a file is not an acceptable image; the message starts with its name.
             AdaptationDiverged: the weights are not finite.
             ClientDeleted: the client was deleted since the request named it; nothing of the request is stored.
+            ClientExists: the request was to create the client; nothing of it is stored.
             StoreFull, StoreUnavailable: no version was made.
             And the error that `control` is stopped with; then no version was made either.
         """
@@ -199,6 +206,7 @@ class Adaptation:
                 quick = replace(request, command=first, recipe=replace(recipe, steps=0), preliminary=True)
                 made = self._make_version(quick, clock)
             control.publish_first(made)
+            request = replace(request, command=replace(command, new_client=False))  # it is not any more
             clock = _Stopwatch()
         return self._make_version(request, clock)
 
@@ -280,7 +288,7 @@ class Adaptation:
         aliases = () if decision.decision == "hold" else (LIVE,)
         with control.committing():
             published = self._store.publish(
-                draft, aliases, command.idempotency, extends=extends, origin=Origin(created_at, request.job)
+                draft, aliases, command.idempotency, extends=extends, origin=request.origin(created_at)
             )
         return AdaptOutcome(published.version, LIVE in aliases, published.live, lineage.compared)
 
@@ -289,10 +297,13 @@ class Adaptation:
 
         Raises:
             ClientDeleted: the client is not the one that existed when the request named it.
+            ClientExists: the request was to create the client.
             UnknownClient, NothingToUpgrade: for an upgrade.
         """
         client = request.command.client
         lineage = self._store.catalog.lineage(client)
+        if request.command.new_client and lineage.client_created_at is not None:
+            raise client_exists(client)
         if request.command.client_created_at not in (None, lineage.client_created_at):
             raise client_deleted(client)
         if request.command.mode == "correct" and lineage.base is None:

@@ -54,6 +54,7 @@ class AdaptCommand:
             exist. If the client is deleted afterwards, the request makes no version.
         caller: who sent the request. Callers share the decoders equally.
         corrections: of the stored samples, in the mode "correct"; otherwise None.
+        new_client: whether the request makes a version only if it creates the client.
         job: id of the job in the catalog that ends with the version; None if the request is no job.
     """
 
@@ -71,6 +72,7 @@ class AdaptCommand:
     client_created_at: datetime | None = None
     caller: str = ""
     corrections: Corrections | None = None
+    new_client: bool = False
     job: str | None = None
 
 

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from service.domain.client import ClientSettings
 from service.domain.job import Origin
 from service.domain.version import LIVE, Idempotency, Lineage
 from service.errors import (
     ClientDeleted,
+    ClientExists,
     IdempotencyMismatch,
     ParentSuperseded,
     StoreUnavailable,
@@ -339,6 +341,33 @@ def test_only_one_of_racing_requests_with_the_same_key_publishes(catalog: Catalo
     assert sum(not publication.replayed for publication in made) == 1
     assert len({publication.version.draft.weights_digest for publication in made}) == 1
     assert len(catalog.versions(CLIENT)) == 1
+
+
+def test_only_one_of_racing_requests_creates_a_client(catalog: Catalog) -> None:
+    def create(number: int) -> bool:
+        try:
+            catalog.publish(a_draft(weights=f"w{number}"), [LIVE], origin=Origin(new_client=True))
+        except ClientExists:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(create, range(16))) == 1
+    assert len(catalog.versions(CLIENT)) == 1
+
+
+def test_a_repeated_request_that_created_its_client_gets_the_first_publication(catalog: Catalog) -> None:
+    key = Idempotency("key-1", digest_of("body"))
+    first = catalog.publish(a_draft(), [LIVE], idempotency=key, origin=Origin(new_client=True))
+    again = catalog.publish(a_draft(), [LIVE], idempotency=key, origin=Origin(new_client=True))
+    assert (again.version, again.replayed) == (first.version, True)
+
+
+def test_a_client_that_only_has_settings_is_not_created_again(catalog: Catalog) -> None:
+    catalog.update_settings(CLIENT, ClientSettings())
+    with pytest.raises(ClientExists, match="leave the header out"):
+        catalog.publish(a_draft(), [LIVE], origin=Origin(new_client=True))
+    assert catalog.versions(CLIENT) == ()
 
 
 def test_an_undamaged_catalog_reports_no_problem(catalog: Catalog) -> None:

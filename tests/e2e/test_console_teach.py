@@ -253,6 +253,24 @@ def test_a_new_client_does_not_join_one_that_was_made_meanwhile_unasked(browser:
         expect(page.get_by_role("region", name="Result: version 2")).to_be_visible()
 
 
+def test_an_adaptation_is_found_again_when_the_page_was_loaded_anew_meanwhile(browser: Browser, url: str) -> None:
+    with opened_page(browser) as page:
+        page.goto(f"{url}/#/teach")
+        name_classes(page, "reloaded", "fine", "coarse")
+        choose(page, "fine", FINE[:2])
+        choose(page, "coarse", COARSE[:2])
+        page.route("**/jobs/*/events", lambda _: None)  # the page hears nothing of its job
+        with page.expect_request("**/jobs/*/events"):
+            page.get_by_role("button", name="Adapt", exact=True).click()
+        page.unroute("**/jobs/*/events")
+        page.reload()
+        expect(page.get_by_role("heading", name="Teach reloaded")).to_be_visible()
+        expect(page.get_by_role("region", name="Result: version 1")).to_be_visible()
+        page.reload()
+        expect(class_card(page, "fine")).to_contain_text("2 known")
+        expect(page.get_by_role("region", name="Result: version 1")).to_have_count(0)
+
+
 def test_a_key_for_other_clients_is_told_so_when_it_names_a_new_one(browser: Browser, url: str) -> None:
     refused = {"code": "unknown_client", "title": "Unknown client", "detail": "there is no client 'theirs'"}
     with opened_page(browser, expected=(NOT_LOADED,)) as page:

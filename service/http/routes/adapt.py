@@ -24,7 +24,7 @@ from service.domain.report import report_fields
 from service.domain.version import Idempotency, Version, validate_idempotency_key
 from service.errors import DeadlinePassed, NoSamples, worker_lost
 from service.http.archives import unpack
-from service.http.dependencies import Context, ContextDep, QueryNames, wait_for
+from service.http.dependencies import Context, ContextDep, OnlyIfAbsent, QueryNames, wait_for
 from service.http.log_fields import log_fields
 from service.http.middleware.admission import Slot
 from service.http.middleware.auth import ADAPTING
@@ -35,6 +35,7 @@ from service.http.problems import (
     ConflictingFields,
     DuplicateField,
     InvalidArchive,
+    InvalidPrecondition,
     error_response,
     problem_of,
 )
@@ -185,6 +186,8 @@ AdaptHeadersDep = Annotated[AdaptHeaders, Depends(_adapt_headers)]
             errors.ModalityCountMismatch,
             errors.ModalityUnsupported,
             errors.ConflictingLabels,
+            errors.ClientExists,
+            InvalidPrecondition,
         ),
     },
     openapi_extra={
@@ -206,6 +209,7 @@ async def adapt(
     response: Response,
     context: ContextDep,
     headers: AdaptHeadersDep,
+    new_client: OnlyIfAbsent,
 ) -> schemas.AdaptResponse | Response:
     """Make a new version of a client from labelled images. The gate decides whether it goes live.
 
@@ -213,6 +217,9 @@ async def adapt(
     class.
 
     For a non-blocking call, request a job with `Prefer: respond-async` and follow it at its `Location`.
+
+    With `If-None-Match: *`, the request makes a version only if it creates the client. Of two such requests for one
+    name, the second gets the problem `client_exists`.
     """
     created_at: datetime | None = None
 
@@ -222,7 +229,11 @@ async def adapt(
 
     form = await read_form(request, _SHAPE, context.settings, identify)
     client = accessible_client(request, form.fields.required("client"))
-    make_command = partial(_command, form, client, created_at, headers, request.scope[SLOT], context.settings)
+
+    def make_command() -> AdaptCommand:
+        command = _command(form, client, headers, request.scope[SLOT], context.settings)
+        return replace(command, client_created_at=created_at, new_client=new_client)
+
     if _first(form.fields) and not headers.run_as_job:
         raise ConflictingFields("field 'first' requires 'Prefer: respond-async'; send that header, or leave it out")
     return await adapt_or_start_job(request, response, context, headers, client, make_command)
@@ -348,9 +359,7 @@ def _submit(
     return work
 
 
-def _command(
-    form: Form, client: str, created_at: datetime | None, headers: AdaptHeaders, slot: Slot, settings: Settings
-) -> AdaptCommand:
+def _command(form: Form, client: str, headers: AdaptHeaders, slot: Slot, settings: Settings) -> AdaptCommand:
     fields = form.fields
     uploads, labels = _samples(form, slot, settings)
     return AdaptCommand(
@@ -364,7 +373,6 @@ def _command(
         seed=fields.integer("seed", 0, _MAX_SEED),
         first=cast(Any, _first(fields)) or None,
         publish=cast(Any, fields.choice("publish", {"auto", "always", "never"}, "auto")),
-        client_created_at=created_at,
         caller=slot.caller,
         idempotency=headers.idempotency(_digest(form)),
     )

@@ -11,7 +11,7 @@ from service.bootstrap import Services
 from service.domain.client import validate_alias_name
 from service.domain.version import LIVE, AliasMove, ExpectedRevision
 from service.errors import AliasConflict, NothingToRollBackTo, UnknownAlias, UnknownVersion
-from service.http.dependencies import AliasPath, QueryNames, ServicesDep
+from service.http.dependencies import AliasPath, OnlyIfAbsent, QueryNames, ServicesDep
 from service.http.json_bodies import UniqueKeysRoute
 from service.http.openapi import JSON, QUERY, READ, WRITE, problems
 from service.http.problems import InvalidPrecondition, UnsupportedMediaType
@@ -28,10 +28,10 @@ _WEAK: Final = re.compile(r'W/"[^"]*"')
 
 
 async def _expected_revision(
+    only_new: OnlyIfAbsent,
     if_match: Annotated[
         str | None, Header(description="move the alias only if this is its ETag; `*`: only if it exists")
     ] = None,
-    if_none_match: Annotated[str | None, Header(description="`*`: move the alias only if it does not exist")] = None,
 ) -> ExpectedRevision:
     """Return what the alias must be at; "*" means that it must exist.
 
@@ -39,11 +39,9 @@ async def _expected_revision(
         InvalidPrecondition: both headers were sent, or one is malformed.
         AliasConflict: If-Match has a weak ETag, which by RFC 9110 never matches.
     """
-    if if_match is not None and if_none_match is not None:
+    if if_match is not None and only_new:
         raise InvalidPrecondition("If-Match and If-None-Match were both sent; send one of them")
-    if if_none_match is not None:
-        if if_none_match.strip() != "*":
-            raise InvalidPrecondition(f"If-None-Match is {if_none_match[:80]!r}; allowed: *")
+    if only_new:
         return 0
     if if_match is None or if_match.strip() == "*":
         return None if if_match is None else "*"

@@ -88,6 +88,7 @@ class Catalog:
 
         Raises:
             ClientDeleted: the client was deleted, and perhaps created again; nothing was recorded.
+            ClientExists: the client exists, and `origin` wants a new one; nothing was recorded.
             JobCancelled, WorkerLost: the job has ended; nothing was recorded.
             IdempotencyMismatch: the key is recorded with another body.
             ParentSuperseded: `extends`, and the draft's parent is not the current base; nothing was recorded.

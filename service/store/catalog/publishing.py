@@ -25,7 +25,7 @@ from service.domain.version import (
     Version,
     VersionDraft,
 )
-from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, client_deleted
+from service.errors import AliasConflict, NothingToRollBackTo, ParentSuperseded, client_deleted, client_exists
 from service.store.catalog import audit, jobs, queries
 from service.store.catalog.queries import MOVE_COLUMNS, ClientRow, version_values
 from service.store.catalog.tables import (
@@ -65,9 +65,12 @@ class Publishing:
         if origin.client_created_at is not None:
             self._require_client(draft.client, origin.client_created_at)
         job = None if origin.job is None else jobs.claim(self.connection, draft.client, origin.job)
-        client = self.get_or_create_client(draft.client)
+        known = queries.find_client(self.connection, draft.client)
+        client = known or self.get_or_create_client(draft.client)
         made = None if idempotency is None else queries.find_publication(self.connection, client, idempotency)
         if made is None:
+            if origin.new_client and known is not None:
+                raise client_exists(draft.client)
             made = self._record(client, draft, aliases, guard=guard, extends=extends)
             if idempotency is not None:
                 self.insert_idempotency(client, idempotency, made.version.number, made.live)

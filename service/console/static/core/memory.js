@@ -43,3 +43,27 @@ export function remembered(kind, client, otherwise) {
 }
 
 export const remember = (kind, client, value) => keep(`${kind}/${client}`, JSON.stringify(value));
+
+/**
+ * The job that this window followed last for a client, if it was not seen to end. Other windows have their own, and
+ * without storage a window that is loaded again has none.
+ * @param {string} client empty for a new client
+ * @returns {{job: string, client: string} | null}
+ */
+export function running(client) {
+  try {
+    return JSON.parse(sessionStorage.getItem(`anole.job/${client}`));
+  } catch {
+    return null;
+  }
+}
+
+/** Note which job this window follows for a client; null for none. */
+export function setRunning(client, job) {
+  try {
+    if (job) sessionStorage.setItem(`anole.job/${client}`, JSON.stringify({ job: job.job, client: job.client }));
+    else sessionStorage.removeItem(`anole.job/${client}`);
+  } catch {
+    // without storage, a reload does not find the job again
+  }
+}

@@ -71,6 +71,7 @@ export class Draft {
       return this.examined;
     });
     this.read = false;
+    this.resumed = false; // whether a job that ran before the page was loaded was looked for
     this.nameNext = 0; // id of a class that was added to be named next
     /** @type {Arrived | null} */
     this.arrived = null;

@@ -3,6 +3,7 @@
 import { batch } from "../core/ui.js";
 import { call, list, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
 import { t } from "../core/i18n.js";
+import { running, setRunning } from "../core/memory.js";
 import { clients, go, readClients, route, say, service, takesText } from "../core/state.js";
 import { adopt, asLabel, draftOf } from "./draft.js";
 
@@ -50,7 +51,7 @@ export async function adapt(draft) {
   const sent = draft.pictures.value.map((picture) => ({ ...picture, label: labels.get(picture.group), note: draft.noteOf(picture) }));
   const requests = inRequests(sent, service.value.limits);
   try {
-    await checkStillNew(draft);
+    const creating = creates(draft) ? { "If-None-Match": "*" } : {};
     if (draft.mode.value === "replace" && requests.length > 1) throw new Problem("replace_in_parts", "", "");
     const mode = await startMode(draft, name, stop);
     let made = null;
@@ -66,7 +67,8 @@ export async function adapt(draft) {
         if (takesText(draft.start)) form.append("texts", note);
       }
       const what = { client: name, mode: form.get("mode"), publish: form.get("publish"), samples: samples.map(({ id, label, note }) => [id, label, note]) };
-      made = await run(draft, "adapt", { what, method: "POST", body: form }, stop, { part: index + 1, parts: requests.length });
+      const headers = index ? {} : creating;
+      made = await run(draft, "adapt", { what, method: "POST", headers, body: form }, stop, { part: index + 1, parts: requests.length });
       const before = (index || mode === "extend") && draft.arrived?.client === name ? draft.arrived : null;
       const ids = [...(before?.ids ?? []), ...samples.map(({ id }) => id)];
       draft.arrived = last ? null : { client: name, first: before?.first ?? made.version, last: made.version, ids };
@@ -79,7 +81,34 @@ export async function adapt(draft) {
     });
     await settle(draft);
   } catch (error) {
+    if (error.code === "client_exists") await readClients(); // so that the name is shown as taken
     fail(draft, error);
+  } finally {
+    draft.progress.value = null;
+  }
+}
+
+/**
+ * Follow the job that this window followed for a draft before it was loaded again, and show the version that it makes.
+ * The pictures are not in the window any more.
+ */
+export async function resume(draft) {
+  const before = running(draft.client);
+  if (draft.resumed) return;
+  draft.resumed = true;
+  if (!before || draft.progress.value) return;
+  draft.name.value = before.client;
+  const stop = begin(draft);
+  const show = (values) => {
+    draft.progress.value = { ...draft.progress.value, ...values };
+  };
+  try {
+    const made = await follow(draft, before, show, stop.signal);
+    draft.result.value = { ...made, details: await readVersion(before.client, made.version) };
+    await settle(draft);
+  } catch (error) {
+    if (error.status !== 404) fail(draft, error);
+    else setRunning(draft.client, null); // it ended long ago, or its client was deleted
   } finally {
     draft.progress.value = null;
   }
@@ -89,15 +118,14 @@ export async function adapt(draft) {
 export const nameTaken = (draft) => !draft.client && Boolean(clients.value?.some((each) => each.client === draft.name.value));
 
 /**
- * Another tablet may have made a client of this name since the page read the clients. A name that was taken before has
- * been shown as taken, and a request of this page whose answer was lost may have made the client.
+ * Whether the request is to create its client: another tablet may have made one of this name since the page read the
+ * clients. A name that was taken before has been shown as taken, and a request of this page whose answer was lost may
+ * have made the client.
  */
-async function checkStillNew(draft) {
+function creates(draft) {
   const name = draft.name.value;
   const sentBefore = [...draft.keys.keys()].some((sent) => JSON.parse(sent)[1].client === name);
-  if (nameTaken(draft) || draft.arrived?.client === name || sentBefore) return;
-  await readClients();
-  if (nameTaken(draft)) throw new Problem("name_taken", "", "");
+  return !(draft.client || nameTaken(draft) || draft.arrived?.client === name || sentBefore);
 }
 
 /**
@@ -191,28 +219,34 @@ const tell = (draft, text) => say(text, { text: t("teachit.open"), run: () => go
  * @param {AbortController} stop
  * @param {{part: number, parts: number}} counts
  */
-async function run(draft, path, { what, ...options }, stop, counts) {
+async function run(draft, path, { what, headers = {}, ...options }, stop, counts) {
   const show = (values) => {
     draft.progress.value = { ...draft.progress.value, ...counts, ...values };
   };
   show({ stage: "send", away: false });
   const sent = JSON.stringify([path, what]);
-  if (!draft.keys.has(sent)) draft.keys.set(sent, randomKey());
-  const headers = { Prefer: "respond-async", "Idempotency-Key": draft.keys.get(sent) };
-  const request = () => call(path, { ...options, headers, signal: stop.signal });
-  const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }), stop.signal);
-  const made = await follow(answer, show, stop.signal);
-  draft.keys.delete(sent);
-  return made;
+  if (!draft.keys.has(sent)) draft.keys.set(sent, { Prefer: "respond-async", "Idempotency-Key": randomKey(), ...headers });
+  const request = () => call(path, { ...options, headers: draft.keys.get(sent), signal: stop.signal });
+  try {
+    const answer = await patiently(request, (seconds) => show({ stage: "busy", seconds }), stop.signal);
+    const made = await follow(draft, answer, show, stop.signal);
+    draft.keys.delete(sent);
+    return made;
+  } catch (error) {
+    if (error.code === "client_exists") draft.keys.delete(sent); // the next attempt may join that client
+    throw error;
+  }
 }
 
 /** A key that makes a repetition harmless. `crypto.randomUUID` is missing on pages over plain HTTP. */
 const randomKey = () => [...crypto.getRandomValues(new Uint32Array(4))].map((word) => word.toString(16)).join("-");
 
-async function follow(job, show, stopped) {
+async function follow(draft, job, show, stopped) {
+  setRunning(draft.client, job);
   const cancel = () => send(`jobs/${job.job}`, { method: "DELETE" }).catch(() => null);
   stopped.addEventListener("abort", cancel, { once: true });
   const ended = (await byEvents(job, show, stopped)) ?? (await byPolling(job, show, stopped));
+  setRunning(draft.client, null);
   if (ended.state === "done") return ended.result;
   const { code, title, detail, status } = ended.problem ?? { code: "job_cancelled", title: t("cancelled"), detail: "" };
   throw new Problem(code, title, detail, status);

@@ -12,7 +12,7 @@ import { single } from "../pictures/read.js";
 import { asLabel, asName, draftOf } from "./draft.js";
 import { Result } from "./result.js";
 import { SendPanel } from "./panel.js";
-import { correct, nameTaken } from "./send.js";
+import { correct, nameTaken, resume } from "./send.js";
 
 const SHOWN = 60;
 const BURST = 10;
@@ -26,6 +26,7 @@ const everything = signal(new Set()); // classes whose pictures are all shown
 export function Teach() {
   const draft = draftOf();
   if (draft.client && !draft.read) draft.readKept();
+  if (!draft.resumed) resume(draft);
   const reading = draft.client && !draft.kept.value && !draft.unread.value;
   return html`<div class="page">
     <header class="page-head">

@@ -352,7 +352,7 @@ export default {
 
   // Problems, by their code
   "problem.name_refused": "Your key may not teach a client of this name. Choose one of your clients at the top, or ask for another key.",
-  "problem.name_taken": "There is a client of this name by now. Choose another name, or press Adapt again to add these pictures to it.",
+  "problem.client_exists": "There is a client of this name by now. Choose another name, or press Adapt again to add these pictures to it.",
   "problem.unreachable": "The service does not answer. Is it running, and is the network there?",
   "problem.replace_in_parts": "These are too many pictures to replace the earlier ones in one request. Send fewer, or keep the earlier ones.",
   "problem.page_failed": "The page itself failed. Reload it; please report it if it happens again.",

@@ -352,7 +352,7 @@ export default {
 
   // Problems, by their code
   "problem.name_refused": "您的密钥不能教这个名称的客户端。请在上方选择您的客户端，或申请其他密钥。",
-  "problem.name_taken": "现在已经有同名的客户端。请换一个名称，或再次按“开始适应”，把这些图片加入它。",
+  "problem.client_exists": "现在已经有同名的客户端。请换一个名称，或再次按“开始适应”，把这些图片加入它。",
   "problem.unreachable": "服务没有响应。它在运行吗？网络正常吗？",
   "problem.replace_in_parts": "图片太多，无法在一次请求中替换以前的图片。请少发一些，或保留以前的图片。",
   "problem.page_failed": "页面本身出错了。请重新加载；若再次发生请报告。",

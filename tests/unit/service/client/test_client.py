@@ -107,6 +107,15 @@ def test_adapt_sends_options_and_the_idempotency_key(anole: Client, web: Web, fo
     assert command.idempotency.key == "once"
 
 
+def test_a_new_client_is_created_by_the_first_of_several_requests(anole: Client, web: Web) -> None:
+    files = [LabelledFile(f"{n % 2}", f"{n}.png", PNG + bytes([n // 256, n % 256])) for n in range(400)]
+    anole.adapt("line", files, AdaptOptions(new_client=True))
+    first, *others = web.services.adaptation.commands
+    assert first.new_client
+    assert others
+    assert not any(command.new_client for command in others)
+
+
 def test_each_adaptation_gets_a_new_idempotency_key(anole: Client, web: Web, folder: Path) -> None:
     for _ in range(2):
         anole.adapt("line", folder)

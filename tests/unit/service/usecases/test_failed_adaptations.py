@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.client import ClientSettings
 from service.domain.version import Publication
-from service.errors import ClientDeleted, JobCancelled, StoreFull, UnknownClient
+from service.errors import ClientDeleted, ClientExists, JobCancelled, StoreFull, UnknownClient
 from service.runtime.adapt_queue import JobControl
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
@@ -66,6 +66,30 @@ def test_a_request_that_arrived_before_its_client_was_deleted_makes_no_version(
     with pytest.raises(ClientDeleted):
         adapt(adaptation, arrived)
     assert store.catalog.clients() == ()
+
+
+@pytest.mark.parametrize("mode", ["extend", "replace"])
+@pytest.mark.parametrize("stage", ["decode", "store"])
+def test_of_two_requests_that_create_the_same_client_the_later_one_makes_no_version(
+    store: VersionStore, adaptation: Adaptation, mode: Any, stage: Any
+) -> None:
+    """The other request comes before this one looks at the client, or after."""
+    others = iter([True])
+
+    def create() -> None:
+        for _ in others:
+            adapt(adaptation, command(new_client=True))
+
+    with pytest.raises(ClientExists, match="choose another name"):
+        adapt(adaptation, command(seed=1, mode=mode, new_client=True), in_stage(stage, create))
+    (made,) = store.catalog.versions(CLIENT)
+    assert store.collect(grace_s=0).removed == 0
+    assert made.number == 1
+
+
+def test_the_preliminary_version_of_a_new_client_does_not_stop_the_full_one(adaptation: Adaptation) -> None:
+    made = adapt(adaptation, command(samples=2, steps=1, first="prototypes", new_client=True))
+    assert made.version.number == 2
 
 
 def test_an_adaptation_that_is_stopped_before_its_version_is_recorded_leaves_no_blob(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from service.errors import client_exists
 from service.http.app import create_app
 from service.runtime.adapt_queue import JobControl
 from service.settings import load_settings
@@ -75,6 +76,18 @@ def test_a_value_of_first_that_does_not_exist_is_named_with_those_that_do(patien
     response = patient.adapt(first="x")
     assert (response.status_code, response.json()["code"]) == (422, "field_invalid")
     assert "'first' is 'x'; allowed: prototypes" in response.json()["detail"]
+
+
+def test_a_request_may_ask_for_a_new_client(patient: Web) -> None:
+    patient.services.adaptation.raises = client_exists("line")
+    patient.services.adaptation.go.set()
+    form = {"data": {"client": "line", "labels": ["a"]}, "files": [("samples", ("1.png", PNG))]}
+    response = patient("POST", "/adapt", headers={"If-None-Match": "*"}, **form)
+    assert (response.status_code, response.json()["code"]) == (412, "client_exists")
+    assert patient.services.adaptation.commands[-1].new_client
+    response = patient("POST", "/adapt", headers={"If-None-Match": '"4f2c81d0-3"'}, **form)
+    assert (response.status_code, response.json()["code"]) == (422, "precondition_invalid")
+    assert "allowed: *" in response.json()["detail"]
 
 
 def test_a_version_that_is_being_stored_at_the_time_limit_is_returned(patient: Web) -> None:
