@@ -1,8 +1,8 @@
 """Records predictions in the background: a request waits neither for the disk nor for the judgement of the candidate.
 
 While the alias `candidate` names another version than the live one, that version judges the images of each request to
-the live version too, in moments without requests, or after two seconds an image in a service that has none. Its judgement
-is recorded beside the answer. What does not fit into the queues is dropped, counted and warned about.
+the live version too, in moments without requests, or after two seconds an image in a service that has none. Its
+judgement is recorded beside the answer. What does not fit into the queues is dropped, counted and warned about.
 """
 
 from __future__ import annotations
