@@ -134,7 +134,7 @@ class TrialResult:
         meta_step: of that rung.
         ms: milliseconds per image; None if not measured.
         mb: megabytes of the net's weights.
-        seconds: that the trial took.
+        seconds: that the trial took, by the clock of the search.
     """
 
     number: int
@@ -279,7 +279,7 @@ class Search:
             budget_s: seconds for all trials, those of earlier processes included. A trial in progress is saved then
                 and goes on when the search is resumed with more time.
             most_trials: number of trials after which the search ends; None for no limit.
-            clock: monotonic seconds.
+            clock: seconds that count. `time.process_time` leaves out what other programs do on a busy machine.
         """
         end = clock() + budget_s - self.spent_s
         while clock() < end:

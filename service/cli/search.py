@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,10 +25,17 @@ from service.cli.train import CACHE, DataRoot, DataSetName, PresetName, Threads,
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from models.meta.search import Search, TrialResult
 
 Budget = Annotated[
-    float, typer.Option(min=0, help="Minutes for all trials, including those of a search that is resumed.")
+    float,
+    typer.Option(
+        min=0,
+        help="Minutes of processor time, for each of the threads, for all trials, including those of a search that is "
+        "resumed. On a machine that does nothing else, about that many minutes.",
+    ),
 ]
 MaxMs = Annotated[
     float | None,
@@ -87,7 +95,7 @@ def search(
     config = SearchConfig(chosen, n_way=ways, n_shot=shots, episodes=episodes, sampler=sampler, seed=seed, **limits)
     image, root = replace(chosen.net_config.image, fit="stretch"), data_root or load_settings().data_root
     running = Search(config, open_dataset(f"{dataset}:val", image, root, CACHE), out, threads)
-    _run_trials(running, out, 60 * budget_minutes, trials)
+    _run_trials(running, out, 60 * budget_minutes, trials, lambda: time.process_time() / threads)
     results = running.results()
     _write_picture(results, out)
     winner, steps = best_result(results), chosen.meta.meta_steps if meta_steps is None else meta_steps
@@ -108,7 +116,9 @@ def _require_optuna() -> None:
         raise typer.BadParameter("anole search needs the package optuna: pip install -e '.[search]'")
 
 
-def _run_trials(running: Search, folder: Path, budget_s: float, most: int | None) -> None:
+def _run_trials(
+    running: Search, folder: Path, budget_s: float, most: int | None, clock: Callable[[], float]
+) -> None:
     """Run trials and report progress in seconds. An interrupt keeps the finished rungs of the trial in progress."""
     done = running.spent_s
     if done:
@@ -116,7 +126,7 @@ def _run_trials(running: Search, folder: Path, budget_s: float, most: int | None
     best = 0.0
     try:
         with progress("searching, seconds", round(budget_s), round(done)) as report:
-            for result in running.run(budget_s, most):
+            for result in running.run(budget_s, most, clock):
                 if result.outcome == "complete":
                     best = max(best, result.accuracy or 0.0)
                 known = f"{result.outcome}, {percent(result.accuracy)}"
