@@ -2,11 +2,11 @@
 
     python benchmarks/multimodal.py --data-root FOLDER [--part strokes notes] [--episodes 200] [--folder DIR] [--json]
 
-strokes: meta-trains the same net three times on Omniglot's drawings, with images and strokes, with images alone, and
-with strokes alone. They are scored on characters of alphabets that none of them was trained on, 20-way, on the same
-episodes. notes: scores a checkpoint on generated surfaces, 6-way, where the picture shows the kind of the defect and
-the note its side, in words that no training line had. Trainings are saved in the folder; run the same command again to
-resume.
+strokes: meta-trains the same net on Omniglot's drawings with images alone, with strokes alone, and in one or more ways
+(--trainings) with both. They are scored on characters of alphabets that none of them was trained on, 20-way, on the
+same episodes. notes: scores a checkpoint on generated surfaces, 6-way, where the picture shows the kind of the defect
+and the note its side, in words that no training line had. Trainings are saved in the folder; run the same command again
+to resume.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ import torch
 
 from benchmarks.figures import Parser, differences, markdown, percent, points, script
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.config import PRESETS
+from models.config import PRESETS, MetaTrainingConfig
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
 from models.data.registry import DatasetSplits, open_dataset
 from models.meta.evaluation import EvaluationConfig, Score, evaluate
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
 from models.modalities.rows import Present
+from models.nets.multimodal import IMAGE_PREFIX
+from models.weights import Weights
 from service.cli.console import progress
 from service.cli.train import CACHE
 
@@ -37,36 +39,50 @@ PRESET: Final = PRESETS["omniglot-strokes"]
 SHOTS: Final = (1, 5)
 
 
+TRAININGS: Final = {
+    "joint": "trained with both",
+    "dropout": "trained with both, every task lacking one somewhere",
+    "apart": "encoders trained apart",
+    "apart-short": "encoders trained apart, in half the meta steps each",
+    "apart-joint": "encoders trained apart, in half the meta steps each, then together",
+}
+"""How a net for both modalities can be trained, see `train`."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A net and what its episodes have.
 
     Attributes:
         name: of the row.
-        trained: modalities of the training tasks.
+        trained: "image" or "second" for a net that is trained with one modality alone, or one of `TRAININGS`.
         support: modalities of the support.
         query: modalities of the queries.
-        rival: name of the row that it is compared with; for the first row, the better of its two rivals.
+        rival: name of the row that it is compared with; for rows with both, the better of those alone.
     """
 
     name: str
-    trained: Present
+    trained: str
     support: Present
     query: Present
     rival: str = ""
 
 
 IMAGES, SECONDS = "trained and taught with images alone", "trained and taught with the second modality alone"
-ROWS: Final = (
-    Row("both", "both", "both", "both"),
-    Row(IMAGES, "image", "image", "image"),
-    Row(SECONDS, "second", "second", "second"),
-    Row("trained with both, taught with images alone", "both", "image", "image", IMAGES),
-    Row("trained with both, taught with the second modality alone", "both", "second", "second", SECONDS),
-    Row("trained and taught with both, images alone at prediction", "both", "both", "image", IMAGES),
-    Row("trained and taught with both, the second modality alone at prediction", "both", "both", "second", SECONDS),
-)
-"""Rows of the table of strokes; that of notes has those of one net."""
+ALONE: Final = (Row(IMAGES, "image", "image", "image"), Row(SECONDS, "second", "second", "second"))
+
+
+def rows_of(training: str) -> tuple[Row, ...]:
+    """Rows of a net that knows both modalities: with both, and with one missing in the support or at prediction."""
+    name = TRAININGS[training]
+    return (
+        Row(name, training, "both", "both"),
+        Row(f"{name}; taught with images alone", training, "image", "image", IMAGES),
+        Row(f"{name}; taught with the second modality alone", training, "second", "second", SECONDS),
+        Row(f"{name}; images alone at prediction", training, "both", "image", IMAGES),
+        Row(f"{name}; the second modality alone at prediction", training, "both", "second", SECONDS),
+    )
+
 
 Scores = Mapping[str, Sequence[float]]
 """Row -> one accuracy per episode."""
@@ -86,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--data-root", type=Path, help="folder with omniglot/")
     parser.option("--part", list(PARTS), "what to measure", choices=PARTS)
+    parser.option("--trainings", ["joint", "apart"], "ways to train for both modalities", choices=TRAININGS)
     parser.option("--meta-steps", PRESET.meta.meta_steps, "meta steps of each training")
     parser.option("--episodes", 200, "episodes for each number of shots", least=2)
     parser.option("--queries", 5, "queries per class")
@@ -102,33 +119,67 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {"episodes": arguments.episodes, "queries": arguments.queries}
     if "strokes" in arguments.part:
         data = open_dataset("omniglot-strokes", PRESET.net_config.image, arguments.data_root, CACHE)
-        starts = {trained: train(trained, data, arguments) for trained in ("both", "image", "second")}
-        result["strokes"] = {shots: score_rows(ROWS, starts, data.test, (20, shots), arguments) for shots in SHOTS}
+        starts = {trained: train(trained, data, arguments) for trained in ("image", "second", *arguments.trainings)}
+        rows = [*ALONE, *(row for training in arguments.trainings for row in rows_of(training))]
+        result["strokes"] = {shots: score_rows(rows, starts, data.test, (20, shots), arguments) for shots in SHOTS}
     if "notes" in arguments.part:
         start = load_checkpoint(arguments.checkpoint)
         data = open_dataset("surface-notes", start.net_config.image, None, CACHE)
-        rows = [row for row in ROWS if row.trained == "both"]
-        scored = {
-            shots: score_rows(rows, {"both": start}, data.test, (6, shots), arguments)
-            for shots in arguments.notes_shots
+        rows, starts = rows_of("joint"), {"joint": start}
+        result["notes"] = {
+            shots: score_rows(rows, starts, data.test, (6, shots), arguments) for shots in arguments.notes_shots
         }
-        result["notes"] = scored
     return result
 
 
-def train(trained: str, data: DatasetSplits, arguments: argparse.Namespace) -> Checkpoint:
-    """Train the net of the preset on tasks with these modalities, or load it."""
-    changes: dict[str, Any] = {} if trained == "both" else {"modalities": trained, "modality_dropout": 0.0}
-    meta = replace(PRESET.meta, meta_steps=arguments.meta_steps, **changes)
+def train(training: str, data: DatasetSplits, arguments: argparse.Namespace) -> Checkpoint:
+    """Train the net of the preset in one of the ways, or load what is trained.
+
+    "image" and "second" train with one modality alone; "joint" and "dropout" with both, and with modality dropout in
+    half or all of the tasks. "apart" puts together the encoders of the first two, which needs no further training.
+    "apart-short" does so after half of the meta steps each, so that all take as many as for "joint", and "apart-joint"
+    trains that net further for a quarter of them, as "joint" does.
+    """
+    alone: dict[str, Any] = {"modality_dropout": 0.0}
+    steps = arguments.meta_steps
+    short = replace(PRESET.meta, meta_steps=steps // 2, **alone)
+    if training == "apart":
+        return joined(*(train(modality, data, arguments) for modality in ("image", "second")))
+    if training == "apart-short":
+        metas = [replace(short, modalities=modality) for modality in ("image", "second")]
+        return joined(*(trained(f"{meta.modalities}-short", meta, data, arguments) for meta in metas))
+    if training == "apart-joint":
+        start = train("apart-short", data, arguments)
+        return trained(training, replace(PRESET.meta, meta_steps=steps // 4), data, arguments, start.weights)
+    changes: dict[str, Any] = {"joint": {}, "dropout": {"modality_dropout": 1.0}}.get(
+        training, {"modalities": training, **alone}
+    )
+    return trained(training, replace(PRESET.meta, meta_steps=steps, **changes), data, arguments)
+
+
+def trained(
+    name: str,
+    meta: MetaTrainingConfig,
+    data: DatasetSplits,
+    arguments: argparse.Namespace,
+    start: Weights | None = None,
+) -> Checkpoint:
+    """Train, or load what is trained."""
     record = {"algorithm": "reptile", "sets": [{**data.record, "share": 1.0}]}
     plan = TrainingRunConfig(PRESET.net_config, PRESET.recipe, meta, record)
-    path = arguments.folder / f"omniglot-strokes-{trained}.safetensors"
-    training = TrainingRun(plan, PRESET.serve, path, torch.device("cpu"))
+    path = arguments.folder / f"omniglot-strokes-{name}.safetensors"
+    training = TrainingRun(plan, PRESET.serve, path, torch.device("cpu"), start=start)
     if training.state.meta_step < meta.meta_steps:
-        with progress(f"training with {trained}", meta.meta_steps, training.state.meta_step) as report:
+        with progress(f"training {name}", meta.meta_steps, training.state.meta_step) as report:
             for step in training.run([WeightedDataset(data.train)], save_every_s=60.0):
                 report(step.meta_step, f"loss {step.loss:.3f}")
     return load_checkpoint(path)
+
+
+def joined(image: Checkpoint, second: Checkpoint) -> Checkpoint:
+    """The image encoder of one checkpoint with the other encoder of another."""
+    encoder = {name: tensor for name, tensor in image.weights.items() if name.startswith(IMAGE_PREFIX)}
+    return replace(second, weights={**second.weights, **encoder})
 
 
 def score_rows(
@@ -179,9 +230,10 @@ def _cells(name: str, by_shots: Mapping[Any, Scores]) -> list[str]:
 
 
 def rival_of(name: str, scores: Scores) -> str:
-    """The row that a row is compared with; for both modalities, the better one of those alone."""
-    if name != "both":
-        return next(row.rival for row in ROWS if row.name == name)
+    """The row that a row is compared with; for a net that has both modalities, the better one of those alone."""
+    row = next(row for training in TRAININGS for row in (*rows_of(training), *ALONE) if row.name == name)
+    if row.trained in ("image", "second") or row.rival:
+        return row.rival
     return max((IMAGES, SECONDS), key=lambda rival: sum(scores.get(rival, ())))
 
 
