@@ -14,12 +14,13 @@ from models.images.preprocessing import ImageConfig
 from models.nets import build
 
 
-def tiny_checkpoint_in(folder: Path) -> Path:
-    """Save an untrained conv4 with eight channels and return its path."""
-    spec = NetConfig("conv4", ImageConfig(channels=1, side=28, contrast="none"), width=8)
+def tiny_checkpoint_in(folder: Path, name: str = "tiny", numbers: int = 0) -> Path:
+    """Save an untrained conv4 with eight channels, which takes that many numbers beside images, and return its path."""
+    image = ImageConfig(channels=1, side=28, contrast="none")
+    spec = NetConfig("conv4", image, width=8, second="vector" if numbers else "none", second_size=numbers)
     recipe = InnerLoopConfig(steps=5, learning_rate=0.05, batch_size=8)
-    path = folder / "tiny.safetensors"
-    save_checkpoint(Checkpoint("tiny", spec, recipe, build(spec, seed=1).start(), training={"data": "none"}), path)
+    path = folder / f"{name}.safetensors"
+    save_checkpoint(Checkpoint(name, spec, recipe, build(spec, seed=1).start(), training={"data": "none"}), path)
     return path
 
 

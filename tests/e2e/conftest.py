@@ -148,7 +148,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a service for the tests of the web page."""
-    models = ("--model", "surface-notes")  # for clients that choose it
+    readings = tiny_checkpoint_in(tmp_path_factory.mktemp("readings"), "readings", numbers=2)
+    models = ("--model", "surface-notes", "--model", str(readings))  # for clients that choose them
     with serving(tmp_path_factory.mktemp("console"), checkpoint, *models, ANOLE_DEMO="false") as running:
         yield running.url
 

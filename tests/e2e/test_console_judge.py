@@ -112,6 +112,36 @@ def test_notes_are_taught_and_judged_and_a_verdict_says_what_it_is_made_from(bro
         )
 
 
+def test_numbers_are_checked_taught_and_judged(browser: Browser, url: str) -> None:
+    unexplained = "Failed to load resource: the server responded with a status of 422"
+    with opened_page(browser, expected=(unexplained,)) as page, Client(url) as anole:
+        anole.adapt("measured", labelled(fine=FINE[:3], coarse=COARSE[:3]), AdaptOptions(publish="always"))
+        anole.change_settings("measured", {"model": "readings"})
+        page.goto(f"{url}/#/teach/measured")
+        for label, contents, numbers in (("fine", FINE[3:6], "21.5 0.03"), ("coarse", COARSE[3:6], "18")):
+            page.get_by_label(f"Choose pictures for {label}").set_input_files(files(contents, label))
+            page.get_by_label(f"Numbers for the new pictures of {label} (2 each)").fill(numbers)
+        expect(page.get_by_text("The numbers for coarse-0.png are not right: type 2")).to_be_visible()
+        expect(page.get_by_role("button", name="Adapt", exact=True)).to_be_disabled()
+        page.get_by_label("Numbers for the new pictures of coarse (2 each)").fill("18; -0.5")
+        page.get_by_text("More choices").click()
+        page.get_by_label("go live in any case").check()
+        page.get_by_role("button", name="Adapt", exact=True).click()
+        expect(page.get_by_text("Version 2 is live")).to_be_visible()
+        vectors = [sample.vector for sample in anole.version("measured", 2).sample_list if sample.vector]
+        assert sorted(vectors) == [[18.0, -0.5]] * 3 + [[21.5, 0.03]] * 3
+
+        page.get_by_role("link", name="Judge", exact=True).click()
+        field = page.get_by_label("Numbers for the next pictures (2)")
+        for name, numbers, expected in (
+            ("wrong", "18", "The numbers for this picture are not right."),
+            ("right", "18, -0.5", "From the picture and the numbers 18, -0.5."),
+        ):
+            field.fill(numbers)
+            page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), name))
+            expect(page.get_by_role("listitem").filter(has_text=f"{name}-0.png")).to_contain_text(expected)
+
+
 def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")

@@ -97,9 +97,5 @@ export function Rough({ details }) {
   return few && estimated && html`<p class="muted">${t("estimate.rough", { good: GOOD_START })}</p>`;
 }
 
-/** A text that goes with pictures, where the model takes one. */
-export const NoteField = ({ label, value, placeholder, change }) =>
-  html`<label class="field">${label}<input value=${value} placeholder=${placeholder} onInput=${(event) => change(event.target.value)} maxlength="500" autocomplete="off" /></label>`;
-
 /** What a button does while it waits. */
 export const Spinner = ({ text }) => html`<span class="spinner" role="status"><span class="spin" aria-hidden="true"></span>${text}</span>`;

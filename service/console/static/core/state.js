@@ -67,9 +67,6 @@ export async function readSession() {
 /** The models that the service offers; the first one is the default. */
 export const models = signal([]);
 
-/** Whether a model takes a text beside each picture. */
-export const takesText = (model) => model?.net.second === "text";
-
 /** Read the clients, and once the models. */
 export async function readClients() {
   try {

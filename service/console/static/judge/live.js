@@ -7,7 +7,7 @@ import { ProblemBox } from "../core/parts.js";
 import { Camera, frameOf } from "../pictures/camera.js";
 import { single } from "../pictures/read.js";
 import { icon } from "../core/icons.js";
-import { judge, notes, predict } from "./state.js";
+import { judge, noteOf, predict } from "./state.js";
 import { Bars, Grounds, Verdict } from "./verdict.js";
 
 const LONGEST = 640;
@@ -39,9 +39,9 @@ export class Live extends Component {
   async judgeFrame() {
     try {
       const frame = await frameOf(this.video.value, LONGEST);
-      const note = (notes.value.get(this.props.client) ?? "").trim();
-      const answer = await predict(this.props.client, frame, { name: frame.name, note }, false);
-      this.latest.value = this.video.value && { ...answer.predictions[0], note };
+      const given = noteOf(this.props.client);
+      const answer = await predict(this.props.client, frame, { name: frame.name, ...given }, false);
+      this.latest.value = this.video.value && { ...answer.predictions[0], note: given.note };
       this.problem.value = null;
     } catch (error) {
       this.problem.value = problemOf(error);

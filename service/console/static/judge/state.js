@@ -2,8 +2,9 @@
 
 import { signal } from "../core/ui.js";
 import { call, list, part, patiently, problemOf, send } from "../core/api.js";
+import { appendBeside, takenBeside } from "../core/beside.js";
 import { t } from "../core/i18n.js";
-import { clients, models, readClients, say, takesText } from "../core/state.js";
+import { clients, models, readClients, say } from "../core/state.js";
 import { inTurn, prepare } from "../pictures/prepare.js";
 import { single } from "../pictures/read.js";
 
@@ -13,7 +14,8 @@ import { single } from "../pictures/read.js";
  * @property {string} client
  * @property {string} name
  * @property {Blob} file
- * @property {string} note
+ * @property {string} note what goes with it, as it was typed
+ * @property {object} [model] that takes it
  * @property {string} url
  * @property {object | null} prediction
  * @property {number} version
@@ -22,21 +24,24 @@ import { single } from "../pictures/read.js";
 
 export const judged = signal(/** @type {Judged[]} */ ([]));
 
-/** The text that goes with the next pictures, of each client whose live version can take one. */
+/** What goes with the next pictures, and the model, of each client whose live version takes more than pictures. */
 export const notes = signal(new Map());
 
-/** Know whether the live version of a client takes a text. It is asked for only where a model of the service does. */
+/** Know whether the live version of a client takes more than pictures. It is asked for only where some model does. */
 export async function readNotes({ client, live }) {
   const key = `${client}/${live}`;
-  if (key === asked || !models.value.some(takesText)) return;
+  if (key === asked || !models.value.some(takenBeside)) return;
   asked = key;
   const found = await call(`clients/${part(client)}/versions?after=${live - 1}&limit=1`).catch(() => null);
   const model = models.value.find(({ name }) => name === found?.versions[0]?.model);
-  if (takesText(model)) setNote(client, notes.value.get(client) ?? "");
+  if (takenBeside(model)) notes.value = new Map([...notes.value, [client, { model, note: noteOf(client).note }]]);
 }
 
+/** What goes with the next picture of a client. */
+export const noteOf = (client) => notes.value.get(client) ?? { note: "" };
+
 export const setNote = (client, note) => {
-  notes.value = new Map([...notes.value, [client, note]]);
+  notes.value = new Map([...notes.value, [client, { ...noteOf(client), note }]]);
 };
 
 /** Clients whose model cannot show what decided. */
@@ -48,10 +53,9 @@ let sending = Promise.resolve();
 
 /** Judge pictures with the live version of a client. */
 export function judge(client, { entries, skipped }) {
-  const note = (notes.value.get(client) ?? "").trim();
   const added = entries.map(({ file }) => {
     lastId += 1;
-    return { id: lastId, client, name: file.name, file, note, url: "", prediction: null, version: 0, problem: null };
+    return { id: lastId, client, name: file.name, file, ...noteOf(client), url: "", prediction: null, version: 0, problem: null };
   });
   judged.value = [...added, ...judged.value];
   if (skipped.length) say(t("skipped", { n: skipped.length }));
@@ -114,7 +118,7 @@ async function judgeOne(each) {
  * Classify one picture, with an explanation where the client's model can give one.
  * @param {string} client
  * @param {Blob} file
- * @param {{name: string, note: string}} about
+ * @param {{name: string, note: string, model?: object}} about
  * @param {boolean} explain
  */
 export async function predict(client, file, about, explain) {
@@ -122,7 +126,7 @@ export async function predict(client, file, about, explain) {
   const form = new FormData();
   form.set("client", client);
   form.set("images", file, about.name);
-  if (about.note) form.set("texts", about.note);
+  appendBeside(form, about.model, about.note);
   if (wanted) form.set("explain", "true");
   try {
     const answer = await patiently(() => call("predict", { method: "POST", body: form }));

@@ -20,7 +20,7 @@ export function Verdict({ prediction }) {
 export function Grounds({ prediction, note }) {
   const { modalities, uncertainty, scores } = prediction;
   const share = (nats) => percent(nats / Math.log(Math.max(2, Object.keys(scores).length)));
-  return html`${modalities && html`<p class="muted">${modalities.includes("text") ? t("grounds.both", { note }) : t("grounds.picture")}</p>`}
+  return html`${modalities && html`<p class="muted">${t(`grounds.${modalities[1] ?? "picture"}`, { note: note.trim() })}</p>`}
     ${uncertainty && html`<p class="muted">${t("grounds.uncertainty", { total: share(uncertainty.total), data: share(uncertainty.data), model: share(uncertainty.model) })}</p>`}`;
 }
 

@@ -2,11 +2,12 @@
 
 import { classes, html, signal } from "../core/ui.js";
 import { dragged, FileButton } from "../core/intake.js";
+import { BesideField } from "../core/beside.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
-import { Empty, NoteField, ProblemBox, Spinner } from "../core/parts.js";
+import { Empty, ProblemBox, Spinner } from "../core/parts.js";
 import { address, current, DEMO, may, route } from "../core/state.js";
-import { again, forget, forgetAll, judge, judged, judgeKept, notes, readNotes, setNote, unexplained } from "./state.js";
+import { again, forget, forgetAll, judge, judged, judgeKept, noteOf, readNotes, setNote, unexplained } from "./state.js";
 import { Heat } from "./heat.js";
 import { Live, live } from "./live.js";
 import { TeachIt } from "./teach.js";
@@ -24,7 +25,7 @@ export function Judge() {
     <//></div>`;
   }
   readNotes(client);
-  const note = notes.value.get(client.client);
+  const { note, model } = noteOf(client.client);
   const take = (intake) => judge(client.client, intake);
   const mine = judged.value.filter((each) => each.client === client.client);
   const over = dragged.value === "page";
@@ -35,7 +36,7 @@ export function Judge() {
         <p class="lead">${t("judge.lead", { version: client.live })}</p>
       </div>
     </header>
-    ${note !== undefined && html`<${NoteField} label=${t("note.judge")} value=${note} placeholder=${t("note.example")} change=${(text) => setNote(client.client, text)} />`}
+    <${BesideField} model=${model} of="judge" value=${note} change=${(typed) => setNote(client.client, typed)} />
     <div class=${classes("dropzone", over && "over", (mine.length || live.value) && "small")}>
       <p>${icon("image")} <span>${t("judge.drop")}</span></p>
       <div class="row center">

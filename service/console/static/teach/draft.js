@@ -2,6 +2,7 @@
 
 import { batch, computed, signal } from "../core/ui.js";
 import { call, list, part, problemOf } from "../core/api.js";
+import { fits } from "../core/beside.js";
 import { t } from "../core/i18n.js";
 import { remember, remembered } from "../core/memory.js";
 import { clients, models, route } from "../core/state.js";
@@ -20,7 +21,7 @@ import { inTurn, prepare } from "../pictures/prepare.js";
  * @property {number} group id of its class
  * @property {string} name
  * @property {Blob} file what will be sent
- * @property {string} note a text that is sent with it, if the model takes one
+ * @property {string} note what is sent with it, as it was typed, if the model takes a text or numbers
  * @property {string} url of its thumbnail
  * @property {boolean} ready
  * @property {boolean} shrunk
@@ -212,6 +213,8 @@ export class Draft {
     if (!NAME.test(this.name.value)) return t("obstacle.name");
     if (!this.pictures.value.length) return t("obstacle.pictures");
     if (this.pictures.value.some((picture) => !picture.ready)) return t("obstacle.reading");
+    const wrong = this.pictures.value.find((picture) => !fits(this.start, this.noteOf(picture)));
+    if (wrong) return t("obstacle.numbers", { name: wrong.name, n: this.start.net.second_size });
     if (this.groups.value.some((group) => !group.name.trim() && this.in(group.id).length)) return t("obstacle.class");
     if (this.client && !this.kept.value) return t(this.unread.value ? "obstacle.unread" : "obstacle.kept");
     const repeated = this.groups.value.find((group) => this.isRepeated(group));

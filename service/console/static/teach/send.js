@@ -2,9 +2,10 @@
 
 import { batch } from "../core/ui.js";
 import { call, list, part, patiently, Problem, problemOf, readVersion, send, wait } from "../core/api.js";
+import { appendBeside } from "../core/beside.js";
 import { t } from "../core/i18n.js";
 import { running, setRunning } from "../core/memory.js";
-import { clients, go, readClients, route, say, service, takesText } from "../core/state.js";
+import { clients, go, readClients, route, say, service } from "../core/state.js";
 import { adopt, asLabel, draftOf } from "./draft.js";
 
 const FORM_BYTES = 16 * 1024;
@@ -64,7 +65,7 @@ export async function adapt(draft) {
       for (const { file, name: fileName, label, note } of samples) {
         form.append("samples", file, fileName);
         form.append("labels", label);
-        if (takesText(draft.start)) form.append("texts", note);
+        appendBeside(form, draft.start, note);
       }
       const what = { client: name, mode: form.get("mode"), publish: form.get("publish"), samples: samples.map(({ id, label, note }) => [id, label, note]) };
       const headers = index ? {} : creating;

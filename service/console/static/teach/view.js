@@ -2,10 +2,11 @@
 
 import { classes, html, signal } from "../core/ui.js";
 import { dragged, dropTarget, FileButton } from "../core/intake.js";
+import { BesideField } from "../core/beside.js";
 import { icon } from "../core/icons.js";
 import { t } from "../core/i18n.js";
-import { Dialog, NoteField, ProblemBox } from "../core/parts.js";
-import { address, clients, DEMO, may, takesText } from "../core/state.js";
+import { Dialog, ProblemBox } from "../core/parts.js";
+import { address, clients, DEMO, may } from "../core/state.js";
 import { pictureOf, wait } from "../core/api.js";
 import { Camera, cameraAllowed, frameOf } from "../pictures/camera.js";
 import { single } from "../pictures/read.js";
@@ -106,7 +107,7 @@ function GroupCard({ draft, group }) {
     ${repeated && html`<p class="note warn" role="status">${icon("warn")} <span>${t("class.same", { name })}</span></p>`}
     ${!pictures.length && !kept.length && html`<p class="drop-hint">${icon("image")}<span>${t("class.empty")}</span></p>`}
     ${pictures.length > 0 && html`<${Tiles} draft=${draft} pictures=${pictures} group=${group} />`}
-    ${pictures.length > 0 && takesText(draft.start) && html`<${NoteField} label=${t("note.class", { name })} value=${group.note ?? ""} placeholder=${t("note.example")} change=${(note) => draft.edit(group.id, { note })} />`}
+    ${pictures.length > 0 && html`<${BesideField} model=${draft.start} of="class" name=${name} value=${group.note ?? ""} change=${(note) => draft.edit(group.id, { note })} />`}
     ${kept.length > 0 && may("adapt") && html`<${Kept} draft=${draft} samples=${kept} />`}
     <footer class="row">
       <${FileButton} take=${take} name=${t("choose.for", { name })}>${icon("image")} ${t("choose")}<//>
@@ -220,7 +221,7 @@ function PictureSheet({ draft }) {
     ${picture.url ? html`<img class="sheet-picture" src=${picture.url} alt=${picture.name} />` : html`<p class="muted">${t("nopreview")}</p>`}
     ${marks.map((mark) => html`<p class="note warn">${icon("warn")} <span><strong>${t(`mark.${mark}`)}</strong> ${t(`mark.${mark}.why`)}</span></p>`)}
     ${picture.shrunk && html`<p class="muted">${t("shrunk")}</p>`}
-    ${takesText(draft.start) && html`<${NoteField} label=${t("note.picture")} value=${picture.note} placeholder=${draft.noteOf(picture)} change=${(note) => draft.change(picture.id, { note })} />`}
+    <${BesideField} model=${draft.start} of="picture" value=${picture.note} placeholder=${draft.noteOf(picture)} change=${(note) => draft.change(picture.id, { note })} />
     <div class="row">
       <label class="field">${t("move.to")}
         <select value=${picture.group} onChange=${(event) => draft.change(picture.id, { group: Number(event.target.value) })}>

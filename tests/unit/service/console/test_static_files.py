@@ -26,7 +26,7 @@ NEVER_CAUSED_BY_THE_PAGE = {
 }  # fmt: skip
 ONLY_OF_THE_PAGE = {
     "camera_insecure", "camera_lost", "camera_missing", "camera_refused", "no_answer", "page_failed",
-    "name_refused", "name_taken", "replace_in_parts", "unreachable",
+    "name_refused", "name_taken", "numbers_malformed", "replace_in_parts", "unreachable",
 }  # fmt: skip
 MAX_LINES = 500
 IMPORTED = re.compile(r"""^(?:import |(?:import|export|\}).* from )["']([^"'\s]+)["'];$""", re.MULTILINE)
