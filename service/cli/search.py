@@ -116,9 +116,7 @@ def _require_optuna() -> None:
         raise typer.BadParameter("anole search needs the package optuna: pip install -e '.[search]'")
 
 
-def _run_trials(
-    running: Search, folder: Path, budget_s: float, most: int | None, clock: Callable[[], float]
-) -> None:
+def _run_trials(running: Search, folder: Path, budget_s: float, most: int | None, clock: Callable[[], float]) -> None:
     """Run trials and report progress in seconds. An interrupt keeps the finished rungs of the trial in progress."""
     done = running.spent_s
     if done:
