@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if "notes" in arguments.part:
         start = load_checkpoint(arguments.checkpoint)
         data = open_dataset("surface-notes", start.net_config.image, None, CACHE)
-        rows, starts = rows_of("joint"), {"joint": start}
+        rows, starts = [*rows_of("joint")], {"joint": start}
         result["notes"] = {
             shots: score_rows(rows, starts, data.test, (6, shots), arguments) for shots in arguments.notes_shots
         }
