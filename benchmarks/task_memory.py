@@ -10,6 +10,9 @@ Episodes are 5-way, of test classes. Those of steel (X-SDD) show whether a memor
 episode is adapted with the same seed from the start and from what the memory recalls. Cross-validation chooses between
 the two, as in `anole evaluate --memory`; with one shot it has no folds and chooses the start. Differences are paired
 by episode.
+
+With --retaught, the table instead shows a client that is taught its classes again, with other images: while the memory
+has its earlier task, and after this was deleted.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import torch
 
 from benchmarks.figures import Parser, differences, machine, machine_line, markdown, percent, points, script
 from benchmarks.fixtures import folded
-from models.adaptation.adapt import Adapted, adapt_inputs
+from models.adaptation.adapt import Adapted, adapt_inputs, adapt_one
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import MetaTrainingConfig
 from models.data.class_dataset import ClassDataset, DatasetSubset
@@ -38,7 +41,7 @@ from models.meta.evaluation import Score
 from models.meta.memory import MemoryConfig, TaskMemory, build_memory, load_memory
 from models.meta.training import WeightedDataset, task_source
 from models.nets import Net
-from models.task import Task
+from models.task import Support, Task
 from models.validation.cross_validation import CrossValidator
 from service.cli.console import progress
 from service.cli.train import CACHE
@@ -114,6 +117,21 @@ class Cell:
     kept: list[bool] = field(default_factory=list)
 
 
+@dataclass
+class Retaught:
+    """Accuracies of tasks whose classes were taught before, with other images.
+
+    Attributes:
+        alone: from the start.
+        own: from what the memory recalls while it has the earlier task.
+        deleted: from what it recalls after that was deleted.
+    """
+
+    alone: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
+    deleted: list[float] = field(default_factory=list)
+
+
 Cells = dict[tuple[str, int, int], Cell]
 """(domain, shots, inner steps) -> accuracies."""
 
@@ -138,6 +156,20 @@ class Scorer:
         cell.recalled.append(self._accuracy(candidates[-1].adapted, task))
         cell.chosen.append(cell.recalled[-1] if kept else cell.alone[-1])
         cell.kept.append(kept)
+
+    def score_retaught(self, source: EpisodeSampler, shots: int, steps: int, seed: int, cell: Retaught) -> None:
+        """Add one episode, whose support has twice the shots: the first ones were taught before, the others are now."""
+        task, net, start = source.task(seed), self.net, self.start.weights
+        images = task.support.inputs.view(task.support.n_way, 2 * shots, *net.input_shape)
+        labels = torch.arange(task.support.n_way).repeat_interleave(shots)
+        before, now = (
+            Support(half.flatten(0, 1), labels, len(images)) for half in (images[:, :shots], images[:, shots:])
+        )
+        with_own = self.memory.remember(net, start, [before], self.start.recipe, [seed])
+        recipe = self.start.recipe.adjusted(steps, None)
+        starts = start, with_own.start_for(net, start, now), self.memory.start_for(net, start, now)
+        for weights, scores in zip(starts, (cell.alone, cell.own, cell.deleted), strict=True):
+            scores.append(self._accuracy(adapt_one(net, weights, now, recipe, seed), task))
 
     def _accuracy(self, adapted: Adapted, task: Task) -> float:
         stacked = {name: tensor[None] for name, tensor in folded(adapted).items()}
@@ -165,6 +197,20 @@ def scored(scorer: Scorer, domains: Mapping[str, Domain], arguments: argparse.Na
     return cells
 
 
+def retaught(scorer: Scorer, domains: Mapping[str, Domain], arguments: argparse.Namespace) -> dict[Any, Retaught]:
+    """Score clients that are taught again, on test classes: (domain, shots, inner steps) -> accuracies."""
+    cells: dict[Any, Retaught] = {}
+    for name, domain in domains.items():
+        for shots in arguments.shots:
+            shape = EpisodeShape(min(WAYS, len(domain.test)), 2 * shots, arguments.queries)
+            source = EpisodeSampler(domain.test, shape, scorer.start.net_config.image, within_line=1.0)
+            for steps in arguments.steps:
+                cell = cells[name, shots, steps] = Retaught()
+                for seed in range(arguments.seed, arguments.seed + arguments.episodes):
+                    scorer.score_retaught(source, shots, steps, seed, cell)
+    return cells
+
+
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
@@ -179,6 +225,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--only", list(DOMAINS), "domains to score", choices=DOMAINS, metavar="DOMAIN")
     parser.option("--shots", [1, 5], "support images per class")
     parser.option("--steps", [0, 1, 2, 5, 15], "inner steps")
+    parser.add_argument("--retaught", action="store_true", help="score clients that are taught again instead")
     parser.option("--queries", 10, "query images per class")
     parser.option("--episodes", 40, "episodes per domain and number of shots", least=2)
     parser.option("--seed", 0, "seed of the memory and of the first episode")
@@ -197,7 +244,9 @@ def main() -> None:
     start = replace(start, recipe=start.recipe.adjusted(arguments.remembered_steps, arguments.learning_rate))
     memory = remembered(start, arguments)
     domains = {name: open_domain(name, start.net_config.image, arguments.data_root) for name in arguments.only}
-    cells = scored(Scorer(start, memory, start.build_net()), domains, arguments)
+    scorer = Scorer(start, memory, start.build_net())
+    again = retaught(scorer, domains, arguments) if arguments.retaught else {}
+    cells = {} if arguments.retaught else scored(scorer, domains, arguments)
     record |= {
         "recipe": start.recipe.to_json(),
         "digest": start.digest,
@@ -207,10 +256,13 @@ def main() -> None:
     record["cells"] = [
         {"domain": name, "shots": shots, "steps": steps, **asdict(cell)} for (name, shots, steps), cell in cells.items()
     ]
-    print(json.dumps(record, indent=2, default=str) if arguments.json else table(record, cells))
+    record["retaught"] = [
+        {"domain": name, "shots": shots, "steps": steps, **asdict(cell)} for (name, shots, steps), cell in again.items()
+    ]
+    print(json.dumps(record, indent=2, default=str) if arguments.json else table(record, cells, again))
 
 
-def table(record: Mapping[str, Any], cells: Cells) -> str:
+def table(record: Mapping[str, Any], cells: Cells, again: Mapping[Any, Retaught]) -> str:
     """The results as text."""
     rows = [
         (
@@ -233,8 +285,24 @@ def table(record: Mapping[str, Any], cells: Cells) -> str:
         machine_line(record["machine"]),
         "Accuracy with 95 % interval; differences to the start alone in points, paired by episode.",
         "",
-        markdown(columns, rows),
+        retaught_rows(again) if again else markdown(columns, rows),
     ])  # fmt: skip
+
+
+def retaught_rows(cells: Mapping[Any, Retaught]) -> str:
+    """The results of clients that are taught again."""
+    rows = [
+        (
+            f"{name}, {shots}-shot",
+            str(steps),
+            percent(Score(tuple(cell.alone))),
+            points(differences(cell.own, cell.alone)),
+            points(differences(cell.deleted, cell.alone)),
+        )
+        for (name, shots, steps), cell in cells.items()
+    ]
+    columns = ("taught again", "inner steps", "start alone", "with the earlier task", "after it was deleted")
+    return markdown(columns, rows)
 
 
 if __name__ == "__main__":

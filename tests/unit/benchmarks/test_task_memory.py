@@ -55,3 +55,13 @@ def test_the_table_has_a_row_for_each_number_of_steps(
     printed = run(monkeypatch, capsys, options)
     assert "2 tasks, 32 neighbours" in printed
     assert printed.count("| surfaces, 1-shot |") == 2
+
+
+def test_a_client_that_is_taught_again_recalls_its_earlier_task_until_that_is_deleted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    chosen = [*options, "--retaught", "--neighbours", "1", "--shots", "2", "--steps", "0"]
+    again, printed = (run(monkeypatch, capsys, [*chosen, *more]) for more in (["--json"], []))
+    (cell,) = json.loads(again)["retaught"]
+    assert [len(cell[name]) for name in ("alone", "own", "deleted")] == [2, 2, 2]
+    assert "| surfaces, 2-shot | 0 |" in printed.split("taught again")[1]
