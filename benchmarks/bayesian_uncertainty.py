@@ -1,7 +1,7 @@
 """Probabilities averaged over what a version does not know, compared with the point estimate and with cheap rivals.
 
     python benchmarks/bayesian_uncertainty.py --data-root FOLDER [--sets x_sdd deeppcb] [--shots 1 5] [--episodes 100]
-        [--omniglot CHECKPOINT ...] [--methods point posterior] [--cache FOLDER] [--json]
+        [--omniglot CHECKPOINT ...] [--methods point posterior] [--cache FOLDER] [--picture PNG] [--json]
 
 All rows adapt to the same episodes, and each fits a temperature of its own on held-out folds, as the service does (with
 one shot there are none, and it is 1):
@@ -37,9 +37,11 @@ from torch import Tensor
 from benchmarks.embedded_sets import Shape, draw_episode, embed_for, queries_of, read_set, support_of, turned_of
 from benchmarks.figures import Parser, auroc, differences, machine, machine_line, markdown, script
 from benchmarks.measuring import Times
+from benchmarks.reliability import judged_of, plot
 from models.adaptation.adapt import Adapted, adapt
 from models.adaptation.gaussian_weights import GaussianStep, draw_noise, gaussian_names
 from models.adaptation.inner_loop import collect_statistics
+from models.atomic_files import write_atomically
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import InnerLoopConfig
 from models.data.episodes import EpisodeSampler, EpisodeShape
@@ -309,9 +311,7 @@ def seeds(arguments: argparse.Namespace, title: str) -> Iterable[int]:
 
 def calibration_error(rows: Sequence[dict[str, Any]]) -> float:
     """Of the queries of all episodes together."""
-    return expected_calibration_error(
-        torch.cat([row["confidence"] for row in rows]), torch.cat([row["hits"] for row in rows])
-    )
+    return expected_calibration_error(*judged_of(rows))
 
 
 def calibration_interval(rows: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -381,12 +381,13 @@ def main() -> None:
     """Score all methods and print the tables."""
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    found, results = machine(arguments.start), []
+    found, results, judged = machine(arguments.start), [], {}
     for shots in arguments.shots:
         for name in arguments.sets:
             start = opened(arguments.start)
             rows = run(start, embedded_trials(start, name, shots, arguments), usable(arguments.methods, start))
             results.append(summarised(f"{name}, {shots}-shot, {arguments.start}", rows))
+            judged[f"{name}, {shots}-shot"] = {method: judged_of(own) for method, own in rows.items()}
         rows = {}
         for name in arguments.omniglot:
             start = opened(name)
@@ -395,6 +396,9 @@ def main() -> None:
             rows |= {f"{start.checkpoint.name}: {method}": own for method, own in measured.items()}
         if rows:
             results.append(summarised(f"omniglot, {arguments.ways}-way {shots}-shot", rows))
+            judged[f"omniglot, {shots}-shot"] = {method: judged_of(own) for method, own in rows.items()}
+    if arguments.picture is not None:
+        write_atomically(arguments.picture, plot(judged), durable=False)
     costs = prediction_cost(arguments.ways)
     if arguments.json:
         print(json.dumps({"machine": found, "results": results, "cost": costs}, indent=2))
@@ -429,6 +433,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--episodes", 100, "number of episodes", least=2)
     parser.option("--most", 300, "images of a class; of larger classes, so many are drawn", least=2)
     parser.option("--seed", 0, "seed of the first episode")
+    parser.add_argument("--picture", type=Path, help="PNG to write: reliability, and errors against coverage")
     parser.add_argument("--cache", type=Path, help="folder that keeps features between runs (default: none)")
     parser.json()
     return parser.parse_args()
