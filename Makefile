@@ -43,7 +43,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo ray-test check docs sbom audit format lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo ray-test check docs sbom audit format proto lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -125,6 +125,10 @@ format: ## format the code
 	@.ci/install dev
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+proto: ## write the Python modules of the .proto files
+	@.ci/install dev
+	@.ci/proto
 
 lock: ## update constraints.txt from pyproject.toml
 	@.ci/install dev

@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     # Address and processes
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port; 0 takes any free one")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="TCP port of the Open Inference Protocol over gRPC; 0 takes any free one; default: no gRPC",
+    )
     workers: int | None = Field(
         None,
         ge=1,

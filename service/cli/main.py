@@ -60,6 +60,14 @@ _COMMANDS: Final = (
 )
 """The commands that send requests to a service, in the order of the help."""
 
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(
+        help="TCP port of the Open Inference Protocol over gRPC. 0: any free port.",
+        show_default="ANOLE_GRPC_PORT, or no gRPC",
+    ),
+]
+
 cli = typer.Typer(
     cls=AnoleGroup,
     no_args_is_help=True,
@@ -109,6 +117,7 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="TCP port. 0: any free port.", show_default="ANOLE_PORT, or 8000")
     ] = None,
+    grpc_port: GrpcPort = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the store.", show_default="ANOLE_DATA, or data")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="ANOLE_DEVICE, or auto")] = None,
     workers: Annotated[
@@ -148,6 +157,7 @@ def serve(
     chosen = load_settings(
         host=host,
         port=port,
+        grpc_port=grpc_port,
         data=data,
         device=device,
         workers=workers,

@@ -11,7 +11,8 @@ import shlex
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -146,7 +147,11 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
     if settings.engine == "ray":
         _run_on_cluster(settings, as_json=as_json)
         return
-    with contextlib.closing(_listen(settings.host, settings.port)) as listener:
+    with (
+        contextlib.closing(_listen(settings.host, settings.port)) as listener,
+        _grpc_port_held(settings.host, settings.grpc_port) as grpc_port,
+    ):
+        settings = settings.model_copy(update={"grpc_port": grpc_port})
         open_to_all = _open_to_all(settings)
         port = listener.getsockname()[1]
         announce = functools.partial(_announce, settings, port, open_to_all=open_to_all, as_json=as_json)
@@ -170,7 +175,9 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
 
 
 def _run_on_cluster(settings: Settings, *, as_json: bool) -> None:
-    """Serve on a cluster of Ray. Raises as `run`, and InvalidSettings if Ray is not installed."""
+    """Serve on a cluster of Ray. Raises as `run`, and InvalidSettings if Ray is not installed or gRPC is wanted."""
+    if settings.grpc_port is not None:
+        raise InvalidSettings("--grpc-port is not possible with --engine ray; leave out one of them")
     try:
         from service.cluster import application
     except ImportError as error:
@@ -209,7 +216,7 @@ def _raise_file_limit(count: int) -> None:
         structlog.get_logger("anole.serve").warning("open files are limited", files_allowed=wanted)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str = "--port") -> socket.socket:
     """Open the port before anything slow happens.
 
     The protocol is given as TCP, because asyncio disables Nagle's algorithm only for such sockets. With it, every
@@ -218,8 +225,7 @@ def _listen(host: str, port: int) -> socket.socket:
     Raises:
         InvalidSettings: the port is in use, or the address does not belong to this machine.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(_family(host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
@@ -228,9 +234,33 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise InvalidSettings(
             f"cannot listen on {host}:{port}: {error.strerror or error}; "
-            "stop the program that uses the port, or choose another with --port"
+            f"stop the program that uses the port, or choose another with {option}"
         ) from error
     return listener
+
+
+@contextlib.contextmanager
+def _grpc_port_held(host: str, port: int | None) -> Iterator[int | None]:
+    """Hold the port for gRPC inside the block, so that each worker can listen on it, and other programs cannot.
+
+    The workers share the port (SO_REUSEPORT), which would let the next service of the same user share it too. So the
+    port must be free at first. The socket that holds it does not listen, and gets no connections.
+
+    Raises:
+        InvalidSettings: the packages for gRPC are missing, or the port is not available.
+    """
+    if port is None:
+        yield None
+        return
+    try:
+        import_module("service.http.grpc.server")
+    except ImportError as error:
+        raise InvalidSettings(f"--grpc-port needs the extra grpc ({error}); install anole[grpc]") from error
+    _listen(host, port, "--grpc-port").close()
+    with socket.socket(_family(host), socket.SOCK_STREAM) as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder.bind((host, port))
+        yield holder.getsockname()[1]
 
 
 def _open_to_all(settings: Settings) -> bool:
@@ -326,15 +356,21 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
 def _announce(settings: Settings, port: int, *, open_to_all: bool, as_json: bool = False) -> None:
     url = _url(settings.host, port)
+    grpc_address = "" if settings.grpc_port is None else _url(settings.host, settings.grpc_port).removeprefix("http://")
     if as_json:
         access = "open" if open_to_all else "key"
-        typer.echo(
-            json.dumps({"url": url, "docs": f"{url}/docs", "store": str(settings.data.absolute()), "access": access})
-        )
+        announced = {"url": url, "docs": f"{url}/docs", "store": str(settings.data.absolute()), "access": access}
+        typer.echo(json.dumps(announced | ({"grpc": grpc_address} if grpc_address else {})))
         return
     lines = [f"Anole serves on {url}", f"  page         {url}/", f"  routes       {url}/docs"]
+    if grpc_address:
+        lines.append(f"  grpc         {grpc_address}")
     lines.append(f"  store        {settings.data.absolute()}")
     folder = shlex.quote(str(settings.data.absolute()))
     first_key = f"anole keys create NAME --client '*' --scope predict --scope adapt --scope admin --data {folder}"

@@ -20,6 +20,7 @@ from typing import Any, Final
 import structlog
 from anyio import to_thread
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 
 from service import bootstrap, tracing
@@ -33,6 +34,8 @@ from service.http.middleware.limits import (
     ADAPT_ROUTES,
     CORRECTIONS,
     EXPORTS,
+    GRPC_INFER,
+    GRPC_SERVICE,
     IMPORTS,
     INFER_ROUTES,
     BodyPace,
@@ -165,7 +168,7 @@ def create_app(
             settings.predict_body_bytes, (_FORM, "image/"), predicting, "ANOLE_PREDICT_BODY_BYTES"
         ),
         **dict.fromkeys(
-            INFER_ROUTES,
+            [*INFER_ROUTES, GRPC_INFER],
             RouteLimits(settings.predict_body_bytes, admission=predicting, setting="ANOLE_PREDICT_BODY_BYTES"),
         ),
     }
@@ -187,12 +190,20 @@ def create_app(
             Middleware(LimitsMiddleware, limits=limits, pace=pace),
         ],
     )
-    app.routers = ROUTERS
-    for router in ROUTERS:
-        app.include_router(router)
+    _include_routes(app, settings)
     app.add_route("/openapi.json", docs.description, include_in_schema=False)
     problems.install(app)
     return app
+
+
+def _include_routes(app: Application, settings: Settings) -> None:
+    app.routers = ROUTERS
+    for router in ROUTERS:
+        app.include_router(router)
+    if settings.grpc_port is not None:
+        from service.http.routes import inference_grpc
+
+        app.include_router(inference_grpc.router)
 
 
 def _admission(
@@ -241,8 +252,9 @@ def _lifespan(
             services.readiness.drain()
 
         try:
-            with _drain_before_stop(drain, settings.drain_s):
-                yield
+            async with _grpc_server(app, settings, stopping) as stop_grpc:
+                with _drain_before_stop(drain, settings.drain_s, stop_grpc):
+                    yield
         finally:
             await to_thread.run_sync(services.finish, stopping.remaining_s)
             await to_thread.run_sync(services.close)
@@ -255,6 +267,25 @@ def _lifespan(
             log.info("stopped")
 
     return lifespan
+
+
+@asynccontextmanager
+async def _grpc_server(app: FastAPI, settings: Settings, stopping: _StopTimer) -> AsyncIterator[Callable[[], None]]:
+    """Serve gRPC inside the block if the settings say so. Yields a function that begins to stop it."""
+    if settings.grpc_port is None:
+        yield lambda: None
+        return
+    from service.http.grpc.server import GrpcServer
+    from service.http.routes import inference_grpc
+
+    methods = [route.path.rpartition("/")[2] for route in inference_grpc.router.routes if isinstance(route, APIRoute)]
+    server = GrpcServer(app, GRPC_SERVICE, methods, settings.predict_body_bytes)
+    await server.start(settings.host, settings.grpc_port)
+    ending: list[asyncio.Task[None]] = []
+    try:
+        yield lambda: ending.append(asyncio.create_task(server.stop(stopping.remaining_s)))
+    finally:
+        await asyncio.gather(server.stop(stopping.remaining_s), *ending)
 
 
 class _StopTimer:
@@ -276,8 +307,9 @@ class _StopTimer:
 
 
 @contextmanager
-def _drain_before_stop(drain: Callable[[], None], drain_s: float) -> Iterator[None]:
-    """On SIGTERM or SIGHUP, call `drain` and pass the signal to the web server `drain_s` seconds later.
+def _drain_before_stop(drain: Callable[[], None], drain_s: float, stop_others: Callable[[], None]) -> Iterator[None]:
+    """On SIGTERM or SIGHUP, call `drain`; `drain_s` seconds later call `stop_others` and pass the signal to the web
+    server.
 
     A load balancer sees ``/readyz`` fail and sends no more requests before the port closes. SIGHUP, which a closing
     terminal sends, stays ignored for a process that was started by ``nohup``.
@@ -288,9 +320,13 @@ def _drain_before_stop(drain: Callable[[], None], drain_s: float) -> Iterator[No
         return
     loop = asyncio.get_running_loop()
 
+    def stop_all(number: int, frame: FrameType | None) -> None:
+        stop_others()
+        stop(number, frame)
+
     def on_signal(number: int, frame: FrameType | None) -> Any:
         drain()
-        loop.call_soon_threadsafe(loop.call_later, drain_s, stop, number, frame)
+        loop.call_soon_threadsafe(loop.call_later, drain_s, stop_all, number, frame)
 
     before: dict[int, Any] = {signal.SIGTERM: stop}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:

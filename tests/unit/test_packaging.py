@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 DISTRIBUTION_OF = {
+    "google": "protobuf",
+    "grpc": "grpcio",
     "cv2": "opencv-python-headless",
     "PIL": "pillow",
     "multipart": "python-multipart",
@@ -66,7 +68,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def test_imports_of_the_product_are_declared() -> None:
-    extras = ("plot", "shared", "export", "openvino", "search", "fleet", "otel", "bridge", "genicam", "ray")
+    extras = ("plot", "shared", "export", "openvino", "search", "fleet", "otel", "bridge", "genicam", "grpc", "ray")
     assert distributions_imported("models", "service") <= declared(*extras).keys()
 
 

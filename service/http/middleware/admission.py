@@ -168,6 +168,13 @@ class Slot:
             )
         self._bytes += size_bytes
 
+    def give_back_memory_beyond(self, size_bytes: int) -> None:
+        """Give back memory that was taken for a body of unknown size, which has arrived and has so many bytes."""
+        spare = self._bytes - size_bytes
+        if self._limit.memory is not None and spare > 0:
+            self._limit.memory.give_back(self.caller, spare)
+            self._bytes = size_bytes
+
     def hold_until_done(self, work: Future[Any]) -> None:
         """Keep the slot until `work` has ended or was cancelled, even if the request is answered before."""
         self._work = work

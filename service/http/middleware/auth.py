@@ -23,7 +23,7 @@ from service.domain.audit import ANONYMOUS_ID, Actor, acting_as
 from service.domain.key import ANONYMOUS, Caller
 from service.errors import KeyMissing, KeyRefused, RateExceeded
 from service.http.log_fields import LOG_FIELDS, log_fields
-from service.http.middleware.limits import ADAPT_ROUTES, route_of
+from service.http.middleware.limits import ADAPT_ROUTES, GRPC_SERVICE, route_of
 from service.http.middleware.rates import LocalTable, RateLimit, RateLimiter, UsageTable
 from service.http.problems import AmbiguousHeaders, OriginRejected, error_response
 from service.http.scopes import CALLER
@@ -63,6 +63,7 @@ ends, unless a job takes it over."""
 PUBLIC: Final = re.compile(
     r"\*|/|/livez|/readyz|/session|/openapi\.json|/docs|/docs/[^/]+|/console/[^/]+(?:/[^/]+)?"
     r"|/v2|/v2/health/(?:live|ready)"
+    rf"|/{re.escape(GRPC_SERVICE)}/Server(?:Live|Ready|Metadata)"
 )
 """Paths that need no key: health, the web page and its login, and the description of the API."""
 

@@ -42,6 +42,11 @@ INFER_ROUTES: Final = frozenset(
 )
 """The routes of the Open Inference Protocol that predict, as `route_of` returns them."""
 
+GRPC_SERVICE: Final = "inference.GRPCInferenceService"
+"""The service of the Open Inference Protocol over gRPC. Its calls are requests `POST /SERVICE/METHOD`."""
+
+GRPC_INFER: Final = ("POST", f"/{GRPC_SERVICE}/ModelInfer")
+
 _CLIENT: Final = re.compile("(?<=^/clients/)[^/]+|(?<=^/v2/models/)[^/]+")
 _VERSION: Final = re.compile(
     "(?<=^/v2/models/{client}/versions/)[^/]+|(?<=^/clients/{client}/versions/)[^/]+(?=/export$)"

@@ -12,7 +12,8 @@ from typing import Any, Final
 from anyio import to_thread
 from fastapi import APIRouter, Request, Response
 
-from service.domain.version import LIVE
+from service.bootstrap import Services
+from service.domain.version import LIVE, Version
 from service.errors import (
     DeadlinePassed,
     ModalityUnsupported,
@@ -113,7 +114,7 @@ def model_metadata(client: ClientPath, services: ServicesDep) -> schemas.ModelMe
     `scores` has one column per class, in the order of the output `classes`. The input takes RGB pixels too, with the
     datatype UINT8 and the shape [n, height, width, 3].
     """
-    return _metadata(services, client, _live(services, client))
+    return describe(services, client)
 
 
 @router.get(
@@ -124,13 +125,13 @@ def model_metadata(client: ClientPath, services: ServicesDep) -> schemas.ModelMe
 )
 def model_version_metadata(client: ClientPath, version: VersionPath, services: ServicesDep) -> schemas.ModelMetadata:
     """Describe a version of a client."""
-    return _metadata(services, client, version)
+    return describe(services, client, version)
 
 
 @router.get("/models/{client}/ready", summary="Model is ready", dependencies=[ANY_KEY], responses=_LIVE_ERRORS)
 def model_ready(client: ClientPath, services: ServicesDep) -> schemas.ModelReady:
     """Respond if the client has a live version."""
-    _live(services, client)
+    require_version(services, client)
     return schemas.ModelReady(name=client)
 
 
@@ -142,7 +143,7 @@ def model_ready(client: ClientPath, services: ServicesDep) -> schemas.ModelReady
 )
 def model_version_ready(client: ClientPath, version: VersionPath, services: ServicesDep) -> schemas.ModelReady:
     """Respond if the client has the version."""
-    services.clients.version(client, version)
+    require_version(services, client, version)
     return schemas.ModelReady(name=client)
 
 
@@ -181,17 +182,25 @@ def _read(body: bytes, headers: Mapping[str, str], settings: Settings) -> tuple[
     return infer_request, images
 
 
-def _live(services: ServicesDep, client: str) -> int:
-    """Return the live version of a client. Raises UnknownClient, NothingLive."""
-    live = services.clients.live(client)
-    if live is None:
+def require_version(services: Services, client: str, version: int | None = None) -> Version:
+    """Return a version of a client; the live one if none is given.
+
+    Raises:
+        UnknownClient, UnknownVersion, NothingLive.
+    """
+    chosen = services.clients.live(client) if version is None else version
+    if chosen is None:
         raise NothingLive(
             f"client {client!r} has no live version; publish one with PUT /clients/{client}/aliases/live, or name a "
             f"version: /v2/models/{client}/versions/1"
         )
-    return live
+    return services.clients.version(client, chosen)
 
 
-def _metadata(services: ServicesDep, client: str, version: int) -> schemas.ModelMetadata:
-    inputs, outputs = tensors(len(services.clients.version(client, version).draft.classes))
-    return schemas.ModelMetadata(name=client, versions=[str(version)], platform=_NAME, inputs=inputs, outputs=outputs)
+def describe(services: Services, client: str, version: int | None = None) -> schemas.ModelMetadata:
+    """Describe a version of a client; the live one if none is given. Raises as `require_version`."""
+    found = require_version(services, client, version)
+    inputs, outputs = tensors(len(found.draft.classes))
+    return schemas.ModelMetadata(
+        name=client, versions=[str(found.number)], platform=_NAME, inputs=inputs, outputs=outputs
+    )

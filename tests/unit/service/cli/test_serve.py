@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -51,6 +52,32 @@ def test_nagles_algorithm_is_disabled() -> None:
 def test_an_unavailable_address_is_reported(host: str) -> None:
     with pytest.raises(InvalidSettings, match=f"cannot listen on {host}:0"):
         serve._listen(host, 0)
+
+
+def test_the_port_for_grpc_is_held_for_the_workers_of_this_service_alone() -> None:
+    with serve._grpc_port_held("127.0.0.1", 0) as port, socket.socket() as worker:
+        assert port
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(("127.0.0.1", port))
+        worker.listen()
+        with (
+            pytest.raises(InvalidSettings, match="or choose another with --grpc-port"),
+            serve._grpc_port_held("127.0.0.1", port),
+        ):
+            pytest.fail("a second service took the port")
+
+
+def test_grpc_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "service.http.grpc.server", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(InvalidSettings, match=r"install anole\[grpc\]"), serve._grpc_port_held("127.0.0.1", 0):
+        pytest.fail("gRPC started without its packages")
+
+
+def test_grpc_on_a_cluster_is_rejected() -> None:
+
+    with pytest.raises(InvalidSettings, match="not possible with --engine ray"):
+        serve._run_on_cluster(load_settings(engine="ray", grpc_port=0), as_json=False)
 
 
 def test_an_empty_store_gets_the_demo_client_and_its_image_files(services: FakeServices, tmp_path: Path) -> None:

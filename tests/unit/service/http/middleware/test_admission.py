@@ -108,6 +108,16 @@ def test_memory_is_shared_so_that_something_is_left_for_another_caller() -> None
     assert budget.used_bytes == 100
 
 
+def test_a_body_of_unknown_size_gives_back_what_it_did_not_need_when_it_has_arrived() -> None:
+    memory = MemoryBudget(100)
+    slot = AdmissionLimit("predict", Telemetry(), 9, memory=memory).admit("a")
+    slot.take_memory(50)
+    slot.give_back_memory_beyond(20)
+    assert memory.used_bytes == 20
+    slot.end_request()
+    assert memory.used_bytes == 0
+
+
 def test_a_request_takes_memory_for_its_body_and_gives_it_back() -> None:
     memory = MemoryBudget(100)
     limit = AdmissionLimit("adapt", Telemetry(), requests=9, memory=memory)
