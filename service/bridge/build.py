@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final
 
-from service.bridge.config import BridgeConfig
+from service.bridge.config import BridgeConfig, SinkConfig
 from service.bridge.counters import Counters
 from service.bridge.options import BridgeOptions
 from service.bridge.rules import Rules
@@ -24,6 +24,7 @@ _CLASSES: Final = {
         "csv": "Csv",
         "sqlite": "Sqlite",
         "mqtt": "Mqtt",
+        "sparkplug": "Sparkplug",
         "modbus": "Modbus",
         "opcua": "OpcUa",
         "webhook": "Webhook",
@@ -61,11 +62,19 @@ def build(
     for source in config.source:
         made = _class("sources", source.type)
         sources.append(made(source, counters.to_json) if source.type == "http" else made(source))
-    sinks: list[tuple[Sink, int]] = []
-    for sink in [] if dry_run else config.sink:
-        made = _class("sinks", sink.type)
-        sinks.append((made(sink, _recipes(config, anole)) if sink.type == "opcua" else made(sink), sink.queue))
+    sinks = [(_sink(sink, config, anole), sink.queue) for sink in ([] if dry_run else config.sink)]
     return Bridge(sources, sinks, predict, Rules(config.rules, config.anole.client), counters, options)
+
+
+def _sink(sink: SinkConfig, config: BridgeConfig, anole: AsyncClient) -> Sink:
+    made: Sink
+    if sink.type == "opcua":
+        made = _class("sinks", sink.type)(sink, _recipes(config, anole))
+    elif sink.type == "mqtt" and sink.sparkplug is not None:
+        made = _class("sinks", "sparkplug")(sink, sink.sparkplug)
+    else:
+        made = _class("sinks", sink.type)(sink)
+    return made
 
 
 def _recipes(config: BridgeConfig, anole: AsyncClient) -> Any:

@@ -22,6 +22,9 @@ ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 PublishTopic = Annotated[str, Field(pattern=r"^[^+#\x00]+$")]
 """A topic without the wildcards + and #, which only subscribers may use."""
 
+PublishName = Annotated[str, Field(pattern=r"^[^+#/\x00]+$")]
+"""A part of such a topic."""
+
 _TABLE: Final = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]\]?")
 _TYPES: Final = frozenset(
     {"folder", "http", "camera", "genicam", "mqtt", "csv", "sqlite", "modbus", "opcua", "webhook", "failures"}
@@ -158,15 +161,32 @@ class SqliteSink(Section):
     queue: Queue = 1000
 
 
+class SparkplugNode(Section):
+    """The names of a Sparkplug group and of the bridge as an edge node in it."""
+
+    group: PublishName
+    node: PublishName
+
+
 class MqttSink(MqttBroker):
-    """A JSON message for each verdict. `{source}` and `{client}` in the topic are replaced."""
+    """A JSON message for each verdict. `{source}` and `{client}` in the topic are replaced.
+
+    With `sparkplug`, verdicts are metrics of Sparkplug B instead, which has topics of its own.
+    """
 
     type: Literal["mqtt"]
     name: Name = "mqtt"
     topic: PublishTopic = "anole/{client}/{source}/verdict"
     status_topic: PublishTopic = "anole/bridge/status"
     client_id: Name = "anole-bridge-verdicts"
+    sparkplug: SparkplugNode | None = None
     queue: Queue = 1000
+
+    @model_validator(mode="after")
+    def _check_topics(self) -> Self:
+        if self.sparkplug is not None and self.model_fields_set & {"topic", "status_topic"}:
+            raise ValueError("topic and status_topic are not possible with sparkplug, which has topics of its own")
+        return self
 
 
 class ModbusSink(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ class Mqtt(Sink):
             try:
                 yield
             finally:
+                with contextlib.suppress(aiomqtt.MqttError):  # the broker sends no will after a proper end
+                    await self._publish(self._config.status_topic, "offline", retain=True)
                 self._client = None
 
     async def check(self) -> None:

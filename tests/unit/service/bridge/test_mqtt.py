@@ -84,6 +84,7 @@ def test_the_status_says_whether_the_bridge_is_there(broker: Broker) -> None:
             async with sink.connected():
                 await client.subscribe("anole/bridge/status")
                 assert (await anext(client.messages)).payload == b"online"
+            assert (await anext(client.messages)).payload == b"offline"
 
     run(main())
 
