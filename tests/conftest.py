@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,26 @@ from tests.real_parts import CREDENTIALS, ObjectServer, PostgresServer
 # One torch thread per process: tests run in several processes, and more threads than cores slow each other down several
 # times. This has to happen before torch is imported, and nothing imported above does so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+MEMORY = Path("/dev/shm")
+NEEDED_BYTES = 4 * 2**30
+
+
+def keep_temporary_files_in_memory() -> None:
+    """Let this process and those that it starts keep temporary files in memory, unless TMPDIR says where.
+
+    The tests wait for the disk about as long as they compute, because the store syncs what it acknowledges. Syncs are
+    still made: the tests of kills need what a process has written, and those of power loss simulate the disk.
+    """
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    disk = os.statvfs(MEMORY)
+    if disk.f_bavail * disk.f_frsize >= NEEDED_BYTES and not disk.f_flag & os.ST_NOEXEC:  # PostgreSQL runs from there
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # chosen before, for pytest's own output
+
+
+keep_temporary_files_in_memory()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,6 +100,19 @@ def catalog_template(postgres: PostgresServer) -> str:
     upgrade(database)
     database.close()
     return name
+
+
+@pytest.fixture(scope="session")
+def shared_database(postgres: PostgresServer, catalog_template: str) -> str:
+    """Create a database for `empty_catalog` and return its name."""
+    return postgres.new_database(catalog_template)
+
+
+@pytest.fixture
+def empty_catalog(postgres: PostgresServer, shared_database: str) -> Iterator[str]:
+    """Return the URL of an empty catalog on PostgreSQL, for tests that change neither its tables nor its settings."""
+    yield postgres.url(shared_database)
+    postgres.empty(shared_database)
 
 
 @pytest.fixture

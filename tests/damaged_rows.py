@@ -10,7 +10,7 @@ from sqlalchemy import Column, Connection, String, Table, select
 
 from models.errors import AnoleError
 from service.domain.client import ClientSettings
-from service.domain.job import JobRecord
+from service.domain.job import JobRecord, JobUpdate, Progress
 from service.domain.key import Grant, KeyRecord, new_key, record_of
 from service.domain.prediction_log import Judgement, LoggedPrediction, PredictionQuery, Retention
 from service.domain.version import LIVE, Idempotency
@@ -40,6 +40,7 @@ def filled(database: Database) -> tuple[Catalog, KeyRecord]:
         catalog.publish(a_draft(client, weights="second"), [LIVE])
         catalog.update_settings(client, ClientSettings(keep_last=5))
     catalog.jobs.add(JobRecord(JOB, CLIENT, "worker", None, utc_now()))
+    catalog.jobs.end(JobUpdate(JOB, "cancelled", Progress()))  # so that it does not change when its lease is over
     catalog.add_predictions([a_prediction(catalog)], Retention(days=90, rows=100))
     record = record_of(new_key(), Grant("camera", ("predict",), (CLIENT,)), utc_now())
     SqlKeys(database).add(record)

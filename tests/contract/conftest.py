@@ -22,7 +22,7 @@ def database(request: pytest.FixtureRequest, catalog_file: Path, monkeypatch: py
     """A database with this release's tables."""
     opened: Database
     if request.param == "postgresql":
-        opened = PostgresDatabase(make_url(request.getfixturevalue("catalog_url")))
+        opened = PostgresDatabase(make_url(request.getfixturevalue("empty_catalog")))
     else:
         # Both journals are tried whatever SQLite this is: the bug that forbids WAL takes a checkpoint of one connection
         # that overlaps another's reset, which these small catalogs never reach.

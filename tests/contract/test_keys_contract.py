@@ -19,7 +19,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> StoreLocation:
-    return StoreLocation(tmp_path, request.getfixturevalue("catalog_url") if request.param == "postgresql" else None)
+    return StoreLocation(tmp_path, request.getfixturevalue("empty_catalog") if request.param == "postgresql" else None)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def test_racing_publishes_are_linearizable(form: str, tmp_path: Path, request: p
     place = StoreLocation(tmp_path)
     if form == "shared":
         objects: ObjectServer = request.getfixturevalue("objects")
-        place = StoreLocation(tmp_path, request.getfixturevalue("catalog_url"), objects.url(objects.new_bucket()))
+        place = StoreLocation(tmp_path, request.getfixturevalue("empty_catalog"), objects.url(objects.new_bucket()))
     done = race(place, processes=2, threads=8, publishes=48)
     assert contradictions(done.operations) == []
     with open_store(place) as store:

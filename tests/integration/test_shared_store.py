@@ -27,8 +27,8 @@ from tests.real_parts import ObjectServer
 
 
 @pytest.fixture
-def place(tmp_path: Path, catalog_url: str, objects: ObjectServer) -> StoreLocation:
-    return StoreLocation(tmp_path / "unused", catalog_url, objects.url(objects.new_bucket()))
+def place(tmp_path: Path, empty_catalog: str, objects: ObjectServer) -> StoreLocation:
+    return StoreLocation(tmp_path / "unused", empty_catalog, objects.url(objects.new_bucket()))
 
 
 @pytest.fixture
