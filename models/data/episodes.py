@@ -134,7 +134,8 @@ class EpisodeSampler:
         size, dropout = self._modalities.second_size, self._modalities.dropout
         if not size:
             return rows
-        rows = keep_only(rows, size, self._modalities.support)
+        if self._modalities.support != "both":
+            return keep_only(rows, size, self._modalities.support)  # nothing else can be dropped
         if not dropout or float(torch.rand((), generator=generator)) >= dropout:
             return rows
         drop_second, everywhere = (torch.rand(2, generator=generator) < 0.5).tolist()

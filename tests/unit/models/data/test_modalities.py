@@ -18,6 +18,7 @@ from models.data.registry import open_dataset
 from models.data.synthetic import NotedSurfaces
 from models.errors import DatasetUnavailable
 from models.images.preprocessing import ImageConfig
+from models.modalities.rows import Present
 from models.modalities.text import TEXT_SIZE
 
 IMAGE = ImageConfig(channels=1, side=16)
@@ -74,6 +75,13 @@ def test_dropout_leaves_every_row_a_modality_and_spares_some_anchors() -> None:
         kinds.add((tuple(flags[support.anchors][0].tolist()), tuple(flags[others][0].tolist())))
     both, image, second = (1.0, 1.0), (1.0, 0.0), (0.0, 1.0)
     assert kinds == {(both, both), (image, image), (second, second), (both, image), (both, second)}
+
+
+@pytest.mark.parametrize(("support", "flags"), [("image", [1, 0]), ("second", [0, 1])])
+def test_dropout_never_takes_the_only_modality(support: Present, flags: list[int]) -> None:
+    for seed in range(20):
+        inputs = sampler(EpisodeModalities(SIZE, support, dropout=1.0)).support(seed).inputs
+        assert inputs[:, -2:].tolist() == [flags] * 9
 
 
 def test_surfaces_with_notes_need_both_modalities() -> None:
