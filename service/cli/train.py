@@ -100,7 +100,7 @@ Start = Annotated[
     str | None,
     typer.Option(
         help="Checkpoint to train on from: of a frozen backbone for --algorithm covariance, of the preset's net for "
-        "bayesian-reptile, or of the image encoder of a preset with two modalities.",
+        "bayesian-reptile and presets with two modalities, or of the image encoder of such a preset.",
         show_default="none",
     ),
 ]
