@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from models.data.synthetic.demo import LabelledImage, demo_samples
-from service.bootstrap import Services
-from service.runtime.decoder import Upload
-from service.usecases.adapt_command import AdaptCommand
+if TYPE_CHECKING:
+    from models.data.synthetic.demo import LabelledImage
+    from service.bootstrap import Services
 
 CLIENT: Final = "demo"
 FOLDER: Final = "demo"
@@ -26,6 +25,10 @@ def seed(services: Services, data: Path) -> None:
     """
     if services.clients.list(limit=1):
         return
+    from models.data.synthetic.demo import demo_samples  # these import torch, which a supervisor does without
+    from service.runtime.decoder import Upload
+    from service.usecases.adapt_command import AdaptCommand
+
     structlog.get_logger("anole.serve").info("creating_demo", client=CLIENT)
     demo = demo_samples()
     _write(demo.support, data / FOLDER / "support")

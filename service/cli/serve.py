@@ -1,4 +1,8 @@
-"""`anole serve`: opens the port, prepares the store, and runs the web server in one or more processes."""
+"""`anole serve`: opens the port, prepares the store, and runs the web server in one or more processes.
+
+The supervisor of several workers does without torch, which takes hundreds of megabytes. So what needs it is imported in
+the functions that run in a process with the model.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import typer
@@ -22,18 +26,23 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from models.errors import AnoleError
-from service import bootstrap, tracing
+from service import tracing
 from service.cli import demo as demonstration
 from service.cli.console import notices, output
 from service.domain.key import EVERY_CLIENT, SCOPES, Grant
 from service.errors import InvalidSettings
-from service.http.app import create_app, freeze_objects, stop_process
 from service.http.connections import DeadlinedConfig, Deadlines
-from service.runtime.device import pick_device, usable_cores
+from service.runtime.device import device_type, usable_cores
 from service.settings import Settings, export_to_workers, tracing_requested
+from service.store.open_store import StoreLocation, open_keys
 from service.telemetry import configure_logging
 from service.usecases.keys import admit_first
 from service.workers import worker_folder
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from service.bootstrap import Services
 
 _BACKLOG: Final = 1024
 FILES_WANTED: Final = Deadlines().connections + 512
@@ -161,8 +170,7 @@ def run(settings: Settings, *, as_json: bool = False) -> None:
         loading = notices().status(f"loading {models}; {url} will respond when it is ready …")
         if settings.workers == 1:
             with loading:
-                services = _prepared(settings)
-            app = functools.partial(create_app, settings, lambda _: freeze_objects(services))
+                app = _application(settings)
             with contextlib.suppress(KeyboardInterrupt):
                 _Server(_config(settings, app), announce).run(sockets=[listener])
         else:
@@ -201,7 +209,7 @@ def worker_count(settings: Settings) -> int:
     """
     if settings.workers is not None:
         return settings.workers
-    if pick_device(settings.device).type != "cpu":
+    if device_type(settings.device) != "cpu":
         return 1
     return max(1, min(_MOST_WORKERS, usable_cores() // 2))
 
@@ -269,7 +277,7 @@ def _open_to_all(settings: Settings) -> bool:
     Raises:
         InvalidSettings: other machines can reach the address, and there is no key.
     """
-    with bootstrap.open_keys(settings) as keys:
+    with open_keys(StoreLocation.of(settings)) as keys:
         if settings.bootstrap_key is not None:
             admit_first(keys, settings.bootstrap_key.get_secret_value(), _EVERYTHING)
         records = keys.all()
@@ -282,8 +290,19 @@ def _open_to_all(settings: Settings) -> bool:
     return not records
 
 
-def _prepared(settings: Settings) -> bootstrap.Services:
+def _application(settings: Settings) -> Callable[[], FastAPI]:
+    """Prepare the store in this process and return the application for it."""
+    from service.http.app import create_app, freeze_objects
+
+    services = _prepared(settings)
+    return functools.partial(create_app, settings, lambda _: freeze_objects(services))
+
+
+def _prepared(settings: Settings) -> Services:
     """Build the use cases in this process, so that errors are reported in one line and the demo is added once."""
+    from service import bootstrap
+    from service.http.app import stop_process
+
     services = bootstrap.build(settings, stop_process)
     try:
         if settings.demo:

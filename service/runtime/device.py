@@ -1,13 +1,19 @@
-"""Selects the device and counts the cores."""
+"""Selects the device and counts the cores. Torch is imported only where it is needed: the supervisor does without."""
 
 from __future__ import annotations
 
+import ctypes
 import os
-from typing import Literal
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
 
 from service.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    import torch
+
+_CUDA_DRIVER: Final = "libcuda.so.1"
+_ROCM_DRIVER: Final = Path("/dev/kfd")
 
 
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -16,9 +22,35 @@ def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     Raises:
         InvalidSettings: "cuda" was requested and torch finds no GPU.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
+    import torch
+
+    return torch.device(device_type(wanted))
+
+
+def device_type(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """Return the type of the device to use, without torch where nothing but the CPU can be meant.
+
+    Raises:
+        InvalidSettings: "cuda" was requested and torch finds no GPU.
+    """
+    if wanted == "cpu" or (wanted == "auto" and not _has_gpu_driver()):
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
         raise InvalidSettings("device is cuda, but torch finds no GPU on this machine; use auto or cpu")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return "cpu"
+
+
+def _has_gpu_driver() -> bool:
+    """Whether this machine has the driver without which torch finds no GPU: that of CUDA, or of ROCm."""
+    try:
+        ctypes.CDLL(_CUDA_DRIVER)
+    except OSError:
+        return _ROCM_DRIVER.exists()
+    return True
 
 
 def usable_cores() -> int:

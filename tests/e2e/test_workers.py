@@ -109,6 +109,14 @@ def test_workers_share_one_store_and_one_demo_client(pair: Process) -> None:
             assert anole.predict("shared", [SAMPLES[0].content]).version == 1
 
 
+def test_the_supervisor_does_without_torch_that_its_workers_use(pair: Process) -> None:
+    def loaded(pid: int) -> bool:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+
+    assert [loaded(worker) for worker in workers(pair)] == [True, True]
+    assert not loaded(pair.process.pid)
+
+
 def test_every_worker_sees_an_alias_move_at_once(pair: Process) -> None:
     lines = [Client(pair.url) for _ in range(CONNECTIONS)]
     try:

@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import anyio
 import pytest
-import torch
 from uvicorn.supervisors.multiprocess import Process
 
 from service import bootstrap
@@ -325,5 +324,5 @@ def test_there_is_one_worker_for_every_two_cores_unless_set(
 
 def test_there_is_one_worker_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "usable_cores", lambda: 64)
-    monkeypatch.setattr(serve, "pick_device", lambda _wanted: torch.device("cuda"))
+    monkeypatch.setattr(serve, "device_type", lambda _wanted: "cuda")
     assert serve.worker_count(load_settings()) == 1

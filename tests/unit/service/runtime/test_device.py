@@ -1,0 +1,45 @@
+"""Which device is used, and when torch is asked."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from service.errors import InvalidSettings
+from service.runtime import device
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has the driver of a GPU."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: None)
+
+
+@pytest.mark.parametrize(("gpus", "wanted", "used"), [(1, "auto", "cuda"), (0, "auto", "cpu"), (1, "cpu", "cpu")])
+def test_a_gpu_is_used_if_torch_finds_one_and_the_cpu_was_not_wanted(
+    gpus: int, wanted: str, used: str, driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    assert device.pick_device(wanted) == torch.device(used)  # type: ignore[arg-type]
+
+
+def test_a_gpu_that_torch_does_not_find_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InvalidSettings, match="torch finds no GPU"):
+        device.device_type("cuda")
+
+
+def test_a_supervisor_counts_its_workers_without_torch() -> None:
+    program = """
+import sys
+from service.cli import serve
+from service.settings import load_settings
+serve.usable_cores = lambda: 4
+assert serve.worker_count(load_settings(device="cpu")) == 2
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
