@@ -73,8 +73,8 @@ def clipped(differences: Tensor, privacy: Privacy) -> Tensor:
     """A copy of (clients, numbers) with the norm of each row bounded."""
     if privacy.clip_norm is None:
         return differences.clone()
-    norms = torch.linalg.vector_norm(differences, dim=1, keepdim=True)
-    return differences * (privacy.clip_norm / norms).clamp(max=1)
+    norms: Tensor = torch.linalg.vector_norm(differences, dim=1, keepdim=True)
+    return differences * torch.clamp(privacy.clip_norm / norms, max=1)
 
 
 @dataclass(frozen=True)
