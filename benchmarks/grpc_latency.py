@@ -135,3 +135,7 @@ def as_infer(url: str, image: bytes) -> bytes:
 def with_length(image: bytes) -> bytes:
     """Return an element of a BYTES tensor."""
     return len(image).to_bytes(4, "little") + image
+
+
+if __name__ == "__main__":
+    main()

@@ -122,7 +122,7 @@ async def exchange(connection: Connection, request: bytes) -> tuple[int, bytes]:
     reader, writer = connection
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    body = await reader.readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
+    body = await reader.readexactly(int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]))
     return int(head[9:12]), body
 
 

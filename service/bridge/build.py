@@ -61,7 +61,12 @@ def build(
     sources: list[Source] = []
     for source in config.source:
         made = _class("sources", source.type)
-        sources.append(made(source, counters.to_json) if source.type == "http" else made(source))
+        if source.type == "http":
+            sources.append(made(source, counters.to_json))
+        elif source.type == "mqtt":
+            sources.append(made(source, dry_run=dry_run))
+        else:
+            sources.append(made(source))
     sinks = [(_sink(sink, config, anole), sink.queue) for sink in ([] if dry_run else config.sink)]
     return Bridge(sources, sinks, predict, Rules(config.rules, config.anole.client), counters, options)
 

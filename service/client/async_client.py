@@ -323,7 +323,7 @@ class AsyncClient:
         await self.aclose()
 
     async def _send(self, request: Request[T]) -> T:
-        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **request.retry)
+        retrying = tenacity.AsyncRetrying(sleep=self._sleep, **request.retry(self._http.timeout))
         try:
             response: httpx.Response = await retrying(
                 self._http.request, request.method, request.path, **request.content

@@ -65,7 +65,7 @@ class Client:
 
     Every method raises `ServiceProblem` if the service responds with an error, `ServiceUnreachable` if it does not
     respond, and `InvalidInput` if an argument cannot be sent. A request that is safe to repeat is sent up to four times
-    to a service that is busy.
+    to a service that is busy; one that exceeded a time limit of the service, only within the read timeout.
 
     Args:
         url: address of the service.
@@ -413,7 +413,7 @@ class Client:
         self.close()
 
     def _send(self, request: Request[T]) -> T:
-        retrying = tenacity.Retrying(sleep=self._sleep, **request.retry)
+        retrying = tenacity.Retrying(sleep=self._sleep, **request.retry(self._http.timeout))
         try:
             response = retrying(self._http.request, request.method, request.path, **request.content)
         except httpx.HTTPError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ _ATTEMPTS: Final = 4
 _LONGEST_WAIT_S: Final = 30
 _BUSY: Final = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE})
 _IN_FLIGHT: Final = "idempotency_in_flight"
+_TOO_LATE: Final = "deadline_passed"
 _IN_FLIGHT_WAIT_S: Final = 1
 _LONGEST_IN_FLIGHT_S: Final = 60
 """How long to wait for the result of a request with the same idempotency key that still runs."""
@@ -46,11 +48,14 @@ class Request(Generic[T]):
     repeatable: bool = True
     statuses: frozenset[int] = frozenset()
 
-    @property
-    def retry(self) -> dict[str, Any]:
-        """Arguments of `tenacity.Retrying`: wait as long as a busy service asks, then send the request again."""
+    def retry(self, timeout: httpx.Timeout) -> dict[str, Any]:
+        """Arguments of `tenacity.Retrying`: wait as long as a busy service asks, then send the request again.
+
+        Args:
+            timeout: of the client. A request whose time limit at the service has passed is sent again only within it.
+        """
         return {
-            "stop": _enough_attempts if self.repeatable else stop_after_attempt(1),
+            "stop": functools.partial(_enough_attempts, timeout.read) if self.repeatable else stop_after_attempt(1),
             "retry": retry_if_result(_is_busy),
             "wait": _delay_s,
             "retry_error_callback": _last_response,
@@ -107,9 +112,21 @@ def _is_in_flight(response: httpx.Response) -> bool:
     return response.status_code == httpx.codes.CONFLICT and getattr(_error(response), "code", "") == _IN_FLIGHT
 
 
-def _enough_attempts(attempts: RetryCallState) -> bool:
-    if _is_in_flight(_last_response(attempts)):
+def _is_too_late(response: httpx.Response) -> bool:
+    """Whether the service took longer than its time limit, which may happen again."""
+    return (
+        response.status_code == httpx.codes.SERVICE_UNAVAILABLE and getattr(_error(response), "code", "") == _TOO_LATE
+    )
+
+
+def _enough_attempts(limit_s: float | None, attempts: RetryCallState) -> bool:
+    response = _last_response(attempts)
+    if _is_in_flight(response):
         return attempts.idle_for >= _LONGEST_IN_FLIGHT_S
+    if _is_too_late(response) and limit_s is not None:
+        passed_s = attempts.seconds_since_start or 0.0
+        if passed_s + _delay_s(attempts) >= limit_s:
+            return True
     return attempts.attempt_number >= _ATTEMPTS
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import json
@@ -11,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiomqtt
 import httpx
 import pytest
 
 from tests.e2e.conftest import ANOLE, COARSE, FINE, STOP_LIMIT_S, clean_environment
 from tests.free_port import free_port
+from tests.mosquitto import MOSQUITTO, Broker
 
 CONFIG = """[anole]
 client = "line"
@@ -100,6 +103,47 @@ def test_pictures_are_judged_once_across_restarts_and_a_dry_run_marks_none(url: 
     with (folder / "verdicts.csv").open(newline="", encoding="utf-8") as table:
         names = [row["name"] for row in csv.DictReader(table)]
     assert names[:3] == ["1.png", "2.png", "posted"]
+
+
+@pytest.mark.skipif(MOSQUITTO is None, reason="MQTT IS NOT TESTED: there is no mosquitto")
+def test_a_killed_bridge_loses_no_picture_of_mqtt(url: str, line: str, folder: Path) -> None:
+    broker = Broker(folder)
+    source = f'type = "mqtt"\nhost = "127.0.0.1"\nport = {broker.port}\ntopic = "cameras/#"\n\n[[sink]]'
+    before, _, after = CONFIG.partition('type = "folder"')
+    (folder / "bridge.toml").write_text(f"{before}{source}{after.partition('[[sink]]')[2]}", encoding="utf-8")
+    wanted = {f"cameras/{number}" for number in range(30)}
+
+    async def publish() -> None:
+        identifier = (
+            "anole-bridge-pictures"  # begins the session of the bridge, for which the broker keeps the messages
+        )
+        async with aiomqtt.Client("127.0.0.1", broker.port, identifier=identifier, clean_session=False) as session:
+            await session.subscribe("cameras/#", qos=1)
+        async with aiomqtt.Client("127.0.0.1", broker.port) as camera:
+            for name in sorted(wanted):
+                await camera.publish(name, FINE[0], qos=1)
+
+    def rows() -> dict[str, set[str]]:
+        if not (folder / "verdicts.csv").exists():
+            return {}
+        with (folder / "verdicts.csv").open(newline="", encoding="utf-8") as table:
+            entries = list(csv.DictReader(table))
+        return {
+            name: {row["id"] for row in entries if row["name"] == name} for name in {row["name"] for row in entries}
+        }
+
+    broker.start()
+    try:
+        asyncio.run(publish())
+        with bridge(folder, url) as process:
+            results(process, 3)
+        assert len(rows()) < 30
+        with bridge(folder, url) as process:
+            while rows().keys() != wanted:
+                assert process.poll() is None
+    finally:
+        broker.kill()
+    assert all(len(ids) == 1 for ids in rows().values())  # also of those that were judged twice
 
 
 def test_a_mistake_in_the_configuration_is_one_line_with_its_place(url: str, folder: Path) -> None:

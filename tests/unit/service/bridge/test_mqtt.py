@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from service.bridge.config import MqttSink, MqttSource
 from service.bridge.sinks.mqtt import Mqtt
 from service.bridge.sources.mqtt import Mqtt as MqttPictures
+from service.bridge.verdict import Picture
 from tests.mosquitto import MOSQUITTO, Broker
 from tests.unit.service.bridge.conftest import PNG, Recorded, Scripted, run, running
 
@@ -124,6 +125,84 @@ def test_an_outage_before_the_end_leaves_no_error_that_asyncio_logs(broker: Brok
 
     run(main())
     assert not logged
+
+
+def pictures_source(broker: Broker, **options: bool) -> MqttPictures:
+    return MqttPictures(MqttSource(type="mqtt", host="127.0.0.1", port=broker.port, topic="cameras/#"), **options)
+
+
+async def publish(broker: Broker, *contents: bytes) -> None:
+    async with aiomqtt.Client("127.0.0.1", broker.port) as camera:
+        for content in contents:
+            await camera.publish("cameras/left", content, qos=1)
+
+
+async def begin_session(broker: Broker) -> None:
+    """Make the session of the source, so that the broker keeps messages for it."""
+    async with aiomqtt.Client(
+        "127.0.0.1", broker.port, identifier="anole-bridge-pictures", clean_session=False
+    ) as session:
+        await session.subscribe("cameras/#", qos=1)
+
+
+def test_the_broker_keeps_pictures_until_their_verdicts_are_delivered(broker: Broker) -> None:
+    async def main() -> None:
+        await begin_session(broker)
+        await publish(broker, b"1", b"2", b"3")
+        first = [each async for each in taken(pictures_source(broker), 3, delivered=1)]
+        again = [each async for each in taken(pictures_source(broker), 2, delivered=2)]  # as after a kill
+        assert [each.content for each in again] == [b"2", b"3"]
+        assert [each.id for each in again] == [each.id for each in first[1:]]
+        await publish(broker, b"4")
+        assert [each.content async for each in taken(pictures_source(broker), 1, delivered=1)] == [b"4"]
+
+    run(main())
+
+
+async def taken(source: MqttPictures, count: int, delivered: int) -> AsyncIterator[Picture]:
+    """Take so many pictures from a source, deliver so many of them, and disconnect."""
+    pictures = source.pictures()
+    found = [await anext(pictures) for _ in range(count)]
+    for picture in found[:delivered]:
+        source.delivered(picture)
+    await pictures.aclose()  # type: ignore[attr-defined]  # it is a generator
+    for picture in found:
+        yield picture
+
+
+def test_a_picture_in_hand_does_not_come_twice_when_the_connection_was_lost(broker: Broker) -> None:
+    async def main() -> None:
+        await begin_session(broker)
+        source = pictures_source(broker)
+        await publish(broker, b"1", b"2", b"3")
+        before = source.pictures()
+        one, two, _ = [await anext(before) for _ in range(3)]
+        source.delivered(one)
+        await before.aclose()  # type: ignore[attr-defined]  # it is a generator
+        source.delivered(two)  # while there is no connection
+        await publish(broker, b"4")
+        after = source.pictures()
+        four = await anext(after)  # 2 is acknowledged now, 3 is in hand
+        assert four.content == b"4"
+        await after.aclose()  # type: ignore[attr-defined]  # it is a generator
+        assert [each.content async for each in taken(pictures_source(broker), 2, delivered=0)] == [b"3", b"4"]
+
+    run(main())
+
+
+def test_a_dry_run_takes_no_pictures_away(broker: Broker) -> None:
+    async def main() -> None:
+        await begin_session(broker)
+        dry = pictures_source(broker, dry_run=True)
+        pictures = dry.pictures()
+        first = asyncio.ensure_future(anext(pictures))
+        while not first.done():
+            await publish(broker, b"1")
+        assert first.result().content == b"1"
+        await pictures.aclose()  # type: ignore[attr-defined]  # it is a generator
+        assert [each.content async for each in taken(pictures_source(broker), 1, delivered=1)] == [b"1"]
+
+    run(main())
 
 
 def test_messages_with_pictures_are_judged(broker: Broker) -> None:

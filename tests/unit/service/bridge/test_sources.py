@@ -80,6 +80,30 @@ def test_a_picture_with_line_breaks_in_its_name_comes_once(tmp_path: Path) -> No
     run(main())
 
 
+def test_the_state_file_forgets_pictures_that_have_left_the_folder_when_it_is_long(tmp_path: Path) -> None:
+    config = FolderSource(type="folder", path=tmp_path / "in", state=tmp_path / "done.txt", every_s=EVERY_S)
+    (tmp_path / "in").mkdir()
+
+    async def deliver(name: str, at_s: float, max_state_lines: int = 9) -> list[str]:
+        """Deliver one more picture, and return the names in the state file."""
+        source = Folder(config, max_state_lines)
+        put(tmp_path, name, at_s)
+        (picture,) = await first(source, 1)
+        assert picture.name == name
+        source.delivered(picture)
+        return [line.partition(" ")[2] for line in config.state.read_text(encoding="utf-8").splitlines()]
+
+    async def main() -> None:
+        for number in range(4):
+            assert len(await deliver(f"{number}.png", 1_700_000_000 + number)) == number + 1
+            (tmp_path / "in" / f"{number}.png").unlink()
+        assert len(await deliver("kept.png", 1_700_000_009)) == 5
+        assert await deliver("next.png", 1_700_000_010, max_state_lines=4) == ["kept.png", "next.png"]
+        assert len(await deliver("last.png", 1_700_000_011, max_state_lines=4)) == 3
+
+    run(main())
+
+
 def test_a_full_disk_leaves_no_half_a_line_in_the_state_file(tmp_path: Path) -> None:
     async def main() -> None:
         source, state = folder_source(tmp_path), tmp_path / "done.txt"

@@ -303,6 +303,17 @@ def test_a_time_limit_that_is_exceeded_again_is_reported_as_such(folder: Path) -
     assert caught.value.code == "deadline_passed"
 
 
+@pytest.mark.parametrize(("limit_s", "attempts"), [(60.0, 4), (None, 4), (1.0, 1)])
+def test_a_request_that_was_too_late_is_repeated_only_within_the_timeout_of_the_client(
+    limit_s: float | None, attempts: int
+) -> None:
+    transport, seen = in_turn((503, "deadline_passed"))  # which asks for a pause of two seconds
+    timeout = httpx.Timeout(limit_s)
+    with Client(transport=transport, timeout=timeout, sleep=lambda _: None) as anole, pytest.raises(ServiceProblem):
+        anole.predict("line", PNG)
+    assert len(seen) == attempts
+
+
 def test_another_conflict_is_reported_at_once(folder: Path) -> None:
     transport, seen = in_turn((409, "parent_superseded"))
     with Client(transport=transport) as anole, pytest.raises(ServiceProblem):
