@@ -15,7 +15,7 @@ from sqlalchemy import Engine, event
 from torch import Tensor
 
 from service.domain.client import ClientSettings
-from service.domain.version import LIVE, Version, VersionSummary
+from service.domain.version import CANDIDATE, LIVE, Version, VersionSummary
 from service.errors import (
     AliasConflict,
     InvalidName,
@@ -212,3 +212,23 @@ def test_deleting_a_version_or_client_leaves_the_others_intact(store: VersionSto
 def test_an_invalid_name_is_rejected(clients: Clients, call: Callable[[Clients], object]) -> None:
     with pytest.raises(InvalidName):
         call(clients)
+
+
+def test_the_candidate_is_promoted_at_the_expected_revision_only(store: VersionStore, clients: Clients) -> None:
+    for value in (1.0, 2.0):
+        publish(store, value)
+    clients.move_alias(CLIENT, CANDIDATE, 1, None)
+    with pytest.raises(AliasConflict):
+        clients.promote(CLIENT, 1)
+    assert clients.promote(CLIENT, 2).version == clients.alias(CLIENT, LIVE).version == 1
+    with pytest.raises(InvalidName):
+        clients.promote("No name")
+
+
+def test_versions_are_compared_in_the_order_of_the_request(store: VersionStore, clients: Clients) -> None:
+    for value in (1.0, 2.0):
+        publish(store, value)
+    compared = clients.diff(CLIENT, 2, 1)
+    assert (compared.before.number, compared.after.number) == (2, 1)
+    with pytest.raises(UnknownVersion):
+        clients.diff(CLIENT, 1, 3)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 import pytest
+import structlog
 
-from service.domain.job import LEASE_S, JobUpdate, Progress, new_job_id
+from service.domain.job import LEASE_S, JobState, JobUpdate, Progress, new_job_id
 from service.errors import ClientDeleted, JobCancelled, StoreUnavailable, UnknownJob, VersionCorrupt, WorkerLost
 from service.runtime.adapt_queue import JobControl
 from service.usecases.adapt_command import AdaptOutcome
@@ -255,3 +257,40 @@ def test_jobs_are_renewed_in_the_background(records: MemoryJobs) -> None:
     records.until_renewed()
     jobs.close()
     assert records.kept[job.id].progress.steps_done == 1
+
+
+def test_a_store_that_fails_for_a_while_is_warned_about_and_jobs_are_renewed_again(clients: FakeClients) -> None:
+    class FailsOnce(MemoryJobs):
+        failed = False
+
+        def renew(self, worker: str, updates: Sequence[JobUpdate]) -> Mapping[str, JobState | None]:
+            if not self.failed:
+                self.failed = True
+                raise StoreUnavailable("the disk is full")
+            return super().renew(worker, updates)
+
+    records = FailsOnce(clients.publication)
+    with structlog.testing.capture_logs() as lines:
+        jobs = Jobs(records)
+        job = Started(jobs)
+        job.control.step()
+        records.until_renewed()
+        jobs.close()
+    assert [(line["event"], line["reason"]) for line in lines] == [("jobs are not renewed", "the disk is full")]
+    assert records.kept[job.id].progress.steps_done == 1
+
+
+def test_a_job_whose_process_is_lost_fails_with_its_progress(
+    jobs: Jobs, records: MemoryJobs, outcome: AdaptOutcome
+) -> None:
+    elsewhere = Jobs(records)
+    elsewhere.close()
+    lost, done = Started(elsewhere), Started(elsewhere)
+    lost.control.step()
+    elsewhere.renew()
+    assert jobs.lose(lost.id).state == "failed"
+    assert (records.kept[lost.id].progress.steps_done, records.kept[lost.id].problem) == (1, None)
+    done.future.set_result(outcome)
+    assert jobs.lose(done.id).state == "done"
+    with pytest.raises(UnknownJob):
+        jobs.lose(new_job_id())
