@@ -13,8 +13,8 @@
 #   MUTATE_MINUTES   time limit of `make mutate` (30); ARGS="models.validation.*" selects what it changes
 #   RACE     arguments for `make race`, such as "--shared" or "--threads 8 --publishes 256"
 #
-# If you set PORT or DATA, the tests use them too: they serve on PORT instead of a free port, and write to DATA/test-runs
-# instead of the system's temporary folder.
+# If you set PORT or DATA, the tests use them too: they serve on PORT instead of a free port, and write to DATA/test-runs.
+# Otherwise they write to TMPDIR; if that is not set either, to memory (/dev/shm), or to /tmp if there is too little.
 
 ifneq ($(filter command line environment,$(origin PORT)),)
   TEST_PORT := $(PORT)

@@ -57,6 +57,16 @@ def test_a_client_that_keeps_no_samples_has_none_on_the_disk_when_it_is_deleted_
         store.delete_client(CLIENT)
 
 
+def test_samples_of_a_client_that_keeps_none_are_never_written(
+    store: VersionStore, adaptation: Adaptation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.update_settings(CLIENT, ClientSettings(retain_samples=False))
+    written: list[Any] = []
+    monkeypatch.setattr(store, "put_samples", lambda _, samples: written.extend(samples))
+    adapt(adaptation, command(mode="replace"))
+    assert written == []
+
+
 def test_a_request_that_arrived_before_its_client_was_deleted_makes_no_version(
     store: VersionStore, adaptation: Adaptation
 ) -> None:
