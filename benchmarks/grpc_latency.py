@@ -1,9 +1,9 @@
 """Latency of predicting one image by the Open Inference Protocol: over gRPC, over HTTP, and by POST /predict.
 
-    python benchmarks/grpc_latency.py [--data-root FOLDER] [--requests 1000] [--rounds 5]
+    python benchmarks/grpc_latency.py [--data-root FOLDER] [--requests 300]
 
-All three are sent to one service over one kept connection each, in rounds that alternate, with prepared messages and
-one in flight. The driver runs in another process than the service. Without a data root, the images are generated.
+All three are sent to one service over one kept connection each, in turn, with prepared messages and one in flight. The
+driver runs in another process than the service. Without a data root, the images are generated.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def main() -> None:
     port = free_port()
     options = chosen_options(arguments)
     options = replace(options, environment={**options.environment, "ANOLE_GRPC_PORT": str(port)})
-    images = steel_or_generated(arguments.data_root)
+    machine, images = options.machine(), steel_or_generated(arguments.data_root)
     task = draw(images, np.random.default_rng(arguments.seed), N_WAY, N_SHOT, max_queries=10)
     with serving(options) as service:
         publish_version(service.url, task.support)
         seconds = asyncio.run(measure(service, port, task.query_images(), arguments))
-    print(f"{machine_line(options.machine())}; {images.name}, {arguments.rounds} rounds")
+    print(f"{machine_line(machine)}; {images.name}, {arguments.requests} requests of each kind")
     by_http = percentile(seconds["HTTP"], 0.5)
     rows = [
         [name, milliseconds(each), milliseconds(each, 0.99), f"{percentile(each, 0.5) / by_http:.2f}"]
@@ -64,8 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = Parser(__doc__)
     parser.data_root()
-    parser.option("--requests", 1000, "requests of each kind")
-    parser.option("--rounds", 5, "rounds in which the kinds alternate")
+    parser.option("--requests", 300, "requests of each kind")
     parser.option("--seed", 0, "seed for the choice of images")
     add_options(parser)
     return parser.parse_args()
@@ -82,15 +81,11 @@ async def measure(
             "POST /predict": await over_http(service.url, [as_body(service.url, image) for image in images]),
         }
         seconds: dict[str, list[float]] = {name: [] for name in calls}
-        for call in calls.values():
-            for number in range(WARM_UP):
-                await call(number)
-        for _, (name, call) in itertools.product(range(arguments.rounds), calls.items()):
-            for number in range(max(1, arguments.requests // arguments.rounds)):
-                began = time.perf_counter()
-                await call(number)
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+        for number, (name, call) in itertools.product(range(WARM_UP + arguments.requests), calls.items()):
+            began = time.perf_counter()
+            await call(number)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: each[WARM_UP:] for name, each in seconds.items()}
 
 
 def over_grpc(channel: grpc.aio.Channel, images: Sequence[bytes]) -> Call:
