@@ -32,7 +32,7 @@ from service.cluster.replicas import Adapter, Predictor
 from service.errors import InvalidSettings
 from service.http.app import create_app, freeze_objects, stop_process
 from service.runtime.device import pick_device
-from service.settings import Settings, disable_ray_usage_reports, replica_range
+from service.settings import Settings, disable_ray_usage_reports, load_settings, replica_range
 from service.store.open_store import StoreLocation
 from service.store.version_store import VersionStore
 from service.telemetry import configure_logging
@@ -167,6 +167,21 @@ def application(settings: Settings, node_id: str) -> serve.Application:
     )
     bound: serve.Application = ingress.bind(predictors, adapters)
     return bound
+
+
+def from_serve_config(arguments: dict[str, Any]) -> serve.Application:
+    """Return the application for Ray's own tools: `serve deploy`, and RayService on Kubernetes.
+
+    Args:
+        arguments: settings by name, from the `args` of a Serve config; others come from the environment. Ray opens the
+            ports, to other machines too. So the host is that of all addresses, and no request passes without a key.
+
+    Raises:
+        InvalidSettings: a setting is wrong, or the store is in a folder, and Ray may use any node.
+    """
+    settings = load_settings(**{**arguments, "host": "0.0.0.0"})  # noqa: S104
+    require_usable_store(settings, nodes=2)
+    return application(settings, node_id="")
 
 
 def _ingress(settings: Settings) -> Callable[[], FastAPI]:
