@@ -217,7 +217,7 @@ def run(settings: Settings, announce: Callable[[], None]) -> None:
         announce: called when the service accepts requests.
 
     Raises:
-        InvalidSettings: there is no cluster at the address, or it cannot use the store.
+        InvalidSettings: there is no cluster at the address, none starts here, or it cannot use the store.
     """
     _connect(settings)
     try:
@@ -242,11 +242,18 @@ def _connect(settings: Settings) -> None:
     """Connect to the cluster, or start one on this machine.
 
     Raises:
-        InvalidSettings: there is no cluster at the address.
+        InvalidSettings: there is no cluster at the address, or none starts here.
     """
     disable_ray_usage_reports()
     if settings.ray_address is None:
-        ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
+        try:
+            ray.init(include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES)
+        except Exception as error:  # Ray raises this class itself, for a node that takes more than 30 s
+            ray.shutdown()
+            raise InvalidSettings(
+                f"Ray did not start on this machine: {error} Look at its logs in /tmp/ray/session_latest/logs, and at "
+                "the load and the memory of this machine; or start a cluster with `ray start --head` and use --address"
+            ) from error
         return
     try:
         ray.init(settings.ray_address)

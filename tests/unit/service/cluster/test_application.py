@@ -1,4 +1,4 @@
-"""The Serve config of deploy/kubernetes/ray: Ray accepts it, and its application is the service."""
+"""The application for Ray: the Serve config of deploy/kubernetes/ray, and a cluster that does not start."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from service.errors import InvalidSettings
+from service.settings import load_settings
 
 pytest.importorskip("ray.serve", reason="Ray is not installed; `make ray-test` installs it and runs this test")
 pytestmark = pytest.mark.slow
@@ -57,3 +58,16 @@ def test_a_store_in_a_folder_is_refused(config: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("ANOLE_CATALOG_URL", raising=False)
     with pytest.raises(InvalidSettings, match="the store is in a folder"):
         from_serve_config({})
+
+
+def test_a_cluster_that_does_not_start_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from service.cluster import application
+
+    def slow(**_options: object) -> None:
+        raise Exception("The current node timed out during startup.")  # noqa: TRY002 - what Ray raises
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(InvalidSettings, match=r"Ray did not start on this machine: .*timed out.*--address"):
+        application.run(load_settings(data=tmp_path), lambda: pytest.fail("it does not serve"))
