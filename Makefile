@@ -43,7 +43,7 @@ CODE := models service tests benchmarks
 export PYTHON PIPARGS
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo ray-test check docs sbom audit format proto lock image-test clean
+.PHONY: help run test test-offline fuzz race crash soak bridge-soak mutate federated-demo federated-network ray-test check docs sbom audit format proto lock image-test clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
@@ -90,12 +90,18 @@ mutate: ## change the code in small ways, and list the changes that no test dete
 	@OMP_NUM_THREADS=1 timeout --signal INT '$(MUTATE_MINUTES)m' $(BIN)/mutmut run $(if $(ARGS),'$(ARGS)') || [ $$? = 124 ]
 	@$(BIN)/mutmut results
 
-federated-demo: ## test and run clinics that learn together, on Flower in .venv-federated
-	@[ .venv-federated/installed -nt deploy/federated/pyproject.toml ] || \
-	{ $(or $(PYTHON),python3) -m venv .venv-federated && \
-	.venv-federated/bin/pip install $(PIPARGS) -e './deploy/federated[test]' && touch .venv-federated/installed; }
+.venv-federated/installed: deploy/federated/pyproject.toml
+	@$(or $(PYTHON),python3) -m venv .venv-federated
+	@.venv-federated/bin/pip install $(PIPARGS) -e './deploy/federated[test]'
+	@touch .venv-federated/installed
+
+federated-demo: .venv-federated/installed ## test and run clinics that learn together, on Flower in .venv-federated
 	@$(FEDERATED) -m pytest -q -c deploy/federated/pyproject.toml deploy/federated
 	@$(FEDERATED) deploy/federated/demo.py $(ARGS)
+
+federated-network: .venv-federated/installed ## the same as separate processes with TLS, one of which is killed
+	@PATH="$$PWD/.venv-federated/bin:$$PATH" PYTHONPATH="$$PWD" FLWR_TELEMETRY_ENABLED=0 \
+	.venv-federated/bin/python deploy/federated/network_demo.py $(ARGS)
 
 check: ## run ruff, mypy, import-linter and hadolint
 	@.ci/install dev
@@ -137,7 +143,7 @@ lock: ## update constraints.txt from pyproject.toml
 ray-test: ## install Ray and run the tests of `anole serve --engine ray`
 	@.ci/install test
 	@$(BIN)/python -c 'import ray.serve' 2>/dev/null || $(BIN)/pip install $(PIPARGS) -q -c constraints.txt -e '.[ray]'
-	@RAY_worker_niceness=0 $(BIN)/python -m pytest tests/e2e/test_ray.py $(ARGS)
+	@RAY_worker_niceness=0 $(BIN)/python -m pytest tests/unit/service/cluster tests/e2e/test_ray.py $(ARGS)
 
 image-test: ## build the container image without a daemon and test it (root, Debian)
 	@.ci/image-test

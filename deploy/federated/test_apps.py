@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +172,11 @@ def test_the_devices_settings_win_over_those_of_the_run() -> None:
     context = Context(1, 1, {"noise-multiplier": 3.0}, RecordDict(), {"noise-multiplier": 0.0, "clip-norm": 5.0})
     settings = Settings.of(context, {"clip-norm": 1.0, "rounds": 7})
     assert (settings.noise_multiplier, settings.clip_norm, settings.rounds) == (3.0, 5.0, 7)
+
+
+def test_the_app_has_a_default_for_every_setting_so_that_a_run_can_change_it() -> None:
+    app = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    of_devices = {"samples"}
+    assert app["config"] == {
+        field.name.replace("_", "-"): field.default for field in fields(Settings) if field.name not in of_devices
+    }
