@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from service.domain.client import ClientSettings
 from service.domain.version import Publication
-from service.errors import ClientDeleted, ClientExists, JobCancelled, StoreFull, UnknownClient
+from service.errors import ClientDeleted, ClientExists, JobCancelled, ModalityUnsupported, StoreFull, UnknownClient
 from service.runtime.adapt_queue import JobControl
 from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
@@ -55,6 +56,13 @@ def test_a_client_that_keeps_no_samples_has_none_on_the_disk_when_it_is_deleted_
         adapt(adaptation, command(mode="replace"))
     with pytest.raises(UnknownClient):
         store.delete_client(CLIENT)
+
+
+def test_texts_for_a_model_that_takes_none_are_rejected_with_its_name(adaptation: Adaptation) -> None:
+    request = command()
+    described = tuple(replace(upload, second="a note") for upload in request.uploads)
+    with pytest.raises(ModalityUnsupported, match="the model 'tiny' takes images alone"):
+        adapt(adaptation, replace(request, uploads=described))
 
 
 def test_samples_of_a_client_that_keeps_none_are_never_written(
