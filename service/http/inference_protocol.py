@@ -40,6 +40,10 @@ MAX_JSON_VALUES: Final = 1_000_000
 """Values in the JSON of a request, which bounds its memory: the pixels of one image of 577 x 577, or any files."""
 
 _CHANNELS: Final = 3
+_MAX_DIMENSIONS: Final = 8
+"""Dimensions of an input that are multiplied and shown. Images have one or four."""
+
+_SHARED_MEMORY: Final = "shared_memory_region"
 _JSON_SEPARATORS: Final = (b",", b"[", b":")
 
 
@@ -125,9 +129,14 @@ def read_images(request: InferRequest, binary: bytes, max_images: int) -> list[U
     other = [each.name for each in request.inputs if each.name != INPUT]
     if other:
         raise UnknownField(f"the request has the input {shown(other[0])}; allowed: {INPUT}")
-    if len(request.inputs) != 1 or not request.inputs[0].shape or request.inputs[0].shape[0] == 0:
+    if len(request.inputs) > 1:
+        raise InvalidField(
+            f"the request has {len(request.inputs)} inputs {INPUT!r}; send one, which may have several images"
+        )
+    if not request.inputs or not request.inputs[0].shape or request.inputs[0].shape[0] == 0:
         raise MissingField(f"the request has no images; send one input {INPUT!r} with one or more images")
     tensor = request.inputs[0]
+    check_memory(f"input {INPUT!r}", tensor.parameters)
     if tensor.shape[0] > max_images:
         raise TooManyParts(
             f"input {INPUT!r} has {tensor.shape[0]} images; allowed: at most {max_images} (ANOLE_MAX_FILES)"
@@ -185,6 +194,7 @@ def _check_outputs(request: InferRequest) -> None:
         _check_flag(output.parameters, "binary_data")
         if output.name not in OUTPUTS:
             raise UnknownField(f"the request wants the output {shown(output.name)}; allowed: {', '.join(OUTPUTS)}")
+        check_memory(f"output {output.name!r}", output.parameters)
         if "classification" in output.parameters:
             raise UnknownField(
                 f"output {output.name!r} has the parameter 'classification', which is not supported; the output "
@@ -195,6 +205,15 @@ def _check_outputs(request: InferRequest) -> None:
 def _check_flag(parameters: Mapping[str, Scalar], name: str) -> None:
     if not isinstance(parameters.get(name, False), bool):
         raise InvalidField(f"the parameter {name!r} is {shown(str(parameters[name]))}; allowed: true, false")
+
+
+def check_memory(tensor: str, parameters: Mapping[str, Scalar]) -> None:
+    """Reject shared memory: a client that reads its outputs there would find what was there before."""
+    if _SHARED_MEMORY in parameters:
+        raise UnknownField(
+            f"{tensor} has the parameter {_SHARED_MEMORY!r}, which is not supported; send images in the request, and "
+            "read outputs from the response"
+        )
 
 
 def _binary_data(tensor: InputTensor, binary: bytes) -> bytes | None:
@@ -212,9 +231,16 @@ def _files(tensor: InputTensor, content: bytes | None) -> list[bytes]:
     files = (
         [_decoded(text) for text in _flat(tensor.data or [])] if content is None else _split(content, tensor.shape[0])
     )
-    if not tensor.shape[0] == math.prod(tensor.shape) == len(files):
-        raise InvalidField(f"input {INPUT!r} has the shape {tensor.shape} and {len(files)} elements; make them agree")
+    if len(tensor.shape) > _MAX_DIMENSIONS or not tensor.shape[0] == math.prod(tensor.shape) == len(files):
+        raise InvalidField(
+            f"input {INPUT!r} has the shape {_shown_shape(tensor)} and {len(files)} elements; make them agree: [images]"
+        )
     return files
+
+
+def _shown_shape(tensor: InputTensor) -> str:
+    """Return the shape as it appears in a message: a sender may have chosen a million dimensions."""
+    return str(tensor.shape) if len(tensor.shape) <= _MAX_DIMENSIONS else f"of {len(tensor.shape)} dimensions"
 
 
 def _split(content: bytes, count: int) -> list[bytes]:
@@ -254,7 +280,7 @@ def _pixel_files(tensor: InputTensor, content: bytes | None) -> list[bytes]:
     """Return the images of a UINT8 input as PNG files."""
     if len(tensor.shape) != 4 or tensor.shape[3] != _CHANNELS or 0 in tensor.shape:
         raise InvalidField(
-            f"input {INPUT!r} has the shape {tensor.shape}; allowed with UINT8: [images, height, width, 3], RGB"
+            f"input {INPUT!r} has the shape {_shown_shape(tensor)}; allowed with UINT8: [images, height, width, 3], RGB"
         )
     pixels = _unsigned(_flat(tensor.data or [])) if content is None else content
     if len(pixels) != math.prod(tensor.shape):

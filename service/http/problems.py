@@ -36,6 +36,9 @@ _EXHAUSTED_MESSAGES: Final = ("can't start new thread", "[enforce fail at alloc_
 """How RuntimeErrors begin that mean that threads or memory are exhausted."""
 
 
+_MAX_REASONS: Final = 8
+"""How many invalid parameters a problem names. A list in a body may have a million."""
+
 _INFERENCE_PROTOCOL: Final = re.compile("/v2(/|$)")
 """Paths of the Open Inference Protocol, whose errors have the member `error`."""
 
@@ -351,11 +354,9 @@ def _describe(errors: Sequence[Mapping[str, Any]], allowed: Sequence[str]) -> st
     """
     unknown = [repr(str(item["loc"][-1])[:80]) for item in errors if item["type"] == "extra_forbidden"]
     reasons = [f"the body has {', '.join(unknown[:8])}; allowed: {', '.join(allowed)}"] if unknown else []
-    reasons += [
-        f"{' '.join(str(step) for step in item['loc'])}: {item['msg']}"
-        for item in errors
-        if item["type"] != "extra_forbidden"
-    ]
+    invalid = [item for item in errors if item["type"] != "extra_forbidden"]
+    reasons += [f"{' '.join(str(step) for step in item['loc'])}: {item['msg']}" for item in invalid[:_MAX_REASONS]]
+    reasons += [f"and {len(invalid) - _MAX_REASONS} more"] if len(invalid) > _MAX_REASONS else []
     return "; ".join(reasons)
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from service.http.dependencies import MAX_VERSION
 from service.http.grpc import open_inference_pb2 as pb
-from service.http.inference_protocol import INPUT, MAX_JSON_VALUES, OUTPUTS
+from service.http.inference_protocol import INPUT, MAX_JSON_VALUES, OUTPUTS, check_memory
 from service.http.problems import InvalidField, TooManyParts
 from service.http.schemas.inference_protocol import InferRequest, Scalar
 from service.http.uploads import shown
@@ -85,7 +85,8 @@ def read_request(message: pb.ModelInferRequest) -> tuple[InferRequest, bytes]:
     """Return a request, and its images as binary data of the HTTP form.
 
     Raises:
-        InvalidField: an input has no content, or there are fewer or more contents than inputs.
+        UnknownField: an input is in shared memory.
+        InvalidField: an input has no content or two, or there are fewer or more contents than inputs.
         TooManyParts: there are too many numbers.
         RequestValidationError: a value is out of range.
     """
@@ -97,8 +98,13 @@ def read_request(message: pb.ModelInferRequest) -> tuple[InferRequest, bytes]:
             f"the request has {len(message.inputs)} inputs and {len(raw)} raw_input_contents; send one for each input"
         )
     for tensor in message.inputs:
-        fields = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "parameters": {}}
+        fields = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+        if raw and tensor.HasField("contents"):
+            raise InvalidField(
+                f"input {shown(tensor.name)} has contents, and the request has raw_input_contents; send one of them"
+            )
         if tensor.name == INPUT:
+            check_memory(f"input {INPUT!r}", _parameters(tensor.parameters))
             data, binary = (None, raw[0]) if raw else _contents(tensor)
             fields |= {"data": data} if data is not None else {"parameters": {"binary_data_size": len(binary)}}
         inputs.append(fields)
@@ -114,7 +120,7 @@ def response(outcome: PredictOutcome, request: InferRequest) -> pb.ModelInferRes
     """Return the response. Its outputs are in `raw_output_contents`."""
     message = pb.ModelInferResponse(model_name=outcome.client, model_version=str(outcome.version), id=request.id)
     message.parameters["weights_digest"].string_param = outcome.weights_digest
-    for name in [each.name for each in request.outputs] or OUTPUTS:
+    for name in dict.fromkeys(each.name for each in request.outputs) or OUTPUTS:  # each once, however often requested
         output = OUTPUTS[name]
         shape = output.shape(len(outcome.predictions), len(outcome.served.classes))
         message.outputs.add(name=name, datatype=output.datatype, shape=shape)

@@ -22,7 +22,8 @@ from service.errors import InvalidSettings
 MAX_CALLS: Final = 512
 """Calls at the same time, per worker, including those that wait for their place. Further ones fail at once."""
 
-MAX_CALLS_PER_CONNECTION: Final = 100
+MAX_DETAIL: Final = 1000
+"""Characters of a status's message. Clients reject trailing metadata of more than 8 KiB, and then see another error."""
 
 _FORWARDED: Final = frozenset({"authorization", "x-api-key", "traceparent", "tracestate"})
 """Metadata that becomes headers of the request."""
@@ -70,7 +71,10 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+                (
+                    "grpc.max_concurrent_streams",
+                    MAX_CALLS,
+                ),  # with fewer, those of one connection fail as refused streams
                 ("grpc.server_handshake_timeout_ms", 10 * _MILLISECONDS),
                 ("grpc.max_connection_idle_ms", 300 * _MILLISECONDS),
                 ("grpc.per_message_decompression", 0),  # a small compressed message may be a huge one
@@ -188,6 +192,8 @@ class _Request:
             problem = json.loads(self._body)
             name, detail = problem["code"], problem["detail"]
             code = STATUS_CODES.get(self._status, StatusCode.UNKNOWN)
+            if len(detail) > MAX_DETAIL:
+                detail = f"{detail[:MAX_DETAIL]}…"
         if name == "deadline_passed":
             code = StatusCode.DEADLINE_EXCEEDED
         await self.context.abort(code, detail, (*trailing, ("anole-code", name)))

@@ -185,6 +185,9 @@ SECTION = struct.pack("<I", len(PNG)) + PNG
         (image(datatype="UINT8", shape=[1, 1, 1, 3], data=[0, 0, 256]), 422, "field_invalid", "0 to 255"),
         (image(datatype="UINT8", shape=[1, 1, 1, 3], data=[0, 0, 0.5]), 422, "field_invalid", "0 to 255"),
         (image(shape=[-1]), 422, "parameter_invalid", "shape"),
+        (image(shape=[-1] * 1000), 422, "parameter_invalid", "and 992 more"),
+        (image(shape=[1] * 1000), 422, "field_invalid", "of 1000 dimensions and 1 elements"),
+        (image(parameters={"shared_memory_region": "a"}), 422, "field_unknown", "send images in the request"),
         (image(data=["QUJD" * 6000]), 413, "file_too_large", "ANOLE_FILE_BYTES"),
         (image(data=["QUJD"]), 415, "image_format_unsupported", "image[0]"),
     ],
@@ -195,6 +198,12 @@ def test_inputs_that_cannot_be_used_say_why(
     response = sent(two_versions, tensor)
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
     assert said in response.json()["error"]
+
+
+def test_two_inputs_with_images_are_too_many(two_versions: Web) -> None:
+    response = two_versions("POST", INFER, json={"inputs": [image(), image()]})
+    assert (response.status_code, response.json()["code"]) == (422, "field_invalid")
+    assert "the request has 2 inputs 'image'; send one" in response.json()["error"]
 
 
 def test_binary_data_that_ends_inside_an_element_is_rejected(two_versions: Web) -> None:
@@ -263,6 +272,7 @@ def test_json_with_too_many_values_is_rejected(two_versions: Web) -> None:
     [
         ({"name": "boxes"}, "allowed: label"),
         ({"name": "scores", "parameters": {"classification": 2}}, "classification"),
+        ({"name": "scores", "parameters": {"shared_memory_region": "a"}}, "read outputs from the response"),
     ],
 )
 def test_outputs_that_there_are_not_are_rejected(two_versions: Web, output: dict[str, Any], said: str) -> None:

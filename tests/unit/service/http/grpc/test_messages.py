@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.domain.version import LIVE, ServedVersion
 from service.http.grpc import open_inference_pb2 as pb
-from service.http.grpc.messages import MAX_STRUCTURE_BYTES, check_structure, parse, parse_version, read_request
-from service.http.problems import InvalidField, TooManyParts
+from service.http.grpc.messages import (
+    MAX_STRUCTURE_BYTES,
+    check_structure,
+    parse,
+    parse_version,
+    read_request,
+    response,
+)
+from service.http.problems import InvalidField, TooManyParts, UnknownField
+from service.http.schemas.inference_protocol import InferRequest, OutputRequest
+from service.usecases.predict import PredictCommand, PredictOutcome
 
+COMMAND = PredictCommand("line", (), LIVE, Future())
 FILE = b"a" * (2 * MAX_STRUCTURE_BYTES)
 
 
@@ -69,6 +81,24 @@ def test_each_input_needs_its_content() -> None:
         read_request(request(raw_input_contents=[b"1", b"2"]))
     with pytest.raises(InvalidField, match="no content for it"):
         read_request(request())
+
+
+def test_content_in_two_places_or_in_shared_memory_is_rejected() -> None:
+    both = request(raw_input_contents=[b"1"])
+    both.inputs[0].contents.bytes_contents.append(b"2")
+    with pytest.raises(InvalidField, match="send one of them"):
+        read_request(both)
+    shared = request()
+    shared.inputs[0].parameters["shared_memory_region"].string_param = "images"
+    with pytest.raises(UnknownField, match="'shared_memory_region', which is not supported"):
+        read_request(shared)
+
+
+def test_an_output_that_is_requested_many_times_comes_once() -> None:
+    outcome = PredictOutcome(ServedVersion("line", 1, ("a",), "tiny", "d", "w", None), (), 0.0, COMMAND)
+    message = response(outcome, InferRequest(inputs=[], outputs=[OutputRequest(name="label")] * 3))
+    assert [each.name for each in message.outputs] == ["label"]
+    assert len(message.raw_output_contents) == 1
 
 
 @pytest.mark.parametrize("text", ["0", "live", "-1", "1.0", "\u0661", "9" * 30, str(2**31)])

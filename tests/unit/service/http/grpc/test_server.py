@@ -27,6 +27,7 @@ class Echo:
 
     Attributes:
         problem: status and code of the problem that it responds with.
+        detail: its text.
         begun: set when it has received a message.
         go_on: it waits for this before it responds.
         received: scope and messages.
@@ -34,6 +35,7 @@ class Echo:
 
     def __init__(self) -> None:
         self.problem: tuple[int, str] | None = None
+        self.detail = "why it failed"
         self.begun, self.go_on = asyncio.Event(), asyncio.Event()
         self.go_on.set()
         self.received: list[Any] = []
@@ -53,7 +55,7 @@ class Echo:
         status, body = 200, self.received[1].get("body", b"")
         if self.problem is not None:
             status, code = self.problem
-            body = json.dumps({"code": code, "detail": "why it failed"}).encode()
+            body = json.dumps({"code": code, "detail": self.detail}).encode()
         headers = [(b"X-Request-ID", b"7"), (b"Retry-After", b"1"), (b"Content-Type", b"application/json")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -109,6 +111,26 @@ def test_a_problem_is_a_status_with_its_text_and_code() -> None:
                 error = await failed(say(b""))
                 assert (error.code(), error.details()) == (code, "why it failed")
                 assert dict(error.trailing_metadata())["anole-code"] == problem[1]
+
+    run(main())
+
+
+def test_a_problem_with_a_long_text_is_cut_and_arrives() -> None:
+    async def main() -> None:
+        app = Echo()
+        app.problem, app.detail = (422, "parameter_invalid"), "an input is wrong; " * 5000
+        async with served(app) as (_, say):
+            error = await failed(say(b""))
+        assert error.code() is StatusCode.INVALID_ARGUMENT
+        assert str(error.details()) == app.detail[:1000] + "…"
+
+    run(main())
+
+
+def test_many_calls_at_once_share_a_connection() -> None:
+    async def main() -> None:
+        async with served(Echo()) as (_, say):
+            assert set(await asyncio.gather(*[_bytes(say(b"hello")) for _ in range(200)])) == {b"hello"}
 
     run(main())
 
