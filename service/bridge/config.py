@@ -277,6 +277,20 @@ class BridgeConfig(Section):
                 raise ValueError(f"{count} tables [[{kind}]] have the name {name!r}; give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def _check_client_ids(self) -> Self:
+        """Check those of one broker, which ends the older connection of two with the same one, for ever in turn."""
+        connected = [each for each in (*self.source, *self.sink) if isinstance(each, MqttBroker)]
+        for (host, port, client_id), count in Counter(
+            (each.host, each.port, each.client_id) for each in connected
+        ).items():
+            if count > 1:
+                raise ValueError(
+                    f"{count} tables of the type mqtt connect to {host}:{port} as {client_id!r}; give each a "
+                    "client_id of its own"
+                )
+        return self
+
 
 def load_config(path: Path) -> BridgeConfig:
     """Read a configuration.

@@ -121,8 +121,13 @@ class Sparkplug(Sink):
             raise
 
     async def _obey(self, client: aiomqtt.Client) -> None:
-        """Publish the births again when a host asks for them."""
+        """Publish the births again when a host asks for them.
+
+        A retained command was not meant for now, and comes again with each SUBSCRIBE, that is, with each verdict.
+        """
         async for message in client.messages:
+            if message.retain:
+                continue
             try:
                 wanted = messages.wants_rebirth(message.payload)
             except ValueError as error:

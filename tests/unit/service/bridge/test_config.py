@@ -28,6 +28,16 @@ type = "modbus"
 port = 5020
 """
 
+TWO_MQTT = """type = "mqtt"
+host = "b"
+
+[[sink]]
+type = "mqtt"
+name = "plant"
+host = "b"
+sparkplug = { group = "plant", node = "line-4" }"""
+"""With one client_id by default, they would end each other's connections."""
+
 
 def load(tmp_path: Path, text: str) -> str:
     """Return the error of a configuration."""
@@ -60,6 +70,11 @@ def test_a_small_configuration_has_defaults(tmp_path: Path) -> None:
         ('type = "modbus"', 'type = "modbus"\nname = "csv"', "2 tables [[sink]] have the name 'csv'"),
         ('"modbus"\nport = 5020', '"opcua"\nactivate = true', "activate = true needs username and password_file"),
         ('"modbus"\nport = 5020', '"mqtt"\nhost = "x"\ntopic = "a/#"', "FILE, line 17: sink[2].topic: "),
+        (
+            'type = "modbus"\nport = 5020',
+            TWO_MQTT,
+            "connect to b:1883 as 'anole-bridge-verdicts'; give each a client_id",
+        ),
         ("[rules]", "[rules", "FILE is not TOML: "),
     ],
 )

@@ -107,8 +107,8 @@ class Host:
     async def take(self, count: int) -> list[Message]:
         return [await self.next() for _ in range(count)]
 
-    async def ask_for_births(self, payload: bytes = REBIRTH) -> None:
-        await self._client.publish("spBv1.0/plant/NCMD/line-4", payload, qos=1)
+    async def ask_for_births(self, payload: bytes = REBIRTH, *, retain: bool = False) -> None:
+        await self._client.publish("spBv1.0/plant/NCMD/line-4", payload, qos=1, retain=retain)
 
 
 @asynccontextmanager
@@ -162,6 +162,19 @@ def test_a_host_can_ask_for_the_births_which_have_the_current_values(broker: Bro
         assert kinds([node, device, data]) == ["NBIRTH", "DBIRTH", "DDATA"]
         assert [each.seq for each in (node, device, data)] == [0, 1, 2]
         assert (node.values["bdSeq"], device.values["Name"]) == (0, "part-1")
+
+    run(main())
+
+
+def test_a_retained_command_does_not_bring_births_with_every_verdict(broker: Broker) -> None:
+    async def main() -> None:
+        source = Scripted()
+        async with host(broker) as scada:
+            await scada.ask_for_births(retain=True)
+            async with running([source], [(sink(broker), 9)]):
+                source.put("part-1", "part-2", "part-3")
+                messages = await scada.take(5)
+        assert kinds(messages) == ["NBIRTH", "DBIRTH", "DDATA", "DDATA", "DDATA"]
 
     run(main())
 
