@@ -456,17 +456,17 @@ PRESETS = {
     "mini-imagenet-paper-1-shot": replace(
         _PAPER_MINI_TRAINING, serve=replace(_PAPER_MINI_TRAINING.serve, batch_size=5)
     ),
-    "mini-imagenet": Preset(  # at the learning rate of "omniglot", 0.3, training diverges within 50 meta steps
+    "mini-imagenet": Preset(  # at 0.3, the rate of "omniglot", training diverges; at 0.1 the maps die
         net_config=_PAPER_MINI_TRAINING.net_config,
-        recipe=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=20, clip_norm=10.0),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.03, batch_size=20, head_scale=2.0, clip_norm=10.0),
         meta=MetaTrainingConfig(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
-        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.03, batch_size=25, head_scale=2.0, clip_norm=10.0),
     ),
     "mini-imagenet-resnet12": Preset(  # the "mini-imagenet" preset with a larger net; --recompute saves memory
         net_config=NetConfig("resnet12", ImageConfig(channels=3, side=84, contrast="none"), width=64),
-        recipe=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=20, clip_norm=10.0),
+        recipe=InnerLoopConfig(steps=5, learning_rate=0.03, batch_size=20, head_scale=2.0, clip_norm=10.0),
         meta=MetaTrainingConfig(meta_steps=20_000, meta_batch=5, n_way=10, train_shots=10, anchor_shots=1),
-        serve=InnerLoopConfig(steps=5, learning_rate=0.1, batch_size=25, clip_norm=10.0),
+        serve=InnerLoopConfig(steps=5, learning_rate=0.03, batch_size=25, head_scale=2.0, clip_norm=10.0),
     ),
     "surfaces": Preset(
         net_config=NetConfig("surface", ImageConfig(channels=1, side=64, contrast="regional"), width=128),
