@@ -126,6 +126,7 @@ def test_a_new_class_is_named_at_once(browser: Browser, url: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/teach")
         page.get_by_role("button", name="Add a class").click()
+        expect(class_card(page, "class 3").get_by_label("Name of the class")).to_be_focused()
         page.keyboard.type("dent")
         expect(class_card(page, "dent")).to_be_visible()
 

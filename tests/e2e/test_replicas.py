@@ -127,6 +127,7 @@ def test_a_killed_replica_loses_its_job_and_nothing_else(replicas: Replicas) -> 
     with Client(replicas.other.url) as other:
         acknowledged = other.adapt("kept", SAMPLES, ALWAYS)
     path = start_long_job(replicas.other, "lost")
+    wait_for(lambda: job_at(replicas.one, path)["state"] == "running", "the state in the catalog")
     replicas.other.stop(signal.SIGKILL)
     with Client(replicas.one.url) as one:
         assert job_at(replicas.one, path)["state"] == "running"

@@ -44,6 +44,9 @@ _WAL_HEADER: Final = b"\2\2"
 
 _JOURNAL_LIMIT_BYTES: Final = 1 << 20
 _JOURNAL_ATTEMPTS: Final = 20
+_JOURNAL_PAUSE_S: Final = 0.01
+"""Between the first two attempts. Each further pause is longer by as much, so that all take about two seconds."""
+
 _SYNC_ERRORS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
 
 
@@ -208,7 +211,8 @@ class SqliteDatabase(Database):
 
     def _set_journal(self, connection: sqlite3.Connection, wanted: str) -> None:
         """Set the journal mode. To switch to or from WAL, SQLite needs the file alone and does not wait for that."""
-        for _ in range(_JOURNAL_ATTEMPTS):
+        for attempt in range(_JOURNAL_ATTEMPTS):
+            threading.Event().wait(attempt * _JOURNAL_PAUSE_S)
             try:
                 if connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0] == wanted:
                     return

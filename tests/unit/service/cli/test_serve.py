@@ -237,8 +237,9 @@ def test_restarts_pause_longer_while_workers_keep_dying() -> None:
 
 @pytest.fixture
 def quiet_signals() -> Iterator[None]:
-    """Restore the handlers of all signals that a supervisor takes."""
+    """Restore the handlers of all signals that a supervisor takes. Under nohup, SIGHUP would be ignored."""
     before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         if handler is not None and signal.getsignal(number) is not handler:
@@ -287,7 +288,9 @@ def test_sighup_stops_a_supervisor_unless_it_is_ignored_as_by_nohup(quiet_signal
     assert not supervisor.should_exit.is_set()
 
 
-def test_sighup_drains_the_service_like_sigterm(services: FakeServices, server_handler: list[int]) -> None:
+def test_sighup_drains_the_service_like_sigterm(
+    services: FakeServices, server_handler: list[int], quiet_signals: None
+) -> None:
     async def live() -> None:
         app = create_app(load_settings(drain_s=0.0), lambda _: services)
         async with app.router.lifespan_context(app):
