@@ -1,6 +1,6 @@
 """moto's S3 server as a separate process, with extra routes for tests.
 
-    python tests/object_server.py          prints its address, then serves until it is terminated
+    python tests/object_server.py [ADDRESS]    prints its URL, then serves until it is terminated
 
 - ``POST /-/older?bucket=&key=&seconds=`` sets an object's modification time back.
 - ``POST /-/fail?method=&status=&times=`` makes the next requests with that method fail.
@@ -59,10 +59,11 @@ class TestControls:
 
 
 def main() -> None:
-    """Serve on a free port."""
+    """Serve on a free port of an address, 127.0.0.1 by default."""
+    host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
     application = TestControls(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True)
-    sys.stdout.write(f"http://127.0.0.1:{server.server_port}\n")
+    server = make_server(host, 0, application, threaded=True)
+    sys.stdout.write(f"http://{host}:{server.server_port}\n")
     sys.stdout.flush()
     server.serve_forever()
 

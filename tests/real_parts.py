@@ -36,9 +36,15 @@ CREDENTIALS = {
 
 
 class PostgresServer:
-    """A PostgreSQL server with a Unix socket in a temporary folder and no TCP port."""
+    """A PostgreSQL server with a Unix socket in a temporary folder.
 
-    def __init__(self) -> None:
+    Args:
+        address: of this machine, to listen on at TCP port 5432 as well; default: no TCP port.
+        network: what may connect there, without a password, e.g. 10.77.0.0/24.
+    """
+
+    def __init__(self, address: str = "", network: str = "") -> None:
+        self._address = address
         self._folder = Path(tempfile.mkdtemp(prefix="anole-pg-"))
         self._user = "nobody" if os.geteuid() == 0 else None
         if self._user is not None:
@@ -46,6 +52,9 @@ class PostgresServer:
         self._programs = self._reachable(_programs())
         self._numbers = itertools.count(1)
         self._run("initdb", "-D", str(self._data), "-U", "anole", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        if network:
+            with (self._data / "pg_hba.conf").open("a") as access:
+                access.write(f"host all anole {network} trust\n")
         self.start()
 
     @property
@@ -54,7 +63,7 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it and wait until it responds. fsync is off, because these tests do not simulate power loss."""
-        options = f"-k {self._folder} -c listen_addresses= -c fsync=off -c max_connections=60"
+        options = f"-k {self._folder} -c listen_addresses={self._address} -c fsync=off -c max_connections=60"
         self._run("pg_ctl", "-D", str(self._data), "-w", "-l", str(self._folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
@@ -68,7 +77,7 @@ class PostgresServer:
 
     def url(self, database: str) -> str:
         """Return the catalog URL of a database."""
-        return f"postgresql://anole@/{database}?host={self._folder}"
+        return f"postgresql://anole@/{database}?host={self._address or self._folder}"
 
     def new_database(self, template: str = "template1") -> str:
         """Create a database as a copy of another one and return its name."""
@@ -115,9 +124,9 @@ class PostgresServer:
 class ObjectServer:
     """An S3 server in a separate process; see ``object_server.py``."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, OBJECT_SERVER], env={**os.environ, **CREDENTIALS}, text=True,
+            [sys.executable, OBJECT_SERVER, address], env={**os.environ, **CREDENTIALS}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         self._numbers = itertools.count(1)
