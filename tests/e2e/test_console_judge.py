@@ -37,7 +37,7 @@ def browser() -> Iterator[Browser]:
 def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "part"))
         known = page.get_by_role("listitem").filter(has_text="part-0.png")
         expect(known.get_by_role("status")).to_contain_text("coarse")
         the_map = known.get_by_role("img", name="What spoke for coarse")
@@ -50,7 +50,7 @@ def test_a_known_picture_is_judged_with_a_map(browser: Browser, url: str, line: 
 def test_a_wrong_verdict_is_taught_with_its_right_label(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "part"))
         page.get_by_role("button", name="Wrong? Teach it").click()
         page.get_by_role("group", name="What is it really?").get_by_role("button", name="fine").click()
         expect(page.locator(".toast")).to_be_visible()
@@ -64,11 +64,11 @@ def test_a_verdict_of_an_earlier_version_says_so_and_the_picture_is_judged_again
 ) -> None:
     with opened_page(browser) as page, Client(url) as anole:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "early"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "early"))
         early = page.get_by_role("listitem").filter(has_text="early-0.png")
         expect(early.get_by_role("status")).to_contain_text("coarse")
         anole.rollback(line)
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=8), "late"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=8), "late"))
         expect(page.get_by_text("Version 1 is live.")).to_be_visible()
         expect(early).to_contain_text("Version 2 judged this.")
         anole.move_alias(line, "live", 2)
@@ -101,12 +101,12 @@ def test_notes_are_taught_and_judged_and_a_verdict_says_what_it_is_made_from(bro
         assert sorted(texts) == ["coarse side"] * 3 + ["fine side"] * 2 + ["shift 2"]
 
         page.get_by_role("link", name="Judge", exact=True).click()
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "plain"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "plain"))
         plain = page.get_by_role("listitem").filter(has_text="plain-0.png")
         expect(plain).to_contain_text("From the picture alone.")
         expect(plain).to_contain_text("because it was taught with few pictures")
         page.get_by_label("Note for the next pictures").fill("coarse side")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "noted"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "noted"))
         expect(page.get_by_role("listitem").filter(has_text="noted-0.png")).to_contain_text(
             "From the picture and the note “coarse side”."
         )
@@ -138,14 +138,14 @@ def test_numbers_are_checked_taught_and_judged(browser: Browser, url: str) -> No
             ("right", "18, -0.5", "From the picture and the numbers 18, -0.5."),
         ):
             field.fill(numbers)
-            page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), name))
+            page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), name))
             expect(page.get_by_role("listitem").filter(has_text=f"{name}-0.png")).to_contain_text(expected)
 
 
 def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(2, 13, seed=9), "part"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(2, 13, seed=9), "part"))
         expect(page.get_by_text(re.compile(r"^2 pictures: .*[0-2] unknown$"))).to_be_visible()
         heights = page.locator(".judged-card").evaluate_all("cards => cards.map((card) => card.offsetHeight)")
         assert max(heights) <= MAX_CARD_HEIGHT
@@ -154,7 +154,7 @@ def test_several_pictures_have_a_line_with_totals_and_low_cards(browser: Browser
 def test_the_classes_that_the_verdict_did_not_name_are_offered_first(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "part"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "part"))
         page.get_by_role("button", name="Wrong? Teach it").click()
         expect(page.locator(".chip").last).to_have_text("coarse")
 
@@ -162,7 +162,9 @@ def test_the_classes_that_the_verdict_did_not_name_are_offered_first(browser: Br
 def test_a_picture_of_something_else_is_unknown(browser: Browser, url: str, line: str) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files([encoded(Image.new("L", (40, 40)))], "black"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(
+            files([encoded(Image.new("L", (40, 40)))], "black")
+        )
         verdict = page.get_by_role("listitem").filter(has_text="black-0.png").get_by_role("status")
         expect(verdict).to_contain_text("It looks like none of the classes")
 
@@ -188,7 +190,7 @@ def test_pictures_that_are_cleared_while_they_wait_are_not_sent(browser: Browser
 
         page.route("**/predict", hold_the_first)
         page.goto(f"{url}/#/judge/{line}")
-        chooser = page.get_by_label("Choose pictures")
+        chooser = page.get_by_label("Choose pictures", exact=True)
         with page.expect_request("**/predict"):
             chooser.set_input_files(files(striped(3, 13, seed=9), "part"))
         page.get_by_role("button", name="Clear 3").click()
@@ -239,10 +241,10 @@ def test_a_camera_that_is_unplugged_is_said_and_clearing_leaves_other_clients_pi
 ) -> None:
     with opened_page(browser) as page:
         page.goto(f"{url}/#/judge/{line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "stays"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "stays"))
         expect(page.get_by_role("listitem").filter(has_text="stays-0.png").get_by_role("status")).to_be_visible()
         page.goto(f"{url}/#/judge/{other_line}")
-        page.get_by_label("Choose pictures").set_input_files(files(striped(1, 13, seed=9), "goes"))
+        page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "goes"))
         page.get_by_role("button", name="Clear 1").click()
         expect(page.locator(".judged-card")).to_have_count(0)
         page.get_by_role("combobox", name="Client").select_option(line)

@@ -447,7 +447,7 @@ def test_labels_and_file_names_with_markup_are_shown_as_text(browser: Browser, u
         expect(page.get_by_role("listitem").filter(has_text=MARKUP).first).to_be_visible()
         page.goto(f"{url}/#/judge/markup")
         if page.get_by_role("heading", name="Judge with markup").is_visible():
-            page.get_by_label("Choose pictures").set_input_files(files(FINE[:1], "<b onclick=alert(2)>"))
+            page.get_by_label("Choose pictures", exact=True).set_input_files(files(FINE[:1], "<b onclick=alert(2)>"))
             expect(page.get_by_role("main")).to_contain_text(MARKUP)
         assert page.locator("img[src=x], b[onclick]").count() == 0
 

@@ -227,5 +227,7 @@ def test_calls_that_run_when_the_service_stops_get_their_answer(checkpoint: Path
         for caller in callers:
             caller.join(60)
     assert set(answered) == {"fine"}
-    assert failed == ["True StatusCode.UNAVAILABLE"] * 4  # only calls that began after the service had closed its port
+    # Only calls failed that the service never began: gRPC cancels those that arrive as it closes the port.
+    assert len(failed) == 4
+    assert set(failed) <= {"True StatusCode.UNAVAILABLE", "True StatusCode.CANCELLED"}
     assert not any("error" in line.lower() for line in running.printed), running.printed
