@@ -114,9 +114,7 @@ def test_a_killed_bridge_loses_no_picture_of_mqtt(url: str, line: str, folder: P
     wanted = {f"cameras/{number}" for number in range(30)}
 
     async def publish() -> None:
-        identifier = (
-            "anole-bridge-pictures"  # begins the session of the bridge, for which the broker keeps the messages
-        )
+        identifier = "anole-bridge-pictures"  # the bridge's own, so that the broker keeps the messages for it
         async with aiomqtt.Client("127.0.0.1", broker.port, identifier=identifier, clean_session=False) as session:
             await session.subscribe("cameras/#", qos=1)
         async with aiomqtt.Client("127.0.0.1", broker.port) as camera:

@@ -77,7 +77,7 @@ def test_errors_are_those_of_the_service_without_ray(anole: Client, cluster: Pro
         return response.status_code, response.json()["code"]
 
     anole.adapt("errors", labelled(fine=FINE, coarse=COARSE), ALWAYS)
-    assert error_code("/predict", "images", 1, {"client": "nobody"}) == (404, "unknown_client")
+    assert error_code("/predict", "images", 1, {"client": "missing"}) == (404, "unknown_client")
     assert error_code("/predict", "images", 1, {"client": "errors"}) == (415, "image_format_unsupported")
     two_labels, one_label = {"client": "errors", "labels": ["a", "b"]}, {"client": "errors", "labels": ["a"]}
     assert error_code("/adapt", "samples", 2, two_labels) == (415, "image_format_unsupported")

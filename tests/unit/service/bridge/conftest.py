@@ -1,12 +1,15 @@
-"""Verdicts, sources and sinks for tests of the bridge."""
+"""Verdicts, sources, sinks and a broker for tests of the bridge."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
+
+import pytest
 
 from service.bridge.config import BridgeConfig, RulesConfig, SinkConfig, SourceConfig
 from service.bridge.counters import Counters
@@ -18,6 +21,7 @@ from service.bridge.sources.base import Source
 from service.bridge.verdict import Judgement, Picture, Verdict
 from service.bridge.waiting import Backoff
 from service.client import PredictResponse
+from tests.mosquitto import Broker
 
 T = TypeVar("T")
 
@@ -26,6 +30,16 @@ PNG = b"\x89PNG part"
 RULES = RulesConfig.model_validate({"pass": ["good"]})
 GOOD = Judgement("good", 0.9, known=True, classes=("bad", "good"), version=3)
 BAD = Judgement("bad", 0.8, known=True, classes=("bad", "good"), version=3)
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.kill()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiomqtt
@@ -23,16 +22,6 @@ from tests.unit.service.bridge.conftest import PNG, Recorded, Scripted, run, run
 pytestmark = pytest.mark.skipif(
     MOSQUITTO is None, reason="MQTT IS NOT TESTED: there is no mosquitto; on Debian: apt-get install mosquitto"
 )
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.kill()
 
 
 def subscriber(broker: Broker) -> aiomqtt.Client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -76,16 +76,6 @@ class Message:
             assert (value is None) == (metric.get(7) == [1]), metric
             self.values[metric[1][0].decode()] = value.decode() if isinstance(value, bytes) else value
         self.historical = all(metric.get(5) == [1] for metric in metrics)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path)
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.kill()
 
 
 def sink(broker: Broker) -> Sparkplug:
