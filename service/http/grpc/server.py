@@ -71,10 +71,8 @@ class GrpcServer:
             options=[
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", max_message_bytes),
-                (
-                    "grpc.max_concurrent_streams",
-                    MAX_CALLS,
-                ),  # with fewer, those of one connection fail as refused streams
+                # With fewer, further calls of one connection fail as refused streams.
+                ("grpc.max_concurrent_streams", MAX_CALLS),
                 ("grpc.server_handshake_timeout_ms", 10 * _MILLISECONDS),
                 ("grpc.max_connection_idle_ms", 300 * _MILLISECONDS),
                 ("grpc.per_message_decompression", 0),  # a small compressed message may be a huge one
