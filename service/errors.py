@@ -120,7 +120,7 @@ def client_exists(client: str) -> ClientExists:
     """Return the error for a request that was to create a client of a name that is taken."""
     return ClientExists(
         f"client {client!r} exists already, and If-None-Match: * allows only a new one; nothing of the request is "
-        "stored; choose another name, or leave the header out to add to that client"
+        "stored; choose another name, or leave out the header (--new, new_client) to add to that client"
     )
 
 

@@ -365,7 +365,7 @@ def test_a_repeated_request_that_created_its_client_gets_the_first_publication(c
 
 def test_a_client_that_only_has_settings_is_not_created_again(catalog: Catalog) -> None:
     catalog.update_settings(CLIENT, ClientSettings())
-    with pytest.raises(ClientExists, match="leave the header out"):
+    with pytest.raises(ClientExists, match="leave out the header"):
         catalog.publish(a_draft(), [LIVE], origin=Origin(new_client=True))
     assert catalog.versions(CLIENT) == ()
 
