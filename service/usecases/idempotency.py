@@ -74,6 +74,8 @@ class IdempotentAdaptation(Adapting):
         in_flight = None if key is None or earlier is not None else key.key
         self._jobs.add(job_id, command.client, in_flight, control, followed=followed)
         try:
+            if key is not None and earlier is None:  # the first request may have ended before its key was held again
+                earlier = self._recall(command.client, key)
             future = self._queued(replace(command, job=job_id), control) if earlier is None else _replayed(earlier)
         except BaseException:
             self._jobs.remove(job_id)

@@ -110,7 +110,7 @@ def opened_page(
         yield page
     finally:
         context.close()
-    assert failures == []
+    assert not failures, "\n".join(failures)
 
 
 def files(contents: list[bytes], name: str) -> list[FilePayload]:

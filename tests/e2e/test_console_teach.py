@@ -35,6 +35,7 @@ LOST = {
     "problem": {"code": "worker_lost", "title": "Worker lost", "detail": "the worker ended", "status": 503},
 }
 NOT_LOADED = "Failed to load resource"
+IN_FLIGHT = "Failed to load resource: the server responded with a status of 409"
 DROP_AND_LEAVE = """(target, [content, address]) => {
     const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
     const dataTransfer = new DataTransfer();
@@ -171,7 +172,7 @@ def test_trying_again_after_a_lost_answer_makes_no_second_version(browser: Brows
     def lose(route: Route) -> None:
         route.fulfill(body=f"event: failed\ndata: {json.dumps(LOST)}\n\n", content_type="text/event-stream")
 
-    with opened_page(browser) as page, Client(url) as anole:
+    with opened_page(browser, expected=(IN_FLIGHT,)) as page, Client(url) as anole:
         page.goto(f"{url}/#/teach")
         name_classes(page, "lost", "fine", "coarse")
         choose(page, "fine", FINE)

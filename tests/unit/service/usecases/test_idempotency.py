@@ -30,14 +30,14 @@ class FakeStore(Adaptation):
 
     def __init__(self) -> None:
         self._adaptation = FakeAdaptation(FakeClients())
-        self._made: dict[tuple[str, str], tuple[str, Publication]] = {}
+        self.made: dict[tuple[str, str], tuple[str, Publication]] = {}
         self.runs = 0
         self.during = threading.Event()
         self.go_on = threading.Event()
         self.go_on.set()
 
     def recall(self, client: str, idempotency: Idempotency) -> Publication | None:
-        body_digest, made = self._made.get((client, idempotency.key), (idempotency.body_digest, None))
+        body_digest, made = self.made.get((client, idempotency.key), (idempotency.body_digest, None))
         if body_digest != idempotency.body_digest:
             raise IdempotencyMismatch("the key was used with another body")
         return made
@@ -56,7 +56,7 @@ class FakeStore(Adaptation):
         if command.idempotency is not None:
             moves = self._adaptation.clients.moves[command.client][-1:] if outcome.published else []
             made = Publication(outcome.version, tuple(moves), outcome.live)
-            self._made[command.client, command.idempotency.key] = (command.idempotency.body_digest, made)
+            self.made[command.client, command.idempotency.key] = (command.idempotency.body_digest, made)
         return outcome
 
 
@@ -65,13 +65,17 @@ def store() -> FakeStore:
     return FakeStore()
 
 
-def no_publication(client: str, made: JobVersion) -> Publication:
-    raise AssertionError(f"nobody reads version {made.number} of {client}")
-
-
 @pytest.fixture
-def records() -> MemoryJobs:
-    return MemoryJobs(no_publication)
+def records(store: FakeStore) -> MemoryJobs:
+    def publication(client: str, made: JobVersion) -> Publication:
+        (found,) = (
+            publication
+            for (owner, _), (_, publication) in store.made.items()
+            if (owner, publication.version.number) == (client, made.number)
+        )
+        return found
+
+    return MemoryJobs(publication)
 
 
 def process_of(store: FakeStore, records: MemoryJobs, queue: AdaptQueue | None = None) -> IdempotentAdaptation:
@@ -189,6 +193,26 @@ def test_a_request_that_runs_in_another_process_is_rejected_until_that_process_i
         store.go_on.set()
         assert second.result(30).version.number >= 1
         assert first.result(30).version.number >= 1
+
+
+@pytest.mark.parametrize("job", [None, "1" * 32])
+def test_a_repeated_request_gets_the_first_response_if_the_first_ends_while_its_key_is_looked_up(
+    store: FakeStore, once: IdempotentAdaptation, records: MemoryJobs, job: str | None
+) -> None:
+    first: list[AdaptOutcome] = []
+
+    def recall(client: str, idempotency: Idempotency) -> Publication | None:
+        made = store.recall(client, idempotency)
+        if not first:
+            first.append(once.run(COMMAND))
+        return made
+
+    jobs = Jobs(records)
+    jobs.close()
+    repeated = IdempotentAdaptation(store, recall, AdaptQueue(2), jobs)
+    again = repeated.submit(replace(COMMAND, job=job), JobControl())
+    assert again.result(30) == first[0]
+    assert store.runs == 1
 
 
 def test_a_repeated_request_that_runs_as_a_job_is_done_at_once(
