@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import closing
 from dataclasses import replace
 
@@ -182,6 +183,15 @@ def test_divergence_is_an_error_that_names_the_first_bad_step(conv4: Net, make_s
     with pytest.raises(AdaptationDiverged, match="after inner step 2;") as by_its_first_update:
         adapt_one(conv4, conv4.start(), support, replace(SGD, learning_rate=1e30, steps=10), seed=0)
     assert (at_once.value.step, by_its_first_update.value.step) == (1, 2)
+
+
+def test_weights_that_are_not_finite_are_an_error_though_losses_and_statistics_are(
+    conv4: Net, make_support: MakeSupport
+) -> None:
+    start = conv4.start()
+    start = {**start, "block4.shift": start["block4.shift"] * math.nan}  # applied after the last statistics
+    with pytest.raises(AdaptationDiverged):
+        adapt_one(conv4, start, make_support(1), replace(SGD, steps=0), seed=0)
 
 
 def test_a_multiplier_pattern_that_matches_no_weight_is_an_error(conv4: Net, make_support: MakeSupport) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.adaptation.adapt import adapt_one
+from models.adaptation.inner_loop import run_inner_loop
 from models.checkpoint import find_checkpoint, load_checkpoint
 from models.config import BACKBONE_RECIPE, InnerLoopConfig
 from models.errors import InvalidConfig
@@ -19,7 +20,7 @@ from models.inference.predict import (
     fold_calibrated,
     predict_images,
 )
-from models.nets import BackboneNet
+from models.nets import BackboneNet, heads
 from models.nets.patch_memory import (
     ALIGNED,
     BASIS,
@@ -189,6 +190,21 @@ def test_a_version_with_a_memory_is_served_as_it_predicts(net: BackboneNet) -> N
     assert got.in_distribution is not None
     torch.testing.assert_close(got.probabilities, expected.probabilities, atol=1e-5, rtol=0)
     torch.testing.assert_close(got.in_distribution, expected.in_distribution, atol=1e-5, rtol=0)
+
+
+def test_the_head_of_a_memory_scores_class_means_at_its_level_from_features_that_are_measured_once(
+    net: BackboneNet,
+) -> None:
+    once, views = support_of(net, two_classes(), 1), 4
+    support = Support(once.inputs.repeat(views, 1), once.labels.repeat(views), 2, views=views)
+    result = run_inner_loop(net, {}, [support], MEMORY, [0])
+    assert result.collected is not None  # otherwise the support is measured again after the steps
+    features = result.collected[0].features
+    _, compared = build_memory(once.inputs[:, net.feature_count :], once.labels, torch.arange(20), 2)
+    assert torch.equal(features[0, :, net.feature_count :], compared.repeat(views, 1))
+    means = heads.class_means(features, support.labels[None], 2)
+    scores = (result.weights[heads.WEIGHT] * means).sum(-1) + result.weights[heads.BIAS]  # (tasks, ways)
+    torch.testing.assert_close(scores.mean(-1), result.weights[heads.LEVEL])
 
 
 def test_a_version_with_a_memory_takes_no_second_look(net: BackboneNet) -> None:

@@ -46,3 +46,8 @@ def reasons(outcome: AdaptOutcome) -> list[str]:
 
 def names(outcome: AdaptOutcome) -> list[str]:
     return [sample.name for sample in outcome.version.draft.samples]
+
+
+def details(outcome: AdaptOutcome) -> dict[str, Any]:
+    """The values of each reason of the gate, by its code."""
+    return {each["code"]: each["values"] for each in outcome.version.draft.report["gate"]["details"]}

@@ -6,6 +6,7 @@ import io
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from models.images.preprocessing import DecodeLimits
 from models.modalities.given import Given
 from models.task import Support
 from service.domain.client import ClientSettings
-from service.domain.job import Stage
+from service.domain.job import JobRecord, JobState, Stage, new_job_id
 from service.domain.version import LIVE, Publication, VersionDraft
 from service.errors import (
     InvalidRequest,
@@ -42,7 +43,7 @@ from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AdaptCommand
 from tests.generated import encoded, tiny_checkpoint_in
-from tests.unit.service.usecases.adapting import CLIENT, KEY, adapt, command, in_stage, names, reasons
+from tests.unit.service.usecases.adapting import CLIENT, KEY, adapt, command, details, in_stage, names, reasons
 
 
 def test_an_extension_builds_on_a_version_that_another_process_published_meanwhile(
@@ -130,6 +131,25 @@ def test_the_key_of_a_request_belongs_to_its_last_version(store: VersionStore, a
     assert recalled.version.number == 2
 
 
+def test_a_job_runs_on_after_its_first_version(store: VersionStore, adaptation: Adaptation) -> None:
+    job_id, states = new_job_id(), list[JobState]()
+    jobs = store.catalog.jobs
+    jobs.add(JobRecord(job_id, CLIENT, "worker", None, datetime.now(UTC)))
+
+    def look() -> None:
+        found = jobs.get(job_id)
+        assert found is not None
+        states.append(found.state)
+
+    adapt(adaptation, command(steps=1, first="prototypes", job=job_id), in_stage("examine", look))
+    ended = jobs.get(job_id)
+    assert (states[0], states[-1]) == ("waiting", "running")
+    assert ended is not None
+    assert ended.first is not None
+    assert ended.result is not None
+    assert (ended.state, ended.first.version.number, ended.result.version.number) == ("done", 1, 2)
+
+
 def test_without_inner_steps_a_first_version_is_not_made_twice(store: VersionStore, adaptation: Adaptation) -> None:
     control = JobControl()
     outcome = adapt(adaptation, command(samples=2, steps=0, first="prototypes"), control)
@@ -149,8 +169,10 @@ def test_inner_steps_after_a_closed_form_are_noted(store: VersionStore, tmp_path
     start = load_checkpoint(tiny_checkpoint_in(tmp_path))
     closed_form = LoadedCheckpoint(replace(start, recipe=replace(start.recipe, head="lda")), torch.device("cpu"))
     adaptation = Adaptation(store, LoadedCheckpoints([closed_form]), InlineDecoder(DecodeLimits(min_side=8)))
-    noted = [reasons(adapt(adaptation, command(steps=steps))) for steps in (0, 2)]
-    assert [any("changes next to nothing" in reason for reason in each) for each in noted] == [False, True]
+    quiet, noted = (adapt(adaptation, command(steps=steps)) for steps in (0, 2))
+    assert not any("changes next to nothing" in reason for reason in reasons(quiet))
+    assert any("changes next to nothing" in reason for reason in reasons(noted))
+    assert details(noted)["steps_without_effect"] == {"steps": 2, "model": start.name}
 
 
 @pytest.mark.parametrize("flips", [True, False])
@@ -173,7 +195,9 @@ def test_a_mirror_image_is_another_sample_only_for_models_that_do_not_learn_from
 def test_files_that_repeat_a_picture_are_counted(adaptation: Adaptation) -> None:
     once = command(samples=1)
     twice = replace(once, uploads=once.uploads * 3, labels=once.labels * 3)
-    noted = [reasons(adapt(adaptation, each)) for each in (twice, once, command(seed=1))]
+    outcomes = [adapt(adaptation, each) for each in (twice, once, command(seed=1))]
+    assert details(outcomes[0])["repeated_files"] == {"copies": 4, "files": 6}
+    noted = [reasons(outcome) for outcome in outcomes]
     assert "files that repeat a picture: 4 of 6; a picture counts once, with its latest label" in noted[0]
     assert any(reason.startswith("files that repeat a picture: 2 of 2") for reason in noted[1])  # sent before
     assert not any("repeat" in reason for reason in noted[2])

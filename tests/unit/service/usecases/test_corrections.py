@@ -107,7 +107,7 @@ def test_unknown_samples_are_all_named_and_nothing_is_stored(
 
 
 def test_a_sample_that_is_relabelled_and_removed_is_rejected() -> None:
-    with pytest.raises(InvalidRequest, match=f"both have '{'a' * 64}'"):
+    with pytest.raises(InvalidRequest, match=f"both have '{'a' * 64}'; name"):
         Corrections.of({"a" * 64: "fine", "b" * 64: "fine"}, ["a" * 64])
 
 
