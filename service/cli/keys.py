@@ -62,7 +62,7 @@ def list_keys(data: Data = None, as_json: AsJson = False) -> None:
     """List all keys by their prefix, including revoked ones."""
     from service.store.open_store import StoreLocation, open_keys
 
-    with open_keys(StoreLocation.of(load_settings(data=data))) as opened:
+    with open_keys(StoreLocation.of(load_settings(data=data)), missing="reject") as opened:
         records = opened.all()
     if as_json:
         print_json({"keys": [_shown(record) for record in records]})
@@ -89,7 +89,7 @@ def revoke(
     """Revoke a key. A running service rejects it within 5 seconds."""
     from service.store.open_store import StoreLocation, open_keys
 
-    with open_keys(StoreLocation.of(load_settings(data=data))) as opened:
+    with open_keys(StoreLocation.of(load_settings(data=data)), missing="reject") as opened:
         record = opened.revoke(key)
     print_json(_shown(record)) if as_json else output().print(plain(f"{record.prefix} ({record.name}) is revoked"))
 

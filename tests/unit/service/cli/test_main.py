@@ -271,10 +271,23 @@ def test_a_key_is_printed_once_listed_by_its_prefix_and_revoked(anole: Anole, tm
 def test_an_invalid_key_request_is_printed_as_one_line(
     anole: Anole, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
+    assert anole("keys", "create", "camera 7", "--client", "*", "--data", str(tmp_path))[0] == 0
     code, _, error = anole("keys", *arguments, "--data", str(tmp_path))
     assert code == 1
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["revoke", "anole_nothing1"]])
+def test_keys_of_a_mistyped_folder_are_an_error_and_make_no_store(
+    anole: Anole, tmp_path: Path, arguments: list[str]
+) -> None:
+    folder = tmp_path / "mistyped"
+    code, _, error = anole("keys", *arguments, "--data", str(folder))
+    assert code == 1
+    assert f"there is no store in {folder}" in error
+    assert "--data" in error
+    assert not folder.exists()
 
 
 def test_the_key_comes_from_the_option_or_the_environment(
@@ -431,7 +444,8 @@ import sys
 from service.cli.main import cli
 data = ["--data", sys.argv[1]]
 backup = sys.argv[1] + "-backup"
-for command in (["keys", "list"], ["store", "check"], ["store", "collect"], ["store", "backup", backup]):
+create = ["keys", "create", "camera 7", "--client", "*"]
+for command in (create, ["keys", "list"], ["store", "check"], ["store", "collect"], ["store", "backup", backup]):
     cli([*command, *data], standalone_mode=False)
 assert "torch" not in sys.modules
 """
