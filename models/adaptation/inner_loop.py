@@ -472,7 +472,7 @@ def _gradients(
         name: stacked[name].view_as(stacked[name]) if create_graph else stacked[name].detach().requires_grad_()
         for name in names
     }
-    weights, gain = {**stacked, **leaves}, gain if create_graph else gain.detach()
+    weights = {**stacked, **leaves}
 
     def compute_losses() -> Tensor:
         features = gain * computation.features(net, gaussian.sample(weights), images)

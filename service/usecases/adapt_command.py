@@ -101,7 +101,7 @@ class AdaptOutcome:
         version: the new version, with its report.
         published: whether it went live.
         live: the version that is live now, or None.
-        earlier: the version that the gate compared it with; None if there was none, or for a repeated request.
+        earlier: the version that the gate compared it with; None without one, for imports and repeated requests.
     """
 
     version: Version

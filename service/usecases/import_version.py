@@ -142,7 +142,7 @@ class Imports:
             with suppress(StoreUnavailable, VersionCorrupt):  # the first error is the one to report
                 self._store.discard(command.client, {digest})
             raise
-        return AdaptOutcome(published.version, LIVE in aliases, published.live, lineage.compared)
+        return AdaptOutcome(published.version, LIVE in aliases, published.live)
 
     def _settings(self, client: str) -> ClientSettings:
         try:

@@ -153,8 +153,10 @@ def test_moments_of_adam_stay_float32_in_half_precision(net: Net, make_support: 
 
 
 def test_float16_without_cuda_is_rejected(conv4: Net, make_support: MakeSupport) -> None:
+    float16 = replace(SGD, precision="float16")
     with pytest.raises(InvalidConfig, match=r"precision is float16 and the device cpu.*float32, bfloat16"):
-        adapt_one(conv4, conv4.start(), make_support(1), replace(SGD, precision="float16"), seed=0)
+        adapt_one(conv4, conv4.start(), make_support(1), float16, seed=0)
+    require_precision(float16, torch.device("cuda"))
 
 
 def test_second_order_in_half_precision_is_rejected(conv4: Net, make_support: MakeSupport) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from service.domain.client import ClientSettings
+from service.domain.reason import first_of
 from service.domain.version import VersionDraft
 from service.errors import (
     InvalidName,
@@ -23,7 +24,7 @@ from service.store.version_store import VersionStore
 from service.usecases.adapt import Adaptation
 from service.usecases.adapt_command import AdaptCommand, AdaptOutcome
 from service.usecases.corrections import Corrections
-from tests.unit.service.usecases.adapting import CLIENT, adapt, command, in_stage, names, reasons
+from tests.unit.service.usecases.adapting import CLIENT, adapt, command, details, in_stage, names, reasons
 
 
 def correction(relabel: Mapping[str, str] | None = None, remove: Collection[str] = (), **fields: Any) -> AdaptCommand:
@@ -55,6 +56,7 @@ def test_samples_get_other_labels_or_are_left_out(adaptation: Adaptation, mislab
         **{f"0-{index}.png": "coarse" for index in range(6, 11)},
     }
     assert "corrected samples: 1 relabelled, 1 removed" in reasons(outcome)
+    assert details(outcome)["corrected"] == {"relabelled": 1, "removed": 1}
     before, after = mislabelled.report, outcome.version.draft.report
     assert [issue["sample"] for issue in before["suspects"]] == ["0-0.png"]
     assert after["suspects"] == []
@@ -83,6 +85,7 @@ def test_a_class_may_lose_its_last_sample_if_two_classes_remain(
     outcome = adapt(adaptation, correction(remove=list(third)))
     assert set(outcome.version.draft.classes) == {"coarse", "fine"}
     assert "classes without samples left: 'medium'" in reasons(outcome)
+    assert details(outcome)["classes_gone"] == first_of(classes=["medium"])
     coarse = [sample.digest for sample in mislabelled.samples if sample.label == "coarse"]
     with pytest.raises(TooFewClasses, match="only the class 'fine'"):
         adapt(adaptation, correction(remove=coarse))

@@ -98,9 +98,17 @@ def test_a_repeated_request_gets_the_first_response_and_makes_no_version(
     assert store.runs == 1
 
 
-def test_without_a_key_every_request_adapts(store: FakeStore, once: IdempotentAdaptation) -> None:
+def test_without_a_key_every_request_adapts_and_is_no_job(once: IdempotentAdaptation, records: MemoryJobs) -> None:
     command = replace(COMMAND, idempotency=None)
     assert [once.run(command).version.number for _ in range(2)] == [1, 2]
+    assert records.kept == {}
+
+
+def test_a_repeated_request_is_not_another_job(once: IdempotentAdaptation, records: MemoryJobs) -> None:
+    once.run(COMMAND)
+    (first,) = records.kept
+    once.run(COMMAND)
+    assert list(records.kept) == [first]
 
 
 def test_a_repeated_request_that_was_not_published_is_not_reported_as_published(
