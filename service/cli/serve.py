@@ -189,7 +189,9 @@ def _run_on_cluster(settings: Settings, *, as_json: bool) -> None:
     try:
         from service.cluster import application
     except ImportError as error:
-        raise InvalidSettings(f"--engine ray needs Ray Serve ({error}); install anole[ray]") from error
+        raise InvalidSettings(
+            f"--engine ray needs Ray Serve ({error}): pip install -c constraints.txt -e '.[ray]' in a checkout of Anole"
+        ) from error
     with contextlib.closing(_listen(settings.host, settings.port)) as listener:
         settings = settings.model_copy(update={"port": listener.getsockname()[1]})  # Ray opens it again
         open_to_all = _open_to_all(settings)
@@ -263,7 +265,10 @@ def _grpc_port_held(host: str, port: int | None) -> Iterator[int | None]:
     try:
         import_module("service.http.grpc.server")
     except ImportError as error:
-        raise InvalidSettings(f"--grpc-port needs the extra grpc ({error}); install anole[grpc]") from error
+        raise InvalidSettings(
+            f"--grpc-port needs the extra grpc ({error}): pip install -c constraints.txt -e '.[grpc]' in a checkout of "
+            "Anole"
+        ) from error
     _listen(host, port, "--grpc-port").close()
     with socket.socket(_family(host), socket.SOCK_STREAM) as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)

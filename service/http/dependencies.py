@@ -172,7 +172,12 @@ PeriodDep = Annotated[Period, Depends(_period)]
 
 
 async def wait_for(
-    request: Request, work: Future[T], limit_s: float, watch_after_s: float = _WATCH_AFTER_S, setting: str = ""
+    request: Request,
+    work: Future[T],
+    limit_s: float,
+    watch_after_s: float = _WATCH_AFTER_S,
+    setting: str = "",
+    advice: str = "with fewer or smaller images",
 ) -> T:
     """Return the result of `work`, or raise its error. Work that is no longer awaited is cancelled if it has not begun.
 
@@ -182,6 +187,7 @@ async def wait_for(
         limit_s: time limit in seconds.
         watch_after_s: when to begin to watch for a disconnect.
         setting: environment variable that sets the time limit, for the message.
+        advice: what may make the work shorter, for the message.
 
     Raises:
         ClientDisconnect: the client has disconnected.
@@ -200,8 +206,7 @@ async def wait_for(
         if disconnect is not None and disconnect.done():
             raise ClientDisconnect
         raise DeadlinePassed(
-            f"there was no result within {limit_s:g} s{of_setting(setting)}; try again in {RETRY_BUSY_S} s, with fewer "
-            "or smaller images",
+            f"there was no result within {limit_s:g} s{of_setting(setting)}; try again in {RETRY_BUSY_S} s, {advice}",
             RETRY_BUSY_S,
         )
     finally:

@@ -208,7 +208,10 @@ def _open_blobs(location: StoreLocation, failures: SyncFailures, *, sync: bool) 
     try:
         from service.store.blobs.s3 import ObjectBlobs, s3_store
     except ImportError as error:
-        raise InvalidSettings(f"blobs at s3:// need obstore ({error}); install anole[shared]") from error
+        raise InvalidSettings(
+            f"blobs at s3:// need obstore ({error}): pip install -c constraints.txt -e '.[shared]' in a checkout of "
+            "Anole"
+        ) from error
     last = {name: values[-1] for name, values in options.items()}
     bucket = s3_store(url.netloc, url.path.strip("/"), endpoint=last.get("endpoint"), region=last.get("region"))
     return ObjectBlobs(bucket, f"s3://{url.netloc}{url.path}")

@@ -35,7 +35,7 @@ def require(file_format: Format) -> None:
     if file_format != "torch" and not can_export():
         raise ExportUnsupported(
             "exporting needs the packages of the extra `export`, which are not installed where the service runs; "
-            "install them there with `pip install 'anole[export]'`, or `pip install onnx onnxscript`, and restart it"
+            "install them there with `pip install onnx onnxscript`, and restart it"
         )
     if file_format == "openvino":
         openvino_zip.require_openvino()

@@ -97,9 +97,10 @@ async def export_version(
     command = ExportCommand(client, version, options.format, options.precision, options.batch)
     limit_s = _EXPORT_TIMES * context.settings.adapt_s
     control = JobControl(limit_s)
+    setting = f"{_EXPORT_TIMES} x ANOLE_ADAPT_S"
     try:
         work = await to_thread.run_sync(context.services.exports.submit, command, control)
-        exported = await wait_for(request, work, limit_s, setting=f"{_EXPORT_TIMES} x ANOLE_ADAPT_S")
+        exported = await wait_for(request, work, limit_s, setting=setting, advice="when less runs, or raise the limit")
     finally:
         control.stop(ClientDisconnect())
     digest = hashlib.sha256(exported.content)

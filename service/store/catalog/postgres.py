@@ -71,7 +71,8 @@ class PostgresDatabase(Database):
             )
         except ImportError as error:
             raise InvalidSettings(
-                f"the catalog {self._shown} needs the driver psycopg ({error}); install anole[shared]"
+                f"the catalog {self._shown} needs the driver psycopg ({error}): pip install -c constraints.txt "
+                "-e '.[shared]' in a checkout of Anole"
             ) from error
         event.listen(self._engine, "connect", self._prepare)
         self._reader = self._engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)

@@ -69,7 +69,7 @@ def test_the_port_for_grpc_is_held_for_the_workers_of_this_service_alone() -> No
 def test_grpc_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "service.http.grpc.server", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
-    with pytest.raises(InvalidSettings, match=r"install anole\[grpc\]"), serve._grpc_port_held("127.0.0.1", 0):
+    with pytest.raises(InvalidSettings, match=r"pip install .* -e '\.\[grpc\]'"), serve._grpc_port_held("127.0.0.1", 0):
         pytest.fail("gRPC started without its packages")
 
 

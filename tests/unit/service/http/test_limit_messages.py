@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,7 @@ def hanging() -> Iterator[Web]:
     """A service whose predictions and adaptations do not end, with short time limits."""
     services: Any = FakeServices()
     services.prediction.submit = services.adaptation.submit = lambda *_: Future[Any]()
+    services.exports = SimpleNamespace(submit=lambda *_: Future[Any]())
     short = load_settings(predict_s=0.02, adapt_s=0.02)
     with started(create_app(short, lambda _: services), services) as web:
         yield web
@@ -82,6 +84,13 @@ def test_a_time_limit_names_its_setting(hanging: Web) -> None:
     predicted = hanging("POST", "/predict?client=line", content=PNG, headers={"Content-Type": "image/png"})
     assert "(ANOLE_PREDICT_S)" in detail(predicted)
     assert "(ANOLE_ADAPT_S)" in detail(hanging.adapt())
+
+
+def test_an_export_beyond_its_time_limit_is_not_told_to_send_fewer_images(hanging: Web) -> None:
+    told = detail(hanging("GET", "/clients/line/versions/1/export"))
+    assert "(4 x ANOLE_ADAPT_S)" in told
+    assert "raise the limit" in told
+    assert "images" not in told
 
 
 def test_the_rate_of_a_key_names_its_setting(services: FakeServices) -> None:
