@@ -5,8 +5,9 @@
 strokes: meta-trains the same net on Omniglot's drawings with images alone, with strokes alone, and in one or more ways
 (--trainings) with both. They are scored on characters of alphabets that none of them was trained on, 20-way, on the
 same episodes. notes: scores a checkpoint on generated surfaces, 6-way, where the picture shows the kind of the defect
-and the note its side, in words that no training line had. Trainings are saved in the folder; run the same command again
-to resume.
+and the note its side, in words that no training line had. For a frozen backbone, such as efficientnet-lite0, surfaces
+are drawn at the size of its images, and it is also scored with notes that tell nothing. Trainings are saved in the
+folder; run the same command again to resume.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from models.config import PRESETS, MetaTrainingConfig
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
 from models.data.registry import DatasetSplits, open_dataset
+from models.inference.embedding import Embedder, embed_task, embedder_for
 from models.meta.evaluation import EvaluationConfig, Score, evaluate
 from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
-from models.modalities.rows import Present
+from models.modalities.rows import FLAGS, Present, keep_only
+from models.modalities.text import TEXT_SIZE
 from models.nets.multimodal import IMAGE_PREFIX
+from models.task import Task
 from models.weights import Weights
 from service.cli.console import progress
 from service.cli.train import CACHE
@@ -108,6 +112,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--queries", 5, "queries per class")
     parser.option("--notes-shots", [1, 5, 10], "samples per class of the part notes")
     parser.option("--checkpoint", "surface-notes", "checkpoint for the part notes")
+    parser.option("--lines", "surface-notes", "dataset of the part notes; surface-notes:val is for choosing settings")
     parser.option("--folder", Path("data/multimodal"), "folder for trainings")
     parser.option("--threads", 1, "threads per operation")
     parser.json()
@@ -124,11 +129,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         result["strokes"] = {shots: score_rows(rows, starts, data.test, (20, shots), arguments) for shots in SHOTS}
     if "notes" in arguments.part:
         start = load_checkpoint(arguments.checkpoint)
-        data = open_dataset("surface-notes", start.net_config.image, None, CACHE)
-        rows, starts = [*rows_of("joint")], {"joint": start}
-        result["notes"] = {
-            shots: score_rows(rows, starts, data.test, (6, shots), arguments) for shots in arguments.notes_shots
-        }
+        data = open_dataset(arguments.lines, start.net_config.image, None, CACHE)
+        score = score_backbone if start.net_config.kind == "backbone" else score_trained
+        result["notes"] = {shots: score(start, data.test, (6, shots), arguments) for shots in arguments.notes_shots}
     return result
 
 
@@ -206,6 +209,88 @@ def score_rows(
     return scores
 
 
+def score_trained(
+    start: Checkpoint, test: ClassDataset, task: tuple[int, int], arguments: argparse.Namespace
+) -> Scores:
+    """Score a net that was trained with both modalities, with both and with each alone."""
+    return score_rows(rows_of("joint"), {"joint": start}, test, task, arguments)
+
+
+IMAGES_OF_BACKBONE: Final = "frozen backbone; images alone"
+BACKBONE_ROWS: Final[Mapping[str, tuple[Present, Present, bool]]] = {
+    "frozen backbone; images and notes": ("both", "both", False),
+    IMAGES_OF_BACKBONE: ("image", "image", False),
+    "frozen backbone; notes alone": ("second", "second", False),
+    "frozen backbone; images and notes, no notes at prediction": ("both", "image", False),
+    "frozen backbone; images and notes that tell nothing": ("both", "both", True),
+}
+"""Row -> modalities of the support and of the queries, and whether the notes of an episode are shuffled."""
+
+
+def score_backbone(
+    start: Checkpoint, test: ClassDataset, task: tuple[int, int], arguments: argparse.Namespace
+) -> Scores:
+    """Score a frozen backbone with notes beside it. Each image is embedded once for all rows."""
+    image, net = start.net_config.image, start.build_net()
+    embedder = embedder_for(start, net, torch.device("cpu"))
+    assert embedder is not None, "a frozen backbone"
+    shape = EpisodeShape(*task, arguments.queries)
+    source = EpisodeSampler(test, shape, image, 1.0, EpisodeModalities(TEXT_SIZE))
+    scores: dict[str, list[float]] = {name: [] for name in BACKBONE_ROWS}
+    with progress(f"{task[1]}-shot", arguments.episodes, 0) as report:
+        for seed in range(arguments.episodes):
+            embedded = with_embedded_images(source.task(seed), start, embedder)
+            for name, (support, query, shuffled) in BACKBONE_ROWS.items():
+                episode = _Given(_changed(embedded, support, query, seed if shuffled else None))
+                scores[name] += evaluate(net, start.weights, episode, start.recipe, EvaluationConfig(1, seed))
+            report(seed + 1, "")
+    return scores
+
+
+def with_embedded_images(task: Task, start: Checkpoint, embedder: Embedder) -> Task:
+    """Embed the images of a task of rows of both modalities, in the views that its support gets; notes stay behind."""
+    image = start.net_config.image
+    pixels = image.channels * image.side**2
+    images, notes, queries, asked = (
+        part
+        for rows in (task.support.inputs, task.query_inputs)
+        for part in (rows[:, :pixels].view(-1, image.channels, image.side, image.side), rows[:, pixels:])
+    )
+    plain = replace(task, support=replace(task.support, inputs=images), query_inputs=queries)
+    embedded = embed_task(embedder, plain, flips=start.recipe.flip_augment)
+    support = embedded.support
+    rows = torch.cat([support.inputs, notes.repeat(support.views, 1)], dim=1)
+    return replace(
+        embedded,
+        support=replace(support, inputs=rows),
+        query_inputs=torch.cat([embedded.query_inputs, asked], dim=1),
+    )
+
+
+def _changed(task: Task, support: Present, query: Present, shuffle_seed: int | None) -> Task:
+    """The task with the modalities that are named; with a seed, every sample has the note of any sample."""
+    own, inputs, queries = task.support, task.support.inputs, task.query_inputs
+    if shuffle_seed is not None:
+        generator, samples = torch.Generator().manual_seed(shuffle_seed), len(own.sample_labels)
+        width = TEXT_SIZE + FLAGS
+        notes = torch.cat([inputs[:samples, -width:], queries[:, -width:]])
+        notes = notes[torch.randperm(len(notes), generator=generator)]
+        inputs = torch.cat([inputs[:, :-width], notes[:samples].repeat(own.views, 1)], dim=1)
+        queries = torch.cat([queries[:, :-width], notes[samples:]], dim=1)
+    kept = replace(own, inputs=keep_only(inputs, TEXT_SIZE, support))
+    return replace(task, support=kept, query_inputs=keep_only(queries, TEXT_SIZE, query))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A source with one episode."""
+
+    episode: Task
+
+    def task(self, seed: int) -> Task:
+        return self.episode
+
+
 def tables(result: Mapping[str, Any]) -> list[str]:
     """The tables of a result."""
     return [table(part, result[part]) for part in PARTS if part in result]
@@ -231,6 +316,8 @@ def _cells(name: str, by_shots: Mapping[Any, Scores]) -> list[str]:
 
 def rival_of(name: str, scores: Scores) -> str:
     """The row that a row is compared with; for a net that has both modalities, the better one of those alone."""
+    if name in BACKBONE_ROWS:
+        return "" if name == IMAGES_OF_BACKBONE else IMAGES_OF_BACKBONE
     row = next(row for training in TRAININGS for row in (*rows_of(training), *ALONE) if row.name == name)
     if row.trained in ("image", "second") or row.rival:
         return row.rival

@@ -112,7 +112,8 @@ class NetConfig(_JsonRecord):
         factory: of the backbone, ``module:callable``; it is called without arguments and returns the module.
         stages: names of the backbone's submodules whose maps are pooled, in order.
         second: what the net takes beside images (`models.nets.multimodal`): "none"; "text", notes or codes; "strokes",
-            what `models.modalities.strokes` describes; or "vector", numbers of any unit. Not with the backbone net.
+            what `models.modalities.strokes` describes; or "vector", numbers of any unit. Not with the backbone net,
+            whose head takes notes without it (`models.nets.note_head`).
         second_size: numbers of the second modality; 0 is that of its description, which "vector" does not have.
     """
 

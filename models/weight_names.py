@@ -20,3 +20,5 @@ PATCHES: Final = "memory.patches"
 PATCH_SCALE: Final = "memory.scale"
 PATCH_SHIFT: Final = "memory.shift"
 PATCH_BASIS: Final = "memory.basis"
+
+NOTES_CENTRE: Final = "notes.centre"

@@ -129,15 +129,17 @@ def adapt(
     return adapt_inputs(net, start, loops, batching)
 
 
-def _batches(recipes: Sequence[InnerLoopConfig], batch_size: int) -> Iterator[range]:
+def _batches(loops: Sequence[InnerLoopInput], batch_size: int) -> Iterator[range]:
     """Split the tasks, in order, into batches of at most `batch_size` tasks with the same recipe.
 
-    A task with a patch memory is a batch of its own: memories differ in shape.
+    A task with a patch memory is a batch of its own: memories differ in shape. Inputs of a batch have one shape; with
+    notes they are longer.
     """
+    kinds = [(loop.recipe, loop.support.inputs.shape[1:]) for loop in loops]
     first = 0
-    for task in range(1, len(recipes) + 1):
-        full = task - first == batch_size or recipes[first].patch_memory
-        if task == len(recipes) or full or recipes[task] != recipes[first]:
+    for task in range(1, len(loops) + 1):
+        full = task - first == batch_size or loops[first].recipe.patch_memory
+        if task == len(loops) or full or kinds[task] != kinds[first]:
             yield range(first, task)
             first = task
 
@@ -147,8 +149,7 @@ def adapt_inputs(
 ) -> list[Adapted | AdaptationDiverged]:
     """Do what `adapt` does for tasks with a recipe and a seed each, and where given, a start of their own."""
     on_cpu = loops[0].support.inputs.device.type == "cpu"
-    recipes = [loop.recipe for loop in loops]
-    batches = list(_batches(recipes, batching.batch_size or (1 if on_cpu else len(loops))))
+    batches = list(_batches(loops, batching.batch_size or (1 if on_cpu else len(loops))))
 
     def adapt_batch(tasks: range) -> list[Adapted | AdaptationDiverged]:
         own = [loops[task] for task in tasks]

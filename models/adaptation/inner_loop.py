@@ -23,7 +23,7 @@ from models.adaptation.gradients import GradientComputation
 from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import InvalidConfig
-from models.nets import BackboneNet, MultimodalNet, Net, call_net, call_net_recording, heads, patch_memory
+from models.nets import BackboneNet, MultimodalNet, Net, call_net, call_net_recording, heads, note_head, patch_memory
 from models.nets.head_posterior import LOG_SD
 from models.task import Support
 from models.weights import Weights, join, trainable_copy
@@ -203,7 +203,7 @@ def run_inner_loop(
     if options.derivative == "none":
         starts = _detached(starts)
     head = _initial_head(net, starts, supports, recipe, padding_mask, options.memory_format)
-    statistics = head.statistics()
+    fixed = {**head.statistics(), **head.extra}
     initial = {**starts, **head.weights}
     stacked = initial if second_order else trainable_copy(_detached(initial))
     optimiser = Optimiser(recipe, [name for name in stacked if name != LOG_SD], options.moments)
@@ -212,7 +212,7 @@ def run_inner_loop(
     losses = []
     for step in range(recipe.steps):
         batch = (*_batch(supports, [plan[step] for plan in draws.plans]), padding_mask, head.gain)
-        weights, names = {**stacked, **statistics}, optimiser.adapted_names
+        weights, names = {**stacked, **fixed}, optimiser.adapted_names
         loss, gradients = _gradients(net, weights, names, batch, computation, draws.gaussian())
         if second_order:
             stacked = optimiser.differentiable_step(stacked, gradients)
@@ -377,8 +377,8 @@ def _initial_head(
         collected = collect_statistics(net, starts, [support.inputs for support in supports], memory_format)
         options = _lda_options(net, recipe, padding_mask.device)
         if recipe.patch_memory:
-            return _memory_head(net, supports[0], options, collected[0])
-        return _lda_head(supports, options, ways, collected)
+            return _with_notes(net, supports, _memory_head(net, supports[0], options, collected[0]))
+        return _with_notes(net, supports, _lda_head(supports, options, ways, collected))
     anchors = [support.anchor_inputs() for support in supports]
     collected = collect_statistics(net, starts, [inputs for inputs, _ in anchors], memory_format)
     prototypes = torch.cat(
@@ -423,12 +423,10 @@ def _memory_head(net: Net, support: Support, options: heads.LdaOptions, collecte
 
     All views of a sample have the memory's features of the sample itself: a flipped image shows the same differences.
     """
-    if not isinstance(net, BackboneNet) or support.inputs.shape[-1] <= net.feature_count:
+    if not isinstance(net, BackboneNet) or not net.local_features(support.inputs).shape[-1]:
         raise InvalidConfig("patch_memory needs the local features of a frozen backbone; use it without")
-    patches = support.samples[:, net.feature_count :]
-    memory, compared = patch_memory.build_memory(
-        patches, support.sample_labels, support.sample_groups, support.n_way
-    )  # compared: (samples, features)
+    patches, labels, groups = net.local_features(support.samples), support.sample_labels, support.sample_groups
+    memory, compared = patch_memory.build_memory(patches, labels, groups, support.n_way)
     pooled = _lda_head([support], options, support.n_way, [collected])
     plain = heads.LdaOptions(_MEMORY_SHRINKAGE, options.scale)
     own = heads.lda_head(compared, support.sample_labels, support.n_way, plain)
@@ -441,6 +439,19 @@ def _memory_head(net: Net, support: Support, options: heads.LdaOptions, collecte
     extra.update({name: tensor[None] for name, tensor in memory.items()})
     features = torch.cat([collected.features, compared.repeat(support.views, 1)[None]], dim=-1)
     return _InitialHead(weights, pooled.gain, extra, [SupportStatistics(collected.statistics, features)])
+
+
+def _with_notes(net: Net, supports: Sequence[Support], head: _InitialHead) -> _InitialHead:
+    """Add the heads of the notes beside images of a frozen backbone; the same head if no task has notes."""
+    rows = [net.note_rows(support.inputs) for support in supports] if isinstance(net, BackboneNet) else []
+    if head.collected is None or not any(map(note_head.has_notes, rows)):
+        return head
+    columns, centres, own = note_head.note_heads(supports, rows, head.extra[heads.LEVEL])
+    weights = {**head.weights, heads.WEIGHT: torch.cat([head.weights[heads.WEIGHT], columns], dim=-1)}
+    extra = {**head.extra, heads.LEVEL: head.extra[heads.LEVEL] + own, note_head.CENTRE: centres}
+    noted = zip(head.collected, rows, centres, strict=True)
+    collected = [replace(one, features=note_head.joined(one.features, notes, centre)) for one, notes, centre in noted]
+    return replace(head, weights=weights, extra=extra, collected=collected)
 
 
 def _batch(supports: Sequence[Support], rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from models.weight_names import (
     HEAD_LEVEL,
     HEAD_MEANS,
     HEAD_WEIGHT,
+    NOTES_CENTRE,
     PATCHES,
     POOLED_LIMIT,
     POOLED_SCALE,
@@ -104,7 +105,7 @@ class OnnxNet:
         )
 
 
-def run_head(weights: Mapping[str, Any], embedded: Floats) -> NetOutput:
+def run_head(weights: Mapping[str, Any], embedded: Floats, notes: Floats | None = None) -> NetOutput:
     """Compute what follows a frozen backbone: `BackboneNet.forward` and the head.
 
     Row by row, so that no bit depends on the other images.
@@ -112,6 +113,7 @@ def run_head(weights: Mapping[str, Any], embedded: Floats) -> NetOutput:
     Args:
         weights: folded weights of the version, by name.
         embedded: from the backbone, (images, embedding_count).
+        notes: (images, TEXT_SIZE + FLAGS), rows of the notes, or (images, 0); None where no image has a note.
     """
     pooled, patches = np.split(embedded, [len(weights[POOLED_SCALE])], axis=-1)
     standardised = pooled * weights[POOLED_SCALE] + weights[POOLED_SHIFT]  # (images, features)
@@ -121,8 +123,18 @@ def run_head(weights: Mapping[str, Any], embedded: Floats) -> NetOutput:
     features = limited / np.maximum(_length(limited), SHORTEST)
     if PATCHES in weights:
         features = np.concatenate([features, compare_patches(weights, patches)], axis=-1)
+    if NOTES_CENTRE in weights:
+        features = np.concatenate([features, _note_features(weights[NOTES_CENTRE], len(embedded), notes)], axis=-1)
     logits = np.vecdot(features[:, None], weights[HEAD_WEIGHT]) + weights[HEAD_BIAS]  # (images, n_way)
     return NetOutput(logits, features, length[:, 0])
+
+
+def _note_features(centre: Floats, images: int, notes: Floats | None) -> Floats:
+    """What `models.nets.note_head.NoteFeatures` computes: (images, TEXT_SIZE + 1)."""
+    if notes is None or not notes.shape[-1]:
+        return np.zeros((images, len(centre) + 1), np.float32)
+    present = notes[:, -1:]
+    return np.concatenate([(notes[:, : len(centre)] - centre) * present, present], axis=-1)
 
 
 def novelty_of(weights: Mapping[str, Any]) -> ClassMeans | Discriminants | None:

@@ -240,13 +240,26 @@ class OnnxPredictor(BatchPredictor):
 
 
 class FeaturePredictor(BatchPredictor):
-    """Computes what follows a frozen backbone: `BackboneNet.forward` and the head; see `run_head`."""
+    """Computes what follows a frozen backbone: `BackboneNet.forward` and the head; see `run_head`.
+
+    Args:
+        embedding_count: of the net, behind which inputs may have notes; None if they never do.
+    """
+
+    def __init__(self, embedding_count: int | None = None) -> None:
+        self._embedding_count = embedding_count
 
     def _convert(self, folded: Weights) -> tuple[Mapping[str, Any], int]:
         return _as_arrays(folded)
 
     def _forward(self, requests: Sequence[PredictionRequest]) -> list[NetOutput]:
-        return [run_head(request.weights.values, request.images) for request in requests]
+        count = self._embedding_count
+        if count is None:
+            return [run_head(request.weights.values, request.images) for request in requests]
+        return [
+            run_head(request.weights.values, request.images[:, :count], request.images[:, count:])
+            for request in requests
+        ]
 
 
 class TorchPredictor(BatchPredictor):

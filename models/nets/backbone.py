@@ -23,6 +23,7 @@ from models.errors import InvalidConfig
 from models.feature_arrays import PATCH_CHANNELS, SPREAD_EPSILON
 from models.nets.base import Net
 from models.nets.normalisation import Standardise
+from models.nets.note_head import NoteFeatures
 from models.nets.patch_memory import ALIGNED, PatchMemory, alignment, can_remember, projection
 from models.task import Support
 
@@ -72,7 +73,7 @@ class BackboneNet(Net):
     The image itself gives the mean and the standard deviation of every colour.
 
     Behind these come local features: the maps of the last stage with about 12 x 12 places, projected to fewer channels.
-    They count only where the weights have a `PatchMemory`.
+    They count only where the weights have a `PatchMemory`. Notes may follow, see `models.nets.note_head`.
 
     Args:
         config: names the backbone and its stages.
@@ -106,6 +107,7 @@ class BackboneNet(Net):
         self.patch_stage = suitable[-1] if suitable else None
         self.places = stages[suitable[-1]].shape[-1] if suitable else 0
         self.memory = PatchMemory()
+        self.notes = NoteFeatures()
         self.pooled = StandardiseSupport(groups)
         self.prior: CovariancePrior | None = None
 
@@ -149,21 +151,30 @@ class BackboneNet(Net):
         """Standardise pooled maps and scale each image's to a mean square of 1.
 
         Returns:
-            (batch, feature_count); with a `PatchMemory`, its features behind them.
+            (batch, feature_count); behind them the features of a `PatchMemory`, and those of notes.
         """
         pooled = self.pooled(inputs[:, : self.feature_count])
         features = F.normalize(pooled, dim=-1) * self.feature_count**0.5
-        return torch.cat([features, self.memory(inputs[:, self.feature_count :])], dim=-1)
+        notes = self.notes(self.note_rows(inputs))
+        return torch.cat([features, self.memory(self.local_features(inputs)), notes], dim=-1)
+
+    def local_features(self, inputs: Tensor) -> Tensor:
+        """The part of the inputs, (batch, ...), that a `PatchMemory` compares."""
+        return inputs[:, self.feature_count : self.embedding_count]
+
+    def note_rows(self, inputs: Tensor) -> Tensor:
+        """The part of the inputs, (batch, ...), behind the embedded images."""
+        return inputs[:, self.embedding_count :]
 
     def can_remember(self, support: Support) -> bool:
         """Whether a `PatchMemory` of this support can be built."""
-        if support.inputs.shape[-1] <= self.feature_count:
+        if not self.local_features(support.inputs).shape[-1]:
             return False
         return can_remember(support.sample_labels, support.sample_groups, support.n_way)
 
     def is_aligned(self, support: Support) -> bool:
         """Whether the images of a support with local features seem to come from a fixed camera."""
-        return alignment(support.samples[:, self.feature_count :]) >= ALIGNED
+        return alignment(self.local_features(support.samples)) >= ALIGNED
 
     def adapted_part(self) -> BackboneNet:
         """See `Net.adapted_part`: the net without its backbone."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from models.config import NetConfig
-from models.modalities.given import Given, takes
+from models.modalities.given import Given, kind_taken, size_taken, takes
 from service.errors import InvalidRequest, ModalityCountMismatch, ModalityUnsupported
 
 MAX_TEXT_CODE_POINTS: Final = 500
@@ -59,19 +59,23 @@ def require_taken(config: NetConfig, model: str, given: Sequence[Given | None]) 
     allowed = {
         "none": "images alone",
         "text": "texts beside images",
-    }.get(config.second, f"vectors of {config.second_size} numbers beside images")
+    }.get(kind_taken(config), f"vectors of {size_taken(config)} numbers beside images")
     raise ModalityUnsupported(
         f"the request has {sent}, but the model {model!r} takes {allowed}; leave them out, or set the client's model "
-        "to one that takes them (GET /models: net.second)"
+        "to one that takes them (GET /models: takes)"
     )
 
 
 def modalities_of(config: NetConfig, given: Sequence[Given | None]) -> list[str] | None:
-    """Return the modalities that a version was taught with; None for a model that takes images alone."""
-    if config.second == "none":
-        return None
+    """Return the modalities that a version was taught with.
+
+    None for a model that takes images alone, and for a version of a frozen backbone that has no notes: it is the same
+    as ever.
+    """
     taught = any(one is not None and takes(config, one) for one in given)
-    return [IMAGE, config.second] if taught else [IMAGE]
+    if not taught:
+        return None if config.second == "none" else [IMAGE]
+    return [IMAGE, kind_taken(config)]
 
 
 def _text(index: int, text: str) -> str | None:

@@ -19,6 +19,7 @@ from models.images.preprocessing import PREPROCESSING_VERSION
 from models.inference.embedding import graph_weights, pooling_of
 from models.nets import BackboneNet
 from models.nets.head_posterior import GRAM
+from models.weight_names import NOTES_CENTRE
 from service.domain.version import SCORE_DIGITS, ServedVersion, Version
 from service.edge.bundle import HealthRule, PoolingRule, Release, ReleaseInfo, SmokeAnswer, Start, StartInfo
 from service.errors import InvalidRequest
@@ -101,6 +102,11 @@ def build_release(
         raise InvalidRequest(
             f"version {version.number} of {draft.client!r} was made with uncertainty=bayes, which devices cannot "
             "predict with; set uncertainty to none and adapt again"
+        )
+    if NOTES_CENTRE in folded:
+        raise InvalidRequest(
+            f"version {version.number} of {draft.client!r} was taught with texts, and devices predict from images "
+            "alone; teach the images without texts in a client of their own"
         )
     smoke = tuple(smoke_images())
     adapted = weight_ops.changed(checkpoint.checkpoint.weights, {name: own.cpu() for name, own in folded.items()})

@@ -248,7 +248,7 @@ GIVEN_FORM: Final[dict[str, Any]] = {
         "type": "array",
         "items": {"type": "string", "examples": [""]},
         "description": "optional, one per image, in the same order, empty for an image without: a note or a code, such "
-        "as `drive side, shift 2`, for models that take texts (`net.second` of GET /models)",
+        "as `drive side, shift 2`, for models that take texts (`takes` of GET /models)",
     },
     "vectors": {
         "type": "array",

@@ -15,6 +15,7 @@ from models.adaptation.adapt import Adapted, BatchingOptions, InnerLoopInput, On
 from models.adaptation.executor import FairExecutor
 from models.checkpoint import Checkpoint
 from models.config import InnerLoopConfig
+from models.errors import InvalidTask
 from models.feature_arrays import Floats
 from models.images.preprocessing import prepare, prepare_batch
 from models.inference.embedding import embed_images, embedder_for
@@ -31,8 +32,9 @@ from models.inference.predict import (
     TorchPredictor,
     fold_calibrated,
 )
-from models.modalities.given import Given, given_vectors
+from models.modalities.given import Given, given_vectors, size_taken, takes
 from models.modalities.rows import pack_rows
+from models.nets import BackboneNet
 from models.task import FLIPS, Support
 from models.validation.cross_validation import Candidate, CrossValidationResult, CrossValidationSkipped, CrossValidator
 from models.validation.novelty import UNKNOWN_SHARE
@@ -120,7 +122,8 @@ class LoadedCheckpoint:
             compute(range(len(images))) if keys is None else self._features.get([(key, flips) for key in keys], compute)
         )  # (views, images, features)
         views = len(features)
-        return Support(features.flatten(0, 1), label_rows.repeat(views), n_way, views=views).to(self.device)
+        inputs = self._rows(features.flatten(0, 1), [*given] * views)
+        return Support(inputs, label_rows.repeat(views), n_way, views=views).to(self.device)
 
     def adapt(self, support: Support, recipe: InnerLoopConfig, seed: int) -> Adapted:
         """Run one inner loop on the calling thread. Raises AdaptationDiverged."""
@@ -178,8 +181,8 @@ class LoadedCheckpoint:
     @functools.cached_property
     def predictor(self) -> BatchPredictor:
         """The predictor for this device, built on first use."""
-        if self._embedder is not None:
-            return FeaturePredictor()
+        if isinstance(self._net, BackboneNet):
+            return FeaturePredictor(self._net.embedding_count)
         graph = self.checkpoint.onnx_graph
         if self.device.type == "cpu" and graph is not None:
             return OnnxPredictor(graph, self.checkpoint.net_config, torch.get_num_threads())
@@ -204,7 +207,9 @@ class LoadedCheckpoint:
         ends = accumulate(len(images) for _, images in requests)
         return self.predictor.predict(
             [
-                PredictionRequest(weights, inputs[end - len(images) : end], self._turned(images))
+                PredictionRequest(
+                    weights, inputs[end - len(images) : end], self._turned(images, given[end - len(images) : end])
+                )
                 for (weights, images), end in zip(requests, ends, strict=True)
             ]
         )
@@ -214,23 +219,38 @@ class LoadedCheckpoint:
         config = self.checkpoint.net_config.image
         if self._embedder is None:
             return self._rows(prepare_batch(images, config), given).numpy()
-        return embed_images(self._embedder, images, config).numpy()
+        return self._rows(embed_images(self._embedder, images, config), given).numpy()
 
     def _rows(self, prepared: Tensor, given: Sequence[Given | None]) -> Tensor:
-        """Join prepared images with what came with them, for a net that takes a second modality."""
-        config = self.checkpoint.net_config
-        if config.second == "none":
-            return prepared
-        return pack_rows(prepared, given_vectors(config, given) if given else None, config.second_size)
+        """Join prepared or embedded images with what came with them, for a net that takes a second modality.
 
-    def _turned(self, images: Sequence[Tensor]) -> Callable[[Sequence[int]], Floats] | None:
+        Embedded images without a note stay as they are.
+        """
+        config = self.checkpoint.net_config
+        taken = any(one is not None and takes(config, one) for one in given)
+        if config.second == "none" and not taken:
+            return prepared
+        if isinstance(self._net, BackboneNet) and prepared.shape[-1] != self._net.embedding_count:
+            raise InvalidTask(
+                f"the ONNX graph beside the model {self.checkpoint.name!r} is of an earlier release and gives no local "
+                "features, without which it takes no notes; export it again with "
+                f"`python -m models.inference.export {self.checkpoint.name}`"
+            )
+        return pack_rows(prepared, given_vectors(config, given) if given else None, size_taken(config))
+
+    def _turned(
+        self, images: Sequence[Tensor], given: Sequence[Given | None]
+    ) -> Callable[[Sequence[int]], Floats] | None:
         """See `PredictionRequest.turned`; None for nets without a frozen backbone."""
         embedder, config = self._embedder, self.checkpoint.net_config.image
         if embedder is None:
             return None
-        return lambda indices: embed_images(
-            embedder, [images[index] for index in indices], config, views=FLIPS[-1:]
-        ).numpy()
+
+        def compute(indices: Sequence[int]) -> Floats:
+            turned = embed_images(embedder, [images[index] for index in indices], config, views=FLIPS[-1:])
+            return self._rows(turned, [given[index] for index in indices] if given else ()).numpy()
+
+        return compute
 
     def serving_weights(self, delta: Mapping[str, Tensor], temperature: float = 1.0) -> ServingWeights:
         """Turn a stored delta into `predictor` weights."""

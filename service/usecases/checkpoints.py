@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from models.checkpoint import SHIPPED_ALIASES, Checkpoint
+from models.modalities.given import kind_taken
 from service.errors import unknown_checkpoint
 
 
@@ -29,6 +30,7 @@ class CheckpointSummary:
     recipe: Mapping[str, Any]
     image: Mapping[str, Any]
     card: Mapping[str, Any]
+    takes: str = "none"
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> CheckpointSummary:
@@ -40,6 +42,7 @@ class CheckpointSummary:
             recipe=checkpoint.recipe.to_json(),
             image=asdict(checkpoint.net_config.image),
             card=dict(checkpoint.training),
+            takes=kind_taken(checkpoint.net_config),
         )
 
 

@@ -19,7 +19,7 @@ from models.inference.predict import Predictions, ServingWeights
 from models.modalities.given import Given
 from models.nets.head_posterior import Uncertainty as PredictedUncertainty
 from service import tracing
-from service.domain.modality import require_taken
+from service.domain.modality import IMAGE, require_taken
 from service.domain.prediction import ImagePrediction, Uncertainty, image_prediction
 from service.domain.version import LIVE, SCORE_DIGITS, ServedVersion
 from service.errors import NoSamples, NothingLive, UnknownAlias
@@ -326,8 +326,8 @@ def _outcomes(
     results = iter(zip(rows, none if familiarity is None else familiarity.tolist(), uncertainties, strict=True))
     for index, request in group.items():
         images = tuple(
-            _with_modalities(image_prediction(upload.name, request.version, *next(results)), request.version, one)
-            for upload, one in zip(request.command.uploads, request.given, strict=True)
+            _with_modalities(image_prediction(upload.name, request.version, *next(results)), request.version, upload)
+            for upload in request.command.uploads
         )
         request.command.record("queue", request.command.submitted_s, started_s)
         request.command.record("predict", started_s)
@@ -339,12 +339,14 @@ def _uncertainties(found: PredictedUncertainty) -> list[Uncertainty]:
     return [Uncertainty(*(round(value, SCORE_DIGITS) for value in row)) for row in zip(*columns, strict=True)]
 
 
-def _with_modalities(prediction: ImagePrediction, version: ServedVersion, given: Given | None) -> ImagePrediction:
-    """Return the prediction and what it is made from.
+def _with_modalities(prediction: ImagePrediction, version: ServedVersion, upload: Upload) -> ImagePrediction:
+    """Return the prediction and what it is made from; nothing where neither the version nor the request has notes.
 
     Without a modality that the version was taught with, distances to its classes cannot be compared with its threshold.
     """
-    taught = version.modalities
-    if taught is None or len(taught) == 1 or given is not None:
+    taught, given = version.modalities, upload.second
+    if taught is None:
+        return prediction if given is None else replace(prediction, modalities=(IMAGE,))
+    if len(taught) == 1 or given is not None:
         return replace(prediction, modalities=taught)
     return replace(prediction, modalities=taught[:1], familiarity=None, unknown_threshold=None)

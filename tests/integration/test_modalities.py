@@ -26,18 +26,19 @@ MODELS = {
     "readings": NetConfig("conv4", IMAGE, width=8, second="vector", second_size=2),
 }
 SIDES = ("left", "right")
+BACKBONE = "efficientnet-lite0"
 
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """Start a service with a model for notes, which is the default, one for readings, and one for images alone."""
+    """Start a service with a model for notes, the default, one for readings, one for images alone, and a backbone."""
     folder = tmp_path_factory.mktemp("models")
     for name, config in MODELS.items():
         save_checkpoint(
             Checkpoint(name, config, RECIPE, build(config).start(), training={"data": "none"}),
             folder / f"{name}.safetensors",
         )
-    paths = [*(folder / f"{name}.safetensors" for name in MODELS), tiny_checkpoint_in(folder)]
+    paths = [*(folder / f"{name}.safetensors" for name in MODELS), tiny_checkpoint_in(folder), BACKBONE]
     settings = load_settings(data=folder / "data", model=",".join(map(str, paths)), device="cpu", demo=False)
     services = bootstrap.build(settings)
     with started(create_app(settings, lambda _: services), services) as web:
@@ -138,6 +139,45 @@ def test_a_model_that_does_not_take_them_is_a_problem(web: Web) -> None:
     assert (refused.status_code, refused.json()["code"]) == (422, "modality_unsupported")
     (found, _) = predict(web, "texts-only", {}).json()["predictions"]
     assert "modalities" not in found
+
+
+@pytest.fixture(scope="module")
+def backbone(web: Web) -> str:
+    """Name of a client of the frozen backbone, with notes in version 2 and none in version 3."""
+    adapt(web, "frozen", {})
+    assert web("PATCH", "/clients/frozen/settings", json={"model": BACKBONE}).status_code == 200
+    assert adapt(web, "frozen", {"texts": notes(), "mode": "replace"}).status_code == 201
+    assert adapt(web, "frozen", {"mode": "replace"}).status_code == 201
+    return "frozen"
+
+
+def test_a_frozen_backbone_takes_notes(web: Web, backbone: str) -> None:
+    assert web("GET", f"/models/{BACKBONE}").json()["takes"] == "text"
+    assert web("GET", f"/clients/{backbone}/versions/2").json()["report"]["modalities"] == ["image", "text"]
+    given = {"texts": ["left, shift 2", "right, shift 2", ""], "version": "2"}
+    found = predict(web, backbone, given, 3).json()["predictions"]
+    assert [each["label"] for each in found[:2]] == ["left", "right"]
+    assert [each["modalities"] for each in found] == [["image", "text"], ["image", "text"], ["image"]]
+    assert found[2]["familiarity"] is found[2]["unknown_threshold"] is None
+    refused = adapt(web, backbone, {"vectors": ["[1, 2]"] * 8})
+    assert (refused.status_code, refused.json()["code"]) == (422, "modality_unsupported")
+
+
+def test_a_version_of_a_frozen_backbone_without_notes_is_as_ever(web: Web, backbone: str) -> None:
+    assert web("GET", f"/clients/{backbone}/versions/3").json()["report"]["modalities"] is None
+    alone = predict(web, backbone, {}).json()["predictions"]
+    assert "modalities" not in alone[0]
+    with_notes = predict(web, backbone, {"texts": ["left", ""]}).json()["predictions"]
+    assert [each.pop("modalities") for each in with_notes] == [["image"], None]
+    assert with_notes == alone
+
+
+def test_a_version_with_notes_of_a_frozen_backbone_is_not_exported(web: Web, backbone: str) -> None:
+    for form in ("onnx", "torch"):
+        refused = web("GET", f"/clients/{backbone}/versions/2/export?format={form}")
+        assert (refused.status_code, refused.json()["code"]) == (422, "export_unsupported")
+        assert "taught with texts" in refused.json()["detail"]
+    assert web("GET", f"/clients/{backbone}/versions/3/export?format=onnx").status_code == 200
 
 
 def test_another_number_of_notes_than_of_images_is_a_problem(web: Web) -> None:

@@ -63,7 +63,7 @@ def export_apart(
     Raises:
         ExportUnsupported: the net takes more than images, or torch cannot trace it.
     """
-    require_images_alone(checkpoint)
+    require_images_alone(checkpoint, folded)
     with tempfile.TemporaryDirectory(prefix="anole-export-") as folder:
         save_checkpoint(checkpoint.on(torch.device("cpu")), Path(folder) / _CHECKPOINT)
         (Path(folder) / _FOLDED).write_bytes(

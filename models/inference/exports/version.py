@@ -20,6 +20,7 @@ from models.inference.exports.graph import GraphWriter, described
 from models.inference.exports.net import Finish, NetWriter
 from models.inference.exports.preprocessing import prepare
 from models.nets import BackboneNet, Net
+from models.weight_names import NOTES_CENTRE
 from models.weights import Weights
 
 SCORE_DIGITS: Final = 1e6
@@ -66,7 +67,7 @@ def exported_net(
     formats.require("onnx")
     import onnx
 
-    require_images_alone(checkpoint)
+    require_images_alone(checkpoint, folded)
     config, net = checkpoint.net_config, checkpoint.build_net().eval()
     content = checkpoint.onnx_graph or _exported(net)
     graph = with_weights(content, net) if isinstance(net, BackboneNet) else onnx.load_from_string(content)
@@ -75,8 +76,13 @@ def exported_net(
     return ExportedNet(net, config.image, graph, folded, unknown_threshold)
 
 
-def require_images_alone(checkpoint: Checkpoint) -> None:
-    """Raises ExportUnsupported if a net takes more than an image."""
+def require_images_alone(checkpoint: Checkpoint, folded: Weights) -> None:
+    """Raises ExportUnsupported if a net, or a version of it, takes more than an image."""
+    if NOTES_CENTRE in folded:
+        raise ExportUnsupported(
+            "the version was taught with texts, and an exported file takes images alone; teach the images without "
+            "texts in a client of their own and export that version"
+        )
     second = checkpoint.net_config.second
     if second != "none":
         raise ExportUnsupported(

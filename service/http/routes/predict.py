@@ -151,7 +151,7 @@ async def predict(request: Request, context: ContextDep) -> Response:
     answer = schemas.PredictResponse.model_validate(outcome)
     wanted = {
         "explanation": explains,
-        "modalities": outcome.served.modalities is not None,
+        "modalities": any(each.modalities is not None for each in outcome.predictions),
         "uncertainty": any(image.uncertainty is not None for image in outcome.predictions),
     }
     left_out = {name for name, shown in wanted.items() if not shown}

@@ -354,6 +354,9 @@ class MetaModel(Answer):
     net: dict[str, Any] = Field(description="architecture", examples=[{"kind": "conv4"}])
     recipe: dict[str, Any] = Field(description="default settings of the inner loop", examples=[{"steps": 5}])
     image: dict[str, Any] = Field(description="preprocessing of images", examples=[{"side": 64, "channels": 1}])
+    takes: str = Field(
+        "none", description="what may come with each image: none, text, strokes or vector", examples=["text"]
+    )
     card: dict[str, Any] = Field(description="how it was trained, and its scores", examples=[{"data": "surfaces"}])
 
 

@@ -19,13 +19,28 @@ from models.nets import build
 from models.task import Support
 
 
+def notes_arguments(checkpoint: str, shots: list[int], episodes: int) -> argparse.Namespace:
+    lines = "surface-notes:val"
+    given = {"episodes": episodes, "queries": 1, "notes_shots": shots, "checkpoint": checkpoint, "lines": lines}
+    return argparse.Namespace(part=["notes"], **given)
+
+
+def test_notes_beside_a_frozen_backbone_are_scored_on_the_same_images() -> None:
+    result = multimodal.run(notes_arguments("efficientnet-lite0", [2], episodes=2))
+    scores = result["notes"][2]
+    alone = multimodal.IMAGES_OF_BACKBONE
+    assert scores["frozen backbone; images and notes, no notes at prediction"] == scores[alone]
+    assert sum(scores["frozen backbone; images and notes"]) > sum(scores[alone])
+    (printed,) = multimodal.tables(result)
+    assert printed.count("\n") == 6
+
+
 def test_notes_are_scored_with_both_modalities_and_with_each_alone(tmp_path: Path) -> None:
     notes = PRESETS["surface-notes"]
     net = replace(notes.net_config, image=ImageConfig(channels=1, side=16), width=16)
     path = tmp_path / "small.safetensors"
     save_checkpoint(Checkpoint("small", net, replace(notes.serve, steps=1), build(net).start()), path)
-    arguments = argparse.Namespace(part=["notes"], episodes=2, queries=1, notes_shots=[1, 5, 10], checkpoint=str(path))
-    result = multimodal.run(arguments)
+    result = multimodal.run(notes_arguments(str(path), [1, 5, 10], episodes=2))
     assert set(result["notes"]) == {1, 5, 10}
     assert all(len(scored) == 2 for scores in result["notes"].values() for scored in scores.values())
     (printed,) = multimodal.tables(result)
