@@ -12,17 +12,32 @@ from pydantic import BaseModel, ConfigDict, Field, FilePath, ValidationError, mo
 
 from service.client import InvalidInput
 
+_NAME: Final = r"^[A-Za-z0-9_-]{1,64}$"
+_CLIENT_NAME: Final = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_TOPIC: Final = r"^[^+#\x00]+$"
+_TOPIC_PART: Final = r"^[^+#/\x00]+$"
+_HTTP_URL: Final = r"^https?://"
+_ALLOWED: Final = {
+    _NAME: "1 to 64 of A-Z, a-z, 0-9, _ and -",
+    _CLIENT_NAME: "1 to 64 of a-z, 0-9, ., _ and -, beginning with a letter or digit",
+    _TOPIC: "a topic without + and #",
+    _TOPIC_PART: "a name without +, # and /",
+    _HTTP_URL: "a URL that begins with http:// or https://",
+}
+"""What the patterns of texts allow, in words."""
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Name = Annotated[str, Field(pattern=_NAME)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Queue = Annotated[int, Field(ge=1, le=1_000_000)]
-ClientName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+ClientName = Annotated[str, Field(pattern=_CLIENT_NAME)]
 """What the service allows. It would reject every picture with another one."""
 
-PublishTopic = Annotated[str, Field(pattern=r"^[^+#\x00]+$")]
+PublishTopic = Annotated[str, Field(pattern=_TOPIC)]
 """A topic without the wildcards + and #, which only subscribers may use."""
 
-PublishName = Annotated[str, Field(pattern=r"^[^+#/\x00]+$")]
+PublishName = Annotated[str, Field(pattern=_TOPIC_PART)]
 """A part of such a topic."""
 
 _TABLE: Final = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]\]?")
@@ -232,7 +247,7 @@ class WebhookSink(Section):
 
     type: Literal["webhook"]
     name: Name = "webhook"
-    url: str = Field(pattern=r"^https?://")
+    url: str = Field(pattern=_HTTP_URL)
     secret_file: FilePath | None = None
     results: frozenset[Literal["pass", "fail", "unknown"]] = frozenset({"pass", "fail", "unknown"})
     timeout_s: Seconds = 10.0
@@ -328,6 +343,8 @@ def _message(path: Path, text: str, item: Any) -> str:
     line = _line(text, steps)
     where = f"{path}, line {line}" if line else f"{path}"
     reason = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "string_pattern_mismatch":
+        reason = f"{item['input']!r} is not allowed; allowed: {_ALLOWED[item['ctx']['pattern']]}"
     return f"{where}: {key or 'the file'}: {reason[0].lower()}{reason[1:]}"
 
 

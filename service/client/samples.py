@@ -6,7 +6,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
+from zipfile import is_zipfile
 
+from service.client.errors import InvalidInput
 from service.client.files import LabelledFile, read_file
 from service.client.folders import read_class_folders
 
@@ -33,8 +35,12 @@ def read_samples(samples: str | Path | Iterable[LabelledFile | tuple[str | Path,
 
 
 def archive_of(samples: Samples) -> Path | None:
-    """Return the path if the samples are a file, which is sent as it is."""
-    return Path(samples) if isinstance(samples, str | Path) and Path(samples).is_file() else None
+    """Return the path if the samples are a zip file, which is sent as it is. Raises InvalidInput for another file."""
+    if not isinstance(samples, str | Path) or not Path(samples).is_file():
+        return None
+    if not is_zipfile(samples):
+        raise InvalidInput(f"{samples} is no zip file; give a folder with one sub-folder per class, or a zip of one")
+    return Path(samples)
 
 
 def _labelled(path: str | Path, label: str) -> LabelledFile:

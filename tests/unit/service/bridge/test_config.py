@@ -63,13 +63,26 @@ def test_a_small_configuration_has_defaults(tmp_path: Path) -> None:
         ("port = 5020", "prot = 5020", "FILE, line 16: sink[2].prot: extra inputs are not permitted"),
         ('path = "verdicts.csv"\n', "", "FILE, line 10: sink[1].path: field required"),
         ('client = "line"\n', "", "FILE, line 1: anole.client: field required"),
-        ('client = "line"', 'client = "Line 4"', "FILE, line 2: anole.client: string should match pattern"),
+        (
+            'client = "line"',
+            'client = "Line 4"',
+            "FILE, line 2: anole.client: 'Line 4' is not allowed; allowed: 1 to 64",
+        ),
         ('"modbus"', '"profinet"', "FILE, line 14: sink[2]: "),
         ('pass = ["good"]', "pass = []", "FILE, line 5: rules.pass: "),
         ('type = "http"', 'type = "http"\nhost = "0.0.0.0"', "FILE, line 7: source[1]: a host that other machines"),
         ('type = "modbus"', 'type = "modbus"\nname = "csv"', "2 tables [[sink]] have the name 'csv'"),
         ('"modbus"\nport = 5020', '"opcua"\nactivate = true', "activate = true needs username and password_file"),
-        ('"modbus"\nport = 5020', '"mqtt"\nhost = "x"\ntopic = "a/#"', "FILE, line 17: sink[2].topic: "),
+        (
+            '"modbus"\nport = 5020',
+            '"mqtt"\nhost = "x"\ntopic = "a/#"',
+            "'a/#' is not allowed; allowed: a topic without + and #",
+        ),
+        (
+            '"modbus"\nport = 5020',
+            '"mqtt"\nhost = "x"\nsparkplug = {group = "a/b", node = "c"}',
+            "group: 'a/b' is not allowed; allowed: a name without +, # and /",
+        ),
         (
             'type = "modbus"\nport = 5020',
             TWO_MQTT,
