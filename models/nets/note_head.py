@@ -118,4 +118,4 @@ def _reliability(squares: Tensor, within: Tensor, counts: Tensor) -> Tensor:
     classes = (counts > 0).sum()
     between = (counts * squares).sum() / (classes - 1).clamp(min=1)
     mean_within = within / (counts.sum() - classes).clamp(min=1)  # 0 with one note a class
-    return (1 - mean_within / between.clamp(min=_LEAST)).clamp(min=0)
+    return ((between - mean_within) / between.clamp(min=_LEAST)).clamp(min=0)

@@ -90,8 +90,10 @@ def test_images_without_any_note_give_the_same_version_to_the_bit(net: BackboneN
     assert all(torch.equal(alone[name], empty[name]) for name in alone)
 
 
-def test_notes_that_tell_nothing_count_for_nothing(net: BackboneNet) -> None:
-    told = taught(net, rows(images(net, 1), [f"shift {place % 5}" for place in range(len(LABELS))]))
+@pytest.mark.parametrize("note", ["shift {}", "line 3"], ids=["drawn", "the same"])
+def test_notes_that_tell_nothing_count_for_nothing(net: BackboneNet, note: str) -> None:
+    told = taught(net, rows(images(net, 1), [note.format(place % 5) for place in range(len(LABELS))]))
+    assert told.weights[heads.LEVEL] == pytest.approx(float(taught(net, images(net, 1)).weights[heads.LEVEL]))
     columns = told.weights[heads.WEIGHT][:, net.feature_count :]
     assert columns.abs().max() < 1e-4
     assert taught(net, rows(images(net, 1), sides())).weights[heads.WEIGHT][:, net.feature_count :].abs().max() > 0.1
