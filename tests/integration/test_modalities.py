@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 
-from models.checkpoint import Checkpoint, save_checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, NetConfig
 from models.images.preprocessing import ImageConfig
 from models.nets import build
 from service import bootstrap
 from service.client import AdaptOptions, Client, Image, LabelledFile, ServiceProblem
+from service.errors import InvalidRequest
+from service.fleet.release import build_release
 from service.http.app import create_app
+from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.settings import load_settings
+from service.store.open_store import StoreLocation, open_store
 from tests.generated import striped, tiny_checkpoint_in
 from tests.in_process import InProcess, Web, started
+from tests.integration.test_prediction_independence import command
 
 IMAGE = ImageConfig(channels=1, side=28)
 RECIPE = InnerLoopConfig(steps=2, learning_rate=0.05, batch_size=8)
@@ -178,6 +186,23 @@ def test_a_version_with_notes_of_a_frozen_backbone_is_not_exported(web: Web, bac
         assert (refused.status_code, refused.json()["code"]) == (422, "export_unsupported")
         assert "taught with texts" in refused.json()["detail"]
     assert web("GET", f"/clients/{backbone}/versions/3/export?format=onnx").status_code == 200
+
+
+def test_a_version_with_notes_of_a_frozen_backbone_does_not_go_to_devices(tmp_path: Path) -> None:
+    settings = load_settings(data=tmp_path, model=BACKBONE, device="cpu", demo=False, decoder_processes=0)
+    services = bootstrap.build(settings)
+    asked = command("noted", (6, 20))
+    uploads = tuple(
+        replace(each, second=f"on {label}") for each, label in zip(asked.uploads, asked.labels, strict=True)
+    )
+    services.adaptation.run(replace(asked, uploads=uploads))
+    services.close()
+    loaded = LoadedCheckpoint(load_checkpoint(BACKBONE), torch.device("cpu"))
+    with open_store(StoreLocation.of(settings), missing="reject") as store:
+        version = store.catalog.version("noted", 1)
+        with pytest.raises(InvalidRequest, match="taught with texts"):
+            build_release(store, version, loaded)
+    loaded.close()
 
 
 def test_another_number_of_notes_than_of_images_is_a_problem(web: Web) -> None:
