@@ -79,9 +79,8 @@ def test_adapt_sends_a_zip_and_labelled_images(anole: Client, web: Web, folder: 
     anole.adapt("line", str(packed))
     anole.adapt("line", [(str(folder / "bad/1.png"), "bad"), LabelledFile("good", "1.png", PNG)])
     assert [command.labels for command in web.services.adaptation.commands] == [("bad", "good")] * 2
-    (tmp_path / "notes.txt").write_text("not samples")
-    with pytest.raises(InvalidInput, match=r"notes\.txt is no zip file; give a folder"):
-        anole.adapt("line", str(tmp_path / "notes.txt"))
+    with pytest.raises(InvalidInput, match=r"1\.png is no zip file; give a folder"):
+        anole.adapt("line", str(folder / "bad/1.png"))
 
 
 def test_adapt_sends_the_parts_that_file_names_contain(anole: Client, web: Web, tmp_path: Path) -> None:
