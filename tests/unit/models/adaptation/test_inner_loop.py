@@ -16,7 +16,7 @@ from models import weights as weight_ops
 from models.adaptation.adapt import Adapted, BatchingOptions, adapt, adapt_one
 from models.adaptation.executor import FairExecutor
 from models.adaptation.inner_loop import STATISTICS_SAMPLES, InnerLoopOptions, batch_plan, run_inner_loop
-from models.adaptation.optimisers import Moments
+from models.adaptation.optimisers import Moments, Optimiser
 from models.config import InnerLoopConfig
 from models.errors import AdaptationDiverged, InvalidConfig
 from models.nets import Net, call_net, heads
@@ -149,6 +149,13 @@ def test_frozen_weights_keep_their_bits(net: Net, make_support: MakeSupport) -> 
     adapted = adapt_one(net, start, make_support(1), recipe, seed=0)
     changed = weight_ops.changed(start, adapted.weights)
     assert set(changed) == {name for name in start if name.startswith("block3.")} | {"head.weight", "head.bias"}
+
+
+def test_frozen_weights_get_no_gradients_which_would_count_when_they_are_clipped() -> None:
+    names = ["block1.weight", "head.weight", "head.bias"]
+    head_only = replace(SGD, lr_multipliers=(("block*", 0.0),))
+    assert Optimiser(head_only, names).adapted_names == ("head.weight", "head.bias")
+    assert Optimiser(replace(SGD, lr_multipliers=(("*", 0.0),)), names).adapted_names == ("head.bias",)
 
 
 def test_zero_steps_leave_the_start_and_classify_by_prototypes(net: Net, make_support: MakeSupport) -> None:
