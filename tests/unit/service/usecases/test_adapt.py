@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -224,6 +225,12 @@ def test_a_version_records_the_samples_classes_and_recipe_of_its_request(adaptat
     assert [sample.label for sample in draft.samples] == ["fine", "fine", "coarse", "coarse"]
     assert (draft.recipe["steps"], draft.recipe["learning_rate"], draft.seed) == (3, 0.25, 9)
     assert len(draft.report["loss_curve"]) == 3
+
+
+def test_the_seconds_of_the_stages_are_part_of_the_total(adaptation: Adaptation) -> None:
+    started_s = time.monotonic()
+    seconds = adapt(adaptation, command()).version.draft.report["seconds"]
+    assert 0 <= seconds["decode"] <= seconds["total"] <= time.monotonic() - started_s
 
 
 def test_an_image_that_is_sent_again_counts_once_with_its_latest_label(adaptation: Adaptation) -> None:
