@@ -74,8 +74,7 @@ def test_adapt_sends_a_zip_and_labelled_images(anole: Client, web: Web, folder: 
     with zipfile.ZipFile(buffer, "w") as archive:
         for name in ("bad/1.png", "good/1.png"):
             archive.writestr(name, PNG)
-    packed = tmp_path / "parts.zip"
-    packed.write_bytes(buffer.getvalue())
+    (packed := tmp_path / "parts.zip").write_bytes(buffer.getvalue())
     anole.adapt("line", str(packed))
     anole.adapt("line", [(str(folder / "bad/1.png"), "bad"), LabelledFile("good", "1.png", PNG)])
     assert [command.labels for command in web.services.adaptation.commands] == [("bad", "good")] * 2
