@@ -22,3 +22,4 @@ PATCH_SHIFT: Final = "memory.shift"
 PATCH_BASIS: Final = "memory.basis"
 
 NOTES_CENTRE: Final = "notes.centre"
+NOTES_SPAN: Final = "notes.span"

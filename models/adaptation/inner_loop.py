@@ -446,11 +446,12 @@ def _with_notes(net: Net, supports: Sequence[Support], head: _InitialHead) -> _I
     rows = [net.note_rows(support.inputs) for support in supports] if isinstance(net, BackboneNet) else []
     if head.collected is None or not any(map(note_head.has_notes, rows)):
         return head
-    columns, centres, own = note_head.note_heads(supports, rows, head.extra[heads.LEVEL])
-    weights = {**head.weights, heads.WEIGHT: torch.cat([head.weights[heads.WEIGHT], columns], dim=-1)}
-    extra = {**head.extra, heads.LEVEL: head.extra[heads.LEVEL] + own, note_head.CENTRE: centres}
-    noted = zip(head.collected, rows, centres, strict=True)
-    collected = [replace(one, features=note_head.joined(one.features, notes, centre)) for one, notes, centre in noted]
+    made = note_head.note_heads(supports, rows, head.extra[heads.LEVEL])
+    weights = {**head.weights, heads.WEIGHT: torch.cat([head.weights[heads.WEIGHT], made.columns], dim=-1)}
+    own = {note_head.CENTRE: made.centres, note_head.SPAN: made.spans}
+    extra = {**head.extra, **own, heads.LEVEL: head.extra[heads.LEVEL] + made.levels}
+    noted = zip(head.collected, rows, made.centres, made.spans, strict=True)
+    collected = [replace(one, features=note_head.joined(one.features, *notes)) for one, *notes in noted]
     return replace(head, weights=weights, extra=extra, collected=collected)
 
 

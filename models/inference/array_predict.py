@@ -22,6 +22,7 @@ from models.weight_names import (
     HEAD_MEANS,
     HEAD_WEIGHT,
     NOTES_CENTRE,
+    NOTES_SPAN,
     PATCHES,
     POOLED_LIMIT,
     POOLED_SCALE,
@@ -124,17 +125,21 @@ def run_head(weights: Mapping[str, Any], embedded: Floats, notes: Floats | None 
     if PATCHES in weights:
         features = np.concatenate([features, compare_patches(weights, patches)], axis=-1)
     if NOTES_CENTRE in weights:
-        features = np.concatenate([features, _note_features(weights[NOTES_CENTRE], len(embedded), notes)], axis=-1)
+        features = np.concatenate([features, _note_features(weights, len(embedded), notes)], axis=-1)
     logits = np.vecdot(features[:, None], weights[HEAD_WEIGHT]) + weights[HEAD_BIAS]  # (images, n_way)
     return NetOutput(logits, features, length[:, 0])
 
 
-def _note_features(centre: Floats, images: int, notes: Floats | None) -> Floats:
+def _note_features(weights: Mapping[str, Any], images: int, notes: Floats | None) -> Floats:
     """What `models.nets.note_head.NoteFeatures` computes: (images, TEXT_SIZE + 1)."""
+    centre = weights[NOTES_CENTRE]
     if notes is None or not notes.shape[-1]:
         return np.zeros((images, len(centre) + 1), np.float32)
     present = notes[:, -1:]
-    return np.concatenate([(notes[:, : len(centre)] - centre) * present, present], axis=-1)
+    apart = notes[:, : len(centre)] - centre
+    along = np.vecdot(apart[:, None], weights[NOTES_SPAN])  # (images, n_way)
+    within = 1 / np.maximum(np.linalg.norm(along, axis=-1, keepdims=True), 1)
+    return np.concatenate([apart * within * present, present], axis=-1)
 
 
 def novelty_of(weights: Mapping[str, Any]) -> ClassMeans | Discriminants | None:

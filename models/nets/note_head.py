@@ -9,6 +9,9 @@ the mean vector of each class. Two numbers say how much it counts:
   the mean squares between and within the classes (ICC(1, k) of Shrout & Fleiss 1979, Psychological Bulletin 86). Notes
   that tell nothing have F near 1 and count for nothing. One note a class has no variance within, so it counts in full.
 
+A note unlike those of the support counts no more than they do: where the means of the classes lie, it is no further
+from the centre than the furthest of them.
+
 Inputs have the row of a note (`models.modalities.rows`) behind the embedded image. The features are the note's centred
 vector and a 1, both 0 where there is no note; the head's weight has columns for them.
 """
@@ -16,6 +19,7 @@ vector and a 1, both 0 where there is no note; the head's weight has columns for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +31,7 @@ from models.modalities.text import TEXT_SIZE
 from models.task import Support
 
 CENTRE = weight_names.NOTES_CENTRE
+SPAN = weight_names.NOTES_SPAN
 
 _LEVEL = 0.5
 """Chosen on the validation lines of `surface-notes`, where 0.25 to 1 differ by less than a point at ten shots."""
@@ -40,13 +45,16 @@ class NoteFeatures(nn.Module):
 
     Attributes:
         centre: (tasks, TEXT_SIZE), mean vector of the support's notes; None for a task without notes.
+        span: (tasks, n_way, TEXT_SIZE), see `NoteHeads`; None for a task without notes.
     """
 
     centre: Tensor | None
+    span: Tensor | None
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("centre", None)
+        self.register_buffer("span", None)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Compute features, (tasks * batch, TEXT_SIZE + 1); without a centre none, (tasks * batch, 0).
@@ -54,23 +62,25 @@ class NoteFeatures(nn.Module):
         Args:
             rows: (tasks * batch, TEXT_SIZE + FLAGS) from `pack_rows`; (tasks * batch, 0) where no image has a note.
         """
-        if self.centre is None:
+        if self.centre is None or self.span is None:
             return rows[:, :0]
         if not rows.shape[-1]:
             return rows.new_zeros(len(rows), TEXT_SIZE + 1)
         by_task = rows.view(len(self.centre), -1, TEXT_SIZE + FLAGS)
-        return note_features(by_task, self.centre[:, None]).flatten(0, 1)
+        return note_features(by_task, self.centre[:, None], self.span).flatten(0, 1)
 
 
-def note_features(rows: Tensor, centre: Tensor) -> Tensor:
-    """Centred vectors and whether there is a note: (..., TEXT_SIZE + FLAGS) -> (..., TEXT_SIZE + 1)."""
+def note_features(rows: Tensor, centre: Tensor, span: Tensor) -> Tensor:
+    """Centred vectors within reach and whether there is a note: (..., TEXT_SIZE + FLAGS) -> (..., TEXT_SIZE + 1)."""
     vectors, _, present = torch.split(rows, [TEXT_SIZE, FLAGS - 1, 1], dim=-1)
-    return torch.cat([(vectors - centre) * present, present], dim=-1)
+    apart = vectors - centre
+    within = 1 / (apart @ span.mT).norm(dim=-1, keepdim=True).clamp(min=1)
+    return torch.cat([apart * within * present, present], dim=-1)
 
 
-def joined(features: Tensor, rows: Tensor, centre: Tensor) -> Tensor:
+def joined(features: Tensor, rows: Tensor, centre: Tensor, span: Tensor) -> Tensor:
     """Features of the images of one task, (1, rows, features), and those of their notes behind them."""
-    return torch.cat([features, note_features(rows, centre)[None]], dim=-1)
+    return torch.cat([features, note_features(rows, centre, span)[None]], dim=-1)
 
 
 def has_notes(rows: Tensor) -> bool:
@@ -78,7 +88,24 @@ def has_notes(rows: Tensor) -> bool:
     return bool(rows.shape[-1]) and bool(rows[:, -1].any())
 
 
-def note_heads(supports: Sequence[Support], rows: Sequence[Tensor], levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class NoteHeads(NamedTuple):
+    """Heads of the notes of several tasks.
+
+    Attributes:
+        columns: of the head's weight, (tasks, largest n_way, TEXT_SIZE + 1), 0 for a class without notes.
+        centres: (tasks, TEXT_SIZE).
+        spans: (tasks, largest n_way, TEXT_SIZE), orthogonal rows that span the means of the classes around the centre,
+            or 0. The furthest note from the centre has length 1 along them.
+        levels: (tasks,), the score of a note at the mean of its class, averaged over the classes.
+    """
+
+    columns: Tensor
+    centres: Tensor
+    spans: Tensor
+    levels: Tensor
+
+
+def note_heads(supports: Sequence[Support], rows: Sequence[Tensor], levels: Tensor) -> NoteHeads:
     """Build the heads of the notes of several tasks.
 
     Args:
@@ -86,18 +113,18 @@ def note_heads(supports: Sequence[Support], rows: Sequence[Tensor], levels: Tens
         rows: (rows, TEXT_SIZE + FLAGS) of each support's inputs.
         levels: (tasks,), the score at the mean of a class with the images' head.
 
-    Returns:
-        Columns of the head's weight, (tasks, largest n_way, TEXT_SIZE + 1), 0 for a class without notes; centres,
-        (tasks, TEXT_SIZE); and the score of a note at the mean of its class, averaged over the classes, (tasks,).
     """
     made = [_note_head(*each) for each in zip(supports, rows, levels, strict=True)]
     ways = max(support.n_way for support in supports)
-    columns = [F.pad(own, (0, 0, 0, ways - len(own))) for own, _, _ in made]
-    return torch.stack(columns), torch.stack([each[1] for each in made]), torch.stack([each[2] for each in made])
+    padded = [
+        NoteHeads(*(F.pad(each, (0, 0, 0, ways - len(each))) if each.ndim == 2 else each for each in own))
+        for own in made
+    ]
+    return NoteHeads(*map(torch.stack, zip(*padded, strict=True)))
 
 
-def _note_head(support: Support, rows: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """`note_heads` of one task: (n_way, TEXT_SIZE + 1), (TEXT_SIZE,) and a scalar."""
+def _note_head(support: Support, rows: Tensor, level: Tensor) -> NoteHeads:
+    """`note_heads` of one task, without the dimension of the tasks."""
     samples = rows[: len(support.sample_labels)]
     present = samples[:, -1] > 0
     vectors, labels = samples[present, :TEXT_SIZE], support.sample_labels[present]
@@ -110,7 +137,16 @@ def _note_head(support: Support, rows: Tensor, level: Tensor) -> tuple[Tensor, T
     own = _LEVEL * level * _reliability(squares, within, counts)
     factor = own / (squares.sum() / (counts > 0).sum().clamp(min=1)).clamp(min=_LEAST)
     columns = factor * torch.cat([2 * means, -squares[:, None]], dim=-1)
-    return columns, centre, own
+    return NoteHeads(columns, centre, _span(means, vectors - centre), own)
+
+
+def _span(means: Tensor, apart: Tensor) -> Tensor:
+    """The span in `NoteHeads` of one task, from means (n_way, TEXT_SIZE) and centred notes (notes, TEXT_SIZE)."""
+    _, lengths, directions = torch.linalg.svd(means, full_matrices=False)
+    basis = directions * (lengths > _LEAST)[:, None]
+    reach = (apart @ basis.T).norm(dim=-1).amax() if len(apart) else means.new_zeros(())
+    span: Tensor = basis / reach.clamp(min=_LEAST)
+    return span
 
 
 def _reliability(squares: Tensor, within: Tensor, counts: Tensor) -> Tensor:

@@ -80,9 +80,12 @@ def modalities_of(config: NetConfig, given: Sequence[Given | None]) -> list[str]
 
 def _text(index: int, text: str) -> str | None:
     cleaned = " ".join(unicodedata.normalize("NFC", text).split())
-    if len(cleaned) > MAX_TEXT_CODE_POINTS:
+    written_out = len(unicodedata.normalize("NFKC", cleaned).casefold())  # one character can stand for eighteen
+    if max(len(cleaned), written_out) > MAX_TEXT_CODE_POINTS:
+        ligatures = f", {written_out} with its ligatures written out" if written_out > len(cleaned) else ""
         raise InvalidRequest(
-            f"text {index} has {len(cleaned)} characters; at most {MAX_TEXT_CODE_POINTS} are allowed: shorten it"
+            f"text {index} has {len(cleaned)} characters{ligatures}; at most {MAX_TEXT_CODE_POINTS} are allowed: "
+            "shorten it"
         )
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in cleaned):
         raise InvalidRequest(f"text {index} contains a control character; use plain text")

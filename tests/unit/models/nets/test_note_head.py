@@ -99,6 +99,22 @@ def test_notes_that_tell_nothing_count_for_nothing(net: BackboneNet, note: str) 
     assert taught(net, rows(images(net, 1), sides())).weights[heads.WEIGHT][:, net.feature_count :].abs().max() > 0.1
 
 
+def test_a_note_unlike_those_of_the_support_counts_no_more_than_they_do(net: BackboneNet) -> None:
+    told = taught(net, rows(images(net, 1), [f"lot {label + 1}" for label in LABELS.tolist()]))
+    predictor = FeaturePredictor(net.embedding_count)
+    weights = predictor.serving_weights(fold_calibrated(told.kept(), told.statistics))
+
+    def distance(note: str | None) -> float:
+        asked = rows(images(net, 2), [note] * len(LABELS))
+        (found,) = predictor.predict([PredictionRequest(weights, asked.numpy())])
+        alone = predicted(net, told, images(net, 2)).probabilities
+        torch.testing.assert_close(found.probabilities, predicted(net, told, asked).probabilities, atol=1e-5, rtol=0)
+        return float((found.probabilities.log() - alone.log()).abs().amax())
+
+    assert distance(None) < 1e-3
+    assert distance("2") <= 1.5 * max(distance(f"lot {place}") for place in range(1, 5))
+
+
 def test_one_note_a_class_counts_and_a_class_may_have_none(net: BackboneNet) -> None:
     notes = [note if place in (0, 5, 10) else None for place, note in enumerate(sides())]
     version = taught(net, rows(images(net, 1), notes))
