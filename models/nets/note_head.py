@@ -37,7 +37,7 @@ _LEVEL = 0.5
 """Chosen on the validation lines of `surface-notes`, where 0.25 to 1 differ by less than a point at ten shots."""
 
 _LEAST = 1e-6
-"""Lower bound of squared lengths that are divided by."""
+"""Lower bound of what is divided by, and of the lengths of directions that count."""
 
 
 class NoteFeatures(nn.Module):
