@@ -112,7 +112,6 @@ def note_heads(supports: Sequence[Support], rows: Sequence[Tensor], levels: Tens
         supports: the tasks. The views of a sample show the same note.
         rows: (rows, TEXT_SIZE + FLAGS) of each support's inputs.
         levels: (tasks,), the score at the mean of a class with the images' head.
-
     """
     made = [_note_head(*each) for each in zip(supports, rows, levels, strict=True)]
     ways = max(support.n_way for support in supports)
