@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import torch
 
 from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.gradients import require_precision
-from models.checkpoint import load_checkpoint, shipped_digests
+from models.checkpoint import Checkpoint, load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.prediction_log import LoggedPrediction, Retention
@@ -132,8 +132,7 @@ def build(
     disable_onnxruntime_telemetry()
     torch.set_num_threads(1)  # one worker per core is faster than several threads per operation
     keep_freed_memory()
-    device = pick_device(settings.device)
-    checkpoints = LoadedCheckpoints(_offered(settings, device), _shipped(device))
+    checkpoints = LoadedCheckpoints(_offered(settings), _shipped(settings))
     store = open_store(settings, on_sync_failure)
     keys = open_keys(settings)
     decoder = _decoder(settings)
@@ -243,13 +242,23 @@ def open_keys(settings: Settings) -> SqlKeys:
     return stores.open_keys(stores.StoreLocation.of(settings))
 
 
-def _offered(settings: Settings, device: torch.device) -> list[LoadedCheckpoint]:
+def device_for(checkpoint: Checkpoint, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """Return the device of a checkpoint: with "auto" the CPU for a frozen backbone that onnxruntime runs.
+
+    Nothing of it is adapted, and on the CPU that takes less than a second (`docs/decisions/0039`).
+    """
+    keeps_to_cpu = wanted == "auto" and bool(checkpoint.backbone) and checkpoint.onnx_graph is not None
+    return pick_device("cpu" if keeps_to_cpu else wanted)
+
+
+def _offered(settings: Settings) -> list[LoadedCheckpoint]:
     """Load the checkpoints that clients are adapted from."""
     threads = max(1, usable_cores() // (settings.workers or 1))
     offered: dict[str, LoadedCheckpoint] = {}
     for name_or_path in settings.model:
-        loaded = LoadedCheckpoint(load_checkpoint(name_or_path, settings.allow_factory), device, threads)
-        require_precision(loaded.checkpoint.recipe, device)
+        checkpoint = load_checkpoint(name_or_path, settings.allow_factory)
+        loaded = LoadedCheckpoint(checkpoint, device_for(checkpoint, settings.device), threads)
+        require_precision(checkpoint.recipe, loaded.device)
         name = loaded.checkpoint.name
         if name in offered:
             raise InvalidSettings(f"two models are called {name!r}; name each model once, or rename a file")
@@ -257,11 +266,12 @@ def _offered(settings: Settings, device: torch.device) -> list[LoadedCheckpoint]
     return list(offered.values())
 
 
-def _shipped(device: torch.device) -> dict[str, Callable[[], LoadedCheckpoint]]:
+def _shipped(settings: Settings) -> dict[str, Callable[[], LoadedCheckpoint]]:
     """Return loaders of the shipped checkpoints by digest; versions that were adapted from them still predict."""
 
     def load(name: str) -> LoadedCheckpoint:
-        loaded = LoadedCheckpoint(load_checkpoint(name), device)
+        checkpoint = load_checkpoint(name)
+        loaded = LoadedCheckpoint(checkpoint, device_for(checkpoint, settings.device))
         loaded.warm_up()
         return loaded
 

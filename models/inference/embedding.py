@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -38,22 +39,54 @@ class Embedder(ABC):
     def embed(self, images: Tensor) -> Tensor:
         """Compute features: float32 (batch, channels, height, width) -> (batch, feature_count), on the CPU."""
 
+    def warm_up(self, shapes: Sequence[tuple[int, int]], channels: int) -> None:  # noqa: B027 - most need none
+        """Prepare for images of these shapes (height, width), where their first batches would take long."""
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to stop
+        """Stop its threads."""
+
 
 class TorchEmbedder(Embedder):
     """Runs in torch.
 
+    On a GPU, cuDNN plans every convolution anew for each thread and each shape of its input, and may compile a kernel
+    for it, which takes up to seconds for a whole backbone. So all batches run on one thread, filled up to
+    `_EMBEDDED_AT_ONCE` images, unless it is a single one.
+
     Args:
         net: its backbone is copied.
         device: where it computes.
+        planned: run as on a GPU; None does so on a GPU.
     """
 
-    def __init__(self, net: BackboneNet, device: torch.device) -> None:
+    def __init__(self, net: BackboneNet, device: torch.device, *, planned: bool | None = None) -> None:
         backbone = fold_batch_norms(net.backbone).to(device=device)
         self._net = net.with_backbone(backbone.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         self._device = device
+        alone = device.type != "cpu" if planned is None else planned
+        self._thread = ThreadPoolExecutor(1, "embedder") if alone else None
 
     def embed(self, images: Tensor) -> Tensor:
         """See `Embedder.embed`."""
+        if self._thread is None:
+            return self._embed(images)
+        parts = torch.split(images, _EMBEDDED_AT_ONCE)
+        embedded = [self._thread.submit(self._embed, _filled_up(part)) for part in parts]
+        return torch.cat([future.result()[: len(part)] for future, part in zip(embedded, parts, strict=True)])
+
+    def warm_up(self, shapes: Sequence[tuple[int, int]], channels: int) -> None:
+        """See `Embedder.warm_up`."""
+        if self._thread is not None:
+            for shape in shapes:
+                for count in (1, _EMBEDDED_AT_ONCE):
+                    self.embed(torch.zeros(count, channels, *shape))
+
+    def close(self) -> None:
+        """See `Embedder.close`."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _embed(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
             features = self._net.embed(images.to(self._device, memory_format=torch.channels_last))
         return features.cpu()
@@ -91,6 +124,14 @@ class OnnxEmbedder(Embedder):
     def embed(self, images: Tensor) -> Tensor:
         """See `Embedder.embed`."""
         return torch.from_numpy(self._backbone.embed(images.numpy()))
+
+
+def _filled_up(images: Tensor) -> Tensor:
+    """A single image as it is; more, and zeros up to `_EMBEDDED_AT_ONCE`."""
+    missing = _EMBEDDED_AT_ONCE - len(images)
+    if len(images) == 1 or not missing:
+        return images
+    return torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
 
 
 def pooling_of(net: BackboneNet) -> Pooling:

@@ -56,6 +56,20 @@ class MetaTrainingState:
     loss: float = float("nan")
     outer_adam: AdamState | None = None
 
+    def on(self, device: torch.device) -> MetaTrainingState:
+        """Return the state with its tensors on `device`."""
+
+        def moved(weights: Weights) -> Weights:
+            return {name: tensor.to(device) for name, tensor in weights.items()}
+
+        moments, adam = self.moments, self.outer_adam
+        return replace(
+            self,
+            start=moved(self.start),
+            moments=replace(moments, second=moved(moments.second)) if moments else None,
+            outer_adam=replace(adam, first=moved(adam.first), second=moved(adam.second)) if adam else None,
+        )
+
 
 MetaStep = Callable[
     [Net, MetaTrainingState, Sequence[Support], InnerLoopConfig, float, Sequence[int]], MetaTrainingState

@@ -54,6 +54,7 @@ the later half of the blocks and the head, or the head alone. Meta-training alwa
 RUNGS: Final = (1 / 9, 1 / 3, 1.0)
 """When a trial is scored, as shares of its meta steps."""
 
+_CPU: Final = torch.device("cpu")
 _REDUCTION: Final = 3
 _WARM_UP_RUNS: Final = 20
 _STUDY: Final = "search"
@@ -204,7 +205,7 @@ def _prediction(config: NetConfig) -> Callable[[], object]:
     if can_export():
         predictor = OnnxPredictor(export_onnx(net), config)
     else:
-        predictor = TorchPredictor(net, torch.device("cpu"))
+        predictor = TorchPredictor(net, _CPU)
     request = PredictionRequest(predictor.serving_weights(weights), images[:1].numpy())
     return functools.partial(predictor.predict, [request])
 
@@ -224,6 +225,7 @@ class Search:
         folder: created if missing.
         threads: CPU threads that the tasks of a meta step are spread over.
         measure: of the milliseconds per image.
+        device: to train and score candidates on. Their time per image is measured on the CPU in any case.
 
     Raises:
         InvalidConfig: the folder has a search with other settings.
@@ -236,11 +238,12 @@ class Search:
         folder: Path,
         threads: int = 1,
         measure: Measure = prediction_milliseconds,
+        device: torch.device = _CPU,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config, self._data, self._folder, self._threads = config, data, folder, threads
-        self._measure = measure
+        self._measure, self._device = measure, device
         self._storage = JournalStorage(JournalFileBackend(str(folder / "trials.log")))
         self._study = optuna.create_study(
             storage=self._storage,
@@ -304,7 +307,7 @@ class Search:
         meta = replace(self._config.preset.meta, meta_steps=meta_steps, seed=self._config.seed)
         data = {"algorithm": meta.algorithm, "sets": [{**record, "share": 1.0}]}
         plan = TrainingRunConfig(candidate.net_config, self._config.preset.recipe, meta, data)
-        return TrainingRun(plan, candidate.serve, path, torch.device("cpu"), self._threads)
+        return TrainingRun(plan, candidate.serve, path, self._device, self._threads)
 
     def _next_trial(self, most_trials: int | None) -> Trial | None:
         """The trial that was interrupted, or else a new one. Draws depend on the trial's number and earlier trials."""
@@ -340,7 +343,8 @@ class Search:
     def _advance(self, trial: Trial, end: float, clock: Callable[[], float]) -> Iterator[Outcome]:
         """Train and score a trial; yield "unfinished" at each rung, and at last its outcome or what it is out of time.
 
-        Training is deterministic, so a trial that is trained again from its last saved checkpoint gets the same scores.
+        On the CPU, training is deterministic, so a trial that is trained again from its last saved checkpoint gets the
+        same scores.
         """
         candidate, rungs = make_candidate(self._config.preset, _draw(trial)), self._config.rungs
         rejected = self._check_limits(trial, candidate.net_config)
@@ -409,7 +413,7 @@ class Search:
         config, image = self._config, candidate.net_config.image
         source = EpisodeSampler(self._data.test, EpisodeShape(config.n_way, config.n_shot, config.n_query), image)
         plan = EvaluationConfig(config.episodes, config.seed, candidate.serve.statistics)
-        net = build(candidate.net_config)
+        net, state = build(candidate.net_config).to(self._device), state.on(self._device)
         return Score(tuple(evaluate(net, state.start, source, candidate.serve, plan, state.moments))).mean
 
     def _frozen(self, trial: Trial) -> FrozenTrial:

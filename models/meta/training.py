@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ class TrainingRun:
         recipe = self._config.recipe
         with closing(FairExecutor(self._threads, partial(torch.set_num_threads, 1))) as executor:
             step = make_meta_step(meta, executor if self._threads > 1 else None)
-            for state in meta_train(self._net, self._on_device(self.state), source, recipe, meta, step):
+            for state in meta_train(self._net, self.state.on(self._device), source, recipe, meta, step):
                 self.state = state
                 now_s, last = clock(), state.meta_step == meta.meta_steps
                 self._curve.append(state.meta_step, state.loss, now_s - began, last=last)
@@ -200,18 +200,6 @@ class TrainingRun:
         weight_ops.lr_multipliers_by_name(start, self._config.meta.lr_multipliers)
         for recipe in (self._config.recipe, self._serve):
             weight_ops.lr_multipliers_by_name([*start, heads.WEIGHT, heads.BIAS], recipe.lr_multipliers)
-
-    def _on_device(self, state: MetaTrainingState) -> MetaTrainingState:
-        def to_device(weights: Weights) -> Weights:
-            return {name: tensor.to(self._device) for name, tensor in weights.items()}
-
-        moments, adam = state.moments, state.outer_adam
-        return replace(
-            state,
-            start=to_device(state.start),
-            moments=replace(moments, second=to_device(moments.second)) if moments else None,
-            outer_adam=replace(adam, first=to_device(adam.first), second=to_device(adam.second)) if adam else None,
-        )
 
 
 def task_source(

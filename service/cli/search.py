@@ -21,7 +21,8 @@ from models.meta.curve import can_plot
 from models.meta.training import TrainingRun, WeightedDataset
 from service.cli.console import NO_VALUE, AsJson, notices, output, percent, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
-from service.cli.train import CACHE, DataRoot, DataSetName, PresetName, Threads, train_to_the_end
+from service.cli.train import CACHE, DataRoot, DataSetName, Device, PresetName, Threads, train_to_the_end
+from service.runtime.device import pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ Budget = Annotated[
     typer.Option(
         min=0,
         help="Minutes of processor time, for each of the threads, for all trials, including those of a search that is "
-        "resumed. On a machine that does nothing else, about that many minutes.",
+        "resumed. On a machine that does nothing else, about that many minutes. On a GPU, minutes by the clock.",
     ),
 ]
 MaxMs = Annotated[
@@ -72,6 +73,7 @@ def search(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.")] = 0,
     data_root: DataRoot = None,
+    device: Device = "auto",
     threads: Threads = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -87,6 +89,7 @@ def search(
     _require_optuna()
     from models.meta.search import Search, SearchConfig, best_result
 
+    used = pick_device(device)
     torch.set_num_threads(1)  # the tasks of a meta step are distributed over the threads
     keep_freed_memory(TRAINING_BLOCK_BYTES)
     disable_onnxruntime_telemetry()
@@ -94,8 +97,9 @@ def search(
     limits: dict[str, Any] = {"max_mb": max_mb, "max_ms": max_ms_per_image, "meta_steps": trial_meta_steps}
     config = SearchConfig(chosen, n_way=ways, n_shot=shots, episodes=episodes, sampler=sampler, seed=seed, **limits)
     image, root = replace(chosen.net_config.image, fit="stretch"), data_root or load_settings().data_root
-    running = Search(config, open_dataset(f"{dataset}:val", image, root, CACHE), out, threads)
-    _run_trials(running, out, 60 * budget_minutes, trials, lambda: time.process_time() / threads)
+    running = Search(config, open_dataset(f"{dataset}:val", image, root, CACHE), out, threads, device=used)
+    clock = time.monotonic if used.type == "cuda" else lambda: time.process_time() / threads
+    _run_trials(running, out, 60 * budget_minutes, trials, clock)
     results = running.results()
     _write_picture(results, out)
     winner, steps = best_result(results), chosen.meta.meta_steps if meta_steps is None else meta_steps

@@ -191,6 +191,8 @@ class LoadedCheckpoint:
     def warm_up(self) -> None:
         """Build what the first prediction would otherwise wait for."""
         image = self.checkpoint.net_config.image
+        if self._embedder is not None:
+            self._embedder.warm_up(image.shapes[:1], image.channels)
         self.preprocess([torch.zeros(image.channels, image.side, image.side, dtype=torch.uint8)])
         self.predictor.predict([])
 
@@ -295,6 +297,8 @@ class LoadedCheckpoint:
         """Stop the executors' threads."""
         self._executor.close()
         self._embedding.close()
+        if self._embedder is not None:
+            self._embedder.close()
 
     def start_digest(self) -> str:
         """Digest the weights as they are in memory now. It must never change."""

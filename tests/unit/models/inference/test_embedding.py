@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import onnx
 import pytest
 import torch
@@ -49,6 +51,33 @@ def test_onnx_and_torch_agree_on_images_of_every_shape(net: BackboneNet, embedde
     reference = embed_images(TorchEmbedder(net, CPU), PICTURES, CONFIG, views=FLIPS)
     assert ours.shape == (16, net.embedding_count)
     assert torch.allclose(ours, reference, atol=1e-3, rtol=1e-3)
+
+
+def test_as_on_a_gpu_all_batches_run_on_one_thread_and_have_one_of_two_sizes(
+    net: BackboneNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[int, int]] = set()
+    embed = BackboneNet.embed
+
+    def watched(net: BackboneNet, images: Tensor) -> Tensor:
+        seen.add((threading.get_ident(), len(images)))
+        return embed(net, images)
+
+    pictures = [picture(192, 192, seed) for seed in range(11)]
+    usual = embed_images(TorchEmbedder(net, CPU), pictures, CONFIG)
+    monkeypatch.setattr(BackboneNet, "embed", watched)
+    planned, executor = TorchEmbedder(net, CPU, planned=True), FairExecutor(3)
+    planned.warm_up([(192, 192)], 3)
+    warmed = set(seen)
+    several = embed_images(planned, pictures, CONFIG, executor=executor)
+    alone = embed_images(planned, pictures[:1], CONFIG)
+    planned.close()
+    executor.close()
+    assert {count for _, count in warmed} == {1, 8}
+    assert seen == warmed
+    assert len({thread for thread, _ in seen}) == 1
+    assert torch.allclose(several, usual, atol=1e-3, rtol=1e-3)
+    assert torch.allclose(alone, usual[:1], atol=1e-3, rtol=1e-3)
 
 
 def test_features_are_those_written_down_from_the_published_model(embedder: OnnxEmbedder) -> None:

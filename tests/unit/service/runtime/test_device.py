@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from models.checkpoint import load_checkpoint
+from service.bootstrap import device_for
 from service.errors import InvalidSettings
 from service.runtime import device
 
@@ -25,6 +28,28 @@ def test_a_gpu_is_used_if_torch_finds_one_and_the_cpu_was_not_wanted(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     assert device.pick_device(wanted) == torch.device(used)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted", "used"),
+    [
+        ("efficientnet-lite0", "auto", "cpu"),
+        ("efficientnet-lite0", "cuda", "cuda"),
+        ("omniglot", "auto", "cuda"),
+        ("omniglot", "cpu", "cpu"),
+    ],
+)
+def test_auto_leaves_a_frozen_backbone_on_the_cpu(
+    name: str, wanted: str, used: str, driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_for(load_checkpoint(name), wanted) == torch.device(used)  # type: ignore[arg-type]
+
+
+def test_auto_puts_a_frozen_backbone_without_a_graph_on_the_gpu(driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    without = replace(load_checkpoint("efficientnet-lite0"), onnx_graph=None)
+    assert device_for(without, "auto") == torch.device("cuda")
 
 
 def test_a_gpu_that_torch_does_not_find_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
