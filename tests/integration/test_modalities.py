@@ -173,6 +173,20 @@ def test_a_frozen_backbone_takes_notes(web: Web, backbone: str) -> None:
     assert (refused.status_code, refused.json()["code"]) == (422, "modality_unsupported")
 
 
+def test_a_frozen_backbone_averages_over_its_uncertainty_with_notes_too(web: Web) -> None:
+    web("PUT", "/clients/unsure/settings", json={"model": BACKBONE, "uncertainty": "bayes"})
+    assert adapt(web, "unsure", {"texts": notes()}).status_code == 201
+    noted = predict(web, "unsure", {"texts": ["left, shift 2", "right, shift 2"]}).json()["predictions"]
+    plain = predict(web, "unsure", {}).json()["predictions"]
+    for side, with_note, without in zip(SIDES, noted, plain, strict=True):
+        assert with_note["scores"][side] > without["scores"][side] + 0.02
+    for found in (*noted, *plain):
+        parts = found["uncertainty"]
+        assert parts["total"] == pytest.approx(parts["data"] + parts["model"], abs=1e-5)
+        assert parts["model"] > 0
+        assert sum(found["scores"].values()) == pytest.approx(1, abs=1e-5)
+
+
 def test_a_version_of_a_frozen_backbone_without_notes_is_as_ever(web: Web, backbone: str) -> None:
     assert web("GET", f"/clients/{backbone}/versions/3").json()["report"]["modalities"] is None
     alone = predict(web, backbone, {}).json()["predictions"]
