@@ -22,6 +22,8 @@ LrMultipliers = tuple[tuple[str, float], ...]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+
 Second = Literal["none", "text", "strokes", "vector"]
 """A modality beside the image; see `NetConfig`."""
 
@@ -253,10 +255,10 @@ class InnerLoopConfig(_JsonRecord):
         object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
         _require(self.steps >= 0, "steps", self.steps, "an integer from 0")
         _require(
-            math.isfinite(self.learning_rate) and self.learning_rate >= 0,
+            0 <= self.learning_rate <= _LARGEST_FLOAT32,
             "learning_rate",
             self.learning_rate,
-            "a finite number from 0",
+            "a number from 0 to 3.4e38",
         )
         _positive_integer("batch_size", self.batch_size)
         _require(self.optimiser in ("sgd", "adam"), "optimiser", self.optimiser, "sgd, adam")

@@ -228,7 +228,9 @@ def _reasons_to_publish(
     values = {"estimate": report["estimated_accuracy"], "low": low, "high": high, "floor": limits.floor}
     reasons = [Reason("estimate_reaches_floor", text, values)]
     if earlier is not None and kept:
-        text = f"no class of version {earlier.number} lost more kept samples than the tolerance allows"
+        lost_more = "clearly lost more" if limits.tolerance is None else "lost more"
+        allowed = _percent(DEFAULT_TOLERANCE if limits.tolerance is None else limits.tolerance)
+        text = f"no class of version {earlier.number} {lost_more} than the tolerance, {allowed} of its kept samples"
         reasons.append(Reason("no_class_got_worse", text, {"version": earlier.number}))
         lost = _worstfirst_of(each for each in kept if each.lost > 0)
         changes = [

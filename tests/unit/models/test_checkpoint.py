@@ -118,7 +118,14 @@ def test_configs_survive_json(record: NetConfig | InnerLoopConfig | MetaTraining
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("steps", -1), ("learning_rate", float("nan")), ("batch_size", 0), ("optimiser", "lbfgs"), ("clip_norm", 0.0)],
+    [
+        ("steps", -1),
+        ("learning_rate", float("nan")),
+        ("learning_rate", 1e39),
+        ("batch_size", 0),
+        ("optimiser", "lbfgs"),
+        ("clip_norm", 0.0),
+    ],
 )
 def test_an_out_of_range_value_is_rejected_with_its_field_name(field: str, value: object) -> None:
     with pytest.raises(InvalidConfig, match=field):

@@ -192,6 +192,9 @@ def test_each_reason_has_a_code_with_its_numbers() -> None:
         ("no_class_got_worse", {"version": 1}),
         ("fewer_correct", {"classes": [{"label": "pit", "judged": 3, "before": 3, "after": 2}], "more": 0}),
     ]
+    assert published["reasons"][1] == (
+        "no class of version 1 clearly lost more than the tolerance, 25.0 % of its kept samples"
+    )
     held = decided(record({"pit": ["pit"] * 4, "scratch": ["pit"] * 4, "stain": [None]}, estimate=0.5)).to_json()
     assert [(detail["code"], detail["values"]) for detail in held["details"]] == [
         ("estimate_below_floor", {"estimate": 0.5, "floor": 2 / 3}),
