@@ -12,6 +12,7 @@ import torch
 from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.gradients import require_precision
 from models.checkpoint import Checkpoint, load_checkpoint, shipped_digests
+from models.config import EFFICIENTNET_LITE0
 from models.images.preprocessing import DecodeLimits
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.prediction_log import LoggedPrediction, Retention
@@ -243,12 +244,13 @@ def open_keys(settings: Settings) -> SqlKeys:
 
 
 def device_for(checkpoint: Checkpoint, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device of a checkpoint: with "auto" the CPU for a frozen backbone that onnxruntime runs.
+    """Return the device of a checkpoint: with "auto" the CPU for the default model's net with its ONNX graph.
 
-    Nothing of it is adapted, and on the CPU that takes less than a second (`docs/decisions/0039`).
+    Nothing of its backbone is adapted, and it was slow on a GPU; see `docs/decisions/0039`.
     """
-    keeps_to_cpu = wanted == "auto" and bool(checkpoint.backbone) and checkpoint.onnx_graph is not None
-    return pick_device("cpu" if keeps_to_cpu else wanted)
+    is_default_net = checkpoint.net_config.factory == EFFICIENTNET_LITE0.factory
+    stays = wanted == "auto" and is_default_net and checkpoint.onnx_graph is not None
+    return pick_device("cpu" if stays else wanted)
 
 
 def _offered(settings: Settings) -> list[LoadedCheckpoint]:

@@ -133,7 +133,9 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data"), description="folder of the embedded store")
     catalog_url: SecretStr | None = Field(None, description="postgresql://… or sqlite:///…; default: in `data`")
     blobs_url: str | None = Field(None, description="s3://BUCKET/PREFIX or file:///…; default: in `data`")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where it adapts and predicts")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where it adapts and predicts; auto is a GPU, except for the default model"
+    )
     model: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
         ("efficientnet-lite0",),
         min_length=1,

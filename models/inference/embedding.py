@@ -49,8 +49,8 @@ class Embedder(ABC):
 class TorchEmbedder(Embedder):
     """Runs in torch.
 
-    On a GPU, cuDNN plans every convolution anew for each thread and each shape of its input, and may compile a kernel
-    for it, which takes up to seconds for a whole backbone. So all batches run on one thread, filled up to
+    On a GPU, plans of convolutions are kept for each thread and each shape of the input, and making them probably takes
+    up to seconds for a whole backbone (`docs/decisions/0039`). So all batches run on one thread, filled up to
     `_EMBEDDED_AT_ONCE` images, unless it is a single one.
 
     Args:

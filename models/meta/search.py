@@ -253,12 +253,15 @@ class Search:
             load_if_exists=True,
         )
         settings = {**config.to_json(), "data": dict(data.record)}
+        if device != _CPU:  # its scores and its clock are others
+            settings["device"] = device.type
         known = self._study.user_attrs.get("settings")
         if known is None:
             self._study.enqueue_trial(preset_choices(config.preset), skip_if_exists=True)
             self._study.set_user_attr("settings", settings)
         elif known != settings:
-            differing = sorted(name for name, value in settings.items() if known.get(name) != value)
+            names = sorted({*settings, *known})
+            differing = [name for name in names if known.get(name) != settings.get(name)]
             raise InvalidConfig(
                 f"{folder} has a search with other settings ({', '.join(differing)} differ); pass another folder, or "
                 "the settings of that search to resume it"

@@ -114,7 +114,9 @@ def _device(settings: Settings) -> tuple[Status, str]:
 
     cores = usable_cores()
     workers = worker_count(settings)
-    text = f"{pick_device(settings.device)}, {cores} usable cores, {workers} workers"
+    used = pick_device(settings.device).type
+    device = "cuda, but cpu for the default model's net" if (settings.device, used) == ("auto", "cuda") else used
+    text = f"{device}, {cores} usable cores, {workers} workers"
     return ("warning", f"{text}; more workers than cores slow each other down") if workers > cores else (
         "ok", text
     )  # fmt: skip

@@ -156,7 +156,7 @@ def test_an_adaptation_that_diverges_fails_alone(folder: Path) -> None:
         assert (wild.result().status_code, wild.result().json()["code"]) == (422, "adaptation_diverged")
 
 
-def test_exports_agree_with_the_service(web: Web) -> None:
+def test_a_version_made_on_a_gpu_can_be_exported(web: Web) -> None:
     adapt(web, "exported")
     exported = web("GET", "/clients/exported/versions/1/export?format=onnx")
     assert exported.status_code == 200

@@ -39,14 +39,16 @@ def test_a_gpu_is_used_if_torch_finds_one_and_the_cpu_was_not_wanted(
         ("omniglot", "cpu", "cpu"),
     ],
 )
-def test_auto_leaves_a_frozen_backbone_on_the_cpu(
+def test_auto_leaves_the_default_model_on_the_cpu(
     name: str, wanted: str, used: str, driver: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_for(load_checkpoint(name), wanted) == torch.device(used)  # type: ignore[arg-type]
 
 
-def test_auto_puts_a_frozen_backbone_without_a_graph_on_the_gpu(driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_puts_the_default_model_without_its_graph_on_the_gpu(
+    driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     without = replace(load_checkpoint("efficientnet-lite0"), onnx_graph=None)
     assert device_for(without, "auto") == torch.device("cuda")
