@@ -22,8 +22,6 @@ LrMultipliers = tuple[tuple[str, float], ...]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-_LARGEST_FLOAT32 = 3.4028234663852886e38
-
 Second = Literal["none", "text", "strokes", "vector"]
 """A modality beside the image; see `NetConfig`."""
 
@@ -255,7 +253,7 @@ class InnerLoopConfig(_JsonRecord):
         object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
         _require(self.steps >= 0, "steps", self.steps, "an integer from 0")
         _require(
-            0 <= self.learning_rate <= _LARGEST_FLOAT32,
+            0 <= self.learning_rate <= 3.4e38,
             "learning_rate",
             self.learning_rate,
             "a number from 0 to 3.4e38",
