@@ -369,7 +369,7 @@ def test_an_upgrade_adapts_the_stored_samples_from_the_current_model_through_the
     assert outcome.earlier == store.catalog.version(CLIENT, 1)
     gate = draft.report["gate"]
     assert outcome.published == (gate["decision"] == "publish")
-    assert any("no class of version 1 lost more" in reason for reason in gate["reasons"])
+    assert any("no class of version 1 clearly lost more than the tolerance" in reason for reason in gate["reasons"])
 
 
 def test_an_upgrade_that_the_gate_holds_leaves_the_earlier_version_live(
