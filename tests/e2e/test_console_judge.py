@@ -244,6 +244,7 @@ def test_a_camera_that_is_unplugged_is_said_and_clearing_leaves_other_clients_pi
         page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "stays"))
         expect(page.get_by_role("listitem").filter(has_text="stays-0.png").get_by_role("status")).to_be_visible()
         page.goto(f"{url}/#/judge/{other_line}")
+        expect(page.get_by_role("heading", name=f"Judge with {other_line}")).to_be_visible()
         page.get_by_label("Choose pictures", exact=True).set_input_files(files(striped(1, 13, seed=9), "goes"))
         page.get_by_role("button", name="Clear 1").click()
         expect(page.locator(".judged-card")).to_have_count(0)
