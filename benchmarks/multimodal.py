@@ -1,6 +1,7 @@
 """Two modalities against each alone: images with pen strokes, and surfaces with notes.
 
-    python benchmarks/multimodal.py --data-root FOLDER [--part strokes notes] [--episodes 200] [--folder DIR] [--json]
+    python benchmarks/multimodal.py --data-root FOLDER [--part strokes notes] [--episodes 200] [--folder DIR]
+        [--picture PNG] [--json]
 
 strokes: meta-trains the same net on Omniglot's drawings with images alone, with strokes alone, and in one or more ways
 (--trainings) with both. They are scored on characters of alphabets that none of them was trained on, 20-way, on the
@@ -22,6 +23,8 @@ from typing import Any, Final
 import torch
 
 from benchmarks.figures import Parser, differences, markdown, percent, points, script
+from benchmarks.intervals import plot_intervals
+from models.atomic_files import write_atomically
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import PRESETS, MetaTrainingConfig
 from models.data.class_dataset import ClassDataset
@@ -98,6 +101,8 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     result = run(arguments)
+    if arguments.picture is not None:
+        write_atomically(arguments.picture, picture(result[arguments.part[0]]), durable=False)
     print(json.dumps(result) if arguments.json else "\n\n".join(tables(result)))
 
 
@@ -115,8 +120,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--lines", "surface-notes", "dataset of the part notes; surface-notes:val is for choosing settings")
     parser.option("--folder", Path("data/multimodal"), "folder for trainings")
     parser.option("--threads", 1, "threads per operation")
+    parser.add_argument("--picture", type=Path, help="PNG to write: the accuracies, of one --part")
     parser.json()
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.picture is not None and len(arguments.part) != 1:
+        parser.error(f"argument --picture: needs one --part, got {' '.join(arguments.part)}")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -312,6 +321,15 @@ def _cells(name: str, by_shots: Mapping[Any, Scores]) -> list[str]:
         difference = points(differences(scores[name], scores[rival]), 2) if rival in scores else ""
         cells += [percent(Score(tuple(scores[name])), 2), difference]
     return cells
+
+
+def picture(by_shots: Mapping[Any, Scores]) -> bytes:
+    """Plot the accuracies of a part: a PNG with a panel for each number of shots."""
+    panels = {
+        f"{shots}-shot": {name: {"accuracy": Score(tuple(accuracies))} for name, accuracies in scores.items()}
+        for shots, scores in by_shots.items()
+    }
+    return plot_intervals(panels, "accuracy (%)")
 
 
 def rival_of(name: str, scores: Scores) -> str:

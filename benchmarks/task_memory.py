@@ -1,6 +1,7 @@
 """A memory of tasks against the start alone, in four domains and in one that the memory never saw.
 
-    python benchmarks/task_memory.py --data-root FOLDER [--checkpoint omniglot] [--episodes 40] [--json]
+    python benchmarks/task_memory.py --data-root FOLDER [--checkpoint omniglot] [--episodes 40] [--picture PNG]
+        [--json]
 
 The memory holds tasks of training classes, in equal shares: characters (Omniglot), textures (photographs of materials),
 photographs (mini-ImageNet) and generated surfaces, as the net sees them (28 pixels, grey). It is kept in the folder and
@@ -28,7 +29,9 @@ import torch
 
 from benchmarks.figures import Parser, differences, machine, machine_line, markdown, percent, points, script
 from benchmarks.fixtures import folded
+from benchmarks.intervals import plot_intervals
 from models.adaptation.adapt import Adapted, adapt_inputs, adapt_one
+from models.atomic_files import write_atomically
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.config import MetaTrainingConfig
 from models.data.class_dataset import ClassDataset, DatasetSubset
@@ -230,8 +233,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.option("--episodes", 40, "episodes per domain and number of shots", least=2)
     parser.option("--seed", 0, "seed of the memory and of the first episode")
     parser.option("--threads", 1, "threads per operation")
+    parser.add_argument("--picture", type=Path, help="PNG to write: the differences, for one number of shots")
     parser.json()
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.picture is not None and (arguments.retaught or len(arguments.shots) != 1):
+        parser.error("argument --picture: needs one number of --shots, and no --retaught")
+    return arguments
 
 
 @script
@@ -247,6 +254,8 @@ def main() -> None:
     scorer = Scorer(start, memory, start.build_net())
     again = retaught(scorer, domains, arguments) if arguments.retaught else {}
     cells = {} if arguments.retaught else scored(scorer, domains, arguments)
+    if arguments.picture is not None:
+        write_atomically(arguments.picture, picture(cells), durable=False)
     record |= {
         "recipe": start.recipe.to_json(),
         "digest": start.digest,
@@ -287,6 +296,17 @@ def table(record: Mapping[str, Any], cells: Cells, again: Mapping[Any, Retaught]
         "",
         retaught_rows(again) if again else markdown(columns, rows),
     ])  # fmt: skip
+
+
+def picture(cells: Cells) -> bytes:
+    """Plot the differences to the start alone: a PNG with a panel for each number of inner steps."""
+    panels: dict[str, dict[str, dict[str, Score]]] = {}
+    for (name, _, steps), cell in cells.items():
+        panels.setdefault(f"{steps} inner step{'s' * (steps != 1)}", {})[name] = {
+            "always recalled": differences(cell.recalled, cell.alone),
+            "chosen by cross-validation": differences(cell.chosen, cell.alone),
+        }
+    return plot_intervals(panels, "points above the start alone", against=0.0)
 
 
 def retaught_rows(cells: Mapping[Any, Retaught]) -> str:

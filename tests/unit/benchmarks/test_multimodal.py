@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def test_notes_are_scored_with_both_modalities_and_with_each_alone(tmp_path: Pat
     assert all(len(scored) == 2 for scores in result["notes"].values() for scored in scores.values())
     (printed,) = multimodal.tables(result)
     assert printed.count("\n") == 6
+
+
+def test_the_picture_is_of_one_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    scores = {name: [0.5, 0.6] for name in (multimodal.IMAGES, multimodal.SECONDS)}
+    assert multimodal.picture({1: scores, 5: scores}).startswith(b"\x89PNG")
+    monkeypatch.setattr(sys, "argv", ["multimodal.py", "--picture", "accuracies.png"])
+    with pytest.raises(SystemExit):
+        multimodal.main()
+    assert "needs one --part, got strokes notes" in capsys.readouterr().err
 
 
 def test_nets_with_both_modalities_are_compared_with_the_better_one_alone() -> None:

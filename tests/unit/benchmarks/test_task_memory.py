@@ -57,6 +57,19 @@ def test_the_table_has_a_row_for_each_number_of_steps(
     assert printed.count("| surfaces, 1-shot |") == 2
 
 
+def test_the_picture_has_a_panel_for_each_number_of_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "memory.png"
+    run(monkeypatch, capsys, [*options, "--shots", "2", "--picture", str(path)])
+    width = int.from_bytes(path.read_bytes()[16:20], "big")
+    assert width == 240 + 2 * 340, "two panels"
+    with pytest.raises(SystemExit):
+        run(monkeypatch, capsys, [*options, "--picture", str(path)])
+    assert "--picture: needs one number of --shots" in capsys.readouterr().err
+
+
 def test_a_client_that_is_taught_again_recalls_its_earlier_task_until_that_is_deleted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
