@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from typing import Final, Protocol
 
 import torch
 
 from models.adaptation.allocator import keep_freed_memory
 from models.adaptation.gradients import require_precision
-from models.checkpoint import Checkpoint, load_checkpoint, shipped_digests
-from models.config import EFFICIENTNET_LITE0
+from models.checkpoint import load_checkpoint, shipped_digests
 from models.images.preprocessing import DecodeLimits
 from service.domain.audit import AuditEntry, AuditQuery
 from service.domain.prediction_log import LoggedPrediction, Retention
@@ -22,7 +21,7 @@ from service.runtime.adapt_queue import AdaptQueue
 from service.runtime.checkpoints import LoadedCheckpoints
 from service.runtime.decoder import Decoder, InlineDecoder
 from service.runtime.decoder_pool import DecoderPool, PoolConfig
-from service.runtime.device import pick_device, usable_cores
+from service.runtime.device import device_for, usable_cores
 from service.runtime.loaded_checkpoint import LoadedCheckpoint
 from service.runtime.weight_cache import WeightCache
 from service.settings import Settings, child_environment, disable_onnxruntime_telemetry
@@ -241,16 +240,6 @@ def open_keys(settings: Settings) -> SqlKeys:
         InvalidSettings, StoreUnavailable: as `open_store`.
     """
     return stores.open_keys(stores.StoreLocation.of(settings))
-
-
-def device_for(checkpoint: Checkpoint, wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """Return the device of a checkpoint: with "auto" the CPU for the default model's net with its ONNX graph.
-
-    Nothing of its backbone is adapted, and it was slow on a GPU; see `docs/decisions/0039`.
-    """
-    is_default_net = checkpoint.net_config.factory == EFFICIENTNET_LITE0.factory
-    stays = wanted == "auto" and is_default_net and checkpoint.onnx_graph is not None
-    return pick_device("cpu" if stays else wanted)
 
 
 def _offered(settings: Settings) -> list[LoadedCheckpoint]:

@@ -110,13 +110,15 @@ def _changed_settings(settings: Settings) -> tuple[Status, str]:
 
 def _device(settings: Settings) -> tuple[Status, str]:
     from service.cli.serve import worker_count
-    from service.runtime.device import pick_device, usable_cores
+    from service.runtime.device import device_type, service_device_type, usable_cores
 
     cores = usable_cores()
     workers = worker_count(settings)
-    used = pick_device(settings.device).type
-    device = "cuda, but cpu for the default model's net" if (settings.device, used) == ("auto", "cuda") else used
-    text = f"{device}, {cores} usable cores, {workers} workers"
+    used = service_device_type(settings.model, settings.device)
+    beside = ""
+    if settings.device == "auto" and device_type("auto") == "cuda":
+        beside = " (the GPU is for other models)" if used == "cpu" else " (cpu for the default model's net)"
+    text = f"{used}{beside}, {cores} usable cores, {workers} workers"
     return ("warning", f"{text}; more workers than cores slow each other down") if workers > cores else (
         "ok", text
     )  # fmt: skip

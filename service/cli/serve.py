@@ -32,7 +32,7 @@ from service.cli.console import notices, output
 from service.domain.key import EVERY_CLIENT, SCOPES, Grant
 from service.errors import InvalidSettings
 from service.http.connections import DeadlinedConfig, Deadlines
-from service.runtime.device import device_type, usable_cores
+from service.runtime.device import service_device_type, usable_cores
 from service.settings import Settings, export_to_workers, tracing_requested
 from service.store.open_store import StoreLocation, open_keys
 from service.telemetry import configure_logging
@@ -211,7 +211,7 @@ def worker_count(settings: Settings) -> int:
     """
     if settings.workers is not None:
         return settings.workers
-    if device_type(settings.device) != "cpu":
+    if service_device_type(settings.model, settings.device) != "cpu":
         return 1
     return max(1, min(_MOST_WORKERS, usable_cores() // 2))
 

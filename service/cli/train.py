@@ -31,7 +31,7 @@ from service.cli.console import AsJson, notices, output, plain, print_json, prog
 from service.cli.entry_point import INTERRUPTED
 from service.cli.train_covariance import train_covariance
 from service.cli.train_memory import write_memory
-from service.runtime.device import pick_device
+from service.runtime.device import device_for, pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
 CACHE = Path.home() / ".cache" / "anole"
@@ -387,7 +387,9 @@ def evaluate(
     keep_freed_memory(TRAINING_BLOCK_BYTES)
     disable_onnxruntime_telemetry()
     settings = load_settings(allow_factory=allow_factory or None)
-    start = load_checkpoint(checkpoint, settings.allow_factory).on(pick_device(device))
+    start = load_checkpoint(checkpoint, settings.allow_factory)
+    used = device_for(start, device)
+    start = start.on(used)
     recipe = _adapting(start.recipe.adjusted(steps, learning_rate), adapt_modality)
     image = replace(start.net_config.image, fit="stretch")  # a dataset's images have one shape
     data = open_dataset(dataset, image, data_root or settings.data_root, CACHE)
@@ -396,8 +398,7 @@ def evaluate(
     source = EpisodeSampler(data.test, EpisodeShape(ways, shots, queries), image, float(within_line), modalities)
     how: Normalisation = "transductive" if transductive else recipe.statistics
     recalled = None if memory is None else _recalled(memory, start)
-    plan = EvaluationConfig(episodes, seed, how, memory=recalled)
-    accuracies = _accuracies(start, source, recipe, plan, pick_device(device))
+    accuracies = _accuracies(start, source, recipe, EvaluationConfig(episodes, seed, how, memory=recalled), used)
     row = {
         "checkpoint": checkpoint,
         "digest": start.digest,

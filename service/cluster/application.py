@@ -31,7 +31,7 @@ from service.cluster.remote import (
 from service.cluster.replicas import Adapter, Predictor
 from service.errors import InvalidSettings
 from service.http.app import create_app, freeze_objects, stop_process
-from service.runtime.device import pick_device
+from service.runtime.device import service_device_type
 from service.settings import Settings, disable_ray_usage_reports, load_settings, replica_range
 from service.store.open_store import StoreLocation
 from service.store.version_store import VersionStore
@@ -135,7 +135,8 @@ def application(settings: Settings, node_id: str) -> serve.Application:
     """
     settings = replica_settings(settings)
     place = {} if StoreLocation.of(settings).shared else {"label_selector": {"ray.io/node-id": node_id}}
-    share = {"num_gpus": _GPU_SHARE} if pick_device(settings.device).type == "cuda" else {}
+    on_gpu = service_device_type(settings.model, settings.device) == "cuda"
+    share = {"num_gpus": _GPU_SHARE} if on_gpu else {}
     running = settings.adapt_running
     predictors = serve.deployment(
         PredictorReplica,

@@ -164,3 +164,18 @@ def test_a_report_never_overwrites_a_file(
     assert exited.value.code == 1
     assert str(path) in capsys.readouterr().err
     assert path.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("model", "begins"),
+    [
+        ("efficientnet-lite0", "cpu (the GPU is for other models), "),
+        ("efficientnet-lite0,omniglot", "cuda (cpu for the default model's net), "),
+    ],
+)
+def test_it_says_what_runs_on_a_gpu(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, model: str, begins: str) -> None:
+    monkeypatch.setenv("ANOLE_MODEL", model)
+    monkeypatch.setenv("ANOLE_DEVICE", "auto")
+    monkeypatch.setattr("service.runtime.device.device_type", lambda wanted: "cpu" if wanted == "cpu" else "cuda")
+    _, found = doctor()
+    assert found["device"][1].startswith(begins)

@@ -327,5 +327,5 @@ def test_there_is_one_worker_for_every_two_cores_unless_set(
 
 def test_there_is_one_worker_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "usable_cores", lambda: 64)
-    monkeypatch.setattr(serve, "device_type", lambda _wanted: "cuda")
+    monkeypatch.setattr(serve, "service_device_type", lambda _models, _wanted: "cuda")
     assert serve.worker_count(load_settings()) == 1

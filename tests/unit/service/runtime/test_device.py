@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from models.checkpoint import load_checkpoint
-from service.bootstrap import device_for
 from service.errors import InvalidSettings
 from service.runtime import device
+from service.settings import load_settings
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_auto_leaves_the_default_model_on_the_cpu(
     name: str, wanted: str, used: str, driver: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_for(load_checkpoint(name), wanted) == torch.device(used)  # type: ignore[arg-type]
+    assert device.device_for(load_checkpoint(name), wanted) == torch.device(used)  # type: ignore[arg-type]
 
 
 def test_auto_puts_the_default_model_without_its_graph_on_the_gpu(
@@ -51,7 +51,33 @@ def test_auto_puts_the_default_model_without_its_graph_on_the_gpu(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     without = replace(load_checkpoint("efficientnet-lite0"), onnx_graph=None)
-    assert device_for(without, "auto") == torch.device("cuda")
+    assert device.device_for(without, "auto") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("models", "wanted", "used"),
+    [
+        ("efficientnet-lite0", "auto", "cpu"),
+        ("efficientnet-lite0,omniglot", "auto", "cuda"),
+        ("omniglot", "auto", "cuda"),
+        ("efficientnet-lite0", "cuda", "cuda"),
+        ("omniglot", "cpu", "cpu"),
+    ],
+)
+def test_a_service_is_on_the_gpu_if_any_of_its_models_is(
+    models: str, wanted: str, used: str, driver: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = load_settings(model=models, device=wanted)
+    assert device.service_device_type(settings.model, settings.device) == used
+    on = {device.device_for(load_checkpoint(name), settings.device).type for name in settings.model}
+    assert ("cuda" in on) == (used == "cuda")
+
+
+def test_a_service_without_settings_is_on_the_cpu(driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    settings = load_settings()
+    assert device.service_device_type(settings.model, settings.device) == "cpu"
 
 
 def test_a_gpu_that_torch_does_not_find_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
