@@ -14,6 +14,10 @@ Rows = Mapping[str, Mapping[str, Score]]
 
 ROW: Final = 0.32
 """Height of a row, in inches."""
+PANEL: Final = 3.4
+"""Width of a panel without the names of rows, in inches."""
+LETTER: Final = 0.07
+"""Width of a letter of these names, in inches."""
 SPREAD: Final = 0.4
 """Distance between the first and the last series of a row, in rows."""
 
@@ -33,8 +37,8 @@ def plot_intervals(panels: Mapping[str, Rows], meaning: str, *, against: float |
 
     first = next(iter(panels.values()))
     names, series = list(first), list(next(iter(first.values())))
-    height = 1.2 + ROW * len(names)
-    figure = Figure(figsize=(2.4 + 3.4 * len(panels), height), dpi=100, layout="constrained")
+    width = PANEL * len(panels) + LETTER * max(map(len, names))
+    figure = Figure(figsize=(width, 1.2 + ROW * len(names)), dpi=100, layout="constrained")
     columns = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for (title, rows), axes in zip(panels.items(), columns, strict=True):
         if against is not None:

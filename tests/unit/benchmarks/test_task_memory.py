@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import task_memory
+from benchmarks.intervals import LETTER, PANEL
 from models.checkpoint import load_checkpoint
 from models.data.episodes import EpisodeSampler, EpisodeShape
 from models.data.synthetic import Textures
@@ -64,7 +65,7 @@ def test_the_picture_has_a_panel_for_each_number_of_steps(
     path = tmp_path / "memory.png"
     run(monkeypatch, capsys, [*options, "--shots", "2", "--picture", str(path)])
     width = int.from_bytes(path.read_bytes()[16:20], "big")
-    assert width == 240 + 2 * 340, "two panels"
+    assert width == round(100 * (2 * PANEL + LETTER * len("surfaces"))), "two panels"
     with pytest.raises(SystemExit):
         run(monkeypatch, capsys, [*options, "--picture", str(path)])
     assert "--picture: needs one number of --shots" in capsys.readouterr().err
