@@ -6,7 +6,6 @@ Settings are frozen and convert to JSON data and back, so that checkpoints and v
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -37,10 +36,17 @@ def _positive_integer(name: str, value: int) -> None:
     _require(value >= 1, name, value, "an integer from 1")
 
 
+def _float32(name: str, value: float, *, above_0: bool = False) -> None:
+    """Torch refuses larger numbers in the middle of a step."""
+    in_range = 0 <= value <= 3.4e38 and not (above_0 and value == 0)
+    _require(in_range, name, value, f"a number {'above' if above_0 else 'from'} 0, at most 3.4e38")
+
+
 def _checked_multipliers(multipliers: Iterable[Iterable[Any]]) -> LrMultipliers:
     """(pattern, multiplier) pairs as tuples, from any iterables, such as JSON lists."""
     checked = tuple((str(pattern), float(multiplier)) for pattern, multiplier in multipliers)
-    _require(all(0 <= value < math.inf for _, value in checked), "lr_multipliers", checked, "finite multipliers from 0")
+    for pattern, multiplier in checked:
+        _float32(f"lr_multipliers of {pattern!r}", multiplier)
     return checked
 
 
@@ -252,12 +258,9 @@ class InnerLoopConfig(_JsonRecord):
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr_multipliers", _checked_multipliers(self.lr_multipliers))
         _require(self.steps >= 0, "steps", self.steps, "an integer from 0")
-        _require(
-            0 <= self.learning_rate <= 3.4e38,
-            "learning_rate",
-            self.learning_rate,
-            "a number from 0 to 3.4e38",
-        )
+        _float32("learning_rate", self.learning_rate)
+        for pattern, multiplier in self.lr_multipliers:
+            _float32(f"learning_rate times lr_multipliers of {pattern!r}", self.learning_rate * multiplier)
         _positive_integer("batch_size", self.batch_size)
         _require(self.optimiser in ("sgd", "adam"), "optimiser", self.optimiser, "sgd, adam")
         _require(self.head in ("prototype", "lda", "linear"), "head", self.head, "prototype, lda, linear")
@@ -273,7 +276,7 @@ class InnerLoopConfig(_JsonRecord):
         allowed = ("point",) if self.head == "linear" else ("point", "bayes")
         _require(self.uncertainty in allowed, "uncertainty", self.uncertainty, " or ".join(allowed))
         _require(self.statistics in ("frozen", "batch"), "statistics", self.statistics, "frozen, batch")
-        _require(self.head_scale > 0, "head_scale", self.head_scale, "a number above 0")
+        _float32("head_scale", self.head_scale, above_0=True)
         _require(self.precision in get_args(Precision), "precision", self.precision, ", ".join(get_args(Precision)))
         _require(isinstance(self.recompute, bool), "recompute", self.recompute, "true or false")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "None, or above 0")
@@ -348,19 +351,15 @@ class MetaTrainingConfig(_JsonRecord):
         _require(0 <= self.modality_dropout <= 1, "modality_dropout", self.modality_dropout, "a share from 0 to 1")
         for name in ("meta_steps", "meta_batch", "train_shots"):
             _positive_integer(name, getattr(self, name))
-        _require(
-            0 <= self.anchor_shots <= self.train_shots,
-            "anchor_shots",
-            self.anchor_shots,
-            f"0 to train_shots, {self.train_shots}",
-        )
+        allowed = f"0 to train_shots, {self.train_shots}"
+        _require(0 <= self.anchor_shots <= self.train_shots, "anchor_shots", self.anchor_shots, allowed)
         _require(0 <= self.within_line <= 1, "within_line", self.within_line, "a share from 0 to 1")
         _require(self.n_way >= 2, "n_way", self.n_way, "an integer from 2")
-        _require(0 <= self.final_step_size, "final_step_size", self.final_step_size, "a number from 0")
+        _float32("final_step_size", self.final_step_size)
         _require(0 < self.step_size <= 2, "step_size", self.step_size, "above 0, at most 2")
         algorithms = ("reptile", "bayesian-reptile", "fomaml", "maml")
         _require(self.algorithm in algorithms, "algorithm", self.algorithm, ", ".join(algorithms))
-        _require(self.outer_learning_rate > 0, "outer_learning_rate", self.outer_learning_rate, "a number above 0")
+        _float32("outer_learning_rate", self.outer_learning_rate, above_0=True)
         self._check_queries()
 
     def _check_queries(self) -> None:

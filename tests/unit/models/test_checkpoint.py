@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,7 @@ def test_configs_survive_json(record: NetConfig | InnerLoopConfig | MetaTraining
         ("steps", -1),
         ("learning_rate", float("nan")),
         ("learning_rate", 1e39),
+        ("head_scale", 1e39),
         ("batch_size", 0),
         ("optimiser", "lbfgs"),
         ("clip_norm", 0.0),
@@ -130,6 +132,21 @@ def test_configs_survive_json(record: NetConfig | InnerLoopConfig | MetaTraining
 def test_an_out_of_range_value_is_rejected_with_its_field_name(field: str, value: object) -> None:
     with pytest.raises(InvalidConfig, match=field):
         InnerLoopConfig.from_json({**RECIPE.to_json(), field: value})
+
+
+def test_learning_rates_by_layer_fit_float32() -> None:
+    with pytest.raises(InvalidConfig, match="lr_multipliers of 'block"):
+        replace(RECIPE, lr_multipliers=(("block*", 1e39),))
+    recipe = replace(RECIPE, learning_rate=1.0, lr_multipliers=(("block*", 10.0),))
+    with pytest.raises(InvalidConfig, match=r"learning_rate times lr_multipliers of 'block\*' is 1e\+39"):
+        recipe.adjusted(None, 1e38)
+
+
+@pytest.mark.parametrize("field", ["final_step_size", "outer_learning_rate"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, 1e39])
+def test_learning_rates_of_meta_training_fit_float32(field: str, value: float) -> None:
+    with pytest.raises(InvalidConfig, match=field):
+        MetaTrainingConfig.from_json({"meta_steps": 5, field: value})
 
 
 def test_an_unknown_field_is_rejected() -> None:
