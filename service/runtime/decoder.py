@@ -28,11 +28,13 @@ class Upload:
         name: the sender's name for it.
         content: its bytes.
         second: the text or the numbers that came with it, or None.
+        label: the class that it is taught as; empty for an image to predict.
     """
 
     name: str
     content: bytes
     second: Given | None = None
+    label: str = ""
 
     def at_depth(self, image: DecodedImage, bit_depth: int | None) -> Tensor:
         """Return the pixels of this file at a bit depth; see `DecodedImage.at_depth`."""
@@ -42,8 +44,9 @@ class Upload:
             raise self.rejected(error) from error
 
     def rejected(self, error: ImageRejected) -> ImageRejected:
-        """Return the error with the file's name in front of its message."""
-        return type(error)(f"{self.name}: {error}") if self.name else error
+        """Return the error with the file's name, and its class, in front of its message."""
+        named = f"{self.name} (class {self.label})" if self.label else self.name
+        return type(error)(f"{named}: {error}") if self.name else error
 
 
 @dataclass(frozen=True, slots=True)

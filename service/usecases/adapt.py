@@ -162,6 +162,9 @@ class Adaptation:
         stored_only = command.mode in ("upgrade", "correct")
         labels = [] if stored_only else validate_labels(command.labels, count, self._limits)
         parts = validate_parts(command.parts, count)
+        if labels:
+            uploads = [replace(upload, label=label) for upload, label in zip(command.uploads, labels, strict=True)]
+            command = replace(command, uploads=tuple(uploads))
         images = self._decoder.submit(command.uploads, command.caller, control.limit_s)
         tracing.follow("decode", images)
         return AcceptedRequest(command, labels, parts, Decoding(images))
@@ -175,7 +178,7 @@ class Adaptation:
             UnknownCheckpoint: the service does not offer the model that the client's settings name.
             UnknownClient, NothingToUpgrade: there is nothing to upgrade.
             UnknownClient, UnknownSample: there is nothing to correct.
-            ImageRejected: a file is not an acceptable image; the message starts with its name.
+            ImageRejected: a file is not an acceptable image; the message starts with its name and its class.
             AdaptationDiverged: the weights are not finite.
             ClientDeleted: the client was deleted since the request named it; nothing of the request is stored.
             ClientExists: the request was to create the client; nothing of it is stored.

@@ -97,7 +97,7 @@ def test_adapt_names_an_invalid_file_and_changes_nothing(adapted: Web, shared_se
     before = stored_files(shared_settings)
     response = adapt(adapted, [GOOD, content], ["fine", "coarse"])
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
-    assert response.json()["detail"].startswith("part-1.png: ")
+    assert response.json()["detail"].startswith("part-1.png (class coarse): ")
     assert stored_files(shared_settings) == before
 
 

@@ -69,10 +69,11 @@ def test_images_of_more_bits_than_those_of_the_version_are_rejected_by_name(web:
     }
     adapt(web, samples, publish="always")
     brighter = wide(levels(1, 100, 200)[0], 14)
-    for response in (predict(web, [brighter]), adapt(web, {"bright": [brighter]})):
+    answers = {".png: ": predict(web, [brighter]), ".png (class bright): ": adapt(web, {"bright": [brighter]})}
+    for named, response in answers.items():
         assert (response.status_code, response.json()["code"]) == (422, "image_depth_mismatch")
         assert "needs 14 bits" in response.json()["detail"]
-        assert ".png: " in response.json()["detail"]
+        assert named in response.json()["detail"]
     replaced = adapt(web, {**samples, "bright": [*samples["bright"], brighter]}, mode="replace")
     assert replaced.json()["report"]["bit_depth"] == 14
 
