@@ -229,9 +229,12 @@ def _reasons_to_publish(
     reasons = [Reason("estimate_reaches_floor", text, values)]
     if earlier is not None and kept:
         lost_more = "clearly lost more" if limits.tolerance is None else "lost more"
-        allowed = _percent(DEFAULT_TOLERANCE if limits.tolerance is None else limits.tolerance)
-        text = f"no class of version {earlier.number} {lost_more} than the tolerance, {allowed} of its kept samples"
-        reasons.append(Reason("no_class_got_worse", text, {"version": earlier.number}))
+        allowed = DEFAULT_TOLERANCE if limits.tolerance is None else limits.tolerance
+        text = (
+            f"no class of version {earlier.number} {lost_more} than the tolerance, {_percent(allowed)} of its kept "
+            "samples"
+        )
+        reasons.append(Reason("no_class_got_worse", text, {"version": earlier.number, "tolerance": allowed}))
         lost = _worstfirst_of(each for each in kept if each.lost > 0)
         changes = [
             f"{each.correct_after} instead of {each.correct_before} of {each.total} in class {each.label!r}"

@@ -201,7 +201,7 @@ export default {
   "reason.publish_never": "It was not to go live.",
   "reason.no_estimate_needed": "This client lets versions go live that were not tested.",
   "reason.estimate_reaches_floor": "It recognises about {estimate} of new pictures, likely between {low} and {high}. To go live it needs at least {floor}.",
-  "reason.no_class_got_worse": "No class got clearly worse than in version {version}.",
+  "reason.no_class_got_worse": "No class got worse than in version {version} by more than this client allows.",
   "reason.fewer_correct": "It recognises fewer pictures than before in class {classes}.",
   "reason.fewer_correct.entry": "{label} ({after} instead of {before} of {judged})",
   "reason.no_unknown_verdict": "It cannot say “unknown”: it takes every picture for one of its classes.",

@@ -201,7 +201,7 @@ export default {
   "reason.publish_never": "已要求不启用。",
   "reason.no_estimate_needed": "此客户端允许启用没有检验过的版本。",
   "reason.estimate_reaches_floor": "它大约能认出 {estimate} 的新图片，很可能在 {low} 到 {high} 之间。至少要 {floor} 才能启用。",
-  "reason.no_class_got_worse": "没有类别比版本 {version} 明显变差。",
+  "reason.no_class_got_worse": "与版本 {version} 相比，没有类别变差到超出此客户端允许的程度。",
   "reason.fewer_correct": "它认出的图片比以前少，类别：{classes}。",
   "reason.fewer_correct.entry": "{label}（{judged} 张中 {after} 张，之前 {before} 张）",
   "reason.no_unknown_verdict": "它不会判定“未知”：每张图片都会归入某个类别。",

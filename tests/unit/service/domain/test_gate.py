@@ -189,7 +189,7 @@ def test_each_reason_has_a_code_with_its_numbers() -> None:
     published = decided(after, before).to_json()
     assert [(detail["code"], detail["values"]) for detail in published["details"]] == [
         ("estimate_reaches_floor", {"estimate": 0.9, "low": 0.8, "high": 1.0, "floor": 0.75}),
-        ("no_class_got_worse", {"version": 1}),
+        ("no_class_got_worse", {"version": 1, "tolerance": 0.25}),
         ("fewer_correct", {"classes": [{"label": "pit", "judged": 3, "before": 3, "after": 2}], "more": 0}),
     ]
     assert published["reasons"][1] == (
@@ -204,6 +204,19 @@ def test_each_reason_has_a_code_with_its_numbers() -> None:
     ]
     for decision in (published, held):
         assert [detail["text"] for detail in decision["details"]] == decision["reasons"]
+
+
+@pytest.mark.parametrize(("tolerance", "percent"), [(0.5, "50.0 %"), (1.0, "100.0 %")])
+def test_a_version_that_lost_as_much_as_the_client_allows_goes_live_and_says_how_much_that_is(
+    tolerance: float, percent: str
+) -> None:
+    before = record({"pit": ["pit"] * 20, "scratch": ["scratch"] * 4})
+    after = record({"pit": ["pit"] * 10 + ["scratch"] * 10, "scratch": ["scratch"] * 4})
+    decision = decided(after, before, ClientSettings(tolerance=tolerance))
+    assert decision.decision == "publish"
+    assert decision.details[1].values == {"version": 1, "tolerance": tolerance}
+    assert decision.reasons[1] == f"no class of version 1 lost more than the tolerance, {percent} of its kept samples"
+    assert decided(after, before, ClientSettings(tolerance=0.0)).decision == "hold"
 
 
 def test_a_reason_without_an_estimate_has_the_code_of_its_cause() -> None:
