@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import optuna
 import torch
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from models.config import InnerLoopConfig, NetConfig, Preset
@@ -228,7 +228,7 @@ class Search:
         device: to train and score candidates on. Their time per image is measured on the CPU in any case.
 
     Raises:
-        InvalidConfig: the folder has a search with other settings.
+        InvalidConfig: the folder has a search with other settings, or its `trials.log` is damaged.
     """
 
     def __init__(
@@ -244,14 +244,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config, self._data, self._folder, self._threads = config, data, folder, threads
         self._measure, self._device = measure, device
-        self._storage = JournalStorage(JournalFileBackend(str(folder / "trials.log")))
-        self._study = optuna.create_study(
-            storage=self._storage,
-            study_name=_STUDY,
-            direction="maximize",
-            pruner=optuna.pruners.SuccessiveHalvingPruner(config.rungs[0], _REDUCTION),
-            load_if_exists=True,
-        )
+        self._storage, self._study = _open_study(folder / "trials.log", config.rungs[0])
         settings = {**config.to_json(), "data": dict(data.record)}
         if device != _CPU:  # its scores and its clock are others
             settings["device"] = device.type
@@ -421,6 +414,37 @@ class Search:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[trial.number]
+
+
+def _open_study(log: Path, first_rung: int) -> tuple[JournalStorage, optuna.Study]:
+    _cut_unfinished_line(log)
+    try:
+        storage = JournalStorage(JournalFileBackend(str(log)))
+        return storage, optuna.create_study(
+            storage=storage,
+            study_name=_STUDY,
+            direction="maximize",
+            pruner=optuna.pruners.SuccessiveHalvingPruner(first_rung, _REDUCTION),
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError) as error:  # of a line that is no JSON, or other JSON
+        raise InvalidConfig(
+            f"{log} is damaged ({type(error).__name__}: {error}); restore it, or pass another folder to search anew"
+        ) from error
+
+
+def _cut_unfinished_line(log: Path) -> None:
+    """Remove what a full disk or a power failure left of a line. Optuna would append to it and then read neither."""
+    if not log.exists() or log.read_bytes()[-1:] in (b"", b"\n"):
+        return
+    lock = JournalFileSymlinkLock(str(log))
+    lock.acquire()
+    try:
+        content = log.read_bytes()
+        with log.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 def _draw(trial: Trial) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from models.meta.curve import can_plot
 from models.meta.training import TrainingRun, WeightedDataset
 from service.cli.console import NO_VALUE, AsJson, notices, output, percent, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
+from service.cli.files import make_folder
 from service.cli.train import CACHE, DataRoot, DataSetName, Device, PresetName, Threads, train_to_the_end
 from service.runtime.device import pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
@@ -34,6 +35,7 @@ Budget = Annotated[
     float,
     typer.Option(
         min=0,
+        max=1_000_000,
         help="Minutes of processor time, for each of the threads, for all trials, including those of a search that is "
         "resumed. On a machine that does nothing else, about that many minutes. On a GPU, minutes by the clock.",
     ),
@@ -97,6 +99,7 @@ def search(
     limits: dict[str, Any] = {"max_mb": max_mb, "max_ms": max_ms_per_image, "meta_steps": trial_meta_steps}
     config = SearchConfig(chosen, n_way=ways, n_shot=shots, episodes=episodes, sampler=sampler, seed=seed, **limits)
     image, root = replace(chosen.net_config.image, fit="stretch"), data_root or load_settings().data_root
+    make_folder(out)
     running = Search(config, open_dataset(f"{dataset}:val", image, root, CACHE), out, threads, device=used)
     clock = time.monotonic if used.type == "cuda" else lambda: time.process_time() / threads
     _run_trials(running, out, 60 * budget_minutes, trials, clock)

@@ -166,6 +166,23 @@ def test_a_search_with_other_settings_is_rejected(tmp_path: Path) -> None:
         open_search(tmp_path, replace(CONFIG, episodes=4))
 
 
+def test_a_search_whose_last_line_was_not_written_to_its_end_goes_on(tmp_path: Path) -> None:
+    before = searched(tmp_path, 2)
+    with (tmp_path / "trials.log").open("ab") as log:
+        log.write(b'{"op_code":5,"worker_id":"')
+    assert searched(tmp_path, 3)[:2] == before
+    assert len(searched(tmp_path, 3)) == 3
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0\n", b"{}\n", b"[]\n"])
+def test_a_damaged_log_is_an_error_that_names_it(tmp_path: Path, line: bytes) -> None:
+    searched(tmp_path, 1)
+    log = tmp_path / "trials.log"
+    log.write_bytes(line + log.read_bytes())
+    with pytest.raises(InvalidConfig, match=r"trials\.log is damaged"):
+        open_search(tmp_path)
+
+
 def test_the_winner_is_trained_in_full_and_evaluates(tmp_path: Path) -> None:
     winner = best_result(searched(tmp_path, 4))
     assert winner is not None

@@ -62,6 +62,16 @@ def test_a_search_without_time_has_no_winner(anole: Anole, options: Options) -> 
     assert "no trial was complete" in printed
 
 
+def test_a_search_without_an_end_or_a_folder_is_an_error_in_a_line(
+    anole: Anole, options: Options, tmp_path: Path
+) -> None:
+    code, _, error = anole(*options(1, "--budget-minutes", "inf"))
+    assert (code, "--budget-minutes" in error) == (2, True)
+    (tmp_path / "out").write_bytes(b"a file")
+    code, _, error = anole(*options(1))
+    assert (code, error.strip()) == (1, f"error: cannot write {tmp_path / 'out'}: File exists")
+
+
 def test_without_optuna_the_command_says_how_to_install_it(
     anole: Anole, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
