@@ -52,9 +52,10 @@ def plot_intervals(panels: Mapping[str, Rows], meaning: str, *, against: float |
         axes.set(title=title, xlabel=meaning, yticks=range(len(names)), yticklabels=names)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(series) > 1:
-            axes.legend(frameon=False, fontsize=8)
     columns[0].invert_yaxis()
+    if len(series) > 1:
+        marks, _ = columns[0].get_legend_handles_labels()
+        figure.legend(marks, series, loc="outside upper center", ncols=len(series), frameon=False)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
