@@ -54,13 +54,14 @@ ImageTable = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv",
-        help="What comes with the images, for models that take more than images: the column 'file', and either 'text' "
-        "or one column for each number.",
+        help="What comes with the images, for models that take more than images: the column 'file', a file name or its "
+        "path, and either 'text' or one column for each number. Every line needs an image; an image needs no line.",
     ),
 ]
 
 _SHOWN_SUSPECTS: Final = 5
 _UNKNOWN: Final = "unknown score"
+_UNCERTAINTY: Final = "uncertainty"
 _CURRENT: Final = "nothing_to_upgrade"
 """The problem of an upgrade whose version was adapted from the client's model already."""
 
@@ -165,7 +166,8 @@ def predict(
         return
     output().print(plain(f"{predicted.client}, version {predicted.version}"))
     output().print(_predicted_table(predicted))
-    output().print(_threshold(predicted))
+    for line in _legend(predicted):
+        output().print(line)
     if explain is not None:
         output().print(plain(f"{len(written)} heat maps in {explain}"))
 
@@ -358,22 +360,39 @@ def _suspects(report: Report) -> str:
 
 
 def _predicted_table(predicted: PredictResponse) -> Table:
-    headings = ("image", "label", "confidence", "verdict", _UNKNOWN, "next likely")
+    headings = ["image", "label", "confidence", "verdict", _UNKNOWN, "next likely"]
+    with_modalities = any(image.modalities for image in predicted.predictions)
+    with_uncertainty = any(image.uncertainty for image in predicted.predictions)
+    headings += ["from"] * with_modalities + [_UNCERTAINTY] * with_uncertainty
     table = console.table(*headings, numbers=("confidence", _UNKNOWN))
     for image in predicted.predictions:
         others = sorted(((p, name) for name, p in image.scores.items() if name != image.label), reverse=True)
         second = f"{others[0][1]} {percent(others[0][0])}" if others else NO_VALUE
         score = NO_VALUE if image.unknown_score is None else f"{image.unknown_score:.3f}"
-        confidence = percent(image.confidence)
-        table.add_row(plain(image.name), plain(image.label), confidence, image.verdict, score, plain(second))
+        cells = [image.name, image.label, percent(image.confidence), image.verdict, score, second]
+        if with_modalities:
+            cells.append(", ".join(image.modalities or ()) or NO_VALUE)
+        if with_uncertainty:
+            parts = image.uncertainty
+            cells.append(NO_VALUE if parts is None else f"{parts.total:.3f}, of which model {parts.model:.3f}")
+        table.add_row(*map(plain, cells))
     return table
 
 
-def _threshold(predicted: PredictResponse) -> str:
-    threshold = predicted.predictions[0].unknown_threshold
-    if threshold is None:
-        return f"{_UNKNOWN}: this version has no threshold, so every verdict is known"
-    return f"{_UNKNOWN}: above {threshold:.3f}, the verdict is unknown"
+def _legend(predicted: PredictResponse) -> list[str]:
+    """Return what the columns of the scores mean, one line each."""
+    images = predicted.predictions
+    thresholds = [image.unknown_threshold for image in images if image.unknown_threshold is not None]
+    if thresholds:
+        scoreless = "; images without a score are known" if len(thresholds) < len(images) else ""
+        lines = [f"{_UNKNOWN}: above {thresholds[0]:.3f}, the verdict is unknown{scoreless}"]
+    elif any(image.modalities for image in images):  # the version may have one for images with a note
+        lines = [f"{_UNKNOWN}: these images have none, so every verdict is known"]
+    else:
+        lines = [f"{_UNKNOWN}: this version has no threshold, so every verdict is known"]
+    if any(image.uncertainty for image in images):
+        lines.append(f"{_UNCERTAINTY}: in nats; more samples would reduce the part of the model")
+    return lines
 
 
 def _print_version(version: VersionDetails, *, as_json: bool) -> None:

@@ -127,14 +127,17 @@ def settings(
     client: ClientName,
     changes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=VALUE]...", help="Settings to change, such as floor=0.8 or keep_last=null."),
+        typer.Argument(
+            metavar="[NAME=VALUE]...",
+            help="Settings to change, such as floor=0.8 or keep_last=null. docs/versions.md describes each.",
+        ),
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Reset the other settings to their defaults.")] = False,
     url: Url = None,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the settings of CLIENT, or change them."""
+    """Show the settings of CLIENT, or change them. Those of the adaptation apply to the next versions."""
     given = dict(_setting(change) for change in changes or ())
     with connection.connect(url, key) as anole:
         if replace:
@@ -253,12 +256,12 @@ def models(
     elif name is not None:
         output().print(facts((field, str(value)) for field, value in shown[0].items()))
     else:
-        listed = table("model", "net", "image", "digest")
+        listed = table("model", "net", "image", "takes", "digest")
         for each in shown:
             side = f"{each['image'].get('side', NO_VALUE)} px, {each['image'].get('channels', NO_VALUE)} channels"
-            listed.add_row(
-                *map(plain, (each["name"], str(each["net"].get("kind", NO_VALUE)), side, each["digest"][:12]))
-            )
+            takes = "image" if each["takes"] == "none" else f"image, {each['takes']}"
+            cells = (each["name"], str(each["net"].get("kind", NO_VALUE)), side, takes, each["digest"][:12])
+            listed.add_row(*map(plain, cells))
         output().print(listed)
 
 
