@@ -93,8 +93,13 @@ def open_dataset(name: str, config: ImageConfig, data_root: Path | None, cache_f
         dataset = open_folder(_existing(Path(wanted.removeprefix(_FOLDER)), data_root), config)
         train, held_out = _hold_out(dataset) if validate else (dataset, dataset)
         return DatasetSplits(train, held_out, {"name": name})
+    if wanted == "omniglot-strokes":
+        raise DatasetUnavailable(
+            "omniglot-strokes has no validation classes; those that have: omniglot, mini-imagenet, textures, "
+            "surface-notes, folder:PATH"
+        )
     raise DatasetUnavailable(
-        f"no dataset {name!r}; allowed: omniglot, omniglot-strokes, mini-imagenet, textures, surface-notes, "
+        f"no dataset {wanted!r}; allowed: omniglot, omniglot-strokes, mini-imagenet, textures, surface-notes, "
         "folder:PATH, and each of them but omniglot-strokes with :val"
     )
 

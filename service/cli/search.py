@@ -22,7 +22,7 @@ from models.meta.training import TrainingRun, WeightedDataset
 from service.cli.console import NO_VALUE, AsJson, notices, output, percent, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
 from service.cli.files import make_folder
-from service.cli.train import CACHE, DataRoot, DataSetName, Device, PresetName, Threads, train_to_the_end
+from service.cli.train import CACHE, DataRoot, Device, PresetName, Threads, train_to_the_end
 from service.runtime.device import pick_device
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
@@ -58,7 +58,9 @@ TrialSteps = Annotated[
 
 
 def search(
-    dataset: DataSetName,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, surface-notes or folder:PATH.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write. If it has this search already, the search is resumed.")],
     budget_minutes: Budget = 90.0,
     max_ms_per_image: MaxMs = None,

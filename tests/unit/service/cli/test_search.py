@@ -72,6 +72,21 @@ def test_a_search_without_an_end_or_a_folder_is_an_error_in_a_line(
     assert (code, error.strip()) == (1, f"error: cannot write {tmp_path / 'out'}: File exists")
 
 
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("omniglot-strokes", "omniglot-strokes has no validation classes; those that have: omniglot,"),
+        ("omniglott", "no dataset 'omniglott'; allowed: omniglot,"),
+    ],
+)
+def test_a_dataset_that_cannot_be_searched_on_is_named_as_it_was_given(
+    anole: Anole, options: Options, dataset: str, words: str
+) -> None:
+    code, _, error = anole(*options(1, "--dataset", dataset))
+    assert code == 1
+    assert words in error
+
+
 def test_without_optuna_the_command_says_how_to_install_it(
     anole: Anole, options: Options, monkeypatch: pytest.MonkeyPatch
 ) -> None:
