@@ -124,6 +124,7 @@ WithinLine = Annotated[
     bool, typer.Option("--within-line", help="Draw the classes of an episode from one product line.")
 ]
 
+Transductive = Annotated[bool, typer.Option("--transductive", help="Normalise all queries of an episode together.")]
 InnerSteps = Annotated[
     int | None, typer.Option(min=0, help="Number of inner steps.", show_default="from the checkpoint")
 ]
@@ -363,9 +364,7 @@ def evaluate(
     shots: Annotated[int, typer.Option(min=1, help="Support images per class.")] = 5,
     queries: Annotated[int, typer.Option(min=1, help="Query images per class.")] = 10,
     episodes: Annotated[int, typer.Option(min=2, help="Number of episodes.")] = 200,
-    transductive: Annotated[
-        bool, typer.Option("--transductive", help="Normalise all queries of an episode together.")
-    ] = False,
+    transductive: Transductive = False,
     steps: InnerSteps = None,
     learning_rate: Annotated[
         float | None, typer.Option(min=0, help="Learning rate of the inner steps.", show_default="from the checkpoint")
