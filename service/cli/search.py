@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from models.meta.search import Search, TrialResult
 
+Dataset = Annotated[str, typer.Option(help="omniglot, mini-imagenet, textures, surface-notes or folder:PATH.")]
 Budget = Annotated[
     float,
     typer.Option(
@@ -58,9 +59,7 @@ TrialSteps = Annotated[
 
 
 def search(
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="omniglot, mini-imagenet, textures, surface-notes or folder:PATH.")
-    ],
+    dataset: Dataset,
     out: Annotated[Path, typer.Option(help="Folder to write. If it has this search already, the search is resumed.")],
     budget_minutes: Budget = 90.0,
     max_ms_per_image: MaxMs = None,
