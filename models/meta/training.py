@@ -23,7 +23,7 @@ from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.config import InnerLoopConfig, MetaTrainingConfig, NetConfig
 from models.data.class_dataset import ClassDataset
 from models.data.episodes import EpisodeModalities, EpisodeSampler, EpisodeShape
-from models.errors import CheckpointInvalid
+from models.errors import CheckpointInvalid, InvalidConfig
 from models.meta.bayesian_reptile import BayesianReptile, bayesian_start
 from models.meta.curve import LearningCurve
 from models.meta.maml import Maml
@@ -208,9 +208,17 @@ def task_source(
     """Return the function that draws the training tasks of a meta step.
 
     A dataset with fewer classes than `meta.n_way` gives tasks with all its classes.
+
+    Raises:
+        InvalidConfig: the shares of the datasets have no finite sum above 0.
     """
     samplers = [_episode_sampler(weighted.dataset, net, meta) for weighted in datasets]
-    shares = torch.tensor([weighted.share for weighted in datasets])
+    shares = torch.tensor([weighted.share for weighted in datasets])  # (datasets,)
+    if not 0 < shares.sum() < torch.inf:
+        given = ", ".join(f"{weighted.share:g}" for weighted in datasets)
+        raise InvalidConfig(
+            f"the shares of the data sets are {given}; allowed: finite numbers from 0, not all of them 0"
+        )
 
     def support(seed: int) -> Support:
         generator = torch.Generator().manual_seed(seed)

@@ -16,7 +16,7 @@ from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, ship
 from models.config import PRESETS, InnerLoopConfig, MetaTrainingConfig, NetConfig, preset
 from models.data.class_dataset import ArrayDataset
 from models.errors import CheckpointInvalid, InvalidConfig
-from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset
+from models.meta.training import TrainingRun, TrainingRunConfig, WeightedDataset, task_source
 from models.nets import build
 from tests.unit.models.conftest import SPEC
 
@@ -160,6 +160,12 @@ def test_presets_build_their_nets(name: str) -> None:
     assert build(chosen.net_config).feature_count > 0
     with pytest.raises(InvalidConfig, match="no preset"):
         preset(name + "x")
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (1.0, math.inf), (1e39, 1.0)])
+def test_shares_that_no_task_can_be_drawn_by_are_rejected(dataset: ArrayDataset, shares: tuple[float, float]) -> None:
+    with pytest.raises(InvalidConfig, match="the shares of the data sets are"):
+        task_source([WeightedDataset(dataset, share) for share in shares], SPEC, MetaTrainingConfig(1), CPU)
 
 
 class TickingClock:
