@@ -19,7 +19,7 @@ from models.data.registry import DatasetSplits, open_dataset
 from models.inference.export import can_export, write_graph
 from models.meta.curve import can_plot
 from models.meta.training import TrainingRun, WeightedDataset
-from service.cli.console import NO_VALUE, AsJson, notices, output, percent, plain, print_json, progress, table
+from service.cli.console import FAILED, NO_VALUE, AsJson, notices, output, percent, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
 from service.cli.files import make_folder
 from service.cli.train import CACHE, DataRoot, Device, PresetName, Threads, train_to_the_end
@@ -38,7 +38,8 @@ Budget = Annotated[
         min=0,
         max=1_000_000,
         help="Minutes of processor time, for each of the threads, for all trials, including those of a search that is "
-        "resumed. On a machine that does nothing else, about that many minutes. On a GPU, minutes by the clock.",
+        "resumed. On a machine that does nothing else, about that many minutes. On a GPU, minutes by the clock. The "
+        "winner's training takes its own time after it.",
     ),
 ]
 MaxMs = Annotated[
@@ -87,7 +88,8 @@ def search(
     held out of the training classes. The best one is then trained in full, on all training classes, into
     winner-NUMBER.safetensors. Test classes are never used: measure the winner with `anole evaluate`.
 
-    If the command is interrupted, run it again to resume. To go on searching, give more minutes.
+    If the command is interrupted, run it again to resume. To go on searching, give more minutes. The winner may be
+    trial 0, the preset's own net. If no trial was complete, there is none, and the exit code is 1.
     """
     _require_optuna()
     from models.meta.search import Search, SearchConfig, best_result
@@ -114,9 +116,9 @@ def search(
     if as_json:
         number = None if winner is None else winner.number
         print_json({"winner": number, **made, "trials": [result.to_json() for result in results]})
-        return
-    _print_results(results)
-    _print_winner(winner, made)
+    else:
+        _print_results(results)
+    _report_winner(winner, made, quiet=as_json)
 
 
 def _require_optuna() -> None:
@@ -178,10 +180,14 @@ def _print_results(results: list[TrialResult]) -> None:
     output().print(listed)
 
 
-def _print_winner(winner: TrialResult | None, made: dict[str, Any]) -> None:
+def _report_winner(winner: TrialResult | None, made: dict[str, Any], *, quiet: bool) -> None:
+    """Print which trial won. Without a winner, exit with 1."""
     if winner is None:
-        output().print("no trial was complete: give more minutes, higher limits or fewer --trial-meta-steps")
-    elif made["checkpoint"] is None:
+        notices().print("no trial was complete: give more minutes, higher limits or fewer --trial-meta-steps")
+        raise typer.Exit(FAILED)
+    if quiet:
+        return
+    if made["checkpoint"] is None:
         output().print(f"the winner is trial {winner.number}; it was not trained further")
     else:
         output().print(

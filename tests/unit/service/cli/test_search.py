@@ -57,9 +57,11 @@ def test_a_search_resumes_and_trains_its_winner_on_all_classes(anole: Anole, opt
 
 
 def test_a_search_without_time_has_no_winner(anole: Anole, options: Options) -> None:
-    code, printed, _ = anole(*options(1, "--budget-minutes", "0"))
-    assert code == 0
-    assert "no trial was complete" in printed
+    code, _, error = anole(*options(1, "--budget-minutes", "0"))
+    assert (code, "no trial was complete" in error) == (1, True)
+    code, printed, error = anole(*options(1, "--budget-minutes", "0", "--json"))
+    assert (code, "no trial was complete" in error) == (1, True)
+    assert json.loads(printed) == {"winner": None, "checkpoint": None, "digest": None, "trials": []}
 
 
 def test_a_search_without_an_end_or_a_folder_is_an_error_in_a_line(
