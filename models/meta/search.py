@@ -253,10 +253,8 @@ class Search:
             self._study.enqueue_trial(preset_choices(config.preset), skip_if_exists=True)
             self._study.set_user_attr("settings", settings)
         elif known != settings:
-            names = sorted({*settings, *known})
-            differing = [name for name in names if known.get(name) != settings.get(name)]
             raise InvalidConfig(
-                f"{folder} has a search with other settings ({', '.join(differing)} differ); pass another folder, or "
+                f"{folder} has a search with other settings: {_differences(known, settings)}; pass another folder, or "
                 "the settings of that search to resume it"
             )
 
@@ -414,6 +412,17 @@ class Search:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._study.get_trials(deepcopy=False)[trial.number]
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the settings of two searches, in words. A device that is not named is the CPU."""
+    before, now = ({"device": _CPU.type, **settings} for settings in (before, now))
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    values = {name: (before.get(name), now.get(name)) for name in names}
+    return ", ".join(
+        f"{name} differs" if isinstance(was, dict | list) else f"{name} was {was} and is {value}"
+        for name, (was, value) in values.items()
+    )
 
 
 def _open_study(log: Path, first_rung: int) -> tuple[JournalStorage, optuna.Study]:

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from models.atomic_files import write_temporary
 from service.client import InvalidInput
 
 _LONGEST_NAME_BYTES: Final = 255
@@ -47,6 +48,21 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(folder, error) from error
+
+
+def require_writable(path: Path) -> None:
+    """Make the folder of a file that takes long to make, and try whether files can be written there.
+
+    Raises:
+        InvalidInput: no file can be written there.
+    """
+    make_folder(path.parent)
+    try:
+        write_temporary(path.parent, b"", durable=False).unlink()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    if path.is_dir():
+        raise InvalidInput(f"cannot write {path}: it is a folder; name a file")
 
 
 def file_name(text: str, ending: str = "") -> str:

@@ -29,6 +29,7 @@ from models.nets.multimodal import IMAGE_PREFIX, encoder_multipliers
 from models.weights import Weights
 from service.cli.console import AsJson, notices, output, plain, print_json, progress, table
 from service.cli.entry_point import INTERRUPTED
+from service.cli.files import require_writable
 from service.cli.train_covariance import train_covariance
 from service.cli.train_memory import write_memory
 from service.runtime.device import device_for, pick_device
@@ -304,6 +305,7 @@ def _require_exporter(wanted: bool) -> None:
 
 def train_to_the_end(run: TrainingRun, sets: list[WeightedDataset], meta_steps: int, save_every_s: float) -> None:
     """Train and report progress. An interrupt from the keyboard saves the checkpoint."""
+    require_writable(run.path)
     done = run.state.meta_step
     if done:
         rest = "training is complete" if done == meta_steps else "resuming"

@@ -22,6 +22,7 @@ from models.meta.covariance_prior import CovarianceTraining, EmbeddedDataset, le
 from models.nets import BackboneNet
 from models.task import FLIPS
 from service.cli.console import notices, output, plain, print_json, progress
+from service.cli.files import require_writable
 from service.settings import disable_onnxruntime_telemetry, load_settings
 
 CACHE: Final = Path("data/cache")
@@ -53,6 +54,7 @@ def train_covariance(
     disable_onnxruntime_telemetry()
     torch.set_num_threads(1)
     settings = load_settings()
+    require_writable(out)
     checkpoint = load_checkpoint(start, settings.allow_factory)
     net = checkpoint.build_net()
     embedder = embedder_for(checkpoint, net, torch.device("cpu"))

@@ -162,7 +162,7 @@ def test_a_search_whose_time_is_spent_starts_no_trial(tmp_path: Path) -> None:
 
 def test_a_search_with_other_settings_is_rejected(tmp_path: Path) -> None:
     searched(tmp_path, 1)
-    with pytest.raises(InvalidConfig, match=r"other settings \(episodes differ\)"):
+    with pytest.raises(InvalidConfig, match=rf"other settings: episodes was {CONFIG.episodes} and is 4; pass"):
         open_search(tmp_path, replace(CONFIG, episodes=4))
 
 
