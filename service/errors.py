@@ -181,7 +181,7 @@ class NothingToRollBackTo(ServiceError):
 
 
 class NothingToUpgrade(ServiceError):
-    """The client has no version, or its version was adapted from the client's current model already."""
+    """The client has no version, or its version was adapted with the client's current model and uncertainty already."""
 
 
 class NothingToCorrect(InvalidRequest):

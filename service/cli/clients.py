@@ -223,8 +223,8 @@ def upgrade(
 ) -> None:
     """Adapt CLIENT's stored samples anew from its current model, and compare the new version with the one before.
 
-    A client whose version was adapted from that model already stays as it is. With --all, a client that cannot be
-    upgraded does not stop the others, but the exit code is 1.
+    A client whose version was adapted from that model already, with its present setting `uncertainty`, stays as it is.
+    With --all, a client that cannot be upgraded does not stop the others, but the exit code is 1.
     """
     if (client is None) != every:
         raise typer.BadParameter("give the name of a client, or --all")

@@ -278,9 +278,9 @@ class Client:
         return self._send(requests.rollback(client, alias))
 
     def upgrade(self, client: str, publish: str | None = None) -> UpgradeResponse:
-        """Adapt the stored samples of the live version anew, from the model that the client is set to use now.
+        """Adapt the stored samples of the live version anew, with the client's present `model` and `uncertainty`.
 
-        The problem `nothing_to_upgrade` says that the version was adapted from that model already.
+        The problem `nothing_to_upgrade` says that the version was adapted with them already.
 
         Args:
             client: name of the client.

@@ -317,10 +317,11 @@ class Adaptation:
         if current is None:
             self._store.catalog.client(client)  # raises UnknownClient
             raise NothingToUpgrade(f"client {client!r} has no version; adapt it first")
-        if current.draft.meta_model_digest == request.checkpoint.digest:
+        alike = current.draft.recipe.get("uncertainty", "point") == request.recipe.uncertainty
+        if current.draft.meta_model_digest == request.checkpoint.digest and alike:
             raise NothingToUpgrade(
                 f"version {current.number} of client {client!r} was adapted from the client's current model already, "
-                f"{current.draft.meta_model!r}; to choose another model, change the setting `model`"
+                f"{current.draft.meta_model!r}, with its `uncertainty`; to choose others, change these settings"
             )
         return lineage
 

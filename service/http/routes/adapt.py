@@ -255,7 +255,7 @@ async def upgrade_client(
         Literal["auto", "always", "never"], Query(description="auto: the gate decides whether the version goes live")
     ] = "auto",
 ) -> schemas.UpgradeResponse:
-    """Adapt the stored samples of the live version anew, from the model that the client is set to use now.
+    """Adapt the stored samples of the live version anew, with the client's present `model` and `uncertainty`.
 
     The gate compares the new version with the live one. If it is held, the live version stays.
     """

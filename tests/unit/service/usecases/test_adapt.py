@@ -382,6 +382,16 @@ def test_an_upgrade_that_the_gate_holds_leaves_the_earlier_version_live(
     assert store.catalog.alias(CLIENT, LIVE).version == 1
 
 
+def test_an_upgrade_follows_the_setting_uncertainty_there_and_back(store: VersionStore, adaptation: Adaptation) -> None:
+    adapt(adaptation, command())
+    for uncertainty in ("bayes", None):
+        store.update_settings(CLIENT, ClientSettings(uncertainty=uncertainty))
+        made = adapt(adaptation, replace(UPGRADE, publish="always")).version.draft
+        assert made.recipe.get("uncertainty", "point") == (uncertainty or "point")
+        with pytest.raises(NothingToUpgrade, match="with its `uncertainty`"):
+            adapt(adaptation, UPGRADE)
+
+
 def test_an_upgrade_needs_a_version_of_another_model_with_stored_samples(
     store: VersionStore, adaptation: Adaptation
 ) -> None:
