@@ -16,10 +16,12 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -43,8 +45,8 @@ _WAL_HEADER: Final = b"\2\2"
 """Bytes 18 and 19 of a file in WAL mode; see https://sqlite.org/fileformat2.html, section 1.3."""
 
 _JOURNAL_LIMIT_BYTES: Final = 1 << 20
-_JOURNAL_ATTEMPTS: Final = 20
-_JOURNAL_PAUSE_S: Final = 0.01
+_JOURNAL_PAUSE_S: Final = 0.1
+"""Longest pause before the next attempt to change the journal mode; see `SqliteDatabase._set_journal`."""
 """Between the first two attempts. Each further pause is longer by as much, so that all take about two seconds."""
 
 _SYNC_ERRORS: Final = frozenset({"SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC"})
@@ -210,9 +212,13 @@ class SqliteDatabase(Database):
         connection.execute("PRAGMA secure_delete=ON")
 
     def _set_journal(self, connection: sqlite3.Connection, wanted: str) -> None:
-        """Set the journal mode. To switch to or from WAL, SQLite needs the file alone and does not wait for that."""
-        for attempt in range(_JOURNAL_ATTEMPTS):
-            threading.Event().wait(attempt * _JOURNAL_PAUSE_S)
+        """Set the journal mode. To switch to or from WAL, SQLite needs the file alone and does not wait for that.
+
+        Processes that start together would keep each other from having it alone if they tried in step, so that each
+        waits for a random time.
+        """
+        deadline_s = time.monotonic() + self._busy_timeout_s
+        while time.monotonic() < deadline_s:
             try:
                 if connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0] == wanted:
                     return
@@ -221,6 +227,7 @@ class SqliteDatabase(Database):
                     raise
             connection.execute("BEGIN IMMEDIATE")  # waits for the current writer
             connection.execute("COMMIT")
+            threading.Event().wait(random.uniform(0, _JOURNAL_PAUSE_S))
         connection.close()
         raise StoreUnavailable(
             f"the journal mode of the catalog {self._path} cannot be changed to {wanted!r}, which SQLite "
