@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import os
-import random
+import secrets
 import shutil
 import sqlite3
 import tempfile
@@ -45,7 +45,7 @@ _WAL_HEADER: Final = b"\2\2"
 """Bytes 18 and 19 of a file in WAL mode; see https://sqlite.org/fileformat2.html, section 1.3."""
 
 _JOURNAL_LIMIT_BYTES: Final = 1 << 20
-_JOURNAL_PAUSE_S: Final = 0.1
+_JOURNAL_PAUSE_MS: Final = 100
 """Longest pause before the next attempt to change the journal mode; see `SqliteDatabase._set_journal`."""
 """Between the first two attempts. Each further pause is longer by as much, so that all take about two seconds."""
 
@@ -227,7 +227,7 @@ class SqliteDatabase(Database):
                     raise
             connection.execute("BEGIN IMMEDIATE")  # waits for the current writer
             connection.execute("COMMIT")
-            threading.Event().wait(random.uniform(0, _JOURNAL_PAUSE_S))
+            threading.Event().wait(secrets.randbelow(_JOURNAL_PAUSE_MS) / 1e3)
         connection.close()
         raise StoreUnavailable(
             f"the journal mode of the catalog {self._path} cannot be changed to {wanted!r}, which SQLite "
